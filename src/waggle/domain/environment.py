@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The environment aggregate: one throw-away machine and where it is in its life.
+
+Pure: time arrives as an argument, ids are given. `waggle.service` moves it, `waggle.infra.store`
+keeps it. States and the verbs that are legal in them are listed once, in `TRANSITIONS`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from waggle.domain.errors import InvalidArgument, InvalidTransition, NotRunning
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
+
+MIN_TIMEOUT_MINUTES = 1
+MAX_TIMEOUT_MINUTES = 60
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+class State(StrEnum):
+    """Where an environment is in its life. PAUSED is reached by snapshots, not yet offered."""
+
+    CREATING = "creating"
+    RUNNING = "running"
+    PAUSED = "paused"
+    DESTROYING = "destroying"
+    DESTROYED = "destroyed"
+    ERROR = "error"
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.CREATING: frozenset({State.RUNNING, State.DESTROYING, State.ERROR}),
+    State.RUNNING: frozenset({State.PAUSED, State.DESTROYING, State.ERROR}),
+    State.PAUSED: frozenset({State.RUNNING, State.DESTROYING, State.ERROR}),
+    State.ERROR: frozenset({State.DESTROYING}),
+    State.DESTROYING: frozenset({State.DESTROYED, State.ERROR}),
+    State.DESTROYED: frozenset(),
+}
+
+LIVE_STATES = frozenset(State) - {State.DESTROYED}
+"""States that hold resources and count towards the capacity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a machine gets: virtual CPUs, memory in MiB, writable disk in MiB."""
+
+    cpus: int
+    memory_mib: int
+    disk_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class MachineIdentity:
+    """A process that can be recognised after a restart: the pid alone may have been reused.
+
+    `started` is the kernel's start time of the process in clock ticks since boot, `boot_id` the
+    boot in which that clock counts.
+    """
+
+    pid: int
+    started: int
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """One environment. Immutable: every change returns a new value.
+
+    `active_calls` counts calls in progress; an environment with one is never idle.
+    """
+
+    id: str
+    name: str
+    runtime: RuntimeName
+    image: str
+    owner: str
+    resources: Resources
+    network: NetworkPolicy
+    idle_timeout: timedelta
+    created_at: datetime
+    last_used_at: datetime
+    state: State = State.CREATING
+    ssh_port: int | None = None
+    machine: MachineIdentity | None = None
+    booted_from: dict[str, str] = field(default_factory=dict[str, str])
+    error: str | None = None
+    active_calls: int = 0
+
+    def to(self, state: State, *, error: str | None = None) -> Environment:
+        """Move to `state`. Raises InvalidTransition when the state machine has no such move."""
+        if state not in TRANSITIONS[self.state]:
+            raise InvalidTransition(
+                f"Environment {self.id} cannot go from {self.state} to {state}."
+            )
+        return replace(self, state=state, error=error if state is State.ERROR else self.error)
+
+    def require_running(self) -> None:
+        """Raise NotRunning unless calls can be served now."""
+        if self.state is not State.RUNNING:
+            detail = f": {self.error}" if self.error else ""
+            raise NotRunning(f"Environment {self.id} is {self.state}{detail}.")
+
+    def call_started(self, now: datetime) -> Environment:
+        """A call began: it is in use until the matching `call_ended`."""
+        return replace(
+            self, active_calls=self.active_calls + 1, last_used_at=max(now, self.last_used_at)
+        )
+
+    def call_ended(self, now: datetime) -> Environment:
+        """A call ended: idle time counts from here."""
+        if self.active_calls < 1:
+            raise InvalidTransition(f"Environment {self.id} has no call in progress.")
+        return replace(
+            self, active_calls=self.active_calls - 1, last_used_at=max(now, self.last_used_at)
+        )
+
+    def expires_at(self) -> datetime:
+        """When it becomes idle for too long, unless it is used before."""
+        return self.last_used_at + self.idle_timeout
+
+    def is_expired(self, now: datetime) -> bool:
+        """Whether the reaper should remove it: running or failed, unused, and past its idle time."""
+        reapable = self.state in (State.RUNNING, State.PAUSED, State.ERROR)
+        return reapable and self.active_calls == 0 and now >= self.expires_at()
+
+
+def parse_id(text: str) -> str:
+    """A well-formed environment id, normalised to lower case. Raises InvalidArgument."""
+    normal = text.strip().lower()
+    if not _ID.fullmatch(normal):
+        raise InvalidArgument(
+            f"{text[:60]!r} is not an environment id.",
+            hint="Use the environment_id that create_environment returned, a UUID.",
+        )
+    return normal
+
+
+def parse_name(text: str) -> str:
+    """A usable environment name (it becomes the guest's hostname). Raises InvalidArgument."""
+    if not _NAME.fullmatch(text):
+        raise InvalidArgument(
+            f"{text[:80]!r} cannot be a name.",
+            hint="Use 1 to 63 letters, digits, '.', '_' or '-', starting and ending with a letter or digit.",
+        )
+    return text
+
+
+def parse_timeout(minutes: int) -> timedelta:
+    """The idle timeout. Raises InvalidArgument outside 1 to 60 minutes."""
+    if not MIN_TIMEOUT_MINUTES <= minutes <= MAX_TIMEOUT_MINUTES:
+        raise InvalidArgument(
+            f"timeout_minutes is {minutes}; it must be {MIN_TIMEOUT_MINUTES} to {MAX_TIMEOUT_MINUTES}.",
+            hint="Every call restarts the idle time, so a long job does not need a long timeout.",
+        )
+    return timedelta(minutes=minutes)

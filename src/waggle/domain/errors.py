@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every way in which waggle refuses or fails, as one flat family.
+
+Raised by all layers; turned into tool results only in `waggle.mcp` and into exit codes only
+in `waggle.cli`. A `WaggleError` is a user's mistake or a guest's failure and is safe to show:
+`message` says what happened, `hint` what to do next, `retryable` whether the same call may
+succeed later without any change. Anything else that escapes is a bug of waggle.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class WaggleError(Exception):
+    """Base of the family. `code` is stable and machine-readable; texts may change."""
+
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = self.default_hint if hint is None else hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class NotFound(WaggleError):
+    """No environment with this id (never existed, destroyed, or somebody else's)."""
+
+    code = "not_found"
+    default_hint = "Use list_environments to see what exists, or create_environment."
+
+
+class NotRunning(WaggleError):
+    """The environment exists but is not in a state that can serve the call."""
+
+    code = "not_running"
+    default_hint = "Wait until its status is 'running', or create a new environment."
+
+
+class MaxEnvironments(WaggleError):
+    """The configured number of environments exists already."""
+
+    code = "max_environments"
+    retryable = True
+    default_hint = "Destroy an environment that is no longer needed, then try again."
+
+
+class InvalidRuntime(WaggleError):
+    """The runtime is not one of python, node, shell."""
+
+    code = "invalid_runtime"
+
+
+class InvalidTransition(WaggleError):
+    """The state machine has no such move; a bug unless two calls raced."""
+
+    code = "invalid_transition"
+
+
+class InvalidArgument(WaggleError):
+    """A parameter is malformed or out of its stated range."""
+
+    code = "invalid_argument"
+
+
+class NoPorts(WaggleError):
+    """Every port of the configured range is taken."""
+
+    code = "no_ports"
+    retryable = True
+    default_hint = "Destroy an environment, or widen WAGGLE_SSH_PORT_BASE..WAGGLE_SSH_PORT_MAX."
+
+
+class ImageMissing(WaggleError):
+    """The image is not in the local store."""
+
+    code = "image_missing"
+
+
+class ImageCorrupt(WaggleError):
+    """An image's bytes do not match its digests, or its layers try what none may do."""
+
+    code = "image_corrupt"
+
+
+class BootFailed(WaggleError):
+    """The machine did not reach a working guest; the message carries the console's last lines."""
+
+    code = "boot_failed"
+    retryable = True
+    default_hint = "Try again; if it repeats, run 'waggle doctor' on the server."
+
+
+class GuestLost(WaggleError):
+    """The machine died or stopped answering while a call was in progress."""
+
+    code = "guest_lost"
+    default_hint = "Its files are gone: create a new environment."
+
+
+class TimedOut(WaggleError):
+    """A deadline of waggle's own passed."""
+
+    code = "timeout"
+    retryable = True
+
+
+class TooLarge(WaggleError):
+    """An input or a file is over its stated limit."""
+
+    code = "too_large"
+
+
+class FileNotFound(WaggleError):
+    """The path does not exist inside the guest."""
+
+    code = "file_not_found"
+    default_hint = "Use list_files to see what is there."
+
+
+class FileRefused(WaggleError):
+    """The guest refused the file operation: permission, is a directory, disk full, ..."""
+
+    code = "file_refused"
+
+
+class SetupIncomplete(WaggleError):
+    """A program, a library, the kernel or the guest kit is missing on this machine."""
+
+    code = "setup_incomplete"
+    default_hint = "Run 'waggle setup', then 'waggle doctor'."
+
+
+class DataDirBusy(WaggleError):
+    """Another server owns the data directory."""
+
+    code = "data_dir_busy"
+
+
+class SettingsInvalid(WaggleError):
+    """A WAGGLE_* variable is unknown or has a value that cannot be used."""
+
+    code = "settings_invalid"

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running something in a guest: what is asked, what comes back, and how long output is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from waggle.domain.errors import InvalidArgument, TooLarge
+
+MAX_CODE_BYTES = 512_000
+MAX_STDIN_BYTES = 10 * 1024 * 1024
+MAX_HEADER_BYTES = 120_000
+HOME = "/home/sandbox"
+
+
+class GuestUser(StrEnum):
+    """Who runs a command inside the guest."""
+
+    SANDBOX = "sandbox"
+    ROOT = "root"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command for the guest.
+
+    `argv` is run without a shell. When `code` is given it is written to a fresh file whose path
+    replaces the word `{file}` in argv, and which is removed afterwards. `timeout` and `grace` are
+    seconds. `output_limit` is bytes kept of each stream.
+    """
+
+    argv: tuple[str, ...]
+    timeout: float
+    output_limit: int
+    code: bytes | None = None
+    extension: str = ""
+    cwd: str = HOME
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    stdin: bytes = b""
+    user: GuestUser = GuestUser.SANDBOX
+
+    def __post_init__(self) -> None:
+        """Refuse what can never be carried out, before anything is started."""
+        words = (*self.argv, self.cwd, *self.env.keys(), *self.env.values())
+        if not self.argv or any("\0" in word for word in words):
+            raise InvalidArgument("A command needs a program, and its words cannot contain NUL.")
+        if any("=" in name or not name for name in self.env):
+            raise InvalidArgument("The name of an environment variable is empty or contains '='.")
+        if sum(len(word.encode()) + 1 for word in words) > MAX_HEADER_BYTES:
+            raise TooLarge(f"Arguments and environment are over {MAX_HEADER_BYTES} bytes together.")
+        if len(self.stdin) > MAX_STDIN_BYTES:
+            raise TooLarge(f"Standard input is over {MAX_STDIN_BYTES} bytes.")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What is kept of one stream: all of it, or its head and tail when it was longer."""
+
+    head: bytes
+    tail: bytes = b""
+    total: int = 0
+
+    @property
+    def dropped(self) -> int:
+        """Bytes cut out of the middle."""
+        return self.total - len(self.head) - len(self.tail)
+
+    def text(self) -> str:
+        """The stream as text; what is not UTF-8 becomes U+FFFD, and a cut says how much it took."""
+        if not self.dropped:
+            return (self.head + self.tail).decode("utf-8", "replace")
+        note = f"\n[... {self.dropped} of {self.total} bytes cut ...]\n"
+        return self.head.decode("utf-8", "replace") + note + self.tail.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionResult:
+    """How a command ended. Exactly one of `exit_code`, `signal`, `timed_out` tells why.
+
+    `exit_code` is None when a signal or the timeout ended it. `duration` is seconds.
+    """
+
+    stdout: Output
+    stderr: Output
+    exit_code: int | None
+    signal: str | None
+    timed_out: bool
+    duration: float
+
+
+def parse_code(code: str) -> bytes:
+    """Code as the bytes of a file. Raises InvalidArgument or TooLarge.
+
+    Lone surrogates (JSON can carry them) are not text in any encoding, and NUL would silently
+    end the program for some interpreters.
+    """
+    try:
+        data = code.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidArgument("The code is not valid Unicode text.") from None
+    if not data.strip():
+        raise InvalidArgument("The code is empty.")
+    if len(data) > MAX_CODE_BYTES:
+        raise TooLarge(
+            f"The code is {len(data)} bytes; the limit is {MAX_CODE_BYTES}.",
+            hint="Put data into a file with write_file and read it from the code.",
+        )
+    if b"\0" in data:
+        raise InvalidArgument("The code contains a NUL byte.")
+    return data
+
+
+def parse_seconds(value: float | None, default: float, maximum: float) -> float:
+    """A timeout in seconds. Raises InvalidArgument unless 0 < value <= maximum."""
+    if value is None:
+        return default
+    if not 0 < value <= maximum:
+        raise InvalidArgument(
+            f"timeout_seconds is {value:g}; it must be more than 0 and at most {maximum:g}."
+        )
+    return value

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The seam between use cases and whatever runs machines: this machine, later a fleet.
+
+`waggle.service` speaks only to these protocols. The embedded implementation is
+`waggle.service.local_host`; tests bring a fake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from waggle.domain.environment import Environment, MachineIdentity
+from waggle.domain.execution import Command, ExecutionResult
+from waggle.domain.filesystem import Listing
+
+Progress = Callable[[float, str], Awaitable[None]]
+"""Called with the share done (0 to 1) and what is happening, in a few words."""
+
+
+async def no_progress(_share: float, _message: str) -> None:
+    """For callers that do not watch."""
+
+
+class Guest(Protocol):
+    """A booted environment that can be worked in. Owns its machine and its SSH connection."""
+
+    @property
+    def ssh_port(self) -> int:
+        """The TCP port on 127.0.0.1 that leads to the guest's SSH server."""
+        ...
+
+    @property
+    def machine(self) -> MachineIdentity:
+        """The process behind it, for recovery after a restart."""
+        ...
+
+    @property
+    def booted_from(self) -> dict[str, str]:
+        """Digests of what it was booted from: image, kernel, kit."""
+        ...
+
+    async def run(self, command: Command) -> ExecutionResult:
+        """Run a command. On timeout or cancellation its whole process tree is killed.
+
+        Raises GuestLost when the guest dies or stops answering; a failing command is a result.
+        """
+        ...
+
+    async def write_file(self, path: str, data: bytes, mode: int) -> None:
+        """Write a file as the sandbox user, atomically where the guest allows, making parents.
+
+        Raises FileRefused (permission, directory, disk full) or GuestLost.
+        """
+        ...
+
+    async def read_file(self, path: str, limit: int) -> bytes:
+        """Read a file of at most `limit` bytes. Raises FileNotFound, FileRefused or TooLarge."""
+        ...
+
+    async def list_files(self, path: str) -> Listing:
+        """List a directory. Raises FileNotFound or FileRefused."""
+        ...
+
+    async def wait_dead(self) -> str:
+        """Return when the machine is dead, with the cause. Safe to cancel."""
+        ...
+
+    async def destroy(self) -> None:
+        """Stop the machine and remove its files and port. Idempotent; finishes when cancelled."""
+        ...
+
+
+class EnvironmentHost(Protocol):
+    """Something that can bring environments up."""
+
+    async def create(self, environment: Environment, progress: Progress) -> Guest:
+        """Boot the environment and connect to it. A failed or cancelled create leaves nothing.
+
+        Raises ImageMissing, ImageCorrupt, NoPorts, BootFailed, SetupIncomplete or TimedOut.
+        """
+        ...
+
+    async def discard(self, environment: Environment) -> None:
+        """Remove what an earlier server left of this environment: process, files. Idempotent."""
+        ...
+
+    async def not_ready(self) -> str | None:
+        """Why a create would fail right now, or None."""
+        ...

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hypervisor's side of the bargain: a specification in, a running machine out.
+
+Implemented by `waggle.infra.qemu` (and `waggle.infra.krun`); used by the local environment host.
+Knows nothing of images, SSH or MCP: disks are files, the guest is a port and a console.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from waggle.domain.environment import MachineIdentity, Resources
+
+GUEST_SSH_PORT = 22
+READY_LINE = b"waggle: ready"
+"""What the kit's init prints on the console once the guest accepts SSH connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestDisks:
+    """The four block devices, in order: kit (vda), image (vdb), scratch (vdc), identity (vdd).
+
+    Only the scratch disk is writable. The first two are shared by all machines.
+    """
+
+    kit: Path
+    image: Path
+    scratch: Path
+    identity: Path
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """Everything a hypervisor needs to boot one machine.
+
+    `ssh_port` on 127.0.0.1 is forwarded to the guest's SSH server and is reserved by the caller
+    until the machine is dead. `uid` confines the VMM process when the server runs as root.
+    `boot_timeout` is seconds.
+    """
+
+    id: str
+    resources: Resources
+    kernel: Path
+    disks: GuestDisks
+    ssh_port: int
+    console_log: Path
+    boot_timeout: float
+    uid: int | None = None
+
+
+class Machine(Protocol):
+    """One running virtual machine. Owns its VMM process, sockets and console; not the disks."""
+
+    @property
+    def identity(self) -> MachineIdentity:
+        """The VMM process, recognisable after a restart of the server."""
+        ...
+
+    @property
+    def is_alive(self) -> bool:
+        """False once the VMM process has ended."""
+        ...
+
+    def console_tail(self) -> Sequence[str]:
+        """The console's last lines, control characters replaced. The guest wrote them."""
+        ...
+
+    async def wait(self) -> str:
+        """Return when the machine is dead, with the cause in a few words. Safe to cancel."""
+        ...
+
+    async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
+        """Call the guest agent. Raises GuestLost when it does not answer within seconds."""
+        ...
+
+    async def stop(self) -> None:
+        """End the machine and release what it owns. Idempotent; bounded; finishes when cancelled.
+
+        After it returns the process is gone and the forwarded port is free.
+        """
+        ...
+
+
+class Hypervisor(Protocol):
+    """A way to boot machines."""
+
+    @property
+    def name(self) -> str:
+        """`qemu`, `krun`, or the name of a fake."""
+        ...
+
+    async def boot(self, spec: MachineSpec) -> Machine:
+        """Boot a machine and return it once its guest is ready for SSH.
+
+        Raises BootFailed, with the console's last lines, when the process exits, the kernel
+        panics or `boot_timeout` passes. A failed or cancelled boot leaves nothing behind; the
+        caller owns the returned machine and must `stop` it.
+        """
+        ...

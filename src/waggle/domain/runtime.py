@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A runtime: which interpreter runs `execute`, and which installer serves `install_packages`.
+
+Knows command templates and package grammars; knows nothing of images, machines or SSH.
+Commands are argv lists from end to end: a template is split once, when settings are read, and
+placeholders are replaced as whole words, so no value ever meets a shell.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from waggle.domain.errors import InvalidArgument, InvalidRuntime
+
+MAX_PACKAGES = 100
+MAX_PACKAGE_LENGTH = 512
+
+FILE = "{file}"
+PACKAGES = "{packages}"
+
+
+class RuntimeName(StrEnum):
+    """The runtimes that exist; the value is what clients send."""
+
+    PYTHON = "python"
+    NODE = "node"
+    SHELL = "shell"
+
+    @classmethod
+    def parse(cls, text: str) -> RuntimeName:
+        """The runtime called `text`. Raises InvalidRuntime, naming the valid ones."""
+        try:
+            return cls(text)
+        except ValueError:
+            names = ", ".join(cls)
+            raise InvalidRuntime(
+                f"There is no runtime {text[:40]!r}.", hint=f"Use one of: {names}."
+            ) from None
+
+
+# PEP 508 name, extras and PEP 440 version specifiers; no URLs, no markers, no options.
+_PYTHON_PACKAGE = re.compile(
+    r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+    r"(?:\[[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?:,[A-Za-z0-9][A-Za-z0-9._-]*)*\])?"
+    r"(?:(?:===|==|~=|!=|<=|>=|<|>)[A-Za-z0-9.*+!_-]+(?:,(?:===|==|~=|!=|<=|>=|<|>)[A-Za-z0-9.*+!_-]+)*)?"
+)
+# npm: optional scope, name, and a version, range or dist-tag; no URLs, git or file specs.
+_NODE_PACKAGE = re.compile(
+    r"(?:@[a-z0-9~-][a-z0-9._~-]*/)?[A-Za-z0-9~][A-Za-z0-9._~-]*(?:@[A-Za-z0-9.^~<>=*+_-]+)?"
+)
+# Debian policy 5.6.1 and apk names, with an optional =version.
+_SYSTEM_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*(?:=[A-Za-z0-9][A-Za-z0-9.+:~_-]*)?")
+
+_GRAMMAR: dict[RuntimeName, tuple[re.Pattern[str], str]] = {
+    RuntimeName.PYTHON: (
+        _PYTHON_PACKAGE,
+        "a name with optional extras and version, as pip takes it",
+    ),
+    RuntimeName.NODE: (_NODE_PACKAGE, "a name with optional scope and version, as npm takes it"),
+    RuntimeName.SHELL: (_SYSTEM_PACKAGE, "a distribution package name with optional =version"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """One runtime as configured: how a code file is run and how packages are installed.
+
+    `exec_command` contains `{file}` and `install_command` contains `{packages}`, each as a word
+    of its own. `install_as_root` is for package managers that change the system.
+    """
+
+    name: RuntimeName
+    file_extension: str
+    exec_command: tuple[str, ...]
+    install_command: tuple[str, ...]
+    install_as_root: bool = False
+
+    @property
+    def interpreter(self) -> str:
+        """The program that `exec_command` starts, as a person would name it."""
+        return self.exec_command[0]
+
+    def exec_argv(self, file: str) -> tuple[str, ...]:
+        """The argv that runs the code in `file`, a path inside the guest."""
+        return tuple(file if word == FILE else word for word in self.exec_command)
+
+    def install_argv(self, packages: Sequence[str]) -> tuple[str, ...]:
+        """The argv that installs `packages`, which must have passed `parse_packages`."""
+        argv: list[str] = []
+        for word in self.install_command:
+            argv.extend(packages if word == PACKAGES else [word])
+        return tuple(argv)
+
+    def parse_packages(self, packages: str | Sequence[str]) -> tuple[str, ...]:
+        """Split and check package names by the ecosystem's own grammar.
+
+        A string is split at white space; a list is taken as it is. Raises InvalidArgument for an
+        empty list, for more than MAX_PACKAGES, and for anything that is not a plain package
+        requirement: options, URLs, paths and shell text are never packages.
+        """
+        names = packages.split() if isinstance(packages, str) else list(packages)
+        if not names:
+            raise InvalidArgument("No package was named.", hint="Name at least one package.")
+        if len(names) > MAX_PACKAGES:
+            raise InvalidArgument(
+                f"{len(names)} packages are too many; the limit is {MAX_PACKAGES}."
+            )
+        grammar, description = _GRAMMAR[self.name]
+        for name in names:
+            if len(name) > MAX_PACKAGE_LENGTH or not grammar.fullmatch(name):
+                raise InvalidArgument(
+                    f"{name[:80]!r} is not a package name for {self.name}.",
+                    hint=f"Expected {description}; options, URLs and paths are not accepted.",
+                )
+        return tuple(names)
+
+
+def parse_template(template: str, placeholder: str) -> tuple[str, ...]:
+    """Split a command template into argv words. Raises ValueError when it cannot be used.
+
+    The placeholder must be a word of its own: `python3 {file}`, not `sh -c "x {file}"`.
+    """
+    words = tuple(shlex.split(template))
+    if not words or words[0] == placeholder:
+        raise ValueError("the command needs a program to start")
+    if words.count(placeholder) != 1:
+        raise ValueError(
+            f"the command must contain {placeholder} exactly once, as a word of its own"
+        )
+    return words

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files in and out of an environment. Called by `waggle.mcp`; knows limits, nothing of SFTP."""
+
+from __future__ import annotations
+
+from waggle.domain.errors import TooLarge
+from waggle.domain.execution import HOME
+from waggle.domain.filesystem import (
+    DEFAULT_MODE,
+    MAX_FILE_BYTES,
+    Listing,
+    parse_mode,
+    parse_path,
+)
+from waggle.service.environments import EnvironmentService
+
+
+class FilesystemService:
+    """Write, read and list files, as the sandbox user of the guest."""
+
+    def __init__(self, environments: EnvironmentService) -> None:
+        self._environments = environments
+
+    async def write(
+        self, environment_id: str, path: str, data: bytes, *, owner: str, mode: str | None = None
+    ) -> str:
+        """Write a file and return its absolute path; parents are made. Idempotent.
+
+        Raises TooLarge over 10 MiB, InvalidArgument, FileRefused, NotFound, NotRunning, GuestLost.
+        """
+        target = parse_path(path)
+        bits = DEFAULT_MODE if mode is None else parse_mode(mode)
+        if len(data) > MAX_FILE_BYTES:
+            raise TooLarge(
+                f"The content is {len(data)} bytes; the limit is {MAX_FILE_BYTES}.",
+                hint="Write it in parts, or download it from inside the environment.",
+            )
+        async with self._environments.using(environment_id, owner=owner) as (_, guest):
+            await guest.write_file(target, data, bits)
+        return target
+
+    async def read(self, environment_id: str, path: str, *, owner: str) -> tuple[str, bytes]:
+        """Read a file of at most 10 MiB; returns its absolute path and bytes.
+
+        Raises FileNotFound, FileRefused, TooLarge, InvalidArgument, NotFound, NotRunning, GuestLost.
+        """
+        target = parse_path(path)
+        async with self._environments.using(environment_id, owner=owner) as (_, guest):
+            return target, await guest.read_file(target, MAX_FILE_BYTES)
+
+    async def list(self, environment_id: str, path: str | None, *, owner: str) -> Listing:
+        """List a directory, the home directory by default. Raises as `read` does."""
+        target = HOME if path is None else parse_path(path)
+        async with self._environments.using(environment_id, owner=owner) as (_, guest):
+            return await guest.list_files(target)
