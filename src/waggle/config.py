@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings: every `WAGGLE_*` variable, checked at the start, never changed afterwards.
+
+The only module that reads the process environment. Called by `waggle.app` and `waggle.cli`, which
+hand plain values down. The variables themselves are listed in `waggle.config_sections`.
+A variable that is unknown or cannot be used stops the start; nothing falls back silently.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal, Self, get_args, get_origin
+
+from pydantic import ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from waggle.config_sections import (
+    EnvironmentSection,
+    ExecutionSection,
+    MachineSection,
+    NetworkSection,
+    RuntimeSection,
+    ServerSection,
+    StorageSection,
+)
+from waggle.config_values import Accepts, format_duration
+from waggle.domain.errors import SettingsInvalid
+from waggle.domain.network import NetworkPolicy
+
+PREFIX = "WAGGLE_"
+_SHOWN = 80
+_HINT = "Every variable is described in docs/configuration.md."
+_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY")
+_USER_INFO = re.compile(r"(?<=://)[^/@\s]*@")
+
+
+class Settings(
+    StorageSection,
+    MachineSection,
+    NetworkSection,
+    RuntimeSection,
+    ExecutionSection,
+    EnvironmentSection,
+    ServerSection,
+):
+    """All settings, frozen. Made by `load`; tests may construct it with keyword arguments."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        problems = list(conflicts(self))
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def conflicts(settings: Settings) -> Iterator[str]:
+    """Yield a line for each pair of settings that cannot be used together."""
+    if settings.ssh_port_base >= settings.ssh_port_max:
+        yield (
+            f"WAGGLE_SSH_PORT_BASE={settings.ssh_port_base} must be below "
+            f"WAGGLE_SSH_PORT_MAX={settings.ssh_port_max}."
+        )
+    if settings.default_exec_timeout > settings.max_exec_timeout:
+        yield (
+            f"WAGGLE_DEFAULT_EXEC_TIMEOUT={format_duration(settings.default_exec_timeout)} must "
+            f"not be above WAGGLE_MAX_EXEC_TIMEOUT={format_duration(settings.max_exec_timeout)}."
+        )
+    if not settings.listen_addr.is_loopback and not settings.allow_remote:
+        yield (
+            f"WAGGLE_LISTEN_ADDR={settings.listen_addr} can be reached from other machines, and "
+            "waggle does not check who calls: use a loopback address, or set "
+            "WAGGLE_ALLOW_REMOTE=true behind a proxy that does."
+        )
+
+
+def load(environ: Mapping[str, str] | None = None, *, is_root: bool | None = None) -> Settings:
+    """Read the settings from `environ` (the process environment when not given).
+
+    An empty value counts as not set. Raises SettingsInvalid with one line per variable that is
+    unknown or cannot be used; values that look secret are not repeated.
+    """
+    environ = os.environ if environ is None else environ
+    given = {name: value for name, value in environ.items() if name.startswith(PREFIX) and value}
+    problems = [_unknown(name) for name in sorted(given) if _field_name(name) not in fields()]
+    values = {_field_name(name): value for name, value in given.items()}
+    values = {name: value for name, value in values.items() if name in fields()}
+    root = os.geteuid() == 0 if is_root is None else is_root
+    values.setdefault("data_dir", str(default_data_dir(environ, is_root=root)))
+    values.setdefault("image_cache_dir", values["data_dir"].rstrip("/") + "/cache")
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        problems += _explain(error, values, given)
+    else:
+        if not problems:
+            return settings
+    raise SettingsInvalid("\n".join(problems), hint=_HINT)
+
+
+def default_data_dir(environ: Mapping[str, str], *, is_root: bool) -> Path:
+    """Say where data goes when WAGGLE_DATA_DIR is not set."""
+    if is_root:
+        return Path("/var/lib/waggle")
+    base = environ.get("XDG_DATA_HOME", "")
+    if base.startswith("/"):  # the specification says to ignore relative ones
+        return Path(base) / "waggle"
+    return Path(environ.get("HOME") or Path.home()) / ".local/share/waggle"
+
+
+def fields() -> Mapping[str, FieldInfo]:
+    """Return every setting by its field name."""
+    return Settings.model_fields
+
+
+def variable(field: str) -> str:
+    """Return the variable of a field: `default_cpus` is `WAGGLE_DEFAULT_CPUS`."""
+    return PREFIX + field.upper()
+
+
+def accepted(field: str) -> str:
+    """Say in words what a setting accepts."""
+    info = fields()[field]
+    for item in info.metadata:
+        if isinstance(item, Accepts):
+            return item.words
+    if get_origin(info.annotation) is Literal:
+        return "one of " + ", ".join(get_args(info.annotation))
+    if info.annotation is NetworkPolicy:
+        return "one of " + ", ".join(NetworkPolicy)
+    if info.annotation is bool:
+        return "true or false"
+    low, high = (_bound(info, name) for name in ("ge", "le"))
+    return f"a whole number from {low} to {high}"
+
+
+def shown(name: str, value: str) -> str:
+    """Return a value fit for a message: no secrets, no control characters, not too long."""
+    if _SECRET.search(name):
+        return "'***'"
+    value = _USER_INFO.sub("***@", value)
+    return ascii(value if len(value) <= _SHOWN else value[:_SHOWN] + "...")
+
+
+def _bound(info: FieldInfo, name: str) -> int:
+    return next(getattr(item, name) for item in info.metadata if hasattr(item, name))
+
+
+def _field_name(name: str) -> str:
+    return name.removeprefix(PREFIX).lower() if name.isupper() else name
+
+
+def _unknown(name: str) -> str:
+    known = [variable(field) for field in fields()]
+    near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.75)
+    advice = f" Did you mean {near[0]}?" if near else ""
+    return f"{ascii(name)[1:-1][:_SHOWN]} is not a setting of waggle.{advice}"
+
+
+def _explain(
+    error: ValidationError, values: Mapping[str, str], given: Mapping[str, str]
+) -> list[str]:
+    lines: list[str] = []
+    for detail in error.errors(include_url=False, include_input=False):
+        if not detail["loc"]:
+            lines += detail["msg"].removeprefix("Value error, ").splitlines()
+            continue
+        field = str(detail["loc"][0])
+        if field == "image_cache_dir" and variable(field) not in given:
+            continue  # it follows data_dir, whose own line says it all
+        name = variable(field)
+        line = f"{name}={shown(name, values[field])} cannot be used: expected {accepted(field)}."
+        if line not in lines:
+            lines.append(line)
+    return lines

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every `WAGGLE_*` variable, once: its type, default and meaning, in sections.
+
+A class is a section of docs/configuration.md (its docstring is the heading); a field is a variable
+(`default_cpus` is `WAGGLE_DEFAULT_CPUS`); a default is the text that an operator would write.
+`waggle.config` joins the sections and adds the checks between fields.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from waggle.config_values import (
+    AbsolutePath,
+    Duration,
+    ExecCommand,
+    Hosts,
+    ImageName,
+    InstallCommand,
+    Listen,
+    Mirror,
+    Networks,
+    OptionalPath,
+    Origins,
+    Ports,
+    Program,
+    lower,
+    parse_whole,
+)
+from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
+from waggle.domain.network import NetworkPolicy
+
+_Whole = Annotated[int, BeforeValidator(parse_whole)]
+
+
+def _setting(
+    default: str, description: str, *, ge: int | None = None, le: int | None = None
+) -> Any:
+    """Describe one variable. `default` goes through the same parser as an operator's text."""
+    return Field(default, description=description, validate_default=True, ge=ge, le=le)
+
+
+class Section(BaseModel):
+    """Base of the sections: values never change after the start."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class ServerSection(Section):
+    """Server."""
+
+    listen_addr: Listen = _setting("127.0.0.1:8080", "Where the HTTP server listens.")
+    allow_remote: bool = _setting(
+        "false",
+        "Allow a listen address that other machines can reach. waggle does not check who calls, "
+        "so put a proxy that does in front.",
+    )
+    allowed_hosts: Hosts = _setting(
+        "", "Host headers that are answered, beside loopback names and the listen address."
+    )
+    allowed_origins: Origins = _setting(
+        "", "Browser origins that may call, beside those on loopback."
+    )
+    max_sessions: _Whole = _setting("1000", "MCP sessions kept at once.", ge=1, le=100_000)
+    session_idle_timeout: Duration = _setting("30m", "An MCP session unused so long is forgotten.")
+    shutdown_timeout: Duration = _setting(
+        "30s", "How long a stopping server waits for running calls and machines."
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = (
+        _setting("info", "The least severe level that is logged.")
+    )
+    log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(lower)] = _setting(
+        "auto", "How log lines look; `auto` is `console` on a terminal, else `json`."
+    )
+
+
+class EnvironmentSection(Section):
+    """Environments."""
+
+    max_environments: _Whole = _setting("10", "Environments that exist at once.", ge=1, le=1000)
+    default_cpus: _Whole = _setting("1", "Virtual CPUs of an environment.", ge=1, le=16)
+    default_memory_mb: _Whole = _setting(
+        "512", "Memory of an environment in MiB.", ge=128, le=65_536
+    )
+    scratch_mb: _Whole = _setting(
+        "4096", "Writable disk of an environment in MiB; it is sparse.", ge=64, le=1_048_576
+    )
+    default_timeout_min: _Whole = _setting(
+        "30",
+        "Minutes without use after which an environment is removed, unless its creator says.",
+        ge=MIN_TIMEOUT_MINUTES,
+        le=MAX_TIMEOUT_MINUTES,
+    )
+    default_network: NetworkPolicy = _setting(
+        "public", "What an environment may reach, unless its creator says."
+    )
+    boot_timeout: Duration = _setting("2m", "A machine that is not ready by then has failed.")
+    reaper_interval: Duration = _setting("1m", "How often unused environments are looked for.")
+
+
+class ExecutionSection(Section):
+    """Running code."""
+
+    default_exec_timeout: Duration = _setting(
+        "30s", "Time limit of `execute`, unless the caller says."
+    )
+    max_exec_timeout: Duration = _setting("5m", "The longest time limit a caller may ask for.")
+    install_timeout: Duration = _setting("5m", "Time limit of `install_packages`.")
+    output_limit: _Whole = _setting(
+        "200000",
+        "Bytes of standard output, and as many of standard error, in one result; longer output "
+        "is cut in the middle.",
+        ge=1000,
+        le=200_000,
+    )
+
+
+class RuntimeSection(Section):
+    """Runtimes and their images."""
+
+    image_python: ImageName = _setting("python", "Image of the python runtime.")
+    image_node: ImageName = _setting("node", "Image of the node runtime.")
+    image_shell: ImageName = _setting("shell", "Image of the shell runtime.")
+    runtime_python_exec_command: ExecCommand = _setting(
+        "python3 {file}", "How the python runtime runs code."
+    )
+    runtime_node_exec_command: ExecCommand = _setting(
+        "node {file}", "How the node runtime runs code."
+    )
+    runtime_shell_exec_command: ExecCommand = _setting(
+        "bash {file}", "How the shell runtime runs code."
+    )
+    runtime_python_install_command: InstallCommand = _setting(
+        "python3 -m pip install --user --break-system-packages --no-input {packages}",
+        "How the python runtime installs packages.",
+    )
+    runtime_node_install_command: InstallCommand = _setting(
+        "npm install --prefix /home/sandbox --no-audit --no-fund {packages}",
+        "How the node runtime installs packages.",
+    )
+    runtime_shell_install_command: InstallCommand = _setting(
+        "apt-get install -y --no-install-recommends {packages}",
+        "How the shell runtime installs packages (as root).",
+    )
+    debian_mirror: Mirror = _setting(
+        "", "Debian mirror for `waggle image build`; nothing means the host's own apt sources."
+    )
+
+
+class NetworkSection(Section):
+    """Network of the guests."""
+
+    egress_allow_cidrs: Networks = _setting(
+        "", "Networks that guests may reach although they are not public, such as a mirror's."
+    )
+    egress_ports: Ports = _setting("80,443", "TCP ports that guests may reach.")
+    ca_bundle: OptionalPath = _setting(
+        "", "PEM file with certificate authorities that guests trust in addition to their own."
+    )
+
+
+class MachineSection(Section):
+    """Virtual machines."""
+
+    hypervisor: Annotated[Literal["auto", "qemu"], BeforeValidator(lower)] = _setting(
+        "auto", "What runs the machines; `auto` takes the best that is usable here."
+    )
+    accel: Annotated[Literal["auto", "kvm", "tcg"], BeforeValidator(lower)] = _setting(
+        "auto",
+        "Hardware virtualisation (`kvm`) or emulation (`tcg`); `auto` takes KVM where usable.",
+    )
+    qemu_binary: Program = _setting("qemu-system-x86_64", "The QEMU program.")
+    ssh_port_base: _Whole = _setting(
+        "10000", "First port on 127.0.0.1 for the machines.", ge=1024, le=65_535
+    )
+    ssh_port_max: _Whole = _setting(
+        "11000", "End of that range; this port is not used any more.", ge=1025, le=65_536
+    )
+    vm_uid_base: _Whole = _setting(
+        "1900000000",
+        "When waggle runs as root, a machine's process gets this user id plus its port.",
+        ge=65_536,
+        le=4_294_000_000,
+    )
+
+
+class StorageSection(Section):
+    """Where things are kept."""
+
+    data_dir: AbsolutePath = _setting(
+        "", "State, images, kernel and running machines. One server at a time may use it."
+    )
+    image_cache_dir: AbsolutePath = _setting("", "Root disks made from images; safe to delete.")
+    image_cache_max_age: Duration = _setting(
+        "168h", "A root disk unused so long is removed from the cache."
+    )
+
+
+SECTIONS: tuple[type[Section], ...] = (
+    ServerSection,
+    EnvironmentSection,
+    ExecutionSection,
+    RuntimeSection,
+    NetworkSection,
+    MachineSection,
+    StorageSection,
+)
+"""In the order of docs/configuration.md."""
