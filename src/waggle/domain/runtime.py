@@ -43,17 +43,28 @@ class RuntimeName(StrEnum):
 
 
 # PEP 508 name, extras and PEP 440 version specifiers; no URLs, no markers, no options.
+_WORD = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_VERSION = r"(?:===|==|~=|!=|<=|>=|<|>)[A-Za-z0-9.*+!_-]+"
 _PYTHON_PACKAGE = re.compile(
-    r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
-    r"(?:\[[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?:,[A-Za-z0-9][A-Za-z0-9._-]*)*\])?"
-    r"(?:(?:===|==|~=|!=|<=|>=|<|>)[A-Za-z0-9.*+!_-]+(?:,(?:===|==|~=|!=|<=|>=|<|>)[A-Za-z0-9.*+!_-]+)*)?"
+    rf"{_WORD}(?:\[{_WORD}(?:,{_WORD})*\])?(?:{_VERSION}(?:,{_VERSION})*)?"
 )
-# npm: optional scope, name, and a version, range or dist-tag; no URLs, git or file specs.
+# npm: optional scope, name, and a version, range or dist-tag; no URLs, git or file specs. A version
+# that starts with a dot would be a directory to npm.
 _NODE_PACKAGE = re.compile(
-    r"(?:@[a-z0-9~-][a-z0-9._~-]*/)?[A-Za-z0-9~][A-Za-z0-9._~-]*(?:@[A-Za-z0-9.^~<>=*+_-]+)?"
+    r"(?:@[a-z0-9~-][a-z0-9._~-]*/)?[A-Za-z0-9][A-Za-z0-9._~-]*"
+    r"(?:@[A-Za-z0-9^~<>=*_-][A-Za-z0-9.^~<>=*+_-]*)?"
 )
-# Debian policy 5.6.1 and apk names, with an optional =version.
-_SYSTEM_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*(?:=[A-Za-z0-9][A-Za-z0-9.+:~_-]*)?")
+# Debian policy 5.6.1 and apk names, with an optional =version. A last `-` would make apt remove the
+# package; a last `+` means install, and some names end with it (g++, memtest86+).
+_SYSTEM_PACKAGE = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9+._-]*(?<!-)(?:=[A-Za-z0-9][A-Za-z0-9.+:~_-]*(?<!-))?"
+)
+# pip, npm, apt and apk each take a word that ends like this for a file in the working directory.
+_ARCHIVE = re.compile(
+    r".*\.(?:whl|zip|tar|tar.gz|tgz|tar.bz2|tbz|tar.xz|txz|tar.lz|tlz|tar.lzma|deb|apk)"
+    r"(?:\[.*\])?",
+    re.IGNORECASE,
+)
 
 _GRAMMAR: dict[RuntimeName, tuple[re.Pattern[str], str]] = {
     RuntimeName.PYTHON: (
@@ -100,7 +111,7 @@ class Runtime:
 
         A string is split at white space; a list is taken as it is. Raises InvalidArgument for an
         empty list, for more than MAX_PACKAGES, and for anything that is not a plain package
-        requirement: options, URLs, paths and shell text are never packages.
+        requirement: options, URLs, paths, archives and shell text are never packages.
         """
         names = packages.split() if isinstance(packages, str) else list(packages)
         if not names:
@@ -111,7 +122,8 @@ class Runtime:
             )
         grammar, description = _GRAMMAR[self.name]
         for name in names:
-            if len(name) > MAX_PACKAGE_LENGTH or not grammar.fullmatch(name):
+            fits = len(name) <= MAX_PACKAGE_LENGTH  # first: it bounds the work of the patterns
+            if not (fits and grammar.fullmatch(name) and not _ARCHIVE.fullmatch(name)):
                 raise InvalidArgument(
                     f"{name[:80]!r} is not a package name for {self.name}.",
                     hint=f"Expected {description}; options, URLs and paths are not accepted.",
@@ -125,9 +137,9 @@ def parse_template(template: str, placeholder: str) -> tuple[str, ...]:
     The placeholder must be a word of its own: `python3 {file}`, not `sh -c "x {file}"`.
     """
     words = tuple(shlex.split(template))
-    if not words or words[0] == placeholder:
+    if not words or not words[0] or placeholder in words[0]:
         raise ValueError("the command needs a program to start")
-    if words.count(placeholder) != 1:
+    if [word for word in words if placeholder in word] != [placeholder]:
         raise ValueError(
             f"the command must contain {placeholder} exactly once, as a word of its own"
         )
