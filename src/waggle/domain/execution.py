@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -27,8 +28,8 @@ class Command:
     """One command for the guest.
 
     `argv` is run without a shell. When `code` is given it is written to a fresh file whose path
-    replaces the word `{file}` in argv, and which is removed afterwards. `timeout` and `grace` are
-    seconds. `output_limit` is bytes kept of each stream.
+    replaces the word `{file}` in argv, and which is removed afterwards. `timeout` is seconds,
+    `output_limit` bytes kept of each stream. Raises InvalidArgument or TooLarge when built.
     """
 
     argv: tuple[str, ...]
@@ -48,7 +49,11 @@ class Command:
             raise InvalidArgument("A command needs a program, and its words cannot contain NUL.")
         if any("=" in name or not name for name in self.env):
             raise InvalidArgument("The name of an environment variable is empty or contains '='.")
-        if sum(len(word.encode()) + 1 for word in words) > MAX_HEADER_BYTES:
+        try:
+            size = sum(len(word.encode()) + 1 for word in words)
+        except UnicodeEncodeError:
+            raise InvalidArgument("Arguments and environment must be valid Unicode.") from None
+        if size > MAX_HEADER_BYTES:
             raise TooLarge(f"Arguments and environment are over {MAX_HEADER_BYTES} bytes together.")
         if len(self.stdin) > MAX_STDIN_BYTES:
             raise TooLarge(f"Standard input is over {MAX_STDIN_BYTES} bytes.")
@@ -56,11 +61,18 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What is kept of one stream: all of it, or its head and tail when it was longer."""
+    """What is kept of one stream: all of it, or its head and tail when it was longer.
+
+    `total` is the bytes the stream had; without it, nothing was cut.
+    """
 
     head: bytes
     tail: bytes = b""
     total: int = 0
+
+    def __post_init__(self) -> None:
+        """Take what is kept as all there was, unless a total says more."""
+        object.__setattr__(self, "total", max(self.total, len(self.head) + len(self.tail)))
 
     @property
     def dropped(self) -> int:
@@ -68,11 +80,23 @@ class Output:
         return self.total - len(self.head) - len(self.tail)
 
     def text(self) -> str:
-        """The stream as text; what is not UTF-8 becomes U+FFFD, and a cut says how much it took."""
+        """The stream as text; what is not UTF-8 becomes U+FFFD, and a cut says how much it took.
+
+        A character that the cut went through is left out rather than shown as damage.
+        """
         if not self.dropped:
             return (self.head + self.tail).decode("utf-8", "replace")
-        note = f"\n[... {self.dropped} of {self.total} bytes cut ...]\n"
-        return self.head.decode("utf-8", "replace") + note + self.tail.decode("utf-8", "replace")
+        head = codecs.getincrementaldecoder("utf-8")("replace").decode(self.head)
+        tail = self.tail[_continuation(self.tail) :].decode("utf-8", "replace")
+        return f"{head}\n[... {self.dropped} of {self.total} bytes cut ...]\n{tail}"
+
+
+def _continuation(data: bytes) -> int:
+    """How many bytes at the start continue a UTF-8 character that began earlier: at most 3."""
+    count = 0
+    while count < min(3, len(data)) and data[count] & 0xC0 == 0x80:
+        count += 1
+    return count
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +141,5 @@ def parse_seconds(value: float | None, default: float, maximum: float) -> float:
     if value is None:
         return default
     if not 0 < value <= maximum:
-        raise InvalidArgument(
-            f"timeout_seconds is {value:g}; it must be more than 0 and at most {maximum:g}."
-        )
+        raise InvalidArgument(f"timeout_seconds must be more than 0 and at most {maximum:g}.")
     return value
