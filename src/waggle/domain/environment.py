@@ -8,6 +8,7 @@ keeps it. States and the verbs that are legal in them are listed once, in `TRANS
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -42,8 +43,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.DESTROYED: frozenset(),
 }
 
-LIVE_STATES = frozenset(State) - {State.DESTROYED}
-"""States that hold resources and count towards the capacity."""
+HOLDING_STATES = frozenset({State.CREATING, State.RUNNING, State.PAUSED, State.DESTROYING})
+"""States that always count towards the capacity; ERROR does while a machine is still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,9 @@ class MachineIdentity:
 class Environment:
     """One environment. Immutable: every change returns a new value.
 
-    `active_calls` counts calls in progress; an environment with one is never idle.
+    `ssh_port` and `machine` are set exactly while a machine may exist: from the end of its boot
+    until it is known to be gone. `active_calls` counts calls in progress; an environment with one
+    is never idle. `error` says why it failed or why it ended, and may be shown to its owner.
     """
 
     id: str
@@ -93,12 +96,30 @@ class Environment:
     active_calls: int = 0
 
     def to(self, state: State, *, error: str | None = None) -> Environment:
-        """Move to `state`. Raises InvalidTransition when the state machine has no such move."""
+        """Move to `state`, with the cause if there is one; an earlier cause stays otherwise.
+
+        Raises InvalidTransition when the state machine has no such move.
+        """
         if state not in TRANSITIONS[self.state]:
             raise InvalidTransition(
                 f"Environment {self.id} cannot go from {self.state} to {state}."
             )
-        return replace(self, state=state, error=error if state is State.ERROR else self.error)
+        return replace(self, state=state, error=self.error if error is None else error)
+
+    def with_machine(
+        self, machine: MachineIdentity, *, ssh_port: int, booted_from: Mapping[str, str]
+    ) -> Environment:
+        """A machine was booted for it: from now on there is something to free."""
+        return replace(self, machine=machine, ssh_port=ssh_port, booted_from=dict(booted_from))
+
+    def without_machine(self) -> Environment:
+        """Its machine is gone, and so is the port; what it was booted from stays on record."""
+        return replace(self, machine=None, ssh_port=None)
+
+    @property
+    def holds_capacity(self) -> bool:
+        """Whether it takes one of the operator's slots."""
+        return self.state in HOLDING_STATES or self.machine is not None
 
     def require_running(self) -> None:
         """Raise NotRunning unless calls can be served now."""
@@ -125,7 +146,13 @@ class Environment:
         return self.last_used_at + self.idle_timeout
 
     def is_expired(self, now: datetime) -> bool:
-        """Whether the reaper should remove it: running or failed, unused, and past its idle time."""
+        """Whether the reaper should remove it: unused, past its idle time and not about to end.
+
+        One that failed and still has its machine is overdue at once: it serves nobody and holds
+        a slot, because destroying it failed before.
+        """
+        if self.state is State.ERROR and self.machine is not None:
+            return True
         reapable = self.state in (State.RUNNING, State.PAUSED, State.ERROR)
         return reapable and self.active_calls == 0 and now >= self.expires_at()
 
@@ -146,7 +173,7 @@ def parse_name(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise InvalidArgument(
             f"{text[:80]!r} cannot be a name.",
-            hint="Use 1 to 63 letters, digits, '.', '_' or '-', starting and ending with a letter or digit.",
+            hint="Use 1 to 63 letters, digits, '.', '_' or '-'; a letter or digit first and last.",
         )
     return text
 
@@ -155,7 +182,7 @@ def parse_timeout(minutes: int) -> timedelta:
     """The idle timeout. Raises InvalidArgument outside 1 to 60 minutes."""
     if not MIN_TIMEOUT_MINUTES <= minutes <= MAX_TIMEOUT_MINUTES:
         raise InvalidArgument(
-            f"timeout_minutes is {minutes}; it must be {MIN_TIMEOUT_MINUTES} to {MAX_TIMEOUT_MINUTES}.",
+            f"timeout_minutes must be {MIN_TIMEOUT_MINUTES} to {MAX_TIMEOUT_MINUTES}.",
             hint="Every call restarts the idle time, so a long job does not need a long timeout.",
         )
     return timedelta(minutes=minutes)
