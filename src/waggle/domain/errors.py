@@ -60,6 +60,7 @@ class InvalidTransition(WaggleError):
     """The state machine has no such move; a bug unless two calls raced."""
 
     code = "invalid_transition"
+    default_hint = "Use list_environments to see its status now."
 
 
 class InvalidArgument(WaggleError):
@@ -94,6 +95,10 @@ class BootFailed(WaggleError):
     code = "boot_failed"
     retryable = True
     default_hint = "Try again; if it repeats, run 'waggle doctor' on the server."
+
+
+class PortTaken(BootFailed):
+    """Something else took the forwarded port between its reservation and the VMM's start."""
 
 
 class GuestLost(WaggleError):

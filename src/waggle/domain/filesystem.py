@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files inside a guest. A path belongs to the guest: everything in there is allowed, and nothing
-of the host can be named by one."""
+"""Files inside a guest.
+
+A path belongs to the guest: everything in there is allowed, and nothing of the host can be named.
+"""
 
 from __future__ import annotations
 

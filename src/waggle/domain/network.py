@@ -7,8 +7,11 @@ from enum import StrEnum
 
 
 class NetworkPolicy(StrEnum):
-    """`NONE`: nothing at all. `PUBLIC`: the internet through the host-side proxy, never the host,
-    loopback, private, link-local or metadata addresses."""
+    """What a guest may reach.
+
+    `NONE`: nothing at all. `PUBLIC`: the internet through the host-side proxy, never the host,
+    loopback, private, link-local or metadata addresses.
+    """
 
     NONE = "none"
     PUBLIC = "public"

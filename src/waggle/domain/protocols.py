@@ -10,7 +10,11 @@ from typing import Protocol
 from waggle.domain.environment import Environment
 
 Clock = Callable[[], datetime]
-"""Now, with a time zone. Injected, so that tests own time."""
+"""Now, with a time zone. Injected, so that tests own time.
+
+Idle times are measured with it, so it should not jump when the system clock is set: the real one
+is the wall clock at the start of the server plus the monotonic time since.
+"""
 
 NewId = Callable[[], str]
 """A fresh environment id (a UUID)."""
