@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a target to an open connection: resolve once, judge every address, connect to a judged one.
+
+Called by `egress` for each request. This is where the policy is enforced: a socket is connected
+to exactly the address object that was judged, and the name is not looked up again, so a name
+server that changes its mind (DNS rebinding) gains nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address
+
+from waggle.infra.net import refusal
+from waggle.infra.net.limits import DialTimes
+from waggle.infra.net.policy import ALLOWED, AddressPolicy, Verdict, permits_port
+from waggle.infra.net.ranges import Address
+from waggle.infra.net.resolve import Resolver
+from waggle.infra.net.streams import CHUNK
+from waggle.infra.net.target import Target
+
+MAX_ADDRESSES = 8
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+OnDecision = Callable[[str, int, Verdict], None]
+
+
+class Dialer:
+    """Opens connections that the policy permits."""
+
+    def __init__(
+        self,
+        policy: AddressPolicy,
+        ports: frozenset[int] | None,
+        resolver: Resolver,
+        times: DialTimes,
+        on_decision: OnDecision,
+    ) -> None:
+        """`on_decision` hears of every decision, with the host's name made printable."""
+        self._policy = policy
+        self._ports = ports
+        self._resolver = resolver
+        self._times = times
+        self._on_decision = on_decision
+
+    async def open(self, target: Target) -> Connection:
+        """A connection that the caller closes. Raises Refusal; leaves nothing when cancelled."""
+        permitted = await self._permitted(target)
+        try:
+            async with asyncio.timeout(self._times.connect):
+                chosen = await _Race(permitted, target.port, self._times.stagger).run()
+                if chosen is None:
+                    raise refusal.unreachable(target.host, target.port)
+                return await _wrap(chosen)
+        except TimeoutError:
+            raise refusal.too_slow(target.host, "connecting") from None
+
+    async def _permitted(self, target: Target) -> Sequence[Address]:
+        verdict = permits_port(target.port, self._ports)
+        if verdict.allowed:
+            addresses = await self._resolve(target)
+            verdicts = [self._policy.permits(address) for address in addresses]
+            permitted = [a for a, v in zip(addresses, verdicts, strict=True) if v.allowed]
+            verdict = ALLOWED if permitted else verdicts[0]
+        else:
+            permitted = []
+        self._on_decision(refusal.printable(target.host), target.port, verdict)
+        if not verdict.allowed:
+            raise refusal.denied(target.host, verdict)
+        return permitted
+
+    async def _resolve(self, target: Target) -> Sequence[Address]:
+        if target.address is not None:
+            return [target.address]
+        try:
+            async with asyncio.timeout(self._times.dns):
+                found = await self._resolver(target.host)
+        except TimeoutError:
+            raise refusal.too_slow(target.host, "resolving the name") from None
+        except OSError:
+            raise refusal.unresolvable(target.host) from None
+        if not found:
+            raise refusal.unresolvable(target.host)
+        return found[:MAX_ADDRESSES]
+
+
+class _Race:
+    """Attempts one address after another, each given a head start; the first to connect wins."""
+
+    def __init__(self, addresses: Sequence[Address], port: int, stagger: float) -> None:
+        self._addresses = addresses
+        self._port = port
+        self._stagger = stagger
+        self._settled = asyncio.Event()
+        self._attempts: list[asyncio.Task[None]] = []
+        self._winner: socket.socket | None = None
+
+    async def run(self) -> socket.socket | None:
+        """The connected socket, or None if every attempt failed."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for address in self._addresses:
+                    if self._winner is not None:
+                        break
+                    self._settled.clear()
+                    self._attempts.append(group.create_task(self._attempt(address)))
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self._stagger):
+                            await self._settled.wait()
+        except BaseException:
+            if self._winner is not None:
+                self._winner.close()
+            raise
+        return self._winner
+
+    async def _attempt(self, address: Address) -> None:
+        family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
+        with contextlib.ExitStack() as undo:
+            try:
+                connecting = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                connecting.setblocking(False)
+                place = (str(address), self._port)
+                await asyncio.get_running_loop().sock_connect(connecting, place)
+            except OSError:
+                self._settled.set()
+                return
+            if self._winner is None:
+                self._winner = connecting
+                undo.pop_all()
+                for other in self._attempts:
+                    if other is not asyncio.current_task():
+                        other.cancel()
+            self._settled.set()
+
+
+async def _wrap(connected: socket.socket) -> Connection:
+    try:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return await asyncio.open_connection(sock=connected, limit=CHUNK)
+    except BaseException:
+        connected.close()
+        raise

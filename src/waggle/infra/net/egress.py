@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP proxy that is a guest's only way out.
+
+The environment host makes one `EgressProxy` per environment whose network policy is `public` and
+lets `serve` handle every connection that comes out of the guest's reverse forward. Admits
+connections and hands them to `session`. Must not know SSH or environments.
+
+The guest is hostile: every wait has an end, every buffer has a size, and nothing it sends is
+interpreted except by h11.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from waggle.infra.net import refusal
+from waggle.infra.net.dial import Dialer, OnDecision
+from waggle.infra.net.limits import EgressLimits, Traffic
+from waggle.infra.net.policy import DEFAULT_PORTS, AddressPolicy, Verdict
+from waggle.infra.net.resolve import Resolver
+from waggle.infra.net.session import Session
+from waggle.infra.net.streams import Stream, StreamReaderLike, StreamWriterLike
+
+TOLD_AT_ONCE = 16
+"""So many connections too many may be told so at the same time; the rest are just dropped."""
+
+
+def _ignore(host: str, port: int, verdict: Verdict) -> None:
+    pass
+
+
+class EgressProxy:
+    """One environment's proxy. Lives on one event loop; end it with `aclose`."""
+
+    def __init__(
+        self,
+        policy: AddressPolicy,
+        resolver: Resolver,
+        *,
+        ports: frozenset[int] | None = DEFAULT_PORTS,
+        limits: EgressLimits | None = None,
+        on_decision: OnDecision = _ignore,
+    ) -> None:
+        """`ports` None means all but 25. `on_decision` hears of each host, port and verdict."""
+        self._limits = EgressLimits() if limits is None else limits
+        self._dialer = Dialer(policy, ports, resolver, self._limits.dial, on_decision)
+        self._serving: set[asyncio.Task[object]] = set()
+        self._turning_away: set[asyncio.Task[object]] = set()
+        self._closed = False
+        self.traffic = Traffic()
+
+    @property
+    def active(self) -> int:
+        """Connections being served now."""
+        return len(self._serving)
+
+    async def serve(self, reader: StreamReaderLike, writer: StreamWriterLike) -> None:
+        """Serve one connection of the guest to its end; owns and closes both streams.
+
+        Raises nothing because of what the guest or a server does. Cancelling it drops the
+        connection to the guest and those to servers at once.
+        """
+        client = Stream(reader, writer, self.traffic.count_to_guest)
+        task = asyncio.current_task()
+        overflow = len(self._turning_away) >= TOLD_AT_ONCE
+        full = len(self._serving) >= self._limits.connections
+        if task is None or self._closed or (full and overflow):
+            client.abort()
+            return
+        self.traffic.connections += 1
+        session = Session(client, self._dialer, self._limits, self.traffic)
+        group = self._turning_away if full else self._serving
+        group.add(task)
+        try:
+            if full:
+                await session.turn_away(refusal.too_many(self._limits.connections))
+            else:
+                await session.run()
+        finally:
+            group.discard(task)
+
+    async def aclose(self) -> None:
+        """Drop every connection and take no more. Idempotent; returns when all are gone.
+
+        Not to be called from within `serve`.
+        """
+        self._closed = True
+        open_now = self._serving | self._turning_away
+        for task in open_now:
+            task.cancel()
+        if open_now:
+            await asyncio.wait(open_now)

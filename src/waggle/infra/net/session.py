@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection of the guest to its proxy: request after request until either side ends it.
+
+Run by `egress`. Reads heads with h11, has `dial` open the connection to the server, hands a
+CONNECT to `tunnel` and everything else to `forward`, and writes the proxy's own answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import h11
+
+from waggle.infra.net import refusal
+from waggle.infra.net.dial import Dialer
+from waggle.infra.net.forward import HTTP_1_1, Exchange, request_for
+from waggle.infra.net.http_peer import HttpPeer
+from waggle.infra.net.limits import EgressLimits, Traffic
+from waggle.infra.net.refusal import Refusal
+from waggle.infra.net.streams import PeerGone, Stream
+from waggle.infra.net.target import BadTarget, Target, parse_authority, parse_http_url
+from waggle.infra.net.tunnel import relay
+
+REQUEST_TIMEOUT = 408
+HEAD_TOO_LARGE = 431
+LENGTH_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
+
+
+class Session:
+    """Owns `client` and ends it in every case."""
+
+    def __init__(
+        self, client: Stream, dialer: Dialer, limits: EgressLimits, traffic: Traffic
+    ) -> None:
+        self._client = client
+        self._peer = HttpPeer(client, h11.SERVER, limits.header_bytes)
+        self._dialer = dialer
+        self._limits = limits
+        self._traffic = traffic
+
+    async def run(self) -> None:
+        """Serve requests until one of them ends the connection. Cancelling drops everything."""
+        try:
+            try:
+                while await self._one_request():
+                    self._peer.http.start_next_cycle()
+            except Refusal as error:
+                await self._answer(error)
+            await self._client.finish(self._limits.idle_seconds, self._limits.linger_seconds)
+        except (PeerGone, TimeoutError, h11.ProtocolError):
+            pass  # one side broke off in the middle: there is nobody to tell
+        finally:
+            self._client.abort()
+
+    async def turn_away(self, error: Refusal) -> None:
+        """Answer with `error` without looking at the request."""
+        try:
+            await self._answer(error)
+            await self._client.finish(self._limits.linger_seconds, self._limits.linger_seconds)
+        except PeerGone:
+            pass
+        finally:
+            self._client.abort()
+
+    async def _one_request(self) -> bool:
+        """Serve the next request; whether another one may follow on this connection."""
+        request = await self._read_head()
+        if request is None:
+            return False
+        try:
+            if request.method == b"CONNECT":
+                await self._connect(request)
+                return False
+            await self._forward(request)
+        except BadTarget as error:
+            raise refusal.malformed(str(error)) from None
+        http = self._peer.http
+        return http.our_state is h11.DONE and http.their_state is h11.DONE
+
+    async def _read_head(self) -> h11.Request | None:
+        try:
+            async with asyncio.timeout(self._limits.header_seconds):
+                event = await self._peer.next_event()
+        except TimeoutError:
+            if not self._peer.http.trailing_data[0]:
+                return None
+            raise refusal.malformed("its head took too long", REQUEST_TIMEOUT) from None
+        except h11.RemoteProtocolError as error:
+            status = error.error_status_hint
+            problem = "too large a head" if status == HEAD_TOO_LARGE else "not valid HTTP/1.1"
+            raise refusal.malformed(problem, status) from None
+        if not isinstance(event, h11.Request):
+            return None
+        names = {name for name, _ in event.headers}
+        ambiguous = b"content-length" in names or event.http_version != HTTP_1_1
+        if b"transfer-encoding" in names and ambiguous:
+            raise refusal.malformed("the length of its body is ambiguous")
+        return event
+
+    async def _connect(self, request: h11.Request) -> None:
+        target = parse_authority(request.target.decode("ascii"))
+        if any(name in LENGTH_HEADERS for name, _ in request.headers):
+            raise refusal.malformed("CONNECT has no body")
+        upstream = await self._dial(target)
+        try:
+            await self._peer.next_event()  # the end of the request, as h11 sees it
+            await self._peer.send(h11.Response(status_code=200, headers=[], reason="Connected"))
+            early, _ = self._peer.http.trailing_data
+            await relay(self._client, upstream, early, self._limits.idle_seconds)
+            await upstream.finish(self._limits.idle_seconds, self._limits.linger_seconds)
+        finally:
+            upstream.abort()
+
+    async def _forward(self, request: h11.Request) -> None:
+        target, path = parse_http_url(request.target.decode("ascii"))
+        upstream = await self._dial(target)
+        try:
+            server = HttpPeer(upstream, h11.CLIENT, self._limits.header_bytes)
+            exchange = Exchange(self._peer, server, target.host)
+            await exchange.run(request_for(request, target, path), self._limits.idle_seconds)
+        finally:
+            upstream.abort()
+
+    async def _dial(self, target: Target) -> Stream:
+        reader, writer = await self._dialer.open(target)
+        return Stream(reader, writer, self._traffic.count_to_internet)
+
+    async def _answer(self, error: Refusal) -> None:
+        """Say why there is no other answer, and that this connection ends."""
+        self._traffic.refused += 1
+        body = f"{error.text}\n".encode("ascii", "replace")
+        headers = [
+            error.header,
+            (b"Content-Type", b"text/plain; charset=utf-8"),
+            (b"Content-Length", str(len(body)).encode("ascii")),
+            (b"Connection", b"close"),
+        ]
+        head = h11.Response(status_code=error.status, headers=headers, reason=error.code)
+        await self._peer.send(head)
+        if not self._peer.asked_head:
+            await self._peer.send(h11.Data(data=body))
