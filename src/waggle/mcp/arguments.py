@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turn a function into a tool whose published input schema is exactly what is accepted.
+
+Called by `waggle.mcp.tools`. On top of the SDK: unknown parameters are refused instead of dropped,
+and a string is parsed as JSON only for parameters that are lists or objects (some clients send
+these as text), never for text, where `true` or `[1]` is a perfectly good value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
+
+from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
+from mcp_types import ToolAnnotations
+from pydantic import ConfigDict, create_model
+
+Schema = Mapping[str, Any]
+
+
+class _Metadata(FuncMetadata):
+    """The SDK's metadata of a function, with a narrower reading of JSON inside strings."""
+
+    def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Parse strings that hold the list or object that their parameter asks for."""
+        properties: dict[str, Schema] = self.arg_model.model_json_schema()["properties"]
+        return {
+            name: _parsed(value, properties[name]) if name in properties else value
+            for name, value in data.items()
+        }
+
+
+def _parsed(value: object, schema: Schema) -> object:
+    opening = {"array": "[", "object": "{"}
+    wanted = tuple(opening[kind] for kind in _types(schema) if kind in opening)
+    if not (wanted and isinstance(value, str) and value.lstrip().startswith(wanted)):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _types(schema: Schema) -> list[str]:
+    variants = cast("list[Schema]", schema.get("anyOf", [schema]))
+    return [str(variant.get("type")) for variant in variants]
+
+
+def make_tool(
+    function: Callable[..., Awaitable[object]],
+    *,
+    title: str,
+    description: str,
+    annotations: ToolAnnotations,
+) -> Tool:
+    """Build the tool named like `function`, with the parameters and result of its signature."""
+    tool = Tool.from_function(
+        function, title=title, description=description, annotations=annotations
+    )
+    plain = tool.fn_metadata
+    strict = cast(
+        "type[ArgModelBase]",
+        create_model(
+            f"{tool.name}_arguments",
+            __base__=type(
+                "Strict", (plain.arg_model,), {"model_config": ConfigDict(extra="forbid")}
+            ),
+        ),
+    )
+    metadata = _Metadata(
+        arg_model=strict,
+        output_schema=plain.output_schema,
+        output_model=plain.output_model,
+        wrap_output=plain.wrap_output,
+    )
+    return tool.model_copy(
+        update={"fn_metadata": metadata, "parameters": strict.model_json_schema(by_alias=True)}
+    )
+
+
+def parameter_names(tool: Tool) -> list[str]:
+    """The parameters of `tool` as a person would list them, the required ones marked."""
+    required = tool.parameters.get("required", [])
+    return [
+        f"{name} (required)" if name in required else name for name in tool.parameters["properties"]
+    ]

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a tool learns from its request: who calls, and where progress goes.
+
+Called by `waggle.mcp.tools`. The one place to change when callers are authenticated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import anyio
+from mcp.server.mcpserver import Context
+
+from waggle.domain.host import Progress
+from waggle.service.environments import EnvironmentService
+from waggle.service.execution import ExecutionLimits, ExecutionService
+from waggle.service.filesystem import FilesystemService
+
+Ctx = Context[Any, Any]
+T = TypeVar("T")
+
+LOCAL_OWNER = "local"
+HEARTBEAT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The use cases behind the tools, and the limits that their descriptions state.
+
+    `heartbeat` is seconds between progress reports of work whose end is not known.
+    """
+
+    environments: EnvironmentService
+    execution: ExecutionService
+    filesystem: FilesystemService
+    execution_limits: ExecutionLimits
+    heartbeat: float = HEARTBEAT_SECONDS
+
+
+def current_owner(_ctx: Ctx) -> str:
+    """Whose environments this request may see: until callers authenticate, all are one owner."""
+    return LOCAL_OWNER
+
+
+def reporter(ctx: Ctx) -> Progress:
+    """Pass a service's progress on to the client; does nothing unless the client asked for it."""
+
+    async def report(share: float, message: str) -> None:
+        await ctx.report_progress(share, 1.0, message)
+
+    return report
+
+
+async def with_heartbeat(ctx: Ctx, message: str, every: float, work: Awaitable[T]) -> T:
+    """Await `work`, telling the client every so many seconds that it goes on.
+
+    Clients with a time limit for silence keep waiting. An exception of `work` may come wrapped in
+    a group of one. Cancelling cancels the work.
+    """
+
+    async def beat() -> None:
+        beats = 0
+        while True:
+            await anyio.sleep(every)
+            beats += 1
+            await ctx.report_progress(beats * every, None, f"{message}, {beats * every:g} s")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(beat)
+        try:
+            return await work
+        finally:
+            group.cancel_scope.cancel()
+    raise AssertionError("unreachable: the group never swallows an exception")

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place where an error becomes a tool result.
+
+Called by `waggle.mcp.server` around every tool call. A user's mistake or a guest's failure becomes
+`isError` with a text "message hint" and, under `_meta`, `{code, message, hint, retryable}`: not in
+the structured content, which some clients check against the output schema also for errors.
+Anything that is not a WaggleError is logged under an error id, and the client learns only the id.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import structlog
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp_types import CallToolResult, TextContent
+from pydantic import BaseModel, ValidationError
+
+from waggle.domain.errors import WaggleError
+
+log = structlog.get_logger(__name__)
+
+ERROR_META_KEY = "waggle/error"
+MAX_TEXT = 4_000
+MAX_ECHO = 60
+_MAX_PROBLEMS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a client is told: a stable code, what happened, what to do, and whether to retry."""
+
+    code: str
+    message: str
+    hint: str = ""
+    retryable: bool = False
+
+    @property
+    def text(self) -> str:
+        """Both sentences, for a model to read."""
+        return f"{self.message} {self.hint}".strip()
+
+    def meta(self) -> dict[str, Any]:
+        """The machine-readable form, for the `_meta` of a result."""
+        return {
+            ERROR_META_KEY: {
+                "code": self.code,
+                "message": self.message,
+                "hint": self.hint,
+                "retryable": self.retryable,
+            }
+        }
+
+
+def clean(text: str, limit: int = MAX_TEXT) -> str:
+    """`text` without control, format and surrogate characters, cut to `limit` characters."""
+    kept = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text[:limit])
+    return kept if len(text) <= limit else f"{kept} [...]"
+
+
+def failure_result(
+    failure: Failure, *, text: str | None = None, structured: BaseModel | None = None
+) -> CallToolResult:
+    """An error result; `text` and `structured` replace and add to it when there is partial data."""
+    return CallToolResult(
+        content=[TextContent(type="text", text=failure.text if text is None else text)],
+        structured_content=None if structured is None else structured.model_dump(mode="json"),
+        is_error=True,
+        _meta=failure.meta(),
+    )
+
+
+def describe(
+    tool: str,
+    error: BaseException,
+    *,
+    parameters: Sequence[str] = (),
+    new_id: Callable[[], str] = lambda: secrets.token_hex(6),
+) -> Failure:
+    """What to tell the client about `error`, which `tool` raised. Logs what must not be told."""
+    cause = _innermost(error)
+    if isinstance(cause, WaggleError):
+        log.info("tool_refused", tool=tool, code=cause.code, message=clean(cause.message, 300))
+        return Failure(cause.code, clean(cause.message), clean(cause.hint), cause.retryable)
+    if isinstance(cause, ValidationError) and cause is not error:
+        return _arguments(tool, cause, parameters)
+    error_id = new_id()
+    log.error("tool_crashed", tool=tool, error_id=error_id, exc_info=cause)
+    return Failure(
+        "internal",
+        f"Internal error {error_id} in {tool}.",
+        "This is a fault of the server; its log has the details under this id.",
+    )
+
+
+def unknown_tool(name: str, known: Iterable[str]) -> Failure:
+    """The failure for a tool that does not exist."""
+    return Failure(
+        "unknown_tool",
+        f"There is no tool {clean(name, MAX_ECHO)!r}.",
+        f"The tools are: {', '.join(known)}.",
+    )
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What was really raised: through the SDK's wrapper and through groups of one."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return _innermost(group.exceptions[0]) if len(group.exceptions) == 1 else group
+    if isinstance(error, ToolError) and error.__cause__ is not None:
+        return _innermost(error.__cause__)
+    return error
+
+
+def _arguments(tool: str, error: ValidationError, parameters: Sequence[str]) -> Failure:
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    said = list(dict.fromkeys(_problem(p["type"], p["loc"], p["msg"]) for p in problems))
+    more = f" ({len(said) - _MAX_PROBLEMS} more)" if len(said) > _MAX_PROBLEMS else ""
+    hint = (
+        f"{tool} takes: {', '.join(parameters)}." if parameters else f"{tool} takes no parameters."
+    )
+    message = f"{'; '.join(said[:_MAX_PROBLEMS])}{more}."
+    return Failure("invalid_argument", message[0].upper() + message[1:], hint)
+
+
+def _problem(kind: str, location: Sequence[int | str], message: str) -> str:
+    name = clean(".".join(str(part) for part in location[:3]), MAX_ECHO)
+    if kind == "missing":
+        return f"parameter {name!r} is missing"
+    if kind == "extra_forbidden":
+        return f"there is no parameter {name!r}"
+    return f"parameter {name!r}: {clean(message, 200)}"

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tools return, as models: the published output schemas and the structured content.
+
+Built by `waggle.mcp.tools` from domain values. Names are those of the Go original where it has
+them. Times are RFC 3339 in UTC, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from mcp_types import CallToolResult, ContentBlock, TextContent
+from pydantic import BaseModel, Field
+
+from waggle.domain.environment import Environment
+
+
+def rfc3339(moment: datetime) -> str:
+    """A moment as clients expect it, for example `2026-03-04T05:06:07Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def readable(text: str) -> str:
+    """`text` without lone surrogates, which no JSON document can carry."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+class EnvironmentSummary(BaseModel):
+    """An environment in a list."""
+
+    environment_id: str = Field(description="UUID; every other tool takes it.")
+    name: str
+    runtime: str = Field(description="python, node or shell.")
+    status: str = Field(description="creating, running, paused, destroying or error.")
+    network: str = Field(description="none or public.")
+    created_at: str = Field(description="RFC 3339.")
+    error: str | None = Field(description="Why it is in the error status; null otherwise.")
+
+
+class CreatedEnvironment(BaseModel):
+    """A new, running environment."""
+
+    environment_id: str = Field(description="UUID; every other tool takes it.")
+    name: str
+    runtime: str
+    status: str
+    network: str = Field(description="none or public.")
+    ssh_port: int | None = Field(description="TCP port on the server's 127.0.0.1 (for operators).")
+    created_at: str = Field(description="RFC 3339.")
+    timeout: str = Field(description="It is destroyed after being unused for this long, e.g. 30m.")
+
+
+class EnvironmentList(BaseModel):
+    """All environments of the caller, oldest first."""
+
+    environments: list[EnvironmentSummary]
+    count: int
+
+
+class DestroyedEnvironment(BaseModel):
+    """The end of an environment."""
+
+    environment_id: str
+    status: str
+    message: str
+
+
+class CommandOutput(BaseModel):
+    """How a command ended and what it printed; text that is not UTF-8 has U+FFFD in it."""
+
+    stdout: str
+    stderr: str
+    exit_code: int | None = Field(description="null when a signal or the timeout ended it.")
+    duration_ms: int
+    signal: str | None = Field(description="The signal that ended it, e.g. KILL; usually null.")
+    timed_out: bool = Field(description="The timeout ended it; the output is what came until then.")
+    stdout_bytes_cut: int = Field(description="Bytes cut from the middle of stdout; usually 0.")
+    stderr_bytes_cut: int = Field(description="Bytes cut from the middle of stderr; usually 0.")
+
+
+class WrittenFile(BaseModel):
+    """A file that was written."""
+
+    status: Literal["written"] = "written"
+    path: str
+    bytes_written: int
+
+
+class FileContent(BaseModel):
+    """A file, or one page of it."""
+
+    path: str
+    content: str = Field(description="Text, or base64: see encoding.")
+    encoding: str = Field(description="utf-8 or base64.")
+    mime_type: str = Field(description="By the file's name.")
+    size: int = Field(description="Bytes of the whole file.")
+    offset: int = Field(description="Where this page begins, in bytes.")
+    truncated: bool = Field(description="There is more after this page.")
+    next_offset: int | None = Field(description="The offset of the next page, or null.")
+
+
+class FileItem(BaseModel):
+    """One entry of a directory."""
+
+    name: str
+    size: int
+    is_dir: bool
+    is_link: bool
+    mode: str = Field(description="Permission bits in octal, e.g. 0644.")
+    modified: str = Field(description="RFC 3339.")
+
+
+class FileList(BaseModel):
+    """The entries of a directory, by name."""
+
+    path: str
+    files: list[FileItem]
+    count: int = Field(description="Entries in this result.")
+    truncated: bool = Field(description="The directory holds more than is listed.")
+
+
+def summary(environment: Environment) -> EnvironmentSummary:
+    """One line of list_environments."""
+    return EnvironmentSummary(
+        environment_id=environment.id,
+        name=environment.name,
+        runtime=environment.runtime,
+        status=environment.state,
+        network=environment.network,
+        created_at=rfc3339(environment.created_at),
+        error=environment.error,
+    )
+
+
+def created(environment: Environment) -> CreatedEnvironment:
+    """What create_environment answers."""
+    return CreatedEnvironment(
+        environment_id=environment.id,
+        name=environment.name,
+        runtime=environment.runtime,
+        status=environment.state,
+        network=environment.network,
+        ssh_port=environment.ssh_port,
+        created_at=rfc3339(environment.created_at),
+        timeout=f"{int(environment.idle_timeout.total_seconds()) // 60}m",
+    )
+
+
+def success(model: BaseModel, *texts: str, also: tuple[ContentBlock, ...] = ()) -> CallToolResult:
+    """A result with its text blocks for a model and its structured content for a program."""
+    blocks: list[ContentBlock] = [TextContent(type="text", text=text) for text in texts]
+    return CallToolResult(
+        content=[*blocks, *also], structured_content=model.model_dump(mode="json")
+    )

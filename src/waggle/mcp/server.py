@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The MCP server: the tools, the instructions, and the edge where errors become results.
+
+Built by the composition root with `build_mcp`; served over HTTP by `waggle.web` (which gets the
+low-level server) or over stdio. Calls `waggle.service` only, through the tools.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from mcp.server.lowlevel import Server
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp_types import CallToolResult, InputRequiredResult
+
+from waggle.mcp.arguments import parameter_names
+from waggle.mcp.context import Services
+from waggle.mcp.errors import describe, failure_result, unknown_tool
+from waggle.mcp.tools import all_tools
+
+INSTRUCTIONS = """\
+waggle gives you throw-away Linux machines ("environments") to run code in.
+1. create_environment with a runtime (python, node or shell); keep the environment_id.
+2. write_file, execute, install_packages, read_file, list_files with that id, as often as you \
+like. Files and packages stay; every execute is a new process.
+3. destroy_environment when the work is done. An environment that is not used is destroyed by \
+itself after its timeout, with its files: read what you need before.
+An error says what to do next. A non-zero exit_code is the program's own result: read stderr."""
+
+
+def package_version() -> str:
+    """The version of waggle, as clients see it."""
+    try:
+        return version("waggle")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+class WaggleServer(MCPServer[dict[str, Any]]):
+    """The SDK's server, with every failure of a tool turned into a result that helps."""
+
+    def __init__(self, tools: list[Tool]) -> None:
+        super().__init__(
+            "waggle",
+            title="waggle",
+            description="Throw-away Linux machines for AI agents.",
+            instructions=INSTRUCTIONS,
+            version=package_version(),
+            tools=tools,
+            subscriptions=False,
+        )
+        self._by_name = {tool.name: tool for tool in tools}
+
+    @property
+    def lowlevel(self) -> Server[dict[str, Any]]:
+        """The server that transports drive."""
+        return self._lowlevel_server
+
+    @property
+    def tools(self) -> list[Tool]:
+        """The registered tools, for the generated documentation."""
+        return list(self._by_name.values())
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: dict[str, Any],
+        context: Context[dict[str, Any], Any] | None = None,
+    ) -> CallToolResult | InputRequiredResult:
+        """Call a tool. Never raises for a user's mistake, a guest's failure or a crash."""
+        tool = self._by_name.get(name)
+        if tool is None:
+            return failure_result(unknown_tool(name, self._by_name))
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            return failure_result(describe(name, error, parameters=parameter_names(tool)))
+
+
+def build_mcp(services: Services) -> WaggleServer:
+    """The server with all tools. It owns nothing that needs closing.
+
+    The SDK configures the root logger if nobody has: configure logging before.
+    """
+    return WaggleServer(all_tools(services))

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tools that make, list and destroy environments."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from mcp.server.mcpserver.tools import Tool
+from mcp_types import CallToolResult, ToolAnnotations
+from pydantic import Field
+
+from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES, Environment
+from waggle.domain.errors import InvalidArgument
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
+from waggle.mcp.arguments import make_tool
+from waggle.mcp.context import Ctx, Services, current_owner, reporter
+from waggle.mcp.results import (
+    CreatedEnvironment,
+    DestroyedEnvironment,
+    EnvironmentList,
+    created,
+    success,
+    summary,
+)
+from waggle.service.environments import CreateRequest
+
+EnvironmentId = Annotated[
+    str, Field(description="The environment_id that create_environment returned (a UUID).")
+]
+_RuntimeArgument = Annotated[
+    str,
+    Field(
+        description="What runs the code: python, node or shell.",
+        json_schema_extra={"enum": [name.value for name in RuntimeName]},
+    ),
+]
+_NameArgument = Annotated[
+    str | None,
+    Field(
+        description="1 to 63 letters, digits, '.', '_' or '-'. Default: the runtime and a number."
+    ),
+]
+_MinutesArgument = Annotated[
+    Annotated[
+        int,
+        Field(json_schema_extra={"minimum": MIN_TIMEOUT_MINUTES, "maximum": MAX_TIMEOUT_MINUTES}),
+    ]
+    | None,
+    Field(
+        description=f"Destroy it after so many minutes without a call, {MIN_TIMEOUT_MINUTES} to "
+        f"{MAX_TIMEOUT_MINUTES}. Every call restarts the time."
+    ),
+]
+_NetworkArgument = Annotated[
+    Annotated[str, Field(json_schema_extra={"enum": [policy.value for policy in NetworkPolicy]})]
+    | None,
+    Field(
+        description="public: the internet, through a proxy; never the server's own network. "
+        "none: nothing. Default: the operator's choice, usually public."
+    ),
+]
+
+
+class EnvironmentTools:
+    """create_environment, list_environments, destroy_environment."""
+
+    def __init__(self, services: Services) -> None:
+        self._environments = services.environments
+
+    async def create_environment(
+        self,
+        ctx: Ctx,
+        *,
+        runtime: _RuntimeArgument,
+        name: _NameArgument = None,
+        timeout_minutes: _MinutesArgument = None,
+        network: _NetworkArgument = None,
+    ) -> Annotated[CallToolResult, CreatedEnvironment]:
+        """Boot an environment, with progress for a client that asked for it."""
+        request = CreateRequest(
+            runtime=RuntimeName.parse(runtime),
+            name=name or None,
+            timeout_minutes=timeout_minutes,
+            network=_parse_network(network) if network else None,
+        )
+        environment = await self._environments.create(
+            request, owner=current_owner(ctx), progress=reporter(ctx)
+        )
+        result = created(environment)
+        return success(
+            result,
+            f"Environment {result.environment_id} ({result.name}) is running: runtime "
+            f"{result.runtime}, network {result.network}. It is destroyed after {result.timeout} "
+            "without a call.",
+        )
+
+    async def list_environments(self, ctx: Ctx) -> Annotated[CallToolResult, EnvironmentList]:
+        """List what the caller has."""
+        environments = self._environments.list(owner=current_owner(ctx))
+        result = EnvironmentList(
+            environments=[summary(environment) for environment in environments],
+            count=len(environments),
+        )
+        if not environments:
+            return success(result, "There is no environment. Use create_environment to make one.")
+        return success(result, "\n".join(_line(environment) for environment in environments))
+
+    async def destroy_environment(
+        self, ctx: Ctx, *, environment_id: EnvironmentId
+    ) -> Annotated[CallToolResult, DestroyedEnvironment]:
+        """End an environment."""
+        environment = await self._environments.destroy(environment_id, owner=current_owner(ctx))
+        result = DestroyedEnvironment(
+            environment_id=environment.id,
+            status=environment.state,
+            message=f"Environment {environment.id} ({environment.name}) is destroyed.",
+        )
+        return success(result, result.message)
+
+
+def _parse_network(text: str) -> NetworkPolicy:
+    try:
+        return NetworkPolicy(text)
+    except ValueError:
+        raise InvalidArgument(
+            f"There is no network policy {text[:40]!r}.",
+            hint=f"Use one of: {', '.join(NetworkPolicy)}.",
+        ) from None
+
+
+def _line(environment: Environment) -> str:
+    why = f": {environment.error}" if environment.error else ""
+    return (
+        f"{environment.id} {environment.name} ({environment.runtime}, "
+        f"network {environment.network}) {environment.state}{why}"
+    )
+
+
+def environment_tools(services: Services) -> list[Tool]:
+    """The tools of this module."""
+    tools = EnvironmentTools(services)
+    return [
+        make_tool(
+            tools.create_environment,
+            title="Create an environment",
+            description=(
+                "Start a new, empty Linux machine of your own and return its environment_id. Takes "
+                "seconds. Files and packages live until it is destroyed, so use one environment "
+                "for one piece of work and many calls.\n"
+                'Example: {"runtime": "python"} or {"runtime": "node", "name": "build", '
+                '"timeout_minutes": 60, "network": "none"}'
+            ),
+            annotations=ToolAnnotations(
+                read_only_hint=False,
+                destructive_hint=False,
+                idempotent_hint=False,
+                open_world_hint=False,
+            ),
+        ),
+        make_tool(
+            tools.list_environments,
+            title="List environments",
+            description="List your environments with their ids and status. Takes no parameters.",
+            annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+        ),
+        make_tool(
+            tools.destroy_environment,
+            title="Destroy an environment",
+            description=(
+                "Destroy an environment and everything in it. Do this when the work is done. "
+                "Destroying it twice is fine.\n"
+                'Example: {"environment_id": "0b9a3c1e-6c0e-4f0e-9d7b-2f6a3f0c9f11"}'
+            ),
+            annotations=ToolAnnotations(
+                read_only_hint=False,
+                destructive_hint=True,
+                idempotent_hint=True,
+                open_world_hint=False,
+            ),
+        ),
+    ]

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tools that move files in and out of an environment."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+from mcp.server.mcpserver.tools import Tool
+from mcp_types import BlobResourceContents, CallToolResult, EmbeddedResource, ToolAnnotations
+from pydantic import Field
+
+from waggle.domain.errors import InvalidArgument
+from waggle.domain.execution import HOME
+from waggle.domain.filesystem import MAX_FILE_BYTES, MAX_LIST_ENTRIES, FileEntry
+from waggle.mcp.arguments import make_tool
+from waggle.mcp.budget import COPY_BUDGET, wire_size
+from waggle.mcp.context import Ctx, Services, current_owner
+from waggle.mcp.pages import DEFAULT_PAGE_BYTES, Page, decode_base64, mime_type, page
+from waggle.mcp.results import (
+    FileContent,
+    FileItem,
+    FileList,
+    WrittenFile,
+    readable,
+    rfc3339,
+    success,
+)
+from waggle.mcp.tools.environments import EnvironmentId
+
+_Path = Annotated[str, Field(description=f"A path in the environment; relative to {HOME}.")]
+_Content = Annotated[
+    str, Field(description=f"The whole content, at most {MAX_FILE_BYTES:,} bytes (10 MiB).")
+]
+_Mode = Annotated[str | None, Field(description="Permission bits in octal. Default 0644.")]
+_WriteEncoding = Annotated[
+    Literal["utf-8", "base64"], Field(description="base64 for content that is not text.")
+]
+_ReadEncoding = Annotated[
+    Literal["auto", "utf-8", "base64"],
+    Field(description="auto: text as it is, anything else as base64."),
+]
+_Offset = Annotated[
+    int, Field(ge=0, description="Where to begin, in bytes: 0, or next_offset of the last result.")
+]
+_Limit = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        le=MAX_FILE_BYTES,
+        description="Bytes of the file to return. Default: what every client accepts, at most "
+        f"{DEFAULT_PAGE_BYTES:,}. Ask for more only if yours takes results over 1 MiB.",
+    ),
+]
+_Directory = Annotated[str | None, Field(description=f"A directory. Default {HOME}.")]
+
+
+class FilesystemTools:
+    """write_file, read_file, list_files."""
+
+    def __init__(self, services: Services) -> None:
+        self._files = services.filesystem
+
+    async def write_file(
+        self,
+        ctx: Ctx,
+        *,
+        environment_id: EnvironmentId,
+        path: _Path,
+        content: _Content,
+        mode: _Mode = None,
+        encoding: _WriteEncoding = "utf-8",
+    ) -> Annotated[CallToolResult, WrittenFile]:
+        """Write a whole file."""
+        data = decode_base64(content) if encoding == "base64" else _encode(content)
+        written = await self._files.write(
+            environment_id, path, data, owner=current_owner(ctx), mode=mode or None
+        )
+        result = WrittenFile(path=readable(written), bytes_written=len(data))
+        return success(result, f"Wrote {result.bytes_written} bytes to {result.path}.")
+
+    async def read_file(
+        self,
+        ctx: Ctx,
+        *,
+        environment_id: EnvironmentId,
+        path: _Path,
+        encoding: _ReadEncoding = "auto",
+        offset: _Offset = 0,
+        limit: _Limit = None,
+    ) -> Annotated[CallToolResult, FileContent]:
+        """Read a file, or one page of it."""
+        name, data = await self._files.read(environment_id, path, owner=current_owner(ctx))
+        part = page(data, None if encoding == "auto" else encoding, offset=offset, limit=limit)
+        result = FileContent(
+            path=readable(name),
+            content=part.content,
+            encoding=part.encoding,
+            mime_type=mime_type(name, part.encoding),
+            size=part.size,
+            offset=part.offset,
+            truncated=part.next_offset is not None,
+            next_offset=part.next_offset,
+        )
+        return _file_result(environment_id, result, part)
+
+    async def list_files(
+        self, ctx: Ctx, *, environment_id: EnvironmentId, path: _Directory = None
+    ) -> Annotated[CallToolResult, FileList]:
+        """List a directory."""
+        listing = await self._files.list(environment_id, path or None, owner=current_owner(ctx))
+        files, left_out = _items(listing.entries)
+        result = FileList(
+            path=readable(listing.path),
+            files=files,
+            count=len(files),
+            truncated=listing.truncated or left_out,
+        )
+        lines = [_line(item) for item in files] or [f"{result.path} is empty."]
+        if result.truncated:
+            lines.append(f"[only the first {result.count} entries are listed]")
+        return success(result, "\n".join(lines))
+
+
+def _encode(content: str) -> bytes:
+    try:
+        return content.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidArgument(
+            "The content is not valid Unicode text.", hint="Send it with encoding 'base64'."
+        ) from None
+
+
+def _file_result(environment_id: str, result: FileContent, part: Page) -> CallToolResult:
+    """The text itself as the first block, then a note where one is needed."""
+    if part.next_offset is not None:
+        note = (
+            f"[bytes {part.offset} to {part.end} of {part.size}; "
+            f"the next page begins at offset {part.next_offset}]"
+        )
+    elif part.offset:
+        note = f"[bytes {part.offset} to {part.end} of {part.size}; this is the end]"
+    else:
+        note = "" if part.content else "[the file is empty]"
+    if part.encoding == "utf-8":
+        return success(result, *([part.content] if part.content else []), *([note] if note else []))
+    about = f"{result.path}: {result.mime_type}, {result.size} bytes, as base64."
+    uri = f"waggle://environments/{quote(environment_id)}/files{quote(result.path)}"
+    blob = BlobResourceContents(uri=uri, mime_type=result.mime_type, blob=part.content)
+    return success(
+        result, f"{about} {note}".strip(), also=(EmbeddedResource(type="resource", resource=blob),)
+    )
+
+
+def _items(entries: tuple[FileEntry, ...]) -> tuple[list[FileItem], bool]:
+    """As many entries as every client accepts, and whether some were left out."""
+    items: list[FileItem] = []
+    size = 0
+    for entry in entries:
+        item = FileItem(
+            name=readable(entry.name),
+            size=entry.size,
+            is_dir=entry.is_dir,
+            is_link=entry.is_link,
+            mode=f"{entry.mode:04o}",
+            modified=rfc3339(entry.modified),
+        )
+        size += wire_size(item.model_dump_json()) + 2
+        if size > COPY_BUDGET:
+            return items, True
+        items.append(item)
+    return items, False
+
+
+def _line(item: FileItem) -> str:
+    kind = "d" if item.is_dir else "l" if item.is_link else "-"
+    return f"{kind} {item.mode} {item.size:>10} {item.modified} {item.name}"
+
+
+def filesystem_tools(services: Services) -> list[Tool]:
+    """The tools of this module."""
+    tools = FilesystemTools(services)
+    example = '"environment_id": "...", "path": "src/app.py"'
+    return [
+        make_tool(
+            tools.write_file,
+            title="Write a file",
+            description=(
+                "Write a file into an environment, replacing what is there; missing directories "
+                f"are made.\nExample: {{{example}, "
+                '"content": "print(1)\\n"} or '
+                '{"environment_id": "...", "path": "/tmp/run.sh", "content": "#!/bin/sh\\nls\\n", '
+                '"mode": "0755"}'
+            ),
+            annotations=ToolAnnotations(
+                read_only_hint=False,
+                destructive_hint=True,
+                idempotent_hint=True,
+                open_world_hint=False,
+            ),
+        ),
+        make_tool(
+            tools.read_file,
+            title="Read a file",
+            description=(
+                f"Read a file of at most {MAX_FILE_BYTES:,} bytes (10 MiB) from an environment. "
+                "Text comes as text, other content as base64 with its media type. A large file "
+                "comes in pages: while truncated is true, call again with offset set to "
+                f"next_offset.\nExample: {{{example}}}"
+            ),
+            annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+        ),
+        make_tool(
+            tools.list_files,
+            title="List files",
+            description=(
+                f"List a directory of an environment, by name, at most {MAX_LIST_ENTRIES:,} "
+                'entries.\nExample: {"environment_id": "...", "path": "/tmp"}'
+            ),
+            annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+        ),
+    ]

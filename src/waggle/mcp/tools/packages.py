@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tool that installs packages."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from mcp.server.mcpserver.tools import Tool
+from mcp_types import CallToolResult, ToolAnnotations
+from pydantic import Field
+
+from waggle.domain.runtime import MAX_PACKAGES
+from waggle.mcp.arguments import make_tool
+from waggle.mcp.context import Ctx, Services, current_owner, with_heartbeat
+from waggle.mcp.errors import Failure, failure_result
+from waggle.mcp.results import CommandOutput, success
+from waggle.mcp.tools.environments import EnvironmentId
+from waggle.mcp.tools.output import command_output, command_text
+
+_Packages = Annotated[
+    str | list[str],
+    Field(
+        description=f"1 to {MAX_PACKAGES} package names, separated by spaces or as a list. "
+        "Versions as the installer takes them: numpy==2.*, uvicorn[standard], @types/node@22."
+    ),
+]
+
+
+class PackageTools:
+    """install_packages."""
+
+    def __init__(self, services: Services) -> None:
+        self._execution = services.execution
+        self._heartbeat = services.heartbeat
+
+    async def install_packages(
+        self, ctx: Ctx, *, environment_id: EnvironmentId, packages: _Packages
+    ) -> Annotated[CallToolResult, CommandOutput]:
+        """Install packages; unlike with execute, a failing installer is an error."""
+        result = await with_heartbeat(
+            ctx,
+            "installing",
+            self._heartbeat,
+            self._execution.install(environment_id, packages, owner=current_owner(ctx)),
+        )
+        output = command_output(result)
+        text = command_text(output)
+        if result.exit_code == 0:
+            return success(output, text)
+        failure = Failure(
+            "timeout" if result.timed_out else "install_failed",
+            "The packages were not installed.",
+            "The output above has the installer's reason; check the names and versions, and that "
+            "the environment's network is not 'none'.",
+            retryable=result.timed_out,
+        )
+        return failure_result(failure, text=f"{text}\n{failure.text}", structured=output)
+
+
+def package_tools(services: Services) -> list[Tool]:
+    """The tools of this module."""
+    return [
+        make_tool(
+            PackageTools(services).install_packages,
+            title="Install packages",
+            description=(
+                "Install packages into an environment: from PyPI for python, npm for node, the "
+                "distribution for shell. The next execute can use them. At most "
+                f"{services.execution_limits.install_timeout:g} s.\n"
+                'Example: {"environment_id": "...", "packages": "numpy pandas==2.*"} or '
+                '{"environment_id": "...", "packages": ["typescript", "@types/node"]}'
+            ),
+            annotations=ToolAnnotations(
+                read_only_hint=False,
+                destructive_hint=False,
+                idempotent_hint=True,
+                open_world_hint=True,
+            ),
+        )
+    ]
