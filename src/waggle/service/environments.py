@@ -1,78 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Environments as a client knows them: create, use, list, destroy.
 
-The only place that changes an environment's state, reserves capacity and counts calls. Called by
+Decides who may do what and whether there is room; `LiveEnvironment` does the rest. Called by
 `waggle.mcp`, the reaper and the CLI's server side; calls an `EnvironmentHost` for machines and an
 `EnvironmentStore` for memory. Knows nothing of hypervisors, SSH or MCP.
 """
 
 from __future__ import annotations
 
+import builtins
 import contextlib
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from dataclasses import replace
 
 import anyio
 import anyio.abc
 import structlog
 
-from waggle.domain.environment import (
-    Environment,
-    Resources,
-    State,
-    parse_id,
-    parse_name,
-    parse_timeout,
-)
-from waggle.domain.errors import MaxEnvironments, NotFound, WaggleError
+from waggle.domain.environment import Environment, State, parse_id
+from waggle.domain.errors import NotFound
 from waggle.domain.host import EnvironmentHost, Guest, Progress, no_progress
-from waggle.domain.network import NetworkPolicy
 from waggle.domain.protocols import Clock, EnvironmentStore, NewId
-from waggle.domain.runtime import RuntimeName
+from waggle.service.live import LiveEnvironment
+from waggle.service.registry import Registry
+from waggle.service.request import CreateRequest, Limits
 
 log = structlog.get_logger(__name__)
 
-HOLDING_STATES = frozenset({State.CREATING, State.RUNNING, State.PAUSED, State.DESTROYING})
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the operator allows and presets."""
-
-    max_environments: int
-    resources: Resources
-    idle_timeout: timedelta
-    network: NetworkPolicy
-    images: Mapping[RuntimeName, str]
-
-
-@dataclass(frozen=True, slots=True)
-class CreateRequest:
-    """What a client asks for; None means the operator's preset."""
-
-    runtime: RuntimeName
-    name: str | None = None
-    timeout_minutes: int | None = None
-    network: NetworkPolicy | None = None
-
-
-@dataclass(slots=True)
-class _Entry:
-    """A live environment, its guest once booted, and what serialises its end.
-
-    `creation` cancels a create in progress, `gone` tells when that has been undone.
-    """
-
-    environment: Environment
-    guest: Guest | None = None
-    ending: anyio.Lock = field(default_factory=anyio.Lock)
-    creation: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    gone: anyio.Event = field(default_factory=anyio.Event)
-
-    @property
-    def holds_capacity(self) -> bool:
-        return self.guest is not None or self.environment.state in HOLDING_STATES
+__all__ = ["CreateRequest", "EnvironmentService", "Limits"]
 
 
 class EnvironmentService:
@@ -97,19 +52,28 @@ class EnvironmentService:
         self._clock = clock
         self._new_id = new_id
         self._tasks = tasks
-        self._entries: dict[str, _Entry] = {}
-        self._closing = False
+        self._registry = Registry(limits.max_environments)
 
     async def recover(self) -> int:
-        """Remove what an earlier server left behind; returns how many environments that were."""
-        left = await self._store.unfinished()
-        for environment in left:
-            await self._host.discard(environment)
-            await self._store.save(
-                replace(environment, state=State.DESTROYED, error="The server was restarted.")
+        """Remove what an earlier server left behind; returns how many environments that were.
+
+        One that cannot be removed stays on record for the next start and stops nothing.
+        """
+        removed = 0
+        for environment in await self._store.unfinished():
+            why = environment.error or "The server was restarted."
+            gone = replace(
+                environment.without_machine(), state=State.DESTROYED, error=why, active_calls=0
             )
-            log.info("environment_recovered", environment=environment.id)
-        return len(left)
+            try:
+                await self._host.discard(environment)
+                await self._store.save(gone)
+            except Exception:
+                log.exception("environment_recovery_failed", environment=environment.id)
+            else:
+                removed += 1
+                log.info("environment_recovered", environment=environment.id)
+        return removed
 
     async def create(
         self, request: CreateRequest, *, owner: str, progress: Progress = no_progress
@@ -117,196 +81,90 @@ class EnvironmentService:
         """Boot a new environment and return it running.
 
         Capacity is reserved before any work; a failed or cancelled create frees it and leaves
-        nothing. Raises MaxEnvironments, InvalidArgument, and what `EnvironmentHost.create` raises.
+        nothing. Raises MaxEnvironments, InvalidArgument, NotFound when it is destroyed meanwhile,
+        and what `EnvironmentHost.create` raises.
         """
-        environment = self._describe(request, owner)
-        entry = self._reserve(environment)
-        try:
-            with entry.creation:
-                await self._store.save(environment)
-                entry.guest = await self._host.create(environment, progress)
-                entry.environment = self._booted(entry.environment, entry.guest)
-                await self._store.save(entry.environment)
-            if entry.creation.cancelled_caught:
-                raise NotFound(f"Environment {environment.id} was destroyed while it was created.")
-        except BaseException as error:
-            await self._abandon(entry, error)
-            raise
-        self._tasks.start_soon(self._watch, entry, entry.guest)
-        log.info("environment_created", environment=environment.id, runtime=environment.runtime)
-        return entry.environment
-
-    def _booted(self, environment: Environment, guest: Guest) -> Environment:
-        return replace(
-            environment.to(State.RUNNING),
-            ssh_port=guest.ssh_port,
-            machine=guest.machine,
-            booted_from=guest.booted_from,
-            last_used_at=self._clock(),
+        environment = self._limits.describe(
+            request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
-
-    async def _abandon(self, entry: _Entry, error: BaseException) -> None:
-        """Undo a create that failed or was cancelled, whole, whatever happens to the caller."""
-        with anyio.CancelScope(shield=True):
-            try:
-                if entry.guest is not None:
-                    await entry.guest.destroy()
-                    entry.guest = None
-            finally:
-                await self._forget(entry, reason=f"Create failed: {type(error).__name__}")
-                entry.gone.set()
-
-    def _describe(self, request: CreateRequest, owner: str) -> Environment:
-        environment_id = self._new_id()
-        minutes = request.timeout_minutes
-        idle = self._limits.idle_timeout if minutes is None else parse_timeout(minutes)
-        now = self._clock()
-        return Environment(
-            id=environment_id,
-            name=parse_name(request.name or f"{request.runtime}-{environment_id[:8]}"),
-            runtime=request.runtime,
-            image=self._limits.images[request.runtime],
-            owner=owner,
-            resources=self._limits.resources,
-            network=request.network or self._limits.network,
-            idle_timeout=idle,
-            created_at=now,
-            last_used_at=now,
+        live = LiveEnvironment(
+            environment,
+            store=self._store,
+            clock=self._clock,
+            removed=self._registry.remove,
         )
+        self._registry.admit(live)
+        return await live.bring_up(self._host, progress, self._tasks)
 
-    def _reserve(self, environment: Environment) -> _Entry:
-        """Take a slot. No await between check and insert: this is what makes the cap exact."""
-        if self._closing:
-            raise MaxEnvironments("The server is shutting down.", hint="Try again when it is back.")
-        held = sum(entry.holds_capacity for entry in self._entries.values())
-        if held >= self._limits.max_environments:
-            raise MaxEnvironments(f"All {self._limits.max_environments} environments are in use.")
-        entry = _Entry(environment)
-        self._entries[environment.id] = entry
-        return entry
+    # `builtins.list` because this class has a `list` of its own.
+    def list(self, *, owner: str) -> builtins.list[Environment]:
+        """The owner's live environments, oldest first, failed ones included."""
+        return [each for each in self._registry.environments() if each.owner == owner]
 
-    def list(self, *, owner: str) -> list[Environment]:
-        """The owner's live environments, oldest first."""
-        return [e.environment for e in self._entries.values() if e.environment.owner == owner]
-
-    def all(self) -> list[Environment]:
+    def all(self) -> builtins.list[Environment]:
         """Every live environment, for the reaper and the operator."""
-        return [entry.environment for entry in self._entries.values()]
+        return [*self._registry.environments()]
 
     def get(self, environment_id: str, *, owner: str) -> Environment:
         """One environment. Raises InvalidArgument (malformed id) or NotFound."""
-        return self._entry(environment_id, owner).environment
+        return self._owned(environment_id, owner).environment
 
-    def _entry(self, environment_id: str, owner: str) -> _Entry:
-        entry = self._entries.get(parse_id(environment_id))
-        if entry is None or entry.environment.owner != owner:
+    def _owned(self, environment_id: str, owner: str) -> LiveEnvironment:
+        live = self._registry.find(parse_id(environment_id))
+        if live is None or live.environment.owner != owner:
             raise NotFound(f"There is no environment {parse_id(environment_id)}.")
-        return entry
+        return live
 
-    @contextlib.asynccontextmanager
-    async def using(
+    def using(
         self, environment_id: str, *, owner: str
-    ) -> AsyncIterator[tuple[Environment, Guest]]:
+    ) -> contextlib.AbstractAsyncContextManager[tuple[Environment, Guest]]:
         """Hold an environment for the length of a call: it counts as active until the end.
 
-        Raises NotFound, InvalidArgument or NotRunning.
+        Raises NotFound, InvalidArgument or, on entry, NotRunning.
         """
-        entry = self._entry(environment_id, owner)
-        entry.environment.require_running()
-        guest = entry.guest
-        assert guest is not None
-        entry.environment = entry.environment.call_started(self._clock())
-        try:
-            yield entry.environment, guest
-        finally:
-            entry.environment = entry.environment.call_ended(self._clock())
+        return self._owned(environment_id, owner).using()
 
     async def destroy(self, environment_id: str, *, owner: str) -> Environment:
         """Destroy an environment and return it destroyed. Idempotent while it is remembered.
 
-        Finishes even when the caller is cancelled. Raises NotFound or InvalidArgument.
+        A create in progress is cancelled. Finishes even when the caller is cancelled. Raises
+        NotFound, InvalidArgument, or what kept the machine from being destroyed; then the
+        environment stays, in ERROR, and the reaper tries again.
         """
-        normal = parse_id(environment_id)
-        entry = self._entries.get(normal)
-        if entry is None or entry.environment.owner != owner:
-            known = await self._store.get(normal)
-            if known is not None and known.owner == owner and known.state is State.DESTROYED:
-                return known
-            raise NotFound(f"There is no environment {normal}.")
-        with anyio.CancelScope(shield=True):
-            return await self._end(entry)
+        try:
+            live = self._owned(environment_id, owner)
+        except NotFound:
+            known = await self._store.get(parse_id(environment_id))
+            if known is None or known.owner != owner or known.state is not State.DESTROYED:
+                raise
+            return known
+        await live.end()
+        return live.environment
 
     async def destroy_expired(self, environment_id: str) -> bool:
         """The reaper's destroy: does nothing if the environment was used since it looked."""
-        entry = self._entries.get(environment_id)
-        if entry is None or not entry.environment.is_expired(self._clock()):
+        live = self._registry.find(environment_id)
+        if live is None or not live.environment.is_expired(self._clock()):
             return False
-        with anyio.CancelScope(shield=True):
-            await self._end(entry)
-        return True
-
-    async def _end(self, entry: _Entry) -> Environment:
-        """Stop the machine, then forget it. On failure it stays, in ERROR, for the reaper."""
-        if entry.environment.state is State.CREATING:
-            entry.creation.cancel()
-            await entry.gone.wait()
-        async with entry.ending:
-            if entry.environment.state is State.DESTROYED:
-                return entry.environment
-            entry.environment = entry.environment.to(State.DESTROYING)
-            try:
-                if entry.guest is not None:
-                    await entry.guest.destroy()
-                    entry.guest = None
-            except Exception as error:
-                entry.environment = entry.environment.to(
-                    State.ERROR, error=f"Destroy failed: {error}"
-                )
-                log.exception("environment_destroy_failed", environment=entry.environment.id)
-                raise
-            return await self._forget(entry, reason=None)
-
-    async def _forget(self, entry: _Entry, *, reason: str | None) -> Environment:
-        entry.environment = replace(entry.environment, state=State.DESTROYED, error=reason)
-        self._entries.pop(entry.environment.id, None)
-        await self._store.save(entry.environment)
-        log.info("environment_destroyed", environment=entry.environment.id, reason=reason)
-        return entry.environment
-
-    async def _watch(self, entry: _Entry, guest: Guest) -> None:
-        """Notice a machine that dies by itself, free what it held, and keep the cause to show."""
-        cause = await guest.wait_dead()
-        async with entry.ending:
-            if entry.environment.state is not State.RUNNING:
-                return
-            entry.environment = entry.environment.to(
-                State.ERROR, error=f"The machine died: {cause}"
-            )
-            log.warning("environment_died", environment=entry.environment.id, cause=cause)
-            try:
-                await guest.destroy()
-                entry.guest = None
-                await self._store.save(entry.environment)
-            except (WaggleError, OSError):
-                log.exception("environment_cleanup_failed", environment=entry.environment.id)
+        return await live.end(wanted=lambda environment: environment.is_expired(self._clock()))
 
     async def aclose(self) -> None:
         """Refuse new creates and destroy every environment, in parallel. Idempotent.
 
-        Creates in progress are cancelled and undone.
+        Creates in progress are cancelled and undone. What cannot be destroyed is logged and stays
+        on record for the next start.
         """
-        self._closing = True
+        self._registry.close()
         async with anyio.create_task_group() as group:
-            for entry in list(self._entries.values()):
-                group.start_soon(self._end_quietly, entry)
-
-    async def _end_quietly(self, entry: _Entry) -> None:
-        with contextlib.suppress(Exception), anyio.CancelScope(shield=True):
-            await self._end(entry)
+            for live in self._registry.everything():
+                group.start_soon(_end_quietly, live)
 
     async def not_ready(self) -> str | None:
         """Why a create would fail right now, or None: capacity first, then the host."""
-        held = sum(entry.holds_capacity for entry in self._entries.values())
-        if held >= self._limits.max_environments:
-            return f"All {self._limits.max_environments} environments are in use."
-        return await self._host.not_ready()
+        refusal = self._registry.refusal()
+        return refusal.message if refusal else await self._host.not_ready()
+
+
+async def _end_quietly(live: LiveEnvironment) -> None:
+    with contextlib.suppress(Exception):  # logged where it happened
+        await live.end()

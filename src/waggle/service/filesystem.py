@@ -42,7 +42,8 @@ class FilesystemService:
     async def read(self, environment_id: str, path: str, *, owner: str) -> tuple[str, bytes]:
         """Read a file of at most 10 MiB; returns its absolute path and bytes.
 
-        Raises FileNotFound, FileRefused, TooLarge, InvalidArgument, NotFound, NotRunning, GuestLost.
+        Raises FileNotFound, FileRefused, TooLarge, InvalidArgument, NotFound, NotRunning or
+        GuestLost.
         """
         target = parse_path(path)
         async with self._environments.using(environment_id, owner=owner) as (_, guest):

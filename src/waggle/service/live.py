@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One environment from its reservation to its end, with the guest it works in.
+
+The only place that moves an environment through its states and frees its guest. Used by
+`EnvironmentService`; calls an `EnvironmentHost` for the machine and an `EnvironmentStore` for
+memory. Knows nothing of owners, limits or the other environments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
+
+import anyio
+import anyio.abc
+import structlog
+
+from waggle.domain.environment import Environment, State
+from waggle.domain.errors import NotFound, NotRunning, WaggleError
+from waggle.domain.host import EnvironmentHost, Guest, Progress
+from waggle.domain.protocols import Clock, EnvironmentStore
+
+log = structlog.get_logger(__name__)
+
+
+def always(_environment: Environment) -> bool:
+    """For an end that is wanted whatever the environment does."""
+    return True
+
+
+class LiveEnvironment:
+    """An environment that is not destroyed yet. Build it reserved, then `bring_up` once.
+
+    A change of state never straddles an await unless `_ending` is held, so what `environment`
+    shows is always true. `removed` is called, without an await, when the environment is destroyed.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        *,
+        store: EnvironmentStore,
+        clock: Clock,
+        removed: Callable[[LiveEnvironment], None],
+    ) -> None:
+        self.environment: Environment = environment
+        self._store = store
+        self._clock = clock
+        self._removed = removed
+        self._guest: Guest | None = None
+        self._creation = anyio.CancelScope()
+        self._settled = anyio.Event()
+        self._ending = anyio.Lock()
+
+    async def bring_up(
+        self, host: EnvironmentHost, progress: Progress, tasks: anyio.abc.TaskGroup
+    ) -> Environment:
+        """Boot it and return it running, with a task in `tasks` that notices its death.
+
+        When that fails or is cancelled, or `end` is called meanwhile, everything is undone first.
+        Raises NotFound when it was ended meanwhile, and what `host` and the store raise.
+        """
+        try:
+            self.environment = await self._boot(host, progress)
+            tasks.start_soon(self._watch)
+        except BaseException as error:
+            await self._undo(error)
+            raise
+        finally:
+            self._settled.set()
+        log.info("environment_created", environment=self.environment.id)
+        return self.environment
+
+    async def _boot(self, host: EnvironmentHost, progress: Progress) -> Environment:
+        """Boot and record. It shows as running only once that is on record and was not undone."""
+        with self._creation:
+            await self._store.save(self.environment)
+            guest = self._guest = await host.create(self.environment, progress)
+            self.environment = self.environment.with_machine(
+                guest.machine, ssh_port=guest.ssh_port, booted_from=guest.booted_from
+            )
+            running = replace(self.environment.to(State.RUNNING), last_used_at=self._clock())
+            await self._store.save(running)
+            if not self._creation.cancel_called:
+                return running
+        raise NotFound(f"Environment {self.environment.id} was destroyed while it was created.")
+
+    async def _undo(self, error: BaseException) -> None:
+        """Free what a failed create holds. If even that fails, it stays, in ERROR."""
+        with anyio.CancelScope(shield=True):
+            async with self._ending:
+                with contextlib.suppress(Exception):  # logged; the first failure is the one to tell
+                    await self._tear_down(reason=f"Create failed: {_cause(error)}")
+
+    @contextlib.asynccontextmanager
+    async def using(self) -> AsyncGenerator[tuple[Environment, Guest]]:
+        """Hold it for the length of a call: it counts as active until the end.
+
+        Raises NotRunning.
+        """
+        self.environment.require_running()
+        if self._guest is None:
+            raise NotRunning(f"Environment {self.environment.id} has no machine.")
+        self.environment = self.environment.call_started(self._clock())
+        try:
+            yield self.environment, self._guest
+        finally:
+            self.environment = self.environment.call_ended(self._clock())
+
+    async def end(self, *, wanted: Callable[[Environment], bool] = always) -> bool:
+        """Destroy it, unless it is destroyed already or no longer `wanted` when its turn comes.
+
+        Returns whether this call destroyed it. A create in progress is cancelled and undone.
+        Finishes when the caller is cancelled. When the guest cannot be destroyed, the environment
+        stays in ERROR, for another try, and what the guest raised is raised.
+        """
+        ended = False
+        with anyio.CancelScope(shield=True):
+            if self.environment.state is State.CREATING:
+                self._creation.cancel()
+                await self._settled.wait()
+            async with self._ending:
+                if self.environment.state is not State.DESTROYED and wanted(self.environment):
+                    await self._tear_down(reason=None)
+                    ended = True
+        return ended
+
+    async def _tear_down(self, *, reason: str | None) -> None:
+        """Free the guest, record the end, be gone. Only with `_ending` held."""
+        self.environment = self.environment.to(State.DESTROYING)
+        try:
+            await self._free_guest()
+        except BaseException as error:
+            self.environment = self.environment.to(
+                State.ERROR, error=f"Destroy failed: {_cause(error)}"
+            )
+            log.exception("environment_destroy_failed", environment=self.environment.id)
+            raise
+        try:
+            await self._record(self.environment.to(State.DESTROYED, error=reason))
+        finally:
+            self.environment = self.environment.to(State.DESTROYED, error=reason)
+            self._removed(self)
+            log.info("environment_destroyed", environment=self.environment.id, reason=reason)
+
+    async def _free_guest(self) -> None:
+        if self._guest is not None:
+            await self._guest.destroy()
+            self._guest = None
+            self.environment = self.environment.without_machine()
+
+    async def _record(self, environment: Environment) -> None:
+        """Save; a store that fails cannot bring back a machine that is gone.
+
+        The old record then says unfinished, so the next start of the server clears it.
+        """
+        try:
+            await self._store.save(environment)
+        except Exception:
+            log.exception("environment_record_failed", environment=environment.id)
+
+    async def _watch(self) -> None:
+        """Notice a machine that dies by itself, free what it held, and keep the cause to show."""
+        if self._guest is None:
+            return
+        cause = await _death(self._guest)
+        with anyio.CancelScope(shield=True):
+            async with self._ending:
+                if self.environment.state not in (State.RUNNING, State.PAUSED):
+                    return
+                self.environment = self.environment.to(
+                    State.ERROR, error=f"The machine died: {cause}"
+                )
+                log.warning("environment_died", environment=self.environment.id, cause=cause)
+                try:
+                    await self._free_guest()
+                except Exception:
+                    log.exception("environment_cleanup_failed", environment=self.environment.id)
+                await self._record(self.environment)
+
+
+async def _death(guest: Guest) -> str:
+    """The cause, once the guest is dead. A guest that cannot be watched counts as dead."""
+    try:
+        return await guest.wait_dead()
+    except Exception as error:
+        log.exception("guest_watch_failed")
+        return f"it could not be watched any more ({_cause(error)})"
+
+
+def _cause(error: BaseException) -> str:
+    """What a client may read of an error; the rest is in the log."""
+    if isinstance(error, WaggleError):
+        return error.message
+    return (
+        f"internal error ({type(error).__name__})" if isinstance(error, Exception) else "cancelled"
+    )

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which environments are live, and whether there is room for another.
+
+Used by `EnvironmentService` only. No method awaits: between the check and the entry nothing else
+runs, and that is what makes the cap exact.
+"""
+
+from __future__ import annotations
+
+from waggle.domain.environment import Environment
+from waggle.domain.errors import MaxEnvironments
+from waggle.service.live import LiveEnvironment
+
+
+class Registry:
+    """The live environments by id, in order of creation."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._live: dict[str, LiveEnvironment] = {}
+        self._closed = False
+
+    def refusal(self) -> MaxEnvironments | None:
+        """Why nothing more can be admitted now, or None."""
+        if self._closed:
+            return MaxEnvironments(
+                "The server is shutting down.", hint="Try again when it is back."
+            )
+        held = sum(live.environment.holds_capacity for live in self._live.values())
+        if held >= self._capacity:
+            return MaxEnvironments(f"All {self._capacity} environments are in use.")
+        return None
+
+    def admit(self, live: LiveEnvironment) -> None:
+        """Take a slot for it. Raises MaxEnvironments."""
+        if refusal := self.refusal():
+            raise refusal
+        self._live[live.environment.id] = live
+
+    def remove(self, live: LiveEnvironment) -> None:
+        """Forget it. Idempotent."""
+        self._live.pop(live.environment.id, None)
+
+    def find(self, environment_id: str) -> LiveEnvironment | None:
+        """The live environment with this id."""
+        return self._live.get(environment_id)
+
+    def everything(self) -> tuple[LiveEnvironment, ...]:
+        """All of them as of now, oldest first; a copy, so the caller may await between two."""
+        return tuple(self._live.values())
+
+    def environments(self) -> tuple[Environment, ...]:
+        """Their environments as of now, oldest first."""
+        return tuple(live.environment for live in self._live.values())
+
+    def close(self) -> None:
+        """Admit nothing from now on."""
+        self._closed = True

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a client asks for when it creates an environment, and what the operator makes of it.
+
+Pure: ids and time are given. Used by `EnvironmentService` and by whoever builds its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from waggle.domain.environment import Environment, Resources, parse_name, parse_timeout
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """What a client asks for; None, or an empty name, means the operator's preset."""
+
+    runtime: RuntimeName
+    name: str | None = None
+    timeout_minutes: int | None = None
+    network: NetworkPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the operator allows and presets."""
+
+    max_environments: int
+    resources: Resources
+    idle_timeout: timedelta
+    network: NetworkPolicy
+    images: Mapping[RuntimeName, str]
+
+    def describe(
+        self, request: CreateRequest, *, environment_id: str, owner: str, now: datetime
+    ) -> Environment:
+        """The environment to create for `request`. Raises InvalidArgument."""
+        minutes = request.timeout_minutes
+        return Environment(
+            id=environment_id,
+            name=parse_name(request.name or f"{request.runtime}-{environment_id[:8]}"),
+            runtime=request.runtime,
+            image=self.images[request.runtime],
+            owner=owner,
+            resources=self.resources,
+            network=request.network or self.network,
+            idle_timeout=self.idle_timeout if minutes is None else parse_timeout(minutes),
+            created_at=now,
+            last_used_at=now,
+        )

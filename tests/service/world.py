@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole service over parts that stop wherever a test wants: for tests of races and failures.
+
+`World` is what a test holds. Its host, guests and store pass a gate at every await; a closed gate
+parks them until it opens, so a test decides in which order things happen and nothing sleeps.
+Leaving `world()` closes the service and checks that every machine was destroyed exactly once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Generic, TypeVar
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+
+from tests.support.fakes import FakeGuest
+from waggle.domain.environment import Environment, MachineIdentity, Resources, State
+from waggle.domain.host import Progress
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
+from waggle.service.environments import CreateRequest, EnvironmentService, Limits
+
+T = TypeVar("T")
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+OWNER = "alice"
+RESOURCES = Resources(cpus=1, memory_mib=512, disk_mib=1024)
+IDLE = timedelta(minutes=30)
+PYTHON = CreateRequest(RuntimeName.PYTHON)
+LONG = 10.0
+"""Seconds after which a test counts as hanging; no test waits for it to pass."""
+
+
+class Broken(Exception):
+    """A failure that is no WaggleError: whatever an adapter may let through."""
+
+
+async def settle() -> None:
+    """Let every task that can go on go on, until each waits for something."""
+    for _ in range(40):
+        await anyio.lowlevel.checkpoint()
+
+
+@dataclass(slots=True)
+class Clock:
+    """Time that passes when the test says so."""
+
+    now: datetime = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, **by: float) -> None:
+        self.now += timedelta(**by)
+
+
+@dataclass(slots=True, eq=False)
+class Parked:
+    """Something that waits at a gate."""
+
+    place: str
+    environment: str
+    go: anyio.Event = field(default_factory=anyio.Event)
+
+
+@dataclass(slots=True)
+class Gates:
+    """Where things wait. A place is `create`, `destroy`, `discard` or `save STATE`.
+
+    `closed` holds the places that park who comes; with `all_closed`, every place does. `errors`
+    are raised at a place, after the wait.
+    """
+
+    closed: set[str] = field(default_factory=set[str])
+    errors: dict[str, BaseException] = field(default_factory=dict[str, BaseException])
+    all_closed: bool = False
+    parked: list[Parked] = field(default_factory=list[Parked])
+    _arrival: anyio.Event = field(default_factory=anyio.Event)
+
+    async def enter(self, place: str, environment: str) -> None:
+        await anyio.lowlevel.checkpoint()
+        if self.all_closed or place in self.closed:
+            await self._park(place, environment)
+        if place in self.errors:
+            raise self.errors[place]
+
+    async def _park(self, place: str, environment: str) -> None:
+        waiting = Parked(place, environment)
+        self.parked.append(waiting)
+        self._arrival.set()
+        self._arrival = anyio.Event()
+        try:
+            await waiting.go.wait()
+        finally:
+            self.parked.remove(waiting)
+
+    async def reached(self, place: str) -> Parked:
+        """Wait until somebody is parked at `place`."""
+        while True:
+            for waiting in self.parked:
+                if waiting.place == place and not waiting.go.is_set():
+                    return waiting
+            await self._arrival.wait()
+
+    def open(self, place: str) -> None:
+        self.closed.discard(place)
+        for waiting in self.parked:
+            if waiting.place == place:
+                waiting.go.set()
+
+    def open_all(self) -> None:
+        self.closed.clear()
+        self.all_closed = False
+        for waiting in self.parked:
+            waiting.go.set()
+
+
+@dataclass(slots=True)
+class Guest(FakeGuest):
+    """A guest that counts what became of it. `freed` is how often a destroy did its work."""
+
+    gates: Gates = field(default_factory=Gates)
+    freed: int = 0
+    watch_error: Exception | None = None
+
+    async def destroy(self) -> None:
+        self.destroys += 1
+        with anyio.CancelScope(shield=True):
+            await self.gates.enter("destroy", self.environment.id)
+        if self.destroy_error is not None:
+            raise self.destroy_error
+        self.freed += 1
+        self.die("destroyed")
+
+    async def wait_dead(self) -> str:
+        await self.dead.wait()
+        if self.watch_error is not None:
+            raise self.watch_error
+        return self.cause
+
+
+@dataclass(slots=True)
+class Host:
+    """An EnvironmentHost that keeps the contract: a failed or cancelled create leaves nothing.
+
+    `late` makes a create deaf to cancellation from the moment it passes its gate.
+    """
+
+    gates: Gates
+    guests: dict[str, Guest] = field(default_factory=dict[str, Guest])
+    booting: set[str] = field(default_factory=set[str])
+    discarded: list[str] = field(default_factory=list[str])
+    create_error: Exception | None = None
+    discard_errors: dict[str, Exception] = field(default_factory=dict[str, Exception])
+    reason: str | None = None
+    late: bool = False
+
+    @property
+    def only(self) -> Guest:
+        (guest,) = self.guests.values()
+        return guest
+
+    @property
+    def machines(self) -> int:
+        """How many machines there are or may be."""
+        return len(self.booting) + sum(not guest.freed for guest in self.guests.values())
+
+    async def create(self, environment: Environment, progress: Progress) -> Guest:
+        self.booting.add(environment.id)
+        try:
+            with anyio.CancelScope(shield=self.late):
+                await self.gates.enter("create", environment.id)
+            await progress(1.0, "ready")
+            if self.create_error is not None:
+                raise self.create_error
+            number = len(self.guests)
+            guest = Guest(
+                environment=environment,
+                ssh_port=10_000 + number,
+                machine=MachineIdentity(pid=4_000_000 + number, started=number, boot_id="fake"),
+                booted_from={"image": "sha256:fake"},
+                gates=self.gates,
+            )
+            self.guests[environment.id] = guest
+            return guest
+        finally:
+            self.booting.discard(environment.id)
+
+    async def discard(self, environment: Environment) -> None:
+        await self.gates.enter("discard", environment.id)
+        if environment.id in self.discard_errors:
+            raise self.discard_errors[environment.id]
+        self.discarded.append(environment.id)
+
+    async def not_ready(self) -> str | None:
+        await anyio.lowlevel.checkpoint()
+        return self.reason
+
+
+@dataclass(slots=True)
+class Store:
+    """An EnvironmentStore in memory. `history` is every record ever saved; `broken` states fail."""
+
+    gates: Gates
+    records: dict[str, Environment] = field(default_factory=dict[str, Environment])
+    history: list[Environment] = field(default_factory=list[Environment])
+    broken: set[State] = field(default_factory=set[State])
+
+    async def save(self, environment: Environment) -> None:
+        await self.gates.enter(f"save {environment.state}", environment.id)
+        if environment.state in self.broken:
+            raise Broken("the disk is full")
+        self.records[environment.id] = environment
+        self.history.append(environment)
+
+    async def get(self, environment_id: str) -> Environment | None:
+        await anyio.lowlevel.checkpoint()
+        return self.records.get(environment_id)
+
+    async def unfinished(self) -> Sequence[Environment]:
+        await anyio.lowlevel.checkpoint()
+        return [each for each in self.records.values() if each.state is not State.DESTROYED]
+
+    async def aclose(self) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    def states(self, environment_id: str) -> list[State]:
+        return [each.state for each in self.history if each.id == environment_id]
+
+
+class Job(Generic[T]):
+    """A call that runs beside the test. Its outcome is asked for, never lost."""
+
+    def __init__(self, call: Coroutine[object, object, T]) -> None:
+        self._call = call
+        self._scope = anyio.CancelScope()
+        self._done = anyio.Event()
+        self._value: list[T] = []
+        self.error: BaseException | None = None
+
+    async def run(self) -> None:
+        try:
+            with self._scope:
+                self._value.append(await self._call)
+        except Exception as error:
+            self.error = error
+        finally:
+            self._done.set()
+
+    def cancel(self) -> None:
+        self._scope.cancel()
+
+    @property
+    def is_done(self) -> bool:
+        return self._done.is_set()
+
+    @property
+    def was_cancelled(self) -> bool:
+        return self._scope.cancelled_caught
+
+    async def wait(self) -> None:
+        await self._done.wait()
+
+    async def result(self) -> T:
+        await self._done.wait()
+        if self.error is not None:
+            raise self.error
+        (value,) = self._value
+        return value
+
+
+@dataclass(slots=True)
+class World:
+    """A service and everything around it."""
+
+    service: EnvironmentService
+    host: Host
+    store: Store
+    clock: Clock
+    gates: Gates
+    tasks: anyio.abc.TaskGroup
+
+    def start(self, call: Coroutine[object, object, T]) -> Job[T]:
+        job = Job(call)
+        self.tasks.start_soon(job.run)
+        return job
+
+    def create(self, request: CreateRequest = PYTHON, owner: str = OWNER) -> Job[Environment]:
+        return self.start(self.service.create(request, owner=owner))
+
+    async def created(self, request: CreateRequest = PYTHON, owner: str = OWNER) -> Environment:
+        return await self.service.create(request, owner=owner)
+
+    def destroy(self, environment_id: str, owner: str = OWNER) -> Job[Environment]:
+        return self.start(self.service.destroy(environment_id, owner=owner))
+
+    def get(self, environment_id: str) -> Environment:
+        return self.service.get(environment_id, owner=OWNER)
+
+    def states(self) -> list[State]:
+        return [each.state for each in self.service.all()]
+
+    async def close(self) -> None:
+        """End everything and check that nothing was left."""
+        self.gates.open_all()
+        await self.service.aclose()
+        await settle()
+        assert self.service.all() == []
+        assert self.host.machines == 0
+        assert {guest.freed for guest in self.host.guests.values()} <= {1}
+
+
+class Ids:
+    """Environment ids that count up."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> str:
+        self.count += 1
+        return f"{self.count:08x}-0000-4000-8000-000000000000"
+
+
+def build(tasks: anyio.abc.TaskGroup, *, capacity: int = 2) -> World:
+    """A world whose watchers run in `tasks`."""
+    gates = Gates()
+    host, store, clock = Host(gates), Store(gates), Clock()
+    service = EnvironmentService(
+        host=host,
+        store=store,
+        limits=Limits(
+            max_environments=capacity,
+            resources=RESOURCES,
+            idle_timeout=IDLE,
+            network=NetworkPolicy.PUBLIC,
+            images={name: f"waggle/{name}" for name in RuntimeName},
+        ),
+        clock=clock,
+        new_id=Ids(),
+        tasks=tasks,
+    )
+    return World(service, host, store, clock, gates, tasks)
+
+
+@contextlib.asynccontextmanager
+async def world(*, capacity: int = 2) -> AsyncGenerator[World]:
+    """A world for one test, closed and checked at its end."""
+    with anyio.fail_after(LONG):
+        async with anyio.create_task_group() as tasks:
+            here = build(tasks, capacity=capacity)
+            yield here
+            await here.close()
+            tasks.cancel_scope.cancel()
