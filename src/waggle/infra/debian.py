@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trees of Debian packages, by mmdebstrap: what images, the guest kit and the kernel come from.
+
+Shared by the adapters under `waggle.infra`, like `files`. Knows the host's mirror and keyring;
+knows nothing of what is done with a tree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from waggle.domain.errors import SetupIncomplete
+
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+SUITE = "trixie"
+_SOURCES = Path("/etc/apt")
+_URI = re.compile(r"(?:https?|file|mirror\+file)://?[^\s\[\]'\"]+")
+_TAIL_LINES = 15
+
+OnLine = Callable[[str], None]
+"""Called with each line that a tool prints, for progress."""
+
+
+def mirror(configured: str | None, sources: Path = _SOURCES) -> str:
+    """The URI of a Debian mirror: the configured one, else the one this host uses itself.
+
+    Raises SetupIncomplete when neither is there.
+    """
+    if configured:
+        return configured
+    files = [*sorted((sources / "sources.list.d").glob("*.sources")), sources / "sources.list"]
+    files += sorted((sources / "sources.list.d").glob("*.list"))
+    for file in files:
+        for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
+            if line.startswith(("URIs:", "deb ")) and (match := _URI.search(line)):
+                uri = match.group().rstrip("/")
+                if not uri.endswith(("-security", "-debug")) and "debian" in line:
+                    return uri
+    raise SetupIncomplete(
+        "No Debian mirror is known on this machine.",
+        hint="Set WAGGLE_DEBIAN_MIRROR to the URI of one.",
+    )
+
+
+def tree_argv(
+    uri: str,
+    *,
+    suite: str = SUITE,
+    packages: Sequence[str],
+    variant: str = "extract",
+    hooks: Sequence[str] = (),
+    options: Sequence[str] = (),
+    target: str = "-",
+    form: str = "null",
+) -> list[str]:
+    """The mmdebstrap command for a tree of packages. Pure.
+
+    `hooks` are `--extract-hook`s and the like, complete; validity dates are not checked because
+    mirrors lag, signatures are.
+    """
+    argv = ["mmdebstrap", f"--variant={variant}", f"--format={form}", "--skip=check/empty"]
+    argv += ['--aptopt=Acquire::Check-Valid-Until "false"', f"--include={','.join(packages)}"]
+    if KEYRING.exists():
+        argv.append(f"--keyring={KEYRING}")
+    return [*argv, *hooks, *options, suite, target, f"deb {uri} {suite} main"]
+
+
+async def run(argv: Sequence[str], on_line: OnLine = lambda _line: None) -> None:
+    """Run a build tool to its end. Raises SetupIncomplete with its last lines when it fails.
+
+    Cancelling kills the whole process group and waits for it.
+    """
+    program = shutil.which(argv[0])
+    if program is None:
+        raise SetupIncomplete(f"{argv[0]} is not installed.")
+    process = await asyncio.create_subprocess_exec(
+        program,
+        *argv[1:],
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    try:
+        async for raw in process.stdout:
+            line = raw.decode("utf-8", "replace").rstrip()
+            tail.append(line)
+            on_line(line)
+        code = await process.wait()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+    if code != 0:
+        raise SetupIncomplete(f"{argv[0]} failed ({code}): " + " | ".join(tail), hint="")

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest's console: watched for signs of life, kept as a bounded tail and a bounded log file.
+
+Used by the hypervisors, which own the stream. The guest can write whatever and without end: lines
+are cut and cleaned, the log is capped, and a flood is read slowly so that it slows the guest down
+and not the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from pathlib import Path
+
+from waggle.domain.machine import READY_LINE
+
+TAIL_LINES = 40
+MAX_LINE = 300
+MAX_LOG_BYTES = 1 << 20
+FLOOD_BYTES_PER_SECOND = 256 * 1024
+_CHUNK = 16 * 1024
+_FATAL = (b"Kernel panic", b"waggle: boot failed")
+
+
+def clean(raw: bytes) -> str:
+    """One console line fit for a log or a message: no control characters, bounded length."""
+    text = raw[:MAX_LINE].decode("utf-8", "replace").strip()
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+class Console:
+    """What is known of one console. `ready` and `failed` are set once and stay set."""
+
+    def __init__(self, log: Path) -> None:
+        self.ready = asyncio.Event()
+        self.failed = asyncio.Event()
+        self.cause: str | None = None
+        self._lines: deque[str] = deque(maxlen=TAIL_LINES)
+        self._rest = b""
+        self._log = log
+        self._logged = 0
+
+    def tail(self) -> list[str]:
+        """The last lines, oldest first."""
+        rest = clean(self._rest)
+        return [*self._lines, rest] if rest else list(self._lines)
+
+    def note(self, text: str) -> None:
+        """Add a line of the host's own, such as the VMM's error output."""
+        self._lines.append(clean(text.encode()))
+
+    def feed(self, data: bytes) -> None:
+        """Take what the guest wrote."""
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[-_CHUNK:]
+        for line in lines:
+            self._take(line)
+        if READY_LINE in self._rest:
+            self.ready.set()
+
+    def _take(self, line: bytes) -> None:
+        text = clean(line)
+        if text:
+            self._lines.append(text)
+        if READY_LINE in line:
+            self.ready.set()
+        elif self.cause is None and any(sign in line for sign in _FATAL):
+            self.cause = text
+            self.failed.set()
+
+    async def follow(self, reader: asyncio.StreamReader) -> None:
+        """Read until the stream ends. Cancel it to stop."""
+        loop = asyncio.get_running_loop()
+        second, count = loop.time(), 0
+        with self._log.open("ab", buffering=0) as log:
+            while data := await reader.read(_CHUNK):
+                self.feed(data)
+                if self._logged < MAX_LOG_BYTES:
+                    self._logged += log.write(data[: MAX_LOG_BYTES - self._logged])
+                count += len(data)
+                now = loop.time()
+                if now - second >= 1:
+                    second, count = now, 0
+                elif count > FLOOD_BYTES_PER_SECOND:
+                    await asyncio.sleep(1 - (now - second))

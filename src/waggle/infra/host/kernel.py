@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest kernel: the one inside libkrunfw, wrapped as an ELF that both hypervisors boot.
+
+`krunfw_get_kernel` returns the raw image with its load address and its 64-bit entry. The ELF has
+one PT_LOAD of that image, the 64-bit entry as `e_entry` (libkrun jumps there), and one PT_NOTE
+that repeats the kernel's own Xen PVH note (QEMU enters there; type 18 of `Xen`, see the kernel's
+include/xen/interface/elfnote.h). Called by `waggle setup`; the library's code is never run but for
+that one function.
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cffi import FFI
+
+from waggle.domain.errors import SetupIncomplete
+from waggle.infra import debian
+from waggle.infra.files import FileLock, atomic_write
+
+LIBRARY = "libkrunfw.so.5"
+PACKAGE = "libkrunfw5"
+PACKAGE_SUITE = "sid"
+_NOTE = b"\x12\0\0\0Xen\0"
+_BUILD_SECONDS = 900
+_PAGE = 0x1000
+_EM_X86_64 = 62
+
+
+@dataclass(frozen=True, slots=True)
+class RawKernel:
+    """A kernel as libkrunfw hands it out: bytes, load address, 64-bit entry point."""
+
+    image: bytes
+    load_address: int
+    entry: int
+
+
+def pvh_note(image: bytes) -> bytes:
+    """The kernel's PVH note, found in its bytes. Raises SetupIncomplete when it has none."""
+    at = image.find(_NOTE)
+    while at >= 8:
+        name_size, size = struct.unpack_from("<II", image, at - 8)
+        if name_size == 4 and size in (4, 8):
+            return image[at - 8 : at + len(_NOTE) + size]
+        at = image.find(_NOTE, at + 1)
+    raise SetupIncomplete("The libkrunfw kernel has no PVH entry point.", hint="Use libkrunfw 5.x.")
+
+
+def elf(kernel: RawKernel) -> bytes:
+    """The kernel as an ELF64 executable. Pure."""
+    note = pvh_note(kernel.image)
+    note_offset = 64 + 2 * 56
+    size = len(kernel.image)
+    ident = b"\x7fELF" + bytes((2, 1, 1, 0)) + bytes(8)
+    fields = (2, _EM_X86_64, 1, kernel.entry, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    header = ident + struct.pack("<HHIQQQIHHHHHH", *fields)
+    address = kernel.load_address
+    load = struct.pack("<IIQQQQQQ", 1, 7, _PAGE, address, address, size, size, _PAGE)
+    noted = struct.pack("<IIQQQQQQ", 4, 4, note_offset, 0, 0, len(note), len(note), 4)
+    return (header + load + noted + note).ljust(_PAGE, b"\0") + kernel.image
+
+
+def extract(library: Path) -> RawKernel:
+    """Ask libkrunfw for its kernel. Raises SetupIncomplete when it cannot be loaded."""
+    ffi = FFI()
+    ffi.cdef("char *krunfw_get_kernel(size_t *load_address, size_t *entry, size_t *size);")
+    try:
+        lib = ffi.dlopen(str(library))
+        load, entry, size = (ffi.new("size_t *") for _ in range(3))
+        image = lib.krunfw_get_kernel(load, entry, size)
+    except (OSError, AttributeError) as error:
+        raise SetupIncomplete(f"{library} cannot be used: {error}.") from error
+    return RawKernel(bytes(ffi.buffer(image, size[0])), load[0], entry[0])
+
+
+class GuestKernel:
+    """The kernel file in `directory`. Safe to use from several processes."""
+
+    def __init__(self, directory: Path, library: Path | None = None) -> None:
+        self.path = directory / f"kernel-{LIBRARY.removeprefix('lib')}.elf"
+        self._library = library
+
+    def require(self) -> Path:
+        """The kernel's file. Raises SetupIncomplete when it was not made yet."""
+        if not self.path.exists():
+            raise SetupIncomplete("The guest kernel is not there.")
+        return self.path
+
+    async def ensure(
+        self, mirror: str | None, on_line: Callable[[str], None] = lambda _line: None
+    ) -> Path:
+        """Make the kernel file unless it is there, from the configured library or the package.
+
+        Idempotent; leaves the system's packages untouched. Raises SetupIncomplete.
+        """
+        if self.path.exists():
+            return self.path
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        async with FileLock(self.path.with_suffix(".lock"), timeout=_BUILD_SECONDS):
+            if self._library is not None:
+                atomic_write(self.path, elf(extract(self._library)), 0o444)
+            elif not self.path.exists():
+                await self._from_package(debian.mirror(mirror), on_line)
+        return self.path
+
+    async def _from_package(self, mirror: str, on_line: Callable[[str], None]) -> None:
+        with tempfile.TemporaryDirectory(prefix=".kernel-", dir=self.path.parent) as scratch:
+            pattern = f'--extract-hook=find "$1" -name "{LIBRARY}*" -type f -exec cp {{}} '
+            out = Path(scratch, LIBRARY)
+            hook = f'{pattern}"{out}" ";"'
+            argv = debian.tree_argv(mirror, suite=PACKAGE_SUITE, packages=[PACKAGE], hooks=[hook])
+            await debian.run(argv, on_line)
+            atomic_write(self.path, elf(extract(out)), 0o444)

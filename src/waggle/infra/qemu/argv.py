@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The QEMU command line, as a pure function of the machine's specification.
+
+Everything that QEMU opens arrives as a descriptor, so the confined process needs no path of ours.
+Facts behind the flags: the kernel has virtio-mmio only, no PCI, ACPI, 8250 or initrd; without a
+PIT and PIC it hangs under TCG before it prints; with `-no-reboot`, a guest reboot ends QEMU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from waggle.domain.environment import Resources
+from waggle.domain.machine import GUEST_SSH_PORT
+
+AGENT_PORT = "org.qemu.guest_agent.0"
+COMMAND_LINE = (
+    "root=/dev/vda rootfstype=erofs ro init=/init console=hvc0 reboot=t panic=-1 quiet"
+    " random.trust_cpu=on"
+)
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+_TRANSLATION_BUFFER_MIB = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """File descriptors that the process inherits. The sockets are connected."""
+
+    kernel: int
+    kit: int
+    image: int
+    scratch: int
+    identity: int
+    monitor: int
+    console: int
+    agent: int
+
+    def all(self) -> tuple[int, ...]:
+        """Every one of them, in the order of the fields."""
+        disks = (self.kit, self.image, self.scratch, self.identity)
+        return (self.kernel, *disks, self.monitor, self.console, self.agent)
+
+
+def qemu_argv(
+    binary: str, *, accelerator: str, resources: Resources, ssh_port: int, fds: Descriptors
+) -> list[str]:
+    """The whole command line. `accelerator` is `kvm` or `tcg`."""
+    accel = "kvm"
+    if accelerator == "tcg":
+        accel = f"tcg,thread=multi,tb-size={_TRANSLATION_BUFFER_MIB}"
+    return [
+        *(binary, "-M", "microvm,acpi=off,isa-serial=off,rtc=on,pcie=off,usb=off"),
+        *("-accel", accel, "-cpu", "host" if accelerator == "kvm" else "max"),
+        *("-smp", str(resources.cpus), "-m", f"{resources.memory_mib}M"),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-sandbox", _SANDBOX),
+        *("-kernel", f"/proc/self/fd/{fds.kernel}", "-append", COMMAND_LINE),
+        *_channels(fds),
+        *(
+            "-netdev",
+            f"user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:{ssh_port}-:{GUEST_SSH_PORT}",
+        ),
+        *("-device", "virtio-net-device,netdev=net0", "-device", "virtio-rng-device"),
+        *_disk("kit", fds.kit, 1, read_only=True),
+        *_disk("image", fds.image, 2, read_only=True),
+        *_disk("scratch", fds.scratch, 3, read_only=False),
+        *_disk("identity", fds.identity, 4, read_only=True),
+    ]
+
+
+def _channels(fds: Descriptors) -> list[str]:
+    return [
+        *(
+            "-chardev",
+            f"socket,id=monitor,fd={fds.monitor}",
+            "-mon",
+            "chardev=monitor,mode=control",
+        ),
+        *("-device", "virtio-serial-device"),
+        *(
+            "-chardev",
+            f"socket,id=console,fd={fds.console}",
+            "-device",
+            "virtconsole,chardev=console",
+        ),
+        *("-chardev", f"socket,id=agent,fd={fds.agent}"),
+        *("-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"),
+    ]
+
+
+def _disk(name: str, fd: int, fd_set: int, *, read_only: bool) -> list[str]:
+    """One virtio block device. The scratch disk dies with the machine: flushes are not obeyed."""
+    file = f"driver=file,node-name={name}-file,filename=/dev/fdset/{fd_set}"
+    raw = f"driver=raw,node-name={name},file={name}-file"
+    if read_only:
+        file, raw = f"{file},read-only=on", f"{raw},read-only=on"
+    else:
+        file, raw = (
+            f"{file},cache.no-flush=on,discard=unmap",
+            f"{raw},cache.no-flush=on,discard=unmap",
+        )
+    device = f"virtio-blk-device,drive={name}"
+    return [
+        *("-add-fd", f"fd={fd},set={fd_set}", "-blockdev", file, "-blockdev", raw),
+        *("-device", device if read_only else f"{device},werror=report,rerror=report"),
+    ]

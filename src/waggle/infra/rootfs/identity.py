@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The identity disk: what makes one machine this environment and no other. Pure.
+
+Records as the kit's init reads them (kit/guest/identity.c): u32 name length, u32 data length,
+little endian, then name and data; two zeros end the list.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+
+_HEADER = struct.Struct("<II")
+_SIZE_STEP = 64 * 1024
+"""A disk smaller than the kernel's partition probes makes it complain on the console."""
+MAX_NAME = 63
+MAX_DATA = 8 << 20
+
+
+def identity_disk(
+    *,
+    host_key: bytes,
+    authorized_keys: bytes,
+    hostname: str,
+    environment: Mapping[str, str],
+    certificates: bytes = b"",
+) -> bytes:
+    """The disk's bytes. `host_key` is in dropbear's format, `certificates` is PEM or empty.
+
+    Raises ValueError when a variable cannot be expressed or a record is too long.
+    """
+    for name, value in environment.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise ValueError(f"the variable {name!r} cannot be expressed")
+    variables = "".join(f"{name}={value}\0" for name, value in environment.items())
+    records = {
+        "host_key": host_key,
+        "authorized_keys": authorized_keys,
+        "hostname": hostname.encode("ascii"),
+        "environment": variables.encode(),
+    }
+    if certificates:
+        records["ca.pem"] = certificates
+    return pack(records)
+
+
+def pack(records: Mapping[str, bytes]) -> bytes:
+    """Records in the order given, ended and padded. Raises ValueError when one is too long."""
+    parts: list[bytes] = []
+    for name, data in records.items():
+        raw = name.encode()
+        if not 0 < len(raw) <= MAX_NAME or len(data) > MAX_DATA:
+            raise ValueError(f"the record {name!r} is too long")
+        parts += [_HEADER.pack(len(raw), len(data)), raw, data]
+    body = b"".join(parts) + _HEADER.pack(0, 0)
+    return body.ljust(-(-len(body) // _SIZE_STEP) * _SIZE_STEP, b"\0")

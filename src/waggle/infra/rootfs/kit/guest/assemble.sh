@@ -1,0 +1,41 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Runs in the root of a tree of Debian packages: compiles the guest's programs and gathers them,
+# with the packages' programs and the libraries that these need, in /kit.
+set -euo pipefail
+/usr/bin/busybox mkdir -p /tools /tmp
+/usr/bin/busybox --install -s /tools
+export PATH=/tools:/usr/bin
+sources=/waggle-guest
+flags="-static -Os -s -std=gnu11 -Wall -Wextra -Werror -D_GNU_SOURCE -ffile-prefix-map=$sources=."
+
+mkdir -p /kit && cd /kit
+mkdir -p bin lib lib64 etc proc sys dev run cgroup image scratch merged root tmp
+ln -s . usr
+ln -s bin sbin
+
+# Unpacked packages lack the plain names that their set-up would have made.
+for tool in as ld; do ln -s "/usr/bin/x86_64-linux-gnu-$tool" "/tools/$tool"; done
+cc() { x86_64-linux-gnu-gcc -B/tools/ -specs=/usr/lib/x86_64-linux-musl/musl-gcc.specs $flags "$@"; }
+cd $sources
+cc -o /kit/init init.c mounts.c identity.c network.c supervise.c common.c
+cc -o /kit/bin/session session.c common.c
+cd /kit
+
+cp /usr/bin/busybox /usr/sbin/dropbear /usr/sbin/qemu-ga /usr/lib/openssh/sftp-server bin/
+for program in bin/dropbear bin/qemu-ga bin/sftp-server; do
+  /lib64/ld-linux-x86-64.so.2 --list $program
+done | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p' | sort -u | while read -r library; do
+  cp -L "$library" lib/
+done
+cp -L /lib64/ld-linux-x86-64.so.2 lib64/
+ln -s ../lib lib/x86_64-linux-gnu
+
+# The agent ends the machine through this; the kernel cannot power off.
+printf '#!/bin/busybox sh\nexec /bin/busybox reboot -f\n' > bin/shutdown
+chmod 0755 bin/shutdown
+ln -s busybox bin/sh
+echo 'root:x:0:0::/root:/bin/session' > etc/passwd
+echo 'root:x:0:' > etc/group
+echo '/bin/session' > etc/shells
+echo 'passwd: files' > etc/nsswitch.conf

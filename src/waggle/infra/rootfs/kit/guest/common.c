@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// Small helpers of the guest's programs; see waggle.h.
+#include "waggle.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+void complain(const char *what) { dprintf(2, "waggle: %s: %s\n", what, strerror(errno)); }
+
+bool write_file(const char *path, int flags, mode_t mode, const void *data, size_t size) {
+  int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | flags, mode);
+  if (fd < 0) return complain(path), false;
+  const char *at = data;
+  while (size > 0) {
+    ssize_t n = write(fd, at, size);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return complain(path), close(fd), false;
+    at += n, size -= (size_t)n;
+  }
+  return close(fd) == 0;
+}
+
+bool write_text(const char *path, const char *text) {
+  return write_file(path, 0, 0644, text, strlen(text));
+}
+
+bool read_exactly(int fd, void *buffer, size_t size) {
+  char *at = buffer;
+  while (size > 0) {
+    ssize_t n = read(fd, at, size);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    at += n, size -= (size_t)n;
+  }
+  return true;
+}

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// PID 1 of every machine: disks into one root, identity, network, then SSH and the agent.
+// A step that fails ends the machine; the host reads the reason on the console.
+#include "waggle.h"
+
+#include <sys/reboot.h>
+#include <stdio.h>
+#include <unistd.h>
+
+int main(void) {
+  if (mount_everything() && install_identity("/dev/vdd") && network_up() && image_becomes_root())
+    supervise();
+  dprintf(2, "waggle: boot failed\n");
+  sync();
+  reboot(RB_AUTOBOOT); // with -no-reboot this ends the VMM: the kernel cannot power off
+  return 1;
+}

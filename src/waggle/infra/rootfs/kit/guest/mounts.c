@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// File systems: kit (the root at first), image and scratch become one overlay, which becomes the
+// root with the kit at /.waggle. The image's own files are never changed.
+#include "waggle.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define NEW "/merged"
+
+struct mount_point {
+  const char *source, *target, *type, *options;
+  unsigned long flags;
+};
+
+// The kit's own. The kernel has mounted devtmpfs on /dev already.
+static const struct mount_point KIT_MOUNTS[] = {
+    {"proc", "/proc", "proc", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
+    {"sysfs", "/sys", "sysfs", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
+    {"cgroup", "/cgroup", "cgroup2", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
+    {"run", "/run", "tmpfs", "mode=0711,size=16m", MS_NOSUID | MS_NODEV},
+    {"/dev/vdb", "/image", "erofs", NULL, MS_RDONLY},
+    {"/dev/vdc", "/scratch", "ext4", NULL, MS_NOATIME},
+    {"overlay", NEW, "overlay",
+     "lowerdir=/image,upperdir=/scratch/upper,workdir=/scratch/work", 0},
+};
+
+static const char *const DIRECTORIES[] = {
+    NEW "/proc", NEW "/sys",  NEW "/dev",     NEW "/run",       NEW "/tmp", NEW "/etc",
+    NEW "/root", NEW "/home", NEW "/.waggle", NEW SANDBOX_HOME, "/dev/pts", "/dev/shm",
+};
+
+static const struct mount_point IMAGE_MOUNTS[] = {
+    {"proc", NEW "/proc", "proc", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
+    {"sysfs", NEW "/sys", "sysfs", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
+    {"cgroup", NEW "/sys/fs/cgroup", "cgroup2", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
+    {"devpts", "/dev/pts", "devpts", "gid=5,mode=620,ptmxmode=666", MS_NOSUID | MS_NOEXEC},
+    {"shm", "/dev/shm", "tmpfs", "mode=1777", MS_NOSUID | MS_NODEV},
+    {"/dev", NEW "/dev", NULL, NULL, MS_BIND | MS_REC},
+    {"run", NEW "/run", "tmpfs", "mode=0755", MS_NOSUID | MS_NODEV},
+};
+
+#define LENGTH(array) (sizeof(array) / sizeof *(array))
+
+static bool mount_all(const struct mount_point *points, size_t count) {
+  for (const struct mount_point *m = points; m < points + count; m++)
+    if (mount(m->source, m->target, m->type, m->flags, m->options) != 0)
+      return complain(m->target), false;
+  return true;
+}
+
+// A fork bomb and a memory hog stop at these; PID 1, SSH and the agent are outside.
+static void limit_sandbox(void) {
+  long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+  long long total = (long long)pages * page, reserve = total / 10;
+  if (reserve > 64LL << 20) reserve = 64LL << 20;
+  char limit[32];
+  snprintf(limit, sizeof limit, "%lld", total - reserve);
+  write_text("/cgroup/cgroup.subtree_control", "+memory +pids");
+  mkdir("/cgroup/run", 0755);
+  write_text("/cgroup/run/cgroup.subtree_control", "+memory +pids");
+  write_text("/cgroup/run/memory.max", limit);
+  write_text("/cgroup/run/pids.max", "2048");
+}
+
+bool mount_everything(void) {
+  umask(0);
+  if (!mount_all(KIT_MOUNTS, LENGTH(KIT_MOUNTS))) return false;
+  for (size_t i = 0; i < LENGTH(DIRECTORIES); i++) mkdir(DIRECTORIES[i], 0755);
+  if (!mount_all(IMAGE_MOUNTS, LENGTH(IMAGE_MOUNTS))) return false;
+  chmod(NEW "/tmp", 01777);
+  chmod("/scratch", 0700);
+  chown(NEW SANDBOX_HOME, SANDBOX_ID, SANDBOX_ID);
+  limit_sandbox();
+  return true;
+}
+
+bool image_becomes_root(void) {
+  // pivot_root also moves the root of every process that had the old one, this one included.
+  if (chdir(NEW) || syscall(SYS_pivot_root, ".", "." KIT) || chdir("/"))
+    return complain("pivot_root"), false;
+  return true;
+}

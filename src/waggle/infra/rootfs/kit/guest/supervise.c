@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// PID 1 at work: it is the SSH listener itself (a dropbear per connection, as inetd did), so there
+// is no server that a guest could kill; it keeps the guest agent alive and reaps every orphan.
+#include "waggle.h"
+
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SSH_PORT 22
+#define MAX_CONNECTIONS 32
+#define AGENT_PORT "org.qemu.guest_agent.0"
+
+static pid_t agent = 0;
+static pid_t dropbears[MAX_CONNECTIONS]; // 0: a free slot
+
+static void enter_kit(void) {
+  if (chroot(KIT) || chdir("/")) _exit(127);
+}
+
+static void unblock_signals(void) {
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+// Find the virtio port with the agent's name; false while (or where) there is none.
+static bool agent_device(char *path, size_t size) {
+  DIR *ports = opendir("/sys/class/virtio-ports");
+  bool found = false;
+  struct dirent *entry;
+  while (ports && !found && (entry = readdir(ports))) {
+    char file[300], name[64] = {0};
+    snprintf(file, sizeof file, "/sys/class/virtio-ports/%s/name", entry->d_name);
+    int fd = open(file, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) continue;
+    found = read(fd, name, sizeof name - 1) > 0 && !strncmp(name, AGENT_PORT, strlen(AGENT_PORT));
+    close(fd);
+    if (found) snprintf(path, size, "/dev/%s", entry->d_name);
+  }
+  if (ports) closedir(ports);
+  return found;
+}
+
+static void start_agent(void) {
+  char device[300];
+  if (!agent_device(device, sizeof device)) return;
+  agent = fork();
+  if (agent != 0) return;
+  unblock_signals();
+  enter_kit();
+  execl("/bin/qemu-ga", "qemu-ga", "-m", "virtio-serial", "-p", device, "-t", "/run", NULL);
+  _exit(127);
+}
+
+static pid_t *slot_of(pid_t pid) {
+  for (int i = 0; i < MAX_CONNECTIONS; i++)
+    if (dropbears[i] == pid) return &dropbears[i];
+  return NULL;
+}
+
+static void serve(int connection, pid_t *slot) {
+  *slot = fork();
+  if (*slot == 0) {
+    unblock_signals();
+    enter_kit();
+    dup2(connection, 0);
+    dup2(connection, 1);
+    execl("/bin/dropbear", "dropbear", "-i", "-E", "-s", "-r", "/run/identity/host_key", "-D",
+          "/run/identity", "-W", "1000000", NULL);
+    _exit(127);
+  }
+  if (*slot < 0) *slot = 0;
+}
+
+// Code inside the guest has no business with the SSH server: only the forwarder may connect.
+static bool from_outside(int connection) {
+  struct sockaddr_in peer;
+  socklen_t size = sizeof peer;
+  if (getpeername(connection, (struct sockaddr *)&peer, &size) || peer.sin_family != AF_INET)
+    return false;
+  uint32_t address = ntohl(peer.sin_addr.s_addr);
+  return address >> 24 != 127 && address != 0x0a00020f; // not loopback, not 10.0.2.15 itself
+}
+
+static void reap(void) {
+  pid_t ended;
+  while ((ended = waitpid(-1, NULL, WNOHANG)) > 0) {
+    pid_t *slot = slot_of(ended);
+    if (slot) *slot = 0;
+    if (ended == agent) agent = 0;
+  }
+}
+
+static void on_child(int signal) { (void)signal; } // interrupts ppoll, where alone it is unblocked
+
+static int listen_for_ssh(void) {
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), on = 1;
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(SSH_PORT)};
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 16))
+    complain("listen");
+  return fd;
+}
+
+void supervise(void) {
+  sigset_t child, waiting;
+  sigemptyset(&child);
+  sigaddset(&child, SIGCHLD);
+  sigprocmask(SIG_BLOCK, &child, &waiting);
+  signal(SIGCHLD, on_child);
+  struct pollfd ssh = {.fd = listen_for_ssh(), .events = POLLIN};
+  dprintf(1, "waggle: ready\n");
+  time_t started = 0;
+  for (;;) {
+    reap();
+    time_t now = time(NULL);
+    if (agent == 0 && now != started) started = now, start_agent();
+    struct timespec soon = {.tv_sec = 1}, *wait_for = agent == 0 ? &soon : NULL;
+    if (ppoll(&ssh, 1, wait_for, &waiting) <= 0) continue;
+    int connection = accept4(ssh.fd, NULL, NULL, SOCK_CLOEXEC);
+    if (connection < 0) continue;
+    pid_t *slot = slot_of(0);
+    if (slot && from_outside(connection)) serve(connection, slot);
+    close(connection);
+  }
+}

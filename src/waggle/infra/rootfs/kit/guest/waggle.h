@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the guest's programs share. The guest is not trusted: nothing here protects the host.
+#ifndef WAGGLE_H
+#define WAGGLE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+// Where things are once the image is the root: the kit lies under /.waggle.
+#define KIT "/.waggle"
+#define KIT_CGROUP KIT "/cgroup/run"
+#define KIT_ENVIRONMENT KIT "/run/identity/environment"
+
+#define SANDBOX_ID 1000
+#define SANDBOX_HOME "/home/sandbox"
+
+// Print "waggle: WHAT: strerror" on stderr.
+void complain(const char *what);
+
+// Create or open PATH, write SIZE bytes and close; false (and complain) when that fails.
+bool write_file(const char *path, int flags, mode_t mode, const void *data, size_t size);
+bool write_text(const char *path, const char *text);
+
+// Read exactly SIZE bytes; false at end of file or on error.
+bool read_exactly(int fd, void *buffer, size_t size);
+
+// init.c steps, in the order in which they run. Each returns false when the guest cannot boot.
+bool mount_everything(void);
+bool install_identity(const char *device);
+bool network_up(void);
+bool image_becomes_root(void);
+
+// Accept SSH connections for ever, reaping whatever ends and keeping the agent alive.
+void supervise(void) __attribute__((noreturn));
+
+#endif

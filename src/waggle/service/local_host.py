@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Environments on this machine; implements `domain.host.EnvironmentHost`.
+
+Puts together what one environment needs, in this order: image disk, directory, port, keys, scratch
+and identity disks, machine, SSH connection. Whatever fails, what was made before is undone. Knows
+the adapters; knows nothing of capacity, clients or MCP.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import anyio
+
+from waggle.domain.environment import Environment
+from waggle.domain.errors import NoPorts, PortTaken, SetupIncomplete, WaggleError
+from waggle.domain.host import Progress
+from waggle.domain.image import BootImage, BootImages
+from waggle.domain.machine import GuestDisks, Hypervisor, Machine, MachineSpec
+from waggle.domain.network import NetworkPolicy
+from waggle.infra.confined import kill_identified
+from waggle.infra.files import atomic_write
+from waggle.infra.net.ports import PortAllocator, PortLease
+from waggle.infra.rootfs.identity import identity_disk
+from waggle.infra.ssh.connection import PROXY_PORT, ServeTunnel, SshConnection
+from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
+from waggle.service.guest_setup import guest_variables
+from waggle.service.local_guest import LocalGuest
+
+PORT_ATTEMPTS = 5
+_MIN_FREE_BYTES = 256 << 20
+
+
+class Proxy(Protocol):
+    """An egress proxy of one environment."""
+
+    @property
+    def serve(self) -> ServeTunnel:
+        """Serve one connection of the guest."""
+        ...
+
+    async def aclose(self) -> None:
+        """End everything that is being served. Idempotent."""
+        ...
+
+
+NewProxy = Callable[[Environment], Proxy]
+
+CloneScratch = Callable[[int, Path], None]
+"""Make a scratch disk of so many MiB at a path; takes milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestParts:
+    """Where the parts of every guest are, and their digests or names for the record."""
+
+    kernel: Callable[[], Path]
+    kit: Callable[[], Path]
+    certificates: bytes
+
+
+class LocalHost:
+    """Boots environments with one hypervisor under `directory`, one subdirectory for each."""
+
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        hypervisor: Hypervisor,
+        images: BootImages,
+        parts: GuestParts,
+        ports: PortAllocator,
+        clone_scratch: CloneScratch,
+        new_proxy: NewProxy,
+        boot_timeout: float,
+        uid_base: int | None,
+    ) -> None:
+        """`uid_base` plus the SSH port is the user of each VMM; None keeps the server's user."""
+        self._directory = directory
+        self._hypervisor = hypervisor
+        self._images = images
+        self._parts = parts
+        self._ports = ports
+        self._clone_scratch = clone_scratch
+        self._new_proxy = new_proxy
+        self._boot_timeout = boot_timeout
+        self._uid_base = uid_base
+
+    async def create(self, environment: Environment, progress: Progress) -> LocalGuest:
+        """Boot and connect; see `domain.host.EnvironmentHost.create`."""
+        await progress(0.0, f"Looking up the image {environment.image}")
+        image = await self._images.boot_image(environment.image, progress)
+        kernel, kit = self._parts.kernel(), self._parts.kit()
+        owned = contextlib.AsyncExitStack()
+        try:
+            files = self._make_directory(environment, owned)
+            keys = new_keys()
+            disks = GuestDisks(kit, image.disk, files / "scratch.img", files / "identity.img")
+            self._clone_scratch(environment.resources.disk_mib, disks.scratch)
+            disks.identity.write_bytes(self._identity(environment, image, keys))
+            await progress(0.4, "Booting the machine")
+            machine, lease = await self._boot(environment, kernel, disks, files, owned)
+            await progress(0.8, "Connecting")
+            serve = self._start_proxy(environment, owned)
+            connection = SshConnection(lease.port, keys, proxy=serve)
+            owned.push_async_callback(connection.aclose)
+            _save_access(files, keys, lease.port)
+            await connection.get()
+            await progress(1.0, "Ready")
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await owned.aclose()
+            raise
+        return LocalGuest(
+            machine,
+            connection,
+            ssh_port=lease.port,
+            booted_from={"image": image.digest, "kernel": kernel.stem, "kit": kit.stem},
+            owned=owned,
+        )
+
+    def _start_proxy(
+        self, environment: Environment, owned: contextlib.AsyncExitStack
+    ) -> ServeTunnel | None:
+        if not _has_network(environment):
+            return None
+        proxy = self._new_proxy(environment)
+        owned.push_async_callback(proxy.aclose)
+        return proxy.serve
+
+    def _make_directory(self, environment: Environment, owned: contextlib.AsyncExitStack) -> Path:
+        directory = self._directory / environment.id
+        directory.mkdir(parents=True, mode=0o700)
+        owned.callback(shutil.rmtree, directory, ignore_errors=True)
+        return directory
+
+    def _identity(self, environment: Environment, image: BootImage, keys: EnvironmentKeys) -> bytes:
+        variables: Mapping[str, str] = guest_variables(
+            image.variables,
+            proxy_port=PROXY_PORT if _has_network(environment) else None,
+            has_certificates=bool(self._parts.certificates),
+        )
+        return identity_disk(
+            host_key=keys.host_key,
+            authorized_keys=keys.authorized_keys,
+            hostname=environment.name,
+            environment=variables,
+            certificates=self._parts.certificates,
+        )
+
+    async def _boot(
+        self,
+        environment: Environment,
+        kernel: Path,
+        disks: GuestDisks,
+        files: Path,
+        owned: contextlib.AsyncExitStack,
+    ) -> tuple[Machine, PortLease]:
+        """Boot on a leased port; when something else takes that port in between, on another."""
+        for _ in range(PORT_ATTEMPTS):
+            lease = self._ports.lease()
+            spec = MachineSpec(
+                id=environment.id,
+                resources=environment.resources,
+                kernel=kernel,
+                disks=disks,
+                ssh_port=lease.port,
+                console_log=files / "console.log",
+                boot_timeout=self._boot_timeout,
+                uid=None if self._uid_base is None else self._uid_base + lease.port,
+            )
+            try:
+                machine = await self._hypervisor.boot(spec)
+            except PortTaken:
+                lease.release()
+                continue
+            except BaseException:
+                lease.release()
+                raise
+            owned.callback(lease.release)
+            owned.push_async_callback(machine.stop)
+            return machine, lease
+        raise NoPorts("Other programs keep taking the ports of this range.")
+
+    async def discard(self, environment: Environment) -> None:
+        """Remove what an earlier server left; see `domain.host.EnvironmentHost.discard`."""
+        if environment.machine is not None:
+            kill_identified(environment.machine)
+        shutil.rmtree(self._directory / environment.id, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Delete directories that no record knows. Call it at start, when nothing runs yet."""
+        if self._directory.is_dir():
+            for entry in self._directory.iterdir():
+                shutil.rmtree(entry, ignore_errors=True)
+
+    async def not_ready(self) -> str | None:
+        """Why a create would fail right now; see `domain.host.EnvironmentHost.not_ready`."""
+        try:
+            self._parts.kernel()
+            self._parts.kit()
+            self._ports.lease().release()
+        except (SetupIncomplete, WaggleError) as error:
+            return str(error)
+        free = shutil.disk_usage(self._directory.parent).free
+        if free < _MIN_FREE_BYTES:
+            return f"Only {free >> 20} MiB are free in {self._directory.parent}."
+        return await self._images.missing()
+
+
+def _has_network(environment: Environment) -> bool:
+    return environment.network is not NetworkPolicy.NONE
+
+
+def _save_access(files: Path, keys: EnvironmentKeys, port: int) -> None:
+    """What `waggle shell` needs to log in; readable for the server's user only."""
+    atomic_write(files / "ssh_key", keys.client.export_private_key(), 0o600)
+    known = f"[127.0.0.1]:{port} ".encode() + keys.host_public.export_public_key()
+    atomic_write(files / "known_hosts", known, 0o600)
+
+
+def is_root() -> bool:
+    """Whether VMMs can be given users of their own."""
+    return os.geteuid() == 0
