@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two file primitives that every adapter needs: an atomic write and a lock between processes.
 
-The one module under `waggle.infra` that its siblings may share (the import contract says so).
+One of the few modules under `waggle.infra` that its siblings may share (see the import contracts).
 Called by oci, rootfs, host, net, store and qemu. Imports `waggle.domain.errors` and the stdlib;
 knows nothing of images, ports or environments.
 """
@@ -61,7 +61,7 @@ class FileLock:
 
     Use it as `async with FileLock(path, timeout=30):` or, outside a loop, `with FileLock(path):`.
     The file stays behind on purpose (removing it would let two holders in) and holds the pid
-    of its last owner, for messages. Not reentrant; one object holds the lock once. Two objects
+    of its owner, for messages. Not reentrant; one object holds the lock once. Two objects
     exclude each other also within one process. Cancelling a wait leaves nothing held.
     """
 

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether machines run on hardware virtualisation (KVM) or are emulated (TCG), and why.
+
+`read_kvm_facts` looks, `choose_acceleration` decides. Called by `waggle.app` at the start and by
+the preflight checks. Knows nothing of QEMU's options.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from waggle.domain.errors import SetupIncomplete
+
+Accel = Literal["kvm", "tcg"]
+AccelSetting = Literal["auto", "kvm", "tcg"]
+
+_CPUINFO_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class KvmFacts:
+    """What this machine says of KVM. `error` is why the device does not open, empty if it does."""
+
+    error: str
+    cpu_virtualises: bool
+
+
+class Choice(NamedTuple):
+    """The decision and a sentence for the log and for `waggle doctor`."""
+
+    accel: Accel
+    reason: str
+
+
+def read_kvm_facts(
+    device: Path = Path("/dev/kvm"), cpuinfo: Path = Path("/proc/cpuinfo")
+) -> KvmFacts:
+    """Look at the device and the CPU flags. Never raises: what cannot be read is not usable."""
+    error = ""
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as problem:
+        error = problem.strerror or "cannot be opened"
+    try:
+        with cpuinfo.open("rb") as file:
+            text = file.read(_CPUINFO_BYTES).decode("ascii", "replace")
+    except OSError:
+        text = ""
+    return KvmFacts(error, has_virtualisation_flag(text))
+
+
+def has_virtualisation_flag(cpuinfo: str) -> bool:
+    """Say whether the first CPU of /proc/cpuinfo lists `vmx` (Intel) or `svm` (AMD)."""
+    for line in cpuinfo.splitlines():
+        key, colon, value = line.partition(":")
+        if colon and key.strip() == "flags":
+            return not {"vmx", "svm"}.isdisjoint(value.split())
+    return False
+
+
+def choose_acceleration(setting: AccelSetting, facts: KvmFacts) -> Choice:
+    """Decide. Raises SetupIncomplete only when `kvm` is demanded and its device does not open.
+
+    A /dev/kvm that opens on a CPU without virtualisation is an emulation in which no stock kernel
+    boots, so `auto` passes it over; `kvm` takes it all the same.
+    """
+    if setting == "tcg":
+        return Choice("tcg", "WAGGLE_ACCEL=tcg demands emulation.")
+    if setting == "kvm":
+        if facts.error:
+            raise SetupIncomplete(
+                f"WAGGLE_ACCEL=kvm, but /dev/kvm cannot be used: {facts.error}.",
+                hint="Load the kvm module, give this user the device (group kvm), or unset it.",
+            )
+        doubt = "" if facts.cpu_virtualises else ", although the CPU has neither vmx nor svm"
+        return Choice("kvm", f"WAGGLE_ACCEL=kvm demands it{doubt}.")
+    if facts.error:
+        return Choice("tcg", f"/dev/kvm cannot be used: {facts.error}.")
+    if not facts.cpu_virtualises:
+        return Choice("tcg", "/dev/kvm opens, but the CPU has neither vmx nor svm.")
+    return Choice("kvm", "/dev/kvm opens and the CPU virtualises.")

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preflight checks of programs and files: tools, kernel, kit, images, data directory, CA bundle.
+
+Listed in `waggle.infra.host.doctor`. Reads only, but for a probe file in the data directory.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import ssl
+import tempfile
+from pathlib import Path
+
+from waggle.infra.host.preflight import GIB, CheckResult, Subject, fail, ok, warn
+from waggle.infra.host.requirements import missing
+
+_SETUP = "Run 'waggle setup'."
+_LEAST_FREE = 1 * GIB
+_GOOD_FREE = 5 * GIB
+
+
+async def programs(_subject: Subject) -> CheckResult:
+    """The programs that running an environment needs."""
+    absent = missing({"serve"}, is_root=os.geteuid() == 0)
+    if not absent:
+        return ok("programs", "all found")
+    detail = "; ".join(f"{package.name} is missing: it {package.why}" for package in absent)
+    return fail("programs", detail, _SETUP)
+
+
+async def build_programs(_subject: Subject) -> CheckResult:
+    """The programs that building images needs; an environment runs without them."""
+    absent = missing({"build"}, is_root=os.geteuid() == 0)
+    if not absent:
+        return ok("build programs", "all found")
+    detail = "; ".join(f"{package.name} is missing: it {package.why}" for package in absent)
+    return warn("build programs", detail, "Run 'waggle setup' to be able to build images.")
+
+
+async def kernel(subject: Subject) -> CheckResult:
+    """The guest kernel is there."""
+    return _file("kernel", subject.kernel)
+
+
+async def kit(subject: Subject) -> CheckResult:
+    """The guest kit is there."""
+    return _file("guest kit", subject.kit)
+
+
+def _file(name: str, path: Path) -> CheckResult:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        return fail(name, f"{path}: {error.strerror}", _SETUP)
+    if not path.is_file() or not size:
+        return fail(name, f"{path} is not a file with content", f"Remove it. {_SETUP}")
+    return ok(name, f"{path} ({size / 1e6:.0f} MB)")
+
+
+async def images(subject: Subject) -> CheckResult:
+    """The images of the runtimes are there."""
+    found = subject.images()
+    absent = sorted(name for name, there in found.items() if not there)
+    if not absent:
+        return ok("images", ", ".join(sorted(found)) or "none configured")
+    mend = "; ".join(f"waggle image build {name}" for name in absent)
+    detail = f"missing: {', '.join(absent)}"
+    if len(absent) == len(found):
+        return fail("images", detail, f"Run: {mend}")
+    return warn("images", detail, f"Run: {mend}")
+
+
+async def data_directory(subject: Subject) -> CheckResult:
+    """The data directory can be written and has space."""
+    existing = next(path for path in (subject.data_dir, *subject.data_dir.parents) if path.exists())
+    name, mend = "data directory", "Give this user the directory, or set WAGGLE_DATA_DIR."
+    try:
+        with tempfile.TemporaryFile(dir=existing) as probe:
+            probe.write(b"waggle")
+            probe.flush()
+    except OSError as error:
+        return fail(name, f"{existing} cannot be written: {error.strerror}", mend)
+    free = shutil.disk_usage(existing).free
+    detail = f"{subject.data_dir}, {free / GIB:.1f} GiB free"
+    if free < _LEAST_FREE:
+        return fail(name, detail, "Free some space, or set WAGGLE_DATA_DIR to a larger disk.")
+    if free < _GOOD_FREE:
+        return warn(name, detail, "Images and environments may fill it; have 5 GiB or more.")
+    return ok(name, detail)
+
+
+async def ca_bundle(subject: Subject) -> CheckResult:
+    """The additional certificate authorities, when configured, are readable PEM."""
+    if subject.ca_bundle is None:
+        return ok("CA bundle", "none configured")
+    mend = "Set WAGGLE_CA_BUNDLE to a readable PEM file with certificates."
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cafile=subject.ca_bundle)
+    except OSError as error:  # ssl.SSLError is one
+        return fail("CA bundle", f"{subject.ca_bundle}: {error.strerror or error}", mend)
+    count = len(context.get_ca_certs())
+    if not count:
+        return fail("CA bundle", f"{subject.ca_bundle} holds no CA certificate", mend)
+    return ok("CA bundle", f"{subject.ca_bundle}, {count} certificates")

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preflight checks of the machine: Python, CPU, QEMU, memory, limits, ports.
+
+Listed in `waggle.infra.host.doctor`. Each opens what it tests and closes it again.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import resource
+import socket
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from waggle.domain.errors import WaggleError
+from waggle.infra.host.accel import choose_acceleration
+from waggle.infra.host.preflight import CheckResult, Subject, fail, ok, warn
+from waggle.infra.host.process import run
+from waggle.infra.host.requirements import find_program
+
+MIN_PYTHON = (3, 11)
+MIN_QEMU = (7, 0)
+_SETUP = "Run 'waggle setup'."
+_PROBED_PORTS = 64
+_FILES_PER_ENVIRONMENT = 32
+_FILES_BASE = 256
+
+
+async def python(_subject: Subject) -> CheckResult:
+    """Python is recent enough."""
+    version = platform.python_version()
+    if sys.version_info[:2] >= MIN_PYTHON:
+        return ok("python", version)
+    return fail("python", version, "Use Python 3.11 or later.")
+
+
+async def architecture(_subject: Subject) -> CheckResult:
+    """The guest kernel, kit and images are for x86-64 on a Linux host."""
+    found = f"{platform.system()} {platform.machine()}"
+    if found in {"Linux x86_64", "Linux amd64"}:
+        return ok("architecture", found)
+    return fail("architecture", found, "Run the server on x86-64 Linux, in a VM if need be.")
+
+
+async def qemu(subject: Subject) -> CheckResult:
+    """QEMU is there, recent enough, and has the microvm machine."""
+    program = find_program(subject.qemu_binary)
+    if program is None:
+        return fail("qemu", f"{subject.qemu_binary} was not found", _SETUP)
+    answer = await run([str(program), "-version"], timeout=20)
+    version = parse_qemu_version(answer.stdout.decode("ascii", "replace"))
+    if version is None:
+        return fail("qemu", f"{program} does not tell its version", answer.last_words() or _SETUP)
+    shown = ".".join(map(str, version))
+    if version < MIN_QEMU:
+        return fail("qemu", f"{shown} is too old", "Install QEMU 7.0 or later.")
+    machines = await run([str(program), "-M", "help"], timeout=20)
+    if not re.search(rb"^microvm\b", machines.stdout, re.MULTILINE):
+        return fail("qemu", f"{shown} has no microvm machine", "Install QEMU for x86-64.")
+    return ok("qemu", f"{shown} ({program})")
+
+
+def parse_qemu_version(text: str) -> tuple[int, ...] | None:
+    """Read the version from what `qemu-system-x86_64 -version` prints."""
+    match = re.match(r"QEMU emulator version (\d+)\.(\d+)(?:\.(\d+))?", text)
+    return tuple(int(part) for part in match.groups(default="0")) if match else None
+
+
+async def acceleration(subject: Subject) -> CheckResult:
+    """KVM is usable; without it machines are emulated, which is slower."""
+    try:
+        accel, reason = choose_acceleration(subject.accel, subject.kvm())
+    except WaggleError as error:
+        return fail("acceleration", error.message, error.hint)
+    if accel == "kvm" or subject.accel == "tcg":
+        return ok("acceleration", f"{accel}: {reason}")
+    mend = "Machines are emulated: they work, but code in them runs several times slower."
+    return warn("acceleration", f"{accel}: {reason}", mend)
+
+
+async def memory(subject: Subject) -> CheckResult:
+    """There is memory for one machine, better for all that may exist."""
+    free = parse_available_mib(Path("/proc/meminfo").read_text("ascii"))
+    detail = f"{free} MiB available, {subject.memory_mib} MiB per environment"
+    if free < subject.memory_mib:
+        return fail("memory", detail, "Free memory, or lower WAGGLE_DEFAULT_MEMORY_MB.")
+    fitting = free // subject.memory_mib
+    if fitting < subject.max_environments:
+        mend = f"Lower WAGGLE_MAX_ENVIRONMENTS={subject.max_environments}: {fitting} fit now."
+        return warn("memory", detail, mend)
+    return ok("memory", detail)
+
+
+def parse_available_mib(meminfo: str) -> int:
+    """Read MemAvailable of /proc/meminfo in MiB; 0 when it is not there."""
+    match = re.search(r"^MemAvailable:\s+(\d+) kB$", meminfo, re.MULTILINE)
+    return int(match.group(1)) // 1024 if match else 0
+
+
+async def open_files(subject: Subject) -> CheckResult:
+    """The server may open enough files for all environments."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    needed = _FILES_BASE + _FILES_PER_ENVIRONMENT * subject.max_environments
+    if limit == resource.RLIM_INFINITY or limit >= needed:
+        return ok("open files", f"{limit} allowed")
+    return warn("open files", f"{limit} allowed, {needed} may be used", f"ulimit -n {needed}")
+
+
+async def guest_ports(subject: Subject) -> CheckResult:
+    """A port for a machine is free."""
+    ports = range(subject.port_base, subject.port_max)
+    step = max(1, len(ports) // _PROBED_PORTS)
+    span = f"{subject.port_base}-{subject.port_max - 1}"
+    free = first_free(ports[::step]) or first_free(ports)
+    if free is None:
+        mend = "Set WAGGLE_SSH_PORT_BASE and WAGGLE_SSH_PORT_MAX to a range that is not in use."
+        return fail("guest ports", f"none of {span} is free", mend)
+    return ok("guest ports", f"{span}, {free} is free")
+
+
+def first_free(ports: Iterable[int]) -> int | None:
+    """Return the first port on 127.0.0.1 that can be bound."""
+    return next((port for port in ports if bind_error("127.0.0.1", port) is None), None)
+
+
+def bind_error(host: str, port: int) -> str | None:
+    """Say why a TCP port cannot be listened on; None when it can."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        return error.strerror or "cannot be used"
+    return None
+
+
+async def listen_address(subject: Subject) -> CheckResult:
+    """The server's own address is free, unless the server holds it."""
+    where = f"{subject.listen_host} port {subject.listen_port}"
+    if subject.server_is_running:
+        return ok("listen address", f"{where}, held by the running server")
+    problem = bind_error(subject.listen_host, subject.listen_port)
+    if problem is None:
+        return ok("listen address", f"{where} is free")
+    mend = "Stop what uses it, or set WAGGLE_LISTEN_ADDR."
+    return fail("listen address", f"{where}: {problem}", mend)

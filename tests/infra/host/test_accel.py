@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""KVM or emulation: the decision and the facts it rests on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from waggle.domain.errors import SetupIncomplete
+from waggle.infra.host.accel import (
+    AccelSetting,
+    KvmFacts,
+    choose_acceleration,
+    has_virtualisation_flag,
+    read_kvm_facts,
+)
+
+USABLE = KvmFacts("", cpu_virtualises=True)
+FAKE = KvmFacts("", cpu_virtualises=False)
+ABSENT = KvmFacts("No such file or directory", cpu_virtualises=True)
+
+
+@pytest.mark.parametrize(
+    "setting,facts,accel,word",
+    [
+        ("auto", USABLE, "kvm", "virtualises"),
+        ("auto", FAKE, "tcg", "neither vmx nor svm"),
+        ("auto", ABSENT, "tcg", "No such file"),
+        ("tcg", USABLE, "tcg", "demands"),
+        ("kvm", USABLE, "kvm", "demands"),
+        ("kvm", FAKE, "kvm", "although"),
+    ],
+)
+def test_the_choice_comes_with_its_reason(
+    setting: AccelSetting, facts: KvmFacts, accel: str, word: str
+) -> None:
+    choice = choose_acceleration(setting, facts)
+    assert choice.accel == accel
+    assert word in choice.reason
+
+
+def test_kvm_that_is_demanded_and_absent_stops_the_start() -> None:
+    with pytest.raises(SetupIncomplete, match="No such file"):
+        choose_acceleration("kvm", ABSENT)
+
+
+@pytest.mark.parametrize(
+    "cpuinfo,expected",
+    [
+        ("processor\t: 0\nflags\t\t: fpu vmx sse\n", True),
+        ("flags\t\t: fpu svm\n", True),
+        ("flags\t\t: fpu sse\nvmx flags\t: vnmi\n", False),
+        ("model name\t: vmx svm\nflags\t\t: fpu\n", False),
+        ("flags\t\t: svm_lock nosvm\n", False),
+        ("", False),
+    ],
+)
+def test_flags_are_whole_words_of_the_flags_line(cpuinfo: str, expected: bool) -> None:
+    assert has_virtualisation_flag(cpuinfo) is expected
+
+
+def test_reads_what_is_there_and_survives_what_is_not(tmp_path: Path) -> None:
+    device, cpuinfo = tmp_path / "kvm", tmp_path / "cpuinfo"
+    facts = read_kvm_facts(device, cpuinfo)
+    assert facts == KvmFacts("No such file or directory", cpu_virtualises=False)
+    device.touch()
+    cpuinfo.write_text("flags : vmx\n")
+    assert read_kvm_facts(device, cpuinfo) == USABLE

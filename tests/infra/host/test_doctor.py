@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The preflight checks, run against this machine and against broken surroundings."""
+
+from __future__ import annotations
+
+import socket
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from waggle.infra.host import checks_files, checks_machine
+from waggle.infra.host.accel import KvmFacts
+from waggle.infra.host.doctor import CHECKS, examine
+from waggle.infra.host.preflight import CheckResult, Status, Subject, can_run, run_checks
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Subject:
+    (tmp_path / "kernel").write_bytes(b"ELF")
+    (tmp_path / "kit").write_bytes(b"EROFS")
+    return Subject(
+        data_dir=tmp_path,
+        kernel=tmp_path / "kernel",
+        kit=tmp_path / "kit",
+        listen_port=0,
+        images=lambda: {"python": True},
+        kvm=lambda: KvmFacts("", cpu_virtualises=True),
+    )
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        yield listener.getsockname()[1]
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+async def test_every_check_answers_under_its_own_name(subject: Subject) -> None:
+    results = await examine(subject)
+    assert [result.name for result in results] == list(CHECKS)
+    for result in results:
+        assert result.detail
+        assert bool(result.mend) == (result.status is not Status.OK)
+
+
+async def test_a_check_that_breaks_is_a_failure_and_hides_no_other(subject: Subject) -> None:
+    async def broken(_subject: Subject) -> CheckResult:
+        raise ZeroDivisionError
+
+    results = await run_checks(subject, {"broken": broken, "kernel": checks_files.kernel})
+    assert [result.status for result in results] == [Status.FAIL, Status.OK]
+    assert not can_run(results)
+    assert can_run(results[1:])
+
+
+class TestQemu:
+    async def test_one_that_is_absent(self, subject: Subject) -> None:
+        result = await checks_machine.qemu(replace(subject, qemu_binary="no-such-qemu"))
+        assert result.status is Status.FAIL
+        assert "waggle setup" in result.mend
+
+    @pytest.mark.parametrize(
+        "version,machines,status,word",
+        [
+            ("QEMU emulator version 7.2.9 (Debian)", "microvm  microvm", Status.OK, "7.2.9"),
+            ("QEMU emulator version 10.0.2", "microvm  microvm", Status.OK, "10.0.2"),
+            ("QEMU emulator version 6.2.0", "microvm  microvm", Status.FAIL, "too old"),
+            ("QEMU emulator version 8.2.0", "pc  Standard PC", Status.FAIL, "no microvm"),
+            ("something else", "microvm", Status.FAIL, "version"),
+        ],
+    )
+    async def test_what_it_says_of_itself(
+        self, subject: Subject, version: str, machines: str, status: Status, word: str
+    ) -> None:
+        text = f'if [ "$1" = -version ]; then echo "{version}"; else echo "{machines}"; fi'
+        binary = script(subject.data_dir / "qemu", text)
+        result = await checks_machine.qemu(replace(subject, qemu_binary=binary))
+        assert result.status is status
+        assert word in result.detail
+
+
+class TestAcceleration:
+    async def test_usable_kvm_is_well(self, subject: Subject) -> None:
+        assert (await checks_machine.acceleration(subject)).status is Status.OK
+
+    async def test_emulation_is_a_warning_unless_demanded(self, subject: Subject) -> None:
+        emulated = replace(subject, kvm=lambda: KvmFacts("", cpu_virtualises=False))
+        assert (await checks_machine.acceleration(emulated)).status is Status.WARN
+        demanded = replace(emulated, accel="tcg")
+        assert (await checks_machine.acceleration(demanded)).status is Status.OK
+
+    async def test_kvm_demanded_and_absent_is_a_failure(self, subject: Subject) -> None:
+        demanded = replace(subject, accel="kvm", kvm=lambda: KvmFacts("denied", True))
+        result = await checks_machine.acceleration(demanded)
+        assert result.status is Status.FAIL
+        assert "group kvm" in result.mend
+
+
+class TestMemory:
+    async def test_too_little_for_one(self, subject: Subject) -> None:
+        result = await checks_machine.memory(replace(subject, memory_mib=10**9))
+        assert result.status is Status.FAIL
+
+    async def test_too_little_for_all(self, subject: Subject) -> None:
+        result = await checks_machine.memory(replace(subject, max_environments=10**9))
+        assert result.status is Status.WARN
+        assert "fit now" in result.mend
+
+    async def test_reads_available_memory(self) -> None:
+        text = "MemTotal:  100 kB\nMemAvailable:    2048 kB\n"
+        assert checks_machine.parse_available_mib(text) == 2
+        assert checks_machine.parse_available_mib("") == 0
+
+
+class TestPorts:
+    async def test_a_full_range(self, subject: Subject, taken_port: int) -> None:
+        full = replace(subject, port_base=taken_port, port_max=taken_port + 1)
+        result = await checks_machine.guest_ports(full)
+        assert result.status is Status.FAIL
+        assert "WAGGLE_SSH_PORT_BASE" in result.mend
+
+    async def test_a_taken_listen_address(self, subject: Subject, taken_port: int) -> None:
+        taken = replace(subject, listen_port=taken_port)
+        assert (await checks_machine.listen_address(taken)).status is Status.FAIL
+        running = replace(taken, server_is_running=True)
+        assert (await checks_machine.listen_address(running)).status is Status.OK
+
+    async def test_a_free_one_stays_free(self, subject: Subject) -> None:
+        assert (await checks_machine.listen_address(subject)).status is Status.OK
+
+    async def test_many_environments_need_many_files(self, subject: Subject) -> None:
+        result = await checks_machine.open_files(replace(subject, max_environments=10**9))
+        assert result.status is Status.WARN
+        assert result.mend.startswith("ulimit -n")
+
+
+class TestFiles:
+    async def test_a_kernel_that_is_absent_empty_or_a_directory(self, subject: Subject) -> None:
+        (subject.data_dir / "empty").touch()
+        for name in ("absent", "empty", "."):
+            result = await checks_files.kernel(replace(subject, kernel=subject.data_dir / name))
+            assert result.status is Status.FAIL
+            assert "waggle setup" in result.mend
+
+    async def test_some_images_missing_is_a_warning_all_a_failure(self, subject: Subject) -> None:
+        some = replace(subject, images=lambda: {"python": True, "node": False})
+        result = await checks_files.images(some)
+        assert (result.status, result.mend) == (Status.WARN, "Run: waggle image build node")
+        nothing = replace(subject, images=lambda: {"python": False, "node": False})
+        assert (await checks_files.images(nothing)).status is Status.FAIL
+
+    async def test_a_data_directory_is_probed_without_being_made(self, subject: Subject) -> None:
+        later = subject.data_dir / "a" / "b"
+        result = await checks_files.data_directory(replace(subject, data_dir=later))
+        assert result.status in {Status.OK, Status.WARN}
+        assert not later.parent.exists()
+
+    async def test_a_data_directory_that_cannot_be_written(self, subject: Subject) -> None:
+        result = await checks_files.data_directory(replace(subject, data_dir=Path("/proc/waggle")))
+        assert result.status is Status.FAIL
+
+    async def test_ca_bundles(self, subject: Subject, tmp_path: Path) -> None:
+        assert (await checks_files.ca_bundle(subject)).status is Status.OK
+        (tmp_path / "bad.pem").write_text("not a certificate")
+        for name in ("absent.pem", "bad.pem", "."):
+            broken = replace(subject, ca_bundle=tmp_path / name)
+            result = await checks_files.ca_bundle(broken)
+            assert result.status is Status.FAIL, name
+            assert "WAGGLE_CA_BUNDLE" in result.mend
+
+    async def test_a_bundle_with_an_authority_is_counted(
+        self, subject: Subject, tmp_path: Path
+    ) -> None:
+        bundle = tmp_path / "ca.pem"
+        bundle.write_bytes(certificate_authority())
+        result = await checks_files.ca_bundle(replace(subject, ca_bundle=bundle))
+        assert result.status is Status.OK
+        assert "1 certificates" in result.detail
+
+
+def certificate_authority() -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(
+        issuer_name=name,
+        subject_name=name,
+        public_key=key.public_key(),
+        serial_number=1,
+        not_valid_before=now,
+        not_valid_after=now + timedelta(days=1),
+    ).add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which system packages count as missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from waggle.infra.host.requirements import PACKAGES, SystemPackage, Use, find_program, missing
+
+
+def names(uses: set[Use], *, is_root: bool = True, absent: set[str]) -> list[str]:
+    found = missing(
+        uses,
+        is_root=is_root,
+        has_program=lambda name: name not in absent,
+        has_file=lambda path: path.name not in absent,
+    )
+    return [package.name for package in found]
+
+
+def test_nothing_is_missing_when_all_is_there() -> None:
+    assert names({"serve", "build", "test"}, is_root=False, absent=set()) == []
+
+
+def test_only_what_the_use_needs_is_missing() -> None:
+    absent = {"qemu-system-x86_64", "mmdebstrap", "skopeo"}
+    assert names({"serve"}, absent=absent) == ["QEMU"]
+    assert names({"build"}, absent=absent) == ["mmdebstrap"]
+    assert names({"serve", "build", "test"}, absent=absent) == ["QEMU", "mmdebstrap", "skopeo"]
+
+
+def test_one_of_two_programs_is_not_enough() -> None:
+    assert names({"build"}, is_root=False, absent={"newgidmap"}) == ["uidmap"]
+
+
+def test_root_needs_no_id_maps() -> None:
+    assert names({"build"}, is_root=True, absent={"newuidmap"}) == []
+
+
+def test_files_count_like_programs() -> None:
+    assert names({"build"}, absent={"debian-archive-keyring.gpg"}) == ["Debian archive keys"]
+
+
+def test_administrators_programs_are_found_whatever_path_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_program("ldconfig") is not None
+    assert find_program("no-such-program") is None
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_every_package_can_be_proved_and_explained(package: SystemPackage) -> None:
+    assert package.programs or package.files
+    assert package.uses
+    assert package.why[0].islower()
+    assert not package.why.endswith(".")
