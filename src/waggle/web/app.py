@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The web application: /mcp, /healthz and /readyz, and what protects them.
+
+Built by the composition root with the low-level MCP server of `waggle.mcp` and a function that
+tells readiness; served by `waggle.web.server`. Knows no services, tools or settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import anyio
+import structlog
+from mcp.server.lowlevel import Server
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from waggle.web.answers import problem
+from waggle.web.bodies import BodyLimits
+from waggle.web.endpoint import McpEndpoint, SessionLimits
+from waggle.web.hosts import HostCheck, HostPolicy
+
+log = structlog.get_logger(__name__)
+
+READINESS_SECONDS = 5.0
+MIB = 1024 * 1024
+MAX_BODY_BYTES = 31 * MIB
+"""Lets a 10 MiB file through in one call: as base64 (4/3), and as text whose every character a
+client escapes (`\\uXXXX` for two bytes: 3), with room for the rest of the message."""
+
+NotReady = Callable[[], Awaitable[str | None]]
+"""Why a create would fail right now, or None."""
+
+
+DEFAULT_SESSIONS = SessionLimits(idle_seconds=1800, maximum=1000)
+DEFAULT_BODIES = BodyLimits(one=MAX_BODY_BYTES, together=8 * MAX_BODY_BYTES, seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class WebApp:
+    """The application, and its endpoint for whoever has to drain it."""
+
+    asgi: Starlette
+    endpoint: McpEndpoint
+
+
+def build_app(
+    server: Server[Any],
+    *,
+    not_ready: NotReady,
+    hosts: HostPolicy,
+    sessions: SessionLimits = DEFAULT_SESSIONS,
+    bodies: BodyLimits = DEFAULT_BODIES,
+) -> WebApp:
+    """Put the application together. It runs the MCP sessions within its lifespan."""
+    endpoint = McpEndpoint(server, sessions, bodies)
+
+    async def healthz(_request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(_request: Request) -> Response:
+        reason = "The server is shutting down." if endpoint.draining else await _ask(not_ready)
+        if reason is not None:
+            return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503)
+        return JSONResponse({"status": "ready"})
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
+        async with endpoint.running():
+            yield
+
+    asgi = Starlette(
+        routes=[
+            Route("/mcp", endpoint),
+            Route("/healthz", healthz, methods=["GET"]),
+            Route("/readyz", readyz, methods=["GET"]),
+        ],
+        middleware=[Middleware(HostCheck, policy=hosts)],
+        exception_handlers={HTTPException: _http_problem, Exception: _crash},
+        lifespan=lifespan,
+    )
+    return WebApp(asgi, endpoint)
+
+
+async def _ask(not_ready: NotReady) -> str | None:
+    try:
+        with anyio.fail_after(READINESS_SECONDS):
+            return await not_ready()
+    except TimeoutError:
+        return f"The readiness check took more than {READINESS_SECONDS:g} s."
+    except Exception:
+        log.exception("readiness_check_failed")
+        return "The readiness check failed; the server's log has the details."
+
+
+async def _http_problem(_request: Request, error: Exception) -> Response:
+    http = cast("HTTPException", error)  # Starlette calls this handler for no other
+    return problem(http.status_code, http.detail, http.headers)
+
+
+async def _crash(_request: Request, _error: Exception) -> Response:
+    return problem(500, "Internal error; the server's log has the details.")

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The /mcp endpoint: which of the SDK's session managers serves a request, and how it ends.
+
+A request of a 2025 session goes to the stateful manager. One without a session id that is not
+`initialize` (a person with curl) goes to the stateless one. Requests of 2026-07-28 name their
+version, and either manager hands them to the SDK's modern entry. Calls are answered as an event
+stream, so that a client that hangs up cancels its call; what is answered at once, to a client
+without a session, is plain JSON. Called by `waggle.web.app`; knows no tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import anyio
+import anyio.abc
+import pydantic_core
+import structlog
+from mcp.server.lowlevel import Server
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from waggle.web.answers import INVALID_REQUEST, PARSE_ERROR, SERVER_BUSY, rpc_error
+from waggle.web.bodies import Bodies, BodyLimits, BodyRefusedError, ClientGoneError, replay
+from waggle.web.single_event import as_json
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """How long an unused 2025 session lives, in seconds, and how many there may be."""
+
+    idle_seconds: float
+    maximum: int
+
+
+class McpEndpoint:
+    """An ASGI application for one path. Serves within `running`, until `drain`."""
+
+    def __init__(self, server: Server[Any], sessions: SessionLimits, bodies: BodyLimits) -> None:
+        self._stateful = StreamableHTTPSessionManager(
+            server,
+            session_idle_timeout=sessions.idle_seconds,
+            max_sessions=sessions.maximum,
+            max_request_body_size=bodies.one,
+        )
+        self._stateless = StreamableHTTPSessionManager(
+            server, stateless=True, max_request_body_size=bodies.one
+        )
+        self._bodies = Bodies(bodies)
+        self._requests: set[anyio.CancelScope] = set()
+        self._idle = anyio.Event()
+        self._draining = False
+        self._closing = anyio.Event()
+        self._closed = anyio.Event()
+
+    @property
+    def draining(self) -> bool:
+        """Whether new work is refused because the server is stopping."""
+        return self._draining
+
+    @property
+    def in_flight(self) -> int:
+        """POST requests being served now."""
+        return len(self._requests)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Own the SDK's managers and their tasks. Can be entered once."""
+        async with anyio.create_task_group() as group:
+            await group.start(self._run_managers)
+            try:
+                yield
+            finally:
+                self._closing.set()
+
+    async def _run_managers(
+        self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        try:
+            async with self._stateful.run(), self._stateless.run():
+                task_status.started()
+                await self._closing.wait()
+        finally:
+            self._closed.set()
+
+    async def drain(self, grace: float) -> int:
+        """Refuse new work, let calls finish for `grace` seconds, then end every stream.
+
+        Returns how many calls were cut. Idempotent.
+        """
+        self._draining = True
+        log.info("draining", calls=self.in_flight, grace_seconds=grace)
+        with anyio.move_on_after(grace):
+            while self._requests:
+                self._idle = anyio.Event()
+                await self._idle.wait()
+        cut = self.in_flight
+        self._closing.set()
+        await self._closed.wait()
+        for request in list(self._requests):
+            request.cancel()
+        log.info("drained", calls_cut=cut)
+        return cut
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        headers = Headers(scope=scope)
+        if scope["method"] == "POST":
+            await self._post(headers, scope, receive, send)
+        elif scope["method"] in ("GET", "DELETE") and "mcp-session-id" in headers:
+            await self._stateful.handle_request(scope, receive, send)
+        else:
+            answer = rpc_error(
+                405,
+                INVALID_REQUEST,
+                "Send JSON-RPC requests by POST; GET and DELETE need an Mcp-Session-Id.",
+                {"Allow": "POST, GET, DELETE"},
+            )
+            await answer(scope, receive, send)
+
+    async def _post(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            answer = rpc_error(415, INVALID_REQUEST, "Send Content-Type: application/json.")
+            await answer(scope, receive, send)
+            return
+        request = anyio.CancelScope()
+        self._requests.add(request)
+        try:
+            with request:
+                async with self._bodies.read(scope, receive) as body:
+                    app, plain = self._route(headers, body)
+                    received = replay(body, receive)
+                    await (
+                        as_json(app, scope, received, send) if plain else app(scope, received, send)
+                    )
+        except BodyRefusedError as error:
+            closing = {"Connection": "close"}
+            await rpc_error(error.status, INVALID_REQUEST, error.message, closing)(
+                scope, receive, send
+            )
+        except ClientGoneError:
+            pass
+        finally:
+            self._requests.discard(request)
+            if not self._requests:
+                self._idle.set()
+
+    def _route(self, headers: Headers, body: bytes) -> tuple[ASGIApp, bool]:
+        """The application for a POST, and whether its event stream becomes plain JSON."""
+        version = headers.get("mcp-protocol-version")
+        modern = version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS
+        session = "mcp-session-id" in headers
+        if not self._draining and modern:
+            return self._stateless.handle_request, False
+        if not self._draining and session:
+            return self._stateful.handle_request, False
+        method, refusal = _method(body)
+        if refusal is not None:
+            return refusal, False
+        if self._draining and method is not None and not method.startswith("notifications/"):
+            message = "The server is shutting down; connect again when it is back."
+            return rpc_error(503, SERVER_BUSY, message, {"Retry-After": "5"}), False
+        if session:
+            return self._stateful.handle_request, False
+        if method == "initialize":
+            return self._stateful.handle_request, True
+        return self._stateless.handle_request, method != "tools/call"
+
+
+def _method(body: bytes) -> tuple[str | None, ASGIApp | None]:
+    """The method of a JSON-RPC message (None for a response), or the answer that refuses it."""
+    try:
+        message: object = pydantic_core.from_json(body)
+    except ValueError:
+        return None, rpc_error(400, PARSE_ERROR, "The body is not valid JSON.")
+    if isinstance(message, list):
+        return None, rpc_error(400, INVALID_REQUEST, "Batches are not supported: send one message.")
+    fields = cast("dict[str, object]", message) if isinstance(message, dict) else {}
+    method = fields.get("method")
+    if fields.get("jsonrpc") != "2.0" or not isinstance(method, str | None):
+        return None, rpc_error(400, INVALID_REQUEST, "The body is not a JSON-RPC 2.0 message.")
+    return method, None

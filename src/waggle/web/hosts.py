@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Refuse requests that a web page in somebody's browser may have sent (DNS rebinding, CSRF).
+
+A page can make a browser call any address, and by DNS rebinding under a name of its own. It cannot
+choose the Host header freely, nor leave out Origin on a POST. So the Host must be a name that this
+server is known by, or an address where it listens on one; and an Origin, if there is any, must be
+such a name too, or the very host that was asked. Wraps the whole application; knows no MCP.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from waggle.web.answers import problem
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True, slots=True)
+class HostPolicy:
+    """Names that requests may use; `addresses` allows any IP address as Host as well."""
+
+    names: frozenset[str]
+    addresses: bool
+
+    def refusal(self, host: str | None, origin: str | None) -> tuple[int, str] | None:
+        """The status and reason to refuse a request with these headers, or None to let it pass."""
+        name = _name(f"//{host}") if host else None
+        if name is None or not (name in self.names or (self.addresses and _is_address(name))):
+            return 421, (
+                "This Host is not served here. Use 127.0.0.1 or localhost, or have the operator "
+                "allow the name."
+            )
+        if origin is not None and not self._origin_allowed(origin, str(host)):
+            return 403, "Requests from web pages of this Origin are not served."
+        return None
+
+    def _origin_allowed(self, origin: str, host: str) -> bool:
+        scheme, _, authority = origin.partition("://")
+        if scheme not in ("http", "https"):
+            return False
+        return _name(origin) in self.names or authority.lower() == host.lower()
+
+
+def host_policy(bound_to: str, allowed: Iterable[str] = ()) -> HostPolicy:
+    """The policy of a server that listens on `bound_to` and is also known by `allowed` names.
+
+    Ports are ignored: they are no secret, and forwarding changes them.
+    """
+    names = {_name(f"//{name}") for name in allowed} | LOOPBACK_NAMES
+    local = bound_to in LOOPBACK_NAMES
+    if not local and not _is_address(bound_to):
+        names.add(_name(f"//{bound_to}"))
+    return HostPolicy(frozenset(name for name in names if name), addresses=not local)
+
+
+def _name(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    if "@" in parts.netloc or parts.path or parts.query or parts.fragment:
+        return None
+    return (parts.hostname or "").removesuffix(".") or None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+class HostCheck:
+    """ASGI middleware that applies a HostPolicy."""
+
+    def __init__(self, app: ASGIApp, policy: HostPolicy) -> None:
+        self._app = app
+        self._policy = policy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse the request, or pass it on."""
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            refusal = self._policy.refusal(headers.get("host"), headers.get("origin"))
+            if refusal is not None:
+                await problem(*refusal)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

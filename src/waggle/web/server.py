@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serve the web application on a socket until told to stop, then let calls finish.
+
+Used by the composition root, which owns signals and logging. Calls uvicorn with h11 (httptools
+is laxer about headers) and `McpEndpoint.drain`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import anyio
+import anyio.abc
+import structlog
+import uvicorn
+
+from waggle.domain.errors import SettingsInvalid
+from waggle.web.app import WebApp
+from waggle.web.protocol import GuardedH11Protocol
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """What the server waits for and holds.
+
+    `grace` is seconds that calls get to finish on stop, `keep_alive` seconds that an idle
+    connection lives, `connections` how many there may be, `head_bytes` bytes of a request head.
+    """
+
+    grace: float = 30.0
+    keep_alive: int = 30
+    connections: int = 1000
+    head_bytes: int = 32 * 1024
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises SettingsInvalid when it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=512)
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise SettingsInvalid(
+            f"Cannot listen on {host} port {port}: {reason}.",
+            hint="Stop the other server, or choose another address with WAGGLE_LISTEN_ADDR.",
+        ) from error
+
+
+def url_of(listener: socket.socket) -> str:
+    """The base URL under which a listening socket is reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without its signal handlers, which would end event streams at once."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = anyio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+
+class WebServer:
+    """One web server. Owns the listening socket from the start of `run` on."""
+
+    def __init__(self, web: WebApp, listener: socket.socket, limits: ServerLimits | None = None):
+        self._web = web
+        self._listener = listener
+        self._limits = limits or ServerLimits()
+        self._stopping = anyio.Event()
+        self._uvicorn = _Uvicorn(
+            uvicorn.Config(
+                web.asgi,
+                http=GuardedH11Protocol,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=self._limits.keep_alive,
+                timeout_graceful_shutdown=1,
+                limit_concurrency=self._limits.connections,
+                h11_max_incomplete_event_size=self._limits.head_bytes,
+            )
+        )
+
+    @property
+    def url(self) -> str:
+        """The base URL."""
+        return url_of(self._listener)
+
+    def stop(self) -> None:
+        """Begin to stop: no new work, calls in progress get their grace. Idempotent."""
+        self._stopping.set()
+
+    async def run(
+        self, *, task_status: anyio.abc.TaskStatus[str] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve until `stop`; tells its URL when it accepts. Cancelling stops without grace.
+
+        When it returns, every connection and the listening socket are closed.
+        """
+        url = self.url
+        grace = 0.0
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._serve)
+            try:
+                await self._uvicorn.up.wait()
+                task_status.started(url)
+                log.info("listening", url=url)
+                await self._stopping.wait()
+                grace = self._limits.grace
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._uvicorn.up.wait()
+                    if self._uvicorn.started:
+                        await self._web.endpoint.drain(grace)
+                    self._uvicorn.should_exit = True
+
+    async def _serve(self) -> None:
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._uvicorn.serve([self._listener])
+            finally:
+                self._uvicorn.up.set()
+                self._listener.close()

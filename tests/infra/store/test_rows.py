@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every environment comes back from its row as it was, except for calls in progress."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from typing import cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waggle.domain.environment import Environment, MachineIdentity, Resources, State
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
+from waggle.infra.store.rows import Value, from_row, to_row
+from waggle.infra.store.schema import migrate
+from waggle.infra.store.sqlite import _SAVE
+
+numbers = st.integers(0, 2**63 - 1)
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+moments = st.datetimes(
+    timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45))]),
+    min_value=datetime(1970, 1, 1),  # noqa: DTZ001 - hypothesis adds the zone
+)
+environments = st.builds(
+    Environment,
+    id=st.uuids().map(str),
+    name=texts,
+    runtime=st.sampled_from(RuntimeName),
+    image=texts,
+    owner=texts,
+    resources=st.builds(Resources, numbers, numbers, numbers),
+    network=st.sampled_from(NetworkPolicy),
+    idle_timeout=st.timedeltas(timedelta(0), timedelta(days=365)),
+    created_at=moments,
+    last_used_at=moments,
+    state=st.sampled_from(State),
+    ssh_port=st.none() | st.integers(1, 65535),
+    machine=st.none() | st.builds(MachineIdentity, numbers, numbers, texts),
+    booted_from=st.dictionaries(texts, texts, max_size=4),
+    error=st.none() | texts,
+    active_calls=st.integers(0, 3),
+)
+
+
+@given(environments)
+def test_round_trip_through_the_real_schema(environment: Environment) -> None:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        connection.row_factory = sqlite3.Row
+        migrate(connection)
+        connection.execute(_SAVE, to_row(environment))
+        row = connection.execute("SELECT * FROM environments").fetchone()
+    finally:
+        connection.close()
+    found = from_row(cast("dict[str, Value]", dict(row)))
+    assert found == replace(environment, active_calls=0)
+    assert found.created_at.utcoffset() == environment.created_at.utcoffset()

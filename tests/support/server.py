@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole server in the test's own loop: real services, MCP and HTTP, over a pretend host.
+
+`serving()` listens on a free port of loopback. `client(url)` is the SDK's real client, in either
+era. Everything ends with the `async with`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import anyio
+import anyio.abc
+import httpx2
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import CallToolResult, TextContent
+
+from tests.support.fakes import FakeHost, MemoryStore
+from waggle.domain.environment import Resources
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import Runtime, RuntimeName
+from waggle.mcp.context import Services
+from waggle.mcp.server import WaggleServer, build_mcp
+from waggle.service.environments import EnvironmentService, Limits
+from waggle.service.execution import ExecutionLimits, ExecutionService
+from waggle.service.filesystem import FilesystemService
+from waggle.web.app import DEFAULT_BODIES, DEFAULT_SESSIONS, WebApp, build_app
+from waggle.web.bodies import BodyLimits
+from waggle.web.endpoint import SessionLimits
+from waggle.web.hosts import host_policy
+from waggle.web.server import ServerLimits, WebServer, bind
+
+LEGACY = "legacy"
+MODERN = "2026-07-28"
+ERAS = (LEGACY, MODERN)
+NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+EXECUTION = ExecutionLimits(
+    default_timeout=30, max_timeout=300, install_timeout=600, output_bytes=200_000
+)
+RUNTIMES = {
+    name: Runtime(name, ".x", (name.value, "{file}"), ("install", "{packages}"))
+    for name in RuntimeName
+}
+
+
+@dataclass(slots=True)
+class Setup:
+    """What a test may want other than the default."""
+
+    host: FakeHost = field(default_factory=FakeHost)
+    store: MemoryStore = field(default_factory=MemoryStore)
+    max_environments: int = 3
+    heartbeat: float = 60.0
+    sessions: SessionLimits = DEFAULT_SESSIONS
+    bodies: BodyLimits = DEFAULT_BODIES
+    limits: ServerLimits = field(default_factory=lambda: ServerLimits(grace=0.0))
+    names: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Rig:
+    """A running server."""
+
+    url: str
+    host: FakeHost
+    services: Services
+    web: WebApp
+    server: WebServer
+
+    @property
+    def mcp(self) -> str:
+        return f"{self.url}/mcp"
+
+
+def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
+    numbers = itertools.count(1)
+    environments = EnvironmentService(
+        host=setup.host,
+        store=setup.store,
+        limits=Limits(
+            max_environments=setup.max_environments,
+            resources=Resources(cpus=1, memory_mib=512, disk_mib=1024),
+            idle_timeout=timedelta(minutes=30),
+            network=NetworkPolicy.PUBLIC,
+            images={name: f"local/{name}" for name in RuntimeName},
+        ),
+        clock=lambda: NOW,
+        new_id=lambda: f"00000000-0000-4000-8000-{next(numbers):012x}",
+        tasks=tasks,
+    )
+    return Services(
+        environments=environments,
+        execution=ExecutionService(environments, RUNTIMES, EXECUTION),
+        filesystem=FilesystemService(environments),
+        execution_limits=EXECUTION,
+        heartbeat=setup.heartbeat,
+    )
+
+
+@asynccontextmanager
+async def mcp_server(setup: Setup | None = None) -> AsyncGenerator[WaggleServer]:
+    """The MCP server alone, for a client in the same process."""
+    async with anyio.create_task_group() as group:
+        yield build_mcp(make_services(setup or Setup(), group))
+        group.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def serving(setup: Setup | None = None) -> AsyncGenerator[Rig]:
+    """A server on loopback."""
+    setup = setup or Setup()
+    async with anyio.create_task_group() as group:
+        services = make_services(setup, group)
+        web = build_app(
+            build_mcp(services).lowlevel,
+            not_ready=services.environments.not_ready,
+            hosts=host_policy("127.0.0.1", setup.names),
+            sessions=setup.sessions,
+            bodies=setup.bodies,
+        )
+        server = WebServer(web, bind("127.0.0.1", 0), setup.limits)
+        async with anyio.create_task_group() as serving_group:
+            url = await serving_group.start(server.run)
+            try:
+                yield Rig(url, setup.host, services, web, server)
+            finally:
+                server.stop()
+        group.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def client(
+    rig: Rig, era: str = LEGACY, *, max_event: int | None = 1024 * 1024
+) -> AsyncGenerator[Client]:
+    """The SDK's client over real HTTP. `max_event` is the SDK's own default."""
+    transport = streamable_http_client(rig.mcp, max_sse_event_size=max_event)
+    async with Client(transport, mode=era, read_timeout_seconds=20) as connected:
+        yield connected
+
+
+@asynccontextmanager
+async def raw(rig: Rig) -> AsyncGenerator[httpx2.AsyncClient]:
+    """A plain HTTP client with the headers that a person gives curl."""
+    headers = {"Accept": "application/json, text/event-stream"}
+    async with httpx2.AsyncClient(base_url=rig.url, headers=headers, timeout=20) as http:
+        yield http
+
+
+def request(method: str, params: Mapping[str, Any] | None = None, *, number: int = 1) -> Any:
+    """A JSON-RPC request."""
+    message = {"jsonrpc": "2.0", "id": number, "method": method}
+    return message if params is None else {**message, "params": params}
+
+
+INITIALIZE = request(
+    "initialize",
+    {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "curl-test", "version": "0.1"},
+    },
+)
+
+
+def text_of(result: CallToolResult) -> str:
+    """All text blocks of a result."""
+    return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
+
+
+def data_of(result: CallToolResult) -> dict[str, Any]:
+    """The structured content of a successful result."""
+    assert not result.is_error, text_of(result)
+    assert isinstance(result.structured_content, dict)
+    return result.structured_content
+
+
+def error_of(result: CallToolResult) -> dict[str, Any]:
+    """The machine-readable error of a failed result."""
+    assert result.is_error, result
+    assert result.meta is not None
+    return dict(result.meta)["waggle/error"]
+
+
+async def created(
+    connected: Client, runtime: Literal["python", "node", "shell"] = "python"
+) -> str:
+    """The id of a new environment."""
+    result = await connected.call_tool("create_environment", {"runtime": runtime})
+    return str(data_of(result)["environment_id"])
+
+
