@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings: defaults, parsers, and one clear line for everything that cannot be used."""
+
+from __future__ import annotations
+
+import importlib.util
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from waggle.config import Settings, accepted, default_data_dir, fields, load, variable
+from waggle.config_sections import SECTIONS
+from waggle.config_values import (
+    ListenAddress,
+    format_duration,
+    parse_cidrs,
+    parse_duration,
+    parse_listen_address,
+    parse_ports,
+    split_words,
+)
+from waggle.domain.errors import SettingsInvalid
+from waggle.domain.network import NetworkPolicy
+
+ROOT = Path(__file__).parents[1]
+
+
+def settings(**values: str) -> Settings:
+    return load({f"WAGGLE_{name}": value for name, value in values.items()}, is_root=True)
+
+
+def problems(**values: str) -> list[str]:
+    with pytest.raises(SettingsInvalid) as caught:
+        settings(**values)
+    assert "docs/configuration.md" in caught.value.hint
+    return caught.value.message.splitlines()
+
+
+class TestDefaults:
+    def test_they_are_those_of_the_go_original(self) -> None:
+        default = settings()
+        assert str(default.listen_addr) == "127.0.0.1:8080"
+        assert (default.max_environments, default.default_cpus) == (10, 1)
+        assert (default.default_memory_mb, default.default_timeout_min) == (512, 30)
+        assert default.boot_timeout == timedelta(minutes=2)
+        assert default.default_exec_timeout == timedelta(seconds=30)
+        assert default.max_exec_timeout == timedelta(minutes=5)
+        assert default.reaper_interval == timedelta(minutes=1)
+        assert (default.ssh_port_base, default.ssh_port_max) == (10000, 11000)
+        assert default.image_cache_max_age == timedelta(hours=168)
+
+    def test_they_are_safe(self) -> None:
+        default = settings()
+        assert default.listen_addr.is_loopback
+        assert not default.allow_remote
+        assert default.default_network is NetworkPolicy.PUBLIC
+        assert default.egress_allow_cidrs == ()
+        assert default.egress_ports == (80, 443)
+        assert default.ca_bundle is None
+
+    def test_data_lives_where_the_user_may_write(self) -> None:
+        assert settings().data_dir == Path("/var/lib/waggle")
+        environ = {"HOME": "/home/u"}
+        assert default_data_dir(environ, is_root=False) == Path("/home/u/.local/share/waggle")
+        environ["XDG_DATA_HOME"] = "/data"
+        assert load(environ, is_root=False).data_dir == Path("/data/waggle")
+        environ["XDG_DATA_HOME"] = "relative"
+        assert default_data_dir(environ, is_root=False) == Path("/home/u/.local/share/waggle")
+
+    def test_the_cache_follows_the_data_directory(self) -> None:
+        assert settings(DATA_DIR="/srv/w").image_cache_dir == Path("/srv/w/cache")
+        own = settings(DATA_DIR="/srv/w", IMAGE_CACHE_DIR="/fast")
+        assert own.image_cache_dir == Path("/fast")
+
+    def test_nothing_changes_after_the_start(self) -> None:
+        with pytest.raises(ValidationError):
+            settings().max_environments = 99  # pyright: ignore[reportAttributeAccessIssue]
+
+    def test_the_process_environment_is_read_when_none_is_given(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WAGGLE_MAX_ENVIRONMENTS", "3")
+        assert load().max_environments == 3
+
+    def test_an_empty_value_counts_as_not_set(self) -> None:
+        assert settings(MAX_ENVIRONMENTS="", CA_BUNDLE="").max_environments == 10
+
+
+class TestErrors:
+    def test_an_unknown_variable_with_a_suggestion(self) -> None:
+        assert problems(DEFALT_CPUS="1") == [
+            "WAGGLE_DEFALT_CPUS is not a setting of waggle. Did you mean WAGGLE_DEFAULT_CPUS?"
+        ]
+        assert problems(default_cpus="1")[0].endswith("Did you mean WAGGLE_DEFAULT_CPUS?")
+
+    def test_an_unknown_variable_does_not_show_its_value(self) -> None:
+        assert problems(QQQQ="hunter2") == ["WAGGLE_QQQQ is not a setting of waggle."]
+
+    def test_one_line_for_each_bad_variable(self) -> None:
+        lines = problems(DEFAULT_CPUS="17", BOOT_TIMEOUT="120", ACCEL="hvf", NOPE="1")
+        assert sorted(lines) == [
+            "WAGGLE_ACCEL='hvf' cannot be used: expected one of auto, kvm, tcg.",
+            "WAGGLE_BOOT_TIMEOUT='120' cannot be used: "
+            "expected a duration such as 250ms, 90s, 5m or 1h30m.",
+            "WAGGLE_DEFAULT_CPUS='17' cannot be used: expected a whole number from 1 to 16.",
+            "WAGGLE_NOPE is not a setting of waggle.",
+        ]
+
+    def test_control_characters_and_length_cannot_spoil_the_log(self) -> None:
+        (line,) = problems(LOG_LEVEL="a\n\x1b[31m" + "x" * 5000)
+        assert line.isprintable()
+        assert len(line) < 250
+
+    def test_a_password_in_a_url_is_masked(self) -> None:
+        (line,) = problems(DEBIAN_MIRROR="ftp://user:hunter2@mirror/x")
+        assert "hunter2" not in line
+        assert "***@mirror" in line
+
+    @pytest.mark.parametrize(
+        "name,value",
+        [
+            ("DEFAULT_CPUS", "0"),
+            ("DEFAULT_CPUS", "-1"),
+            ("DEFAULT_CPUS", "1.0"),
+            ("DEFAULT_CPUS", " 1"),
+            ("DEFAULT_MEMORY_MB", "127"),
+            ("DEFAULT_TIMEOUT_MIN", "0"),
+            ("DEFAULT_TIMEOUT_MIN", "61"),
+            ("OUTPUT_LIMIT", "200001"),
+            ("SSH_PORT_BASE", "80"),
+            ("SSH_PORT_MAX", "65537"),
+            ("VM_UID_BASE", "1000"),
+            ("VM_UID_BASE", "4294967295"),
+            ("DEFAULT_NETWORK", "private"),
+            ("ALLOW_REMOTE", "maybe"),
+            ("EGRESS_ALLOW_CIDRS", "10.0.0.1/8"),
+            ("EGRESS_PORTS", "80,,443"),
+            ("EGRESS_PORTS", "0"),
+            ("CA_BUNDLE", "relative.pem"),
+            ("DATA_DIR", "~/waggle"),
+            ("ALLOWED_HOSTS", "a b"),
+            ("ALLOWED_ORIGINS", "agents.example"),
+            ("IMAGE_PYTHON", "-v"),
+            ("QEMU_BINARY", "qemu -s"),
+            ("RUNTIME_NODE_EXEC_COMMAND", "node"),
+            ("RUNTIME_NODE_EXEC_COMMAND", "sh -c 'node {file}'"),
+            ("RUNTIME_NODE_EXEC_COMMAND", "node '{file}"),
+            ("RUNTIME_NODE_INSTALL_COMMAND", "npm install {file}"),
+        ],
+    )
+    def test_values_out_of_range(self, name: str, value: str) -> None:
+        (line,) = problems(**{name: value})
+        assert line.startswith(f"WAGGLE_{name}=")
+        assert "expected" in line
+
+
+class TestTogether:
+    def test_the_port_range_is_not_empty(self) -> None:
+        (line,) = problems(SSH_PORT_BASE="11000")
+        assert line == "WAGGLE_SSH_PORT_BASE=11000 must be below WAGGLE_SSH_PORT_MAX=11000."
+        assert settings(SSH_PORT_BASE="65535", SSH_PORT_MAX="65536").ssh_port_max == 65536
+
+    def test_the_default_time_limit_is_not_above_the_longest(self) -> None:
+        (line,) = problems(DEFAULT_EXEC_TIMEOUT="10m")
+        assert line == (
+            "WAGGLE_DEFAULT_EXEC_TIMEOUT=10m must not be above WAGGLE_MAX_EXEC_TIMEOUT=5m."
+        )
+
+    @pytest.mark.parametrize("address", ["0.0.0.0:80", "[::]:80", "10.0.0.1:80", "box.example:80"])
+    def test_other_machines_come_in_only_when_allowed(self, address: str) -> None:
+        (line,) = problems(LISTEN_ADDR=address)
+        assert "WAGGLE_ALLOW_REMOTE=true" in line
+        assert not settings(LISTEN_ADDR=address, ALLOW_REMOTE="true").listen_addr.is_loopback
+
+    @pytest.mark.parametrize("address", ["127.0.0.1:0", "127.8.9.1:80", "[::1]:80", "localhost:80"])
+    def test_loopback_is_always_allowed(self, address: str) -> None:
+        assert str(settings(LISTEN_ADDR=address).listen_addr) == address
+
+
+class TestParsers:
+    @pytest.mark.parametrize(
+        "text,milliseconds",
+        [
+            ("250ms", 250),
+            ("90s", 90_000),
+            ("5m", 300_000),
+            ("1h30m", 5_400_000),
+            ("168h", 604_800_000),
+        ],
+    )
+    def test_durations(self, text: str, milliseconds: int) -> None:
+        assert parse_duration(text) == timedelta(milliseconds=milliseconds)
+
+    @pytest.mark.parametrize(
+        "text", ["", "0s", "5", "5 m", "-5m", "m", "5m1h", "1.5h", "5M", "5m\n", "٣s"]
+    )
+    def test_what_is_no_duration(self, text: str) -> None:
+        with pytest.raises(ValueError, match="duration"):
+            parse_duration(text)
+
+    @given(st.integers(min_value=1, max_value=10**12))
+    def test_a_duration_reads_back_as_it_is_written(self, milliseconds: int) -> None:
+        value = timedelta(milliseconds=milliseconds)
+        assert parse_duration(format_duration(value)) == value
+
+    @given(st.ip_addresses(), st.integers(min_value=0, max_value=65535))
+    def test_an_address_reads_back_as_it_is_written(self, host: object, port: int) -> None:
+        address = ListenAddress(str(host), port)
+        assert parse_listen_address(str(address)) == address
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            ":80",
+            "80",
+            "host",
+            "host:",
+            "host:65536",
+            "host:-1",
+            "::1:80",
+            "[::1]",
+            "[127.0.0.1]:80",
+            "1.2.3:80",
+            "1.2.3.4.5:80",
+            "a b:80",
+            "http://h:80",
+            "-h:80",
+            "h:٣",
+        ],
+    )
+    def test_what_is_no_address(self, text: str) -> None:
+        (line,) = problems(LISTEN_ADDR=text)
+        assert "expected host:port" in line
+
+    @given(st.text())
+    def test_no_text_makes_a_parser_fail_otherwise(self, text: str) -> None:
+        for parse in (parse_duration, parse_listen_address, parse_cidrs, parse_ports, split_words):
+            try:
+                parse(text)
+            except ValueError:
+                continue
+
+    def test_lists(self) -> None:
+        assert split_words(" a, b ,c") == ("a", "b", "c")
+        assert parse_cidrs("10.0.0.0/8, fd00::/8") == (
+            ip_network("10.0.0.0/8"),
+            ip_network("fd00::/8"),
+        )
+        assert parse_ports("443,8443") == (443, 8443)
+        hosts = settings(ALLOWED_HOSTS="agents.example:*, [::1]:8080").allowed_hosts
+        assert hosts == ("agents.example:*", "[::1]:8080")
+
+
+class TestDocumentation:
+    def test_every_setting_is_described_and_says_what_it_accepts(self) -> None:
+        for name, info in fields().items():
+            assert info.description, name
+            assert info.description.endswith("."), name
+            assert accepted(name), name
+
+    def test_the_sections_hold_every_setting_once(self) -> None:
+        named = [name for section in SECTIONS for name in section.__annotations__]
+        assert sorted(named) == sorted(fields())
+
+    def test_the_page_is_what_the_code_says(self) -> None:
+        path = ROOT / "docs" / "generate_configuration.py"
+        spec = importlib.util.spec_from_file_location("generate_configuration", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        text = (ROOT / "docs" / "configuration.md").read_text("utf-8")
+        assert text == module.page(), "run ./task docs"
+        assert all(f"`{variable(name)}`" in text for name in fields())

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Promises that the repository keeps about itself."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LONGEST_FILE = 300
+LONGEST_GUIDE = 100
+LICENSE_LINE = "SPDX-License-Identifier: Apache-2.0"
+HOST_NAME = re.compile(r"https?://|(?<![\w.-])[\w-]+(?:\.[\w-]+)*\.(?:org|com|io|net|dev)\b")
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """Return the files that belong to the repository, new ones that are not ignored included."""
+    argv = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing = subprocess.run([*argv, *patterns], check=True, capture_output=True).stdout
+    paths = (ROOT / name for name in listing.decode().split("\0") if name)
+    return sorted(path for path in paths if path.is_file())
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize(
+    "path",
+    tracked("*.py", "*.yaml", "*.yml", "*.toml", "*.sh", "*.c", "*.h", "task", ".ci/run"),
+    ids=name_of,
+)
+def test_sources_name_their_license(path: Path) -> None:
+    head = path.read_text("utf-8").splitlines()[:3]
+    assert any(LICENSE_LINE in line for line in head)
+
+
+def test_the_license_is_whole() -> None:
+    text = (ROOT / "LICENSE").read_text("utf-8")
+    assert "Apache License" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+@pytest.mark.parametrize("path", tracked("src/*.py"), ids=name_of)
+def test_sources_stay_short_and_say_what_they_are(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) <= LONGEST_FILE
+    tree = ast.parse(text)
+    assert not tree.body or ast.get_docstring(tree), "the module needs a docstring"
+
+
+@pytest.mark.parametrize("path", tracked("src/waggle/domain/*.py"), ids=name_of)
+def test_the_domain_imports_the_standard_library_only(path: Path) -> None:
+    allowed = sys.stdlib_module_names | {"waggle"}
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        match node:
+            case ast.Import(names=names):
+                assert {name.name.partition(".")[0] for name in names} <= allowed
+            case ast.ImportFrom(module=str(module)):
+                assert module.partition(".")[0] in allowed
+                assert not module.startswith("waggle.") or module.startswith("waggle.domain")
+            case _:
+                pass
+
+
+def test_the_guide_for_agents_stays_short() -> None:
+    guide = ROOT / "CLAUDE.md"
+    assert len(guide.read_text("utf-8").splitlines()) < LONGEST_GUIDE
+
+
+@pytest.mark.parametrize("path", tracked("*.md"), ids=name_of)
+def test_documents_name_only_tasks_that_exist(path: Path) -> None:
+    tasks = set(re.findall(r"^  ([a-z-]+):$", (ROOT / "Taskfile.yaml").read_text("utf-8"), re.M))
+    named = set(re.findall(r"(?:^|[\s`])\./task ([a-z][a-z-]*)", path.read_text("utf-8")))
+    assert named <= tasks, f"no such task: {named - tasks}"
+
+
+@pytest.mark.parametrize("path", tracked("*.md"), ids=name_of)
+def test_links_between_documents_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", path.read_text("utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+class TestPins:
+    @pytest.mark.parametrize("path", tracked("requirements/*.txt"), ids=name_of)
+    def test_they_have_hashes_and_name_no_host(self, path: Path) -> None:
+        text = path.read_text("utf-8")
+        for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+            assert re.match(r"[a-z0-9-]+==\S+ ", line), line
+            assert "--hash=sha256:" in line, line
+        assert not HOST_NAME.search(text)
+        assert "--index" not in text
+        assert "--find-links" not in text
+
+    def test_every_direct_dependency_is_pinned(self) -> None:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+        runtime, dev = (pins(ROOT / "requirements" / f"{name}.txt") for name in ("runtime", "dev"))
+        assert runtime <= dev, "what is tested is what is shipped"
+        names = {normal(text) for text in project["project"]["dependencies"]}
+        assert names <= {pin.partition("==")[0] for pin in runtime}
+        tools = {normal(text) for text in project["dependency-groups"]["dev"]}
+        assert tools <= {pin.partition("==")[0] for pin in dev}
+
+
+def pins(path: Path) -> set[str]:
+    return set(re.findall(r"^[a-z0-9-]+==[^\s\\]+", path.read_text("utf-8"), re.M))
+
+
+def normal(requirement: str) -> str:
+    match = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert match is not None
+    return re.sub(r"[-_.]+", "-", match.group()).lower()
