@@ -101,6 +101,11 @@ def load(environ: Mapping[str, str] | None = None, *, is_root: bool | None = Non
     raise SettingsInvalid("\n".join(problems), hint=_HINT)
 
 
+def process_environment() -> dict[str, str]:
+    """Return a copy of the process environment, for commands that start other programs."""
+    return dict(os.environ)
+
+
 def default_data_dir(environ: Mapping[str, str], *, is_root: bool) -> Path:
     """Say where data goes when WAGGLE_DATA_DIR is not set."""
     if is_root:

@@ -52,16 +52,22 @@ class Proxy(Protocol):
 
 NewProxy = Callable[[Environment], Proxy]
 
-CloneScratch = Callable[[int, Path], None]
-"""Make a scratch disk of so many MiB at a path; takes milliseconds."""
+
+class Scratch(Protocol):
+    """Maker of writable disks."""
+
+    async def make(self, mib: int, target: Path) -> None:
+        """Make an empty disk of `mib` MiB at `target`; takes milliseconds. Raises OSError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class GuestParts:
-    """Where the parts of every guest are, and their digests or names for the record."""
+    """What every guest is made of beside its image. `certificates` is PEM or empty."""
 
     kernel: Callable[[], Path]
     kit: Callable[[], Path]
+    scratch: Scratch
     certificates: bytes
 
 
@@ -76,7 +82,6 @@ class LocalHost:
         images: BootImages,
         parts: GuestParts,
         ports: PortAllocator,
-        clone_scratch: CloneScratch,
         new_proxy: NewProxy,
         boot_timeout: float,
         uid_base: int | None,
@@ -87,7 +92,6 @@ class LocalHost:
         self._images = images
         self._parts = parts
         self._ports = ports
-        self._clone_scratch = clone_scratch
         self._new_proxy = new_proxy
         self._boot_timeout = boot_timeout
         self._uid_base = uid_base
@@ -102,7 +106,7 @@ class LocalHost:
             files = self._make_directory(environment, owned)
             keys = new_keys()
             disks = GuestDisks(kit, image.disk, files / "scratch.img", files / "identity.img")
-            self._clone_scratch(environment.resources.disk_mib, disks.scratch)
+            await self._parts.scratch.make(environment.resources.disk_mib, disks.scratch)
             disks.identity.write_bytes(self._identity(environment, image, keys))
             await progress(0.4, "Booting the machine")
             machine, lease = await self._boot(environment, kernel, disks, files, owned)

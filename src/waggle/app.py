@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composition root: every part is built here from `Settings`, and nowhere else.
+
+Used by `waggle.cli`. Owns the data directory's lock, the state, one task group and their order of
+shutdown; knows no use case.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import uuid
+from collections.abc import AsyncGenerator, Generator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import structlog
+
+from waggle.config import Settings
+from waggle.domain.environment import Environment, Resources
+from waggle.domain.errors import DataDirBusy, SettingsInvalid
+from waggle.domain.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template
+from waggle.infra.files import FileLock
+from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
+from waggle.infra.host.kernel import GuestKernel
+from waggle.infra.net.egress import EgressProxy
+from waggle.infra.net.policy import AddressPolicy, Verdict
+from waggle.infra.net.ports import PortAllocator
+from waggle.infra.net.resolve import SystemResolver, dns_pool
+from waggle.infra.qemu.hypervisor import QemuHypervisor
+from waggle.infra.rootfs.kit.build import GuestKit
+from waggle.infra.rootfs.scratch import ScratchDisks
+from waggle.infra.store.sqlite import SqliteStore
+from waggle.mcp.context import Services
+from waggle.mcp.server import build_mcp
+from waggle.places import Places
+from waggle.service.environments import EnvironmentService, Limits
+from waggle.service.execution import ExecutionLimits, ExecutionService
+from waggle.service.filesystem import FilesystemService
+from waggle.service.images import ImageService
+from waggle.service.local_host import GuestParts, LocalHost, is_root
+from waggle.service.reaper import Reaper
+from waggle.web.app import build_app
+from waggle.web.endpoint import SessionLimits
+from waggle.web.hosts import host_policy
+from waggle.web.server import ServerLimits, WebServer, bind
+
+log = structlog.get_logger(__name__)
+
+EXTENSIONS = {RuntimeName.PYTHON: ".py", RuntimeName.NODE: ".js", RuntimeName.SHELL: ".sh"}
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """What the composition root hands out."""
+
+    settings: Settings
+    environments: EnvironmentService
+    services: Services
+    hypervisor: str
+    reason: str
+
+
+def now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+def new_id() -> str:
+    """A fresh environment id."""
+    return str(uuid.uuid4())
+
+
+def runtimes(settings: Settings) -> dict[RuntimeName, Runtime]:
+    """The three runtimes as configured. Commands were checked when the settings were read."""
+    commands = {
+        RuntimeName.PYTHON: (
+            settings.runtime_python_exec_command,
+            settings.runtime_python_install_command,
+        ),
+        RuntimeName.NODE: (
+            settings.runtime_node_exec_command,
+            settings.runtime_node_install_command,
+        ),
+        RuntimeName.SHELL: (
+            settings.runtime_shell_exec_command,
+            settings.runtime_shell_install_command,
+        ),
+    }
+    return {
+        name: Runtime(
+            name,
+            EXTENSIONS[name],
+            parse_template(execute, FILE),
+            parse_template(install, PACKAGES),
+            install_as_root=name is RuntimeName.SHELL,
+        )
+        for name, (execute, install) in commands.items()
+    }
+
+
+def image_references(settings: Settings) -> dict[RuntimeName, str]:
+    """Which image each runtime boots."""
+    return {
+        RuntimeName.PYTHON: settings.image_python,
+        RuntimeName.NODE: settings.image_node,
+        RuntimeName.SHELL: settings.image_shell,
+    }
+
+
+def limits(settings: Settings) -> Limits:
+    """What clients get and how many of it."""
+    return Limits(
+        max_environments=settings.max_environments,
+        resources=Resources(settings.default_cpus, settings.default_memory_mb, settings.scratch_mb),
+        idle_timeout=timedelta(minutes=settings.default_timeout_min),
+        network=settings.default_network,
+        images=image_references(settings),
+    )
+
+
+def certificates(settings: Settings) -> bytes:
+    """The operator's certificate authorities. Raises SettingsInvalid when they cannot be read."""
+    if settings.ca_bundle is None:
+        return b""
+    try:
+        data = settings.ca_bundle.read_bytes()
+    except OSError as error:
+        raise SettingsInvalid(
+            f"WAGGLE_CA_BUNDLE={settings.ca_bundle} cannot be read: {error.strerror}."
+        ) from error
+    if b"-----BEGIN CERTIFICATE-----" not in data:
+        raise SettingsInvalid(f"WAGGLE_CA_BUNDLE={settings.ca_bundle} holds no PEM certificate.")
+    return data
+
+
+def image_service(settings: Settings) -> ImageService:
+    """Images and their disks."""
+    places = Places.of(settings)
+    return ImageService(
+        store=places.images, disks=places.disks, runtimes=image_references(settings)
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_app(settings: Settings) -> AsyncGenerator[App]:
+    """Build everything, recover from an earlier server, and at the end destroy everything.
+
+    Raises DataDirBusy when another server owns the data directory, and SettingsInvalid or
+    SetupIncomplete for what only shows when it is tried.
+    """
+    places = Places.of(settings)
+    for directory in (places.data, places.environments, places.cache, places.disks):
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_own(places.lock))
+        choice = choose_acceleration(settings.accel, read_kvm_facts())
+        host = _local_host(settings, places, choice.accel, stack)
+        store = await SqliteStore.open(places.state)
+        stack.push_async_callback(store.aclose)
+        tasks = await stack.enter_async_context(_tasks())
+        environments = EnvironmentService(
+            host=host, store=store, limits=limits(settings), clock=now, new_id=new_id, tasks=tasks
+        )
+        await environments.recover()
+        host.sweep()
+        stack.push_async_callback(_destroy_all, environments, settings.shutdown_timeout)
+        reaper = Reaper(
+            environments, interval=settings.reaper_interval, clock=now, sleep=anyio.sleep
+        )
+        tasks.start_soon(reaper.run)
+        yield App(
+            settings=settings,
+            environments=environments,
+            services=_services(settings, environments),
+            hypervisor=f"qemu ({choice.accel})",
+            reason=choice.reason,
+        )
+
+
+@contextlib.contextmanager
+def _own(path: Path) -> Generator[None]:
+    lock = FileLock(path)
+    if not lock.try_acquire():
+        raise DataDirBusy(
+            f"{path.parent} is used by another waggle server ({lock.owner()}).",
+            hint="Stop it, or give this one its own WAGGLE_DATA_DIR.",
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.asynccontextmanager
+async def _tasks() -> AsyncGenerator[anyio.abc.TaskGroup]:
+    """The one task group: watchers and the reaper, cancelled at the end."""
+    async with anyio.create_task_group() as group:
+        yield group
+        group.cancel_scope.cancel()
+
+
+async def _destroy_all(environments: EnvironmentService, seconds: float) -> None:
+    with anyio.move_on_after(seconds, shield=True) as scope:
+        await environments.aclose()
+    if scope.cancelled_caught:
+        log.error("shutdown_incomplete", left=[e.id for e in environments.all()])
+
+
+def _local_host(
+    settings: Settings, places: Places, accelerator: str, stack: contextlib.AsyncExitStack
+) -> LocalHost:
+    pool = dns_pool()
+    stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+    policy = AddressPolicy(settings.egress_allow_cidrs)
+
+    def new_proxy(environment: Environment) -> EgressProxy:
+        return EgressProxy(
+            policy,
+            SystemResolver(pool),
+            ports=frozenset(settings.egress_ports),
+            on_decision=partial(_log_egress, environment.id),
+        )
+
+    return LocalHost(
+        directory=places.environments,
+        hypervisor=QemuHypervisor(settings.qemu_binary, accelerator),
+        images=image_service(settings),
+        parts=GuestParts(
+            kernel=GuestKernel(places.guest).require,
+            kit=GuestKit(places.guest).require,
+            scratch=ScratchDisks(places.disks),
+            certificates=certificates(settings),
+        ),
+        ports=PortAllocator(settings.ssh_port_base, settings.ssh_port_max),
+        new_proxy=new_proxy,
+        boot_timeout=settings.boot_timeout,
+        uid_base=settings.vm_uid_base if is_root() else None,
+    )
+
+
+def _log_egress(environment: str, host: str, port: int, verdict: Verdict) -> None:
+    if not verdict.allowed:
+        log.info("egress_denied", environment=environment, host=host, port=port, why=verdict.code)
+
+
+def _services(settings: Settings, environments: EnvironmentService) -> Services:
+    execution_limits = ExecutionLimits(
+        default_timeout=settings.default_exec_timeout,
+        max_timeout=settings.max_exec_timeout,
+        install_timeout=settings.install_timeout,
+        output_bytes=settings.output_limit,
+    )
+    configured: Mapping[RuntimeName, Runtime] = runtimes(settings)
+    return Services(
+        environments=environments,
+        execution=ExecutionService(environments, configured, execution_limits),
+        filesystem=FilesystemService(environments),
+        execution_limits=execution_limits,
+    )
+
+
+async def serve(
+    settings: Settings, *, task_status: anyio.abc.TaskStatus[str] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    """Run the HTTP server until SIGINT or SIGTERM; a second signal ends the grace.
+
+    Tells its base URL through `task_status` once it accepts connections.
+    """
+    listener = bind(settings.listen_addr.host, settings.listen_addr.port)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(listener.close)
+        app = await stack.enter_async_context(open_app(settings))
+        web = build_app(
+            build_mcp(app.services).lowlevel,
+            not_ready=app.environments.not_ready,
+            hosts=host_policy(
+                settings.listen_addr.host,
+                [
+                    *settings.allowed_hosts,
+                    *(o.partition("://")[2] for o in settings.allowed_origins),
+                ],
+            ),
+            sessions=SessionLimits(
+                idle_seconds=settings.session_idle_timeout, maximum=settings.max_sessions
+            ),
+        )
+        server = WebServer(web, listener, ServerLimits(grace=settings.shutdown_timeout))
+        async with anyio.create_task_group() as group:
+            group.start_soon(_stop_on_signals, server, group.cancel_scope)
+            log.info(
+                "listening", mcp=f"{server.url}/mcp", hypervisor=app.hypervisor, why=app.reason
+            )
+            await server.run(task_status=task_status)
+            group.cancel_scope.cancel()
+
+
+async def _stop_on_signals(server: WebServer, scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        told = False
+        async for received in signals:
+            log.info("stopping", signal=received.name, at_once=told)
+            if told:
+                scope.cancel()
+            server.stop()
+            told = True

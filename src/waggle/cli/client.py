@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line as an MCP client of the running server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import httpx2
+from mcp import Client
+from mcp_types import CallToolResult, TextContent
+
+from waggle.config import Settings
+from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete, WaggleError
+
+
+class CallRefused(WaggleError):
+    """A tool answered with an error; its text is the message."""
+
+    code = "call_refused"
+
+
+def server_url(settings: Settings) -> str:
+    """Where the server of these settings is reached."""
+    host = settings.listen_addr.host
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{settings.listen_addr.port}/mcp"
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncGenerator[Client]:
+    """A connected client. Raises SetupIncomplete when no server answers."""
+    try:
+        async with Client(url) as client:
+            yield client
+    except (httpx2.ConnectError, ExceptionGroup) as error:
+        if isinstance(error, ExceptionGroup) and not error.subgroup(httpx2.ConnectError):
+            raise _first(cast("ExceptionGroup[Exception]", error)) from error
+        raise SetupIncomplete(
+            f"No server answers at {url}.",
+            hint="Start it with 'waggle serve', or set WAGGLE_LISTEN_ADDR as it has it.",
+        ) from error
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    error: Exception = group
+    while isinstance(error, ExceptionGroup):
+        error = cast("ExceptionGroup[Exception]", error).exceptions[0]
+    return error
+
+
+async def call(client: Client, tool: str, **arguments: object) -> dict[str, Any]:
+    """Call a tool and return its structured result. Raises CallRefused."""
+    result = await client.call_tool(tool, arguments)
+    if not isinstance(result, CallToolResult):
+        raise CallRefused(f"{tool} asked for more input.")
+    if result.is_error:
+        texts = [block.text for block in result.content if isinstance(block, TextContent)]
+        raise CallRefused("\n".join(texts) or f"{tool} failed.")
+    return result.structured_content or {}
+
+
+async def find(client: Client, wanted: str) -> dict[str, Any]:
+    """The environment with this id, beginning of id, or name. Raises NotFound, InvalidArgument."""
+    listed = await call(client, "list_environments")
+    rows = cast("list[dict[str, Any]]", listed["environments"])
+    exact = [row for row in rows if wanted in (row["environment_id"], row["name"])]
+    found = exact or [row for row in rows if str(row["environment_id"]).startswith(wanted)]
+    if not found:
+        raise NotFound(f"There is no environment {wanted!r}.", hint="See 'waggle env ls'.")
+    if len(found) > 1:
+        raise InvalidArgument(f"{wanted!r} names {len(found)} environments.", hint="Use the id.")
+    return found[0]

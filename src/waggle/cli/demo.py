@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`waggle demo`: start a server of its own, use it as an MCP client would, show results and times.
+
+The server is a real `waggle serve` on a free port, with the images of this installation and a data
+directory that is deleted at the end.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import httpx2
+from mcp import Client
+from mcp_types import CallToolResult, TextContent
+
+from waggle.cli.client import connected
+from waggle.cli.image import build
+from waggle.cli.progress import say, working
+from waggle.cli.surroundings import surroundings
+from waggle.config import Settings, load, process_environment
+from waggle.domain.errors import SetupIncomplete
+
+START_SECONDS = 30.0
+STOP_SECONDS = 30.0
+PACKAGE = "humanize"
+PROGRAM = """\
+import os, platform, sys
+print(f"Hello from Linux {platform.release()} with Python {sys.version.split()[0]},")
+print(f"as user {os.getuid()} on {os.cpu_count()} CPU.")
+"""
+USE_PACKAGE = "import humanize; print(humanize.naturalsize(10 * 1024**2))"
+FILE = "/home/sandbox/notes/hello.txt"
+
+
+def demo() -> None:
+    """Run the whole main job once. Raises SetupIncomplete when this machine is not ready."""
+    settings = load()
+    build(["python"], only_missing=True)
+    environ = process_environment()
+    extra = surroundings(environ)
+    for name, value in extra.items():
+        say(f"This network needs {name}={value}; set it for your own server too.")
+    anyio.run(_demo, settings, {**environ, **extra})
+
+
+async def _demo(settings: Settings, environ: Mapping[str, str]) -> None:
+    started = time.monotonic()
+    async with _server(settings, environ) as url:
+        say(f"A server listens at {url} (its own log follows errors only)")
+        async with connected(url) as client:
+            await _tour(client)
+    say(f"The server has stopped. All in all: {time.monotonic() - started:.1f} s")
+
+
+async def _tour(client: Client) -> None:
+    created = await _step(
+        client, "Create a python environment", "create_environment", runtime="python"
+    )
+    environment = str(created["environment_id"])
+    try:
+        await _step(client, "Run a program", "execute", environment_id=environment, code=PROGRAM)
+        await _step(
+            client,
+            "Write a file",
+            "write_file",
+            environment_id=environment,
+            path=FILE,
+            content="written over MCP\n",
+        )
+        await _step(client, "Read it back", "read_file", environment_id=environment, path=FILE)
+        await _step(
+            client,
+            f"Install {PACKAGE}",
+            "install_packages",
+            environment_id=environment,
+            packages=[PACKAGE],
+        )
+        await _step(client, "Use it", "execute", environment_id=environment, code=USE_PACKAGE)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _step(client, "Destroy it", "destroy_environment", environment_id=environment)
+
+
+async def _step(client: Client, title: str, tool: str, **arguments: object) -> dict[str, Any]:
+    """Call a tool with live progress and show what it said. Raises SetupIncomplete on an error."""
+    with working(title) as detail:
+
+        async def on_progress(_done: float, _total: float | None, message: str | None) -> None:
+            detail(message or "")
+
+        result = await client.call_tool(tool, arguments, progress_callback=on_progress)
+    if not isinstance(result, CallToolResult):
+        raise SetupIncomplete(f"{tool} asked for more input.", hint="")
+    text = "\n".join(block.text for block in result.content if isinstance(block, TextContent))
+    for line in text.strip().splitlines()[-8:]:
+        say(f"    {line}")
+    structured = result.structured_content or {}
+    if result.is_error or structured.get("exit_code"):
+        raise SetupIncomplete(f"The demo stopped: {title.lower()} failed.", hint="See above.")
+    return structured
+
+
+@asynccontextmanager
+async def _server(settings: Settings, environ: Mapping[str, str]) -> AsyncGenerator[str]:
+    """A `waggle serve` of our own; stopped and its data deleted at the end."""
+    with tempfile.TemporaryDirectory(prefix="waggle-demo-") as data:
+        port = _free_port()
+        process = subprocess.Popen(  # noqa: S603 - this very program
+            [sys.executable, "-m", "waggle", "serve"],
+            env={
+                **environ,
+                "WAGGLE_LISTEN_ADDR": f"127.0.0.1:{port}",
+                "WAGGLE_DATA_DIR": data,
+                "WAGGLE_IMAGE_CACHE_DIR": str(settings.image_cache_dir),
+                "WAGGLE_LOG_LEVEL": environ.get("WAGGLE_LOG_LEVEL", "warning"),
+            },
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            await _until_ready(url, process)
+            yield f"{url}/mcp"
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+async def _until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    reason = "it did not answer"
+    async with httpx2.AsyncClient() as http:
+        with anyio.move_on_after(START_SECONDS):
+            while process.poll() is None:
+                try:
+                    answer = await http.get(f"{url}/readyz")
+                except httpx2.HTTPError:
+                    await anyio.sleep(0.1)
+                    continue
+                if answer.status_code == httpx2.codes.OK:
+                    return
+                reason = answer.text
+                await anyio.sleep(0.5)
+    code = process.poll()
+    if code is not None:
+        reason = f"it ended with status {code}, see above"
+    raise SetupIncomplete(f"The server did not get ready: {reason}.")

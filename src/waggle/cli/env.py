@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`waggle env ls` and `waggle env rm`, through the running server."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, cast
+
+import anyio
+
+from waggle.cli.client import call, connected, find, server_url
+from waggle.config import load
+from waggle.domain.errors import InvalidArgument
+
+_COLUMNS = ("environment_id", "name", "runtime", "status", "created_at")
+
+
+def ls(*, as_json: bool) -> None:
+    """Print the environments as a table, or as a JSON list."""
+    rows = anyio.run(_list)
+    if as_json:
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*_COLUMNS, box=None)
+    for row in rows:
+        table.add_row(*(str(row[column]) for column in _COLUMNS))
+    Console().print(table if rows else "No environments.")
+
+
+async def _list() -> list[dict[str, Any]]:
+    async with connected(server_url(load())) as client:
+        listed = await call(client, "list_environments")
+        return cast("list[dict[str, Any]]", listed["environments"])
+
+
+def rm(environments: Sequence[str]) -> None:
+    """Destroy each and print its id."""
+    if not environments:
+        raise InvalidArgument("No environment was named.", hint="See 'waggle env ls'.")
+    anyio.run(_remove, environments)
+
+
+async def _remove(environments: Sequence[str]) -> None:
+    async with connected(server_url(load())) as client:
+        for wanted in environments:
+            row = await find(client, wanted)
+            await call(client, "destroy_environment", environment_id=row["environment_id"])
+            sys.stdout.write(f"{row['environment_id']}\n")

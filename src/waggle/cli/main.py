@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: argv to one function. No logic; each command imports what it needs itself.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed with a message that
+says what to do, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import App, Group, Parameter
+
+from waggle.domain.errors import WaggleError
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for scripts.")]
+Yes = Annotated[bool, Parameter(name=("--yes", "-y"), negative="", help="Do not ask.")]
+
+app = App(
+    name="waggle",
+    help="Throw-away Linux machines for AI agents, over MCP.",
+    version_flags=["--version"],
+    help_epilogue="Settings are WAGGLE_* variables: see docs/configuration.md.",
+)
+app.register_install_completion_command()
+image = App(name="image", help="The images that environments boot from.")
+env = App(name="env", help="The environments of the running server.")
+app.command(image)
+app.command(env)
+SERVER, MACHINE = Group("Server", sort_key=1), Group("This machine", sort_key=2)
+
+
+@app.command(group=SERVER)
+def serve() -> None:
+    """Run the server in the foreground until Ctrl-C or SIGTERM."""
+    from waggle.cli.serve import serve as run
+
+    run()
+
+
+@app.command(group=MACHINE)
+def setup(*, yes: Yes = False, tests: bool = False) -> None:
+    """Install what is missing: system packages, the guest kernel and the guest kit.
+
+    Parameters
+    ----------
+    tests
+        Also install what only the tests need.
+    """
+    from waggle.cli.setup import setup as run
+
+    run(yes=yes, tests=tests)
+
+
+@app.command(group=MACHINE)
+def doctor(*, json: Json = False) -> int:
+    """Check this machine; exit 1 when environments cannot be created here."""
+    from waggle.cli.doctor import doctor as run
+
+    return run(as_json=json)
+
+
+@app.command(group=SERVER)
+def demo() -> None:
+    """Start a server and use it as an MCP client would, showing results and times."""
+    from waggle.cli.demo import demo as run
+
+    run()
+
+
+@app.command(group=SERVER)
+def shell(environment: str) -> int:
+    """Open a shell in an environment, as its sandbox user.
+
+    Parameters
+    ----------
+    environment
+        Its id, the beginning of its id, or its name.
+    """
+    from waggle.cli.shell import shell as run
+
+    return run(environment)
+
+
+@app.command(group=MACHINE)
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    sys.stdout.write(f"waggle {installed('waggle')}\n")
+
+
+@image.command(name="build")
+def image_build(*names: str, missing: bool = False) -> None:
+    """Build images from their definitions in images/.
+
+    Parameters
+    ----------
+    names
+        Which ones; all of them when none is named.
+    missing
+        Build only what is not there yet.
+    """
+    from waggle.cli.image import build as run
+
+    run(names, only_missing=missing)
+
+
+@image.command(name="ls")
+def image_ls(*, json: Json = False) -> None:
+    """List the images of the local store."""
+    from waggle.cli.image import ls as run
+
+    run(as_json=json)
+
+
+@image.command(name="inspect")
+def image_inspect(name: str) -> None:
+    """Print what is known of one image, as JSON."""
+    from waggle.cli.image import inspect as run
+
+    run(name)
+
+
+@image.command(name="rm")
+def image_rm(*names: str) -> None:
+    """Remove images and their disks. One that a running environment uses is refused."""
+    from waggle.cli.image import rm as run
+
+    run(names)
+
+
+@env.command(name="ls")
+def env_ls(*, json: Json = False) -> None:
+    """List the environments of the running server."""
+    from waggle.cli.env import ls as run
+
+    run(as_json=json)
+
+
+@env.command(name="rm")
+def env_rm(*environments: str) -> None:
+    """Destroy environments, each given by id, beginning of id, or name."""
+    from waggle.cli.env import rm as run
+
+    run(environments)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        code = app()
+    except WaggleError as error:
+        sys.stderr.write(f"waggle: {error.message}\n")
+        if error.hint:
+            sys.stderr.write(f"  {error.hint}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`waggle setup`: system packages, guest kernel, guest kit. Idempotent; says what and why."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import anyio
+
+from waggle.cli.progress import say, working
+from waggle.config import Settings, load
+from waggle.domain.errors import SetupIncomplete
+from waggle.infra.host.install import (
+    Plan,
+    carry_out,
+    detect_privilege,
+    make_plan,
+    this_manager,
+)
+from waggle.infra.host.kernel import GuestKernel
+from waggle.infra.host.requirements import Use, missing
+from waggle.infra.rootfs.kit.build import GuestKit
+from waggle.places import Places
+
+
+def setup(*, yes: bool, tests: bool) -> None:
+    """Do what is missing. Raises SetupIncomplete with the exact commands when it may not."""
+    anyio.run(_setup, load(), yes, tests)
+
+
+async def _setup(settings: Settings, yes: bool, tests: bool) -> None:
+    is_root = os.geteuid() == 0
+    uses: tuple[Use, ...] = ("serve", "build", "test") if tests else ("serve", "build")
+    interactive = sys.stdin is not None and sys.stdin.isatty()
+    plan = make_plan(
+        missing(uses, is_root=is_root),
+        this_manager(),
+        await detect_privilege(is_root=is_root, interactive=interactive),
+    )
+    if not plan.done:
+        _explain(plan)
+        if plan.can_act and not yes:
+            _ask(interactive)
+        await carry_out(plan, say)
+    await _artifacts(settings)
+
+
+def _explain(plan: Plan) -> None:
+    say("These system packages are missing:")
+    for package in plan.missing:
+        say(f"  {package.name}: {package.why}")
+
+
+def _ask(interactive: bool) -> None:
+    if not interactive:
+        raise SetupIncomplete("Nobody is there to ask.", hint="Use 'waggle setup --yes'.")
+    if input("Install them now? [Y/n] ").strip().lower() not in ("", "y", "yes"):
+        raise SetupIncomplete("Nothing was installed.", hint="")
+
+
+async def _artifacts(settings: Settings) -> None:
+    places = Places.of(settings)
+    kernel, kit = GuestKernel(places.guest), GuestKit(places.guest)
+    mirror = settings.debian_mirror or None
+    if not kernel.path.exists():
+        with working("Fetching the guest kernel") as detail:
+            await kernel.ensure(mirror, detail)
+    if not kit.path.exists():
+        with working("Building the guest kit") as detail:
+            await kit.ensure(mirror, detail)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where things are kept, derived from two settings. Pure.
+
+`data` belongs to one server at a time; `cache` holds what can be made again and is shared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from waggle.config import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Paths of one installation; nothing here creates them."""
+
+    data: Path
+    cache: Path
+
+    @classmethod
+    def of(cls, settings: Settings) -> Places:
+        """The places that the settings name."""
+        return cls(settings.data_dir, settings.image_cache_dir)
+
+    @property
+    def lock(self) -> Path:
+        """Held by the server that owns `data`."""
+        return self.data / "server.lock"
+
+    @property
+    def state(self) -> Path:
+        """The SQLite database."""
+        return self.data / "state.db"
+
+    @property
+    def environments(self) -> Path:
+        """One directory for each running environment."""
+        return self.data / "environments"
+
+    @property
+    def images(self) -> Path:
+        """The image store, OCI layouts."""
+        return self.cache / "images"
+
+    @property
+    def disks(self) -> Path:
+        """Root disks and empty scratch disks."""
+        return self.cache / "disks"
+
+    @property
+    def guest(self) -> Path:
+        """The guest kernel and kit."""
+        return self.cache / "guest"
