@@ -249,6 +249,7 @@ class FakeHost:
     discard_error: Exception | None = None
     discarded: list[str] = field(default_factory=list[str])
     undone: list[str] = field(default_factory=list[str])
+    create_undone: anyio.Event = field(default_factory=anyio.Event)
     steps: Sequence[tuple[float, str]] = ((0.1, "preparing"), (0.5, "booting"), (1.0, "ready"))
     prepare: Callable[[FakeGuest], None] = lambda _guest: None
 
@@ -270,6 +271,7 @@ class FakeHost:
                 raise self.create_error
         except BaseException:
             self.undone.append(environment.id)
+            self.create_undone.set()
             raise
         number = len(self.guests)
         guest = FakeGuest(

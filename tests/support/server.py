@@ -12,16 +12,16 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import anyio
 import anyio.abc
 import httpx2
-from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, TextContent
-
 from tests.support.fakes import FakeHost, MemoryStore
+
+from mcp import Client
 from waggle.domain.environment import Resources
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import Runtime, RuntimeName
@@ -176,8 +176,7 @@ def text_of(result: CallToolResult) -> str:
 def data_of(result: CallToolResult) -> dict[str, Any]:
     """The structured content of a successful result."""
     assert not result.is_error, text_of(result)
-    assert isinstance(result.structured_content, dict)
-    return result.structured_content
+    return cast("dict[str, Any]", result.structured_content)
 
 
 def error_of(result: CallToolResult) -> dict[str, Any]:
@@ -187,11 +186,7 @@ def error_of(result: CallToolResult) -> dict[str, Any]:
     return dict(result.meta)["waggle/error"]
 
 
-async def created(
-    connected: Client, runtime: Literal["python", "node", "shell"] = "python"
-) -> str:
+async def created(connected: Client, runtime: Literal["python", "node", "shell"] = "python") -> str:
     """The id of a new environment."""
     result = await connected.call_tool("create_environment", {"runtime": runtime})
     return str(data_of(result)["environment_id"])
-
-

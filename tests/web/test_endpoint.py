@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/mcp over real HTTP: bad messages, sessions and their limits, and how a call is cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import anyio
+import httpx2
+import pytest
+from tests.support.fakes import FakeGuest
+from tests.support.server import (
+    ERAS,
+    INITIALIZE,
+    LEGACY,
+    MODERN,
+    Rig,
+    Setup,
+    client,
+    created,
+    data_of,
+    raw,
+    request,
+    serving,
+)
+
+from mcp import Client
+from waggle.web.endpoint import SessionLimits
+
+pytestmark = pytest.mark.anyio
+
+VERSION = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": "execute"}
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_both_eras_work_side_by_side(era: str) -> None:
+    async with serving() as rig, client(rig, era) as one, client(rig, LEGACY) as other:
+        assert one.protocol_version == ("2025-11-25" if era == LEGACY else MODERN)
+        environment = await created(one)
+        listed = data_of(await other.call_tool("list_environments", {}))
+        assert [e["environment_id"] for e in listed["environments"]] == [environment]
+
+
+BAD_MESSAGES = {
+    "empty": (b"", -32700),
+    "no json": (b"{nope", -32700),
+    "half a message": (b'{"jsonrpc": "2.0", "id": 1, "method": "tools/', -32700),
+    "not utf-8": (b'{"jsonrpc": "2.0", "method": "\xff"}', -32700),
+    "lone surrogate": (b'{"jsonrpc": "2.0", "id": 1, "method": "\\ud800"}', -32700),
+    "deep": (b"[" * 100_000, -32700),
+    "a batch": (b'[{"jsonrpc": "2.0", "id": 1, "method": "tools/list"}]', -32600),
+    "a number": (b"5", -32600),
+    "no version": (b'{"id": 1, "method": "tools/list"}', -32600),
+    "odd method": (b'{"jsonrpc": "2.0", "id": 1, "method": {"a": 1}}', -32600),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MESSAGES)
+async def test_a_message_that_is_none_is_refused_in_json(name: str) -> None:
+    body, code = BAD_MESSAGES[name]
+    async with serving() as rig, raw(rig) as http:
+        headers = {"Content-Type": "application/json"}
+        answer = await http.post("/mcp", content=body, headers=headers)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == code
+        assert "Traceback" not in answer.text
+        assert len(answer.text) < 300
+
+
+async def test_other_content_types_and_methods_are_refused_in_json() -> None:
+    async with serving() as rig, raw(rig) as http:
+        form = await http.post("/mcp", data={"a": "b"})
+        assert (form.status_code, "application/json" in form.json()["error"]["message"]) == (
+            415,
+            True,
+        )
+        for method in ("GET", "DELETE", "PUT", "OPTIONS"):
+            answer = await http.request(method, "/mcp")
+            assert answer.status_code == 405
+            assert "POST" in answer.headers["allow"]
+
+
+async def test_an_unknown_session_is_told_to_start_again() -> None:
+    async with serving() as rig, raw(rig) as http:
+        for session in ("made-up", "x" * 4_000, "../../etc"):
+            answer = await http.post(
+                "/mcp", json=request("tools/list"), headers={"Mcp-Session-Id": session}
+            )
+            assert answer.status_code == 404
+            assert answer.json()["error"]["message"] == "Session not found"
+
+
+async def test_an_unknown_protocol_version_is_named() -> None:
+    async with serving() as rig, raw(rig) as http:
+        headers = {"MCP-Protocol-Version": "1999-01-01"}
+        answer = await http.post("/mcp", json=request("tools/list"), headers=headers)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] < 0
+
+
+async def test_sessions_are_capped_and_bare_calls_are_not() -> None:
+    setup = Setup(sessions=SessionLimits(idle_seconds=60, maximum=2))
+    async with serving(setup) as rig, raw(rig) as http:
+        opened = [await http.post("/mcp", json=INITIALIZE) for _ in range(3)]
+        assert [answer.status_code for answer in opened] == [200, 200, 503]
+        bare = await http.post("/mcp", json=request("tools/list"))
+        assert bare.status_code == 200
+        session = {"Mcp-Session-Id": opened[0].headers["mcp-session-id"]}
+        await http.delete("/mcp", headers=session)
+        assert (await http.post("/mcp", json=INITIALIZE)).status_code == 200
+
+
+async def test_an_abandoned_session_ends_by_itself() -> None:
+    setup = Setup(sessions=SessionLimits(idle_seconds=0.05, maximum=1))
+    async with serving(setup) as rig, raw(rig) as http:
+        assert (await http.post("/mcp", json=INITIALIZE)).status_code == 200
+        answer = None
+        with anyio.fail_after(10):
+            while answer is None or answer.status_code == 503:
+                answer = await http.post("/mcp", json=INITIALIZE)
+        assert answer.status_code == 200
+
+
+async def hanging(rig: Rig, connected: Client) -> tuple[str, FakeGuest]:
+    """An environment in which the next call will hang."""
+    environment = await created(connected)
+    return environment, rig.host.guests[environment]
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_cancelled_call_stops_the_program(era: str) -> None:
+    async with serving() as rig, client(rig, era) as connected:
+        environment, guest = await hanging(rig, connected)
+        arguments = {"environment_id": environment, "code": "hang"}
+        async with anyio.create_task_group() as group:
+            group.start_soon(connected.call_tool, "execute", arguments)
+            await guest.started.wait()
+            group.cancel_scope.cancel()
+        with anyio.fail_after(5):
+            await guest.was_cancelled.wait()
+        assert rig.services.environments.get(environment, owner="local").active_calls == 0
+
+
+@pytest.mark.parametrize("headers", [{}, {"MCP-Protocol-Version": "2025-11-25"}, VERSION])
+async def test_hanging_up_stops_the_program_of_a_bare_call(headers: dict[str, str]) -> None:
+    async with serving() as rig, client(rig) as connected:
+        environment, guest = await hanging(rig, connected)
+        arguments = {"environment_id": environment, "code": "hang"}
+        call = request("tools/call", {"name": "execute", "arguments": arguments})
+        if headers is VERSION:
+            call["params"]["_meta"] = {
+                "io.modelcontextprotocol/protocolVersion": MODERN,
+                "io.modelcontextprotocol/clientCapabilities": {},
+            }
+        async with anyio.create_task_group() as group, raw(rig) as http:
+            group.start_soon(post_quietly, http, call, headers)
+            with anyio.fail_after(5):
+                await guest.started.wait()
+            group.cancel_scope.cancel()
+        with anyio.fail_after(5):
+            await guest.was_cancelled.wait()
+
+
+async def post_quietly(
+    http: httpx2.AsyncClient, call: object, headers: Mapping[str, str] | None = None
+) -> None:
+    await http.post("/mcp", json=call, headers=headers)
+
+
+async def test_hanging_up_during_create_leaves_nothing() -> None:
+    setup = Setup(max_environments=1)
+    setup.host.hold = anyio.Event()
+    async with serving(setup) as rig:
+        call = request(
+            "tools/call", {"name": "create_environment", "arguments": {"runtime": "python"}}
+        )
+        async with anyio.create_task_group() as group, raw(rig) as http:
+            group.start_soon(post_quietly, http, call)
+            await rig.host.creating.wait()
+            group.cancel_scope.cancel()
+        with anyio.fail_after(5):
+            await rig.host.create_undone.wait()
+        rig.host.hold = None
+        async with client(rig) as connected:
+            await created(connected)
+
+
+async def test_a_session_survives_a_lost_connection_and_its_call_goes_on() -> None:
+    async with serving() as rig, raw(rig) as http, client(rig) as connected:
+        environment, guest = await hanging(rig, connected)
+        opened = await http.post("/mcp", json=INITIALIZE)
+        session = {"Mcp-Session-Id": opened.headers["mcp-session-id"]}
+        arguments = {"environment_id": environment, "code": "hang"}
+        call = request("tools/call", {"name": "execute", "arguments": arguments}, number=7)
+        async with anyio.create_task_group() as group, raw(rig) as lost:
+            group.start_soon(lambda: lost.post("/mcp", json=call, headers=session))
+            await guest.started.wait()
+            group.cancel_scope.cancel()
+        again = await http.post("/mcp", json=request("tools/list"), headers=session)
+        assert again.status_code == 200
+        assert not guest.cancelled
+        cancel = {
+            "jsonrpc": "2.0",
+            "method": "notifications/cancelled",
+            "params": {"requestId": 7},
+        }
+        assert (await http.post("/mcp", json=cancel, headers=session)).status_code == 202
+        with anyio.fail_after(5):
+            await guest.was_cancelled.wait()
+
+
+async def test_ending_a_session_stops_its_calls() -> None:
+    async with serving() as rig, client(rig) as watcher:
+        environment, guest = await hanging(rig, watcher)
+        arguments = {"environment_id": environment, "code": "hang"}
+        async with raw(rig) as http, anyio.create_task_group() as group:
+            opened = await http.post("/mcp", json=INITIALIZE)
+            session = {"Mcp-Session-Id": opened.headers["mcp-session-id"]}
+            call = request("tools/call", {"name": "execute", "arguments": arguments})
+            group.start_soon(post_quietly, http, call, session)
+            await guest.started.wait()
+            await http.delete("/mcp", headers=session)
+            with anyio.fail_after(5):
+                await guest.was_cancelled.wait()
+
+
+async def test_many_clients_at_once() -> None:
+    async with serving(Setup(max_environments=20)) as rig:
+
+        async def work(era: str) -> None:
+            async with client(rig, era) as connected:
+                environment = await created(connected)
+                for _ in range(5):
+                    arguments = {"environment_id": environment, "code": "echo hi"}
+                    assert (
+                        data_of(await connected.call_tool("execute", arguments))["exit_code"] == 0
+                    )
+
+        async with anyio.create_task_group() as group:
+            for number in range(10):
+                group.start_soon(work, ERAS[number % 2])
+
+
+@pytest.mark.parametrize("params", [{}, {"name": 5}, {"name": "execute", "arguments": "x"}])
+async def test_a_malformed_call_is_a_short_protocol_error(params: dict[str, object]) -> None:
+    async with serving() as rig, raw(rig) as http:
+        answer = await http.post("/mcp", json=request("tools/call", params))
+        assert '"code":-32602' in answer.text
+        assert "Traceback" not in answer.text
+        assert len(answer.text) < 200
