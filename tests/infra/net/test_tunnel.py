@@ -165,6 +165,39 @@ async def test_finish_flushes_and_waits_for_the_peer_to_end(turns: Turns) -> Non
     assert pipe.closed
 
 
+class Buffered(Pipe):
+    """A side with a write buffer, like a transport's: drained means below the high-water mark."""
+
+    buffered = 10
+    high = 64
+
+    @property
+    def transport(self) -> Buffered:
+        return self
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self.high = high or 0
+
+    def abort(self) -> None:
+        self.closed = True
+
+    async def drain(self) -> None:
+        while self.buffered > self.high:
+            self.takes.clear()
+            await self.takes.wait()
+
+
+async def test_finish_gives_the_last_bytes_the_time_to_flush_not_to_linger(turns: Turns) -> None:
+    pipe = Buffered()
+    task = asyncio.ensure_future(pipe.stream().finish(FOREVER, 0))
+    await turns()
+    assert (pipe.ended, pipe.closed) == (False, False)
+    pipe.buffered = 0
+    pipe.takes.set()
+    await task
+    assert (pipe.ended, pipe.closed) == (True, True)
+
+
 @pytest.mark.parametrize("takes", [True, False])
 async def test_finish_gives_up_in_time(takes: bool) -> None:
     pipe = Pipe()

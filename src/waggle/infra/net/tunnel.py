@@ -63,7 +63,6 @@ async def relay(client: Stream, upstream: Stream, early: bytes, idle_seconds: fl
 async def _pump(source: Stream, sink: Stream, idle: IdleLimit, first: bytes = b"") -> None:
     data = first or await source.read()
     while data:
-        idle.touch()
         await sink.write(data)
         idle.touch()
         data = await source.read()
