@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes a Debian tree with mmdebstrap, as root or in a user namespace, and streams it as a tar.
+
+Called by `build`. Which archive to use is the host's own apt configuration or what the caller
+passes; no host name is known here. Everything runs in a session of its own that ends with the call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from threading import Thread
+from typing import IO
+
+from waggle.domain.errors import SetupIncomplete
+from waggle.infra.oci.definition import ImageDefinition
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_INSTALL = "Run 'waggle setup', or 'apt-get install mmdebstrap uidmap'."
+_NO_MIRROR = "Set WAGGLE_DEBIAN_MIRROR to the address of a Debian archive."
+_RELEASES = frozenset(("stable", "oldstable", "testing", "unstable", "sid"))
+_KEPT_LINES = 12
+_URI = re.compile(r"(?:https?|file|mirror\+file|copy)://?[^\s\"'\\\[\]]+|mirror://[^\s\"'\\\[\]]+")
+
+
+def debian_mirror(configured: str = "", etc: Path = Path("/etc")) -> str:
+    """Return the archive's base address: `configured`, else that of the host's apt sources.
+
+    Raises SetupIncomplete when there is none, or when it holds a password (it would end up in
+    the image).
+    """
+    uri = configured or _host_mirror(etc)
+    if not uri:
+        raise SetupIncomplete("No Debian archive is known on this machine.", hint=_NO_MIRROR)
+    if not _URI.fullmatch(uri):
+        raise SetupIncomplete("The address of the Debian archive is not usable.", hint=_NO_MIRROR)
+    if "@" in uri.partition("://")[2].partition("/")[0]:
+        raise SetupIncomplete(
+            "The address of the Debian archive holds a password, which the image would show.",
+            hint="Put the password into /etc/apt/auth.conf.d, or set WAGGLE_DEBIAN_MIRROR.",
+        )
+    return uri
+
+
+def _host_mirror(etc: Path) -> str:
+    """Find the first source of the running Debian release with component `main`."""
+    suites = _RELEASES | _codename(etc)
+    for path in sorted((etc / "apt" / "sources.list.d").glob("*.sources")):
+        for stanza in re.split(r"\n\s*\n", path.read_text("utf-8", "replace")):
+            fields = dict(re.findall(r"^([A-Za-z-]+):[ \t]*(.*)$", stanza, re.MULTILINE))
+            wanted = suites & {*fields.get("Suites", "").split()}
+            enabled = fields.get("Enabled", "yes").strip() != "no"
+            binary = "deb" in fields.get("Types", "").split()
+            main = "main" in fields.get("Components", "").split()
+            if wanted and enabled and binary and main and fields.get("URIs", "").split():
+                return fields["URIs"].split()[0]
+    for path in [etc / "apt" / "sources.list", *sorted((etc / "apt").glob("sources.list.d/*.list"))]:
+        text = path.read_text("utf-8", "replace") if path.is_file() else ""
+        for uri, suite, components in re.findall(
+            r"^deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)[ \t]+(.*)$", text, re.MULTILINE
+        ):
+            if suite in suites and "main" in components.split():
+                return uri
+    return ""
+
+
+def _codename(etc: Path) -> set[str]:
+    release = etc / "os-release"
+    text = release.read_text("utf-8", "replace") if release.is_file() else ""
+    if not re.search(r"^ID=\"?debian\"?$", text, re.MULTILINE):
+        return set()
+    return set(re.findall(r"^VERSION_CODENAME=\"?([a-z]+)\"?$", text, re.MULTILINE))
+
+
+def mmdebstrap_mode(uid: int, subuid: Path = Path("/etc/subuid")) -> str:
+    """Return `root` or `unshare`. Raises SetupIncomplete when neither can work."""
+    if shutil.which("mmdebstrap", path=_PATH) is None:
+        raise SetupIncomplete("Building an image needs mmdebstrap.", hint=_INSTALL)
+    if uid == 0:
+        return "root"
+    if shutil.which("newuidmap", path=_PATH) is None:
+        raise SetupIncomplete("Building an image without root needs newuidmap.", hint=_INSTALL)
+    import pwd  # noqa: PLC0415 (POSIX only, as this function)
+
+    with contextlib.suppress(KeyError, OSError):
+        owner = {pwd.getpwuid(uid).pw_name, str(uid)}
+        if any(line.split(":")[0] in owner for line in subuid.read_text("ascii").splitlines()):
+            return "unshare"
+    raise SetupIncomplete(
+        "Building an image without root needs a range of subordinate user ids.",
+        hint="Run 'usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER' as root.",
+    )
+
+
+def mmdebstrap_argv(
+    definition: ImageDefinition, mirror: str, mode: str, temporary: Path | None
+) -> list[str]:
+    """Return the command that writes the tree to standard output. Pure."""
+    environment = [f"PATH={_PATH}", "LC_ALL=C.UTF-8", f"SOURCE_DATE_EPOCH={definition.epoch}"]
+    if temporary:
+        environment.append(f"TMPDIR={temporary}")
+    inside = [
+        "env", "-i", f"PATH={_PATH}", "HOME=/root", "LC_ALL=C.UTF-8", "PYTHONHASHSEED=0",
+        f"SOURCE_DATE_EPOCH={definition.epoch}",
+    ]  # fmt: skip
+    hooks = [
+        f'--customize-hook=chroot "$1" {shlex.join([*inside, *command])}'
+        for command in definition.warm_up
+    ]
+    return [
+        "env", *environment, "mmdebstrap", f"--mode={mode}", f"--variant={definition.variant}",
+        "--format=tar", "--aptopt=Acquire::Languages \"none\"",
+        f"--include={','.join(definition.packages)}", *hooks,
+        definition.suite, "-", f"deb {mirror} {definition.suite} main",
+    ]  # fmt: skip
+
+
+@contextlib.contextmanager
+def debian_tree(argv: Sequence[str], report: Callable[[str], None]) -> Iterator[IO[bytes]]:
+    """Run `argv` and give its standard output; on leaving, check that it ended well.
+
+    `report` gets each line it logs, from another thread. Whatever ends the block early ends the
+    whole session of processes. Raises SetupIncomplete with the last lines when it fails.
+    """
+    log: deque[str] = deque(maxlen=_KEPT_LINES)
+    process = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None and process.stderr is not None  # noqa: S101, PT018 (pipes)
+    reader = Thread(target=_log, args=(process.stderr, log, report), daemon=True)
+    reader.start()
+    try:
+        yield process.stdout
+        process.stdout.read()
+        code = process.wait()
+        reader.join()
+    except BaseException:
+        _end(process)
+        reader.join(5)
+        raise
+    finally:
+        process.stdout.close()
+        process.stderr.close()
+    if code:
+        lines = "\n".join(log)
+        raise SetupIncomplete(
+            f"mmdebstrap ended with status {code}. Its last lines:\n{lines}\n",
+            hint="Check that 'apt-get update' works here, or set WAGGLE_DEBIAN_MIRROR.",
+        )
+
+
+def _log(stream: IO[bytes], log: deque[str], report: Callable[[str], None]) -> None:
+    with contextlib.suppress(ValueError, OSError):
+        for raw in stream:
+            line = raw.decode("utf-8", "replace").rstrip()
+            log.append(line)
+            report(line)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the session: politely, so that mmdebstrap removes its tree, then for sure."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+            return

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A resolved image -> one merged tree, with the contents of its files beside it.
+
+The composition root passes `flatten` to `rootfs.RootDisks`, which writes the tree as a disk. It
+calls `layers` for each blob and `plan` for the merge. Everything it makes is in the directory that
+it is given, which belongs to the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Lock
+
+from waggle.domain.errors import ImageCorrupt
+from waggle.infra.oci.image import Descriptor, ResolvedImage
+from waggle.infra.oci.layers import LayerData, read_layer
+from waggle.infra.oci.layout import Layout
+from waggle.infra.oci.limits import DEFAULT_LIMITS, Limits
+from waggle.infra.oci.plan import Node, merge
+
+Advance = Callable[[float, str], None]
+"""Told the fraction done (0 to 1) and what is being done; may raise to give up."""
+
+_WORKERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class FlatImage:
+    """A merged tree. `files[n]` holds the contents that nodes of layer n point into."""
+
+    root: Node
+    files: tuple[Path, ...]
+
+
+def flatten(
+    image: ResolvedImage, workspace: Path, progress: Advance, limits: Limits = DEFAULT_LIMITS
+) -> FlatImage:
+    """Unpack, verify and merge the layers of `image` inside the empty directory `workspace`.
+
+    Blocks the thread; two layers are unpacked at a time. `progress` is called from those threads,
+    one call at a time; when it raises, the others stop soon and that error is raised here.
+    Raises ImageCorrupt (with the image's remedy as hint) and OSError.
+    """
+    try:
+        return _flatten(image, workspace, progress, limits)
+    except ImageCorrupt as error:
+        message = f"Image {image.reference}: {error.message}"
+        raise ImageCorrupt(message, hint=error.hint or image.remedy) from error
+
+
+class _Meter:
+    """Turns bytes read by several threads into one progress; stops them all when one fails."""
+
+    def __init__(self, image: ResolvedImage, progress: Advance) -> None:
+        self._total = max(image.size, 1)
+        self._text = f"unpacking {image.reference}"
+        self._progress = progress
+        self._done = 0
+        self._lock = Lock()
+        self.stop = Event()
+
+    def advance(self, count: int) -> None:
+        with self._lock:
+            if self.stop.is_set():
+                raise _Stopped
+            self._done += count
+            self._progress(min(self._done / self._total, 1.0), self._text)
+
+
+class _Stopped(Exception):
+    """Ends a thread whose sibling failed; never seen outside."""
+
+
+def _flatten(image: ResolvedImage, workspace: Path, progress: Advance, limits: Limits) -> FlatImage:
+    diff_ids = image.config.diff_ids
+    if len(diff_ids) != len(image.layers):
+        raise ImageCorrupt(f"{len(image.layers)} layers, but {len(diff_ids)} diff ids.")
+    layout, meter = Layout(image.layout), _Meter(image, progress)
+
+    def read(number: int, layer: Descriptor) -> LayerData:
+        data = workspace / f"layer-{number}"
+        with layout.open_blob(layer, image.remedy) as blob:
+            return read_layer(blob, layer, diff_ids[number], data, limits, meter.advance)
+
+    with ThreadPoolExecutor(_WORKERS, "waggle-layer") as pool:
+        futures = [pool.submit(read, n, layer) for n, layer in enumerate(image.layers)]
+        done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+        failed = [e for f in done if (e := f.exception()) and not isinstance(e, _Stopped)]
+        if failed:
+            meter.stop.set()
+            for future in waiting:
+                future.cancel()
+            raise failed[0]
+    layers = [future.result() for future in futures]
+    if sum(layer.unpacked_bytes for layer in layers) > limits.total_bytes:
+        raise ImageCorrupt(f"It unpacks to more than {limits.total_bytes} bytes.")
+    root = merge((layer.entries for layer in layers), limits)
+    return FlatImage(root, tuple(layer.data for layer in layers))

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much an image may ask of the host. Exceeding any of it is `ImageCorrupt`, at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on one image. Sizes are in bytes; `entries` and `total_bytes` are per image."""
+
+    entries: int = 1_000_000
+    """Archive members of all layers together."""
+    total_bytes: int = 32 << 30
+    """Unpacked bytes of all layers together, archive headers included."""
+    file_bytes: int = 16 << 30
+    """Size of one file, as it reads: holes count."""
+    ratio: int = 200
+    """Unpacked over packed bytes, once `ratio_from` bytes are out of one layer."""
+    ratio_from: int = 256 << 20
+    depth: int = 128
+    """Components of a path."""
+    path_bytes: int = 4095
+    name_bytes: int = 255
+    extension_bytes: int = 1 << 20
+    """One PAX or GNU extension header, which is held in memory."""
+    xattr_bytes: int = 3900
+    """All extended attributes of one file as they are stored on the disk."""
+
+
+DEFAULT_LIMITS = Limits()

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Root disks: one read-only EROFS file per image digest, made once and shared by all machines.
+
+Called by the environment host and the CLI. How an image becomes a tree is passed in
+(`oci.flatten`), so this module knows no layers. A disk is written in a private directory under a
+lock per digest, flushed and then renamed: what has its final name is whole. The files are
+0444 and never changed; removing one that a machine has open does not disturb the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Event
+from typing import Generic, Protocol, TypeVar
+
+from waggle.domain.errors import InvalidArgument
+from waggle.infra.files import FileLock, sync_directory
+from waggle.infra.rootfs.erofs import Advance, TreeNode, write_erofs
+
+_FORMAT = 1
+"""Part of the file name: a change of what is written must not meet old files."""
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_LOCK_SECONDS = 1800.0
+_READ_SHARE = 0.8
+
+
+class Image(Protocol):
+    """What a disk is made of; only the digest matters here."""
+
+    @property
+    def digest(self) -> str: ...
+
+
+class Flat(Protocol):
+    """A merged tree with the files that hold its contents."""
+
+    @property
+    def root(self) -> TreeNode: ...
+    @property
+    def files(self) -> Sequence[Path]: ...
+
+
+ImageT = TypeVar("ImageT", bound=Image)
+
+
+def ignore_progress(fraction: float, text: str) -> None:
+    """Report to nobody."""
+
+
+class RootDisks(Generic[ImageT]):
+    """The cache of root disks in one directory; safe for any number of processes."""
+
+    def __init__(self, directory: Path, flatten: Callable[[ImageT, Path, Advance], Flat]) -> None:
+        """`flatten(image, workspace, progress)` makes the tree; it may raise and block."""
+        self._directory = directory
+        self._flatten = flatten
+
+    def path(self, digest: str) -> Path:
+        """Return where the disk of an image is, or would be. Raises InvalidArgument."""
+        match = _DIGEST.fullmatch(digest)
+        if not match:
+            raise InvalidArgument(f"{digest!r} is not a sha256 digest.")
+        return self._directory / f"{match[1]}.v{_FORMAT}.erofs"
+
+    def find(self, digest: str) -> Path | None:
+        """Return the disk if it is made already, and note that it was used."""
+        path = self.path(digest)
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        except PermissionError:
+            pass  # somebody else's cache: usable, only its age is not ours to note
+        return path
+
+    async def ensure(self, image: ImageT, progress: Advance = ignore_progress) -> Path:
+        """Return the image's disk, made now if it does not exist.
+
+        Concurrent calls, also of other processes, make it once; the others wait (at most 30
+        minutes, then TimedOut). `progress` gets a fraction and a text, from a worker thread.
+        Cancelling stops the work at its next step and leaves nothing. Raises what `flatten`
+        raises and OSError (a full disk); nothing half-made stays.
+        """
+        if found := self.find(image.digest):
+            return found
+        self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        async with self._lock(image.digest):
+            if found := self.find(image.digest):
+                return found
+            return await _in_thread(lambda stop: self._make(image, _stoppable(progress, stop)))
+
+    def _lock(self, digest: str, timeout: float = _LOCK_SECONDS) -> FileLock:
+        name = self.path(digest).name
+        return FileLock(self._directory / f".{name}.lock", timeout=timeout)
+
+    def _make(self, image: ImageT, progress: Advance) -> Path:
+        target = self.path(image.digest)
+        self._sweep(target)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=self._directory) as name:
+            workspace = Path(name)
+            made = workspace / "disk"
+            flat = self._flatten(image, workspace, lambda f, t: progress(f * _READ_SHARE, t))
+            rest = 1 - _READ_SHARE
+            uuid = bytes.fromhex(image.digest.removeprefix("sha256:")[:32])
+            write_erofs(
+                flat.root,
+                flat.files,
+                made,
+                uuid,
+                lambda f, t: progress(_READ_SHARE + f * rest, t),
+            )
+            made.chmod(0o444)
+            made.replace(target)
+        sync_directory(self._directory)
+        progress(1.0, "the root disk is ready")
+        return target
+
+    def _sweep(self, target: Path) -> None:
+        """Remove what killed writers of this disk left. The caller holds its lock."""
+        for leftover in self._directory.glob(f".{target.name}.*"):
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def remove(self, digest: str) -> bool:
+        """Remove one disk; say whether it was there. Idempotent. Raises TimedOut after 10 s."""
+        if not self._directory.is_dir():
+            return False
+        path = self.path(digest)
+        with self._lock(digest, timeout=10):
+            self._sweep(path)
+            existed = path.exists()
+            path.unlink(missing_ok=True)
+        return existed
+
+    def prune(self, older_than: float, in_use: Callable[[str], bool]) -> list[str]:
+        """Remove disks last used before `older_than` (seconds since the epoch); name them.
+
+        `in_use` is asked with each digest and keeps the disk by True. Disks of older formats go
+        too. One that is being made at this moment is left alone.
+        """
+        removed: list[str] = []
+        for path in sorted(self._directory.glob("*.erofs")):
+            digest = f"sha256:{path.name.split('.', 1)[0]}"
+            if not _DIGEST.fullmatch(digest):
+                continue
+            current = self.path(digest) == path
+            if current and (in_use(digest) or path.stat().st_mtime >= older_than):
+                continue
+            lock = self._lock(digest, timeout=0)
+            if lock.try_acquire():
+                with contextlib.closing(_Held(lock)):
+                    path.unlink(missing_ok=True)
+                removed.append(digest)
+        return removed
+
+
+class _Held:
+    def __init__(self, lock: FileLock) -> None:
+        self._lock = lock
+
+    def close(self) -> None:
+        self._lock.release()
+
+
+class _Stopped(Exception):
+    """The caller was cancelled; ends the worker thread."""
+
+
+def _stoppable(progress: Advance, stop: Event) -> Advance:
+    def advance(fraction: float, text: str) -> None:
+        if stop.is_set():
+            raise _Stopped
+        progress(fraction, text)
+
+    return advance
+
+
+async def _in_thread(work: Callable[[Event], Path]) -> Path:
+    """Run `work` in a thread; on cancellation ask it to stop and wait until it has cleaned up."""
+    stop = Event()
+    task = asyncio.ensure_future(asyncio.to_thread(work, stop))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait([task])
+        task.cancelled() or task.exception()
+        raise
