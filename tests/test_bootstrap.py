@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`./task` itself: quick when ready, and clear when the machine lacks what it needs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOOLS = (
+    "bash",
+    "cat",
+    "cksum",
+    "dirname",
+    "env",
+    "grep",
+    "head",
+    "mkdir",
+    "mv",
+    "rm",
+    "tail",
+    "tee",
+)
+
+
+class Machine:
+    """A checkout in a path with a space, on a machine whose PATH holds only what is put there."""
+
+    def __init__(self, directory: Path) -> None:
+        self.checkout = directory / "my work"
+        self.programs = directory / "bin"
+        self.log = directory / "log"
+        (self.checkout / "requirements").mkdir(parents=True)
+        self.programs.mkdir()
+        for name in ("task", "pyproject.toml", "requirements/dev.txt"):
+            shutil.copy(ROOT / name, self.checkout / name)
+        for name in TOOLS:
+            found = shutil.which(name)
+            assert found, name
+            (self.programs / name).symlink_to(found)
+
+    def program(self, name: str, text: str) -> None:
+        path = self.programs / name
+        path.write_text(f'#!/bin/bash\necho "{name} $*" >> "{self.log}"\n{text}\n')
+        path.chmod(0o755)
+
+    def task(self) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.checkout / "task", "verify"],
+            check=False,
+            cwd="/",
+            env={"PATH": str(self.programs), "CI": "true"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+
+    def calls(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def fake_python(works: str) -> str:
+    """Return a Python 3.11 that makes environments only where the test command `works`."""
+    return f"""
+case "$*" in
+    *sys.exit*) exit 0 ;;
+    *'import ensurepip'*) {works} ;;
+    *version_info*) echo 3.11 ;;
+    *fcntl*) exit 0 ;;
+    -V) echo Python 3.11.2 ;;
+    '-m venv'*) echo 'no space left' >&2; exit 1 ;;
+esac"""
+
+
+def test_a_ready_checkout_lists_its_tasks_within_two_seconds_from_anywhere(tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = subprocess.run(
+        [ROOT / "task"],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "CI": "true", "NO_COLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert time.monotonic() - began < 2
+    for name in ("build", "run", "demo", "test", "lint", "lint-fix", "fmt", "verify", "bench"):
+        assert f"{name}:" in done.stdout
+
+
+def test_without_python_it_says_which_is_needed(machine: Machine) -> None:
+    done = machine.task()
+    assert done.returncode == 1
+    assert "Python 3.11 or later is needed" in done.stderr
+
+
+def test_an_old_python_is_not_taken(machine: Machine) -> None:
+    machine.program("python3", 'case "$*" in *sys.exit*) exit 1 ;; esac')
+    done = machine.task()
+    assert done.returncode == 1
+    assert "Python 3.11 or later is needed" in done.stderr
+
+
+def test_a_newer_one_that_cannot_make_environments_gives_way(machine: Machine) -> None:
+    machine.program("python3.13", fake_python("exit 1"))
+    machine.program("python3.11", fake_python("exit 0"))
+    machine.task()
+    assert "python3.11 -m venv" in machine.calls()
+    assert "python3.13 -m venv" not in machine.calls()
+
+
+def test_as_root_or_with_sudo_it_installs_the_missing_module(machine: Machine) -> None:
+    installed = machine.programs / "installed"
+    machine.program("python3", fake_python(f'[[ -e "{installed}" ]] || exit 1'))
+    machine.program("sudo", 'if [[ "$1" != -n ]]; then exec "$@"; fi')
+    machine.program("apt-get", f'if [[ "$*" == *install* ]]; then : > "{installed}"; fi')
+    done = machine.task()
+    assert "installing python3-venv by apt" in done.stderr
+    assert "apt-get install -y -qq --no-install-recommends python3-venv" in machine.calls()
+    assert "python3 -m venv" in machine.calls()
+
+
+def test_elsewhere_it_names_what_is_missing(machine: Machine) -> None:
+    machine.program("python3", fake_python("exit 1"))
+    done = machine.task()
+    assert done.returncode == 1
+    assert "no ensurepip" in done.stderr
+    assert "with your package manager" in done.stderr
+
+
+def test_a_half_made_environment_is_made_anew_and_never_counts_as_ready(machine: Machine) -> None:
+    half = machine.checkout / ".venv"
+    (half / "bin").mkdir(parents=True)
+    (half / "bin" / "task").write_text("#!/bin/bash\necho half made\n")
+    (half / "bin" / "task").chmod(0o755)
+    machine.program("python3", fake_python("exit 0"))
+    done = machine.task()
+    assert "half made" not in done.stdout
+    assert "making .venv" in done.stderr
+    assert done.returncode == 1
+    assert not (half / "waggle.stamp").exists()
