@@ -20,22 +20,24 @@ from pydantic import ConfigDict, create_model
 Schema = Mapping[str, Any]
 
 
+_OPENING = {"array": "[", "object": "{"}
+
+
 class _Metadata(FuncMetadata):
-    """The SDK's metadata of a function, with a narrower reading of JSON inside strings."""
+    """The SDK's metadata of a function, with a narrower reading of JSON inside strings.
+
+    `openings` says, for each parameter that is a list or an object, how its JSON begins.
+    """
+
+    openings: dict[str, tuple[str, ...]]
 
     def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
         """Parse strings that hold the list or object that their parameter asks for."""
-        properties: dict[str, Schema] = self.arg_model.model_json_schema()["properties"]
-        return {
-            name: _parsed(value, properties[name]) if name in properties else value
-            for name, value in data.items()
-        }
+        return {name: _parsed(value, self.openings.get(name)) for name, value in data.items()}
 
 
-def _parsed(value: object, schema: Schema) -> object:
-    opening = {"array": "[", "object": "{"}
-    wanted = tuple(opening[kind] for kind in _types(schema) if kind in opening)
-    if not (wanted and isinstance(value, str) and value.lstrip().startswith(wanted)):
+def _parsed(value: object, openings: tuple[str, ...] | None) -> object:
+    if not openings or not isinstance(value, str) or not value.lstrip().startswith(openings):
         return value
     try:
         return json.loads(value)
@@ -43,9 +45,10 @@ def _parsed(value: object, schema: Schema) -> object:
         return value
 
 
-def _types(schema: Schema) -> list[str]:
+def _openings(schema: Schema) -> tuple[str, ...]:
     variants = cast("list[Schema]", schema.get("anyOf", [schema]))
-    return [str(variant.get("type")) for variant in variants]
+    kinds = [str(variant.get("type")) for variant in variants]
+    return tuple(_OPENING[kind] for kind in kinds if kind in _OPENING)
 
 
 def make_tool(
@@ -69,15 +72,15 @@ def make_tool(
             ),
         ),
     )
+    parameters = strict.model_json_schema(by_alias=True)
     metadata = _Metadata(
+        openings={name: _openings(schema) for name, schema in parameters["properties"].items()},
         arg_model=strict,
         output_schema=plain.output_schema,
         output_model=plain.output_model,
         wrap_output=plain.wrap_output,
     )
-    return tool.model_copy(
-        update={"fn_metadata": metadata, "parameters": strict.model_json_schema(by_alias=True)}
-    )
+    return tool.model_copy(update={"fn_metadata": metadata, "parameters": parameters})
 
 
 def parameter_names(tool: Tool) -> list[str]:

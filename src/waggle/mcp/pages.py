@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cut a file into pages that a client accepts. Pure; called by the read_file tool.
 
-A page is text or base64. Text is cut between characters only, so pages joined give the file back,
-byte for byte, in both encodings.
+A page is text or base64, whichever its own bytes allow, so a page can be made without the rest
+of the file. Text ends between characters. Pages joined give the file back, byte for byte.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import mimetypes
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +19,8 @@ from waggle.mcp.budget import COPY_BUDGET, fit
 
 Encoding = Literal["utf-8", "base64"]
 DEFAULT_PAGE_BYTES = 450_000
-_MAX_CHARACTER = 4
+SMALLEST_PAGE = 4
+"""Bytes; any character fits, so every page gets further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,62 +39,48 @@ class Page:
         return self.end if self.end < self.size else None
 
 
-def page(
-    data: bytes, encoding: Encoding | None, *, offset: int = 0, limit: int | None = None
-) -> Page:
-    """The page of `data` that begins at `offset`, in the encoding that suits it or the one given.
+def window(limit: int | None) -> int:
+    """How many bytes of the file `page` wants to see, from its offset on."""
+    return DEFAULT_PAGE_BYTES if limit is None else max(limit, SMALLEST_PAGE)
 
-    `limit` is bytes of the file. Without one the page is as large as every client accepts. An
-    offset inside a character moves back to its start. Raises InvalidArgument for an offset beyond
-    the end, and for `utf-8` when the file is not text.
+
+def page(
+    part: bytes, *, offset: int, size: int, encoding: Encoding | None = None, whole: bool = False
+) -> Page:
+    """The page that `part` makes, which begins at `offset` of a file of `size` bytes.
+
+    `encoding` None means text if it is text. `whole` keeps all of `part`; otherwise the page is
+    cut to what every client accepts. Raises InvalidArgument for an offset beyond the end, and for
+    `utf-8` when the part is not text.
     """
-    if offset > len(data):
+    if offset > size:
         raise InvalidArgument(
-            f"offset is {offset}, but the file has only {len(data)} bytes.",
+            f"offset is {offset}, but the file has only {size} bytes.",
             hint="Use the next_offset of the previous page.",
         )
-    text = None if encoding == "base64" else _text(data)
+    text = None if encoding == "base64" else _text(part, last=offset + len(part) >= size)
     if text is None and encoding == "utf-8":
         raise InvalidArgument(
-            "The file is not UTF-8 text.", hint="Read it with encoding 'base64' or 'auto'."
+            "This is not UTF-8 text, or the offset is inside a character.",
+            hint="Read it with encoding 'base64' or 'auto'.",
         )
     if text is None:
-        return _base64_page(data, offset, limit)
-    return _text_page(data, offset, limit)
+        kept = part if whole else part[: COPY_BUDGET * 3 // 4]
+        content = base64.b64encode(kept).decode("ascii")
+        return Page(content, "base64", offset, offset + len(kept), size)
+    content = text if whole else fit(text, COPY_BUDGET)
+    return Page(content, "utf-8", offset, offset + len(content.encode("utf-8")), size)
 
 
-def _text(data: bytes) -> str | None:
-    if b"\0" in data:
+def _text(part: bytes, *, last: bool) -> str | None:
+    """`part` as text, without an incomplete character at its end unless it is the file's last."""
+    if b"\0" in part:
         return None
+    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        return data.decode("utf-8")
+        return decoder.decode(part, final=last)
     except UnicodeDecodeError:
         return None
-
-
-def _base64_page(data: bytes, offset: int, limit: int | None) -> Page:
-    largest = COPY_BUDGET * 3 // 4
-    part = data[offset : offset + (min(DEFAULT_PAGE_BYTES, largest) if limit is None else limit)]
-    content = base64.b64encode(part).decode("ascii")
-    return Page(content, "base64", offset, offset + len(part), len(data))
-
-
-def _text_page(data: bytes, offset: int, limit: int | None) -> Page:
-    start = _boundary(data, offset)
-    length = DEFAULT_PAGE_BYTES if limit is None else max(limit, _MAX_CHARACTER)
-    end = _boundary(data, min(start + length, len(data)))
-    content = data[start:end].decode("utf-8")
-    if limit is None:
-        content = fit(content, COPY_BUDGET)
-        end = start + len(content.encode("utf-8"))
-    return Page(content, "utf-8", start, end, len(data))
-
-
-def _boundary(data: bytes, offset: int) -> int:
-    """`offset`, moved back to the start of the character that it is in."""
-    while 0 < offset < len(data) and data[offset] & 0xC0 == 0x80:
-        offset -= 1
-    return offset
 
 
 def decode_base64(text: str) -> bytes:

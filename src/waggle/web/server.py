@@ -8,6 +8,7 @@ is laxer about headers) and `McpEndpoint.drain`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -42,11 +43,12 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. Raises SettingsInvalid when it cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        if not 0 <= port <= 65_535:
+            raise OSError(errno.EINVAL, "a port is 0 to 65535")
         return socket.create_server((host, port), family=family, backlog=512)
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    except OSError as error:
         raise SettingsInvalid(
-            f"Cannot listen on {host} port {port}: {reason}.",
+            f"Cannot listen on {host} port {port}: {error.strerror or error}.",
             hint="Stop the other server, or choose another address with WAGGLE_LISTEN_ADDR.",
         ) from error
 

@@ -16,7 +16,7 @@ from waggle.domain.filesystem import MAX_FILE_BYTES, MAX_LIST_ENTRIES, FileEntry
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.budget import COPY_BUDGET, wire_size
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.pages import DEFAULT_PAGE_BYTES, Page, decode_base64, mime_type, page
+from waggle.mcp.pages import DEFAULT_PAGE_BYTES, SMALLEST_PAGE, Page, decode_base64, mime_type, page, window
 from waggle.mcp.results import (
     FileContent,
     FileItem,
@@ -38,7 +38,7 @@ _WriteEncoding = Annotated[
 ]
 _ReadEncoding = Annotated[
     Literal["auto", "utf-8", "base64"],
-    Field(description="auto: text as it is, anything else as base64."),
+    Field(description="auto: text as it is, anything else as base64; each page says which."),
 ]
 _Offset = Annotated[
     int, Field(ge=0, description="Where to begin, in bytes: 0, or next_offset of the last result.")
@@ -46,7 +46,7 @@ _Offset = Annotated[
 _Limit = Annotated[
     int | None,
     Field(
-        ge=1,
+        ge=SMALLEST_PAGE,
         le=MAX_FILE_BYTES,
         description="Bytes of the file to return. Default: what every client accepts, at most "
         f"{DEFAULT_PAGE_BYTES:,}. Ask for more only if yours takes results over 1 MiB.",
@@ -91,7 +91,13 @@ class FilesystemTools:
     ) -> Annotated[CallToolResult, FileContent]:
         """Read a file, or one page of it."""
         name, data = await self._files.read(environment_id, path, owner=current_owner(ctx))
-        part = page(data, None if encoding == "auto" else encoding, offset=offset, limit=limit)
+        part = page(
+            data[offset : offset + window(limit)],
+            offset=offset,
+            size=len(data),
+            encoding=None if encoding == "auto" else encoding,
+            whole=limit is not None,
+        )
         result = FileContent(
             path=readable(name),
             content=part.content,

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Health, readiness, and problems in JSON."""
+
+from __future__ import annotations
+
+import httpx2
+import pytest
+from mcp.server.lowlevel import Server
+from tests.support.server import Setup, client, created, raw, serving
+
+from waggle.web import app as app_module
+from waggle.web.app import build_app
+from waggle.web.hosts import host_policy
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_alive() -> None:
+    async with serving() as rig, raw(rig) as http:
+        answer = await http.get("/healthz")
+        assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+        assert (await http.head("/healthz")).status_code == 200
+
+
+async def test_ready_or_why_not() -> None:
+    setup = Setup(max_environments=1)
+    async with serving(setup) as rig, raw(rig) as http:
+        answer = await http.get("/readyz")
+        assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
+        rig.host.reason = "The python image is missing: run 'waggle image build python'."
+        answer = await http.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json() == {"status": "unavailable", "reason": rig.host.reason}
+        assert (await http.get("/healthz")).status_code == 200
+        rig.host.reason = None
+        async with client(rig) as connected:
+            await created(connected)
+        assert (await http.get("/readyz")).json()["reason"] == "All 1 environments are in use."
+
+
+async def test_a_readiness_check_that_fails_or_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    import anyio
+
+    async def fails() -> str | None:
+        raise OSError("secret detail")
+
+    async def hangs() -> str | None:
+        await anyio.sleep_forever()
+        return None
+
+    monkeypatch.setattr(app_module, "READINESS_SECONDS", 0.01)
+    for check, words in ((fails, "check failed"), (hangs, "took more than")):
+        web = build_app(Server("x"), not_ready=check, hosts=host_policy("127.0.0.1"))
+        transport = httpx2.ASGITransport(web.asgi)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            answer = await http.get("/readyz")
+        assert answer.status_code == 503
+        assert words in answer.json()["reason"]
+        assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "method, path, status",
+    [("GET", "/", 404), ("GET", "/mcp/../etc", 404), ("POST", "/healthz", 405), ("PUT", "/x", 404)],
+)
+async def test_what_is_not_there_is_a_problem_in_json(method: str, path: str, status: int) -> None:
+    async with serving() as rig, raw(rig) as http:
+        answer = await http.request(method, path)
+        assert answer.status_code == status
+        assert set(answer.json()) == {"error"}

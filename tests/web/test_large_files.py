@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A file of 10 MiB passes through the tools in both directions, in both eras, over real HTTP."""
+
+from __future__ import annotations
+
+import base64
+import random
+
+import pytest
+from tests.support.server import ERAS, MODERN, client, created, data_of, serving
+
+from waggle.domain.filesystem import MAX_FILE_BYTES
+
+pytestmark = pytest.mark.anyio
+
+SIZE = MAX_FILE_BYTES
+TEXTS = {
+    "plain": "waggle\n" * (SIZE // 7) + "\n" * (SIZE % 7),
+    "mixed": 'aé€😀"' * (SIZE // 11) + "a" * (SIZE % 11),
+}
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("kind", TEXTS)
+async def test_text(era: str, kind: str) -> None:
+    text = TEXTS[kind]
+    async with serving() as rig, client(rig, era) as connected:
+        where = {"environment_id": await created(connected), "path": "big.txt"}
+        written = await connected.call_tool("write_file", {**where, "content": text})
+        assert data_of(written)["bytes_written"] == SIZE
+        parts: list[str] = []
+        offset: int | None = 0
+        while offset is not None:
+            page = data_of(await connected.call_tool("read_file", {**where, "offset": offset}))
+            parts.append(page["content"])
+            assert (page["size"], page["encoding"]) == (SIZE, "utf-8")
+            assert page["truncated"] is (page["next_offset"] is not None)
+            offset = page["next_offset"]
+    assert "".join(parts) == text
+    assert len(parts) <= 100
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_bytes(era: str) -> None:
+    data = random.Random(1).randbytes(SIZE)
+    async with serving() as rig, client(rig, era) as connected:
+        where = {"environment_id": await created(connected), "path": "big.bin"}
+        content = base64.b64encode(data).decode()
+        await connected.call_tool("write_file", {**where, "content": content, "encoding": "base64"})
+        assert rig.host.only.files["/home/sandbox/big.bin"].data == data
+        parts: list[bytes] = []
+        offset: int | None = 0
+        while offset is not None:
+            page = data_of(await connected.call_tool("read_file", {**where, "offset": offset}))
+            parts.append(base64.b64decode(page["content"]))
+            offset = page["next_offset"]
+    assert b"".join(parts) == data
+
+
+async def test_in_one_call_for_a_client_that_takes_it() -> None:
+    data = random.Random(2).randbytes(SIZE)
+    async with serving() as rig:
+        for era in ERAS:
+            limit = None if era != MODERN else 1024 * 1024  # 2026 answers with JSON: no limit
+            async with client(rig, era, max_event=limit) as connected:
+                where = {"environment_id": await created(connected), "path": "big.bin"}
+                content = base64.b64encode(data).decode()
+                await connected.call_tool(
+                    "write_file", {**where, "content": content, "encoding": "base64"}
+                )
+                page = data_of(await connected.call_tool("read_file", {**where, "limit": SIZE}))
+                assert base64.b64decode(page["content"]) == data
+                assert page["next_offset"] is None
+
+
+async def test_a_byte_too_many_is_a_result_not_a_broken_connection() -> None:
+    async with serving() as rig, client(rig) as connected:
+        where = {"environment_id": await created(connected), "path": "big.txt"}
+        result = await connected.call_tool("write_file", {**where, "content": "x" * (SIZE + 1)})
+        assert result.is_error
+        assert result.meta is not None
+        assert result.meta["waggle/error"]["code"] == "too_large"

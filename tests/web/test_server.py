@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The listening side: bind errors, slow and oversized heads, and a stop that lets calls finish."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+import anyio.lowlevel
+import pytest
+from tests.support.server import (
+    ERAS,
+    INITIALIZE,
+    Rig,
+    Setup,
+    client,
+    created,
+    data_of,
+    raw,
+    request,
+    serving,
+)
+
+from mcp import Client
+from waggle.domain.errors import SettingsInvalid
+from waggle.web.protocol import GuardedH11Protocol
+from waggle.web.server import ServerLimits, bind, url_of
+
+pytestmark = pytest.mark.anyio
+PATIENT = ServerLimits(grace=20)
+
+
+@asynccontextmanager
+async def connection(
+    rig: Rig,
+) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(rig.url.rpartition(":")[2]))
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+def test_a_taken_or_foreign_address_is_told_in_one_line() -> None:
+    with bind("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        assert url_of(taken) == f"http://127.0.0.1:{port}"
+        with pytest.raises(SettingsInvalid, match=f"port {port}: Address already in use") as raised:
+            bind("127.0.0.1", port)
+        assert "WAGGLE_LISTEN_ADDR" in raised.value.hint
+    for host, wrong in (("192.0.2.1", 8080), ("127.0.0.1", 70_000), ("no.such.invalid", 1)):
+        with pytest.raises(SettingsInvalid, match="Cannot listen"):
+            bind(host, wrong)
+
+
+def test_ipv6_addresses_are_written_in_brackets() -> None:
+    if not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    with bind("::1", 0) as listener:
+        assert url_of(listener).startswith("http://[::1]:")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /healthz HT",
+        b"POST /mcp HTTP/1.1\r\nHost: localhost\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n",
+    ],
+)
+async def test_a_client_that_sends_slowly_is_cut(
+    sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GuardedH11Protocol, "head_seconds", 0.05)
+    async with serving() as rig, connection(rig) as (reader, writer):
+        writer.write(sent)
+        with anyio.fail_after(5):
+            answer = await reader.read(200)
+            if answer:  # the answer that needs no body
+                assert answer.startswith(b"HTTP/1.1 200 ")
+                writer.write(b"x")
+                while await reader.read(200):
+                    pass
+
+
+async def test_a_slow_second_request_is_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GuardedH11Protocol, "head_seconds", 0.05)
+    async with serving() as rig, connection(rig) as (reader, writer):
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head = await reader.readuntil(b'{"status":"ok"}')
+        assert head.startswith(b"HTTP/1.1 200 ")
+        writer.write(b"GET /hea")
+        with anyio.fail_after(5):
+            assert await reader.read() == b""
+
+
+async def test_a_long_call_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GuardedH11Protocol, "head_seconds", 0.01)
+    async with serving() as rig, client(rig) as connected:
+        environment = await created(connected)
+        guest = rig.host.guests[environment]
+        async with anyio.create_task_group() as group:
+            group.start_soon(finish, connected, environment)
+            await guest.started.wait()
+            await anyio.sleep(0.05)
+            guest.release.set()
+
+
+async def finish(connected: Client, environment: str) -> None:
+    """Run something that hangs until it is released, and see its result."""
+    arguments = {"environment_id": environment, "code": "hang\necho done"}
+    assert data_of(await connected.call_tool("execute", arguments))["stdout"] == "done\n"
+
+
+async def test_an_oversized_head_is_refused() -> None:
+    async with serving() as rig, connection(rig) as (reader, writer):
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 100_000)
+        with anyio.fail_after(5):
+            assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_stop_lets_calls_finish_and_refuses_new_ones(era: str) -> None:
+    async with serving(Setup(limits=PATIENT)) as rig, raw(rig) as http:
+        async with client(rig, era) as connected:
+            environment = await created(connected)
+            guest = rig.host.guests[environment]
+            opened = await http.post("/mcp", json=INITIALIZE)
+            session = {"Mcp-Session-Id": opened.headers["mcp-session-id"]}
+            async with anyio.create_task_group() as group:
+                group.start_soon(finish, connected, environment)
+                await guest.started.wait()
+                rig.server.stop()
+                with anyio.fail_after(5):
+                    while not rig.web.endpoint.draining:
+                        await anyio.lowlevel.checkpoint()
+                for headers in ({}, session):
+                    refused = await http.post("/mcp", json=request("tools/list"), headers=headers)
+                    assert refused.status_code == 503
+                    assert "shutting down" in refused.json()["error"]["message"]
+                assert (await http.get("/readyz")).status_code == 503
+                assert (await http.get("/healthz")).status_code == 200
+                guest.release.set()
+        assert not guest.cancelled
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_stop_ends_calls_that_take_longer_than_the_grace(era: str) -> None:
+    setup = Setup(limits=ServerLimits(grace=0.05))
+    async with serving(setup) as rig, client(rig, era) as connected:
+        environment = await created(connected)
+        guest = rig.host.guests[environment]
+        async with anyio.create_task_group() as group:
+            group.start_soon(call_until_cut, connected, environment)
+            await guest.started.wait()
+            rig.server.stop()
+            with anyio.fail_after(5):
+                await guest.was_cancelled.wait()
+            group.cancel_scope.cancel()
+
+
+async def call_until_cut(connected: Client, environment: str) -> None:
+    await connected.call_tool("execute", {"environment_id": environment, "code": "hang"})
+
+
+async def test_after_a_stop_the_port_is_free_and_nothing_runs() -> None:
+    async with serving() as rig, client(rig) as connected:
+        await created(connected)
+        port = int(rig.url.rpartition(":")[2])
+    with bind("127.0.0.1", port):
+        pass
+
+
+async def test_cancelling_the_server_closes_it_too() -> None:
+    port = 0
+    with anyio.CancelScope() as scope:
+        async with serving(Setup(limits=PATIENT)) as rig:
+            port = int(rig.url.rpartition(":")[2])
+            scope.cancel()
+            await anyio.sleep_forever()
+    with bind("127.0.0.1", port):
+        pass
