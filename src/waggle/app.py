@@ -168,9 +168,14 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
         )
         await environments.recover()
         host.sweep()
-        stack.push_async_callback(_destroy_all, environments, settings.shutdown_timeout)
+        stack.push_async_callback(
+            _destroy_all, environments, settings.shutdown_timeout.total_seconds()
+        )
         reaper = Reaper(
-            environments, interval=settings.reaper_interval, clock=now, sleep=anyio.sleep
+            environments,
+            interval=settings.reaper_interval.total_seconds(),
+            clock=now,
+            sleep=anyio.sleep,
         )
         tasks.start_soon(reaper.run)
         yield App(
@@ -238,7 +243,7 @@ def _local_host(
         ),
         ports=PortAllocator(settings.ssh_port_base, settings.ssh_port_max),
         new_proxy=new_proxy,
-        boot_timeout=settings.boot_timeout,
+        boot_timeout=settings.boot_timeout.total_seconds(),
         uid_base=settings.vm_uid_base if is_root() else None,
     )
 
@@ -250,9 +255,9 @@ def _log_egress(environment: str, host: str, port: int, verdict: Verdict) -> Non
 
 def _services(settings: Settings, environments: EnvironmentService) -> Services:
     execution_limits = ExecutionLimits(
-        default_timeout=settings.default_exec_timeout,
-        max_timeout=settings.max_exec_timeout,
-        install_timeout=settings.install_timeout,
+        default_timeout=settings.default_exec_timeout.total_seconds(),
+        max_timeout=settings.max_exec_timeout.total_seconds(),
+        install_timeout=settings.install_timeout.total_seconds(),
         output_bytes=settings.output_limit,
     )
     configured: Mapping[RuntimeName, Runtime] = runtimes(settings)
@@ -286,10 +291,13 @@ async def serve(
                 ],
             ),
             sessions=SessionLimits(
-                idle_seconds=settings.session_idle_timeout, maximum=settings.max_sessions
+                idle_seconds=settings.session_idle_timeout.total_seconds(),
+                maximum=settings.max_sessions,
             ),
         )
-        server = WebServer(web, listener, ServerLimits(grace=settings.shutdown_timeout))
+        server = WebServer(
+            web, listener, ServerLimits(grace=settings.shutdown_timeout.total_seconds())
+        )
         async with anyio.create_task_group() as group:
             group.start_soon(_stop_on_signals, server, group.cancel_scope)
             log.info(

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import httpx2
-from mcp import Client
-from mcp_types import CallToolResult, TextContent
+from mcp_types import TextContent
 
+from mcp import Client
 from waggle.config import Settings
 from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete, WaggleError
 
@@ -36,25 +36,23 @@ async def connected(url: str) -> AsyncGenerator[Client]:
             yield client
     except (httpx2.ConnectError, ExceptionGroup) as error:
         if isinstance(error, ExceptionGroup) and not error.subgroup(httpx2.ConnectError):
-            raise _first(cast("ExceptionGroup[Exception]", error)) from error
+            raise _first(error) from error
         raise SetupIncomplete(
             f"No server answers at {url}.",
             hint="Start it with 'waggle serve', or set WAGGLE_LISTEN_ADDR as it has it.",
         ) from error
 
 
-def _first(group: ExceptionGroup[Exception]) -> Exception:
-    error: Exception = group
-    while isinstance(error, ExceptionGroup):
-        error = cast("ExceptionGroup[Exception]", error).exceptions[0]
+def _first(error: BaseException) -> BaseException:
+    """The first cause inside nested groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     return error
 
 
 async def call(client: Client, tool: str, **arguments: object) -> dict[str, Any]:
     """Call a tool and return its structured result. Raises CallRefused."""
     result = await client.call_tool(tool, arguments)
-    if not isinstance(result, CallToolResult):
-        raise CallRefused(f"{tool} asked for more input.")
     if result.is_error:
         texts = [block.text for block in result.content if isinstance(block, TextContent)]
         raise CallRefused("\n".join(texts) or f"{tool} failed.")

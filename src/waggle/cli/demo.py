@@ -7,8 +7,8 @@ directory that is deleted at the end.
 
 from __future__ import annotations
 
+import asyncio
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,9 +18,9 @@ from typing import Any
 
 import anyio
 import httpx2
-from mcp import Client
-from mcp_types import CallToolResult, TextContent
+from mcp_types import TextContent
 
+from mcp import Client
 from waggle.cli.client import connected
 from waggle.cli.image import build
 from waggle.cli.progress import say, working
@@ -93,16 +93,14 @@ async def _step(client: Client, title: str, tool: str, **arguments: object) -> d
     """Call a tool with live progress and show what it said. Raises SetupIncomplete on an error."""
     with working(title) as detail:
 
-        async def on_progress(_done: float, _total: float | None, message: str | None) -> None:
-            detail(message or "")
+        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+            detail(message or f"{progress:g} of {total or 1:g}")
 
         result = await client.call_tool(tool, arguments, progress_callback=on_progress)
-    if not isinstance(result, CallToolResult):
-        raise SetupIncomplete(f"{tool} asked for more input.", hint="")
     text = "\n".join(block.text for block in result.content if isinstance(block, TextContent))
     for line in text.strip().splitlines()[-8:]:
         say(f"    {line}")
-    structured = result.structured_content or {}
+    structured: dict[str, Any] = result.structured_content or {}
     if result.is_error or structured.get("exit_code"):
         raise SetupIncomplete(f"The demo stopped: {title.lower()} failed.", hint="See above.")
     return structured
@@ -113,8 +111,9 @@ async def _server(settings: Settings, environ: Mapping[str, str]) -> AsyncGenera
     """A `waggle serve` of our own; stopped and its data deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="waggle-demo-") as data:
         port = _free_port()
-        process = subprocess.Popen(  # noqa: S603 - this very program
-            [sys.executable, "-m", "waggle", "serve"],
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "waggle", "serve"),
             env={
                 **environ,
                 "WAGGLE_LISTEN_ADDR": f"127.0.0.1:{port}",
@@ -128,12 +127,19 @@ async def _server(settings: Settings, environ: Mapping[str, str]) -> AsyncGenera
             await _until_ready(url, process)
             yield f"{url}/mcp"
         finally:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            with anyio.CancelScope(shield=True):
+                await _stop(process)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """Ask it to stop; it destroys what it has. Kill it only when it does not obey."""
+    if process.returncode is None:
+        process.terminate()
+    with anyio.move_on_after(STOP_SECONDS):
+        await process.wait()
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
 
 
 def _free_port() -> int:
@@ -141,21 +147,20 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-async def _until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+async def _until_ready(url: str, process: asyncio.subprocess.Process) -> None:
     reason = "it did not answer"
     async with httpx2.AsyncClient() as http:
         with anyio.move_on_after(START_SECONDS):
-            while process.poll() is None:
+            while process.returncode is None:
                 try:
                     answer = await http.get(f"{url}/readyz")
                 except httpx2.HTTPError:
                     await anyio.sleep(0.1)
                     continue
-                if answer.status_code == httpx2.codes.OK:
+                if answer.status_code == 200:
                     return
                 reason = answer.text
                 await anyio.sleep(0.5)
-    code = process.poll()
-    if code is not None:
-        reason = f"it ended with status {code}, see above"
+    if process.returncode is not None:
+        reason = f"it ended with status {process.returncode}, see above"
     raise SetupIncomplete(f"The server did not get ready: {reason}.")

@@ -8,6 +8,8 @@ import sys
 from dataclasses import asdict
 
 import anyio
+from rich.console import Console
+from rich.markup import escape
 
 from waggle.app import image_service
 from waggle.config import Settings, load
@@ -65,10 +67,7 @@ def _is_locked(places: Places) -> bool:
 
 
 def _print(results: list[CheckResult]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     for result in results:
         console.print(f"{_MARKS[result.status]} {result.name}: {escape(result.detail)}")
         if result.mend:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import anyio
+from rich.console import Console
+from rich.table import Table
 
 from waggle.cli.client import call, connected, find, server_url
 from waggle.config import load
@@ -23,9 +25,6 @@ def ls(*, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table(*_COLUMNS, box=None)
     for row in rows:
         table.add_row(*(str(row[column]) for column in _COLUMNS))

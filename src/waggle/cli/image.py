@@ -7,50 +7,56 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import anyio
-import anyio.to_thread
+from rich.console import Console
+from rich.table import Table
 
 from waggle.app import image_service
 from waggle.cli.progress import say, working
 from waggle.config import Settings, load
-from waggle.domain.environment import LIVE_STATES
 from waggle.domain.errors import InvalidArgument
+from waggle.domain.host import no_progress
+from waggle.infra.oci.build import build_image
+from waggle.infra.oci.definition import load_definition
 from waggle.infra.store.sqlite import SqliteStore
 from waggle.places import Places
 from waggle.service.images import ImageService
 
 
-def build(names: Sequence[str], *, only_missing: bool) -> None:
-    """Build the named images, or all. Raises InvalidArgument, SetupIncomplete."""
-    from waggle.infra.oci.build import builder_for, definition_names
+def definitions() -> Path:
+    """Where the definitions are: inside an installed wheel, or at the root of a checkout."""
+    packaged = Path(__file__).parents[1] / "_data" / "images"
+    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "images"
 
+
+def build(names: Sequence[str], *, only_missing: bool) -> None:
+    """Build the named images, or all, and their disks. Raises InvalidArgument, SetupIncomplete."""
     settings = load()
     images = image_service(settings)
-    known = definition_names()
+    directory = definitions()
+    known = sorted(path.parent.name for path in directory.glob("*/image.toml"))
     for name in names:
         if name not in known:
             raise InvalidArgument(
-                f"There is no definition {name[:40]!r}.", hint=f"Known: {', '.join(known)}."
+                f"There is no definition {name[:40]!r}.", hint=f"Known are: {', '.join(known)}."
             )
-    wanted = [name for name in names or known if not (only_missing and images.digest_of(name))]
-    for name in wanted:
-        with working(f"Building the image {name}") as detail:
-            anyio.run(builder_for(name, images.store, settings.debian_mirror or None).build, detail)
+    for name in names or known:
+        if not only_missing or images.digest_of(name) is None:
+            definition = load_definition(directory, name)
+            with working(f"Building the image {name}") as detail:
+                build_image(
+                    definition, images.store, settings.debian_mirror, lambda _, text: detail(text)
+                )
         _make_disk(images, name)
 
 
 def _make_disk(images: ImageService, name: str) -> None:
     """Make the disk now, so that the first create does not wait for it."""
-
-    async def make() -> None:
-        async def on_progress(_share: float, _text: str) -> None:
-            return
-
-        await images.boot_image(name, on_progress)
-
-    with working(f"Making the disk of {name}"):
-        anyio.run(make)
+    if images.disks.find(images.store.resolve(name).digest) is None:
+        with working(f"Making the disk of {name}"):
+            anyio.run(images.boot_image, name, no_progress)
 
 
 def ls(*, as_json: bool) -> None:
@@ -59,9 +65,6 @@ def ls(*, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps([asdict(image) for image in stored], indent=2) + "\n")
         return
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table("name", "digest", "size", "created", box=None)
     for image in stored:
         size = f"{image.size / 1e6:.1f} MB" if not image.problem else image.problem
@@ -100,5 +103,4 @@ async def _digests_in_use(settings: Settings) -> frozenset[str]:
         records = await store.unfinished()
     finally:
         await store.aclose()
-    live = (record for record in records if record.state in LIVE_STATES)
-    return frozenset(record.booted_from.get("image", "") for record in live)
+    return frozenset(record.booted_from.get("image", "") for record in records)

@@ -23,7 +23,7 @@ app = App(
     version_flags=["--version"],
     help_epilogue="Settings are WAGGLE_* variables: see docs/configuration.md.",
 )
-app.register_install_completion_command()
+app.register_install_completion_command(name="--install-completion")  # pyright: ignore[reportUnknownMemberType]
 image = App(name="image", help="The images that environments boot from.")
 env = App(name="env", help="The environments of the running server.")
 app.command(image)

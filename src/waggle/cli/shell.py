@@ -32,7 +32,7 @@ def shell(environment: str) -> int:
             hint="Run this as the user of the server, with its WAGGLE_DATA_DIR.",
         ) from error
     port = known.partition("]:")[2].split()[0]
-    return subprocess.call(ssh_argv(ssh, directory, port))  # noqa: S603 - paths are our own
+    return subprocess.call(ssh_argv(ssh, directory, port))
 
 
 def ssh_argv(ssh: str, directory: Path, port: str) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -34,18 +35,21 @@ def surroundings(environ: Mapping[str, str]) -> dict[str, str]:
 
 def package_hosts() -> set[str]:
     """The hosts that package managers here would ask: pip's own default index and apt's mirror."""
-    hosts: set[str] = set()
-    try:
-        from pip._internal.models.index import PyPI
-    except ImportError:
-        pass
-    else:
-        hosts |= {PyPI.netloc, PyPI.file_storage_domain}
+    hosts = {_pip_constant("netloc"), _pip_constant("file_storage_domain")} - {""}
     try:
         host = urlsplit(debian.mirror(None)).hostname
     except SetupIncomplete:
         host = None
     return hosts | {host} if host else hosts
+
+
+def _pip_constant(name: str) -> str:
+    """What pip has built in; empty where there is no pip, or one that keeps it elsewhere."""
+    try:
+        module = import_module("pip._internal.models.index")
+    except ImportError:
+        return ""
+    return str(getattr(getattr(module, "PyPI", None), name, ""))
 
 
 def _unusual(host: str) -> set[str]:
