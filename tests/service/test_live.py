@@ -3,8 +3,8 @@
 
 import anyio
 import pytest
-
 from tests.service.world import LONG, OWNER, Broken, World, build, settle, world
+
 from waggle.domain.environment import State
 from waggle.domain.errors import (
     BootFailed,
@@ -141,9 +141,11 @@ async def test_a_machine_that_a_failed_create_cannot_free_stays_and_counts() -> 
 
 async def test_a_watcher_that_cannot_be_started_fails_the_create() -> None:
     with anyio.fail_after(LONG):
-        async with anyio.create_task_group() as tasks:
-            here = build(tasks)
-        with pytest.raises(RuntimeError):  # the group has ended: the server is going down
+        tasks = anyio.create_task_group()
+        here = build(tasks)
+        async with tasks:
+            pass  # the group ends: the server is going down
+        with pytest.raises(RuntimeError):
             await here.created()
         await here.close()
 
@@ -186,10 +188,11 @@ async def test_a_create_that_ends_in_the_very_moment_of_its_cancellation_is_undo
         here.gates.closed = {"save running"}
         creating = here.create()
         environment_id = (await here.gates.reached("save running")).environment
-        here.gates.open("save running")  # the save has ended, its task has not run yet
         destroying = here.destroy(environment_id)
+        here.gates.open("save running")  # it is saved when the destroy begins, but does not know
         assert (await destroying.result()).state is State.DESTROYED
-        await creating.wait()
+        with pytest.raises(NotFound, match="destroyed while it was created"):
+            await creating.result()
         assert here.host.only.freed == 1
         assert here.store.states(environment_id)[-1] is State.DESTROYED
 
@@ -325,12 +328,16 @@ async def test_a_call_that_outlives_its_environment_ends_without_a_trace() -> No
 async def test_a_call_counts_until_its_end_however_it_ends() -> None:
     async with world() as here:
         environment = await here.created()
-        with pytest.raises(Broken):
+
+        async def call() -> None:
             async with here.service.using(environment.id, owner=OWNER) as (used, guest):
                 assert used.active_calls == here.get(environment.id).active_calls == 1
                 assert guest is here.host.only
                 here.clock.advance(minutes=5)
                 raise Broken
+
+        with pytest.raises(Broken):
+            await call()
         after = here.get(environment.id)
         assert (after.active_calls, after.last_used_at) == (0, here.clock.now)
 
@@ -381,11 +388,15 @@ async def test_a_dead_machine_counts_until_it_is_freed() -> None:
 async def test_a_machine_that_dies_during_a_call_leaves_the_call_to_tell() -> None:
     async with world() as here:
         environment = await here.created()
-        with pytest.raises(GuestLost):
+
+        async def call() -> None:
             async with here.service.using(environment.id, owner=OWNER):
                 here.host.only.die()
                 await settle()
                 raise GuestLost("The connection was lost.")
+
+        with pytest.raises(GuestLost):
+            await call()
         failed = here.get(environment.id)
         assert (failed.state, failed.active_calls) == (State.ERROR, 0)
 

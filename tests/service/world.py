@@ -17,8 +17,8 @@ from typing import Generic, TypeVar
 import anyio
 import anyio.abc
 import anyio.lowlevel
-
 from tests.support.fakes import FakeGuest
+
 from waggle.domain.environment import Environment, MachineIdentity, Resources, State
 from waggle.domain.host import Progress
 from waggle.domain.network import NetworkPolicy

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running code and installing packages: what reaches the guest, what is refused before it does."""
+
+from collections.abc import AsyncGenerator
+
+import anyio
+import pytest
+from tests.service.world import OWNER, World, settle, world
+
+from waggle.domain.environment import State
+from waggle.domain.errors import (
+    GuestLost,
+    InvalidArgument,
+    InvalidRuntime,
+    NotFound,
+    NotRunning,
+    TooLarge,
+    WaggleError,
+)
+from waggle.domain.execution import HOME, MAX_CODE_BYTES, MAX_STDIN_BYTES, GuestUser
+from waggle.domain.runtime import Runtime, RuntimeName
+from waggle.service.environments import CreateRequest
+from waggle.service.execution import ExecutionLimits, ExecutionService
+
+pytestmark = pytest.mark.anyio
+
+LIMITS = ExecutionLimits(
+    default_timeout=30, max_timeout=300, install_timeout=600, output_bytes=1_000
+)
+RUNTIMES = {
+    RuntimeName.PYTHON: Runtime(
+        RuntimeName.PYTHON, ".py", ("python3", "{file}"), ("pip", "install", "{packages}")
+    ),
+    RuntimeName.NODE: Runtime(
+        RuntimeName.NODE, ".js", ("node", "{file}"), ("npm", "install", "{packages}")
+    ),
+    RuntimeName.SHELL: Runtime(
+        RuntimeName.SHELL,
+        ".sh",
+        ("bash", "{file}"),
+        ("apt-get", "install", "-y", "{packages}"),
+        install_as_root=True,
+    ),
+}
+
+
+@pytest.fixture
+async def here() -> AsyncGenerator[World]:
+    async with world() as made:
+        yield made
+
+
+@pytest.fixture
+def executions(here: World) -> ExecutionService:
+    return ExecutionService(here.service, RUNTIMES, LIMITS)
+
+
+async def test_code_becomes_one_command_with_the_presets(
+    here: World, executions: ExecutionService
+) -> None:
+    environment = await here.created()
+    result = await executions.execute(environment.id, "echo hello\nexit 3", owner=OWNER)
+    assert (result.stdout.text(), result.exit_code) == ("hello\n", 3)
+    (command,) = here.host.only.commands
+    assert command.argv == ("python3", "{file}")
+    assert command.code == b"echo hello\nexit 3"
+    assert (command.extension, command.timeout, command.output_limit) == (".py", 30, 1_000)
+    assert (command.cwd, command.env, command.stdin) == (HOME, {}, b"")
+    assert command.user is GuestUser.SANDBOX
+
+
+async def test_everything_a_caller_chooses_arrives(
+    here: World, executions: ExecutionService
+) -> None:
+    environment = await here.created()
+    result = await executions.execute(
+        environment.id,
+        "cwd\nenv KEY\nstdin",
+        owner=OWNER,
+        language="node",
+        timeout_seconds=300,
+        cwd="work",
+        env={"KEY": "välue; $(rm)"},
+        stdin="über",
+    )
+    assert result.stdout.text() == f"{HOME}/work\nvälue; $(rm)\nüber"
+    (command,) = here.host.only.commands
+    assert command.argv == ("node", "{file}")
+    assert (command.extension, command.timeout) == (".js", 300)
+
+
+async def test_a_failing_program_and_a_timeout_are_results(
+    here: World, executions: ExecutionService
+) -> None:
+    environment = await here.created()
+    failed = await executions.execute(environment.id, "nonsense", owner=OWNER)
+    assert failed.exit_code == 1
+    timed_out = await executions.execute(environment.id, "echo so far\ntimeout", owner=OWNER)
+    assert (timed_out.timed_out, timed_out.stdout.text()) == (True, "so far\n")
+    assert here.get(environment.id).active_calls == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, error",
+    [
+        ({"code": ""}, InvalidArgument),
+        ({"code": " \n\t"}, InvalidArgument),
+        ({"code": "a\0b"}, InvalidArgument),
+        ({"code": "\ud800"}, InvalidArgument),
+        ({"code": "x" * (MAX_CODE_BYTES + 1)}, TooLarge),
+        ({"language": "perl"}, InvalidRuntime),
+        ({"timeout_seconds": 0}, InvalidArgument),
+        ({"timeout_seconds": -1}, InvalidArgument),
+        ({"timeout_seconds": 300.1}, InvalidArgument),
+        ({"timeout_seconds": float("nan")}, InvalidArgument),
+        ({"timeout_seconds": float("inf")}, InvalidArgument),
+        ({"timeout_seconds": 10**400}, InvalidArgument),
+        ({"cwd": ""}, InvalidArgument),
+        ({"cwd": "a\0"}, InvalidArgument),
+        ({"env": {"": "x"}}, InvalidArgument),
+        ({"env": {"A=B": "x"}}, InvalidArgument),
+        ({"env": {"A": "x\0"}}, InvalidArgument),
+        ({"env": {"A": "\udfff"}}, InvalidArgument),
+        ({"env": {"A": "x" * 130_000}}, TooLarge),
+        ({"stdin": "\ud800"}, InvalidArgument),
+        ({"stdin": "x" * (MAX_STDIN_BYTES + 1)}, TooLarge),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+async def test_what_cannot_run_is_refused_before_the_guest_hears_of_it(
+    here: World,
+    executions: ExecutionService,
+    arguments: dict[str, object],
+    error: type[WaggleError],
+) -> None:
+    environment = await here.created()
+    wanted: dict[str, object] = {"code": "echo", "owner": OWNER, **arguments}
+    with pytest.raises(error):
+        await executions.execute(environment.id, **wanted)  # pyright: ignore[reportArgumentType]
+    assert here.host.only.commands == []
+    assert here.get(environment.id).active_calls == 0
+
+
+async def test_a_running_execution_keeps_its_environment_and_its_cancellation_reaches_the_guest(
+    here: World, executions: ExecutionService
+) -> None:
+    environment = await here.created()
+    job = here.start(executions.execute(environment.id, "hang", owner=OWNER))
+    guest = here.host.only
+    await guest.started.wait()
+    assert here.get(environment.id).active_calls == 1
+    here.clock.advance(days=1)
+    assert not await here.service.destroy_expired(environment.id)
+    job.cancel()
+    await job.wait()
+    assert len(guest.cancelled) == 1
+    after = here.get(environment.id)
+    assert (after.active_calls, after.last_used_at) == (0, here.clock.now)
+
+
+async def test_a_guest_that_dies_mid_call_fails_the_call_and_shows_why(
+    here: World, executions: ExecutionService
+) -> None:
+    environment = await here.created()
+    with pytest.raises(GuestLost, match="killed by signal 9"):
+        await executions.execute(environment.id, "die", owner=OWNER)
+    await settle()
+    assert here.get(environment.id).state is State.ERROR
+    with pytest.raises(NotRunning, match="killed by signal 9"):
+        await executions.execute(environment.id, "echo", owner=OWNER)
+
+
+async def test_executions_in_one_environment_run_side_by_side(
+    here: World, executions: ExecutionService
+) -> None:
+    environment = await here.created()
+    hanging = here.start(executions.execute(environment.id, "hang", owner=OWNER))
+    await here.host.only.started.wait()
+    with anyio.fail_after(2):
+        assert (await executions.execute(environment.id, "echo", owner=OWNER)).exit_code == 0
+    here.host.only.release.set()
+    assert (await hanging.result()).exit_code == 0
+
+
+async def test_nobody_runs_code_in_another_owners_environment(
+    here: World, executions: ExecutionService
+) -> None:
+    environment = await here.created()
+    with pytest.raises(NotFound):
+        await executions.execute(environment.id, "echo", owner="mallory")
+    with pytest.raises(NotFound):
+        await executions.install(environment.id, "numpy", owner="mallory")
+    assert here.host.only.commands == []
+
+
+@pytest.mark.parametrize(
+    "runtime, packages, argv, user",
+    [
+        (
+            RuntimeName.PYTHON,
+            "numpy==2.* uvicorn[standard]",
+            ("pip", "install", "numpy==2.*", "uvicorn[standard]"),
+            GuestUser.SANDBOX,
+        ),
+        (
+            RuntimeName.NODE,
+            ["@types/node"],
+            ("npm", "install", "@types/node"),
+            GuestUser.SANDBOX,
+        ),
+        (RuntimeName.SHELL, "jq", ("apt-get", "install", "-y", "jq"), GuestUser.ROOT),
+    ],
+)
+async def test_packages_go_to_the_environments_own_installer(
+    here: World,
+    executions: ExecutionService,
+    runtime: RuntimeName,
+    packages: str | list[str],
+    argv: tuple[str, ...],
+    user: GuestUser,
+) -> None:
+    environment = await here.created(CreateRequest(runtime))
+    await executions.install(environment.id, packages, owner=OWNER)
+    (command,) = here.host.only.commands
+    assert (command.argv, command.user, command.code) == (argv, user, None)
+    assert (command.timeout, command.output_limit) == (600, 1_000)
+
+
+@pytest.mark.parametrize("packages", ["", [], "--index-url http://x numpy", ["numpy", "-r"]])
+async def test_a_bad_package_list_installs_nothing(
+    here: World, executions: ExecutionService, packages: str | list[str]
+) -> None:
+    environment = await here.created()
+    with pytest.raises(InvalidArgument):
+        await executions.install(environment.id, packages, owner=OWNER)
+    assert here.host.only.commands == []
+    assert here.get(environment.id).active_calls == 0

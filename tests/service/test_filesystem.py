@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files in and out: limits, defaults, and that a transfer counts as use."""
+
+from collections.abc import AsyncGenerator
+
+import pytest
+from tests.service.world import OWNER, World, world
+
+from waggle.domain.errors import FileNotFound, InvalidArgument, NotFound, TooLarge, WaggleError
+from waggle.domain.execution import HOME
+from waggle.domain.filesystem import MAX_FILE_BYTES
+from waggle.service.filesystem import FilesystemService
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def here() -> AsyncGenerator[World]:
+    async with world() as made:
+        yield made
+
+
+@pytest.fixture
+def files(here: World) -> FilesystemService:
+    return FilesystemService(here.service)
+
+
+async def test_what_is_written_is_read_back(here: World, files: FilesystemService) -> None:
+    environment = await here.created()
+    target = await files.write(environment.id, "a/b.bin", b"\0\xff", owner=OWNER)
+    assert target == f"{HOME}/a/b.bin"
+    assert here.host.only.files[target].mode == 0o644
+    assert await files.read(environment.id, "a/b.bin", owner=OWNER) == (target, b"\0\xff")
+
+
+async def test_the_mode_is_octal(here: World, files: FilesystemService) -> None:
+    environment = await here.created()
+    await files.write(environment.id, "/tmp/run", b"", owner=OWNER, mode="0755")
+    assert here.host.only.files["/tmp/run"].mode == 0o755
+
+
+async def test_a_list_without_a_path_is_of_the_home_directory(
+    here: World, files: FilesystemService
+) -> None:
+    environment = await here.created()
+    await files.write(environment.id, "x", b"1", owner=OWNER)
+    listing = await files.list(environment.id, None, owner=OWNER)
+    assert (listing.path, [each.name for each in listing.entries]) == (HOME, ["x"])
+    assert (await files.list(environment.id, "/", owner=OWNER)).path == "/"
+
+
+async def test_ten_mebibytes_pass_and_one_byte_more_does_not(
+    here: World, files: FilesystemService
+) -> None:
+    environment = await here.created()
+    await files.write(environment.id, "big", b"x" * MAX_FILE_BYTES, owner=OWNER)
+    assert len((await files.read(environment.id, "big", owner=OWNER))[1]) == MAX_FILE_BYTES
+    with pytest.raises(TooLarge):
+        await files.write(environment.id, "big", b"x" * (MAX_FILE_BYTES + 1), owner=OWNER)
+    assert len(here.host.only.files[f"{HOME}/big"].data) == MAX_FILE_BYTES
+    here.host.only.files[f"{HOME}/big"].data += b"x"  # it grew inside the guest
+    with pytest.raises(TooLarge):
+        await files.read(environment.id, "big", owner=OWNER)
+
+
+@pytest.mark.parametrize(
+    "path, mode, error",
+    [
+        ("", None, InvalidArgument),
+        ("a\0b", None, InvalidArgument),
+        ("\ud800", None, InvalidArgument),
+        ("x" * 5_000, None, InvalidArgument),
+        ("ok", "rwx", InvalidArgument),
+        ("ok", "", InvalidArgument),
+    ],
+)
+async def test_a_bad_argument_never_reaches_the_guest(
+    here: World, files: FilesystemService, path: str, mode: str | None, error: type[WaggleError]
+) -> None:
+    environment = await here.created()
+    with pytest.raises(error):
+        await files.write(environment.id, path, b"", owner=OWNER, mode=mode)
+    assert here.host.only.files == {}
+
+
+async def test_what_the_guest_refuses_is_passed_on_and_the_call_ends(
+    here: World, files: FilesystemService
+) -> None:
+    environment = await here.created()
+    with pytest.raises(FileNotFound):
+        await files.read(environment.id, "missing", owner=OWNER)
+    assert here.get(environment.id).active_calls == 0
+
+
+async def test_a_transfer_restarts_the_idle_time(here: World, files: FilesystemService) -> None:
+    environment = await here.created()
+    for call in (
+        files.write(environment.id, "x", b"", owner=OWNER),
+        files.read(environment.id, "x", owner=OWNER),
+        files.list(environment.id, None, owner=OWNER),
+    ):
+        here.clock.advance(minutes=1)
+        await call
+        assert here.get(environment.id).last_used_at == here.clock.now
+
+
+async def test_nobody_reaches_another_owners_files(here: World, files: FilesystemService) -> None:
+    environment = await here.created()
+    for call in (
+        files.write(environment.id, "x", b"", owner="mallory"),
+        files.read(environment.id, "x", owner="mallory"),
+        files.list(environment.id, None, owner="mallory"),
+    ):
+        with pytest.raises(NotFound):
+            await call
+    assert here.host.only.files == {}

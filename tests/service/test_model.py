@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random histories of a service, with every await a place where anything else may happen.
+
+Hypothesis starts calls and then decides which of the waiting ones goes on: a host that boots, a
+store that saves, a guest that is being destroyed. After each step the machines that exist are
+compared with what the service says of them.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
+
+import anyio
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.service.world import OWNER, Broken, Job, World, build, settle
+
+from waggle.domain.environment import TRANSITIONS, Environment, State
+from waggle.domain.errors import BootFailed, MaxEnvironments, NotFound, NotRunning
+from waggle.service.reaper import Reaper
+
+T = TypeVar("T")
+CAPACITY = 2
+EXPECTED = (Broken, BootFailed, MaxEnvironments, NotFound, NotRunning)
+"""What a call may raise here; InvalidTransition or anything unforeseen is a defect."""
+
+
+def reachable(start: State) -> set[State]:
+    """Every state that legal moves lead to."""
+    seen: set[State] = set()
+    todo = [start]
+    while todo:
+        for state in TRANSITIONS[todo.pop()] - seen:
+            seen.add(state)
+            todo.append(state)
+    return seen
+
+
+@dataclass(slots=True)
+class Call:
+    """A call in progress: it holds its environment until told to leave."""
+
+    environment: str
+    leave: anyio.Event
+    entered: bool = False
+
+
+class ServiceMachine(RuleBasedStateMachine):
+    """The rules. Everything asynchronous runs on one loop that moves only inside a rule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.jobs: list[Job[Environment]] = []
+        self.sweeps: list[Job[list[str]]] = []
+        self.calls: list[tuple[Call, Job[None]]] = []
+        self.seen: dict[str, list[State]] = {}
+        self.stop = anyio.Event()
+        self.here = self.loop(self._open())
+
+    def loop(self, work: Coroutine[object, object, T]) -> T:
+        async def turn() -> T:
+            result = await work
+            await settle()
+            return result
+
+        with_deadline = asyncio.wait_for(turn(), 10)
+        return self.runner.run(with_deadline)
+
+    async def _open(self) -> World:
+        built: asyncio.Future[World] = asyncio.get_running_loop().create_future()
+        self.stop = anyio.Event()
+
+        async def owner() -> None:
+            async with anyio.create_task_group() as tasks:
+                built.set_result(build(tasks, capacity=CAPACITY))
+                await self.stop.wait()
+                tasks.cancel_scope.cancel()
+
+        self.owner = asyncio.create_task(owner())
+        here = await built
+        here.gates.all_closed = True
+        return here
+
+    def pick(self, share: float) -> str | None:
+        """Some environment that the service shows."""
+        shown = self.here.service.all()
+        return shown[int(share * len(shown))].id if shown else None
+
+    # What may happen
+
+    @rule()
+    def create(self) -> None:
+        async def start() -> None:
+            before = self.here.host.machines + self.unsettled()
+            job = self.here.create()
+            self.jobs.append(job)
+            await settle()
+            if isinstance(job.error, MaxEnvironments):
+                assert before >= CAPACITY, "refused although there was room"
+            else:
+                assert self.here.host.machines <= CAPACITY
+
+        self.loop(start())
+
+    def unsettled(self) -> int:
+        """Environments without a machine that may count: not booted yet, or ending."""
+        guests, booting = self.here.host.guests, self.here.host.booting
+        return sum(
+            each.state in (State.CREATING, State.DESTROYING)
+            and each.id not in booting
+            and (each.id not in guests or guests[each.id].freed > 0)
+            for each in self.here.service.all()
+        )
+
+    @rule(share=st.floats(0, 1, exclude_max=True))
+    def destroy(self, share: float) -> None:
+        async def start(environment_id: str) -> None:
+            self.jobs.append(self.here.destroy(environment_id))
+
+        if environment_id := self.pick(share):
+            self.loop(start(environment_id))
+
+    @rule(share=st.floats(0, 1, exclude_max=True))
+    def use(self, share: float) -> None:
+        async def start(environment_id: str) -> None:
+            call = Call(environment_id, anyio.Event())
+
+            async def work() -> None:
+                async with self.here.service.using(environment_id, owner=OWNER):
+                    call.entered = True
+                    await call.leave.wait()
+                call.entered = False
+
+            self.calls.append((call, self.here.start(work())))
+
+        if environment_id := self.pick(share):
+            self.loop(start(environment_id))
+
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        async def go(call: Call) -> None:
+            call.leave.set()
+
+        waiting = [call for call, job in self.calls if not job.is_done]
+        if waiting:
+            self.loop(go(data.draw(st.sampled_from(waiting))))
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        async def go(job: Job[Environment]) -> None:
+            job.cancel()
+
+        running = [job for job in self.jobs if not job.is_done]
+        if running:
+            self.loop(go(data.draw(st.sampled_from(running))))
+
+    @rule(data=st.data(), fails=st.booleans())
+    def go_on(self, data: st.DataObject, fails: bool) -> None:
+        """Let one that waits go on; it may fail instead, once."""
+
+        async def go() -> None:
+            waiting = [each for each in self.here.gates.parked if not each.go.is_set()]
+            if not waiting:
+                return
+            chosen = data.draw(st.sampled_from(range(len(waiting))))
+            place = waiting[chosen].place
+            if fails:
+                self.here.gates.errors[place] = (
+                    BootFailed("It panicked.") if place == "create" else Broken(place)
+                )
+            waiting[chosen].go.set()
+            await settle()
+            self.here.gates.errors.clear()
+
+        self.loop(go())
+
+    @rule(share=st.floats(0, 1, exclude_max=True))
+    def die(self, share: float) -> None:
+        async def go() -> None:
+            alive = [each for each in self.here.host.guests.values() if not each.dead.is_set()]
+            if alive:
+                alive[int(share * len(alive))].die("killed")
+
+        self.loop(go())
+
+    @rule(minutes=st.sampled_from([-20, 1, 15, 31]))
+    def time(self, minutes: int) -> None:
+        self.here.clock.advance(minutes=minutes)
+
+    @rule()
+    def reap(self) -> None:
+        async def start() -> None:
+            reaper = Reaper(self.here.service, interval=1, clock=self.here.clock, sleep=anyio.sleep)
+            self.sweeps.append(self.here.start(reaper.sweep()))
+
+        self.loop(start())
+
+    @rule()
+    def everything_goes_on(self) -> None:
+        async def go() -> None:
+            self.here.gates.open_all()
+            await settle()
+            self.here.gates.all_closed = True
+
+        self.loop(go())
+        self.exact()
+
+    def exact(self) -> None:
+        """Nothing waits any more: slots and machines are the same things."""
+        assert not [job for job in self.jobs if not job.is_done]
+        shown = self.here.service.all()
+        alive = {each.environment.id for each in self.here.host.guests.values() if not each.freed}
+        assert {each.id for each in shown if each.holds_capacity} == alive
+        assert {each.state for each in shown} <= {State.RUNNING, State.ERROR}
+        assert {each.id for each in shown if each.state is State.RUNNING} <= alive
+        full = self.loop(self.here.service.not_ready()) is not None
+        assert full == (len(alive) == CAPACITY)
+
+    # What always holds
+
+    @invariant()
+    def there_are_never_more_machines_than_slots(self) -> None:
+        assert self.here.host.machines <= CAPACITY
+
+    @invariant()
+    def no_machine_is_forgotten_or_freed_twice(self) -> None:
+        shown = {each.id for each in self.here.service.all()}
+        for guest in self.here.host.guests.values():
+            assert guest.freed <= 1
+            assert guest.freed or guest.environment.id in shown
+
+    @invariant()
+    def only_living_machines_run(self) -> None:
+        for each in self.here.service.all():
+            if each.state is State.RUNNING:
+                assert not self.here.host.guests[each.id].freed
+            if each.state is State.ERROR:
+                assert each.error
+
+    @invariant()
+    def moves_are_legal_on_record_and_on_show(self) -> None:
+        for each in self.here.service.all():
+            self.seen.setdefault(each.id, [State.CREATING]).append(each.state)
+        records = {each.id: self.here.store.states(each.id) for each in self.here.store.history}
+        for states in (*self.seen.values(), *records.values()):
+            for before, after in pairwise(states):
+                assert after == before or after in reachable(before), states
+
+    @invariant()
+    def nobody_uses_an_environment_unseen(self) -> None:
+        for each in self.here.service.all():
+            calls = sum(c.entered and c.environment == each.id for c, _ in self.calls)
+            assert each.active_calls == calls
+
+    @invariant()
+    def calls_fail_only_as_foreseen(self) -> None:
+        for job in (*self.jobs, *self.sweeps, *(job for _, job in self.calls)):
+            assert job.error is None or isinstance(job.error, EXPECTED), repr(job.error)
+
+    @invariant()
+    def the_server_lives(self) -> None:
+        assert not self.owner.done()
+
+    @precondition(lambda self: self.here.gates.parked)
+    @rule()
+    def close_and_reopen(self) -> None:
+        """A shutdown at any moment leaves nothing; a new service takes its place."""
+        self.close()
+        self.jobs, self.sweeps, self.calls, self.seen = [], [], [], {}
+        self.here = self.loop(self._open())
+
+    def close(self) -> None:
+        async def end() -> None:
+            closing = self.here.start(self.here.service.aclose())
+            await settle()
+            for call, _ in self.calls:
+                call.leave.set()
+            self.here.gates.open_all()
+            await closing.result()
+            await self.here.service.aclose()
+            await settle()
+            assert not [job for job in self.jobs if not job.is_done]
+            await self.here.close()
+            self.stop.set()
+            await self.owner
+
+        self.loop(end())
+
+    def teardown(self) -> None:
+        try:
+            if not self.owner.done():
+                self.close()
+        finally:
+            self.runner.close()
+
+
+TestService = ServiceMachine.TestCase
+TestService.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
