@@ -8,7 +8,7 @@ era. Everything ends with the `async with`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -72,6 +72,8 @@ class Rig:
     services: Services
     web: WebApp
     server: WebServer
+    cancel: Callable[[], None]
+    """Cancels the server's run, as a second signal does."""
 
     @property
     def mcp(self) -> str:
@@ -125,13 +127,24 @@ async def serving(setup: Setup | None = None) -> AsyncGenerator[Rig]:
             bodies=setup.bodies,
         )
         server = WebServer(web, bind("127.0.0.1", 0), setup.limits)
+        running = anyio.CancelScope()
         async with anyio.create_task_group() as serving_group:
-            url = await serving_group.start(server.run)
+            url = await serving_group.start(_run, server, running)
             try:
-                yield Rig(url, setup.host, services, web, server)
+                yield Rig(url, setup.host, services, web, server, running.cancel)
             finally:
                 server.stop()
         group.cancel_scope.cancel()
+
+
+async def _run(
+    server: WebServer,
+    scope: anyio.CancelScope,
+    *,
+    task_status: anyio.abc.TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    with scope:
+        await server.run(task_status=task_status)
 
 
 @asynccontextmanager

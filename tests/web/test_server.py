@@ -176,6 +176,23 @@ async def test_after_a_stop_the_port_is_free_and_nothing_runs() -> None:
         pass
 
 
+async def test_cancelling_a_stop_ends_its_grace() -> None:
+    setup = Setup(limits=PATIENT)
+    async with serving(setup) as rig, client(rig) as connected:
+        environment = await created(connected)
+        guest = rig.host.guests[environment]
+        async with anyio.create_task_group() as group:
+            group.start_soon(call_until_cut, connected, environment)
+            await guest.started.wait()
+            rig.server.stop()
+            with anyio.fail_after(5):
+                while not rig.web.endpoint.draining:
+                    await anyio.lowlevel.checkpoint()
+                rig.cancel()
+                await guest.was_cancelled.wait()
+            group.cancel_scope.cancel()
+
+
 async def test_cancelling_the_server_closes_it_too() -> None:
     port = 0
     with anyio.CancelScope() as scope:

@@ -55,27 +55,9 @@ def shrink(output: Output, budget: int) -> Output:
 
 
 def _cut(output: Output, kept: int) -> Output:
-    """Keep `kept` bytes, half from each end, without splitting a character of UTF-8."""
-    whole = output.head if not output.tail else b""
-    head = output.head[: kept - kept // 2]
-    rest = whole or output.tail
-    tail = rest[len(rest) - kept // 2 :] if kept // 2 else b""
-    return Output(head=_trim_end(head), tail=_trim_start(tail), total=output.total)
-
-
-def _trim_end(data: bytes) -> bytes:
-    """Without the incomplete character that a cut left at the end."""
-    for back in range(1, min(4, len(data)) + 1):
-        byte = data[-back]
-        if byte & 0xC0 != 0x80:
-            length = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
-            return data[:-back] if length > back else data
-    return data
-
-
-def _trim_start(data: bytes) -> bytes:
-    """Without the rest of a character that a cut left at the start."""
-    skip = 0
-    while skip < min(3, len(data)) and data[skip] & 0xC0 == 0x80:
-        skip += 1
-    return data[skip:]
+    """Keep `kept` bytes, half from each end. `Output.text` leaves out characters cut through."""
+    rest = output.tail or output.head
+    half = kept // 2
+    return Output(
+        head=output.head[: kept - half], tail=rest[len(rest) - half :], total=output.total
+    )

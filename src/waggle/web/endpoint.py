@@ -93,8 +93,10 @@ class McpEndpoint:
     async def drain(self, grace: float) -> int:
         """Refuse new work, let calls finish for `grace` seconds, then end every stream.
 
-        Returns how many calls were cut. Idempotent.
+        Returns how many calls were cut. Idempotent; when cancelled, call it again without grace.
         """
+        if self._closing.is_set():
+            return 0
         self._draining = True
         log.info("draining", calls=self.in_flight, grace_seconds=grace)
         with anyio.move_on_after(grace):

@@ -15,14 +15,11 @@ from dataclasses import dataclass
 
 import anyio
 import anyio.abc
-import structlog
 import uvicorn
 
 from waggle.domain.errors import SettingsInvalid
 from waggle.web.app import WebApp
 from waggle.web.protocol import GuardedH11Protocol
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,25 +109,23 @@ class WebServer:
     async def run(
         self, *, task_status: anyio.abc.TaskStatus[str] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        """Serve until `stop`; tells its URL when it accepts. Cancelling stops without grace.
+        """Serve until `stop`; tells its URL when it accepts. Cancelling ends the grace at once.
 
         When it returns, every connection and the listening socket are closed.
         """
         url = self.url
-        grace = 0.0
         async with anyio.create_task_group() as group:
             group.start_soon(self._serve)
             try:
                 await self._uvicorn.up.wait()
                 task_status.started(url)
-                log.info("listening", url=url)
                 await self._stopping.wait()
-                grace = self._limits.grace
+                await self._web.endpoint.drain(self._limits.grace)
             finally:
                 with anyio.CancelScope(shield=True):
                     await self._uvicorn.up.wait()
                     if self._uvicorn.started:
-                        await self._web.endpoint.drain(grace)
+                        await self._web.endpoint.drain(0)
                     self._uvicorn.should_exit = True
 
     async def _serve(self) -> None:

@@ -16,7 +16,15 @@ from waggle.domain.filesystem import MAX_FILE_BYTES, MAX_LIST_ENTRIES, FileEntry
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.budget import COPY_BUDGET, wire_size
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.pages import DEFAULT_PAGE_BYTES, SMALLEST_PAGE, Page, decode_base64, mime_type, page, window
+from waggle.mcp.pages import (
+    DEFAULT_PAGE_BYTES,
+    SMALLEST_PAGE,
+    Page,
+    decode_base64,
+    mime_type,
+    page,
+    window,
+)
 from waggle.mcp.results import (
     FileContent,
     FileItem,
