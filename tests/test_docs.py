@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the documents say exists: commands, variables, files, headings, tools and examples.
+
+Links, tasks and the length of CLAUDE.md are in `test_repository`, the settings' own page in
+`test_config`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from cyclopts import CycloptsError, MissingArgumentError
+
+from waggle.cli.main import app
+from waggle.config import fields, variable
+from waggle.mcp.context import Services
+from waggle.mcp.tools import all_tools
+from waggle.service.execution import ExecutionLimits
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+ENDPOINT = "http://127.0.0.1:8080/mcp"
+DOCUMENTS = [
+    *(ROOT / "README.md", ROOT / "CLAUDE.md"),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+documents = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+COMMAND = re.compile(r"(?:[A-Z_]+=\S* +)*(?:\.venv/bin/)?waggle( .*)?")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The contents of the fenced blocks in one language."""
+    return [body for name, body in FENCE.findall(text) if name == language]
+
+
+def spans(text: str) -> list[str]:
+    """What stands between single backticks, line breaks in it as spaces."""
+    return [span.replace("\n", " ") for span in SPAN.findall(FENCE.sub("", text))]
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The arguments of every `waggle ...` in code; `a|b` is one command for each."""
+    lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
+    for code in [*spans(text), *lines]:
+        match = COMMAND.fullmatch(code.strip())
+        if match is not None and match[1]:
+            words = shlex.split(match[1].partition(" #")[0])
+            yield from map(list, itertools.product(*(word.split("|") for word in words)))
+
+
+@documents
+def test_commands_exist(path: Path) -> None:
+    for words in commands(path.read_text("utf-8")):
+        try:
+            app.parse_args(words, exit_on_error=False, print_error=False)
+        except MissingArgumentError:
+            continue  # a command that is only named
+        except CycloptsError as error:
+            pytest.fail(f"waggle {shlex.join(words)}: {error}")
+
+
+def test_commands_are_found_wherever_they_are_written() -> None:
+    text = "Run `waggle image build|ls` or\n```sh\nA=1 .venv/bin/waggle setup --yes  # so\n```\n"
+    assert list(commands(text)) == [["image", "build"], ["image", "ls"], ["setup", "--yes"]]
+    assert list(commands(README))
+
+
+@documents
+def test_variables_exist(path: Path) -> None:
+    known = {variable(field) for field in fields()}
+    named = set(re.findall(r"WAGGLE_[A-Z_]*[A-Z](?![A-Z_…])", path.read_text("utf-8")))
+    assert named <= known, named - known
+
+
+@documents
+def test_files_of_the_repository_exist(path: Path) -> None:
+    top = {entry.name for entry in ROOT.iterdir()} | {"benchmarks"}
+    for span in spans(path.read_text("utf-8")):
+        first, slash, _ = span.partition("/")
+        if slash and first in top and re.fullmatch(r"[\w./*-]+", span) and first != ".venv":
+            pattern = re.sub(r"(?<=/)[A-Z]+(?=/)", "*", span.rstrip("/"))  # images/NAME/...
+            assert any(ROOT.glob(pattern)), span
+
+
+@documents
+def test_headings_that_are_linked_exist(path: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", path.read_text("utf-8")):
+        text = (path.parent / target if target else path).read_text("utf-8")
+        titles = re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.M)
+        slugs = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+        assert anchor in slugs, f"{target}#{anchor}"
+
+
+@documents
+def test_addresses_are_loopback_or_made_up(path: Path) -> None:
+    hosts = re.findall(r"\w+://([^\s/:,`\"')]+)", path.read_text("utf-8"))
+    assert {host for host in hosts if not host.endswith(".example")} <= {"127.0.0.1", "localhost"}
+
+
+def test_every_decision_is_listed() -> None:
+    listed = (ROOT / "docs/decisions/README.md").read_text("utf-8")
+    for path in (ROOT / "docs/decisions").glob("0*.md"):
+        heading = path.read_text("utf-8").partition("\n# ")[2].partition("\n")[0]
+        number, _, title = heading.partition(": ")
+        assert path.name.startswith(number)
+        assert f"- [{number}: {title}]({path.name})\n" in listed
+
+
+class TestReadme:
+    def test_it_is_short(self) -> None:
+        assert len(README.splitlines()) < 200
+
+    def test_its_table_lists_the_tools_and_their_parameters(self) -> None:
+        limits = ExecutionLimits(30, 300, 300, 200_000)
+        unused = cast("Any", None)
+        services = Services(unused, unused, unused, limits)
+        rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", README, re.M)
+        written = {
+            tool: ([*re.findall(r"`(\w+)`", bare(cell))], re.findall(r"\*\*`(\w+)`\*\*", cell))
+            for tool, cell in rows
+        }
+        actual = {
+            tool.name: ([*tool.parameters["properties"]], tool.parameters.get("required", []))
+            for tool in all_tools(services)
+        }
+        assert written == actual
+
+    def test_its_client_configurations_are_well_formed(self) -> None:
+        parsed = [json.loads(block) for block in blocks(README, "json")]
+        parsed += [tomllib.loads(block) for block in blocks(README, "toml")]
+        assert len(parsed) >= 4
+        for configuration in parsed:
+            (servers,) = configuration.values()
+            assert list(servers) == ["waggle"]
+            assert ENDPOINT in json.dumps(servers)
+
+    @pytest.mark.parametrize("block", blocks(README, "sh"))
+    def test_its_shell_examples_parse(self, block: str) -> None:
+        done = subprocess.run(
+            ["bash", "-n"], input=block.encode(), capture_output=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+
+    def test_its_curl_calls_are_json_rpc(self) -> None:
+        bodies = re.findall(r"-d '(.*?)'", "".join(blocks(README, "sh")), re.S)
+        methods = [json.loads(body)["method"] for body in bodies]
+        assert methods == ["initialize", "tools/list", "tools/call"]
+
+
+def bare(cell: str) -> str:
+    """A cell of the table without the values that it explains in parentheses."""
+    return re.sub(r"\(.*?\)", "", cell)
