@@ -1,26 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Child processes: bounded output, deadlines, whole groups ended, identity beyond the pid."""
+"""Child processes: bounded output, deadlines, whole groups ended."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
-import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import pytest
 
 from waggle.domain.errors import SetupIncomplete, TimedOut
-from waggle.infra.host import process
+from waggle.infra.host import identity, process
 
 pytestmark = pytest.mark.anyio
-
-
-def sleeper() -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=-1)
 
 
 class TestRun:
@@ -74,9 +70,42 @@ class TestRun:
             await running
         await gone(child)
 
+    @pytest.mark.parametrize("steps", range(12))
+    async def test_cancelling_at_any_moment_of_the_start_leaves_nothing(
+        self, tmp_path: Path, steps: int
+    ) -> None:
+        mark = f"{tmp_path}-{steps}"
+        argv = ["sh", "-c", 'sh -c "sleep 1000; :" $0 & wait', mark]
+        running = asyncio.ensure_future(process.run(argv, timeout=60))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(running, 10)
+        for pid in processes_with(mark):
+            await gone(pid)
+
+    async def test_a_cancel_scope_waits_until_nothing_is_left(self, tmp_path: Path) -> None:
+        argv = ["sh", "-c", 'sh -c "sleep 1000; :" $0 & wait', str(tmp_path)]
+        with anyio.move_on_after(0.2) as scope:
+            await process.run(argv, timeout=60)
+        assert scope.cancelled_caught
+        for pid in processes_with(str(tmp_path)):
+            await gone(pid)
+
     async def test_last_words_hold_no_control_characters(self) -> None:
         done = await process.run(["printf", r"a\nb\033[31mc\n"], timeout=10)
         assert done.last_words(1) == "b?[31mc"
+
+
+def processes_with(mark: str) -> list[int]:
+    """Return the pids of the processes that have `mark` on their command line."""
+    found: list[int] = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
 
 
 async def gone(pid: int) -> None:
@@ -86,72 +115,6 @@ async def gone(pid: int) -> None:
     except ProcessLookupError:
         return
     try:
-        assert await process._exited(descriptor, 5)
+        assert await identity._exited(descriptor, 5)
     finally:
         os.close(descriptor)
-
-
-class TestIdentity:
-    async def test_a_running_process_is_recognised(self) -> None:
-        child = sleeper()
-        who = process.identity(child.pid)
-        assert who is not None
-        assert process.is_alive(who)
-        assert await process.end(who)
-        assert not process.is_alive(who)  # a zombie now
-        assert process.identity(child.pid) is None
-        child.communicate()
-        assert not await process.end(who)
-
-    async def test_another_process_with_the_same_pid_is_left_alone(self) -> None:
-        child = sleeper()
-        who = process.identity(child.pid)
-        assert who is not None
-        for other in (replace(who, started=who.started - 1), replace(who, boot_id="before")):
-            assert not process.is_alive(other)
-            assert not process.send_signal(other, signal.SIGKILL)
-            assert not await process.end(other)
-        assert process.is_alive(who)
-        assert child.poll() is None
-        assert process.send_signal(who, signal.SIGTERM)
-        child.communicate()
-
-    async def test_a_polite_process_ends_in_its_grace(self) -> None:
-        child = sleeper()
-        who = process.identity(child.pid)
-        assert who is not None
-        assert await process.end(who, grace=10)
-        child.communicate()
-        assert child.returncode == -signal.SIGTERM
-
-    async def test_a_stubborn_process_is_killed_after_it(self) -> None:
-        code = "import signal, sys; signal.signal(15, signal.SIG_IGN); print(flush=True); input()"
-        child = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1)
-        assert child.stdout is not None
-        child.stdout.readline()
-        who = process.identity(child.pid)
-        assert who is not None
-        assert await process.end(who, grace=0.05)
-        child.communicate()
-        assert child.returncode == -signal.SIGKILL
-
-    @pytest.mark.parametrize("pid", [-1, 0, 2**22 + 1, 2**40])
-    async def test_impossible_pids_are_nobody(self, pid: int) -> None:
-        assert process.identity(pid) is None
-        me = process.identity(os.getpid())
-        assert me is not None
-        assert not process.send_signal(replace(me, pid=pid), signal.SIGKILL)
-
-    async def test_a_name_with_parentheses_and_spaces_does_not_confuse(
-        self, tmp_path: Path
-    ) -> None:
-        odd = tmp_path / "a) R 1 (b"
-        odd.symlink_to("/bin/cat")
-        child = subprocess.Popen([odd], stdin=-1)
-        who = process.identity(child.pid)
-        mine = process.identity(os.getpid())
-        assert who is not None
-        assert mine is not None
-        assert who.started >= mine.started
-        await process.end(who)
-        child.communicate()
