@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """OCI images made by tests: layers from a few words, and a layout with one image in it.
 
-    write_layout(path, [busybox_layer()])                  # from scratch, boots
-    write_layout(path, [[file("a", b"x")], [whiteout("a")]])
+write_layout(path, [busybox_layer()])                  # from scratch, boots
+write_layout(path, [[file("a", b"x")], [whiteout("a")]])
 """
 
 from __future__ import annotations

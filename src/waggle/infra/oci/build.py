@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`waggle image build NAME`: a definition -> an image in the store. Same inputs, same digest.
 
-Called by the CLI (and by `demo`, `run` and `test` when an image is missing). Uses `debian` for the
-tree, `wheels` for what Debian has only in old versions, `plan` and `pack` for the one layer.
+Called by the CLI, also for `demo`, `run` and `test` when an image is missing. Uses `bootstrap` for
+the tree, `wheels` for what Debian has only in old versions, `plan` and `pack` for the one layer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from waggle.infra.oci.debian import debian_mirror, debian_tree, mmdebstrap_argv, mmdebstrap_mode
+from waggle.infra.oci.bootstrap import (
+    bootstrap_argv,
+    debian_mirror,
+    debian_tree,
+    mmdebstrap_mode,
+)
 from waggle.infra.oci.definition import ImageDefinition
 from waggle.infra.oci.image import (
     MEDIA_CONFIG,
@@ -41,7 +46,7 @@ MACHINE_STATE = (
     "/etc/resolv.conf",
     "/etc/*-",
     "/run/*",
-    "/tmp/*",
+    "/tmp/*",  # noqa: S108 (a pattern inside the image)
     "/var/cache/ldconfig/*",
     "/var/cache/apt/**",
     "/var/lib/apt/lists/*",
@@ -67,7 +72,10 @@ _STAGES = {
 
 
 def build_image(
-    definition: ImageDefinition, store: ImageStore, mirror: str = "", progress: Advance | None = None
+    definition: ImageDefinition,
+    store: ImageStore,
+    mirror: str = "",
+    progress: Advance | None = None,
 ) -> ResolvedImage:
     """Build `definition` and give the result its name in `store`.
 
@@ -102,7 +110,7 @@ def _bootstrap(
     """Make the Debian tree; return its entries and the file of their contents."""
     temporary = workspace / "tree"
     temporary.mkdir(mode=0o755)
-    argv = mmdebstrap_argv(definition, mirror, mode, temporary if mode == "root" else None)
+    argv = bootstrap_argv(definition, mirror, mode, temporary if mode == "root" else None)
     at = 0.0
 
     def line(text: str) -> None:
@@ -157,9 +165,7 @@ def _pack(
     )
 
 
-def _publish(
-    definition: ImageDefinition, layer: PackedLayer, blob: Path, layout: Layout
-) -> None:
+def _publish(definition: ImageDefinition, layer: PackedLayer, blob: Path, layout: Layout) -> None:
     """Put the blobs into the layout, then name them; until then nothing of it is an image."""
     os_name, architecture = host_platform().split("/", 1)
     created = datetime.fromtimestamp(definition.epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

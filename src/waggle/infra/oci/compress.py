@@ -12,7 +12,7 @@ import hashlib
 import io
 import zlib
 from collections.abc import Callable
-from typing import BinaryIO, Protocol
+from typing import IO, BinaryIO, Protocol, cast
 
 import zstandard
 
@@ -23,7 +23,7 @@ from waggle.infra.oci.limits import Limits
 _CHUNK = 256 << 10
 _ZSTD_WINDOW = 1 << 27
 _GZIP_MAGIC = b"\x1f\x8b"
-_ZSTD_MAGIC = (b"\x28\xb5\x2f\xfd",) + tuple(bytes((0x50 + n, 0x2A, 0x4D, 0x18)) for n in range(16))
+_ZSTD_MAGIC = (b"\x28\xb5\x2f\xfd", *(bytes((0x50 + n, 0x2A, 0x4D, 0x18)) for n in range(16)))
 _LAYER_TYPES = frozenset(
     prefix + suffix
     for prefix in (
@@ -135,7 +135,10 @@ def _decoder(stored: _HashedFile) -> _Source:
     if magic.startswith(_ZSTD_MAGIC):
         decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
         return decompressor.stream_reader(
-            stored, read_size=_CHUNK, read_across_frames=True, closefd=False
+            cast("IO[bytes]", stored),
+            read_size=_CHUNK,
+            read_across_frames=True,
+            closefd=False,
         )
     return stored
 

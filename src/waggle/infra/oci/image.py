@@ -110,7 +110,7 @@ def parse_descriptor(value: object, what: str) -> Descriptor:
     if not isinstance(media, str):
         raise ImageCorrupt(f"{what} has no media type.")
     platform = fields.get("platform")
-    known = cast("Json", platform) if isinstance(platform, dict) else {}
+    known = _object(platform, f"{what}: platform")
     name = f"{known.get('os')}/{known.get('architecture')}" if known else ""
     annotations = _text_map(fields.get("annotations"), f"{what}: annotations")
     return Descriptor(media, digest, size, annotations, name)

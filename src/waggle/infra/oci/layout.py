@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,7 +61,7 @@ class Layout:
             atomic_write(self.path / "oci-layout", _MARKER)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> Generator[None]:
         """Exclude other writers of this layout, also in other processes. Raises TimedOut."""
         self.create()
         with FileLock(self.path / ".lock", timeout=_LOCK_SECONDS):
@@ -166,7 +166,7 @@ class Layout:
         sync_directory(target.parent)
 
     @contextlib.contextmanager
-    def workspace(self) -> Iterator[Path]:
+    def workspace(self) -> Generator[Path]:
         """Give a private directory on the layout's filesystem; it is removed afterwards."""
         with contextlib.ExitStack() as stack:
             with self.locked():

@@ -52,6 +52,6 @@ def decimal_ns(text: bytes) -> int:
 
 
 def xattrs_of(records: Records) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the extended attributes, sorted by name; PAX gives an empty value the meaning: none."""
+    """Return the extended attributes, sorted by name; an empty value means none."""
     named = ((k.removeprefix(_XATTR), v) for k, v in records.items() if k.startswith(_XATTR))
     return tuple(sorted((name, value) for name, value in named if value))

@@ -65,8 +65,8 @@ def walk(root: Node) -> Iterator[tuple[Path, Node]]:
     while stack:
         path, node = stack.pop()
         yield path, node
-        for name in sorted(node.children, reverse=True):
-            stack.append(((*path, name), node.children[name]))
+        names = sorted(node.children, reverse=True)
+        stack.extend(((*path, name), node.children[name]) for name in names)
 
 
 class _Merger:

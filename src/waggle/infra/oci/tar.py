@@ -16,8 +16,8 @@ from typing import BinaryIO
 from waggle.domain.errors import ImageCorrupt
 from waggle.infra.oci import sparse
 from waggle.infra.oci.limits import Limits
-from waggle.infra.oci.pax import Records, decimal_ns, parse_records, xattrs_of
 from waggle.infra.oci.paths import clean_path
+from waggle.infra.oci.pax import Records, decimal_ns, parse_records, xattrs_of
 
 BLOCK = 512
 _CHUNK = 1 << 20

@@ -69,11 +69,12 @@ def unpack(wheel: Wheel, file: Path, data: BinaryIO, epoch: int) -> list[Entry]:
     with zipfile.ZipFile(file) as archive:
         members = sorted(archive.infolist(), key=lambda member: member.filename)
         for source, target in wheel.unpack.items():
+            below = source if source.endswith("/") else "\0"
             chosen = [
-                m
-                for m in members
-                if not m.is_dir()
-                and (m.filename.startswith(source) if source.endswith("/") else m.filename == source)
+                member
+                for member in members
+                if not member.is_dir()
+                and (member.filename == source or member.filename.startswith(below))
             ]
             if not chosen:
                 raise SetupIncomplete(f"{file.name} has nothing at {source}.", hint="")

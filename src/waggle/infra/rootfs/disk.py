@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Event
 from typing import Generic, Protocol, TypeVar
 
-from waggle.domain.errors import InvalidArgument
+from waggle.domain.errors import InvalidArgument, TimedOut
 from waggle.infra.files import FileLock, sync_directory
 from waggle.infra.rootfs.erofs import Advance, TreeNode, write_erofs
 
@@ -35,16 +35,23 @@ class Image(Protocol):
     """What a disk is made of; only the digest matters here."""
 
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """The manifest's digest, `sha256:` and 64 hex digits."""
+        ...
 
 
 class Flat(Protocol):
     """A merged tree with the files that hold its contents."""
 
     @property
-    def root(self) -> TreeNode: ...
+    def root(self) -> TreeNode:
+        """The root directory."""
+        ...
+
     @property
-    def files(self) -> Sequence[Path]: ...
+    def files(self) -> Sequence[Path]:
+        """What `TreeNode.content` counts in."""
+        ...
 
 
 ImageT = TypeVar("ImageT", bound=Image)
@@ -153,20 +160,10 @@ class RootDisks(Generic[ImageT]):
             current = self.path(digest) == path
             if current and (in_use(digest) or path.stat().st_mtime >= older_than):
                 continue
-            lock = self._lock(digest, timeout=0)
-            if lock.try_acquire():
-                with contextlib.closing(_Held(lock)):
-                    path.unlink(missing_ok=True)
+            with contextlib.suppress(TimedOut), self._lock(digest, timeout=0):
+                path.unlink(missing_ok=True)
                 removed.append(digest)
         return removed
-
-
-class _Held:
-    def __init__(self, lock: FileLock) -> None:
-        self._lock = lock
-
-    def close(self) -> None:
-        self._lock.release()
 
 
 class _Stopped(Exception):
@@ -191,5 +188,6 @@ async def _in_thread(work: Callable[[Event], Path]) -> Path:
     except asyncio.CancelledError:
         stop.set()
         await asyncio.wait([task])
-        task.cancelled() or task.exception()
+        if not task.cancelled():
+            task.exception()  # seen: it is not what the caller asked about any more
         raise

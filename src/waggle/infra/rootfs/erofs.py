@@ -44,25 +44,54 @@ class TreeNode(Protocol):
     """A file of the tree; one object under two names is a hard link. See `oci.plan.Node`."""
 
     @property
-    def mode(self) -> int: ...
+    def mode(self) -> int:
+        """Type and permission bits, as `stat` has them."""
+        ...
+
     @property
-    def uid(self) -> int: ...
+    def uid(self) -> int:
+        """Numeric owner."""
+        ...
+
     @property
-    def gid(self) -> int: ...
+    def gid(self) -> int:
+        """Numeric group."""
+        ...
+
     @property
-    def mtime_ns(self) -> int: ...
+    def mtime_ns(self) -> int:
+        """Nanoseconds since the epoch; may be negative."""
+        ...
+
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Bytes of a regular file."""
+        ...
+
     @property
-    def link(self) -> bytes: ...
+    def link(self) -> bytes:
+        """Target of a symlink."""
+        ...
+
     @property
-    def device(self) -> tuple[int, int]: ...
+    def device(self) -> tuple[int, int]:
+        """Major and minor number of a device."""
+        ...
+
     @property
-    def xattrs(self) -> Sequence[tuple[bytes, bytes]]: ...
+    def xattrs(self) -> Sequence[tuple[bytes, bytes]]:
+        """Extended attributes with their full names."""
+        ...
+
     @property
-    def content(self) -> tuple[int, int]: ...
+    def content(self) -> tuple[int, int]:
+        """Which of the files holds the contents, and where they start."""
+        ...
+
     @property
-    def children(self) -> Mapping[bytes, Self]: ...
+    def children(self) -> Mapping[bytes, Self]:
+        """Names in a directory; empty for anything else."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -188,8 +217,7 @@ def _write_inode(
             number=inode.number,
             owner=(node.uid, node.gid),
             mtime_ns=node.mtime_ns,
-            links=inode.links,
-            xattrs=len(inode.xattrs),
+            links_and_xattrs=(inode.links, len(inode.xattrs)),
         )
     )
     out.write(inode.xattrs)

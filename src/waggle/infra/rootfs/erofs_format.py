@@ -60,10 +60,13 @@ def inode_bytes(
     number: int,
     owner: tuple[int, int],
     mtime_ns: int,
-    links: int,
-    xattrs: int,
+    links_and_xattrs: tuple[int, int],
 ) -> bytes:
-    """Return an extended inode. `data` is a block or device number, `xattrs` a size in bytes."""
+    """Return an extended inode.
+
+    `data` is a block or device number, the last pair a link count and the bytes of attributes.
+    """
+    links, xattrs = links_and_xattrs
     count = (xattrs - _XATTR_HEADER) // 4 + 1 if xattrs else 0
     seconds, nanoseconds = divmod(mtime_ns, 1_000_000_000)
     uid, gid = owner

@@ -15,69 +15,37 @@ import shutil
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from threading import Thread
-from typing import IO
+from typing import IO, BinaryIO, cast
 
 from waggle.domain.errors import SetupIncomplete
+from waggle.infra import debian
 from waggle.infra.oci.definition import ImageDefinition
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _INSTALL = "Run 'waggle setup', or 'apt-get install mmdebstrap uidmap'."
 _NO_MIRROR = "Set WAGGLE_DEBIAN_MIRROR to the address of a Debian archive."
-_RELEASES = frozenset(("stable", "oldstable", "testing", "unstable", "sid"))
 _KEPT_LINES = 12
 _URI = re.compile(r"(?:https?|file|mirror\+file|copy)://?[^\s\"'\\\[\]]+|mirror://[^\s\"'\\\[\]]+")
 
 
-def debian_mirror(configured: str = "", etc: Path = Path("/etc")) -> str:
+def debian_mirror(configured: str = "") -> str:
     """Return the archive's base address: `configured`, else that of the host's apt sources.
 
-    Raises SetupIncomplete when there is none, or when it holds a password (it would end up in
-    the image).
+    Raises SetupIncomplete when there is none, or when it cannot be used: it holds a password,
+    which the image would show, or is no address.
     """
-    uri = configured or _host_mirror(etc)
-    if not uri:
-        raise SetupIncomplete("No Debian archive is known on this machine.", hint=_NO_MIRROR)
+    uri = debian.mirror(configured)
     if not _URI.fullmatch(uri):
         raise SetupIncomplete("The address of the Debian archive is not usable.", hint=_NO_MIRROR)
     if "@" in uri.partition("://")[2].partition("/")[0]:
         raise SetupIncomplete(
             "The address of the Debian archive holds a password, which the image would show.",
-            hint="Put the password into /etc/apt/auth.conf.d, or set WAGGLE_DEBIAN_MIRROR.",
+            hint="Put the password into /etc/apt/auth.conf.d and name the archive without it.",
         )
     return uri
-
-
-def _host_mirror(etc: Path) -> str:
-    """Find the first source of the running Debian release with component `main`."""
-    suites = _RELEASES | _codename(etc)
-    for path in sorted((etc / "apt" / "sources.list.d").glob("*.sources")):
-        for stanza in re.split(r"\n\s*\n", path.read_text("utf-8", "replace")):
-            fields = dict(re.findall(r"^([A-Za-z-]+):[ \t]*(.*)$", stanza, re.MULTILINE))
-            wanted = suites & {*fields.get("Suites", "").split()}
-            enabled = fields.get("Enabled", "yes").strip() != "no"
-            binary = "deb" in fields.get("Types", "").split()
-            main = "main" in fields.get("Components", "").split()
-            if wanted and enabled and binary and main and fields.get("URIs", "").split():
-                return fields["URIs"].split()[0]
-    for path in [etc / "apt" / "sources.list", *sorted((etc / "apt").glob("sources.list.d/*.list"))]:
-        text = path.read_text("utf-8", "replace") if path.is_file() else ""
-        for uri, suite, components in re.findall(
-            r"^deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)[ \t]+(.*)$", text, re.MULTILINE
-        ):
-            if suite in suites and "main" in components.split():
-                return uri
-    return ""
-
-
-def _codename(etc: Path) -> set[str]:
-    release = etc / "os-release"
-    text = release.read_text("utf-8", "replace") if release.is_file() else ""
-    if not re.search(r"^ID=\"?debian\"?$", text, re.MULTILINE):
-        return set()
-    return set(re.findall(r"^VERSION_CODENAME=\"?([a-z]+)\"?$", text, re.MULTILINE))
 
 
 def mmdebstrap_mode(uid: int, subuid: Path = Path("/etc/subuid")) -> str:
@@ -100,31 +68,31 @@ def mmdebstrap_mode(uid: int, subuid: Path = Path("/etc/subuid")) -> str:
     )
 
 
-def mmdebstrap_argv(
+def bootstrap_argv(
     definition: ImageDefinition, mirror: str, mode: str, temporary: Path | None
 ) -> list[str]:
     """Return the command that writes the tree to standard output. Pure."""
     environment = [f"PATH={_PATH}", "LC_ALL=C.UTF-8", f"SOURCE_DATE_EPOCH={definition.epoch}"]
-    if temporary:
-        environment.append(f"TMPDIR={temporary}")
-    inside = [
-        "env", "-i", f"PATH={_PATH}", "HOME=/root", "LC_ALL=C.UTF-8", "PYTHONHASHSEED=0",
-        f"SOURCE_DATE_EPOCH={definition.epoch}",
-    ]  # fmt: skip
+    inside = shlex.join(["env", "-i", *environment, "HOME=/root", "PYTHONHASHSEED=0"])
     hooks = [
-        f'--customize-hook=chroot "$1" {shlex.join([*inside, *command])}'
+        f'--customize-hook=chroot "$1" {inside} {shlex.join(command)}'
         for command in definition.warm_up
     ]
-    return [
-        "env", *environment, "mmdebstrap", f"--mode={mode}", f"--variant={definition.variant}",
-        "--format=tar", "--aptopt=Acquire::Languages \"none\"",
-        f"--include={','.join(definition.packages)}", *hooks,
-        definition.suite, "-", f"deb {mirror} {definition.suite} main",
-    ]  # fmt: skip
+    place = [f"TMPDIR={temporary}"] if temporary else []
+    tree = debian.tree_argv(
+        mirror,
+        suite=definition.suite,
+        packages=definition.packages,
+        variant=definition.variant,
+        hooks=hooks,
+        options=[f"--mode={mode}", '--aptopt=Acquire::Languages "none"'],
+        form="tar",
+    )
+    return ["env", *environment, *place, *tree]
 
 
 @contextlib.contextmanager
-def debian_tree(argv: Sequence[str], report: Callable[[str], None]) -> Iterator[IO[bytes]]:
+def debian_tree(argv: Sequence[str], report: Callable[[str], None]) -> Generator[BinaryIO]:
     """Run `argv` and give its standard output; on leaving, check that it ended well.
 
     `report` gets each line it logs, from another thread. Whatever ends the block early ends the
@@ -142,7 +110,7 @@ def debian_tree(argv: Sequence[str], report: Callable[[str], None]) -> Iterator[
     reader = Thread(target=_log, args=(process.stderr, log, report), daemon=True)
     reader.start()
     try:
-        yield process.stdout
+        yield cast("BinaryIO", process.stdout)
         process.stdout.read()
         code = process.wait()
         reader.join()
