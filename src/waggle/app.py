@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import signal
 import uuid
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -21,9 +21,8 @@ import anyio.abc
 import structlog
 
 from waggle.config import Settings
-from waggle.domain.environment import Environment, Resources
-from waggle.domain.errors import DataDirBusy, SettingsInvalid
-from waggle.domain.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template
+from waggle.domain.environment import Environment
+from waggle.domain.errors import DataDirBusy
 from waggle.infra.files import FileLock
 from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
 from waggle.infra.host.kernel import GuestKernel
@@ -38,8 +37,9 @@ from waggle.infra.store.sqlite import SqliteStore
 from waggle.mcp.context import Services
 from waggle.mcp.server import build_mcp
 from waggle.places import Places
-from waggle.service.environments import EnvironmentService, Limits
-from waggle.service.execution import ExecutionLimits, ExecutionService
+from waggle.presets import certificates, execution_limits, image_references, limits, runtimes
+from waggle.service.environments import EnvironmentService
+from waggle.service.execution import ExecutionService
 from waggle.service.filesystem import FilesystemService
 from waggle.service.images import ImageService
 from waggle.service.local_host import GuestParts, LocalHost, is_root
@@ -50,8 +50,6 @@ from waggle.web.hosts import host_policy
 from waggle.web.server import ServerLimits, WebServer, bind
 
 log = structlog.get_logger(__name__)
-
-EXTENSIONS = {RuntimeName.PYTHON: ".py", RuntimeName.NODE: ".js", RuntimeName.SHELL: ".sh"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,69 +71,6 @@ def now() -> datetime:
 def new_id() -> str:
     """A fresh environment id."""
     return str(uuid.uuid4())
-
-
-def runtimes(settings: Settings) -> dict[RuntimeName, Runtime]:
-    """The three runtimes as configured. Commands were checked when the settings were read."""
-    commands = {
-        RuntimeName.PYTHON: (
-            settings.runtime_python_exec_command,
-            settings.runtime_python_install_command,
-        ),
-        RuntimeName.NODE: (
-            settings.runtime_node_exec_command,
-            settings.runtime_node_install_command,
-        ),
-        RuntimeName.SHELL: (
-            settings.runtime_shell_exec_command,
-            settings.runtime_shell_install_command,
-        ),
-    }
-    return {
-        name: Runtime(
-            name,
-            EXTENSIONS[name],
-            parse_template(execute, FILE),
-            parse_template(install, PACKAGES),
-            install_as_root=name is RuntimeName.SHELL,
-        )
-        for name, (execute, install) in commands.items()
-    }
-
-
-def image_references(settings: Settings) -> dict[RuntimeName, str]:
-    """Which image each runtime boots."""
-    return {
-        RuntimeName.PYTHON: settings.image_python,
-        RuntimeName.NODE: settings.image_node,
-        RuntimeName.SHELL: settings.image_shell,
-    }
-
-
-def limits(settings: Settings) -> Limits:
-    """What clients get and how many of it."""
-    return Limits(
-        max_environments=settings.max_environments,
-        resources=Resources(settings.default_cpus, settings.default_memory_mb, settings.scratch_mb),
-        idle_timeout=timedelta(minutes=settings.default_timeout_min),
-        network=settings.default_network,
-        images=image_references(settings),
-    )
-
-
-def certificates(settings: Settings) -> bytes:
-    """The operator's certificate authorities. Raises SettingsInvalid when they cannot be read."""
-    if settings.ca_bundle is None:
-        return b""
-    try:
-        data = settings.ca_bundle.read_bytes()
-    except OSError as error:
-        raise SettingsInvalid(
-            f"WAGGLE_CA_BUNDLE={settings.ca_bundle} cannot be read: {error.strerror}."
-        ) from error
-    if b"-----BEGIN CERTIFICATE-----" not in data:
-        raise SettingsInvalid(f"WAGGLE_CA_BUNDLE={settings.ca_bundle} holds no PEM certificate.")
-    return data
 
 
 def image_service(settings: Settings) -> ImageService:
@@ -254,18 +189,12 @@ def _log_egress(environment: str, host: str, port: int, verdict: Verdict) -> Non
 
 
 def _services(settings: Settings, environments: EnvironmentService) -> Services:
-    execution_limits = ExecutionLimits(
-        default_timeout=settings.default_exec_timeout.total_seconds(),
-        max_timeout=settings.max_exec_timeout.total_seconds(),
-        install_timeout=settings.install_timeout.total_seconds(),
-        output_bytes=settings.output_limit,
-    )
-    configured: Mapping[RuntimeName, Runtime] = runtimes(settings)
+    spoken = execution_limits(settings)
     return Services(
         environments=environments,
-        execution=ExecutionService(environments, configured, execution_limits),
+        execution=ExecutionService(environments, runtimes(settings), spoken),
         filesystem=FilesystemService(environments),
-        execution_limits=execution_limits,
+        execution_limits=spoken,
     )
 
 

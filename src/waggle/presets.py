@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings as the plain values that services take. Pure but for reading the CA bundle.
+
+Used by the composition root and by commands that need a part of it.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from waggle.config import Settings
+from waggle.domain.environment import Resources
+from waggle.domain.errors import SettingsInvalid
+from waggle.domain.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template
+from waggle.service.execution import ExecutionLimits
+from waggle.service.request import Limits
+
+EXTENSIONS = {RuntimeName.PYTHON: ".py", RuntimeName.NODE: ".js", RuntimeName.SHELL: ".sh"}
+
+
+def runtimes(settings: Settings) -> dict[RuntimeName, Runtime]:
+    """The three runtimes as configured. Commands were checked when the settings were read."""
+    commands = {
+        RuntimeName.PYTHON: (
+            settings.runtime_python_exec_command,
+            settings.runtime_python_install_command,
+        ),
+        RuntimeName.NODE: (
+            settings.runtime_node_exec_command,
+            settings.runtime_node_install_command,
+        ),
+        RuntimeName.SHELL: (
+            settings.runtime_shell_exec_command,
+            settings.runtime_shell_install_command,
+        ),
+    }
+    return {
+        name: Runtime(
+            name,
+            EXTENSIONS[name],
+            parse_template(execute, FILE),
+            parse_template(install, PACKAGES),
+            install_as_root=name is RuntimeName.SHELL,
+        )
+        for name, (execute, install) in commands.items()
+    }
+
+
+def image_references(settings: Settings) -> dict[RuntimeName, str]:
+    """Which image each runtime boots."""
+    return {
+        RuntimeName.PYTHON: settings.image_python,
+        RuntimeName.NODE: settings.image_node,
+        RuntimeName.SHELL: settings.image_shell,
+    }
+
+
+def limits(settings: Settings) -> Limits:
+    """What clients get and how many of it."""
+    return Limits(
+        max_environments=settings.max_environments,
+        resources=Resources(settings.default_cpus, settings.default_memory_mb, settings.scratch_mb),
+        idle_timeout=timedelta(minutes=settings.default_timeout_min),
+        network=settings.default_network,
+        images=image_references(settings),
+    )
+
+
+def certificates(settings: Settings) -> bytes:
+    """The operator's certificate authorities. Raises SettingsInvalid when they cannot be read."""
+    if settings.ca_bundle is None:
+        return b""
+    try:
+        data = settings.ca_bundle.read_bytes()
+    except OSError as error:
+        raise SettingsInvalid(
+            f"WAGGLE_CA_BUNDLE={settings.ca_bundle} cannot be read: {error.strerror}."
+        ) from error
+    if b"-----BEGIN CERTIFICATE-----" not in data:
+        raise SettingsInvalid(f"WAGGLE_CA_BUNDLE={settings.ca_bundle} holds no PEM certificate.")
+    return data
+
+
+def execution_limits(settings: Settings) -> ExecutionLimits:
+    """How long a call may take and how much it may say."""
+    return ExecutionLimits(
+        default_timeout=settings.default_exec_timeout.total_seconds(),
+        max_timeout=settings.max_exec_timeout.total_seconds(),
+        install_timeout=settings.install_timeout.total_seconds(),
+        output_bytes=settings.output_limit,
+    )
