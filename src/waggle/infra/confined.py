@@ -9,6 +9,7 @@ through a pidfd, so a reused pid is never hit (see pidfd_open(2)).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import shutil
@@ -16,16 +17,18 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from waggle.domain.environment import MachineIdentity
-from waggle.domain.errors import SetupIncomplete
+from waggle.domain.errors import SetupIncomplete, TimedOut
 
-MAX_DESCRIPTORS = 512
+MAX_DESCRIPTORS: Final = 512
+DEATH_SECONDS: Final = 10.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def leash(argv: Sequence[str]) -> list[str]:
-    """`argv` behind setpriv: no new privileges, and death with the parent. Raises SetupIncomplete."""
+    """`argv` behind setpriv: no new privileges, dead with the parent. Raises SetupIncomplete."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         raise SetupIncomplete("setpriv (util-linux) is not installed.")
@@ -35,7 +38,7 @@ def leash(argv: Sequence[str]) -> list[str]:
 def identify(pid: int) -> MachineIdentity | None:
     """The identity of a running process; None when there is none (or only a zombie)."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = stat[stat.rindex(")") + 2 :].split()
@@ -45,7 +48,10 @@ def identify(pid: int) -> MachineIdentity | None:
 
 
 def kill_identified(identity: MachineIdentity) -> bool:
-    """Kill the process with this identity, if it still is that process; say whether it was."""
+    """Kill the process with this identity, if it still is that process; say whether it was.
+
+    Does not wait for its end. Raises PermissionError when it belongs to somebody else.
+    """
     try:
         descriptor = os.pidfd_open(identity.pid)
     except ProcessLookupError:
@@ -65,13 +71,20 @@ class ConfinedProcess:
     """One child. Use `start`, then `wait` or `kill`; the child is reaped in either case."""
 
     def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        """Watch a fresh child. When that cannot be done, the child is killed."""
         self._child = child
-        self._descriptor = os.pidfd_open(child.pid)
-        self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().add_reader(self._descriptor, self._reap)
-        identity = identify(child.pid)
-        boot = _BOOT_ID.read_text().strip()
-        self.identity = identity or MachineIdentity(child.pid, 0, boot)
+        loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as undo:
+            undo.callback(child.wait)
+            undo.callback(child.kill)
+            self._descriptor = os.pidfd_open(child.pid)
+            undo.callback(os.close, self._descriptor)
+            # Until it is reaped its pid cannot be reused, so what /proc says is about it.
+            gone = MachineIdentity(child.pid, 0, _BOOT_ID.read_text().strip())
+            self.identity = identify(child.pid) or gone
+            self._ended: asyncio.Future[int] = loop.create_future()
+            loop.add_reader(self._descriptor, self._reap)
+            undo.pop_all()
 
     @classmethod
     def start(
@@ -85,10 +98,11 @@ class ConfinedProcess:
     ) -> ConfinedProcess:
         """Start `argv` with only these descriptors open. `uid` also becomes the group id.
 
+        The descriptors stay the caller's to close. It dies with the thread that calls this.
         Raises SetupIncomplete when the program cannot be started.
         """
         try:
-            child = subprocess.Popen(  # noqa: S603 - argv is built from checked values, no shell
+            child = subprocess.Popen(
                 leash(argv),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -104,10 +118,8 @@ class ConfinedProcess:
         except OSError as error:
             raise SetupIncomplete(f"{argv[0]} cannot be started: {error}.") from error
         for limit, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, MAX_DESCRIPTORS)):
-            try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 resource.prlimit(child.pid, limit, (value, value))
-            except (ProcessLookupError, PermissionError):
-                break
         return cls(child)
 
     @property
@@ -125,7 +137,17 @@ class ConfinedProcess:
         return await asyncio.shield(self._ended)
 
     async def kill(self) -> int:
-        """Kill it and wait until it is gone. Idempotent."""
+        """Kill it and wait until it is gone. Idempotent.
+
+        Raises TimedOut when the kernel has not ended it after DEATH_SECONDS; call again then.
+        """
         if self.is_alive:
-            signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
-        return await self.wait()
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+        try:
+            async with asyncio.timeout(DEATH_SECONDS):
+                return await self.wait()
+        except TimeoutError:
+            raise TimedOut(
+                f"Process {self._child.pid} did not die within {DEATH_SECONDS:g} s of SIGKILL."
+            ) from None

@@ -19,6 +19,7 @@ from waggle.domain.errors import GuestLost
 MAX_ANSWER: Final = 256 * 1024
 DEADLINE: Final = 5.0
 _MAX_STALE: Final = 64
+_MAX_REASON: Final = 200
 
 
 class GuestAgent:
@@ -30,37 +31,76 @@ class GuestAgent:
         self._writer = writer
         self._turn = asyncio.Lock()
 
-    async def call(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
-        """The `return` value of a command. `DEADLINE` seconds for the whole call.
+    async def call(
+        self,
+        command: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        deadline: float = DEADLINE,
+    ) -> object:
+        """The `return` value of a command. `deadline` is seconds for the whole call.
 
-        Raises GuestLost when the agent does not answer, or answers with an error.
+        Raises GuestLost when the agent does not answer, or answers with an error. A call that
+        failed or was cancelled does not disturb the next one.
         """
         try:
-            async with asyncio.timeout(DEADLINE), self._turn:
+            async with asyncio.timeout(deadline), self._turn:
                 token = secrets.randbelow(1 << 48)
-                self._send("guest-sync", {"id": token})
-                await self._answer(token)
-                self._send(command, arguments or {})
-                return await self._answer(None)
-        except (TimeoutError, OSError, ValueError, EOFError, asyncio.LimitOverrunError) as error:
-            raise GuestLost(
-                f"The guest agent did not answer {command}: {type(error).__name__}.", hint=""
-            ) from error
+                await self._send("guest-sync", {"id": token})
+                await self._synchronise(token)
+                await self._send(command, arguments or {})
+                answer = _parse(await self._line())
+        except TimeoutError:
+            raise _failed(command, f"no answer within {deadline:g} s") from None
+        except (OSError, EOFError) as error:
+            raise _failed(command, "its channel is closed") from error
+        except ValueError as error:
+            raise _failed(command, str(error)) from error
+        if "error" in answer:
+            raise _failed(command, f"it refused: {_reason(answer['error'])}")
+        return answer.get("return")
 
-    def _send(self, command: str, arguments: Mapping[str, object]) -> None:
+    async def _send(self, command: str, arguments: Mapping[str, object]) -> None:
         message = {"execute": command, "arguments": dict(arguments)}
         self._writer.write(json.dumps(message).encode() + b"\n")
+        await self._writer.drain()
 
-    async def _answer(self, token: int | None) -> object:
-        """The next answer, or with `token` the one that returns it, dropping stale ones."""
+    async def _synchronise(self, token: int) -> None:
+        """Drop what earlier calls left behind, up to the answer that returns `token`."""
         for _ in range(_MAX_STALE):
-            line = await self._reader.readuntil(b"\n")
-            message: object = json.loads(line.lstrip(b"\xff"))
-            if not isinstance(message, dict):
-                raise ValueError("not an object")
-            answer = cast("dict[str, object]", message)
-            if token is None and "error" in answer:
-                raise ValueError("the agent refused")
-            if token is None or answer.get("return") == token:
-                return answer.get("return")
-        raise ValueError("too many stale answers")
+            try:
+                if _parse(await self._line()).get("return") == token:
+                    return
+            except ValueError:
+                continue
+        raise ValueError("it answers, but not to what it is asked")
+
+    async def _line(self) -> bytes:
+        """The next line. Raises ValueError for one over MAX_ANSWER, whose start is dropped."""
+        try:
+            return await self._reader.readuntil(b"\n")
+        except asyncio.LimitOverrunError as error:
+            await self._reader.readexactly(error.consumed)
+            raise ValueError("its answer is too long") from error
+
+
+def _parse(line: bytes) -> dict[str, object]:
+    """One answer. Raises ValueError for what is not a JSON object."""
+    try:
+        message: object = json.loads(line.lstrip(b"\xff"))
+    except (ValueError, RecursionError):
+        raise ValueError("its answer is not JSON") from None
+    if not isinstance(message, dict):
+        raise ValueError("its answer is not an object")
+    return cast("dict[str, object]", message)
+
+
+def _reason(error: object) -> str:
+    """What the agent says of an error, fit for a message."""
+    described = cast("dict[str, object]", error).get("desc") if isinstance(error, dict) else error
+    text = described if isinstance(described, str) else "no reason given"
+    return "".join(c if c.isprintable() else "?" for c in text[:_MAX_REASON])
+
+
+def _failed(command: str, cause: str) -> GuestLost:
+    return GuestLost(f"The guest agent did not carry out {command}: {cause}.", hint="")

@@ -11,15 +11,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from pathlib import Path
+from typing import Final
 
+from waggle.domain.errors import BootFailed
 from waggle.domain.machine import READY_LINE
 
-TAIL_LINES = 40
-MAX_LINE = 300
-MAX_LOG_BYTES = 1 << 20
-FLOOD_BYTES_PER_SECOND = 256 * 1024
-_CHUNK = 16 * 1024
-_FATAL = (b"Kernel panic", b"waggle: boot failed")
+TAIL_LINES: Final = 40
+MAX_LINE: Final = 300
+MAX_LOG_BYTES: Final = 1 << 20
+FLOOD_BYTES_PER_SECOND: Final = 256 * 1024
+_CHUNK: Final = 16 * 1024
+_FATAL: Final = (b"Kernel panic", b"waggle: boot failed")
 
 
 def clean(raw: bytes) -> str:
@@ -32,13 +34,17 @@ class Console:
     """What is known of one console. `ready` and `failed` are set once and stay set."""
 
     def __init__(self, log: Path) -> None:
+        """Open the log file for appending. Raises BootFailed when it cannot be; `close` it."""
         self.ready = asyncio.Event()
         self.failed = asyncio.Event()
         self.cause: str | None = None
         self._lines: deque[str] = deque(maxlen=TAIL_LINES)
         self._rest = b""
-        self._log = log
-        self._logged = 0
+        self._room = MAX_LOG_BYTES
+        try:
+            self._log = log.open("ab", buffering=0)
+        except OSError as error:
+            raise BootFailed(f"{log.name} cannot be opened: {error.strerror}.") from error
 
     def tail(self) -> list[str]:
         """The last lines, oldest first."""
@@ -49,14 +55,29 @@ class Console:
         """Add a line of the host's own, such as the VMM's error output."""
         self._lines.append(clean(text.encode()))
 
+    def close(self) -> None:
+        """Write no more to the log. Idempotent."""
+        self._log.close()
+
     def feed(self, data: bytes) -> None:
         """Take what the guest wrote."""
+        self._keep(data)
         *lines, rest = (self._rest + data).split(b"\n")
         self._rest = rest[-_CHUNK:]
         for line in lines:
             self._take(line)
         if READY_LINE in self._rest:
             self.ready.set()
+
+    def _keep(self, data: bytes) -> None:
+        """Log the first MAX_LOG_BYTES. A log that cannot be written must not stop the machine."""
+        if self._room <= 0 or self._log.closed:
+            return
+        try:
+            self._room -= self._log.write(data[: self._room])
+        except OSError as error:
+            self._room = 0
+            self.note(f"waggle: the console log ends here: {error.strerror}")
 
     def _take(self, line: bytes) -> None:
         text = clean(line)
@@ -69,17 +90,32 @@ class Console:
             self.failed.set()
 
     async def follow(self, reader: asyncio.StreamReader) -> None:
-        """Read until the stream ends. Cancel it to stop."""
+        """Read until the stream ends or breaks. Cancel it to stop."""
         loop = asyncio.get_running_loop()
         second, count = loop.time(), 0
-        with self._log.open("ab", buffering=0) as log:
-            while data := await reader.read(_CHUNK):
-                self.feed(data)
-                if self._logged < MAX_LOG_BYTES:
-                    self._logged += log.write(data[: MAX_LOG_BYTES - self._logged])
-                count += len(data)
-                now = loop.time()
-                if now - second >= 1:
-                    second, count = now, 0
-                elif count > FLOOD_BYTES_PER_SECOND:
-                    await asyncio.sleep(1 - (now - second))
+        while data := await _read(reader):
+            self.feed(data)
+            count += len(data)
+            now = loop.time()
+            if now - second >= 1:
+                second, count = now, 0
+            elif count > FLOOD_BYTES_PER_SECOND:
+                await asyncio.sleep(1 - (now - second))
+
+    async def follow_messages(self, reader: asyncio.StreamReader) -> None:
+        """Note each line of another stream, the VMM's own messages, until that ends."""
+        rest = b""
+        while data := await _read(reader):
+            *lines, rest = (rest + data).split(b"\n")
+            rest = rest[:MAX_LINE]
+            for line in lines[-TAIL_LINES:]:
+                self.note(line.decode("utf-8", "replace"))
+        if rest:
+            self.note(rest.decode("utf-8", "replace"))
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read(_CHUNK)
+    except ConnectionError:
+        return b""

@@ -58,7 +58,7 @@ def qemu_argv(
         *_channels(fds),
         *(
             "-netdev",
-            f"user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:{ssh_port}-:{GUEST_SSH_PORT}",
+            f"user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:{ssh_port}-:{GUEST_SSH_PORT}",
         ),
         *("-device", "virtio-net-device,netdev=net0", "-device", "virtio-rng-device"),
         *_disk("kit", fds.kit, 1, read_only=True),

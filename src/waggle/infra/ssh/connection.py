@@ -13,14 +13,17 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import asyncssh
+import structlog
 
 from waggle.domain.errors import GuestLost
 from waggle.infra.ssh.keys import KEY_TYPE, EnvironmentKeys
 
 CONNECT_TIMEOUT: Final = 20.0
 ATTEMPTS: Final = 3
+PAUSE: Final = 0.1
 PROXY_PORT: Final = 3128
 _CIPHERS: Final = ["chacha20-poly1305@openssh.com", "aes128-ctr"]
+log = structlog.get_logger(__name__)
 
 ServeTunnel = Callable[["asyncssh.SSHReader[bytes]", "asyncssh.SSHWriter[bytes]"], Awaitable[None]]
 """Serves one connection that a program in the guest made to 127.0.0.1:PROXY_PORT."""
@@ -30,71 +33,107 @@ class SshConnection:
     """The connection of one environment. `aclose` it; safe for concurrent use."""
 
     def __init__(
-        self, port: int, keys: EnvironmentKeys, *, proxy: ServeTunnel | None = None
+        self,
+        port: int,
+        keys: EnvironmentKeys,
+        *,
+        proxy: ServeTunnel | None = None,
+        timeout: float = CONNECT_TIMEOUT,
     ) -> None:
         """`proxy`, where given, is reachable for the guest's programs as an HTTP proxy."""
         self._port = port
         self._keys = keys
         self._proxy = proxy
+        self._timeout = timeout
         self._connection: asyncssh.SSHClientConnection | None = None
+        self._offered = False
         self._turn = asyncio.Lock()
         self._closed = False
 
     async def get(self) -> asyncssh.SSHClientConnection:
-        """The open connection, connecting if there is none. Raises GuestLost."""
+        """The open connection, connecting if there is none: for `timeout` seconds at most.
+
+        Raises GuestLost. Safe to cancel.
+        """
         async with self._turn:
-            if self._closed:
-                raise GuestLost("The environment is being destroyed.")
+            self._require_open()
             if self._connection is None or self._connection.is_closed():
-                self._connection = await self._connect()
+                self._connection, self._offered = None, False
+                connection = await self._connect()
+                if self._closed:
+                    connection.abort()
+                self._require_open()
+                self._connection = connection
+            if not self._offered:
+                self._offered = await self._offer_proxy(self._connection)
             return self._connection
 
+    def _require_open(self) -> None:
+        if self._closed:
+            raise GuestLost("The environment is being destroyed.")
+
     async def _connect(self) -> asyncssh.SSHClientConnection:
-        failure: BaseException | None = None
-        for _ in range(ATTEMPTS):
-            try:
-                async with asyncio.timeout(CONNECT_TIMEOUT):
-                    connection = await asyncssh.connect(
-                        "127.0.0.1", self._port, options=self._options(), config=None
-                    )
-                    return await self._with_proxy(connection)
-            except (OSError, asyncssh.Error, TimeoutError) as error:
-                failure = error
-        raise GuestLost(f"The guest's SSH server does not answer: {type(failure).__name__}.")
+        """Connect, with a few attempts. The peer is the guest's: it may answer anything."""
+        failure = f"it took over {self._timeout:g} s"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout):
+                for attempt in range(ATTEMPTS):
+                    await asyncio.sleep(PAUSE if attempt else 0)
+                    try:
+                        return await asyncssh.connect(
+                            "127.0.0.1", self._port, options=self._options(), config=None
+                        )
+                    except asyncssh.HostKeyNotVerifiable:
+                        failure = "it shows a host key that is not its own"
+                        break
+                    except OSError as error:
+                        failure = error.strerror or type(error).__name__
+                    except Exception as error:
+                        failure = type(error).__name__
+        raise GuestLost(f"The guest's SSH server does not answer: {failure}.")
 
     def _options(self) -> asyncssh.SSHClientConnectionOptions:
+        nothing: list[asyncssh.SSHKey] = []
         return asyncssh.SSHClientConnectionOptions(
             username="root",
             client_keys=[self._keys.client],
-            known_hosts=([self._keys.host_public], [], []),
+            known_hosts=([self._keys.host_public], nothing, nothing),
             server_host_key_algs=[KEY_TYPE],
             kex_algs=["curve25519-sha256"],
             encryption_algs=_CIPHERS,
             compression_algs=["none"],
             preferred_auth="publickey",
             agent_path=None,
-            login_timeout=CONNECT_TIMEOUT,
+            login_timeout=self._timeout,
             keepalive_interval=15,
             keepalive_count_max=4,
             config=None,
         )
 
-    async def _with_proxy(
-        self, connection: asyncssh.SSHClientConnection
-    ) -> asyncssh.SSHClientConnection:
+    async def _offer_proxy(self, connection: asyncssh.SSHClientConnection) -> bool:
+        """Have the guest listen for programs that want the proxy; False when it cannot now.
+
+        A program in the guest may have taken the port. The rest works without.
+        """
         if self._proxy is None:
-            return connection
+            return True
         serve = self._proxy
 
         def accept(_host: str, _port: int) -> ServeTunnel:
             return serve
 
         try:
-            await connection.start_server(accept, "127.0.0.1", PROXY_PORT, encoding=None)
-        except BaseException:
-            connection.abort()
-            raise
-        return connection
+            async with asyncio.timeout(self._timeout):
+                await connection.start_server(accept, "127.0.0.1", PROXY_PORT, encoding=None)
+        except asyncssh.ChannelListenError:
+            log.warning("proxy_port_taken", port=PROXY_PORT)
+            return False
+        except (asyncssh.Error, OSError) as error:
+            self.drop(connection)
+            raise GuestLost(
+                f"The guest's SSH server forwards nothing: {type(error).__name__}."
+            ) from error
+        return True
 
     def drop(self, connection: asyncssh.SSHClientConnection) -> None:
         """Give up a connection that misbehaves; the next `get` makes another."""

@@ -11,210 +11,189 @@ import asyncio
 import posixpath
 import secrets
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Final, TypeVar
 
 import asyncssh
 
-from waggle.domain.errors import FileNotFound, FileRefused, GuestLost, TooLarge, WaggleError
+from waggle.domain.errors import FileRefused, GuestLost, TooLarge, WaggleError
 from waggle.domain.filesystem import MAX_LIST_ENTRIES, FileEntry, Listing
 from waggle.infra.ssh.connection import SshConnection
+from waggle.infra.ssh.entries import entry, is_usable_name, shown
+from waggle.infra.ssh.refusals import DISK_FULL, refusal
+from waggle.infra.ssh.sftp import SftpSessions, is_answer
+from waggle.infra.ssh.transfer import read_all, write_all
+from waggle.infra.ssh.typed import SftpFile, open_file, scan
+from waggle.infra.tasks import finish
 
-DEADLINE: Final = 120.0
+DEADLINE: Final = 60.0
+_CLEAN_UP_SECONDS: Final = 2.0
+_SKIPPED_ENTRIES: Final = 1_000
 _T = TypeVar("_T")
 
 
 class Files:
-    """SFTP over a pooled connection, with one session that is opened again when it breaks."""
+    """SFTP over a pooled connection. `deadline` is seconds for one call."""
 
-    def __init__(self, connection: SshConnection) -> None:
-        self._connection = connection
-        self._session: asyncssh.SFTPClient | None = None
-        self._turn = asyncio.Lock()
+    def __init__(self, connection: SshConnection, *, deadline: float = DEADLINE) -> None:
+        self._sessions = SftpSessions(connection)
+        self._deadline = deadline
 
     async def write(self, path: str, data: bytes, mode: int) -> None:
         """See `domain.host.Guest.write_file`."""
-        await self._with_session(path, lambda sftp: _write(sftp, path, data, mode))
+        await self._call(path, lambda sftp: _write(sftp, path, data, mode))
 
     async def read(self, path: str, limit: int) -> bytes:
         """See `domain.host.Guest.read_file`."""
-        return await self._with_session(path, lambda sftp: _read(sftp, path, limit))
+        return await self._call(path, lambda sftp: _read(sftp, path, limit))
 
     async def list(self, path: str) -> Listing:
         """See `domain.host.Guest.list_files`."""
-        return await self._with_session(path, lambda sftp: _list(sftp, path))
+        return await self._call(path, lambda sftp: _list(sftp, path))
 
-    async def _open(self) -> asyncssh.SFTPClient:
-        async with self._turn:
-            if self._session is None:
-                connection = await self._connection.get()
-                self._session = await connection.start_sftp_client(path_encoding=None)
-            return self._session
+    async def _call(self, path: str, work: Callable[[asyncssh.SFTPClient], Awaitable[_T]]) -> _T:
+        """Do the work, once more on a new session if the old one turns out to be dead.
 
-    async def _with_session(
-        self, path: str, work: Callable[[asyncssh.SFTPClient], Awaitable[_T]]
-    ) -> _T:
-        """Do the work, once more with a new session if the old one turns out to be dead.
-
-        All work here is safe to repeat. A guest that stalls costs its session.
+        All work here is safe to repeat.
         """
-        for attempt in (1, 2):
-            session: asyncssh.SFTPClient | None = None
-            try:
-                async with asyncio.timeout(DEADLINE), _readable_errors(path):
-                    session = await self._open()
-                    return await work(session)
-            except (
-                asyncssh.ConnectionLost,
-                asyncssh.SFTPConnectionLost,
-                asyncssh.SFTPNoConnection,
-            ):
-                self._forget(session)
-                if attempt == 2:
-                    break
-            except (TimeoutError, asyncssh.Error, OSError) as error:
-                self._forget(session)
-                raise GuestLost(
-                    f"The guest's file server failed: {type(error).__name__}."
-                ) from error
-            except asyncio.CancelledError:
-                self._forget(session)
-                raise
-        raise GuestLost("The guest's file server does not stay up.")
-
-    def _forget(self, session: asyncssh.SFTPClient | None) -> None:
-        if session is not None:
-            session.exit()
-        if self._session is session:
-            self._session = None
-
-
-@asynccontextmanager
-async def _readable_errors(path: str) -> AsyncIterator[None]:
-    """SFTP's status codes as errors that name the path."""
-    shown = path[:200]
-    try:
-        yield
-    except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath) as error:
-        raise FileNotFound(f"There is no {shown} in the environment.") from error
-    except asyncssh.SFTPPermissionDenied as error:
-        raise FileRefused(
-            f"The sandbox user may not do that with {shown}.",
-            hint="Use a path under /home/sandbox or /tmp.",
-        ) from error
-    except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection):
-        raise
-    except asyncssh.SFTPError as error:
-        raise FileRefused(
-            f"The guest refused {shown}: {_clean(error.reason)}.",
-            hint="The disk may be full, or the path may not be a regular file.",
-        ) from error
-
-
-def _clean(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text[:100]) or "no reason given"
+        cause = "it does not stay up"
+        try:
+            async with asyncio.timeout(self._deadline):
+                for _ in range(2):
+                    try:
+                        async with self._sessions.borrow() as sftp:
+                            return await work(sftp)
+                    except WaggleError:
+                        raise
+                    except asyncssh.SFTPError as error:
+                        if is_answer(error):
+                            raise refusal(path, error) from error
+                        cause = type(error).__name__
+                    except (asyncssh.Error, OSError) as error:
+                        cause = type(error).__name__
+        except TimeoutError:
+            cause = f"no answer within {self._deadline:g} s"
+        raise GuestLost(f"The guest's file server failed: {cause}.")
 
 
 async def _write(sftp: asyncssh.SFTPClient, path: str, data: bytes, mode: int) -> None:
     """Write beside the target, then rename over it: readers see the old file or the new one."""
-    target = await _resolve(sftp, path)
-    attributes = asyncssh.SFTPAttrs(permissions=mode)
-    if target.kind is not None and not stat.S_ISREG(target.kind):
-        if stat.S_ISDIR(target.kind):
-            raise FileRefused(f"{path[:200]} is a directory.", hint="Name a file in it.")
-        async with sftp.open(target.path, "wb") as file:
-            await file.write(data)
-        return
-    temporary = target.path + b".waggle-" + secrets.token_hex(4).encode()
+    target = await _target(sftp, path)
+    directory = posixpath.dirname(target)
+    temporary = posixpath.join(directory, b".waggle-" + secrets.token_hex(8).encode())
     try:
-        async with sftp.open(temporary, "xb", attributes) as file:
-            await file.write(data)
-            await file.setstat(attributes)
-        await sftp.posix_rename(temporary, target.path)
-    except BaseException:
-        await asyncio.shield(_remove(sftp, temporary))
+        file = await open_file(sftp, temporary, "xb", mode)
+        try:
+            await write_all(file, data)
+            await file.setstat(asyncssh.SFTPAttrs(permissions=mode))
+        finally:
+            await finish(_close(file))
+        await sftp.posix_rename(temporary, target)
+    except BaseException as error:
+        await finish(_remove(sftp, temporary))
+        if isinstance(error, asyncssh.SFTPFailure) and await _is_full(sftp, directory):
+            raise FileRefused(DISK_FULL, hint="Delete something first.") from error
         raise
 
 
-async def _remove(sftp: asyncssh.SFTPClient, path: bytes) -> None:
-    try:
-        async with asyncio.timeout(2):
-            await sftp.remove(path)
-    except (TimeoutError, OSError, asyncssh.Error, WaggleError):
-        return
-
-
-class _Target:
-    """Where a write goes once links are followed, and what is there now."""
-
-    def __init__(self, path: bytes, kind: int | None) -> None:
-        self.path = path
-        self.kind = kind
-
-
-async def _resolve(sftp: asyncssh.SFTPClient, path: str) -> _Target:
+async def _target(sftp: asyncssh.SFTPClient, path: str) -> bytes:
+    """The path to write, links followed, its parents made. Raises FileRefused."""
     raw = path.encode()
     try:
         attributes = await sftp.stat(raw)
     except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
-        parent = posixpath.dirname(raw.rstrip(b"/"))
-        await sftp.makedirs(parent, exist_ok=True)
-        return _Target(raw, None)
-    resolved = await sftp.realpath(raw)
-    return _Target(_as_bytes(resolved), attributes.permissions)
+        if not posixpath.basename(raw):
+            raise FileRefused(f"{shown(path)} names a directory.", hint="Name a file.") from None
+        await sftp.makedirs(posixpath.dirname(raw), exist_ok=True)
+        return raw
+    kind = attributes.permissions or 0
+    if stat.S_ISDIR(kind):
+        raise FileRefused(f"{shown(path)} is a directory.", hint="Name a file in it.")
+    if not stat.S_ISREG(kind):
+        raise _not_regular(path)
+    return await sftp.realpath(raw)
 
 
-def _as_bytes(path: bytes | str) -> bytes:
-    return path if isinstance(path, bytes) else path.encode()
+async def _close(file: SftpFile) -> None:
+    """Close, for a bounded time: a server that hangs loses its session anyway."""
+    async with asyncio.timeout(_CLEAN_UP_SECONDS):
+        await file.close()
+
+
+async def _remove(sftp: asyncssh.SFTPClient, path: bytes) -> None:
+    try:
+        async with asyncio.timeout(_CLEAN_UP_SECONDS):
+            await sftp.remove(path)
+    except (TimeoutError, OSError, asyncssh.Error):
+        return
+
+
+async def _is_full(sftp: asyncssh.SFTPClient, directory: bytes) -> bool:
+    """Whether the sandbox user has no more room there."""
+    try:
+        space = await sftp.statvfs(directory)
+    except asyncssh.SFTPError:
+        return False
+    return space.bavail == 0 or (space.files > 0 and space.favail == 0)
 
 
 async def _read(sftp: asyncssh.SFTPClient, path: str, limit: int) -> bytes:
     attributes = await sftp.stat(path.encode())
     kind = attributes.permissions or 0
     if stat.S_ISDIR(kind):
-        raise FileRefused(f"{path[:200]} is a directory.", hint="Use list_files for it.")
+        raise FileRefused(f"{shown(path)} is a directory.", hint="Use list_files for it.")
     if not stat.S_ISREG(kind):
-        raise FileRefused(f"{path[:200]} is not a regular file.", hint="")
-    if (attributes.size or 0) > limit:
-        raise _too_large(path, attributes.size or 0, limit)
-    async with sftp.open(path.encode(), "rb") as file:
-        data = await file.read(limit + 1, 0)
+        raise _not_regular(path)
+    size = attributes.size or 0
+    if size > limit:
+        raise _too_large(path, f"{size}", limit)
+    file = await open_file(sftp, path.encode(), "rb")
+    try:
+        data = await read_all(file, size, limit)
+    finally:
+        await finish(_close(file))
     if len(data) > limit:
-        raise _too_large(path, len(data), limit)
-    return bytes(data)
+        raise _too_large(path, f"more than {limit}", limit)
+    return data
 
 
-def _too_large(path: str, size: int, limit: int) -> TooLarge:
+def _not_regular(path: str) -> FileRefused:
+    return FileRefused(
+        f"{shown(path)} is not a regular file.", hint="Use execute for devices and pipes."
+    )
+
+
+def _too_large(path: str, size: str, limit: int) -> TooLarge:
     return TooLarge(
-        f"{path[:200]} has {size} bytes; the limit is {limit}.",
+        f"{shown(path)} has {size} bytes; the limit is {limit}.",
         hint="Read a part of it with execute, for example with head or split.",
     )
 
 
 async def _list(sftp: asyncssh.SFTPClient, path: str) -> Listing:
     entries: list[FileEntry] = []
-    truncated = False
-    async for item in sftp.scandir(path.encode()):
-        name = _as_bytes(item.filename)
-        if name in (b".", b"..") or b"/" in name or not name:
-            continue
-        if len(entries) == MAX_LIST_ENTRIES:
-            truncated = True
-            break
-        entries.append(_entry(name, item.attrs))
-    return Listing(path, tuple(sorted(entries, key=lambda e: e.name)), truncated)
+    skipped = 0
+    try:
+        async with aclosing(scan(sftp, path.encode())) as items:
+            async for item in items:
+                if len(entries) >= MAX_LIST_ENTRIES or skipped >= _SKIPPED_ENTRIES:
+                    break
+                if is_usable_name(item.filename):
+                    entries.append(entry(item.filename, item.attrs))
+                else:
+                    skipped += 1
+            else:
+                return _listing(path, entries, truncated=False)
+    except asyncssh.SFTPFailure:
+        attributes = await sftp.stat(path.encode())
+        if stat.S_ISDIR(attributes.permissions or 0):
+            raise
+        raise FileRefused(
+            f"{shown(path)} is not a directory.", hint="Use read_file for a file."
+        ) from None
+    return _listing(path, entries, truncated=True)
 
 
-def _entry(name: bytes, attributes: asyncssh.SFTPAttrs) -> FileEntry:
-    kind = attributes.permissions or 0
-    seconds = min(max(attributes.mtime or 0, 0), 253_402_300_799)
-    return FileEntry(
-        name=name.decode("utf-8", "backslashreplace"),
-        size=max(attributes.size or 0, 0),
-        is_dir=stat.S_ISDIR(kind),
-        is_link=stat.S_ISLNK(kind),
-        mode=stat.S_IMODE(kind),
-        modified=datetime.fromtimestamp(seconds, UTC),
-    )
+def _listing(path: str, entries: list[FileEntry], *, truncated: bool) -> Listing:
+    return Listing(path, tuple(sorted(entries, key=lambda item: item.name)), truncated)

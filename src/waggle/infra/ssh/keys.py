@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import asyncssh
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 KEY_TYPE = "ssh-ed25519"
 
@@ -34,9 +35,12 @@ def new_keys() -> EnvironmentKeys:
     """Fresh keys from the operating system's randomness; takes well under a millisecond."""
     host = Ed25519PrivateKey.generate()
     seed, public = host.private_bytes_raw(), host.public_key().public_bytes_raw()
+    client = Ed25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
+    )
     wire = _string(KEY_TYPE.encode()) + _string(public)
     return EnvironmentKeys(
-        client=asyncssh.generate_private_key(KEY_TYPE),
+        client=asyncssh.import_private_key(client),
         host_public=asyncssh.import_public_key(_openssh_line(wire)),
         host_key=_string(KEY_TYPE.encode()) + _string(seed + public),
     )

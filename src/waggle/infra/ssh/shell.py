@@ -13,17 +13,22 @@ import time
 import uuid
 from typing import Final
 
-import anyio
 import asyncssh
+import structlog
 
 from waggle.domain.errors import GuestLost
 from waggle.domain.execution import Command, ExecutionResult, GuestUser
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.output import OutputCollector
+from waggle.infra.ssh.typed import STDERR, Channel, open_exec
+from waggle.infra.tasks import end, finish
 
-KILL_TIMEOUT: Final = 5.0
+KILL_PATIENCE: Final = (3.0, 7.0)
+"""Seconds for killing over the connection at hand, then once more over a new one."""
 _UIDS: Final = {GuestUser.SANDBOX: 1000, GuestUser.ROOT: 0}
 _WINDOW: Final = 2 << 20
+_ANSWER_LIMIT: Final = 1_000
+log = structlog.get_logger(__name__)
 
 
 def frame(command: Command) -> bytes:
@@ -38,34 +43,52 @@ def frame(command: Command) -> bytes:
     return struct.pack(">I", len(body)) + body
 
 
-class _Run(asyncssh.SSHClientSession[bytes]):
-    """Collects one run's output and end."""
+class _Session(asyncssh.SSHClientSession[bytes]):
+    """Collects one command's output and end; what the guest says of them is bounded."""
 
     def __init__(self, limit: int) -> None:
         self.stdout = OutputCollector(limit)
         self.stderr = OutputCollector(limit)
         self.exit_code: int | None = None
         self.signal: str | None = None
-        self.lost: Exception | None = None
         self.ended = asyncio.Event()
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        stream = self.stderr if datatype == asyncssh.EXTENDED_DATA_STDERR else self.stdout
-        stream.feed(data)
+        (self.stderr if datatype == STDERR else self.stdout).feed(data)
 
     def exit_status_received(self, status: int) -> None:
         self.exit_code = status
 
     def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:
-        self.signal = f"SIG{signal}"[:20]
+        self.signal = f"SIG{signal}"[:20] if signal.isalnum() else "unknown"
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = exc
         self.ended.set()
 
     @property
     def is_complete(self) -> bool:
         return self.exit_code is not None or self.signal is not None
+
+
+class _Run(_Session):
+    """One command on its way. `opening` is set once the guest may have heard of it."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.id = ""
+        self.opening: asyncio.Task[Channel] | None = None
+        self.sent = False
+
+    def begin(self, connection: asyncssh.SSHClientConnection) -> asyncio.Task[Channel]:
+        """Ask the guest for a channel; not cancelled with the caller, so that `_kill` can end it.
+
+        Each attempt has an id of its own: what is left of an earlier one cannot disturb it.
+        """
+        self.id = str(uuid.uuid4())
+        self.ended.clear()
+        opening = open_exec(connection, self, f"run {self.id}", window=_WINDOW)
+        self.opening = asyncio.create_task(opening)
+        return self.opening
 
 
 class Shell:
@@ -77,61 +100,108 @@ class Shell:
     async def run(self, command: Command) -> ExecutionResult:
         """Run a command to its end, its timeout or its cancellation; see `domain.host.Guest.run`.
 
-        Raises GuestLost when the connection breaks before the command's end is known.
+        Raises GuestLost when the connection breaks before the command's end is known, and when
+        the guest does not confirm that a command which ran out of time was killed.
         """
-        run_id = str(uuid.uuid4())
         started = time.monotonic()
         run = _Run(command.output_limit)
-        connection = await self._connection.get()
-        timed_out = False
         try:
             async with asyncio.timeout(command.timeout):
-                await self._start(connection, run_id, run, command)
+                await self._start(run, command)
                 await run.ended.wait()
         except TimeoutError:
-            timed_out = True
-            await self._kill(connection, run_id, run)
+            if not run.is_complete:
+                return await self._timed_out(run, started)
         except asyncio.CancelledError:
-            with anyio.CancelScope(shield=True):
-                await self._kill(connection, run_id, run)
+            await finish(self._kill(run))
             raise
-        if not timed_out and not run.is_complete:
+        if not run.is_complete:
+            await finish(self._kill(run))
             raise GuestLost(
-                "The connection to the guest broke while the command ran.",
+                "The connection to the guest broke while the command ran; it was not finished.",
                 hint="If the environment is still running, call again; else create a new one.",
             )
-        return ExecutionResult(
-            stdout=run.stdout.output(),
-            stderr=run.stderr.output(),
-            exit_code=None if timed_out else run.exit_code,
-            signal=None if timed_out else run.signal,
-            timed_out=timed_out,
-            duration=time.monotonic() - started,
-        )
+        return _result(run, started, timed_out=False)
 
-    async def _start(
-        self, connection: asyncssh.SSHClientConnection, run_id: str, run: _Run, command: Command
-    ) -> None:
-        try:
-            channel, _ = await connection.create_session(
-                lambda: run, f"run {run_id}", encoding=None, window=_WINDOW
+    async def _timed_out(self, run: _Run, started: float) -> ExecutionResult:
+        if run.opening is None:
+            raise GuestLost("The guest's SSH server did not answer within the command's time.")
+        if not await finish(self._kill(run)):
+            raise GuestLost(
+                "The command ran out of time, and the guest does not answer to have it killed."
             )
-            channel.writelines([frame(command), command.code or b"", command.stdin])
-            channel.write_eof()
-        except (OSError, asyncssh.Error) as error:
-            if run.is_complete:
+        return _result(run, started, timed_out=True)
+
+    async def _start(self, run: _Run, command: Command) -> None:
+        """Send the command, over a new connection if the old one turns out to be dead."""
+        while True:
+            connection = await self._connection.get()
+            is_first = run.opening is None
+            try:
+                channel = await asyncio.shield(run.begin(connection))
+                channel.writelines([frame(command), command.code or b"", command.stdin])
+                run.sent = True
+                channel.write_eof()
                 return
-            self._connection.drop(connection)
-            raise GuestLost(f"The command could not be started: {type(error).__name__}.") from error
+            except Exception as error:
+                if run.is_complete:
+                    return
+                if connection.is_closed() and is_first:
+                    continue
+                raise GuestLost(
+                    f"The command could not be started: {type(error).__name__}."
+                ) from error
 
-    async def _kill(self, connection: asyncssh.SSHClientConnection, run_id: str, run: _Run) -> None:
-        """Kill the run's whole process tree and wait for its end, for KILL_TIMEOUT at most.
+    async def _kill(self, run: _Run) -> bool:
+        """Kill the run's whole process tree; say whether the guest confirmed it. Bounded.
 
-        A guest that does not obey loses its connection; the next call makes a new one.
+        A guest that does not obey loses its connection, and is asked once more over a new one.
         """
-        try:
-            async with asyncio.timeout(KILL_TIMEOUT):
-                await connection.run(f"kill {run_id}", encoding=None, check=False)
+        if run.opening is None:
+            return True
+        for patience in KILL_PATIENCE:
+            connection: asyncssh.SSHClientConnection | None = None
+            try:
+                async with asyncio.timeout(patience):
+                    connection = await self._connection.get()
+                    if await _ask_to_kill(connection, run, run.opening):
+                        return True
+            except (TimeoutError, OSError, asyncssh.Error, GuestLost):
+                pass
+            if connection is not None:
+                self._connection.drop(connection)
+        await end(run.opening)
+        log.warning("run_not_killed", run=run.id)
+        return False
+
+
+async def _ask_to_kill(
+    connection: asyncssh.SSHClientConnection, run: _Run, opening: asyncio.Task[Channel]
+) -> bool:
+    """Kill it in the guest, then wait until its output has ended."""
+    answer = _Session(_ANSWER_LIMIT)
+    channel = await open_exec(connection, answer, f"kill {run.id}", window=_WINDOW)
+    try:
+        channel.write_eof()
+        await answer.ended.wait()
+        if answer.exit_code != 0:
+            return False
+        await asyncio.wait({opening})
+        if opening.exception() is None:
+            if run.sent:
                 await run.ended.wait()
-        except (TimeoutError, OSError, asyncssh.Error):
-            self._connection.drop(connection)
+            opening.result().abort()
+        return True
+    finally:
+        channel.abort()
+
+
+def _result(run: _Run, started: float, *, timed_out: bool) -> ExecutionResult:
+    return ExecutionResult(
+        stdout=run.stdout.output(),
+        stderr=run.stderr.output(),
+        exit_code=None if timed_out else run.exit_code,
+        signal=None if timed_out else run.signal,
+        timed_out=timed_out,
+        duration=time.monotonic() - started,
+    )

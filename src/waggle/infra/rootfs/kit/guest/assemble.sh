@@ -19,7 +19,7 @@ for tool in as ld; do ln -s "/usr/bin/x86_64-linux-gnu-$tool" "/tools/$tool"; do
 cc() { x86_64-linux-gnu-gcc -B/tools/ -specs=/usr/lib/x86_64-linux-musl/musl-gcc.specs $flags "$@"; }
 cd $sources
 cc -o /kit/init init.c mounts.c identity.c network.c supervise.c common.c
-cc -o /kit/bin/session session.c common.c
+cc -o /kit/bin/session session.c run.c frame.c image.c common.c
 cd /kit
 
 cp /usr/bin/busybox /usr/sbin/dropbear /usr/sbin/qemu-ga /usr/lib/openssh/sftp-server bin/

@@ -13,14 +13,19 @@ void complain(const char *what) { dprintf(2, "waggle: %s: %s\n", what, strerror(
 bool write_file(const char *path, int flags, mode_t mode, const void *data, size_t size) {
   int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | flags, mode);
   if (fd < 0) return complain(path), false;
+  if (!write_exactly(fd, data, size)) return complain(path), close(fd), false;
+  return close(fd) == 0;
+}
+
+bool write_exactly(int fd, const void *data, size_t size) {
   const char *at = data;
   while (size > 0) {
     ssize_t n = write(fd, at, size);
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return complain(path), close(fd), false;
+    if (n <= 0) return false;
     at += n, size -= (size_t)n;
   }
-  return close(fd) == 0;
+  return true;
 }
 
 bool write_text(const char *path, const char *text) {

@@ -55,6 +55,7 @@ static void start_agent(void) {
   char device[300];
   if (!agent_device(device, sizeof device)) return;
   agent = fork();
+  if (agent < 0) agent = 0;
   if (agent != 0) return;
   unblock_signals();
   enter_kit();

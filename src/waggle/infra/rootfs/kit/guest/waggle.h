@@ -11,6 +11,7 @@
 #define KIT "/.waggle"
 #define KIT_CGROUP KIT "/cgroup/run"
 #define KIT_ENVIRONMENT KIT "/run/identity/environment"
+#define MAX_ENVIRONMENT (64u << 10) // bytes of variables; the host sends no more
 
 #define SANDBOX_ID 1000
 #define SANDBOX_HOME "/home/sandbox"
@@ -22,8 +23,9 @@ void complain(const char *what);
 bool write_file(const char *path, int flags, mode_t mode, const void *data, size_t size);
 bool write_text(const char *path, const char *text);
 
-// Read exactly SIZE bytes; false at end of file or on error.
+// Read or write exactly SIZE bytes; false at end of file or on error.
 bool read_exactly(int fd, void *buffer, size_t size);
+bool write_exactly(int fd, const void *data, size_t size);
 
 // init.c steps, in the order in which they run. Each returns false when the guest cannot boot.
 bool mount_everything(void);

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the parts of the login shell share; session.c says what it is.
+#ifndef WAGGLE_SESSION_H
+#define WAGGLE_SESSION_H
+
+#include "waggle.h"
+
+#define MAX_WORDS (64 << 10)
+#define FAILED 125 // as container engines say it: the launcher failed, not the program
+#define NO_CODE ((size_t)-1)
+
+// What a frame asks for. `code` bytes of code follow the frame on stdin, unless it is NO_CODE.
+struct job {
+  const char *id, *directory, *extension;
+  unsigned uid, gid;
+  size_t code;
+  char *argv[MAX_WORDS + 1];
+  char file[4352];
+};
+
+// Complain and end with FAILED.
+void fail(const char *what) __attribute__((noreturn));
+
+// image.c: leave the kit's root for the image's; take the environment's variables; be a user.
+void enter_image(void);
+void base_environment(void);
+void become(unsigned uid, unsigned gid);
+
+// frame.c: read a frame from stdin into JOB; write its code to a fresh file and name that in argv.
+void read_frame(struct job *job);
+void write_code(struct job *job);
+
+// run.c: the commands `run ID` and `kill ID`. Each returns the exit code.
+int run(const char *id);
+int kill_run(const char *id);
+
+#endif

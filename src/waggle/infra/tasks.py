@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Work that must be finished although its caller is cancelled: clean-up, above all.
+
+One of the modules under `waggle.infra` that its siblings may share. anyio's shield holds off
+anyio's cancel scopes but not `asyncio.Task.cancel` (which `asyncio.timeout` uses); this holds off
+both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import anyio
+
+_T = TypeVar("_T")
+
+
+async def finish(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run `work` to its end and return its result; a cancellation meanwhile is raised afterwards.
+
+    `work` must be bounded: nothing can interrupt it.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled = await _done(task)
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # looked at, so that the loop does not report it as forgotten
+        raise cancelled
+    return task.result()
+
+
+async def end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel tasks and return when all have ended, whatever they raise. Idempotent."""
+    for task in tasks:
+        task.cancel()
+    cancelled = await _done(*tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()
+    if cancelled is not None:
+        raise cancelled
+
+
+async def _done(*tasks: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait for all; the last cancellation of the caller that came meanwhile, if any."""
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not all(task.done() for task in tasks):
+            try:
+                await asyncio.wait(tasks)
+            except asyncio.CancelledError as error:
+                cancelled = error
+    return cancelled
