@@ -14,16 +14,19 @@ import re
 import shutil
 import signal
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
 from waggle.domain.errors import SetupIncomplete
+from waggle.infra.tasks import finish
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 SUITE = "trixie"
 _SOURCES = Path("/etc/apt")
 _URI = re.compile(r"(?:https?|file|mirror\+file)://?[^\s\[\]'\"]+")
 _TAIL_LINES = 15
+_CHUNK = 16 * 1024
+GRACE_SECONDS = 10.0
 
 OnLine = Callable[[str], None]
 """Called with each line that a tool prints, for progress."""
@@ -76,7 +79,8 @@ def tree_argv(
 async def run(argv: Sequence[str], on_line: OnLine = lambda _line: None) -> None:
     """Run a build tool to its end. Raises SetupIncomplete with its last lines when it fails.
 
-    Cancelling kills the whole process group and waits for it.
+    Cancelling ends the whole process group, which gets GRACE_SECONDS to clean up behind itself,
+    and waits for it.
     """
     program = shutil.which(argv[0])
     if program is None:
@@ -89,17 +93,37 @@ async def run(argv: Sequence[str], on_line: OnLine = lambda _line: None) -> None
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
     )
-    assert process.stdout is not None
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     try:
-        async for raw in process.stdout:
-            line = raw.decode("utf-8", "replace").rstrip()
+        async for line in _lines(process.stdout):
             tail.append(line)
             on_line(line)
         code = await process.wait()
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        await finish(_end(process))
     if code != 0:
         raise SetupIncomplete(f"{argv[0]} failed ({code}): " + " | ".join(tail), hint="")
+
+
+async def _lines(stream: asyncio.StreamReader | None) -> AsyncGenerator[str]:
+    """What a tool prints, line by line; progress bars count as lines, and lines are cut."""
+    rest = b""
+    while stream is not None and (data := await stream.read(_CHUNK)):
+        *lines, rest = (rest + data).replace(b"\r", b"\n").split(b"\n")
+        rest = rest[:_CHUNK]
+        for line in lines:
+            yield line.decode("utf-8", "replace").rstrip()
+    if rest:
+        yield rest.decode("utf-8", "replace").rstrip()
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End the group of a process that was not waited for yet, so that its number is its own."""
+    for number, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, None)):
+        if process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await process.wait()

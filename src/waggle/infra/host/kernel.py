@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, cast
 
 from cffi import FFI
 
@@ -38,6 +39,14 @@ class RawKernel:
     image: bytes
     load_address: int
     entry: int
+
+
+class _Library(Protocol):
+    """libkrunfw, as far as it is used: one function that fills in three numbers."""
+
+    def krunfw_get_kernel(
+        self, load_address: FFI.CData, entry: FFI.CData, size: FFI.CData
+    ) -> FFI.CData: ...
 
 
 def pvh_note(image: bytes) -> bytes:
@@ -69,13 +78,16 @@ def extract(library: Path) -> RawKernel:
     """Ask libkrunfw for its kernel. Raises SetupIncomplete when it cannot be loaded."""
     ffi = FFI()
     ffi.cdef("char *krunfw_get_kernel(size_t *load_address, size_t *entry, size_t *size);")
+    load, entry, size = (ffi.new("size_t *") for _ in range(3))
     try:
-        lib = ffi.dlopen(str(library))
-        load, entry, size = (ffi.new("size_t *") for _ in range(3))
+        lib = cast("_Library", ffi.dlopen(str(library)))
         image = lib.krunfw_get_kernel(load, entry, size)
     except (OSError, AttributeError) as error:
         raise SetupIncomplete(f"{library} cannot be used: {error}.") from error
-    return RawKernel(bytes(ffi.buffer(image, size[0])), load[0], entry[0])
+    address, start, length = (cast("Sequence[int]", number)[0] for number in (load, entry, size))
+    if image == ffi.NULL or length == 0:
+        raise SetupIncomplete(f"{library} holds no kernel.")
+    return RawKernel(bytes(ffi.buffer(image, length)), address, start)
 
 
 class GuestKernel:

@@ -15,6 +15,8 @@ _SIZE_STEP = 64 * 1024
 """A disk smaller than the kernel's partition probes makes it complain on the console."""
 MAX_NAME = 63
 MAX_DATA = 8 << 20
+MAX_ENVIRONMENT = 64 * 1024
+"""Bytes of variables with their names; the kit reads no more (kit/guest/waggle.h)."""
 
 
 def identity_disk(
@@ -33,6 +35,8 @@ def identity_disk(
         if not name or "=" in name or "\0" in name + value:
             raise ValueError(f"the variable {name!r} cannot be expressed")
     variables = "".join(f"{name}={value}\0" for name, value in environment.items())
+    if len(variables.encode()) > MAX_ENVIRONMENT:
+        raise ValueError(f"the variables are over {MAX_ENVIRONMENT} bytes together")
     records = {
         "host_key": host_key,
         "authorized_keys": authorized_keys,
