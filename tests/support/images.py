@@ -26,7 +26,9 @@ ARCHITECTURE = _ARCHITECTURES.get(os.uname().machine, os.uname().machine)
 _SUFFIXES = {"gzip": "+gzip", "zstd": "+zstd", "": ""}
 
 
-def _member(name: str, kind: bytes, mode: int, content: bytes = b"", **fields: object) -> Member:
+def _member(
+    name: str, kind: bytes, mode: int, content: bytes, fields: Mapping[str, object]
+) -> Member:
     info = tarfile.TarInfo(name)
     info.type, info.mode, info.size, info.mtime = kind, mode, len(content), 1_700_000_000
     for key, value in fields.items():
@@ -36,27 +38,27 @@ def _member(name: str, kind: bytes, mode: int, content: bytes = b"", **fields: o
 
 def file(name: str, content: bytes = b"", mode: int = 0o644, **fields: object) -> Member:
     """A regular file; `fields` are those of `tarfile.TarInfo`, such as uid or pax_headers."""
-    return _member(name, tarfile.REGTYPE, mode, content, **fields)
+    return _member(name, tarfile.REGTYPE, mode, content, fields)
 
 
 def directory(name: str, mode: int = 0o755, **fields: object) -> Member:
-    return _member(name, tarfile.DIRTYPE, mode, **fields)
+    return _member(name, tarfile.DIRTYPE, mode, b"", fields)
 
 
 def symlink(name: str, target: str, **fields: object) -> Member:
-    return _member(name, tarfile.SYMTYPE, 0o777, linkname=target, **fields)
+    return _member(name, tarfile.SYMTYPE, 0o777, b"", {"linkname": target, **fields})
 
 
 def hard_link(name: str, target: str, mode: int = 0o644, **fields: object) -> Member:
-    return _member(name, tarfile.LNKTYPE, mode, linkname=target, **fields)
+    return _member(name, tarfile.LNKTYPE, mode, b"", {"linkname": target, **fields})
 
 
 def device(name: str, kind: bytes, major: int, minor: int, mode: int = 0o600) -> Member:
-    return _member(name, kind, mode, devmajor=major, devminor=minor)
+    return _member(name, kind, mode, b"", {"devmajor": major, "devminor": minor})
 
 
 def fifo(name: str, mode: int = 0o644) -> Member:
-    return _member(name, tarfile.FIFOTYPE, mode)
+    return _member(name, tarfile.FIFOTYPE, mode, b"", {})
 
 
 def whiteout(name: str) -> Member:
@@ -133,7 +135,7 @@ def write_layout(
     entry = put(json.dumps(manifest).encode(), f"{prefix}.manifest.v1+json")
     entry["annotations"] = {"org.opencontainers.image.ref.name": name}
     index = path / "index.json"
-    others = json.loads(index.read_text())["manifests"] if index.exists() else []
+    others: list[object] = json.loads(index.read_text())["manifests"] if index.exists() else []
     index.write_text(json.dumps({"schemaVersion": 2, "manifests": [*others, entry]}))
     (path / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
     return str(entry["digest"])

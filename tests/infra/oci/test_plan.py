@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tests.support.images import (
     Layer,
     Member,
@@ -22,6 +21,7 @@ from tests.support.images import (
     tar_bytes,
     whiteout,
 )
+
 from waggle.domain.errors import ImageCorrupt
 from waggle.infra.oci.limits import DEFAULT_LIMITS, Limits
 from waggle.infra.oci.plan import Node, merge, walk
@@ -104,7 +104,7 @@ def test_a_symlink_that_climbs_ends_at_the_images_root() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "reason"),
+    "layers,reason",
     [
         ([[file("a")], [file("a/b")]], "no directory"),
         ([[symlink("a", "a"), file("a/b")]], "loop"),

@@ -12,7 +12,7 @@ import hashlib
 import io
 import zlib
 from collections.abc import Callable
-from typing import IO, BinaryIO, Protocol, cast
+from typing import BinaryIO, Protocol
 
 import zstandard
 
@@ -22,6 +22,7 @@ from waggle.infra.oci.limits import Limits
 
 _CHUNK = 256 << 10
 _ZSTD_WINDOW = 1 << 27
+_ZSTD_PIECE = 2048
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = (b"\x28\xb5\x2f\xfd", *(bytes((0x50 + n, 0x2A, 0x4D, 0x18)) for n in range(16)))
 _LAYER_TYPES = frozenset(
@@ -133,14 +134,35 @@ def _decoder(stored: _HashedFile) -> _Source:
     if magic.startswith(_GZIP_MAGIC):
         return _Gzip(stored)
     if magic.startswith(_ZSTD_MAGIC):
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
-        return decompressor.stream_reader(
-            cast("IO[bytes]", stored),
-            read_size=_CHUNK,
-            read_across_frames=True,
-            closefd=False,
-        )
+        return _Zstd(stored)
     return stored
+
+
+class _Zstd:
+    """One or more zstd frames, an unfinished last one told; skippable frames count as empty.
+
+    Input goes in small pieces, because one byte of it may become up to 32 KiB.
+    """
+
+    def __init__(self, stored: _HashedFile) -> None:
+        self._stored = stored
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+        self._frame = self._decompressor.decompressobj()
+        self._output = memoryview(b"")
+
+    def read(self, size: int, /) -> bytes:
+        while not self._output:
+            data = self._frame.unused_data if self._frame.eof else b""
+            data = data or self._stored.read(_ZSTD_PIECE)
+            if not data and self._frame.eof:
+                return b""
+            if not data:
+                raise EOFError
+            if self._frame.eof:
+                self._frame = self._decompressor.decompressobj()
+            self._output = memoryview(self._frame.decompress(data))
+        data, self._output = self._output[:size], self._output[size:]
+        return bytes(data)
 
 
 class _Gzip:
