@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Building for real with mmdebstrap and pip: same inputs, same digest; nothing of the builder."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from waggle.domain.errors import SetupIncomplete
+from waggle.infra.oci.build import build_image
+from waggle.infra.oci.definition import ImageDefinition, Wheel, parse_definition
+from waggle.infra.oci.flatten import flatten
+from waggle.infra.oci.image import ResolvedImage
+from waggle.infra.oci.plan import Node
+from waggle.infra.oci.store import ImageStore
+from waggle.infra.oci.wheels import download
+from waggle.infra.rootfs.disk import RootDisks
+
+TINY = """
+suite = "trixie"
+variant = "extract"
+epoch = 1767225600
+packages = ["busybox-static"]
+cmd = ["/bin/busybox", "sh"]
+drop = ["/usr/share/**", "/etc/**"]
+
+[env]
+PATH = "/usr/bin"
+
+[files]
+"/opt/hello" = "#!/bin/sh\\n"
+
+[links]
+"/opt/sh" = "../usr/bin/busybox"
+"""
+
+
+def names(image: ResolvedImage, workspace: Path) -> dict[str, Node]:
+    workspace.mkdir()
+    flat = flatten(image, workspace, lambda _fraction, _text: None)
+    return {name.decode(): node for name, node in flat.root.children.items()}
+
+
+@pytest.mark.net
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_same_definition_gives_the_same_digest(tmp_path: Path) -> None:
+    definition = parse_definition("tiny", TINY)
+    seen: list[tuple[float, str]] = []
+    stores = [ImageStore(tmp_path / "one"), ImageStore(tmp_path / "two")]
+    one = build_image(definition, stores[0], progress=lambda f, text: seen.append((f, text)))
+    two = build_image(definition, stores[1])
+    assert one.digest == two.digest
+    assert one.config.env == ("PATH=/usr/bin",)
+    assert one.config.cmd == ("/bin/busybox", "sh")
+    assert seen[-1] == (1.0, "image tiny is built")
+    assert any("apt-get update" in text for _, text in seen)
+    tree = names(one, tmp_path / "flat")
+    assert tree["opt"].children[b"hello"].mode & 0o777 == 0o755
+    assert tree["opt"].children[b"sh"].link == b"../usr/bin/busybox"
+    assert b"busybox" in tree["usr"].children[b"bin"].children
+    left = {path.name for path in (tmp_path / "one").iterdir()}
+    assert left == {"blobs", "index.json", "oci-layout", ".lock"}
+    disk = asyncio.run(RootDisks(tmp_path / "disks", flatten).ensure(one))
+    subprocess.run(["fsck.erofs", disk], check=True, capture_output=True)
+
+
+@pytest.mark.net
+def test_an_unknown_package_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
+    definition = ImageDefinition("tiny", "trixie", "extract", 1, ("no-such-package-at-all",))
+    store = ImageStore(tmp_path / "s")
+    with pytest.raises(SetupIncomplete, match=r"no-such-package-at-all"):
+        build_image(definition, store)
+    assert store.list() == []
+    assert not list((tmp_path / "s").glob(".tmp-*"))
+
+
+def test_an_unreachable_archive_is_reported_with_the_setting(tmp_path: Path) -> None:
+    definition = ImageDefinition("tiny", "trixie", "extract", 1, ("busybox-static",))
+    with pytest.raises(SetupIncomplete) as caught:
+        build_image(definition, ImageStore(tmp_path / "s"), f"file://{tmp_path}/nothing")
+    assert "WAGGLE_DEBIAN_MIRROR" in caught.value.hint
+
+
+@pytest.mark.net
+def test_a_wheel_with_another_digest_is_refused(tmp_path: Path) -> None:
+    wheel = Wheel("iniconfig", "2.3.0", ("0" * 64,), {"iniconfig/": "/x/"})
+    with pytest.raises(SetupIncomplete, match=r"iniconfig==2\.3\.0"):
+        download([wheel], tmp_path)
