@@ -183,6 +183,20 @@ async def test_destroy_waits_for_a_create_that_is_deaf_to_cancellation() -> None
         assert here.store.states(environment_id)[-1] is State.DESTROYED
 
 
+async def test_a_slot_stays_taken_while_the_host_undoes_a_create() -> None:
+    async with world(capacity=1) as here:
+        here.gates.closed = {"create", "undo"}
+        here.create()
+        environment_id = (await here.gates.reached("create")).environment
+        destroying = here.destroy(environment_id)
+        await here.gates.reached("undo")
+        with pytest.raises(MaxEnvironments):
+            await here.created()
+        here.gates.open_all()
+        assert (await destroying.result()).state is State.DESTROYED
+        await here.created()
+
+
 async def test_a_create_that_ends_in_the_very_moment_of_its_cancellation_is_undone() -> None:
     async with world() as here:
         here.gates.closed = {"save running"}

@@ -58,6 +58,7 @@ class ServiceMachine(RuleBasedStateMachine):
         self.sweeps: list[Job[list[str]]] = []
         self.calls: list[tuple[Call, Job[None]]] = []
         self.seen: dict[str, list[State]] = {}
+        self.disturbed: set[str] = set()
         self.stop = anyio.Event()
         self.here = self.loop(self._open())
 
@@ -116,17 +117,32 @@ class ServiceMachine(RuleBasedStateMachine):
             for each in self.here.service.all()
         )
 
+    @rule()
+    def newest_goes_on(self) -> None:
+        """What came last overtakes all others, to its next wait."""
+
+        async def go() -> None:
+            self.here.gates.parked[-1].go.set()
+
+        if self.here.gates.parked:
+            self.loop(go())
+
     @rule(share=st.floats(0, 1, exclude_max=True))
     def destroy(self, share: float) -> None:
         async def start(environment_id: str) -> None:
+            self.disturbed.add(environment_id)
             self.jobs.append(self.here.destroy(environment_id))
 
         if environment_id := self.pick(share):
             self.loop(start(environment_id))
 
-    @rule(share=st.floats(0, 1, exclude_max=True))
-    def use(self, share: float) -> None:
+    @rule(share=st.floats(0, 1, exclude_max=True), reap=st.booleans())
+    def use(self, share: float, reap: bool) -> None:
+        """A call begins, perhaps while the reaper looks around."""
+
         async def start(environment_id: str) -> None:
+            if reap:
+                self.start_sweep()
             call = Call(environment_id, anyio.Event())
 
             async def work() -> None:
@@ -168,7 +184,7 @@ class ServiceMachine(RuleBasedStateMachine):
                 return
             chosen = data.draw(st.sampled_from(range(len(waiting))))
             place = waiting[chosen].place
-            if fails:
+            if fails and place != "undo":  # which never fails, by contract
                 self.here.gates.errors[place] = (
                     BootFailed("It panicked.") if place == "create" else Broken(place)
                 )
@@ -183,7 +199,9 @@ class ServiceMachine(RuleBasedStateMachine):
         async def go() -> None:
             alive = [each for each in self.here.host.guests.values() if not each.dead.is_set()]
             if alive:
-                alive[int(share * len(alive))].die("killed")
+                chosen = alive[int(share * len(alive))]
+                self.disturbed.add(chosen.environment.id)
+                chosen.die("killed")
 
         self.loop(go())
 
@@ -194,10 +212,13 @@ class ServiceMachine(RuleBasedStateMachine):
     @rule()
     def reap(self) -> None:
         async def start() -> None:
-            reaper = Reaper(self.here.service, interval=1, clock=self.here.clock, sleep=anyio.sleep)
-            self.sweeps.append(self.here.start(reaper.sweep()))
+            self.start_sweep()
 
         self.loop(start())
+
+    def start_sweep(self) -> None:
+        reaper = Reaper(self.here.service, interval=1, clock=self.here.clock, sleep=anyio.sleep)
+        self.sweeps.append(self.here.start(reaper.sweep()))
 
     @rule()
     def everything_goes_on(self) -> None:
@@ -228,16 +249,18 @@ class ServiceMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_machine_is_forgotten_or_freed_twice(self) -> None:
-        shown = {each.id for each in self.here.service.all()}
+        counted = {each.id for each in self.here.service.all() if each.holds_capacity}
+        assert self.here.host.booting <= counted
         for guest in self.here.host.guests.values():
             assert guest.freed <= 1
-            assert guest.freed or guest.environment.id in shown
+            assert guest.freed or guest.environment.id in counted
 
     @invariant()
     def only_living_machines_run(self) -> None:
         for each in self.here.service.all():
             if each.state is State.RUNNING:
                 assert not self.here.host.guests[each.id].freed
+                assert self.here.store.records[each.id].state is State.RUNNING
             if each.state is State.ERROR:
                 assert each.error
 
@@ -257,6 +280,12 @@ class ServiceMachine(RuleBasedStateMachine):
             assert each.active_calls == calls
 
     @invariant()
+    def the_reaper_takes_nothing_in_use(self) -> None:
+        running = {each.id for each in self.here.service.all() if each.state is State.RUNNING}
+        used = {call.environment for call, _ in self.calls if call.entered}
+        assert used <= running | self.disturbed
+
+    @invariant()
     def calls_fail_only_as_foreseen(self) -> None:
         for job in (*self.jobs, *self.sweeps, *(job for _, job in self.calls)):
             assert job.error is None or isinstance(job.error, EXPECTED), repr(job.error)
@@ -270,7 +299,7 @@ class ServiceMachine(RuleBasedStateMachine):
     def close_and_reopen(self) -> None:
         """A shutdown at any moment leaves nothing; a new service takes its place."""
         self.close()
-        self.jobs, self.sweeps, self.calls, self.seen = [], [], [], {}
+        self.jobs, self.sweeps, self.calls, self.seen, self.disturbed = [], [], [], {}, set()
         self.here = self.loop(self._open())
 
     def close(self) -> None:

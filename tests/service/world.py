@@ -70,7 +70,7 @@ class Parked:
 
 @dataclass(slots=True)
 class Gates:
-    """Where things wait. A place is `create`, `destroy`, `discard` or `save STATE`.
+    """Where things wait. A place is `create`, `undo`, `destroy`, `discard` or `save STATE`.
 
     `closed` holds the places that park who comes; with `all_closed`, every place does. `errors`
     are raised at a place, after the wait.
@@ -187,9 +187,13 @@ class Host:
                 gates=self.gates,
             )
             self.guests[environment.id] = guest
-            return guest
-        finally:
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.gates.enter("undo", environment.id)
             self.booting.discard(environment.id)
+            raise
+        self.booting.discard(environment.id)
+        return guest
 
     async def discard(self, environment: Environment) -> None:
         await self.gates.enter("discard", environment.id)
