@@ -40,6 +40,7 @@ Advance = Callable[[float, str], None]
 
 MACHINE_STATE = (
     "/dev/*",
+    "/etc/apt/apt.conf.d/99mmdebstrap",
     "/etc/.pwd.lock",
     "/etc/hostname",
     "/etc/machine-id",
