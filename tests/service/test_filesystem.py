@@ -8,7 +8,7 @@ from tests.service.world import OWNER, World, world
 
 from waggle.domain.errors import FileNotFound, InvalidArgument, NotFound, TooLarge, WaggleError
 from waggle.domain.execution import HOME
-from waggle.domain.filesystem import MAX_FILE_BYTES
+from waggle.domain.filesystem import MAX_FILE_BYTES, FileSlice
 from waggle.service.filesystem import FilesystemService
 
 pytestmark = pytest.mark.anyio
@@ -30,7 +30,15 @@ async def test_what_is_written_is_read_back(here: World, files: FilesystemServic
     target = await files.write(environment.id, "a/b.bin", b"\0\xff", owner=OWNER)
     assert target == f"{HOME}/a/b.bin"
     assert here.host.only.files[target].mode == 0o644
-    assert await files.read(environment.id, "a/b.bin", owner=OWNER) == (target, b"\0\xff")
+    whole = FileSlice(b"\0\xff", 2)
+    assert await files.read(environment.id, "a/b.bin", owner=OWNER) == (target, whole)
+
+
+async def test_a_part_knows_the_size_of_the_whole(here: World, files: FilesystemService) -> None:
+    environment = await here.created()
+    await files.write(environment.id, "x", b"0123456789", owner=OWNER)
+    _, part = await files.read(environment.id, "x", owner=OWNER, offset=3, length=4)
+    assert part == FileSlice(b"3456", 10)
 
 
 async def test_the_mode_is_octal(here: World, files: FilesystemService) -> None:
@@ -54,7 +62,8 @@ async def test_ten_mebibytes_pass_and_one_byte_more_does_not(
 ) -> None:
     environment = await here.created()
     await files.write(environment.id, "big", b"x" * MAX_FILE_BYTES, owner=OWNER)
-    assert len((await files.read(environment.id, "big", owner=OWNER))[1]) == MAX_FILE_BYTES
+    _, whole = await files.read(environment.id, "big", owner=OWNER)
+    assert len(whole.data) == whole.size == MAX_FILE_BYTES
     with pytest.raises(TooLarge):
         await files.write(environment.id, "big", b"x" * (MAX_FILE_BYTES + 1), owner=OWNER)
     assert len(here.host.only.files[f"{HOME}/big"].data) == MAX_FILE_BYTES

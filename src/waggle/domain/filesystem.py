@@ -32,6 +32,14 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class FileSlice:
+    """A part of a file: the bytes, and the size of the whole file at that moment."""
+
+    data: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """A directory's entries by name; `truncated` when it holds more than MAX_LIST_ENTRIES."""
 

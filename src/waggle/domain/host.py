@@ -12,7 +12,7 @@ from typing import Protocol
 
 from waggle.domain.environment import Environment, MachineIdentity
 from waggle.domain.execution import Command, ExecutionResult
-from waggle.domain.filesystem import Listing
+from waggle.domain.filesystem import FileSlice, Listing
 
 Progress = Callable[[float, str], Awaitable[None]]
 """Called with the share done (0 to 1) and what is happening, in a few words."""
@@ -54,8 +54,11 @@ class Guest(Protocol):
         """
         ...
 
-    async def read_file(self, path: str, limit: int) -> bytes:
-        """Read a file of at most `limit` bytes. Raises FileNotFound, FileRefused or TooLarge."""
+    async def read_file(self, path: str, *, offset: int, length: int, limit: int) -> FileSlice:
+        """Read at most `length` bytes from `offset` of a file that has at most `limit` bytes.
+
+        Raises FileNotFound, FileRefused or TooLarge.
+        """
         ...
 
     async def list_files(self, path: str) -> Listing:

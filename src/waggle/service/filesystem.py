@@ -8,6 +8,7 @@ from waggle.domain.execution import HOME
 from waggle.domain.filesystem import (
     DEFAULT_MODE,
     MAX_FILE_BYTES,
+    FileSlice,
     Listing,
     parse_mode,
     parse_path,
@@ -39,15 +40,24 @@ class FilesystemService:
             await guest.write_file(target, data, bits)
         return target
 
-    async def read(self, environment_id: str, path: str, *, owner: str) -> tuple[str, bytes]:
-        """Read a file of at most 10 MiB; returns its absolute path and bytes.
+    async def read(
+        self,
+        environment_id: str,
+        path: str,
+        *,
+        owner: str,
+        offset: int = 0,
+        length: int = MAX_FILE_BYTES,
+    ) -> tuple[str, FileSlice]:
+        """Read a part of a file of at most 10 MiB; returns its absolute path and the part.
 
         Raises FileNotFound, FileRefused, TooLarge, InvalidArgument, NotFound, NotRunning or
         GuestLost.
         """
         target = parse_path(path)
         async with self._environments.using(environment_id, owner=owner) as (_, guest):
-            return target, await guest.read_file(target, MAX_FILE_BYTES)
+            part = await guest.read_file(target, offset=offset, length=length, limit=MAX_FILE_BYTES)
+        return target, part
 
     async def list(self, environment_id: str, path: str | None, *, owner: str) -> Listing:
         """List a directory, the home directory by default. Raises as `read` does."""

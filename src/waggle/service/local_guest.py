@@ -5,40 +5,54 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
-
-import anyio
+from collections.abc import AsyncGenerator, Callable
+from typing import Protocol
 
 from waggle.domain.environment import MachineIdentity
 from waggle.domain.errors import GuestLost
 from waggle.domain.execution import Command, ExecutionResult
-from waggle.domain.filesystem import Listing
+from waggle.domain.filesystem import FileSlice, Listing
 from waggle.domain.machine import Machine
-from waggle.infra.ssh.connection import SshConnection
+from waggle.infra.ssh.connection import ServeTunnel, SshConnection
 from waggle.infra.ssh.files import Files
 from waggle.infra.ssh.shell import Shell
+from waggle.infra.tasks import finish
 
 _SETTLE_SECONDS = 1.0
 """How long a broken call waits to learn that the machine itself died, to name that as the cause."""
 
 
+class Proxy(Protocol):
+    """An egress proxy of one environment."""
+
+    @property
+    def serve(self) -> ServeTunnel:
+        """Serve one connection of the guest."""
+        ...
+
+    async def aclose(self) -> None:
+        """End everything that is being served. Idempotent."""
+        ...
+
+
 class LocalGuest:
-    """Made by `LocalHost.create`, which hands over `owned`: everything to release at the end."""
+    """Made by `LocalHost.create`. Owns the machine, the connection to it and its way out."""
 
     def __init__(
         self,
         machine: Machine,
         connection: SshConnection,
+        proxy: Proxy | None,
         *,
         ssh_port: int,
         booted_from: dict[str, str],
-        owned: contextlib.AsyncExitStack,
     ) -> None:
         self._machine = machine
         self._connection = connection
+        self._proxy = proxy
         self._shell = Shell(connection)
         self._files = Files(connection)
-        self._owned = owned
+        self._owned = contextlib.ExitStack()
         self.ssh_port = ssh_port
         self.booted_from = booted_from
         self._ending = asyncio.Lock()
@@ -47,6 +61,15 @@ class LocalGuest:
     def machine(self) -> MachineIdentity:
         """The VMM process."""
         return self._machine.identity
+
+    def owns(self, release: Callable[[], object]) -> None:
+        """Call `release` once the machine is dead; what came last is released first."""
+        self._owned.callback(release)
+
+    async def connect(self) -> None:
+        """Connect, and let the guest have its way out. Raises GuestLost."""
+        async with self._naming_the_cause():
+            await self._connection.get()
 
     async def run(self, command: Command) -> ExecutionResult:
         """Run a command; see `domain.host.Guest`."""
@@ -58,10 +81,10 @@ class LocalGuest:
         async with self._naming_the_cause():
             await self._files.write(path, data, mode)
 
-    async def read_file(self, path: str, limit: int) -> bytes:
-        """Read a file; see `domain.host.Guest`."""
+    async def read_file(self, path: str, *, offset: int, length: int, limit: int) -> FileSlice:
+        """Read a part of a file; see `domain.host.Guest`."""
         async with self._naming_the_cause():
-            return await self._files.read(path, limit)
+            return await self._files.read(path, offset=offset, length=length, limit=limit)
 
     async def list_files(self, path: str) -> Listing:
         """List a directory; see `domain.host.Guest`."""
@@ -92,7 +115,19 @@ class LocalGuest:
         return await self._machine.wait()
 
     async def destroy(self) -> None:
-        """Close the connection, stop the machine, free the port, delete the files. Idempotent."""
-        with anyio.CancelScope(shield=True):
-            async with self._ending:
-                await self._owned.aclose()
+        """Close the way out and the connection, stop the machine, then release what it used.
+
+        Idempotent; finishes when cancelled. Raises TimedOut when the machine does not die: its
+        port and files are kept then, and a later call tries again.
+        """
+        await finish(self._destroy())
+
+    async def _destroy(self) -> None:
+        async with self._ending:
+            try:
+                if self._proxy is not None:
+                    await self._proxy.aclose()
+                await self._connection.aclose()
+            finally:
+                await self._machine.stop()
+                self._owned.close()

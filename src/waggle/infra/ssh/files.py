@@ -18,12 +18,12 @@ from typing import Final, TypeVar
 import asyncssh
 
 from waggle.domain.errors import FileRefused, GuestLost, TooLarge, WaggleError
-from waggle.domain.filesystem import MAX_LIST_ENTRIES, FileEntry, Listing
+from waggle.domain.filesystem import MAX_LIST_ENTRIES, FileEntry, FileSlice, Listing
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.entries import entry, is_usable_name, shown
 from waggle.infra.ssh.refusals import DISK_FULL, refusal
 from waggle.infra.ssh.sftp import SftpSessions, is_answer
-from waggle.infra.ssh.transfer import read_all, write_all
+from waggle.infra.ssh.transfer import read_range, read_to_end, write_all
 from waggle.infra.ssh.typed import SftpFile, open_file, scan
 from waggle.infra.tasks import finish
 
@@ -44,9 +44,12 @@ class Files:
         """See `domain.host.Guest.write_file`."""
         await self._call(path, lambda sftp: _write(sftp, path, data, mode))
 
-    async def read(self, path: str, limit: int) -> bytes:
-        """See `domain.host.Guest.read_file`."""
-        return await self._call(path, lambda sftp: _read(sftp, path, limit))
+    async def read(
+        self, path: str, *, offset: int = 0, length: int | None = None, limit: int
+    ) -> FileSlice:
+        """See `domain.host.Guest.read_file`; without `length`, to the end."""
+        wanted = range(offset, offset + (limit if length is None else length))
+        return await self._call(path, lambda sftp: _read(sftp, path, wanted, limit))
 
     async def list(self, path: str) -> Listing:
         """See `domain.host.Guest.list_files`."""
@@ -138,7 +141,7 @@ async def _is_full(sftp: asyncssh.SFTPClient, directory: bytes) -> bool:
     return space.bavail == 0 or (space.files > 0 and space.favail == 0)
 
 
-async def _read(sftp: asyncssh.SFTPClient, path: str, limit: int) -> bytes:
+async def _read(sftp: asyncssh.SFTPClient, path: str, wanted: range, limit: int) -> FileSlice:
     attributes = await sftp.stat(path.encode())
     kind = attributes.permissions or 0
     if stat.S_ISDIR(kind):
@@ -150,12 +153,15 @@ async def _read(sftp: asyncssh.SFTPClient, path: str, limit: int) -> bytes:
         raise _too_large(path, f"{size}", limit)
     file = await open_file(sftp, path.encode(), "rb")
     try:
-        data = await read_all(file, size, limit)
+        if size:
+            data = await read_range(file, wanted.start, min(wanted.stop, size))
+            return FileSlice(data, size)
+        data = await read_to_end(file, limit)
     finally:
         await finish(_close(file))
     if len(data) > limit:
         raise _too_large(path, f"more than {limit}", limit)
-    return data
+    return FileSlice(data[wanted.start : wanted.stop], len(data))
 
 
 def _not_regular(path: str) -> FileRefused:

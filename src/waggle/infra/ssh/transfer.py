@@ -27,23 +27,26 @@ async def write_all(file: SftpFile, data: bytes) -> None:
     await _each(range(0, len(data), BLOCK), one)
 
 
-async def read_all(file: SftpFile, size: int, limit: int) -> bytes:
-    """Read to the end, or one byte more than `limit`. `size` is what the guest says it is.
-
-    A file that is longer than it says, as those of /proc are, is read on from there.
-    """
+async def read_range(file: SftpFile, start: int, stop: int) -> bytes:
+    """Read from `start` up to `stop`, less if the file ends before."""
     blocks: dict[int, bytes] = {}
 
     async def one(offset: int) -> None:
-        blocks[offset] = await _block(file, offset, min(BLOCK, size - offset))
+        blocks[offset] = await _block(file, offset, min(BLOCK, stop - offset))
 
-    await _each(range(0, size, BLOCK), one)
+    await _each(range(start, stop, BLOCK), one)
     data = bytearray()
     for offset in sorted(blocks):
-        if offset != len(data):
-            return bytes(data)  # a block before was short: the file ended there
+        if offset != start + len(data):
+            break  # a block before was short: the file ended there
         data += blocks[offset]
-    while size <= len(data) <= limit:
+    return bytes(data)
+
+
+async def read_to_end(file: SftpFile, limit: int) -> bytes:
+    """Read a file that does not know its size, as those of /proc; at most one byte over `limit`."""
+    data = bytearray()
+    while len(data) <= limit:
         more = await _block(file, len(data), min(BLOCK, limit + 1 - len(data)))
         if not more:
             break

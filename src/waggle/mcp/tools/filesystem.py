@@ -98,11 +98,13 @@ class FilesystemTools:
         limit: _Limit = None,
     ) -> Annotated[CallToolResult, FileContent]:
         """Read a file, or one page of it."""
-        name, data = await self._files.read(environment_id, path, owner=current_owner(ctx))
+        name, read = await self._files.read(
+            environment_id, path, owner=current_owner(ctx), offset=offset, length=window(limit)
+        )
         part = page(
-            data[offset : offset + window(limit)],
+            read.data,
             offset=offset,
-            size=len(data),
+            size=read.size,
             encoding=None if encoding == "auto" else encoding,
             whole=limit is not None,
         )
@@ -188,7 +190,8 @@ def _items(entries: tuple[FileEntry, ...]) -> tuple[list[FileItem], bool]:
 
 def _line(item: FileItem) -> str:
     kind = "d" if item.is_dir else "l" if item.is_link else "-"
-    return f"{kind} {item.mode} {item.size:>10} {item.modified} {item.name}"
+    name = item.name if item.name.isprintable() else repr(item.name)
+    return f"{kind} {item.mode} {item.size:>10} {item.modified} {name}"
 
 
 def filesystem_tools(services: Services) -> list[Tool]:

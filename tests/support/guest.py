@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pretend guest: files in a dict, and code in a tiny line language (see `FakeGuest.run`).
+
+Failures are attributes to set; waiting is done on events that the test sets, so nothing here ever
+sleeps. Everything that happened is recorded in lists. Made by `tests.support.fakes.FakeHost`.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import anyio
+import anyio.lowlevel
+
+from waggle.domain.environment import Environment, MachineIdentity
+from waggle.domain.errors import FileNotFound, FileRefused, GuestLost, TooLarge
+from waggle.domain.execution import HOME, Command, ExecutionResult, Output
+from waggle.domain.filesystem import MAX_LIST_ENTRIES, FileEntry, FileSlice, Listing
+
+Program = Callable[[Command], Awaitable[ExecutionResult]]
+MODIFIED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def output(data: bytes, limit: int) -> Output:
+    """`data` as it is kept of a stream: cut in the middle when it is over `limit` bytes."""
+    if len(data) <= limit:
+        return Output(head=data, total=len(data))
+    half = limit // 2
+    return Output(head=data[:half], tail=data[len(data) - half :], total=len(data))
+
+
+@dataclass(slots=True)
+class FakeFile:
+    data: bytes
+    mode: int
+
+
+@dataclass(slots=True)
+class FakeGuest:
+    """A guest. Set `run_error`, `file_error` or `destroy_error` to make those calls fail.
+
+    `programs` maps argv[0] to what runs instead of the line language. `started` is set when a
+    `hang` line begins, `release` ends it; `cancelled` lists the commands that were cancelled.
+    `listing` is what every `list_files` answers instead of what is there.
+    """
+
+    environment: Environment
+    ssh_port: int
+    machine: MachineIdentity
+    booted_from: dict[str, str]
+    files: dict[str, FakeFile] = field(default_factory=dict[str, FakeFile])
+    directories: set[str] = field(default_factory=lambda: {"/", "/home", HOME, "/tmp"})
+    programs: dict[str, Program] = field(default_factory=dict[str, Program])
+    commands: list[Command] = field(default_factory=list[Command])
+    cancelled: list[Command] = field(default_factory=list[Command])
+    started: anyio.Event = field(default_factory=anyio.Event)
+    release: anyio.Event = field(default_factory=anyio.Event)
+    was_cancelled: anyio.Event = field(default_factory=anyio.Event)
+    run_error: Exception | None = None
+    file_error: Exception | None = None
+    destroy_error: Exception | None = None
+    listing: Listing | None = None
+    destroys: int = 0
+    dead: anyio.Event = field(default_factory=anyio.Event)
+    cause: str = ""
+
+    def die(self, cause: str = "killed by signal 9") -> None:
+        """The machine ends by itself."""
+        self.cause = cause
+        self.dead.set()
+
+    async def run(self, command: Command) -> ExecutionResult:
+        """Run `command.code`, line by line; without code, print argv.
+
+        Lines: `echo X`, `err X`, `flood N` (N bytes), `stdin`, `env NAME`, `cwd`, `exit N`,
+        `signal NAME`, `timeout` (it timed out here), `hang` (until `release` is set), `die`.
+        Any other line is a failure of the pretend interpreter: stderr and exit code 1.
+        """
+        self.commands.append(command)
+        if self.run_error is not None:
+            raise self.run_error
+        try:
+            program = self.programs.get(command.argv[0])
+            return await (program or self._interpret)(command)
+        except anyio.get_cancelled_exc_class():
+            self.cancelled.append(command)
+            self.was_cancelled.set()
+            raise
+
+    async def _interpret(self, command: Command) -> ExecutionResult:
+        await anyio.lowlevel.checkpoint()
+        run = _Run(self, command)
+        lines = [" ".join(command.argv)] if command.code is None else []
+        run.out.extend(line.encode() for line in lines)
+        for line in (command.code or b"").decode().splitlines():
+            if line.strip() and not await run.step(*line.strip().partition(" ")[::2]):
+                break
+        return run.result()
+
+    def _enter(self) -> None:
+        if self.dead.is_set():
+            raise GuestLost(f"The machine died: {self.cause}")
+        if self.file_error is not None:
+            raise self.file_error
+
+    async def write_file(self, path: str, data: bytes, mode: int) -> None:
+        await anyio.lowlevel.checkpoint()
+        self._enter()
+        path = posixpath.normpath(path)
+        if path in self.directories:
+            raise FileRefused(f"{path} is a directory.")
+        parent = posixpath.dirname(path)
+        while parent not in self.directories:
+            if parent in self.files:
+                raise FileRefused(f"{parent} is not a directory.")
+            self.directories.add(parent)
+            parent = posixpath.dirname(parent)
+        self.files[path] = FakeFile(data, mode)
+
+    async def read_file(self, path: str, *, offset: int, length: int, limit: int) -> FileSlice:
+        await anyio.lowlevel.checkpoint()
+        self._enter()
+        path = posixpath.normpath(path)
+        if path in self.directories:
+            raise FileRefused(f"{path} is a directory.")
+        if path not in self.files:
+            raise FileNotFound(f"There is no file {path}.")
+        data = self.files[path].data
+        if len(data) > limit:
+            raise TooLarge(f"{path} is {len(data)} bytes; the limit is {limit}.")
+        return FileSlice(data[offset : offset + length], len(data))
+
+    async def list_files(self, path: str) -> Listing:
+        await anyio.lowlevel.checkpoint()
+        self._enter()
+        if self.listing is not None:
+            return self.listing
+        path = posixpath.normpath(path)
+        if path not in self.directories:
+            raise FileNotFound(f"There is no directory {path}.")
+        children = sorted(
+            child
+            for child in (*self.files, *self.directories)
+            if child != "/" and posixpath.dirname(child) == path
+        )
+        entries = tuple(self._entry(child) for child in children[:MAX_LIST_ENTRIES])
+        return Listing(path, entries, truncated=len(children) > MAX_LIST_ENTRIES)
+
+    def _entry(self, path: str) -> FileEntry:
+        file = self.files.get(path)
+        return FileEntry(
+            name=posixpath.basename(path),
+            size=len(file.data) if file else 4096,
+            is_dir=file is None,
+            is_link=False,
+            mode=file.mode if file else 0o755,
+            modified=MODIFIED,
+        )
+
+    async def wait_dead(self) -> str:
+        await self.dead.wait()
+        return self.cause
+
+    async def destroy(self) -> None:
+        self.destroys += 1
+        if self.destroy_error is not None:
+            raise self.destroy_error
+        if not self.dead.is_set():
+            self.die("destroyed")
+
+
+@dataclass(slots=True)
+class _Run:
+    """One execution of the line language."""
+
+    guest: FakeGuest
+    command: Command
+    out: list[bytes] = field(default_factory=list[bytes])
+    err: list[bytes] = field(default_factory=list[bytes])
+    exit_code: int | None = 0
+    signal: str | None = None
+    timed_out: bool = False
+
+    async def step(self, verb: str, rest: str) -> bool:
+        """Run one line; False when the program ended."""
+        command = self.command
+        match verb:
+            case "echo":
+                self.out.append(rest.encode() + b"\n")
+            case "err":
+                self.err.append(rest.encode() + b"\n")
+            case "flood":
+                self.out.append(b"x" * int(rest))
+            case "stdin":
+                self.out.append(command.stdin)
+            case "env":
+                self.out.append(command.env.get(rest, "").encode() + b"\n")
+            case "cwd":
+                self.out.append(command.cwd.encode() + b"\n")
+            case "hang":
+                self.guest.started.set()
+                await self.guest.release.wait()
+            case "die":
+                self.guest.die()
+                raise GuestLost(f"The machine died: {self.guest.cause}")
+            case _:
+                return self._end(verb, rest)
+        return True
+
+    def _end(self, verb: str, rest: str) -> bool:
+        match verb:
+            case "exit":
+                self.exit_code = int(rest)
+            case "signal":
+                self.exit_code, self.signal = None, rest
+            case "timeout":
+                self.exit_code, self.timed_out = None, True
+            case _:
+                self.err.append(f"no such word: {verb}\n".encode())
+                self.exit_code = 1
+        return False
+
+    def result(self) -> ExecutionResult:
+        limit = self.command.output_limit
+        return ExecutionResult(
+            stdout=output(b"".join(self.out), limit),
+            stderr=output(b"".join(self.err), limit),
+            exit_code=self.exit_code,
+            signal=self.signal,
+            timed_out=self.timed_out,
+            duration=0.25,
+        )
