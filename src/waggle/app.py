@@ -8,13 +8,12 @@ shutdown; knows no use case.
 from __future__ import annotations
 
 import contextlib
-import signal
+import socket
 import uuid
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
 import anyio
 import anyio.abc
@@ -22,7 +21,7 @@ import structlog
 
 from waggle.config import Settings
 from waggle.domain.environment import Environment
-from waggle.domain.errors import DataDirBusy
+from waggle.domain.errors import DataDirBusy, SettingsInvalid
 from waggle.infra.files import FileLock
 from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
 from waggle.infra.host.kernel import GuestKernel
@@ -44,6 +43,7 @@ from waggle.service.filesystem import FilesystemService
 from waggle.service.images import ImageService
 from waggle.service.local_host import GuestParts, LocalHost, is_root
 from waggle.service.reaper import Reaper
+from waggle.signals import Signals
 from waggle.web.app import build_app
 from waggle.web.endpoint import SessionLimits
 from waggle.web.hosts import host_policy
@@ -89,10 +89,8 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
     SetupIncomplete for what only shows when it is tried.
     """
     places = Places.of(settings)
-    for directory in (places.data, places.environments, places.cache, places.disks):
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(_own(places.lock))
+        stack.enter_context(_own(places))
         choice = choose_acceleration(settings.accel, read_kvm_facts())
         host = _local_host(settings, places, choice.accel, stack)
         store = await SqliteStore.open(places.state)
@@ -123,11 +121,21 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
 
 
 @contextlib.contextmanager
-def _own(path: Path) -> Generator[None]:
-    lock = FileLock(path)
-    if not lock.try_acquire():
+def _own(places: Places) -> Generator[None]:
+    """Hold the data directory, made if need be. Raises DataDirBusy or SettingsInvalid."""
+    lock = FileLock(places.lock)
+    try:
+        for directory in (places.data, places.environments, places.cache, places.disks):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        acquired = lock.try_acquire()
+    except OSError as error:
+        raise SettingsInvalid(
+            f"{error.filename or places.data} cannot be used: {error.strerror}.",
+            hint="Check WAGGLE_DATA_DIR and WAGGLE_IMAGE_CACHE_DIR, and who may write there.",
+        ) from error
+    if not acquired:
         raise DataDirBusy(
-            f"{path.parent} is used by another waggle server ({lock.owner()}).",
+            f"{places.data} is used by another waggle server ({lock.owner()}).",
             hint="Stop it, or give this one its own WAGGLE_DATA_DIR.",
         )
     try:
@@ -203,45 +211,38 @@ async def serve(
 ) -> None:
     """Run the HTTP server until SIGINT or SIGTERM; a second signal ends the grace.
 
-    Tells its base URL through `task_status` once it accepts connections.
+    Tells its base URL through `task_status` once it accepts connections. When it returns, every
+    environment is destroyed. What `open_app` and `bind` raise may come inside groups of one.
     """
-    listener = bind(settings.listen_addr.host, settings.listen_addr.port)
-    async with contextlib.AsyncExitStack() as stack:
-        stack.callback(listener.close)
-        app = await stack.enter_async_context(open_app(settings))
-        web = build_app(
-            build_mcp(app.services).lowlevel,
-            not_ready=app.environments.not_ready,
-            hosts=host_policy(
-                settings.listen_addr.host,
-                [
-                    *settings.allowed_hosts,
-                    *(o.partition("://")[2] for o in settings.allowed_origins),
-                ],
-            ),
-            sessions=SessionLimits(
-                idle_seconds=settings.session_idle_timeout.total_seconds(),
-                maximum=settings.max_sessions,
-            ),
-        )
-        server = WebServer(
-            web, listener, ServerLimits(grace=settings.shutdown_timeout.total_seconds())
-        )
-        async with anyio.create_task_group() as group:
-            group.start_soon(_stop_on_signals, server, group.cancel_scope)
-            log.info(
-                "listening", mcp=f"{server.url}/mcp", hypervisor=app.hypervisor, why=app.reason
-            )
-            await server.run(task_status=task_status)
-            group.cancel_scope.cancel()
+    signals = Signals()
+    async with anyio.create_task_group() as group:
+        await group.start(signals.receive)
+        with contextlib.closing(
+            bind(settings.listen_addr.host, settings.listen_addr.port)
+        ) as listener:
+            async with open_app(settings) as app:
+                await _serve(app, listener, signals, task_status)
+        group.cancel_scope.cancel()
 
 
-async def _stop_on_signals(server: WebServer, scope: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        told = False
-        async for received in signals:
-            log.info("stopping", signal=received.name, at_once=told)
-            if told:
-                scope.cancel()
-            server.stop()
-            told = True
+async def _serve(
+    app: App, listener: socket.socket, signals: Signals, task_status: anyio.abc.TaskStatus[str]
+) -> None:
+    settings = app.settings
+    names = (*settings.allowed_hosts, *(o.partition("://")[2] for o in settings.allowed_origins))
+    web = build_app(
+        build_mcp(app.services).lowlevel,
+        not_ready=app.environments.not_ready,
+        hosts=host_policy(settings.listen_addr.host, names),
+        sessions=SessionLimits(
+            idle_seconds=settings.session_idle_timeout.total_seconds(),
+            maximum=settings.max_sessions,
+        ),
+    )
+    limits = ServerLimits(grace=settings.shutdown_timeout.total_seconds())
+    server = WebServer(web, listener, limits)
+    async with anyio.create_task_group() as group:
+        group.start_soon(signals.control, server.stop, group.cancel_scope.cancel)
+        log.info("listening", mcp=f"{server.url}/mcp", hypervisor=app.hypervisor, why=app.reason)
+        await server.run(task_status=task_status)
+        group.cancel_scope.cancel()

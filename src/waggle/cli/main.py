@@ -8,7 +8,7 @@ says what to do, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, cast
 
 from cyclopts import App, Group, Parameter
 
@@ -151,13 +151,26 @@ def main() -> None:
     """Run the command line and exit."""
     try:
         code = app()
-    except WaggleError as error:
-        sys.stderr.write(f"waggle: {error.message}\n")
-        if error.hint:
-            sys.stderr.write(f"  {error.hint}\n")
+    except (WaggleError, BaseExceptionGroup) as error:
+        told = refusals(error)
+        if not told:
+            raise
+        for each in told:
+            sys.stderr.write(
+                f"waggle: {each.message}\n" + (f"  {each.hint}\n" if each.hint else "")
+            )
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def refusals(error: BaseException) -> list[WaggleError]:
+    """What to tell the user: the errors in a task group's bundle, unless it holds others, too."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        inner = [refusals(each) for each in group.exceptions]
+        return [each for found in inner for each in found] if all(inner) else []
+    return [error] if isinstance(error, WaggleError) else []

@@ -11,15 +11,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import anyio
-
 from waggle.domain.environment import Environment
-from waggle.domain.errors import NoPorts, PortTaken, SetupIncomplete, WaggleError
+from waggle.domain.errors import BootFailed, GuestLost, NoPorts, PortTaken, WaggleError
 from waggle.domain.host import Progress
 from waggle.domain.image import BootImage, BootImages
 from waggle.domain.machine import GuestDisks, Hypervisor, Machine, MachineSpec
@@ -28,26 +27,13 @@ from waggle.infra.confined import kill_identified
 from waggle.infra.files import atomic_write
 from waggle.infra.net.ports import PortAllocator, PortLease
 from waggle.infra.rootfs.identity import identity_disk
-from waggle.infra.ssh.connection import PROXY_PORT, ServeTunnel, SshConnection
+from waggle.infra.ssh.connection import PROXY_PORT, SshConnection
 from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
 from waggle.service.guest_setup import guest_variables
-from waggle.service.local_guest import LocalGuest
+from waggle.service.local_guest import LocalGuest, Proxy
 
 PORT_ATTEMPTS = 5
 _MIN_FREE_BYTES = 256 << 20
-
-
-class Proxy(Protocol):
-    """An egress proxy of one environment."""
-
-    @property
-    def serve(self) -> ServeTunnel:
-        """Serve one connection of the guest."""
-        ...
-
-    async def aclose(self) -> None:
-        """End everything that is being served. Idempotent."""
-        ...
 
 
 NewProxy = Callable[[Environment], Proxy]
@@ -101,47 +87,36 @@ class LocalHost:
         await progress(0.0, f"Looking up the image {environment.image}")
         image = await self._images.boot_image(environment.image, progress)
         kernel, kit = self._parts.kernel(), self._parts.kit()
-        owned = contextlib.AsyncExitStack()
-        try:
-            files = self._make_directory(environment, owned)
+        async with _clear_errors(), contextlib.AsyncExitStack() as undo:
+            files = self._make_directory(environment)
+            undo.callback(shutil.rmtree, files, ignore_errors=True)
             keys = new_keys()
             disks = GuestDisks(kit, image.disk, files / "scratch.img", files / "identity.img")
             await self._parts.scratch.make(environment.resources.disk_mib, disks.scratch)
             disks.identity.write_bytes(self._identity(environment, image, keys))
             await progress(0.4, "Booting the machine")
-            machine, lease = await self._boot(environment, kernel, disks, files, owned)
-            await progress(0.8, "Connecting")
-            serve = self._start_proxy(environment, owned)
-            connection = SshConnection(lease.port, keys, proxy=serve)
-            owned.push_async_callback(connection.aclose)
+            machine, lease = await self._boot(environment, kernel, disks, files)
+            proxy = self._new_proxy(environment) if _has_network(environment) else None
+            guest = LocalGuest(
+                machine,
+                SshConnection(lease.port, keys, proxy=proxy.serve if proxy else None),
+                proxy,
+                ssh_port=lease.port,
+                booted_from={"image": image.digest, "kernel": kernel.stem, "kit": kit.stem},
+            )
+            guest.owns(lease.release)
+            guest.owns(partial(shutil.rmtree, files, ignore_errors=True))
+            undo.push_async_callback(guest.destroy)
             _save_access(files, keys, lease.port)
-            await connection.get()
+            await progress(0.8, "Connecting")
+            await guest.connect()
             await progress(1.0, "Ready")
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await owned.aclose()
-            raise
-        return LocalGuest(
-            machine,
-            connection,
-            ssh_port=lease.port,
-            booted_from={"image": image.digest, "kernel": kernel.stem, "kit": kit.stem},
-            owned=owned,
-        )
+            undo.pop_all()
+        return guest
 
-    def _start_proxy(
-        self, environment: Environment, owned: contextlib.AsyncExitStack
-    ) -> ServeTunnel | None:
-        if not _has_network(environment):
-            return None
-        proxy = self._new_proxy(environment)
-        owned.push_async_callback(proxy.aclose)
-        return proxy.serve
-
-    def _make_directory(self, environment: Environment, owned: contextlib.AsyncExitStack) -> Path:
+    def _make_directory(self, environment: Environment) -> Path:
         directory = self._directory / environment.id
         directory.mkdir(parents=True, mode=0o700)
-        owned.callback(shutil.rmtree, directory, ignore_errors=True)
         return directory
 
     def _identity(self, environment: Environment, image: BootImage, keys: EnvironmentKeys) -> bytes:
@@ -164,9 +139,11 @@ class LocalHost:
         kernel: Path,
         disks: GuestDisks,
         files: Path,
-        owned: contextlib.AsyncExitStack,
     ) -> tuple[Machine, PortLease]:
-        """Boot on a leased port; when something else takes that port in between, on another."""
+        """Boot on a leased port; when something else takes that port in between, on another.
+
+        The caller stops the machine and, once it is dead, releases the lease.
+        """
         for _ in range(PORT_ATTEMPTS):
             lease = self._ports.lease()
             spec = MachineSpec(
@@ -187,8 +164,6 @@ class LocalHost:
             except BaseException:
                 lease.release()
                 raise
-            owned.callback(lease.release)
-            owned.push_async_callback(machine.stop)
             return machine, lease
         raise NoPorts("Other programs keep taking the ports of this range.")
 
@@ -210,12 +185,26 @@ class LocalHost:
             self._parts.kernel()
             self._parts.kit()
             self._ports.lease().release()
-        except (SetupIncomplete, WaggleError) as error:
+        except WaggleError as error:
             return str(error)
         free = shutil.disk_usage(self._directory.parent).free
         if free < _MIN_FREE_BYTES:
             return f"Only {free >> 20} MiB are free in {self._directory.parent}."
         return await self._images.missing()
+
+
+@contextlib.asynccontextmanager
+async def _clear_errors() -> AsyncGenerator[None]:
+    """What may go wrong after the image was found, as errors of a create."""
+    try:
+        yield
+    except GuestLost as error:
+        raise BootFailed(f"The machine booted, but then: {error.message}") from error
+    except OSError as error:
+        raise BootFailed(
+            f"The machine's files could not be made: {error.strerror or error}.",
+            hint="The server may be out of disk space or file descriptors: see 'waggle doctor'.",
+        ) from error
 
 
 def _has_network(environment: Environment) -> bool:
