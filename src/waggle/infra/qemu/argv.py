@@ -19,7 +19,8 @@ COMMAND_LINE = (
     " random.trust_cpu=on"
 )
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
-_TRANSLATION_BUFFER_MIB = 64
+_TRANSLATION_BUFFER_MIB = 256
+"""A boot alone fills 64, and QEMU then drops all translated code. Costs memory as it is used."""
 
 
 @dataclass(frozen=True, slots=True)
