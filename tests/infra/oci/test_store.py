@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -120,7 +121,7 @@ def _config_digest(image: ResolvedImage) -> str:
 
 
 @pytest.mark.parametrize("which", ["manifest", "config"])
-@pytest.mark.parametrize("damage", ["truncated", "changed", "gone"])
+@pytest.mark.parametrize("damage", ["truncated", "changed", "gone", "a pipe"])
 def test_a_damaged_document_names_the_blob_and_the_remedy(
     store: ImageStore, which: str, damage: str
 ) -> None:
@@ -128,9 +129,11 @@ def test_a_damaged_document_names_the_blob_and_the_remedy(
     victim = digest if which == "manifest" else _config_digest(store.resolve("python"))
     path = blob(store, victim)
     data = path.read_bytes()
-    if damage == "gone":
+    if damage in {"gone", "a pipe"}:
         path.unlink()
-    else:
+    if damage == "a pipe":
+        os.mkfifo(path)
+    elif damage != "gone":
         path.write_bytes(data[:-1] if damage == "truncated" else data.replace(b"a", b"b", 1))
     with pytest.raises(ImageCorrupt, match=victim) as caught:
         store.resolve("python")

@@ -73,13 +73,13 @@ class Layout:
         """Return what index.json lists, in its order. Raises ImageMissing, ImageCorrupt."""
         if not self.exists:
             raise ImageMissing(f"{self.path} is not an OCI image layout.")
+        what = f"{self.path}/index.json"
         try:
+            if (self.path / "index.json").stat().st_size > MAX_DOCUMENT:
+                raise ImageCorrupt(f"{what} is too large.")
             data = (self.path / "index.json").read_bytes()
         except FileNotFoundError:
             return ()
-        if len(data) > MAX_DOCUMENT:
-            raise ImageCorrupt(f"{self.path}/index.json is too large.")
-        what = f"{self.path}/index.json"
         return parse_descriptors(load_json(data, what), "manifests", what)
 
     def names(self) -> dict[str, Descriptor]:
@@ -123,8 +123,9 @@ class Layout:
 
     def open_blob(self, descriptor: Descriptor, remedy: str = "") -> BinaryIO:
         """Open a blob whose size is right; the reader checks the digest. Raises ImageCorrupt."""
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe in its place must not hang us
         try:
-            file = self.blob_path(descriptor).open("rb")
+            file = os.fdopen(os.open(self.blob_path(descriptor), flags), "rb")
         except OSError as error:
             reason = error.strerror or "unreadable"
             message = f"Blob {descriptor.digest} of the image cannot be read: {reason}."

@@ -18,6 +18,15 @@ from waggle.infra.oci import sparse
 from waggle.infra.oci.limits import Limits
 from waggle.infra.oci.paths import clean_path
 from waggle.infra.oci.pax import Records, decimal_ns, parse_records, xattrs_of
+from waggle.infra.oci.tar_fields import (
+    device,
+    name_of,
+    number,
+    owner,
+    record_number,
+    text,
+    verify_checksum,
+)
 
 BLOCK = 512
 _CHUNK = 1 << 20
@@ -113,7 +122,7 @@ class TarReader:
                 return None
             if len(header) != BLOCK:
                 raise ImageCorrupt("A layer's archive ends in the middle of a header.")
-            _verify_checksum(header)
+            verify_checksum(header)
             kind, size = header[156:157], number(header[124:136])
             match kind:
                 case b"x":
@@ -137,9 +146,9 @@ class TarReader:
 
     def _entry(self, header: bytes, records: Records, name: bytes, link: bytes) -> Entry:
         kind = header[156:157]
-        name = records.get(b"GNU.sparse.name") or records.get(b"path") or name or _name(header)
-        link = records.get(b"linkpath") or link or _text(header[157:257])
-        stored = _record_number(records, b"size", header[124:136])
+        name = records.get(b"GNU.sparse.name") or records.get(b"path") or name or name_of(header)
+        link = records.get(b"linkpath") or link or text(header[157:257])
+        stored = record_number(records, b"size", header[124:136])
         size = self._arrange(header, records, stored)
         if kind in _REGULAR and not name.endswith(b"/"):
             mode = stat.S_IFREG
@@ -158,12 +167,12 @@ class TarReader:
         return Entry(
             path=clean_path(name, self._limits),
             mode=mode | (number(header[100:108]) & 0o7777),
-            uid=_owner(_record_number(records, b"uid", header[108:116])),
-            gid=_owner(_record_number(records, b"gid", header[116:124])),
+            uid=owner(record_number(records, b"uid", header[108:116])),
+            gid=owner(record_number(records, b"gid", header[116:124])),
             mtime_ns=decimal_ns(mtime) if mtime else number(header[136:148]) * 1_000_000_000,
             size=size,
             link=link if mode in {0, stat.S_IFLNK} else b"",
-            device=_device(header) if is_device else (0, 0),
+            device=device(header) if is_device else (0, 0),
             xattrs=xattrs_of(records),
         )
 
@@ -188,67 +197,3 @@ class TarReader:
         size, self._segments = found
         sparse.verify(size, self._segments, self._stored)
         return size
-
-
-def number(field: bytes) -> int:
-    """Decode a numeric header field: octal text, or base-256 when the top bit is set."""
-    if field and field[0] & 0x80:
-        value = int.from_bytes(field, "big", signed=True)
-        if field[0] & 0x40 == 0:
-            value = int.from_bytes(bytes((field[0] & 0x3F,)) + field[1:], "big")
-        return _bounded(value)
-    text = field.split(b"\0", 1)[0].strip()
-    if not text:
-        return 0
-    if not all(0x30 <= digit <= 0x37 for digit in text):
-        raise ImageCorrupt("A layer has a header with a malformed number.")
-    return int(text, 8)
-
-
-def _bounded(value: int) -> int:
-    if not -(1 << 62) < value < 1 << 62:
-        raise ImageCorrupt("A layer has a header with an impossible number.")
-    return value
-
-
-def _record_number(records: Records, key: bytes, field: bytes) -> int:
-    text = records.get(key)
-    if not text:
-        return number(field)
-    if not text.isdigit() or len(text) > 19:
-        raise ImageCorrupt(f"A layer has a PAX record with a malformed {key.decode()}.")
-    return _bounded(int(text))
-
-
-def _owner(value: int) -> int:
-    if not 0 <= value < (1 << 32) - 1:
-        raise ImageCorrupt(f"A layer has an impossible owner: {value}.")
-    return value
-
-
-def _device(header: bytes) -> tuple[int, int]:
-    major, minor = number(header[329:337]), number(header[337:345])
-    if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
-        raise ImageCorrupt(f"A layer has an impossible device number: {major}:{minor}.")
-    return major, minor
-
-
-def _text(field: bytes) -> bytes:
-    return field.split(b"\0", 1)[0]
-
-
-def _name(header: bytes) -> bytes:
-    name = _text(header[0:100])
-    if header[257:263] == b"ustar\0" and (prefix := _text(header[345:500])):
-        return prefix + b"/" + name
-    return name
-
-
-def _verify_checksum(header: bytes) -> None:
-    stated = number(header[148:156])
-    rest = sum(header[:148]) + sum(header[156:]) + 8 * 0x20
-    if stated == rest:
-        return
-    signed = sum(byte - 256 if byte > 127 else byte for byte in header[:148] + header[156:])
-    if stated != signed + 8 * 0x20:
-        raise ImageCorrupt("A layer has a tar header with a wrong checksum.")

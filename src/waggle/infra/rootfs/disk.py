@@ -22,7 +22,8 @@ from typing import Generic, Protocol, TypeVar
 
 from waggle.domain.errors import InvalidArgument, TimedOut
 from waggle.infra.files import FileLock, sync_directory
-from waggle.infra.rootfs.erofs import Advance, TreeNode, write_erofs
+from waggle.infra.rootfs.erofs import Advance, write_erofs
+from waggle.infra.rootfs.tree import TreeNode
 
 _FORMAT = 1
 """Part of the file name: a change of what is written must not meet old files."""

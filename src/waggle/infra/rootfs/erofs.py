@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a tree as an uncompressed EROFS image, without mounting, root or a helper program.
 
-Called by `disk`. The tree is any object of the shape below, so that this module knows no OCI.
+Called by `disk`. The tree is any object of the shape in `tree`, so that this module knows no OCI.
 Because nothing is unpacked to a host directory, owners, device nodes and attributes survive for
 any user, and a hostile name has no host path to reach.
 
@@ -17,7 +17,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO
 
 from waggle.infra.rootfs.erofs_format import (
     BLOCK,
@@ -33,65 +33,12 @@ from waggle.infra.rootfs.erofs_format import (
     superblock,
     xattr_bytes,
 )
+from waggle.infra.rootfs.tree import TreeNode
 
 Advance = Callable[[float, str], None]
 
 _INLINE_FILE = 2048
 _COPY = 8 << 20
-
-
-class TreeNode(Protocol):
-    """A file of the tree; one object under two names is a hard link. See `oci.plan.Node`."""
-
-    @property
-    def mode(self) -> int:
-        """Type and permission bits, as `stat` has them."""
-        ...
-
-    @property
-    def uid(self) -> int:
-        """Numeric owner."""
-        ...
-
-    @property
-    def gid(self) -> int:
-        """Numeric group."""
-        ...
-
-    @property
-    def mtime_ns(self) -> int:
-        """Nanoseconds since the epoch; may be negative."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """Bytes of a regular file."""
-        ...
-
-    @property
-    def link(self) -> bytes:
-        """Target of a symlink."""
-        ...
-
-    @property
-    def device(self) -> tuple[int, int]:
-        """Major and minor number of a device."""
-        ...
-
-    @property
-    def xattrs(self) -> Sequence[tuple[bytes, bytes]]:
-        """Extended attributes with their full names."""
-        ...
-
-    @property
-    def content(self) -> tuple[int, int]:
-        """Which of the files holds the contents, and where they start."""
-        ...
-
-    @property
-    def children(self) -> Mapping[bytes, Self]:
-        """Names in a directory; empty for anything else."""
-        ...
 
 
 @dataclass(slots=True, eq=False)
