@@ -64,6 +64,8 @@ def test_names_that_the_operator_allows() -> None:
         assert served(policy, "Waggle.Example:443") == 200
         assert served(policy, "www.waggle.example") == 421
     assert served(host_policy("box.lan"), "box.lan:8080") == 200
+    known = host_policy("127.0.0.1", ["agents.example:*", "[2001:db8::7]:8080"])
+    assert served(known, "agents.example:9") == served(known, "[2001:db8::7]") == 200
 
 
 @pytest.mark.parametrize(

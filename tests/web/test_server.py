@@ -124,6 +124,19 @@ async def test_an_oversized_head_is_refused() -> None:
             assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
 
 
+async def test_too_many_connections_are_refused_and_room_comes_back() -> None:
+    setup = Setup(limits=ServerLimits(grace=0, connections=3))
+    async with serving(setup) as rig:
+        async with connection(rig), connection(rig), raw(rig) as http:
+            assert (await http.get("/healthz")).status_code == 503
+        async with raw(rig) as http:
+            with anyio.fail_after(5):
+                answer = await http.get("/healthz")
+                while answer.status_code == 503:  # until the server has seen them go
+                    answer = await http.get("/healthz")
+            assert answer.status_code == 200
+
+
 @pytest.mark.parametrize("era", ERAS)
 async def test_a_stop_lets_calls_finish_and_refuses_new_ones(era: str) -> None:
     async with serving(Setup(limits=PATIENT)) as rig, raw(rig) as http:

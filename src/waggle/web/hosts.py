@@ -51,9 +51,9 @@ class HostPolicy:
 def host_policy(bound_to: str, allowed: Iterable[str] = ()) -> HostPolicy:
     """The policy of a server that listens on `bound_to` and is also known by `allowed` names.
 
-    Ports are ignored: they are no secret, and forwarding changes them.
+    Ports, `*` included, are ignored: they are no secret, and forwarding changes them.
     """
-    names = {_name(f"//{name}") for name in allowed} | LOOPBACK_NAMES
+    names = {_name(f"//{name.removesuffix(':*')}") for name in allowed} | LOOPBACK_NAMES
     local = bound_to in LOOPBACK_NAMES
     if not local and not _is_address(bound_to):
         names.add(_name(f"//{bound_to}"))

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write docs/tools.md from the registered MCP tools: `./task docs`. A test compares the two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from mcp.server.mcpserver.tools import Tool
+from mcp_types import ToolAnnotations
+
+from waggle.config import load
+from waggle.mcp.context import Services
+from waggle.mcp.server import INSTRUCTIONS, build_mcp
+from waggle.service.environments import EnvironmentService
+from waggle.service.execution import ExecutionLimits, ExecutionService
+from waggle.service.filesystem import FilesystemService
+
+TARGET = Path(__file__).with_name("tools.md")
+
+HEAD = f"""\
+<!-- SPDX-License-Identifier: Apache-2.0 -->
+<!-- Written by docs/generate_tools.py from src/waggle/mcp; do not edit. -->
+
+# Tools
+
+What an agent gets over MCP. Times are RFC 3339, sizes bytes; limits are those of the default
+settings. Every tool answers with text for a model and with structured content for a program, whose
+schema it publishes.
+
+A mistake or a failure in the machine is a result with `isError`: its text says what happened and
+what to do next, and its `_meta` has `waggle/error` with `code`, `message`, `hint` and `retryable`.
+Unknown parameters are refused; those without `*` may be left out or `null`.
+
+The server tells every client:
+
+```text
+{INSTRUCTIONS}
+```
+"""
+
+Schema = Mapping[str, Any]
+
+
+def default_tools() -> list[Tool]:
+    """The tools of a server with default settings; they can be described, not called."""
+    settings = load({}, is_root=False)
+    services = Services(
+        environments=cast("EnvironmentService", None),
+        execution=cast("ExecutionService", None),
+        filesystem=cast("FilesystemService", None),
+        execution_limits=ExecutionLimits(
+            default_timeout=settings.default_exec_timeout.total_seconds(),
+            max_timeout=settings.max_exec_timeout.total_seconds(),
+            install_timeout=settings.install_timeout.total_seconds(),
+            output_bytes=settings.output_limit,
+        ),
+    )
+    return build_mcp(services).tools
+
+
+def page() -> str:
+    """Return the whole page."""
+    return HEAD + "".join(f"\n{section(tool)}" for tool in default_tools())
+
+
+def section(tool: Tool) -> str:
+    """Return one tool's part of the page."""
+    about, _, example = tool.description.partition("\nExample: ")
+    lines = [f"## `{tool.name}`\n", f"{about}\n", f"{_hints(tool)}\n"]
+    if example:
+        lines.append("\n".join(f"```json\n{each}\n```" for each in example.split(" or ")) + "\n")
+    lines.append(_table("Parameter", tool.parameters, tool.parameters))
+    output = tool.output_schema or {}
+    lines.append(_table("Result", output, output))
+    return "\n".join(line for line in lines if line)
+
+
+def _hints(tool: Tool) -> str:
+    hints = tool.annotations or ToolAnnotations()
+    words = [
+        "only reads" if hints.read_only_hint else "changes the environment",
+        *(["may overwrite or delete"] if hints.destructive_hint else []),
+        *(["may be repeated safely"] if hints.idempotent_hint else []),
+        *(["may reach the internet"] if hints.open_world_hint else []),
+    ]
+    return f"*{tool.title}: {', '.join(words)}.*"
+
+
+def _table(title: str, schema: Schema, root: Schema) -> str:
+    rows = list(_rows(schema, root, ""))
+    if not rows:
+        return ""
+    return "\n".join([f"| {title} | Type | |", "|---|---|---|", *rows]) + "\n"
+
+
+def _rows(schema: Schema, root: Schema, prefix: str) -> Iterator[str]:
+    required: list[str] = schema.get("required", []) if _is_input(root) else []
+    for name, about in schema["properties"].items():
+        mark = " *" if name in required else ""
+        words = about.get("description", "")
+        yield f"| `{prefix}{name}`{mark} | {_type(about)} | {words} |"
+        item = about.get("items", {})
+        if "$ref" in item:
+            yield from _rows(_resolve(item["$ref"], root), root, f"{name}[].")
+
+
+def _is_input(schema: Schema) -> bool:
+    """Whether a schema describes parameters: those refuse what they do not know."""
+    return schema.get("additionalProperties") is False
+
+
+def _resolve(reference: str, root: Schema) -> Schema:
+    return root["$defs"][reference.rpartition("/")[2]]
+
+
+def _type(about: Schema) -> str:
+    """Return a property's type in a few words."""
+    variants = [v for v in about.get("anyOf", [about]) if v.get("type") != "null"]
+    return " or ".join(_kind(variant) for variant in variants)
+
+
+def _kind(about: Schema) -> str:
+    if "enum" in about:
+        return ", ".join(f"`{value}`" for value in about["enum"])
+    if "const" in about:
+        return f"`{about['const']}`"
+    if about["type"] == "array":
+        items = about["items"]
+        return "list" if "$ref" in items else f"list of {_kind(items)}s"
+    low, high = about.get("minimum"), about.get("maximum")
+    if high is not None:
+        return f"{about['type']}, {low} to {high:,}"
+    return str(about["type"])
+
+
+if __name__ == "__main__":
+    TARGET.write_text(page(), encoding="utf-8")

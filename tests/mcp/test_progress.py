@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Progress reaches a client that asks for it, in both eras, and costs nobody else anything."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from tests.support.server import ERAS, Setup, client, created, data_of, raw, request, serving
+
+pytestmark = pytest.mark.anyio
+
+Report = tuple[float, float | None, str | None]
+
+
+class Watcher:
+    """A progress callback; `first` is set with the first report."""
+
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+        self.first = anyio.Event()
+
+    async def __call__(self, progress: float, total: float | None, message: str | None) -> None:
+        self.reports.append((progress, total, message))
+        self.first.set()
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_create_reports_its_steps(era: str) -> None:
+    async with serving() as rig, client(rig, era) as agent:
+        watcher = Watcher()
+        result = await agent.call_tool(
+            "create_environment", {"runtime": "python"}, progress_callback=watcher
+        )
+        assert data_of(result)["status"] == "running"
+        assert watcher.reports == [
+            (0.1, 1.0, "preparing"),
+            (0.5, 1.0, "booting"),
+            (1.0, 1.0, "ready"),
+        ]
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize(
+    "tool, words, arguments",
+    [
+        ("execute", "running", {"code": "hang\necho done"}),
+        ("install_packages", "installing", {"packages": "a"}),
+    ],
+)
+async def test_long_work_is_heard_of_until_it_ends(
+    era: str, tool: str, words: str, arguments: dict[str, str]
+) -> None:
+    async with serving(Setup(heartbeat=0.02)) as rig, client(rig, era) as agent:
+        environment = await created(agent)
+        guest = rig.host.only
+
+        async def slow(command: object) -> object:
+            await guest.release.wait()
+            return await guest._interpret(command)  # pyright: ignore[reportArgumentType]
+
+        guest.programs["install"] = slow  # pyright: ignore[reportArgumentType]
+        watcher = Watcher()
+
+        async def call() -> None:
+            everything = {"environment_id": environment, **arguments}
+            result = await agent.call_tool(tool, everything, progress_callback=watcher)
+            assert data_of(result)["exit_code"] == 0
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(call)
+            with anyio.fail_after(5):
+                await watcher.first.wait()
+            guest.release.set()
+        assert watcher.reports[0] == (0.02, None, f"{words}, 0.02 s")
+        told = [progress for progress, _, _ in watcher.reports]
+        assert told == sorted(set(told))
+
+
+async def test_a_bare_call_without_a_token_gets_one_event() -> None:
+    async with serving(Setup(heartbeat=0.001)) as rig, raw(rig) as http:
+        call = request(
+            "tools/call", {"name": "create_environment", "arguments": {"runtime": "python"}}
+        )
+        answer = await http.post("/mcp", json=call)
+        assert answer.text.count("data: ") == 1
+
+
+async def test_a_bare_call_with_a_token_gets_its_progress_in_the_stream() -> None:
+    async with serving() as rig, raw(rig) as http:
+        call = request(
+            "tools/call",
+            {
+                "name": "create_environment",
+                "arguments": {"runtime": "python"},
+                "_meta": {"progressToken": "t"},
+            },
+        )
+        answer = await http.post("/mcp", json=call)
+        assert answer.text.count('"method":"notifications/progress"') == 3
+        assert answer.text.count('"result":') == 1

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the server publishes: tools with schemas, hints and examples that hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, cast
+
+import pytest
+from jsonschema import Draft202012Validator
+from mcp_types import Tool
+from tests.support.server import ERAS, LEGACY, MODERN, client, mcp_server, serving
+
+from mcp import Client
+from waggle.mcp.server import INSTRUCTIONS, package_version
+
+pytestmark = pytest.mark.anyio
+
+ORIGINAL: dict[str, tuple[set[str], set[str]]] = {
+    "create_environment": ({"runtime"}, {"name", "timeout_minutes"}),
+    "destroy_environment": ({"environment_id"}, set()),
+    "list_environments": (set(), set()),
+    "execute": ({"environment_id", "code"}, {"language", "timeout_seconds"}),
+    "write_file": ({"environment_id", "path", "content"}, set()),
+    "read_file": ({"environment_id", "path"}, set()),
+    "list_files": ({"environment_id"}, {"path"}),
+    "install_packages": ({"environment_id", "packages"}, set()),
+}
+RESULTS = {
+    "create_environment": "environment_id name runtime status ssh_port created_at timeout",
+    "destroy_environment": "status message",
+    "list_environments": "environments count",
+    "execute": "stdout stderr exit_code duration_ms",
+    "write_file": "status path bytes_written",
+    "read_file": "content",
+    "list_files": "path files count",
+    "install_packages": "stdout stderr exit_code",
+}
+
+
+async def published(era: str) -> dict[str, Tool]:
+    async with serving() as rig, client(rig, era) as agent:
+        return {tool.name: tool for tool in (await agent.list_tools()).tools}
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_users_of_the_original_find_their_tools(era: str) -> None:
+    tools = await published(era)
+    assert set(tools) == set(ORIGINAL)
+    for name, (required, optional) in ORIGINAL.items():
+        schema = tools[name].input_schema
+        assert set(schema.get("required", [])) == required
+        assert required | optional <= set(schema["properties"])
+        output = tools[name].output_schema
+        assert output is not None
+        assert set(RESULTS[name].split()) <= set(output["properties"])
+
+
+async def test_everything_published_is_described_and_valid() -> None:
+    for tool in (await published(LEGACY)).values():
+        assert tool.title
+        assert tool.description
+        assert len(tool.description) < 1_000
+        assert tool.input_schema["additionalProperties"] is False
+        for name, about in tool.input_schema["properties"].items():
+            assert about.get("description"), (tool.name, name)
+        for schema in (tool.input_schema, tool.output_schema):
+            assert schema is not None
+            Draft202012Validator.check_schema(schema)
+            assert schema["type"] == "object"
+
+
+async def test_the_examples_in_the_descriptions_fit_the_schemas() -> None:
+    count = 0
+    for tool in (await published(LEGACY)).values():
+        validator = cast("Any", Draft202012Validator(tool.input_schema))
+        for example in re.findall(r"\{.*?\}(?= or |$)", str(tool.description), re.M):
+            assert validator.is_valid(json.loads(example)), example
+            count += 1
+    assert count == 11
+
+
+async def test_hints_are_honest() -> None:
+    tools = await published(MODERN)
+    hints = {name: tool.annotations for name, tool in tools.items()}
+    assert all(hint is not None for hint in hints.values())
+    reading = {name for name, hint in hints.items() if hint and hint.read_only_hint}
+    assert reading == {"list_environments", "read_file", "list_files"}
+    destructive = {name for name, hint in hints.items() if hint and hint.destructive_hint}
+    assert destructive == {"destroy_environment", "execute", "write_file"}
+    idempotent = {name for name, hint in hints.items() if hint and hint.idempotent_hint}
+    assert idempotent == {"destroy_environment", "write_file", "install_packages"}
+    outside = {name for name, hint in hints.items() if hint and hint.open_world_hint}
+    assert outside == {"execute", "install_packages"}
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_the_server_introduces_itself(era: str) -> None:
+    async with serving() as rig, client(rig, era) as agent:
+        if era == LEGACY:
+            assert agent.server_info is not None
+            assert (agent.server_info.name, agent.server_info.version) == (
+                "waggle",
+                package_version(),
+            )
+            assert agent.instructions == INSTRUCTIONS
+        await agent.list_tools()
+    assert len(INSTRUCTIONS.splitlines()) < 8
+    for name in ORIGINAL:
+        assert name in INSTRUCTIONS or name == "list_environments"
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_it_works_without_http_too(era: str) -> None:
+    async with mcp_server() as server, Client(server, mode=era) as agent:
+        result = await agent.call_tool("create_environment", {"runtime": "shell"})
+        assert not result.is_error

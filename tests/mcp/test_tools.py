@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The eight tools as an agent uses them, through the real client over HTTP in both eras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from mcp_types import BlobResourceContents, CallToolResult, EmbeddedResource, TextContent
+from tests.support.fakes import FakeFile
+from tests.support.server import (
+    ERAS,
+    NOW,
+    client,
+    created,
+    data_of,
+    error_of,
+    serving,
+    text_of,
+)
+
+from mcp import Client
+from waggle.domain.execution import ExecutionResult, Output
+from waggle.domain.filesystem import FileEntry, Listing
+from waggle.mcp.context import Ctx
+from waggle.mcp.tools import environments, execution, filesystem, packages
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_the_main_job(era: str) -> None:
+    async with serving() as rig, client(rig, era) as agent:
+        made = await agent.call_tool("create_environment", {"runtime": "python"})
+        assert data_of(made) == {
+            "environment_id": "00000000-0000-4000-8000-000000000001",
+            "name": "python-00000000",
+            "runtime": "python",
+            "status": "running",
+            "network": "public",
+            "ssh_port": 10_000,
+            "created_at": "2026-03-04T05:06:07Z",
+            "timeout": "30m",
+        }
+        environment = {"environment_id": data_of(made)["environment_id"]}
+        ran = await agent.call_tool("execute", {**environment, "code": "echo 42\nerr oh"})
+        assert data_of(ran) == {
+            "stdout": "42\n",
+            "stderr": "oh\n",
+            "exit_code": 0,
+            "duration_ms": 250,
+            "signal": None,
+            "timed_out": False,
+            "stdout_bytes_cut": 0,
+            "stderr_bytes_cut": 0,
+        }
+        assert text_of(ran) == "stdout:\n42\nstderr:\noh\nexit code: 0 (250 ms)"
+        wrote = await agent.call_tool(
+            "write_file", {**environment, "path": "data/a.txt", "content": "héllo\n"}
+        )
+        assert data_of(wrote) == {
+            "status": "written",
+            "path": "/home/sandbox/data/a.txt",
+            "bytes_written": 7,
+        }
+        read = await agent.call_tool("read_file", {**environment, "path": "data/a.txt"})
+        assert text_of(read) == "héllo\n"
+        assert data_of(read)["content"] == "héllo\n"
+        listed = await agent.call_tool("list_files", {**environment, "path": "data"})
+        assert data_of(listed)["files"] == [
+            {
+                "name": "a.txt",
+                "size": 7,
+                "is_dir": False,
+                "is_link": False,
+                "mode": "0644",
+                "modified": "2026-01-02T03:04:05Z",
+            }
+        ]
+        assert "a.txt" in text_of(listed)
+        installed = await agent.call_tool(
+            "install_packages", {**environment, "packages": "numpy uvicorn[standard]"}
+        )
+        assert data_of(installed)["exit_code"] == 0
+        assert rig.host.only.commands[-1].argv == ("install", "numpy", "uvicorn[standard]")
+        assert data_of(await agent.call_tool("list_environments", {}))["count"] == 1
+        for _ in range(2):
+            gone = await agent.call_tool("destroy_environment", environment)
+            assert data_of(gone)["status"] == "destroyed"
+        after = await agent.call_tool("list_environments", {})
+        assert data_of(after) == {"environments": [], "count": 0}
+        assert "create_environment" in text_of(after)
+        assert rig.host.only.dead.is_set()
+
+
+async def test_every_option_of_create_is_heeded() -> None:
+    async with serving() as rig, client(rig) as agent:
+        arguments = {"runtime": "node", "name": "b.1", "timeout_minutes": 60, "network": "none"}
+        made = data_of(await agent.call_tool("create_environment", arguments))
+        assert (made["name"], made["timeout"], made["network"]) == ("b.1", "60m", "none")
+        listed = data_of(await agent.call_tool("list_environments", {}))["environments"]
+        assert (listed[0]["network"], listed[0]["runtime"]) == ("none", "node")
+        environment = rig.services.environments.all()[0]
+        assert environment.idle_timeout.total_seconds() == 3600
+        assert environment.created_at == NOW
+
+
+async def test_optional_parameters_may_be_null_or_empty() -> None:
+    async with serving() as rig, client(rig) as agent:
+        nothing: dict[str, Any] = {"name": None, "timeout_minutes": None, "network": ""}
+        made = await agent.call_tool("create_environment", {"runtime": "python", **nothing})
+        environment = {"environment_id": data_of(made)["environment_id"]}
+        for empty in (None, ""):
+            code = {"code": "echo x", "language": empty, "cwd": empty}
+            assert data_of(await agent.call_tool("execute", {**environment, **code}))
+            assert data_of(await agent.call_tool("list_files", {**environment, "path": empty}))
+            file = {"path": "a", "content": "", "mode": empty}
+            assert data_of(await agent.call_tool("write_file", {**environment, **file}))
+
+
+async def test_every_option_of_execute_is_heeded() -> None:
+    async with serving() as rig, client(rig) as agent:
+        environment = await created(agent)
+        result = await agent.call_tool(
+            "execute",
+            {
+                "environment_id": environment,
+                "code": "stdin\nenv A\ncwd",
+                "language": "shell",
+                "timeout_seconds": 2.5,
+                "cwd": "/tmp",
+                "env": {"A": "ä b"},
+                "stdin": "in\n",
+            },
+        )
+        assert data_of(result)["stdout"] == "in\nä b\n/tmp\n"
+        (command,) = rig.host.only.commands
+        assert (command.argv, command.timeout) == (("shell", "{file}"), 2.5)
+
+
+@pytest.mark.parametrize(
+    "code, ending",
+    [
+        ("exit 3", "(no output)\nexit code: 3 (250 ms)"),
+        ("signal KILL", "(no output)\nended by signal KILL after 250 ms"),
+        ("oops", "stderr:\nno such word: oops\nexit code: 1 (250 ms)"),
+    ],
+)
+async def test_a_program_that_fails_is_a_result_not_an_error(code: str, ending: str) -> None:
+    async with serving() as rig, client(rig) as agent:
+        arguments = {"environment_id": await created(agent), "code": code}
+        result = await agent.call_tool("execute", arguments)
+        assert not result.is_error
+        assert text_of(result) == ending
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_timeout_is_an_error_that_carries_the_output_so_far(era: str) -> None:
+    async with serving() as rig, client(rig, era) as agent:
+        arguments = {"environment_id": await created(agent), "code": "echo part\ntimeout"}
+        result = await agent.call_tool("execute", arguments)
+        assert error_of(result)["code"] == "timeout"
+        assert text_of(result).startswith("stdout:\npart\ntimed out after 250 ms")
+        assert "timeout_seconds (at most 300)" in text_of(result)
+        assert result.structured_content is not None
+        assert result.structured_content["stdout"] == "part\n"
+        assert result.structured_content["timed_out"] is True
+        assert result.structured_content["exit_code"] is None
+
+
+async def test_long_output_says_how_much_was_cut() -> None:
+    async with serving() as rig, client(rig) as agent:
+        arguments = {"environment_id": await created(agent), "code": "flood 5000000"}
+        result = await agent.call_tool("execute", arguments)
+        output = data_of(result)
+        assert output["stdout_bytes_cut"] == 4_800_000
+        assert "[... 4800000 of 5000000 bytes cut ...]" in output["stdout"]
+        assert "[... 4800000 of 5000000 bytes cut ...]" in text_of(result)
+
+
+async def test_binary_output_at_its_worst_reaches_the_client() -> None:
+    async with serving() as rig, client(rig) as agent:
+        environment = await created(agent)
+
+        async def noisy(_command: object) -> ExecutionResult:
+            stream = Output(head=b"\xff\x01" * 50_000, tail=b"\x02\xfe" * 50_000, total=1 << 30)
+            return ExecutionResult(stream, stream, None, "KILL", False, 1.5)
+
+        rig.host.only.programs["python"] = noisy
+        result = await agent.call_tool("execute", {"environment_id": environment, "code": "x"})
+        output = data_of(result)
+        assert output["signal"] == "KILL"
+        assert output["stdout"].startswith("\ufffd\x01")
+        assert output["stderr"].endswith("\x02\ufffd")
+
+
+@pytest.mark.parametrize(
+    "packages, names",
+    [
+        ("a b", ("a", "b")),
+        (["a", "b[c]"], ("a", "b[c]")),
+        ('["a", "b"]', ("a", "b")),
+    ],
+)
+async def test_packages_come_as_a_string_a_list_or_a_list_in_a_string(
+    packages: str | list[str], names: tuple[str, ...]
+) -> None:
+    async with serving() as rig, client(rig) as agent:
+        arguments = {"environment_id": await created(agent), "packages": packages}
+        assert data_of(await agent.call_tool("install_packages", arguments))
+        assert rig.host.only.commands[-1].argv == ("install", *names)
+
+
+async def test_a_failed_install_is_an_error_with_the_installers_words() -> None:
+    async with serving() as rig, client(rig) as agent:
+        arguments = {"environment_id": await created(agent), "packages": "nope"}
+
+        async def fails(_command: object) -> ExecutionResult:
+            return ExecutionResult(Output(b""), Output(b"No match"), 1, None, False, 1.0)
+
+        rig.host.only.programs["install"] = fails
+        result = await agent.call_tool("install_packages", arguments)
+        assert error_of(result)["code"] == "install_failed"
+        assert "No match" in text_of(result)
+        assert result.structured_content is not None
+        assert result.structured_content["exit_code"] == 1
+
+
+async def test_text_that_looks_like_json_stays_text() -> None:
+    async with serving() as rig, client(rig) as agent:
+        environment = {"environment_id": await created(agent)}
+        for content in ('{"a": 1}', "[1]", "null", "true", "5", '"x"'):
+            file = {"path": "a", "content": content}
+            await agent.call_tool("write_file", {**environment, **file})
+            read = await agent.call_tool("read_file", {**environment, "path": "a"})
+            assert data_of(read)["content"] == content
+            ran = await agent.call_tool("execute", {**environment, "code": content})
+            assert "environment_id" not in text_of(ran)
+            assert rig.host.only.commands[-1].code == content.encode()
+        arguments = {**environment, "code": "env A", "env": '{"A": "b"}'}
+        assert data_of(await agent.call_tool("execute", arguments))["stdout"] == "b\n"
+        named = {"runtime": "python", "name": "true"}
+        assert data_of(await agent.call_tool("create_environment", named))["name"] == "true"
+
+
+async def read(agent: Client, environment: str, **arguments: object) -> CallToolResult:
+    return await agent.call_tool("read_file", {"environment_id": environment, **arguments})
+
+
+async def test_reading_bytes_gives_base64_with_the_media_type() -> None:
+    async with serving() as rig, client(rig) as agent:
+        environment = await created(agent)
+        rig.host.only.files["/tmp/a b.png"] = FakeFile(b"\x89PNG\0\xff", 0o644)
+        result = await read(agent, environment, path="/tmp/a b.png")
+        assert data_of(result)["content"] == "iVBORwD/"
+        assert data_of(result)["encoding"] == "base64"
+        assert data_of(result)["mime_type"] == "image/png"
+        note, block = result.content
+        assert isinstance(note, TextContent)
+        assert note.text == "/tmp/a b.png: image/png, 6 bytes, as base64."
+        assert isinstance(block, EmbeddedResource)
+        assert isinstance(block.resource, BlobResourceContents)
+        assert block.resource.blob == "iVBORwD/"
+        assert block.resource.mime_type == "image/png"
+        assert str(block.resource.uri).endswith(f"{environment}/files/tmp/a%20b.png")
+
+
+async def test_reading_in_pages_says_where_the_next_begins() -> None:
+    async with serving() as rig, client(rig) as agent:
+        environment = await created(agent)
+        rig.host.only.files["/tmp/a"] = FakeFile("ab€c".encode(), 0o644)
+        first = await read(agent, environment, path="/tmp/a", limit=4)
+        assert data_of(first)["content"] == "ab"
+        assert data_of(first)["next_offset"] == 2
+        assert "[bytes 0 to 2 of 6; the next page begins at offset 2]" in text_of(first)
+        second = await read(agent, environment, path="/tmp/a", offset=2, limit=4)
+        assert data_of(second)["content"] == "€c"
+        assert data_of(second)["truncated"] is False
+        assert "this is the end" in text_of(second)
+        rig.host.only.files["/tmp/a"] = FakeFile(b"", 0o644)
+        assert text_of(await read(agent, environment, path="/tmp/a")) == "[the file is empty]"
+
+
+async def test_a_directory_with_hostile_names_is_listed_within_bounds() -> None:
+    async with serving() as rig, client(rig) as agent:
+        environment = await created(agent)
+        guest = rig.host.only
+        entries = tuple(
+            FileEntry(f"{number}\udcff\n{'é' * 120}", 1, False, True, 0o777, NOW)
+            for number in range(2_000)
+        )
+        guest.listing = Listing("/tmp", entries, truncated=False)
+        result = await agent.call_tool("list_files", {"environment_id": environment})
+        listed = data_of(result)
+        assert listed["truncated"] is True
+        assert 100 < listed["count"] == len(listed["files"]) < 2_000
+        assert listed["files"][0]["name"] == f"0?\n{'é' * 120}"
+        assert "only the first" in text_of(result)
+        assert len(text_of(result).splitlines()) == listed["count"] + 1
+
+
+async def test_environments_of_others_are_invisible(monkeypatch: pytest.MonkeyPatch) -> None:
+    def somebody_else(_ctx: Ctx) -> str:
+        return "somebody else"
+
+    async with serving() as rig, client(rig) as agent:
+        environment = await created(agent)
+        for module in (environments, execution, filesystem, packages):
+            monkeypatch.setattr(module, "current_owner", somebody_else)
+        assert data_of(await agent.call_tool("list_environments", {}))["count"] == 0
+        mine = {"environment_id": environment}
+        for tool, more in {
+            "destroy_environment": {},
+            "execute": {"code": "echo x"},
+            "write_file": {"path": "a", "content": ""},
+            "read_file": {"path": "a"},
+            "list_files": {},
+            "install_packages": {"packages": "a"},
+        }.items():
+            assert error_of(await agent.call_tool(tool, {**mine, **more}))["code"] == "not_found"
