@@ -4,8 +4,19 @@
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 import pytest
-from tests.support.server import ERAS, Setup, client, created, data_of, raw, request, serving
+from tests.support.server import (
+    ERAS,
+    INITIALIZE,
+    Setup,
+    client,
+    created,
+    data_of,
+    raw,
+    request,
+    serving,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -98,3 +109,21 @@ async def test_a_bare_call_with_a_token_gets_its_progress_in_the_stream() -> Non
         answer = await http.post("/mcp", json=call)
         assert answer.text.count('"method":"notifications/progress"') == 3
         assert answer.text.count('"result":') == 1
+
+
+async def test_a_client_that_stops_listening_does_not_fail_its_create() -> None:
+    setup = Setup()
+    setup.host.hold = hold = anyio.Event()
+    async with serving(setup) as rig, raw(rig) as http:
+        opened = await http.post("/mcp", json=INITIALIZE)
+        session = {"Mcp-Session-Id": opened.headers["mcp-session-id"]}
+        arguments = {"name": "create_environment", "arguments": {"runtime": "python"}}
+        call = request("tools/call", {**arguments, "_meta": {"progressToken": 1}}, number=2)
+        async with http.stream("POST", "/mcp", json=call, headers=session) as answer:
+            async for line in answer.aiter_lines():
+                if "preparing" in line:
+                    break
+        hold.set()
+        with anyio.fail_after(5):
+            while [e.state for e in rig.services.environments.all()] != ["running"]:
+                await anyio.lowlevel.checkpoint()

@@ -21,7 +21,8 @@ __all__ = ["FakeFile", "FakeGuest", "FakeHost", "MemoryStore", "output"]
 
 @dataclass(slots=True)
 class FakeHost:
-    """Makes guests. Set `create_error` to fail every create, `hold` to keep creates waiting.
+    """Makes guests. Set `create_error` to fail every create, `hold` to keep creates waiting
+    before their last step.
 
     `creating` is set when a create begins; `guests` holds every guest ever made, by environment
     id; `discarded` and `undone` the ids of `discard` calls and of failed or cancelled creates.
@@ -48,10 +49,12 @@ class FakeHost:
     async def create(self, environment: Environment, progress: Progress) -> FakeGuest:
         self.creating.set()
         try:
-            for share, message in self.steps:
+            *first, last = self.steps
+            for share, message in first:
                 await progress(share, message)
             if self.hold is not None:
                 await self.hold.wait()
+            await progress(*last)
             await anyio.lowlevel.checkpoint()
             if self.create_error is not None:
                 raise self.create_error

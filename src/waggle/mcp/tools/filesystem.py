@@ -4,22 +4,19 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
-from urllib.parse import quote
 
 from mcp.server.mcpserver.tools import Tool
-from mcp_types import BlobResourceContents, CallToolResult, EmbeddedResource, ToolAnnotations
+from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.execution import HOME
-from waggle.domain.filesystem import MAX_FILE_BYTES, MAX_LIST_ENTRIES, FileEntry
+from waggle.domain.filesystem import MAX_FILE_BYTES, MAX_LIST_ENTRIES
 from waggle.mcp.arguments import make_tool
-from waggle.mcp.budget import COPY_BUDGET, wire_size
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.pages import (
     DEFAULT_PAGE_BYTES,
     SMALLEST_PAGE,
-    Page,
     decode_base64,
     mime_type,
     page,
@@ -27,14 +24,13 @@ from waggle.mcp.pages import (
 )
 from waggle.mcp.results import (
     FileContent,
-    FileItem,
     FileList,
     WrittenFile,
     readable,
-    rfc3339,
     success,
 )
 from waggle.mcp.tools.environments import EnvironmentId
+from waggle.mcp.tools.files import file_items, file_line, file_result
 
 _Path = Annotated[str, Field(description=f"A path in the environment; relative to {HOME}.")]
 _Content = Annotated[
@@ -118,21 +114,21 @@ class FilesystemTools:
             truncated=part.next_offset is not None,
             next_offset=part.next_offset,
         )
-        return _file_result(environment_id, result, part)
+        return file_result(environment_id, result, part)
 
     async def list_files(
         self, ctx: Ctx, *, environment_id: EnvironmentId, path: _Directory = None
     ) -> Annotated[CallToolResult, FileList]:
         """List a directory."""
         listing = await self._files.list(environment_id, path or None, owner=current_owner(ctx))
-        files, left_out = _items(listing.entries)
+        files, left_out = file_items(listing.entries)
         result = FileList(
             path=readable(listing.path),
             files=files,
             count=len(files),
             truncated=listing.truncated or left_out,
         )
-        lines = [_line(item) for item in files] or [f"{result.path} is empty."]
+        lines = [file_line(item) for item in files] or [f"{result.path} is empty."]
         if result.truncated:
             lines.append(f"[only the first {result.count} entries are listed]")
         return success(result, "\n".join(lines))
@@ -145,53 +141,6 @@ def _encode(content: str) -> bytes:
         raise InvalidArgument(
             "The content is not valid Unicode text.", hint="Send it with encoding 'base64'."
         ) from None
-
-
-def _file_result(environment_id: str, result: FileContent, part: Page) -> CallToolResult:
-    """The text itself as the first block, then a note where one is needed."""
-    if part.next_offset is not None:
-        note = (
-            f"[bytes {part.offset} to {part.end} of {part.size}; "
-            f"the next page begins at offset {part.next_offset}]"
-        )
-    elif part.offset:
-        note = f"[bytes {part.offset} to {part.end} of {part.size}; this is the end]"
-    else:
-        note = "" if part.content else "[the file is empty]"
-    if part.encoding == "utf-8":
-        return success(result, *([part.content] if part.content else []), *([note] if note else []))
-    about = f"{result.path}: {result.mime_type}, {result.size} bytes, as base64."
-    uri = f"waggle://environments/{quote(environment_id)}/files{quote(result.path)}"
-    blob = BlobResourceContents(uri=uri, mime_type=result.mime_type, blob=part.content)
-    return success(
-        result, f"{about} {note}".strip(), also=(EmbeddedResource(type="resource", resource=blob),)
-    )
-
-
-def _items(entries: tuple[FileEntry, ...]) -> tuple[list[FileItem], bool]:
-    """As many entries as every client accepts, and whether some were left out."""
-    items: list[FileItem] = []
-    size = 0
-    for entry in entries:
-        item = FileItem(
-            name=readable(entry.name),
-            size=entry.size,
-            is_dir=entry.is_dir,
-            is_link=entry.is_link,
-            mode=f"{entry.mode:04o}",
-            modified=rfc3339(entry.modified),
-        )
-        size += wire_size(item.model_dump_json()) + 2
-        if size > COPY_BUDGET:
-            return items, True
-        items.append(item)
-    return items, False
-
-
-def _line(item: FileItem) -> str:
-    kind = "d" if item.is_dir else "l" if item.is_link else "-"
-    name = item.name if item.name.isprintable() else repr(item.name)
-    return f"{kind} {item.mode} {item.size:>10} {item.modified} {name}"
 
 
 def filesystem_tools(services: Services) -> list[Tool]:

@@ -50,8 +50,9 @@ class PackageTools:
         failure = Failure(
             "timeout" if result.timed_out else "install_failed",
             "The packages were not installed.",
-            "The output above has the installer's reason; check the names and versions, and that "
-            "the environment's network is not 'none'.",
+            "The output above has the installer's reason; check the names and versions. Refused "
+            "connections (403) mean that the package index has no public address: the operator can "
+            "allow it with WAGGLE_EGRESS_ALLOW_CIDRS.",
             retryable=result.timed_out,
         )
         return failure_result(failure, text=f"{text}\n{failure.text}", structured=output)

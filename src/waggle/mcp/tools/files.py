@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Show files and directories: what read_file and list_files answer with. Pure."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from mcp_types import BlobResourceContents, CallToolResult, EmbeddedResource
+
+from waggle.domain.filesystem import FileEntry
+from waggle.mcp.budget import COPY_BUDGET, wire_size
+from waggle.mcp.pages import Page
+from waggle.mcp.results import FileContent, FileItem, readable, rfc3339, success
+
+
+def file_result(environment_id: str, result: FileContent, part: Page) -> CallToolResult:
+    """The text itself as the first block, then a note where one is needed."""
+    if part.next_offset is not None:
+        note = (
+            f"[bytes {part.offset} to {part.end} of {part.size}; "
+            f"the next page begins at offset {part.next_offset}]"
+        )
+    elif part.offset:
+        note = f"[bytes {part.offset} to {part.end} of {part.size}; this is the end]"
+    else:
+        note = "" if part.content else "[the file is empty]"
+    if part.encoding == "utf-8":
+        return success(result, *([part.content] if part.content else []), *([note] if note else []))
+    about = f"{result.path}: {result.mime_type}, {result.size} bytes, as base64."
+    uri = f"waggle://environments/{quote(environment_id)}/files{quote(result.path)}"
+    blob = BlobResourceContents(uri=uri, mime_type=result.mime_type, blob=part.content)
+    return success(
+        result, f"{about} {note}".strip(), also=(EmbeddedResource(type="resource", resource=blob),)
+    )
+
+
+def file_items(entries: tuple[FileEntry, ...]) -> tuple[list[FileItem], bool]:
+    """As many entries as every client accepts, and whether some were left out."""
+    items: list[FileItem] = []
+    size = 0
+    for entry in entries:
+        item = FileItem(
+            name=readable(entry.name),
+            size=entry.size,
+            is_dir=entry.is_dir,
+            is_link=entry.is_link,
+            mode=f"{entry.mode:04o}",
+            modified=rfc3339(entry.modified),
+        )
+        size += wire_size(item.model_dump_json()) + 2
+        if size > COPY_BUDGET:
+            return items, True
+        items.append(item)
+    return items, False
+
+
+def file_line(item: FileItem) -> str:
+    """An entry on one line, whatever its name holds."""
+    kind = "d" if item.is_dir else "l" if item.is_link else "-"
+    name = item.name if item.name.isprintable() else repr(item.name)
+    return f"{kind} {item.mode} {item.size:>10} {item.modified} {name}"
