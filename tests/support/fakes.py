@@ -21,10 +21,9 @@ __all__ = ["FakeFile", "FakeGuest", "FakeHost", "MemoryStore", "output"]
 
 @dataclass(slots=True)
 class FakeHost:
-    """Makes guests. Set `create_error` to fail every create, `hold` to keep creates waiting
-    before their last step.
+    """Makes guests. Set `create_error` to fail every create, `hold` to keep creates waiting.
 
-    `creating` is set when a create begins; `guests` holds every guest ever made, by environment
+    They wait before their last step. `creating` is set when a create begins; `guests` holds every guest ever made, by environment
     id; `discarded` and `undone` the ids of `discard` calls and of failed or cancelled creates.
     """
 
