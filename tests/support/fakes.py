@@ -23,8 +23,9 @@ __all__ = ["FakeFile", "FakeGuest", "FakeHost", "MemoryStore", "output"]
 class FakeHost:
     """Makes guests. Set `create_error` to fail every create, `hold` to keep creates waiting.
 
-    They wait before their last step. `creating` is set when a create begins; `guests` holds every guest ever made, by environment
-    id; `discarded` and `undone` the ids of `discard` calls and of failed or cancelled creates.
+    They wait before their last step. `creating` is set when a create begins; `guests` holds every
+    guest ever made, by environment id; `discarded` and `undone` the ids of `discard` calls and of
+    failed or cancelled creates.
     """
 
     guests: dict[str, FakeGuest] = field(default_factory=dict[str, FakeGuest])
