@@ -19,6 +19,7 @@
 #define SSH_PORT 22
 #define MAX_CONNECTIONS 32
 #define AGENT_PORT "org.qemu.guest_agent.0"
+#define AGENT_DELAY 2 // seconds: the host's first login has this one processor to itself
 
 static pid_t agent = 0;
 static pid_t dropbears[MAX_CONNECTIONS]; // 0: a free slot
@@ -49,6 +50,12 @@ static bool agent_device(char *path, size_t size) {
   }
   if (ports) closedir(ports);
   return found;
+}
+
+static time_t seconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec;
 }
 
 static void start_agent(void) {
@@ -121,11 +128,11 @@ void supervise(void) {
   signal(SIGCHLD, on_child);
   struct pollfd ssh = {.fd = listen_for_ssh(), .events = POLLIN};
   dprintf(1, "waggle: ready\n");
-  time_t started = 0;
+  time_t due = seconds() + AGENT_DELAY; // what the host says until then waits in its channel
   for (;;) {
     reap();
-    time_t now = time(NULL);
-    if (agent == 0 && now != started) started = now, start_agent();
+    time_t now = seconds();
+    if (agent == 0 && now >= due) due = now + 1, start_agent();
     struct timespec soon = {.tv_sec = 1}, *wait_for = agent == 0 ? &soon : NULL;
     if (ppoll(&ssh, 1, wait_for, &waiting) <= 0) continue;
     int connection = accept4(ssh.fd, NULL, NULL, SOCK_CLOEXEC);
