@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 import uuid
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import structlog
 
 from waggle.config import Settings
 from waggle.domain.environment import Environment
-from waggle.domain.errors import DataDirBusy, SettingsInvalid
+from waggle.domain.errors import DataDirBusy, SettingsInvalid, WaggleError
+from waggle.domain.protocols import Clock
 from waggle.infra.files import FileLock
 from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
 from waggle.infra.host.kernel import GuestKernel
@@ -51,6 +54,8 @@ from waggle.web.server import ServerLimits, WebServer, bind
 
 log = structlog.get_logger(__name__)
 
+PRUNE_SECONDS = 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class App:
@@ -63,9 +68,13 @@ class App:
     reason: str
 
 
-def now() -> datetime:
-    """The wall clock."""
-    return datetime.now(UTC)
+def steady_clock() -> Clock:
+    """The wall clock of this moment, carried on by the monotonic one, so that it never jumps.
+
+    See `domain.protocols.Clock`.
+    """
+    start, origin = datetime.now(UTC), time.monotonic()
+    return lambda: start + timedelta(seconds=time.monotonic() - origin)
 
 
 def new_id() -> str:
@@ -91,13 +100,14 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
     places = Places.of(settings)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_own(places))
+        clock = steady_clock()
         choice = choose_acceleration(settings.accel, read_kvm_facts())
         host = _local_host(settings, places, choice.accel, stack)
         store = await SqliteStore.open(places.state)
         stack.push_async_callback(store.aclose)
         tasks = await stack.enter_async_context(_tasks())
         environments = EnvironmentService(
-            host=host, store=store, limits=limits(settings), clock=now, new_id=new_id, tasks=tasks
+            host=host, store=store, limits=limits(settings), clock=clock, new_id=new_id, tasks=tasks
         )
         await environments.recover()
         host.sweep()
@@ -107,10 +117,11 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
         reaper = Reaper(
             environments,
             interval=settings.reaper_interval.total_seconds(),
-            clock=now,
+            clock=clock,
             sleep=anyio.sleep,
         )
         tasks.start_soon(reaper.run)
+        tasks.start_soon(_prune_disks, settings, environments)
         yield App(
             settings=settings,
             environments=environments,
@@ -118,6 +129,22 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
             hypervisor=f"qemu ({choice.accel})",
             reason=choice.reason,
         )
+
+
+async def _prune_disks(settings: Settings, environments: EnvironmentService) -> None:
+    """Now and then remove root disks that nobody has used for WAGGLE_IMAGE_CACHE_MAX_AGE."""
+    disks = image_service(settings).disks
+    while True:
+        used = {environment.booted_from.get("image", "") for environment in environments.all()}
+        oldest = time.time() - settings.image_cache_max_age.total_seconds()
+        try:
+            removed = await anyio.to_thread.run_sync(disks.prune, oldest, used.__contains__)
+        except (OSError, WaggleError):
+            log.exception("prune_failed")
+        else:
+            if removed:
+                log.info("disks_pruned", digests=removed)
+        await anyio.sleep(PRUNE_SECONDS)
 
 
 @contextlib.contextmanager

@@ -127,7 +127,8 @@ class RuntimeSection(Section):
         "python3 {file}", "How the python runtime runs code."
     )
     runtime_node_exec_command: ExecCommand = _setting(
-        "node {file}", "How the node runtime runs code."
+        "node --disable-warning=MODULE_TYPELESS_PACKAGE_JSON {file}",
+        "How the node runtime runs code; both module systems work.",
     )
     runtime_shell_exec_command: ExecCommand = _setting(
         "bash {file}", "How the shell runtime runs code."
@@ -141,8 +142,12 @@ class RuntimeSection(Section):
         "How the node runtime installs packages.",
     )
     runtime_shell_install_command: InstallCommand = _setting(
-        "apt-get install -y --no-install-recommends {packages}",
-        "How the shell runtime installs packages (as root).",
+        "sh -c '"
+        'if command -v apk >/dev/null; then exec apk add --no-cache -- "$@"; fi; '
+        "ls /var/lib/apt/lists/*Packages* >/dev/null 2>&1 || apt-get update -q || exit; "
+        'exec apt-get install -q -y --no-install-recommends -- "$@"'
+        "' install {packages}",
+        "How the shell runtime installs packages, as root: with apk where there is one, else apt.",
     )
     debian_mirror: Mirror = _setting(
         "", "Debian mirror for `waggle image build`; nothing means the host's own apt sources."
@@ -190,9 +195,13 @@ class StorageSection(Section):
     """Where things are kept."""
 
     data_dir: AbsolutePath = _setting(
-        "", "State, images, kernel and running machines. One server at a time may use it."
+        "", "State and running machines. One server at a time may use it."
     )
-    image_cache_dir: AbsolutePath = _setting("", "Root disks made from images; safe to delete.")
+    image_cache_dir: AbsolutePath = _setting(
+        "",
+        "Images, their disks, the guest kernel and kit: all of it can be made again, and servers "
+        "may share it.",
+    )
     image_cache_max_age: Duration = _setting(
         "168h", "A root disk unused so long is removed from the cache."
     )

@@ -54,7 +54,7 @@ def demo() -> None:
 async def _demo(settings: Settings, environ: Mapping[str, str]) -> None:
     started = time.monotonic()
     async with _server(settings, environ) as url:
-        say(f"A server listens at {url} (its own log follows errors only)")
+        say(f"A server listens at {url} (only its warnings are shown)")
         async with connected(url) as client:
             await _tour(client)
     say(f"The server has stopped. All in all: {time.monotonic() - started:.1f} s")

@@ -10,12 +10,13 @@ from typing import Any, cast
 
 import anyio
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from waggle.cli.client import call, connected, find, server_url
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument
 
+_TABLE_WIDTH = 150
 _COLUMNS = ("environment_id", "name", "runtime", "status", "created_at")
 
 
@@ -25,10 +26,12 @@ def ls(*, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return
-    table = Table(*_COLUMNS, box=None)
+    table = Table(*(Column(name, no_wrap=True) for name in _COLUMNS), box=None)
     for row in rows:
         table.add_row(*(str(row[column]) for column in _COLUMNS))
-    Console().print(table if rows else "No environments.")
+    console = Console()
+    console.width = max(console.width, _TABLE_WIDTH)  # an id that is cut is of no use
+    console.print(table if rows else "No environments.")
 
 
 async def _list() -> list[dict[str, Any]]:

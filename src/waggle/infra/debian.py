@@ -35,22 +35,30 @@ OnLine = Callable[[str], None]
 def mirror(configured: str | None, sources: Path = _SOURCES) -> str:
     """The URI of a Debian mirror: the configured one, else the one this host uses itself.
 
-    Raises SetupIncomplete when neither is there.
+    A host that is not Debian may still name a Debian archive in its sources. Raises
+    SetupIncomplete when there is neither.
     """
     if configured:
         return configured
+    is_debian = "\nID=debian\n" in _os_release(sources.parent)
     files = [*sorted((sources / "sources.list.d").glob("*.sources")), sources / "sources.list"]
     files += sorted((sources / "sources.list.d").glob("*.list"))
     for file in files:
         for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
             if line.startswith(("URIs:", "deb ")) and (match := _URI.search(line)):
                 uri = match.group().rstrip("/")
-                if not uri.endswith(("-security", "-debug")) and "debian" in line:
+                if not uri.endswith(("-security", "-debug")) and (is_debian or "/debian" in uri):
                     return uri
     raise SetupIncomplete(
         "No Debian mirror is known on this machine.",
         hint="Set WAGGLE_DEBIAN_MIRROR to the URI of one.",
     )
+
+
+def _os_release(etc: Path) -> str:
+    with contextlib.suppress(OSError):
+        return "\n" + (etc / "os-release").read_text("utf-8", "replace")
+    return ""
 
 
 def tree_argv(

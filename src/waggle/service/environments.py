@@ -152,7 +152,8 @@ class EnvironmentService:
         """Refuse new creates and destroy every environment, in parallel. Idempotent.
 
         Creates in progress are cancelled and undone. What cannot be destroyed is logged and stays
-        on record for the next start.
+        on record for the next start. Like `destroy`, it is not cut short by a caller's deadline;
+        what bounds it is that `Guest.destroy` is bounded.
         """
         self._registry.close()
         async with anyio.create_task_group() as group:

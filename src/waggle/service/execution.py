@@ -20,6 +20,7 @@ from waggle.domain.execution import (
     parse_seconds,
 )
 from waggle.domain.filesystem import parse_path
+from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import FILE, Runtime, RuntimeName
 from waggle.service.environments import EnvironmentService
 
@@ -92,6 +93,11 @@ class ExecutionService:
         Idempotent as far as the package manager is. Raises as `execute` does.
         """
         async with self._environments.using(environment_id, owner=owner) as (environment, guest):
+            if environment.network is NetworkPolicy.NONE:
+                raise InvalidArgument(
+                    f"Environment {environment.id} has no network to install from.",
+                    hint="Create one with network 'public', or bring an image with the packages.",
+                )
             runtime = self._runtimes[environment.runtime]
             argv = runtime.install_argv(runtime.parse_packages(packages))
             return await guest.run(

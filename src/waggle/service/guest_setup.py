@@ -32,6 +32,7 @@ def guest_variables(
     path = image.get("PATH", DEFAULT_PATH)
     presets = {
         "LANG": "C.UTF-8",
+        "DEBIAN_FRONTEND": "noninteractive",
         "PYTHONUNBUFFERED": "1",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_BREAK_SYSTEM_PACKAGES": "1",

@@ -55,8 +55,9 @@ _V6 = _table(
     (Kind.LINK_LOCAL, "fe80::/10"),
     (Kind.MULTICAST, "ff00::/8"),
     (Kind.DOCUMENTATION, "2001:db8::/32 3fff::/20"),
-    # Protocol assignments (Teredo, ORCHID, benchmarking, ...), segment routing, discard-only.
-    (Kind.RESERVED, "2001::/23 5f00::/16 100::/63"),
+    # Protocol assignments (Teredo, ORCHID, benchmarking, ...), 6to4 (given up by RFC 7526), segment
+    # routing, discard-only.
+    (Kind.RESERVED, "2001::/23 2002::/16 5f00::/16 100::/63"),
 )
 _GLOBAL_V6 = ip_network("2000::/3")
 
@@ -69,9 +70,8 @@ def kind_of(address: Address) -> Kind | None:
             return kind
     if address in _NAT64:  # Python calls it reserved; what counts is the IPv4 address inside
         return None
-    if address.is_global and (is_v4 or address in _GLOBAL_V6):
-        return None
-    return Kind.RESERVED
+    # Not `is_global`: what that says changes between releases of Python.
+    return None if is_v4 or address in _GLOBAL_V6 else Kind.RESERVED
 
 
 # Prefix -> by how many bits to shift right to have the IPv4 address in the low 32 bits.

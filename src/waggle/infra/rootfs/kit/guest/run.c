@@ -5,6 +5,8 @@
 #include "session.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,8 +49,21 @@ int kill_run(const char *id) {
   return end_tree(id) ? 0 : FAILED;
 }
 
-// Stays while something was left running in the background.
 static void forget(void) { rmdir(cgroup); }
+
+// While something was left running in the background, its cgroup must stay. A process that holds
+// nothing else of the run waits for the last one to end.
+static void forget_later(void) {
+  char file[192], text[128];
+  if (rmdir(cgroup) == 0 || errno != EBUSY || fork() != 0) return;
+  snprintf(file, sizeof file, "%s/cgroup.events", cgroup);
+  for (int fd = 0; fd < 3; fd++) close(fd);
+  setsid();
+  struct pollfd events = {.fd = open(file, O_RDONLY | O_CLOEXEC), .events = POLLPRI};
+  while (rmdir(cgroup) != 0 && errno == EBUSY)
+    if (pread(events.fd, text, sizeof text, 0) < 0 || poll(&events, 1, -1) < 0) break;
+  _exit(0);
+}
 
 static void start(const struct job *job, const sigset_t *signals) {
   char procs[192];
@@ -114,6 +129,6 @@ int run(const char *id) {
   if (child < 0) complain("fork");
   int status = await(child, id, &mine);
   if (job.code != NO_CODE) unlink(job.file);
-  forget();
+  forget_later();
   return pass_on(status);
 }
