@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real machines for tests: the parts they boot from, made once, and hosts that boot them.
+
+Kernel and kit are those that `./task setup` made; what is missing is made in `.cache/waggle-test`,
+keyed by what it is made from, so a second test run finds it. `Lab` boots guests; whatever it
+booted is gone when it closes. The fixtures below are taken over by the conftest files of the
+directories that boot machines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+import pytest
+from tests.support.images import busybox_layer, write_layout
+from tests.support.leaks import Leaks
+
+from waggle.config import load
+from waggle.domain.environment import Environment, Resources
+from waggle.domain.errors import ImageMissing
+from waggle.domain.execution import Command, ExecutionResult, GuestUser
+from waggle.domain.host import no_progress
+from waggle.domain.image import BootImage
+from waggle.domain.machine import Hypervisor
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
+from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
+from waggle.infra.host.kernel import GuestKernel
+from waggle.infra.net.egress import EgressProxy
+from waggle.infra.net.policy import AddressPolicy
+from waggle.infra.net.ports import PortAllocator
+from waggle.infra.net.ranges import Address
+from waggle.infra.qemu.hypervisor import QemuHypervisor
+from waggle.infra.rootfs.kit.build import GuestKit
+from waggle.infra.rootfs.scratch import ScratchDisks
+from waggle.places import Places
+from waggle.service.images import ImageService
+from waggle.service.local_guest import LocalGuest
+from waggle.service.local_host import GuestParts, LocalHost, NewProxy, is_root
+
+CACHE = Path(__file__).parents[2] / ".cache" / "waggle-test"
+BOOT_SECONDS = 90.0
+"""For machines that share two busy cores and have no hardware virtualisation."""
+BUSYBOX = "busybox"
+PYTHON = "python"
+_UID_BASE = 1_900_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What every machine is made of."""
+
+    kernel: Path
+    kit: Path
+
+
+@dataclass(slots=True)
+class Images:
+    """The images that tests have made; implements `domain.image.BootImages`."""
+
+    known: dict[str, BootImage] = field(default_factory=dict[str, BootImage])
+
+    async def boot_image(self, reference: str, progress: object) -> BootImage:
+        if reference not in self.known:
+            raise ImageMissing(f"There is no image {reference}.")
+        return self.known[reference]
+
+    async def missing(self) -> str | None:
+        return None
+
+
+async def no_names(host: str) -> list[Address]:
+    """Resolves nothing: a test that wants a proxy brings its own."""
+    raise OSError(f"{host} is not to be resolved here")
+
+
+def deny_all(_environment: Environment) -> EgressProxy:
+    return EgressProxy(AddressPolicy([]), no_names)
+
+
+@dataclass(slots=True)
+class Lab:
+    """Boots guests under one directory. `ports` shows what is leased; `close` ends them all."""
+
+    parts: Parts
+    directory: Path
+    images: Images
+    hypervisor: Hypervisor
+    ports: PortAllocator = field(default_factory=lambda: PortAllocator(23_000, 24_000))
+    new_proxy: NewProxy = deny_all
+    boot_timeout: float = BOOT_SECONDS
+    certificates: bytes = b""
+    _guests: list[LocalGuest] = field(default_factory=list[LocalGuest])
+
+    @property
+    def environments(self) -> Path:
+        return self.directory / "environments"
+
+    def host(self) -> LocalHost:
+        return LocalHost(
+            directory=self.environments,
+            hypervisor=self.hypervisor,
+            images=self.images,
+            parts=GuestParts(
+                kernel=lambda: self.parts.kernel,
+                kit=lambda: self.parts.kit,
+                scratch=ScratchDisks(CACHE / "disks"),
+                certificates=self.certificates,
+            ),
+            ports=self.ports,
+            new_proxy=self.new_proxy,
+            boot_timeout=self.boot_timeout,
+            uid_base=_UID_BASE if is_root() else None,
+        )
+
+    async def guest(
+        self,
+        image: str = BUSYBOX,
+        *,
+        memory: int = 192,
+        cpus: int = 1,
+        disk: int = 128,
+        network: NetworkPolicy = NetworkPolicy.NONE,
+    ) -> LocalGuest:
+        """Boot one; `memory` and `disk` are MiB."""
+        asked = environment(image, Resources(cpus, memory, disk), network)
+        guest = await self.host().create(asked, no_progress)
+        self._guests.append(guest)
+        return guest
+
+    async def close(self) -> None:
+        """Destroy every guest. Idempotent."""
+        while self._guests:
+            await self._guests.pop().destroy()
+
+
+def environment(
+    image: str = BUSYBOX,
+    resources: Resources | None = None,
+    network: NetworkPolicy = NetworkPolicy.NONE,
+) -> Environment:
+    now = datetime.now(UTC)
+    return Environment(
+        id=str(uuid.uuid4()),
+        name="test-1",
+        runtime=RuntimeName.SHELL,
+        image=image,
+        owner="tests",
+        resources=resources or Resources(1, 192, 128),
+        network=network,
+        idle_timeout=timedelta(minutes=30),
+        created_at=now,
+        last_used_at=now,
+    )
+
+
+class Options(TypedDict, total=False):
+    """What a test may want of a command other than the default."""
+
+    timeout: float
+    output_limit: int
+    code: bytes | None
+    extension: str
+    stdin: bytes
+    cwd: str
+    env: Mapping[str, str]
+    user: GuestUser
+
+
+def command(*argv: str, **options: Unpack[Options]) -> Command:
+    """A command with a timeout that a busy machine keeps."""
+    return replace(Command(argv, timeout=60.0, output_limit=200_000), **options)
+
+
+def sh(script: str, **options: Unpack[Options]) -> Command:
+    """A script for busybox's shell, which every guest has in its kit."""
+    return command("/.waggle/bin/busybox", "sh", "-c", script, **options)
+
+
+async def root(guest: LocalGuest, script: str, **options: Unpack[Options]) -> str:
+    """Run a script as root and return what it prints; it must succeed."""
+    options["user"] = GuestUser.ROOT
+    result = await guest.run(sh(script, **options))
+    assert result.exit_code == 0, (result, result.stderr.text())
+    return result.stdout.text()
+
+
+def lines(result: ExecutionResult) -> list[str]:
+    """What a successful command printed, line by line."""
+    assert result.exit_code == 0, (result, result.stderr.text())
+    return result.stdout.text().splitlines()
+
+
+def qemu() -> QemuHypervisor:
+    """QEMU as the server would use it here."""
+    binary = shutil.which("qemu-system-x86_64")
+    assert binary is not None, "QEMU is not installed: run 'waggle setup'"
+    return QemuHypervisor(binary, choose_acceleration("auto", read_kvm_facts()).accel)
+
+
+@pytest.fixture(scope="session")
+async def guest_parts() -> Parts:
+    """The kernel and the kit: those of `./task setup`, else made here, which takes a minute."""
+    settings = load()
+    own = CACHE / "guest"
+    places = (Places.of(settings).guest, own)
+    ready = (place for place in places if GuestKit(place).path.exists())
+    directory = next((place for place in ready if GuestKernel(place).path.exists()), own)
+    directory.mkdir(parents=True, exist_ok=True)
+    kernel = await GuestKernel(directory).ensure(settings.debian_mirror)
+    kit = await GuestKit(directory).ensure(settings.debian_mirror)
+    return Parts(kernel, kit)
+
+
+@pytest.fixture(scope="session")
+async def busybox_image(tmp_path_factory: pytest.TempPathFactory) -> BootImage:
+    """From scratch: /bin/busybox and nothing else. Boots fastest."""
+    layout = tmp_path_factory.mktemp("busybox") / "layout"
+    write_layout(layout, [busybox_layer()], compression="")
+    images = ImageService(store=CACHE / "images", disks=CACHE / "disks", runtimes={})
+    return await images.boot_image(str(layout), no_progress)
+
+
+@pytest.fixture(scope="session")
+async def python_image() -> BootImage:
+    """The real python image of this machine's store. Without it: `waggle image build python`."""
+    from waggle.app import image_service
+
+    return await image_service(load()).boot_image(PYTHON, no_progress)
+
+
+@contextlib.asynccontextmanager
+async def lab_in(directory: Path, parts: Parts, image: BootImage) -> AsyncGenerator[Lab]:
+    """A lab that knows one image by the name of BUSYBOX."""
+    directory.chmod(0o755)  # each machine's process has a user of its own
+    lab = Lab(parts, directory, Images({BUSYBOX: image}), qemu())
+    try:
+        yield lab
+    finally:
+        await lab.close()
+
+
+@pytest.fixture
+async def lab(tmp_path: Path, guest_parts: Parts, busybox_image: BootImage) -> AsyncGenerator[Lab]:
+    """For machines that a test harms or that it boots itself."""
+    async with lab_in(tmp_path, guest_parts, busybox_image) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+async def shared_lab(
+    tmp_path_factory: pytest.TempPathFactory, guest_parts: Parts, busybox_image: BootImage
+) -> AsyncGenerator[Lab]:
+    """For machines that the tests of a module share."""
+    async with lab_in(tmp_path_factory.mktemp("lab"), guest_parts, busybox_image) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+async def guest(shared_lab: Lab) -> LocalGuest:
+    """A machine for all tests of a module that leave it as they found it."""
+    return await shared_lab.guest(cpus=2, memory=256)
+
+
+@pytest.fixture(autouse=True)
+async def leaks(request: pytest.FixtureRequest) -> AsyncGenerator[Leaks]:
+    """Nothing that a test took may be left after it; what a module shares is there before."""
+    if "guest" in request.fixturenames:
+        request.getfixturevalue("guest")
+    watch = Leaks()
+    yield watch
+    await watch.settle()
