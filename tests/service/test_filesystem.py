@@ -104,22 +104,22 @@ async def test_what_the_guest_refuses_is_passed_on_and_the_call_ends(
 async def test_a_transfer_restarts_the_idle_time(here: World, files: FilesystemService) -> None:
     environment = await here.created()
     for call in (
-        files.write(environment.id, "x", b"", owner=OWNER),
-        files.read(environment.id, "x", owner=OWNER),
-        files.list(environment.id, None, owner=OWNER),
+        lambda: files.write(environment.id, "x", b"", owner=OWNER),
+        lambda: files.read(environment.id, "x", owner=OWNER),
+        lambda: files.list(environment.id, None, owner=OWNER),
     ):
         here.clock.advance(minutes=1)
-        await call
+        await call()
         assert here.get(environment.id).last_used_at == here.clock.now
 
 
 async def test_nobody_reaches_another_owners_files(here: World, files: FilesystemService) -> None:
     environment = await here.created()
     for call in (
-        files.write(environment.id, "x", b"", owner="mallory"),
-        files.read(environment.id, "x", owner="mallory"),
-        files.list(environment.id, None, owner="mallory"),
+        lambda: files.write(environment.id, "x", b"", owner="mallory"),
+        lambda: files.read(environment.id, "x", owner="mallory"),
+        lambda: files.list(environment.id, None, owner="mallory"),
     ):
         with pytest.raises(NotFound):
-            await call
+            await call()
     assert here.host.only.files == {}

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One environment's life: what happens when two things happen at once, and when they fail."""
 
+from collections.abc import MutableMapping
+
 import anyio
 import pytest
 from tests.service.world import LONG, OWNER, Broken, World, build, settle, world
@@ -300,6 +302,21 @@ async def test_a_failed_destroy_keeps_the_environment_in_error_with_its_slot() -
         guest.destroy_error = None
         assert (await here.service.destroy(environment.id, owner=OWNER)).state is State.DESTROYED
         await assert_free(here, 1)
+
+
+async def test_what_a_client_may_not_read_is_in_the_log(
+    logged: list[MutableMapping[str, object]],
+) -> None:
+    async with world() as here:
+        environment = await here.created()
+        here.gates.errors["destroy"] = Broken("/root/secret is busy")
+        with pytest.raises(Broken):
+            await here.service.destroy(environment.id, owner=OWNER)
+        assert "secret" not in str(here.get(environment.id))
+        (entry,) = [each for each in logged if each["event"] == "environment_destroy_failed"]
+        assert entry["environment"] == environment.id
+        assert entry["exc_info"]
+        here.gates.errors.clear()
 
 
 async def test_a_destroy_torn_apart_by_a_task_cancellation_can_be_repeated() -> None:
