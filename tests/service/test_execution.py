@@ -18,6 +18,7 @@ from waggle.domain.errors import (
     WaggleError,
 )
 from waggle.domain.execution import HOME, MAX_CODE_BYTES, MAX_STDIN_BYTES, GuestUser
+from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import Runtime, RuntimeName
 from waggle.service.environments import CreateRequest
 from waggle.service.execution import ExecutionLimits, ExecutionService
@@ -235,3 +236,15 @@ async def test_a_bad_package_list_installs_nothing(
         await executions.install(environment.id, packages, owner=OWNER)
     assert here.host.only.commands == []
     assert here.get(environment.id).active_calls == 0
+
+
+async def test_nothing_is_installed_where_there_is_no_network(
+    here: World, executions: ExecutionService
+) -> None:
+    offline = CreateRequest(RuntimeName.PYTHON, network=NetworkPolicy.NONE)
+    environment = await here.created(offline)
+    with pytest.raises(InvalidArgument, match="no network") as refused:
+        await executions.install(environment.id, "numpy", owner=OWNER)
+    assert "public" in refused.value.hint
+    assert here.host.only.commands == []
+    assert (await executions.execute(environment.id, "echo", owner=OWNER)).exit_code == 0
