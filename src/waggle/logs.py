@@ -12,8 +12,10 @@ from typing import Literal
 
 import structlog
 
-_QUIET = ("asyncssh", "qemu", "mcp", "uvicorn", "httpx2", "httpcore2", "asyncio")
+_QUIET = ("asyncssh", "mcp", "uvicorn", "httpx2", "httpcore2", "asyncio")
 """Libraries whose own chatter is shown from WARNING up only."""
+_SILENT = ("qemu",)
+"""Libraries that log as errors what they also raise, and what is only a cancelled boot."""
 
 
 def configure_logging(level: str, form: Literal["auto", "console", "json"]) -> None:
@@ -51,3 +53,5 @@ def configure_logging(level: str, form: Literal["auto", "console", "json"]) -> N
     root.setLevel(level.upper())
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL)

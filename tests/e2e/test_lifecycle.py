@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Environments under pressure: the cap, creates at once, clients that leave, machines that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Generator
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+from tests.support.server import (
+    ERAS,
+    INITIALIZE,
+    MODERN,
+    data_of,
+    error_of,
+    text_of,
+)
+from tests.support.waggle_process import (
+    CREATE,
+    Waggle,
+    bare,
+    call,
+    connected,
+    create,
+    execute,
+    heard,
+    refusal,
+    running,
+    small,
+    streaming,
+    until,
+)
+
+from mcp import Client
+
+pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
+
+SLEEPERS = "busybox ps | busybox grep -c '[s]leep 987'; true"
+CALL_SECONDS = 2.0
+"""What looking takes on a busy machine without hardware virtualisation."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Waggle]:
+    directory = tmp_path_factory.mktemp("lifecycle")
+    with running(directory, {**small(directory), "max_environments": "2"}) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def nothing_remains(server: Waggle) -> Generator[None]:
+    """Each test begins and ends without environments."""
+    assert server.remains() == {}
+    yield
+    assert server.remains() == {}
+
+
+async def test_eight_at_once_when_two_fit(server: Waggle) -> None:
+    made: list[str] = []
+    refused: list[dict[str, Any]] = []
+    booting: list[tuple[float, float]] = []
+
+    async def one(era: str) -> None:
+        times: dict[str, float] = {}
+
+        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+            times[str(message)] = time.monotonic()
+
+        async with connected(server, era) as client:
+            result = await client.call_tool(*CREATE, progress_callback=on_progress)
+        if result.is_error:
+            refused.append(error_of(result))
+        else:
+            made.append(data_of(result)["environment_id"])
+            booting.append((times["Booting the machine"], times["Connecting"]))
+
+    async with anyio.create_task_group() as group:
+        for number in range(8):
+            group.start_soon(one, ERAS[number % 2])
+    assert len(made) == len(set(made)) == 2
+    assert {(error["code"], error["retryable"]) for error in refused} == {
+        ("max_environments", True)
+    }
+    assert len(refused) == 6
+    assert "Destroy an environment" in refused[0]["hint"]
+    assert len(server.machines()) == 2
+    latest_start, earliest_end = max(s for s, _ in booting), min(e for _, e in booting)
+    assert latest_start < earliest_end, "they boot at the same time"
+
+    async with connected(server) as client:
+        for environment in made:
+            await call(client, "destroy_environment", environment_id=environment)
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_hanging_up_during_create(server: Waggle, era: str) -> None:
+    async with streaming(server, *bare(*CREATE, era)) as lines:
+        await heard(lines, "Booting the machine")
+        assert len(server.machines()) <= 1
+        assert len(server.directories()) == 1
+    await until(lambda: server.remains() == {}, what="the machine is gone")
+    async with connected(server) as client:
+        assert (await call(client, "list_environments"))["count"] == 0
+
+
+async def test_cancelling_a_create_in_a_session(server: Waggle) -> None:
+    async with httpx2.AsyncClient(timeout=60) as http:
+        opened = await http.post(server.mcp, json=INITIALIZE, headers=bare("", {})[1])
+        session = {**bare("", {})[1], "Mcp-Session-Id": opened.headers["mcp-session-id"]}
+        message = {**bare(*CREATE)[0], "id": 77}
+        async with streaming(server, message, session) as lines:
+            await heard(lines, "Booting the machine")
+            cancel = {
+                "jsonrpc": "2.0",
+                "method": "notifications/cancelled",
+                "params": {"requestId": 77},
+            }
+            assert (await http.post(server.mcp, json=cancel, headers=session)).status_code == 202
+            await until(lambda: server.remains() == {}, what="the machine is gone")
+        await http.delete(server.mcp, headers=session)
+    async with connected(server) as client:
+        assert (await call(client, "list_environments"))["count"] == 0
+
+
+async def test_destroying_what_is_being_created(server: Waggle) -> None:
+    async with connected(server) as client, streaming(server, *bare(*CREATE)) as lines:
+        await heard(lines, "Booting the machine")
+        (row,) = (await call(client, "list_environments"))["environments"]
+        assert row["status"] == "creating"
+        assert (await refusal(client, "execute", environment_id=row["environment_id"], code="x"))[
+            "code"
+        ] == "not_running"
+        await call(client, "destroy_environment", environment_id=row["environment_id"])
+        assert server.remains() == {}
+        assert "was destroyed while it was created" in await heard(lines, "isError")
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_hanging_up_during_execute(server: Waggle, era: str) -> None:
+    code = "busybox sleep 987 & busybox setsid busybox sleep 987 & echo up; busybox sleep 987"
+    async with connected(server) as client:
+        environment = await create(client, "shell")
+        arguments = {"environment_id": environment, "code": code, "timeout_seconds": 200}
+
+        async def hang() -> None:
+            async with streaming(server, *bare("execute", arguments, era)) as lines:
+                await heard(lines, "never")
+
+        async def running_now(wanted: str) -> bool:
+            return await execute(client, environment, SLEEPERS) == f"{wanted}\n"
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(hang)
+            await until(lambda: running_now("3"), what="all three run")
+            group.cancel_scope.cancel()
+        left = time.monotonic()
+        await until(lambda: running_now("0"), what="all are gone")
+        assert time.monotonic() - left < 2 + CALL_SECONDS
+        await call(client, "destroy_environment", environment_id=environment)
+
+
+async def test_a_machine_that_is_killed_while_it_works(server: Waggle) -> None:
+    async with connected(server) as client:
+        environment = await create(client, "shell")
+        (machine,) = server.machines()
+        results: list[Any] = []
+        killed = 0.0
+
+        async def work() -> None:
+            code = "echo >started; busybox sleep 987"
+            arguments = {"environment_id": environment, "code": code}
+            results.append(await client.call_tool("execute", arguments))
+            results.append(time.monotonic())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(work)
+            await until(lambda: _exists(client, environment, "started"))
+            os.kill(machine, signal.SIGKILL)
+            killed = time.monotonic()
+        result, answered = results
+        assert answered - killed < 2
+        assert error_of(result)["code"] == "guest_lost"
+        assert "QEMU was killed by SIGKILL" in text_of(result)
+        assert "create a new environment" in text_of(result)
+
+        (row,) = (await call(client, "list_environments"))["environments"]
+        assert (row["status"], "SIGKILL" in row["error"]) == ("error", True)
+        refused = await refusal(client, "execute", environment_id=environment, code="true")
+        assert refused["code"] == "not_running"
+        assert "SIGKILL" in refused["message"]
+        assert server.remains() == {}, "what it held is free before anybody destroys it"
+        two = [await create(client, "shell") for _ in range(2)]  # nor does it hold a slot
+        for each in (environment, *two):
+            await call(client, "destroy_environment", environment_id=each)
+        assert (await call(client, "list_environments"))["count"] == 0
+
+
+async def _exists(client: Client, environment: str, path: str) -> bool:
+    result = await client.call_tool("read_file", {"environment_id": environment, "path": path})
+    return not result.is_error
+
+
+async def test_five_rounds_leave_the_server_as_it_was(server: Waggle) -> None:
+    async def one_round() -> None:
+        async with connected(server, MODERN) as client:
+            environment = await create(client, "shell")
+            await execute(client, environment, "echo hello")
+            await call(client, "write_file", environment_id=environment, path="a", content="b")
+            await call(client, "destroy_environment", environment_id=environment)
+
+    await one_round()  # what is opened once and kept
+    descriptors, children = server.descriptors(), server.children()
+    for _ in range(5):
+        await one_round()
+    await until(lambda: server.descriptors() <= descriptors, what="no descriptor more than before")
+    assert server.children() == children

@@ -1,0 +1,402 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real `waggle serve` process, its machines, and proof that it leaves nothing behind.
+
+`running(directory)` starts one and ends it; `connected(server)` is the SDK's real client. Kernel,
+kit and images are those of the installation; data directory and ports are the test's own.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterator,
+    Mapping,
+)
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import anyio.to_thread
+import httpx2
+import pytest
+from mcp.client.streamable_http import streamable_http_client
+from tests.support import leaks
+from tests.support.images import busybox_layer, write_layout
+from tests.support.server import LEGACY, MODERN, data_of, error_of, request
+
+from mcp import Client
+from waggle.app import image_service
+from waggle.cli.surroundings import surroundings
+from waggle.config import PREFIX, Settings, load
+from waggle.infra.host.kernel import GuestKernel
+from waggle.infra.rootfs.kit.build import GuestKit
+from waggle.places import Places
+
+START_SECONDS = 30.0
+STOP_SECONDS = 45.0
+PORTS_EACH = 20
+_KEPT = ("WAGGLE_ACCEL", "WAGGLE_QEMU_BINARY")
+_FORWARD = re.compile(rb"hostfwd=tcp:127\.0\.0\.1:(\d+)-")
+_blocks = itertools.cycle(range(50))
+
+
+def next_ports(count: int = PORTS_EACH) -> range:
+    """A range that no other server of these tests has, well below the ephemeral ports."""
+    base = 11_000 + (os.getpid() % 20) * 1_000 + next(_blocks) * PORTS_EACH
+    return range(base, base + count)
+
+
+@functools.cache
+def installation() -> Settings:
+    """The settings of the set-up machine. Fails the test, with the commands, when it is not."""
+    settings = load()
+    places = Places.of(settings)
+    missing = [name for name, there in image_service(settings).present().items() if not there]
+    parts = (GuestKernel(places.guest).path, GuestKit(places.guest).path)
+    missing += [str(path) for path in parts if not path.exists()]
+    if missing:
+        pytest.fail(
+            f"Not set up, {', '.join(missing)} missing: run "
+            "'waggle setup --yes --tests && waggle image build --missing' first."
+        )
+    return settings
+
+
+@functools.cache
+def network() -> Mapping[str, str]:
+    """What this machine's network needs for packages to be installed."""
+    return surroundings(os.environ)
+
+
+def environ(data: Path, settings: Mapping[str, str]) -> dict[str, str]:
+    """A whole process environment, without the WAGGLE_* variables of whoever runs the tests.
+
+    The parts of machines are those of the installation unless the settings have a cache of their
+    own.
+    """
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(PREFIX) or name in _KEPT
+    }
+    parts: dict[str, str] = {}
+    if "image_cache_dir" not in settings:
+        parts = {**network(), "WAGGLE_IMAGE_CACHE_DIR": str(installation().image_cache_dir)}
+    return {
+        **inherited,
+        **parts,
+        "WAGGLE_DATA_DIR": str(data),
+        "WAGGLE_LISTEN_ADDR": "127.0.0.1:0",
+        "WAGGLE_LOG_FORMAT": "json",
+        **{PREFIX + name.upper(): value for name, value in settings.items()},
+    }
+
+
+def small(directory: Path) -> dict[str, str]:
+    """Settings for machines that boot fastest: runtime shell is an image of busybox alone."""
+    layout = directory / "busybox"
+    if not layout.exists():
+        write_layout(layout, [busybox_layer()], compression="")
+    return {
+        "image_shell": str(layout),
+        "runtime_shell_exec_command": "/bin/busybox sh {file}",
+        "default_memory_mb": "192",
+        "scratch_mb": "128",
+        "default_network": "none",
+        "max_environments": "3",
+    }
+
+
+def own_cache(directory: Path) -> Path:
+    """A cache with the installation's kernel and kit, and without images."""
+    directory.mkdir(parents=True)
+    (directory / "guest").symlink_to(Places.of(installation()).guest)
+    return directory
+
+
+@dataclass
+class Waggle:
+    """A server process. `settings` are variables without prefix, as in `max_environments="2"`."""
+
+    directory: Path
+    settings: dict[str, str] = field(default_factory=dict[str, str])
+    ports: range = field(default_factory=next_ports)
+    expected: tuple[str, ...] = ()
+    """Events that may be logged as errors."""
+    url: str = ""
+    """Of the last start; the port is chosen by the system."""
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.data = self.directory / "data"
+        self.log = self.directory / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._read_from = 0
+
+    @property
+    def mcp(self) -> str:
+        return f"{self.url}/mcp"
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "not started"
+        return self._process
+
+    def variables(self) -> dict[str, str]:
+        """The process environment that it runs with."""
+        ports = {"ssh_port_base": str(self.ports.start), "ssh_port_max": str(self.ports.stop)}
+        return environ(self.data, {**ports, **self.settings})
+
+    def launch(self) -> None:
+        """Start the process, without waiting for anything."""
+        self._read_from = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "waggle", "serve"],
+                env=self.variables(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def start(self) -> None:
+        """Start the process; returns when it listens."""
+        self.launch()
+        deadline = time.monotonic() + START_SECONDS
+        while not (told := self.events("listening")):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                pytest.fail(f"The server did not start:\n{self.text()}")
+            time.sleep(0.02)
+        self.url = str(told[-1]["mcp"]).removesuffix("/mcp")
+
+    def text(self) -> str:
+        """What this run wrote to stderr."""
+        with self.log.open("rb") as log:
+            log.seek(self._read_from)
+            return log.read().decode("utf-8", "replace")
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """What this run logged."""
+        lines = [line for line in self.text().splitlines() if line.startswith("{")]
+        found = [cast("dict[str, Any]", json.loads(line)) for line in lines]
+        return [line for line in found if name is None or line["event"] == name]
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def wait(self, seconds: float = STOP_SECONDS) -> int:
+        """Its exit status."""
+        return await anyio.to_thread.run_sync(lambda: self.process.wait(seconds))
+
+    def kill(self) -> None:
+        """End it without mercy. Idempotent."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def end(self) -> None:
+        """Stop it as an operator does, and check that it ends well. Does nothing if it has."""
+        if self.process.poll() is not None:
+            return
+        self.send(signal.SIGTERM)
+        try:
+            status = self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            pytest.fail(f"The server did not stop:\n{self.text()[-5000:]}")
+        assert status == 0, self.text()[-5000:]
+
+    def complaints(self) -> list[str]:
+        """Lines of this run that a healthy server never writes."""
+        bad = [line for line in self.text().splitlines() if line and not line.startswith("{")]
+        return bad + [
+            json.dumps(event)
+            for event in self.events()
+            if event["level"] in ("error", "critical") and event["event"] not in self.expected
+        ]
+
+    def machines(self) -> list[int]:
+        """The pids of this server's QEMU processes."""
+        return [pid for pid, port in _machines() if port in self.ports]
+
+    def listeners(self) -> list[int]:
+        """The ports of its range on which somebody listens."""
+        return sorted(port for port in _listening() if port in self.ports)
+
+    def reserved(self) -> list[int]:
+        """The ports of its range on which somebody holds waggle's machine-wide lock."""
+        names = re.findall(r"@waggle-port-(\d+)", Path("/proc/net/unix").read_text())
+        return sorted(int(port) for port in names if int(port) in self.ports)
+
+    def descriptors(self) -> int:
+        """How many files and sockets the server has open."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    def children(self) -> list[str]:
+        """The names of the processes that it started and that live, zombies included."""
+        return leaks.children(self.process.pid)
+
+    def directories(self) -> list[str]:
+        """What is there of environments."""
+        places = self.data / "environments"
+        return sorted(entry.name for entry in places.iterdir()) if places.is_dir() else []
+
+    def remains(self) -> dict[str, object]:
+        """What exists of environments in this moment; empty when there is none."""
+        found: dict[str, object] = {
+            "machines": self.machines(),
+            "listeners": self.listeners(),
+            "reserved ports": self.reserved(),
+            "directories": self.directories(),
+        }
+        return {name: value for name, value in found.items() if value}
+
+
+def _machines() -> Iterator[tuple[int, int]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                found = _FORWARD.search((entry / "cmdline").read_bytes())
+            except OSError:
+                continue  # it ended meanwhile
+            if found:
+                yield int(entry.name), int(found[1])
+
+
+def _listening() -> Iterator[int]:
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A":
+                yield int(words[1].rpartition(":")[2], 16)
+
+
+@contextmanager
+def running(
+    directory: Path,
+    settings: Mapping[str, str] | None = None,
+    *,
+    ports: int = PORTS_EACH,
+    expected: tuple[str, ...] = (),
+) -> Generator[Waggle]:
+    """A server that must end well, without complaints and without leaving anything."""
+    server = Waggle(directory, dict(settings or {}), ports=next_ports(ports), expected=expected)
+    server.start()
+    try:
+        yield server
+    except BaseException:
+        server.kill()
+        raise
+    server.end()
+    assert server.remains() == {}
+    assert server.complaints() == []
+
+
+@asynccontextmanager
+async def connected(
+    server: Waggle, era: str = LEGACY, *, max_event: int | None = 1024 * 1024
+) -> AsyncGenerator[Client]:
+    """The SDK's client over real HTTP. `max_event` is the SDK's own default."""
+    transport = streamable_http_client(server.mcp, max_sse_event_size=max_event)
+    async with Client(transport, mode=era, read_timeout_seconds=240) as client:
+        yield client
+
+
+async def call(client: Client, tool: str, **arguments: object) -> dict[str, Any]:
+    """The structured content of a call that must succeed."""
+    return data_of(await client.call_tool(tool, arguments))
+
+
+async def refusal(client: Client, tool: str, **arguments: object) -> dict[str, Any]:
+    """The code, message and hint of a call that must be refused."""
+    return error_of(await client.call_tool(tool, arguments))
+
+
+async def create(client: Client, runtime: str = "python", **arguments: object) -> str:
+    """The id of a new environment."""
+    made = await call(client, "create_environment", runtime=runtime, **arguments)
+    return str(made["environment_id"])
+
+
+async def execute(client: Client, environment: str, code: str, **arguments: object) -> str:
+    """The standard output of a program that must succeed."""
+    result = await call(client, "execute", environment_id=environment, code=code, **arguments)
+    assert result["exit_code"] == 0, result
+    return str(result["stdout"])
+
+
+async def until(
+    condition: Callable[[], object | Awaitable[object]], seconds: float = 20, what: str = ""
+) -> float:
+    """Wait for a condition and return the seconds it took; fail the test when it does not come."""
+    began = time.monotonic()
+    while True:
+        value = condition()
+        if isinstance(value, Awaitable):
+            value = await cast("Awaitable[object]", value)
+        taken = time.monotonic() - began
+        if value:
+            return taken
+        if taken > seconds:
+            pytest.fail(f"Not within {seconds:g} s: {what or 'the condition'}")
+        await anyio.sleep(0.02)
+
+
+CREATE = ("create_environment", {"runtime": "shell"})
+
+
+def bare(tool: str, arguments: object, era: str = LEGACY) -> tuple[dict[str, Any], dict[str, str]]:
+    """The message and the headers of a call without a session, with progress."""
+    meta: dict[str, object] = {"progressToken": 1}
+    headers = {"Accept": "application/json, text/event-stream"}
+    if era == MODERN:
+        meta["io.modelcontextprotocol/protocolVersion"] = MODERN
+        meta["io.modelcontextprotocol/clientCapabilities"] = {}
+        headers |= {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": tool}
+    params = {"name": tool, "arguments": arguments, "_meta": meta}
+    return request("tools/call", params), headers
+
+
+@asynccontextmanager
+async def streaming(
+    server: Waggle, message: object, headers: Mapping[str, str]
+) -> AsyncGenerator[AsyncIterator[str]]:
+    """Post a message and read the lines of its answer; hangs up at the end of the block."""
+    async with (
+        httpx2.AsyncClient(timeout=240) as http,
+        http.stream("POST", server.mcp, json=message, headers=headers) as answer,
+    ):
+        assert answer.status_code == 200, await answer.aread()
+        yield answer.aiter_lines()
+
+
+async def heard(lines: AsyncIterator[str], text: str) -> str:
+    """The first line that contains the text. Fails the test when the answer ends before."""
+    async for line in lines:
+        if text in line:
+            return line
+    pytest.fail(f"The answer never said {text!r}.")
+
+
+async def status(server: Waggle, path: str) -> tuple[int, dict[str, Any]]:
+    """The answer of /healthz or /readyz."""
+    async with httpx2.AsyncClient() as http:
+        answer = await http.get(server.url + path)
+        return answer.status_code, answer.json()
