@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import pytest
 from jsonschema import Draft202012Validator
+from mcp import Client
 from mcp_types import Tool
 from tests.support.server import ERAS, LEGACY, MODERN, client, mcp_server, serving
 
-from mcp import Client
 from waggle.mcp.server import INSTRUCTIONS, package_version
 
 pytestmark = pytest.mark.anyio

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from mcp import Client
 from mcp_types import BlobResourceContents, CallToolResult, EmbeddedResource, TextContent
 from tests.support.fakes import FakeFile
 from tests.support.server import (
@@ -19,7 +20,6 @@ from tests.support.server import (
     text_of,
 )
 
-from mcp import Client
 from waggle.domain.execution import ExecutionResult, Output
 from waggle.domain.filesystem import FileEntry, Listing
 from waggle.mcp.context import Ctx

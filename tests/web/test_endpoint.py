@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import anyio
 import httpx2
 import pytest
+from mcp import Client
 from tests.support.fakes import FakeGuest
 from tests.support.server import (
     ERAS,
@@ -24,7 +25,6 @@ from tests.support.server import (
     serving,
 )
 
-from mcp import Client
 from waggle.web.endpoint import SessionLimits
 
 pytestmark = pytest.mark.anyio

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import anyio
 import anyio.lowlevel
 import pytest
+from mcp import Client
 from tests.support.server import (
     ERAS,
     INITIALIZE,
@@ -24,7 +25,6 @@ from tests.support.server import (
     serving,
 )
 
-from mcp import Client
 from waggle.domain.errors import SettingsInvalid
 from waggle.web.protocol import GuardedH11Protocol
 from waggle.web.server import ServerLimits, bind, url_of

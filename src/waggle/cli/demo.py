@@ -18,9 +18,9 @@ from typing import Any
 
 import anyio
 import httpx2
+from mcp import Client
 from mcp_types import TextContent
 
-from mcp import Client
 from waggle.cli.client import connected
 from waggle.cli.image import build
 from waggle.cli.progress import say, working

@@ -95,7 +95,9 @@ async def _write(sftp: asyncssh.SFTPClient, path: str, data: bytes, mode: int) -
         await sftp.posix_rename(temporary, target)
     except BaseException as error:
         await finish(_remove(sftp, temporary))
-        if isinstance(error, asyncssh.SFTPFailure) and await _is_full(sftp, directory):
+        if isinstance(error, asyncssh.SFTPFailure) and await _lacks_room(
+            sftp, directory, len(data)
+        ):
             raise FileRefused(DISK_FULL, hint="Delete something first.") from error
         raise
 
@@ -132,13 +134,13 @@ async def _remove(sftp: asyncssh.SFTPClient, path: bytes) -> None:
         return
 
 
-async def _is_full(sftp: asyncssh.SFTPClient, directory: bytes) -> bool:
-    """Whether the sandbox user has no more room there."""
+async def _lacks_room(sftp: asyncssh.SFTPClient, directory: bytes, size: int) -> bool:
+    """Whether the disk has no room for a file of `size` bytes, or for any file."""
     try:
         space = await sftp.statvfs(directory)
     except asyncssh.SFTPError:
         return False
-    return space.bavail == 0 or (space.files > 0 and space.favail == 0)
+    return space.bavail * space.frsize <= size or (space.files > 0 and space.favail == 0)
 
 
 async def _read(sftp: asyncssh.SFTPClient, path: str, wanted: range, limit: int) -> FileSlice:
@@ -191,7 +193,7 @@ async def _list(sftp: asyncssh.SFTPClient, path: str) -> Listing:
                     skipped += 1
             else:
                 return _listing(path, entries, truncated=False)
-    except asyncssh.SFTPFailure:
+    except (asyncssh.SFTPFailure, asyncssh.SFTPNoSuchFile):
         attributes = await sftp.stat(path.encode())
         if stat.S_ISDIR(attributes.permissions or 0):
             raise

@@ -10,7 +10,7 @@ import asyncssh
 from waggle.domain.errors import FileNotFound, FileRefused
 from waggle.infra.ssh.entries import shown
 
-DISK_FULL: Final = "The environment's disk is full."
+DISK_FULL: Final = "The environment's disk is too full for it."
 _MAX_REASON: Final = 100
 
 

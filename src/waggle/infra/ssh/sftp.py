@@ -19,7 +19,6 @@ from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.typed import Channel, open_sftp
 
 OPEN_SECONDS: Final = 30.0
-_BROKEN = (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection, asyncssh.SFTPBadMessage)
 
 
 class _Session:
@@ -60,7 +59,7 @@ class SftpSessions:
         try:
             yield session.client
         except BaseException as error:
-            if not is_answer(error):
+            if not _is_harmless(error):
                 session.retired = True
                 self._forget(opening)
             raise
@@ -78,10 +77,20 @@ class SftpSessions:
 
 
 def is_answer(error: BaseException) -> bool:
-    """Whether this is what a working session says of a request that it refuses."""
-    return isinstance(error, WaggleError) or (
-        isinstance(error, asyncssh.SFTPError) and not isinstance(error, _BROKEN)
+    """Whether this is what an SFTP server says of a request that it refuses."""
+    return isinstance(error, asyncssh.SFTPError) and not isinstance(
+        error, asyncssh.SFTPConnectionLost | asyncssh.SFTPNoConnection
     )
+
+
+def _is_harmless(error: BaseException) -> bool:
+    """Whether the session is surely as good as before.
+
+    "Bad message" is OpenSSH's word for a name that is too long, and asyncssh's for nonsense.
+    """
+    if isinstance(error, WaggleError):
+        return True
+    return is_answer(error) and not isinstance(error, asyncssh.SFTPBadMessage)
 
 
 def _look(task: asyncio.Task[_Session]) -> None:

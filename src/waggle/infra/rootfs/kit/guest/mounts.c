@@ -31,7 +31,7 @@ static const struct mount_point KIT_MOUNTS[] = {
 
 static const char *const DIRECTORIES[] = {
     NEW "/proc", NEW "/sys",  NEW "/dev",     NEW "/run",       NEW "/tmp", NEW "/etc",
-    NEW "/root", NEW "/home", NEW "/.waggle", NEW SANDBOX_HOME, "/dev/pts", "/dev/shm",
+    NEW "/home", NEW "/.waggle", NEW SANDBOX_HOME, "/dev/pts", "/dev/shm",
 };
 
 static const struct mount_point IMAGE_MOUNTS[] = {
@@ -70,6 +70,7 @@ static void limit_sandbox(void) {
 bool mount_everything(void) {
   umask(0);
   if (!mount_all(KIT_MOUNTS, LENGTH(KIT_MOUNTS))) return false;
+  mkdir(NEW "/root", 0700);
   for (size_t i = 0; i < LENGTH(DIRECTORIES); i++) mkdir(DIRECTORIES[i], 0755);
   if (!mount_all(IMAGE_MOUNTS, LENGTH(IMAGE_MOUNTS))) return false;
   chmod(NEW "/tmp", 01777);
