@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every test shares: asyncio is the only backend of `@pytest.mark.anyio`, and no example of
-hypothesis has a deadline, since a busy machine says nothing about the code."""
+"""What every test shares.
+
+asyncio is the only backend of `@pytest.mark.anyio`. No example of hypothesis has a deadline, since
+a busy machine says nothing about the code.
+"""
 
 from __future__ import annotations
 
