@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
+from mcp import Client
 from tests.support.server import (
     ERAS,
     INITIALIZE,
@@ -35,8 +36,6 @@ from tests.support.waggle_process import (
     streaming,
     until,
 )
-
-from mcp import Client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
 

@@ -34,12 +34,12 @@ import anyio
 import anyio.to_thread
 import httpx2
 import pytest
+from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from tests.support import leaks
 from tests.support.images import busybox_layer, write_layout
 from tests.support.server import LEGACY, MODERN, data_of, error_of, request
 
-from mcp import Client
 from waggle.app import image_service
 from waggle.cli.surroundings import surroundings
 from waggle.config import PREFIX, Settings, load
@@ -333,6 +333,19 @@ async def create(client: Client, runtime: str = "python", **arguments: object) -
     """The id of a new environment."""
     made = await call(client, "create_environment", runtime=runtime, **arguments)
     return str(made["environment_id"])
+
+
+@asynccontextmanager
+async def environment(
+    client: Client, runtime: str = "shell", **arguments: object
+) -> AsyncGenerator[str]:
+    """An environment for the length of the block."""
+    made = await create(client, runtime, **arguments)
+    try:
+        yield made
+    finally:
+        with anyio.CancelScope(shield=True):
+            await call(client, "destroy_environment", environment_id=made)
 
 
 async def execute(client: Client, environment: str, code: str, **arguments: object) -> str:

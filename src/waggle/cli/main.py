@@ -34,9 +34,12 @@ SERVER, MACHINE = Group("Server", sort_key=1), Group("This machine", sort_key=2)
 @app.command(group=SERVER)
 def serve() -> None:
     """Run the server in the foreground until Ctrl-C or SIGTERM."""
+    from waggle.config import load
+
+    settings = load()  # a bad value is told before the many imports of a server
     from waggle.cli.serve import serve as run
 
-    run()
+    run(settings)
 
 
 @app.command(group=MACHINE)

@@ -6,12 +6,11 @@ from __future__ import annotations
 import anyio
 
 from waggle import app
-from waggle.config import load
+from waggle.config import Settings
 from waggle.logs import configure_logging
 
 
-def serve() -> None:
-    """Read the settings, set up logging, serve."""
-    settings = load()
+def serve(settings: Settings) -> None:
+    """Set up logging and serve. Raises WaggleError, also inside groups."""
     configure_logging(settings.log_level, settings.log_format)
     anyio.run(app.serve, settings)

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a guest reaches: nothing, or the internet by the proxy, and never this machine."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+from collections.abc import AsyncGenerator, Generator
+from dataclasses import dataclass, field
+
+import pytest
+from tests.support.waggle_process import Waggle, call, connected, create, execute, running
+
+pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
+
+SECRET = b"only for this machine"
+ALLOWED = "127.0.0.2"
+"""Stands for a server on the internet: the operator allows this one address."""
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - what must not be reached must first be there
+CURL = "curl -sS -m 20 -w ' %{http_code}' "
+
+
+@dataclass
+class Site:
+    """A web server on all addresses of this machine. `/to/URL` redirects."""
+
+    port: int = 0
+    asked: list[str] = field(default_factory=list[str])
+
+
+@pytest.fixture(scope="module")
+def site() -> Generator[Site]:
+    site = Site()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            here = f"{self.connection.getsockname()[0]}{self.path}"
+            site.asked.append(here)
+            if self.path.startswith("/to/"):
+                self.send_response(302)
+                self.send_header("Location", self.path.removeprefix("/to/"))
+                self.end_headers()
+            else:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(SECRET)
+
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer((EVERYWHERE, 0), Handler) as server:
+        site.port = server.server_port
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield site
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, site: Site) -> Generator[Waggle]:
+    """Only the address is in the way of a guest: the port is allowed."""
+    settings = {"egress_allow_cidrs": f"{ALLOWED}/32", "egress_ports": f"80,{site.port}"}
+    with running(tmp_path_factory.mktemp("network"), settings) as server:
+        yield server
+
+
+async def _environment(server: Waggle, network: str) -> AsyncGenerator[str]:
+    async with connected(server) as client:
+        environment = await create(client, "shell", network=network)
+    yield environment
+    async with connected(server) as client:
+        await call(client, "destroy_environment", environment_id=environment)
+
+
+@pytest.fixture(scope="module")
+async def public(server: Waggle, anyio_backend: str) -> AsyncGenerator[str]:
+    async for environment in _environment(server, "public"):
+        yield environment
+
+
+@pytest.fixture(scope="module")
+async def lonely(server: Waggle, anyio_backend: str) -> AsyncGenerator[str]:
+    async for environment in _environment(server, "none"):
+        yield environment
+
+
+def own_addresses() -> list[str]:
+    """The IPv4 addresses under which this machine may be known to a guest."""
+    found = {"127.0.0.1", "10.0.2.2", EVERYWHERE, "169.254.169.254"}
+    found |= {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+            found.add(str(probe.getsockname()[0]))
+        except OSError:
+            pass  # no network at all
+    return sorted(address for address in found if ":" not in address)
+
+
+async def sh(server: Waggle, environment: str, code: str) -> str:
+    """What a script prints on both streams; it may fail."""
+    async with connected(server) as client:
+        return await execute(client, environment, f"exec 2>&1\n{code}\ntrue")
+
+
+async def test_public_goes_by_the_proxy(server: Waggle, public: str, site: Site) -> None:
+    said = await sh(server, public, f"{CURL} http://{ALLOWED}:{site.port}/hello; echo $http_proxy")
+    assert said == f"{SECRET.decode()} 200http://127.0.0.1:3128\n"
+    assert f"{ALLOWED}/hello" in site.asked
+
+
+async def test_the_host_is_refused_with_a_reason(server: Waggle, public: str, site: Site) -> None:
+    names = [*own_addresses(), "localhost", "2130706433", "[::1]", "[::ffff:127.0.0.1]"]
+    code = "\n".join(
+        f"{CURL} --noproxy '' 'http://{name}:{site.port}/direct'; echo" for name in names
+    )
+    before = len(site.asked)
+    said = await sh(server, public, code)
+    assert len(site.asked) == before, "nothing of the host was asked"
+    assert said.count(" 403\n") == len(names), said
+    assert said.count("WAGGLE_EGRESS_ALLOW_CIDRS") == len(names), said
+    assert {event["host"] for event in server.events("egress_denied")} >= {"127.0.0.1", "localhost"}
+
+
+async def test_a_redirect_to_the_host_is_refused(server: Waggle, public: str, site: Site) -> None:
+    there = f"http://127.0.0.1:{site.port}/redirected"
+    said = await sh(
+        server, public, f"{CURL} -L --noproxy '' http://{ALLOWED}:{site.port}/to/{there}"
+    )
+    assert said.endswith(" 403")
+    assert SECRET.decode() not in said
+    assert site.asked[-1].startswith(f"{ALLOWED}/to/"), "and nothing was asked after that"
+
+
+async def test_there_is_no_way_around_the_proxy(server: Waggle, public: str, site: Site) -> None:
+    code = "\n".join(
+        f"timeout 5 curl -sS --noproxy '*' http://{address}:{site.port}/around"
+        for address in own_addresses()
+        if not address.startswith(("127.", "0."))  # those are the guest's own
+    )
+    said = await sh(server, public, f"{code}\ngetent hosts example.org || echo no names")
+    assert SECRET.decode() not in said
+    assert "no names" in said
+    assert not any(path.endswith("/around") for path in site.asked)
+
+
+async def test_a_port_that_is_not_allowed(server: Waggle, public: str) -> None:
+    said = await sh(server, public, f"{CURL} http://{ALLOWED}:22/; {CURL} -p http://{ALLOWED}:22/")
+    assert said.count("WAGGLE_EGRESS_PORTS") >= 1
+    assert "403" in said
+
+
+async def test_none_reaches_nothing(server: Waggle, lonely: str, site: Site) -> None:
+    before = len(site.asked)
+    code = f"""env | grep -i proxy
+for a in {ALLOWED} {" ".join(own_addresses())}; do
+  timeout 5 curl -sS http://$a:{site.port}/ -o /dev/null && echo REACHED
+  timeout 5 curl -sS -x http://127.0.0.1:3128 http://$a:{site.port}/ -o /dev/null && echo REACHED
+done"""
+    said = await sh(server, lonely, code)
+    assert "REACHED" not in said
+    assert "proxy=" not in said.lower()
+    assert len(site.asked) == before
