@@ -1,14 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fixtures that boot machines; see `tests.support.vm`."""
+"""`subject` runs a test once for each hypervisor; `real` only for those with a guest inside."""
 
-from tests.support.vm import (
-    busybox_image,
-    guest,
-    guest_parts,
-    lab,
-    leaks,
-    python_image,
-    shared_lab,
-)
+from __future__ import annotations
 
-__all__ = ["busybox_image", "guest", "guest_parts", "lab", "leaks", "python_image", "shared_lab"]
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.contract.subjects import Running, Subject, fake_subject, qemu_subject
+from tests.support.vm import Parts, busybox_image, guest_parts, leaks
+
+from waggle.domain.environment import Resources
+from waggle.domain.image import BootImage
+
+__all__ = ["busybox_image", "guest_parts", "leaks", "real", "running", "subject"]
+QEMU = pytest.param("qemu", marks=pytest.mark.vm)
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredients:
+    """What a machine with a guest inside is made of."""
+
+    parts: Parts
+    image: BootImage
+
+
+@pytest.fixture
+def ingredients(request: pytest.FixtureRequest) -> Ingredients | None:
+    """None for the fake: its tests need no kernel and no kit."""
+    if "fake" in request.node.callspec.params.values():
+        return None
+    parts: Parts = request.getfixturevalue("guest_parts")
+    image: BootImage = request.getfixturevalue("busybox_image")
+    return Ingredients(parts, image)
+
+
+@pytest.fixture(params=[QEMU, "fake"])
+async def subject(
+    ingredients: Ingredients | None, leaks: object, tmp_path: Path
+) -> AsyncGenerator[Subject]:
+    if ingredients is None:
+        made = fake_subject(tmp_path)
+    else:
+        made = await qemu_subject(tmp_path, ingredients.parts, ingredients.image)
+    yield made
+    await made.close()
+
+
+@pytest.fixture(params=[QEMU])
+async def real(ingredients: Ingredients, leaks: object, tmp_path: Path) -> AsyncGenerator[Subject]:
+    made = await qemu_subject(tmp_path, ingredients.parts, ingredients.image)
+    yield made
+    await made.close()
+
+
+@pytest.fixture(scope="module", params=[QEMU])
+async def running(
+    guest_parts: Parts, busybox_image: BootImage, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncGenerator[Running]:
+    """One machine for all tests that only look at it."""
+    tmp = tmp_path_factory.mktemp("running")
+    made = await qemu_subject(tmp, guest_parts, busybox_image)
+    case = await made.case(Resources(cpus=2, memory_mib=320, disk_mib=96))
+    yield Running(case, await made.boot(case))
+    await made.close()

@@ -7,16 +7,16 @@ with the list of what is left when that does not happen in time.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import threading
 from collections import Counter
 from pathlib import Path
 
+from tests.support.waiting import until
+
 _PROC = Path("/proc")
 SETTLE_SECONDS = 10.0
-_POLL_SECONDS = 0.02
 
 
 class Leaks:
@@ -31,11 +31,10 @@ class Leaks:
 
     async def settle(self, seconds: float = SETTLE_SECONDS) -> None:
         """Wait until nothing is left: no event tells when the kernel has let go of everything."""
-        for _ in range(round(seconds / _POLL_SECONDS)):
-            if not self.left():
-                return
-            await asyncio.sleep(_POLL_SECONDS)
-        raise AssertionError(f"left behind: {dict(self.left())}")
+        try:
+            await until(lambda: not self.left(), seconds)
+        except AssertionError:
+            raise AssertionError(f"left behind: {dict(self.left())}") from None
 
 
 def held() -> Counter[str]:

@@ -270,10 +270,8 @@ async def guest(shared_lab: Lab) -> LocalGuest:
 
 
 @pytest.fixture(autouse=True)
-async def leaks(request: pytest.FixtureRequest) -> AsyncGenerator[Leaks]:
+async def leaks() -> AsyncGenerator[Leaks]:
     """Nothing that a test took may be left after it; what a module shares is there before."""
-    if "guest" in request.fixturenames:
-        request.getfixturevalue("guest")
     watch = Leaks()
     yield watch
     await watch.settle()

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hypervisors under contract, and how a test makes them boot, well and badly.
+
+A `Subject` makes specifications; `Case` is one of them with its keys, for looking inside the guest.
+Another hypervisor is one more subject.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tests.support.hypervisor import KERNEL, FakeHypervisor
+from tests.support.images import busybox_layer, directory, file, write_layout
+from tests.support.vm import BOOT_SECONDS, CACHE, Parts, qemu, sh
+
+from waggle.domain.environment import Resources
+from waggle.domain.execution import GuestUser
+from waggle.domain.host import no_progress
+from waggle.domain.image import BootImage
+from waggle.domain.machine import GuestDisks, Hypervisor, Machine, MachineSpec
+from waggle.infra.net.ports import PortAllocator
+from waggle.infra.rootfs.identity import identity_disk
+from waggle.infra.rootfs.scratch import ScratchDisks
+from waggle.infra.ssh.connection import SshConnection
+from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
+from waggle.infra.ssh.shell import Shell
+from waggle.service.images import ImageService
+from waggle.service.local_host import is_root
+
+RESOURCES = Resources(cpus=1, memory_mib=192, disk_mib=64)
+_UID_BASE = 1_900_000_000
+
+
+@dataclass(slots=True)
+class Case:
+    """One machine to boot, and the way in."""
+
+    spec: MachineSpec
+    keys: EnvironmentKeys
+
+    async def banner(self) -> bytes:
+        """The first line that the forwarded port says."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.spec.ssh_port)
+        try:
+            async with asyncio.timeout(20):
+                return await reader.readline()
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+    async def root(self, script: str) -> str:
+        """Run a script as root in the guest and return both its outputs."""
+        connection = SshConnection(self.spec.ssh_port, self.keys)
+        try:
+            result = await Shell(connection).run(sh(script, user=GuestUser.ROOT))
+        finally:
+            await connection.aclose()
+        return result.stdout.text() + result.stderr.text()
+
+
+@dataclass(slots=True)
+class Running:
+    """A booted case, shared by tests that only look."""
+
+    case: Case
+    machine: Machine
+
+
+@dataclass(slots=True)
+class Subject:
+    """One hypervisor. `is_real` says whether there is a guest to look into."""
+
+    hypervisor: Hypervisor
+    parts: Parts
+    image: Path
+    tmp: Path
+    is_real: bool
+    kits: dict[str, Path]
+    """Kits that go wrong: `silent`, `exits`, `garbage`."""
+    ports: PortAllocator = field(default_factory=lambda: PortAllocator(24_000, 25_000))
+    machines: list[Machine] = field(default_factory=list[Machine])
+
+    async def case(self, resources: Resources = RESOURCES) -> Case:
+        """A machine that boots: its own disks and a port of its own."""
+        lease = self.ports.lease()  # given back at once, and not handed out again for long
+        home = self.tmp / f"machine-{lease.port}"
+        home.mkdir(mode=0o700)
+        keys = new_keys()
+        identity = identity_disk(
+            host_key=keys.host_key,
+            authorized_keys=keys.authorized_keys,
+            hostname="contract",
+            environment={},
+        )
+        (home / "identity.img").write_bytes(identity)
+        await ScratchDisks(CACHE / "disks").make(resources.disk_mib, home / "scratch.img")
+        spec = MachineSpec(
+            id=home.name,
+            resources=resources,
+            kernel=self.parts.kernel,
+            disks=GuestDisks(
+                self.parts.kit, self.image, home / "scratch.img", home / "identity.img"
+            ),
+            ssh_port=lease.port,
+            console_log=home / "console.log",
+            boot_timeout=BOOT_SECONDS,
+            uid=_UID_BASE + lease.port if is_root() else None,
+        )
+        lease.release()
+        return Case(spec, keys)
+
+    async def boot(self, case: Case) -> Machine:
+        """Boot it; it is stopped at the end of the test at the latest."""
+        machine = await self.hypervisor.boot(case.spec)
+        self.machines.append(machine)
+        return machine
+
+    async def close(self) -> None:
+        while self.machines:
+            await self.machines.pop().stop()
+
+
+def with_kit(kit: Path) -> Callable[[MachineSpec], MachineSpec]:
+    return lambda spec: replace(spec, disks=replace(spec.disks, kit=kit))
+
+
+async def real_kits(tmp: Path) -> dict[str, Path]:
+    """Bad kits that a real kernel can mount: an init that does nothing, and one that ends."""
+    kits = {"garbage": tmp / "garbage.img"}
+    kits["garbage"].write_bytes(bytes(range(256)) * 4096)
+    images = ImageService(store=CACHE / "images", disks=CACHE / "disks", runtimes={})
+    for name, script in (("silent", "sleep 1000000"), ("exits", "echo contract: giving up")):
+        init = file("init", f"#!/bin/busybox sh\nexec /bin/busybox {script}\n".encode(), 0o755)
+        empty = [directory(path) for path in ("dev", "proc")]
+        write_layout(tmp / name, [[*busybox_layer(), init, *empty]], compression="")
+        kits[name] = (await images.boot_image(str(tmp / name), no_progress)).disk
+    return kits
+
+
+async def qemu_subject(tmp: Path, parts: Parts, image: BootImage) -> Subject:
+    return Subject(qemu(), parts, image.disk, tmp, is_real=True, kits=await real_kits(tmp))
+
+
+def fake_subject(tmp: Path) -> Subject:
+    """Everything but the scratch disks is pretended too."""
+    parts = Parts(tmp / "kernel", tmp / "kit")
+    parts.kernel.write_bytes(KERNEL)
+    parts.kit.write_bytes(b"kit")
+    image = tmp / "image"
+    image.write_bytes(b"image")
+    kits = {"silent": b"silent", "exits": b"exits", "garbage": b"panic\n"}
+    for name, content in kits.items():
+        (tmp / name).write_bytes(content)
+    assert shutil.which("sleep")
+    return Subject(
+        FakeHypervisor(),
+        parts,
+        image,
+        tmp,
+        is_real=False,
+        kits={name: tmp / name for name in kits},
+    )

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `domain.machine` promises, held against every hypervisor; see `subjects`.
+
+The `leaks` fixture watches each test: whatever it does, no process, descriptor or port is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.contract.subjects import RESOURCES, Case, Running, Subject, with_kit
+from tests.support.waiting import until
+
+from waggle.domain.errors import BootFailed, GuestLost, PortTaken
+from waggle.domain.machine import Machine
+from waggle.infra.confined import identify
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
+SOON = 2.0
+
+
+async def fails(subject: Subject, case: Case) -> str:
+    """Boot what cannot boot; the message says why."""
+    with pytest.raises(BootFailed) as caught:
+        await subject.boot(case)
+    return str(caught.value)
+
+
+def free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+async def test_a_booted_machine_is_alive_and_its_ssh_server_answers(subject: Subject) -> None:
+    case = await subject.case()
+    machine = await subject.boot(case)
+    assert machine.is_alive
+    assert identify(machine.identity.pid) == machine.identity
+    assert (await case.banner()).startswith(b"SSH-2.0-")
+    assert any("waggle: ready" in line for line in machine.console_tail())
+    assert b"waggle: ready" in case.spec.console_log.read_bytes()
+
+
+async def test_stop_ends_it_and_frees_its_port_and_may_be_repeated(subject: Subject) -> None:
+    case = await subject.case()
+    machine = await subject.boot(case)
+    await machine.stop()
+    assert not machine.is_alive
+    assert identify(machine.identity.pid) is None
+    assert free(case.spec.ssh_port)
+    await asyncio.gather(machine.stop(), machine.stop())
+    assert "SIGKILL" in await machine.wait() or not subject.is_real
+    with pytest.raises(GuestLost):
+        await machine.agent("guest-ping")
+
+
+async def test_stop_finishes_although_its_caller_is_cancelled(subject: Subject) -> None:
+    machine = await subject.boot(await subject.case())
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await machine.stop()
+    assert identify(machine.identity.pid) is None
+
+
+async def test_a_killed_vmm_is_seen_with_its_cause(subject: Subject) -> None:
+    machine = await subject.boot(await subject.case())
+    waiting = asyncio.create_task(machine.wait())
+    cancelled = asyncio.create_task(machine.wait())
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    os.kill(machine.identity.pid, signal.SIGKILL)
+    async with asyncio.timeout(SOON):
+        assert "killed" in await waiting
+    assert not machine.is_alive
+
+
+@pytest.mark.parametrize("kernel", ["empty", "text", "cut", "missing"])
+async def test_a_kernel_that_is_none_fails_the_boot(subject: Subject, kernel: str) -> None:
+    case = await subject.case()
+    path = subject.tmp / "broken-kernel"
+    content = {"empty": b"", "text": b"not a kernel" * 1000}
+    if kernel == "cut":
+        whole = subject.parts.kernel.read_bytes()
+        content["cut"] = whole[: len(whole) // 2]
+    if kernel in content:
+        path.write_bytes(content[kernel])
+        path.chmod(0o444)
+    case.spec = replace(case.spec, kernel=path, boot_timeout=20.0)
+    assert await fails(subject, case)
+    assert free(case.spec.ssh_port)
+
+
+@pytest.mark.parametrize("disk", ["kit", "image", "scratch", "identity"])
+async def test_a_missing_disk_is_named(subject: Subject, disk: str) -> None:
+    case = await subject.case()
+    disks = case.spec.disks
+    gone = {disk: subject.tmp / "gone"}
+    case.spec = replace(case.spec, disks=replace(disks, **gone))
+    assert "gone cannot be opened: No such file or directory" in await fails(subject, case)
+
+
+@pytest.mark.parametrize("disk", ["image", "scratch", "identity"])
+async def test_a_corrupt_disk_is_reported_by_the_guest(real: Subject, disk: str) -> None:
+    case = await real.case()
+    corrupt = {disk: real.kits["garbage"]}
+    case.spec = replace(case.spec, disks=replace(case.spec.disks, **corrupt))
+    real.kits["garbage"].chmod(0o666)
+    message = await fails(real, case)
+    assert "waggle: boot failed" in message
+
+
+async def test_a_corrupt_kit_shows_the_kernels_panic(subject: Subject) -> None:
+    case = await subject.case()
+    case.spec = with_kit(subject.kits["garbage"])(case.spec)
+    assert "Kernel panic - not syncing" in await fails(subject, case)
+
+
+async def test_an_init_that_ends_shows_what_it_said(subject: Subject) -> None:
+    case = await subject.case()
+    case.spec = with_kit(subject.kits["exits"])(case.spec)
+    assert "contract: giving up" in await fails(subject, case)
+
+
+async def test_a_guest_that_never_gets_ready_is_given_up_at_the_deadline(
+    subject: Subject,
+) -> None:
+    case = await subject.case()
+    case.spec = replace(with_kit(subject.kits["silent"])(case.spec), boot_timeout=3.0)
+    started = time.monotonic()
+    assert "not ready after 3 s" in await fails(subject, case)
+    assert time.monotonic() - started < 3.0 + SOON + SOON
+
+
+async def test_too_little_memory_fails_the_boot(subject: Subject) -> None:
+    case = await subject.case(replace(RESOURCES, memory_mib=16))
+    case.spec = replace(case.spec, boot_timeout=8.0)
+    assert await fails(subject, case)
+
+
+async def test_a_port_that_was_taken_in_between_is_told_apart(subject: Subject) -> None:
+    case = await subject.case()
+    with socket.create_server(("127.0.0.1", case.spec.ssh_port)), pytest.raises(PortTaken):
+        await subject.hypervisor.boot(case.spec)
+    await subject.boot(case)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.002, 0.05, 0.3, 1.0])
+async def test_a_cancelled_boot_leaves_nothing(subject: Subject, seconds: float) -> None:
+    case = await subject.case()
+    case.spec = with_kit(subject.kits["silent"])(case.spec)
+    with anyio.move_on_after(seconds) as scope:
+        await subject.hypervisor.boot(case.spec)
+    assert scope.cancelled_caught
+    assert free(case.spec.ssh_port)
+
+
+async def test_a_boot_cancelled_by_its_task_leaves_nothing(subject: Subject) -> None:
+    case = await subject.case()
+    case.spec = with_kit(subject.kits["silent"])(case.spec)
+    boot = asyncio.create_task(subject.hypervisor.boot(case.spec))
+    await asyncio.wait({boot}, timeout=0.5)
+    boot.cancel()
+    await asyncio.sleep(0)
+    boot.cancel()  # again, in the middle of the clean-up
+    with pytest.raises(asyncio.CancelledError):
+        await boot
+    assert free(case.spec.ssh_port)
+
+
+async def test_four_boot_at_once(subject: Subject) -> None:
+    cases = [await subject.case() for _ in range(4)]
+    machines = await asyncio.gather(*(subject.boot(case) for case in cases))
+    assert len({machine.identity.pid for machine in machines}) == 4
+    banners = await asyncio.gather(*(case.banner() for case in cases))
+    assert all(banner.startswith(b"SSH-2.0-") for banner in banners)
+    await asyncio.gather(*(machine.stop() for machine in machines))
+
+
+async def test_one_after_another_on_the_same_port(subject: Subject) -> None:
+    case = await subject.case()
+    for _ in range(3):
+        machine = await subject.boot(case)
+        assert (await case.banner()).startswith(b"SSH-2.0-")
+        await machine.stop()
+
+
+async def test_cpus_memory_and_disk_are_as_asked(running: Running) -> None:
+    cpus, memory, disk = (
+        await running.case.root(
+            "grep -c ^processor /proc/cpuinfo; awk '/MemTotal/{print $2}' /proc/meminfo;"
+            " cat /sys/block/vdc/size"
+        )
+    ).split()
+    asked = running.case.spec.resources
+    assert int(cpus) == asked.cpus
+    assert asked.memory_mib * 1024 * 0.8 < int(memory) < asked.memory_mib * 1024
+    assert int(disk) * 512 == asked.disk_mib << 20
+
+
+async def test_only_the_scratch_disk_can_be_written(running: Running) -> None:
+    case = running.case
+    before = {path: _digest(path) for path in _read_only(case)}
+    for name in ("vda", "vdb", "vdd"):
+        said = await case.root(
+            f"cat /sys/block/{name}/ro; blockdev --setrw /dev/{name};"
+            f"dd if=/dev/zero of=/dev/{name} bs=4096 count=1 conv=fsync 2>&1"
+        )
+        assert said.startswith("1\n"), said
+        assert "1+0 records out" not in said or "error" in said, said
+    assert (await case.root("cat /sys/block/vdc/ro; touch /etc/x && echo written")) == (
+        "0\nwritten\n"
+    )
+    assert {path: _digest(path) for path in _read_only(case)} == before
+
+
+def _read_only(case: Case) -> tuple[Path, ...]:
+    disks = case.spec.disks
+    return (case.spec.kernel, disks.kit, disks.image, disks.identity)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+async def test_the_agent_answers_and_comes_back_when_it_was_killed(running: Running) -> None:
+    assert await _answer(running.machine) == {}
+    first = await _agent_pid(running.case)
+    await running.case.root(f"kill -9 {first}")
+    assert await _answer(running.machine) == {}
+    assert await _agent_pid(running.case) != first
+
+
+async def _answer(machine: Machine) -> object:
+    """The first answer within a time in which the guest restarts its agent."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await machine.agent("guest-ping")
+            except GuestLost:
+                continue
+
+
+async def _agent_pid(case: Case) -> str:
+    return (await case.root("grep -l qemu-ga /proc/[0-9]*/comm | cut -d/ -f3")).strip()
+
+
+async def test_an_agent_command_that_fails_says_why(running: Running) -> None:
+    await _answer(running.machine)
+    with pytest.raises(GuestLost, match=r"refused: .*no-such-command"):
+        await running.machine.agent("guest-no-such-command")
+
+
+async def test_the_end_of_the_guest_is_seen_with_its_cause(real: Subject) -> None:
+    case = await real.case()
+    machine = await real.boot(case)
+    asking = asyncio.create_task(case.root("reboot -f"))
+    async with asyncio.timeout(30):
+        assert await machine.wait() == "the guest shut down"
+    await asyncio.gather(asking, return_exceptions=True)
+
+
+async def test_a_panic_is_seen_with_its_cause(real: Subject) -> None:
+    case = await real.case()
+    machine = await real.boot(case)
+    panic = "echo 2 > /proc/sys/vm/panic_on_oom; tail /dev/zero"
+    asking = asyncio.create_task(case.root(panic))
+    async with asyncio.timeout(60):
+        assert "Kernel panic - not syncing: Out of memory" in await machine.wait()
+    assert any("Kernel panic" in line for line in machine.console_tail())
+    await asyncio.gather(asking, return_exceptions=True)
+
+
+async def test_what_the_guest_writes_to_its_console_is_kept_and_cleaned(
+    running: Running,
+) -> None:
+    await running.case.root("printf 'a\\033[2Jb\\001c\\n' > /dev/hvc0")
+    seen = "a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}c"
+    await until(lambda: seen in running.machine.console_tail())

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pretend hypervisor that keeps the contract of `domain.machine` without any virtual machine.
+
+A machine is a sleeping process with a banner on the forwarded port. It looks at what a real one
+would trip over: the kernel must be KERNEL, the disks must be there, there must be memory. A
+kit that begins with `silent` never gets ready, `panic` panics, `exits` ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import subprocess
+
+from waggle.domain.environment import MachineIdentity
+from waggle.domain.errors import BootFailed, GuestLost, PortTaken
+from waggle.domain.machine import READY_LINE, MachineSpec
+from waggle.infra.confined import ConfinedProcess
+from waggle.infra.guest.console import Console
+from waggle.infra.tasks import finish
+
+_LEAST_MEMORY_MIB = 64
+KERNEL = b"\x7fELF, the whole of it"
+BANNER = b"SSH-2.0-pretend\r\n"
+
+
+class FakeHypervisor:
+    """Boots in milliseconds. `booted` lists every machine that got ready."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.booted: list[FakeMachine] = []
+
+    async def boot(self, spec: MachineSpec) -> FakeMachine:
+        console = Console(spec.console_log)
+        machine = FakeMachine(console)
+        try:
+            _require(spec)
+            await machine.start(spec.ssh_port)
+            async with asyncio.timeout(spec.boot_timeout):
+                await _pretend_to_boot(spec, console)
+        except BaseException as error:
+            await machine.stop()
+            if isinstance(error, TimeoutError):
+                raise BootFailed(f"not ready after {spec.boot_timeout:g} s") from None
+            raise
+        self.booted.append(machine)
+        return machine
+
+
+class FakeMachine:
+    """Its process is real, so that it can be killed and waited for like a VMM."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._process: ConfinedProcess | None = None
+        self._server: asyncio.Server | None = None
+
+    async def start(self, port: int) -> None:
+        try:
+            self._server = await asyncio.start_server(_greet, "127.0.0.1", port)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortTaken("The forwarded port was taken in between.") from error
+            raise
+        self._process = ConfinedProcess.start(
+            ["/bin/sleep", "3600"], descriptors=(), stderr=subprocess.DEVNULL, uid=None
+        )
+
+    @property
+    def identity(self) -> MachineIdentity:
+        return self._running().identity
+
+    @property
+    def is_alive(self) -> bool:
+        return self._running().is_alive
+
+    def console_tail(self) -> list[str]:
+        return self._console.tail()
+
+    async def wait(self) -> str:
+        status = await self._running().wait()
+        return f"the pretend machine was killed by signal {-status}"
+
+    async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
+        if not self.is_alive:
+            raise GuestLost("The machine is dead.")
+        return {}
+
+    async def stop(self) -> None:
+        await finish(self._stop())
+
+    async def _stop(self) -> None:
+        if self._process is not None:
+            await self._process.kill()
+        if self._server is not None:
+            self._server.close()
+            with contextlib.suppress(OSError):
+                await self._server.wait_closed()
+        self._console.close()
+
+    def _running(self) -> ConfinedProcess:
+        assert self._process is not None, "it was never started"
+        return self._process
+
+
+def _require(spec: MachineSpec) -> None:
+    disks = spec.disks
+    for path in (spec.kernel, disks.kit, disks.image, disks.scratch, disks.identity):
+        if not path.is_file():
+            raise BootFailed(f"{path.name} cannot be opened: No such file or directory.")
+    if spec.kernel.read_bytes() != KERNEL:
+        raise BootFailed("The machine did not boot: no kernel.")
+    if spec.resources.memory_mib < _LEAST_MEMORY_MIB:
+        raise BootFailed("The machine did not boot: too little memory.")
+
+
+async def _pretend_to_boot(spec: MachineSpec, console: Console) -> None:
+    kind = spec.disks.kit.read_bytes()[:6]
+    if kind == b"silent":
+        await asyncio.Event().wait()
+    if kind == b"exits":
+        raise BootFailed("The machine did not boot. Its last lines: contract: giving up")
+    if kind == b"panic\n":
+        console.feed(b"Kernel panic - not syncing: pretended\n")
+        raise BootFailed(f"The machine did not boot: {console.cause}.")
+    await asyncio.sleep(0)
+    console.feed(READY_LINE + b"\n")
+
+
+async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        writer.write(BANNER)
+        await writer.drain()
+    writer.close()
