@@ -120,13 +120,13 @@ async def test_much_output_is_cut_in_the_middle(server: Waggle, shell: str) -> N
             client,
             "execute",
             environment_id=shell,
-            code="echo begin; head -c 30000000 /dev/zero | tr '\\0' x; echo; echo end",
+            code="echo begin; head -c 5000000 /dev/zero | tr '\\0' x; echo; echo end",
         )
     assert result["exit_code"] == 0
     assert result["stdout"].startswith("begin\nxxx")
     assert result["stdout"].endswith("xxx\nend\n")
     assert len(result["stdout"]) < 205_000
-    assert result["stdout_bytes_cut"] > 29_700_000
+    assert result["stdout_bytes_cut"] > 4_700_000
 
 
 async def test_a_timeout_returns_what_was_printed_and_ends_all_processes(

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A person with curl and a real machine: the calls of the development guide, and the whole job."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+from tests.support.waggle_process import Waggle
+from tests.web.test_curl import INITIALIZE_CALL, LIST_CALL, TOOLS
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+
+
+def run(server: Waggle, command: str) -> Any:
+    """Run a command as it is written, on this server instead of port 8080, without the `jq`."""
+    written = command.replace("http://127.0.0.1:8080", server.url).rpartition("|")[0]
+    said = subprocess.run(
+        ["bash", "-c", written], check=True, capture_output=True, text=True, timeout=240
+    )
+    return json.loads(said.stdout)
+
+
+def test_the_calls_of_the_guide(server: Waggle) -> None:
+    hello = run(server, INITIALIZE_CALL)
+    assert hello["result"]["protocolVersion"] == "2025-11-25"
+    assert hello["result"]["serverInfo"]["name"] == "waggle"
+    listed = run(server, LIST_CALL)
+    assert [tool["name"] for tool in listed["result"]["tools"]] == TOOLS
+
+
+def call(server: Waggle, tool: str, **arguments: object) -> dict[str, Any]:
+    """One tool call by curl, without a session."""
+    message = {
+        "jsonrpc": "2.0",
+        "id": 3,
+        "method": "tools/call",
+        "params": {"name": tool, "arguments": arguments},
+    }
+    said = subprocess.run(
+        [
+            *("curl", "-s", "-X", "POST", server.mcp),
+            *("-H", "Content-Type: application/json"),
+            *("-H", "Accept: application/json, text/event-stream"),
+            *("-d", json.dumps(message)),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    data = [line[5:] for line in said.stdout.splitlines() if line.startswith("data:")]
+    result = json.loads(data[-1] if data else said.stdout)["result"]
+    assert not result.get("isError"), result
+    return result["structuredContent"]
+
+
+def test_the_whole_job(server: Waggle) -> None:
+    this = call(server, "create_environment", runtime="shell")["environment_id"]
+    try:
+        call(server, "write_file", environment_id=this, path="data.txt", content="1\n2\n3\n")
+        total = call(server, "execute", environment_id=this, code="paste -sd+ data.txt | tr -d ' '")
+        assert total["stdout"] == "1+2+3\n"
+        assert call(server, "list_environments")["count"] >= 1
+    finally:
+        call(server, "destroy_environment", environment_id=this)
