@@ -269,9 +269,12 @@ async def guest(shared_lab: Lab) -> LocalGuest:
     return await shared_lab.guest(cpus=2, memory=256)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 async def leaks() -> AsyncGenerator[Leaks]:
-    """Nothing that a test took may be left after it; what a module shares is there before."""
+    """Nothing that a test took may be left after it; what a module shares is there before.
+
+    Modules ask for it with `pytest.mark.usefixtures("leaks")`, which puts it before all others.
+    """
     watch = Leaks()
     yield watch
     await watch.settle()

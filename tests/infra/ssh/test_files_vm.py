@@ -15,7 +15,12 @@ from waggle.domain.errors import FileNotFound, FileRefused, TooLarge
 from waggle.domain.filesystem import MAX_FILE_BYTES, MAX_LIST_ENTRIES
 from waggle.service.local_guest import LocalGuest
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.vm,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("leaks"),
+]
 HOME = "/home/sandbox"
 LIMIT = MAX_FILE_BYTES
 

@@ -14,7 +14,12 @@ from tests.support.vm import command, lines, root, sh
 from waggle.domain.execution import Command, GuestUser
 from waggle.service.local_guest import LocalGuest
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.vm,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("leaks"),
+]
 BUSYBOX = "/.waggle/bin/busybox"
 FILE = "{file}"
 KILL_SECONDS = 2.0

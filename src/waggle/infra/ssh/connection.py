@@ -26,7 +26,7 @@ _CIPHERS: Final = ["chacha20-poly1305@openssh.com", "aes128-ctr"]
 log = structlog.get_logger(__name__)
 
 ServeTunnel = Callable[["asyncssh.SSHReader[bytes]", "asyncssh.SSHWriter[bytes]"], Awaitable[None]]
-"""Serves one connection that a program in the guest made to 127.0.0.1:PROXY_PORT."""
+"""Serves one connection that a program in the guest made to 127.0.0.1, port PROXY_PORT."""
 
 
 class SshConnection:
@@ -38,12 +38,14 @@ class SshConnection:
         keys: EnvironmentKeys,
         *,
         proxy: ServeTunnel | None = None,
+        proxy_port: int = PROXY_PORT,
         timeout: float = CONNECT_TIMEOUT,
     ) -> None:
-        """`proxy`, where given, is reachable for the guest's programs as an HTTP proxy."""
+        """`proxy`, where given, is an HTTP proxy for the guest's programs on `proxy_port`."""
         self._port = port
         self._keys = keys
         self._proxy = proxy
+        self._proxy_port = proxy_port
         self._timeout = timeout
         self._connection: asyncssh.SSHClientConnection | None = None
         self._offered = False
@@ -124,9 +126,9 @@ class SshConnection:
 
         try:
             async with asyncio.timeout(self._timeout):
-                await connection.start_server(accept, "127.0.0.1", PROXY_PORT, encoding=None)
+                await connection.start_server(accept, "127.0.0.1", self._proxy_port, encoding=None)
         except asyncssh.ChannelListenError:
-            log.warning("proxy_port_taken", port=PROXY_PORT)
+            log.warning("proxy_port_taken", port=self._proxy_port)
             return False
         except (asyncssh.Error, OSError) as error:
             self.drop(connection)

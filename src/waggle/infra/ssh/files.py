@@ -12,24 +12,23 @@ import posixpath
 import secrets
 import stat
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from typing import Final, TypeVar
 
 import asyncssh
 
 from waggle.domain.errors import FileRefused, GuestLost, TooLarge, WaggleError
-from waggle.domain.filesystem import MAX_LIST_ENTRIES, FileEntry, FileSlice, Listing
+from waggle.domain.filesystem import FileSlice, Listing
 from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.entries import entry, is_usable_name, shown
+from waggle.infra.ssh.entries import shown
+from waggle.infra.ssh.listing import list_directory
 from waggle.infra.ssh.refusals import DISK_FULL, refusal
 from waggle.infra.ssh.sftp import SftpSessions, is_answer
 from waggle.infra.ssh.transfer import read_range, read_to_end, write_all
-from waggle.infra.ssh.typed import SftpFile, open_file, scan
+from waggle.infra.ssh.typed import SftpFile, open_file
 from waggle.infra.tasks import finish
 
 DEADLINE: Final = 60.0
 _CLEAN_UP_SECONDS: Final = 2.0
-_SKIPPED_ENTRIES: Final = 1_000
 _T = TypeVar("_T")
 
 
@@ -53,7 +52,7 @@ class Files:
 
     async def list(self, path: str) -> Listing:
         """See `domain.host.Guest.list_files`."""
-        return await self._call(path, lambda sftp: _list(sftp, path))
+        return await self._call(path, lambda sftp: list_directory(sftp, path))
 
     async def _call(self, path: str, work: Callable[[asyncssh.SFTPClient], Awaitable[_T]]) -> _T:
         """Do the work, once more on a new session if the old one turns out to be dead.
@@ -177,31 +176,3 @@ def _too_large(path: str, size: str, limit: int) -> TooLarge:
         f"{shown(path)} has {size} bytes; the limit is {limit}.",
         hint="Read a part of it with execute, for example with head or split.",
     )
-
-
-async def _list(sftp: asyncssh.SFTPClient, path: str) -> Listing:
-    entries: list[FileEntry] = []
-    skipped = 0
-    try:
-        async with aclosing(scan(sftp, path.encode())) as items:
-            async for item in items:
-                if len(entries) >= MAX_LIST_ENTRIES or skipped >= _SKIPPED_ENTRIES:
-                    break
-                if is_usable_name(item.filename):
-                    entries.append(entry(item.filename, item.attrs))
-                else:
-                    skipped += 1
-            else:
-                return _listing(path, entries, truncated=False)
-    except (asyncssh.SFTPFailure, asyncssh.SFTPNoSuchFile):
-        attributes = await sftp.stat(path.encode())
-        if stat.S_ISDIR(attributes.permissions or 0):
-            raise
-        raise FileRefused(
-            f"{shown(path)} is not a directory.", hint="Use read_file for a file."
-        ) from None
-    return _listing(path, entries, truncated=True)
-
-
-def _listing(path: str, entries: list[FileEntry], *, truncated: bool) -> Listing:
-    return Listing(path, tuple(sorted(entries, key=lambda item: item.name)), truncated)

@@ -8,69 +8,31 @@ run has an id and in the guest a cgroup of that id: killing the cgroup ends the 
 from __future__ import annotations
 
 import asyncio
-import struct
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Final
 
 import asyncssh
 import structlog
 
 from waggle.domain.errors import GuestLost
-from waggle.domain.execution import Command, ExecutionResult, GuestUser
+from waggle.domain.execution import Command, ExecutionResult
 from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.output import OutputCollector
-from waggle.infra.ssh.typed import STDERR, Channel, open_exec
+from waggle.infra.ssh.frame import frame
+from waggle.infra.ssh.session import CommandSession
+from waggle.infra.ssh.typed import Channel, open_exec
 from waggle.infra.tasks import end, finish
 
 KILL_PATIENCE: Final = (3.0, 7.0)
 """Seconds for killing over the connection at hand, then once more over a new one."""
-_UIDS: Final = {GuestUser.SANDBOX: 1000, GuestUser.ROOT: 0}
 _WINDOW: Final = 2 << 20
+_CALL_AGAIN: Final = "If the environment is still running, call again; else create a new one."
 _ANSWER_LIMIT: Final = 1_000
 log = structlog.get_logger(__name__)
 
 
-def frame(command: Command) -> bytes:
-    """What the launcher reads first: a length, then NUL-terminated fields. Pure."""
-    uid = _UIDS[command.user]
-    fields = [f"u{uid}", f"g{uid}", f"d{command.cwd}"]
-    fields += [f"e{name}={value}" for name, value in command.env.items()]
-    fields += [f"a{word}" for word in command.argv]
-    if command.code is not None:
-        fields += [f"c{len(command.code)}", f"x{command.extension}"]
-    body = b"".join(field.encode() + b"\0" for field in fields)
-    return struct.pack(">I", len(body)) + body
-
-
-class _Session(asyncssh.SSHClientSession[bytes]):
-    """Collects one command's output and end; what the guest says of them is bounded."""
-
-    def __init__(self, limit: int) -> None:
-        self.stdout = OutputCollector(limit)
-        self.stderr = OutputCollector(limit)
-        self.exit_code: int | None = None
-        self.signal: str | None = None
-        self.ended = asyncio.Event()
-
-    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        (self.stderr if datatype == STDERR else self.stdout).feed(data)
-
-    def exit_status_received(self, status: int) -> None:
-        self.exit_code = status
-
-    def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:
-        self.signal = f"SIG{signal}"[:20] if signal.isalnum() else "unknown"
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.ended.set()
-
-    @property
-    def is_complete(self) -> bool:
-        return self.exit_code is not None or self.signal is not None
-
-
-class _Run(_Session):
+class _Run(CommandSession):
     """One command on its way. `opening` is set once the guest may have heard of it."""
 
     def __init__(self, limit: int) -> None:
@@ -92,10 +54,13 @@ class _Run(_Session):
 
 
 class Shell:
-    """Runs commands over a pooled connection."""
+    """Runs commands over a pooled connection. `patience` is seconds for each try at a kill."""
 
-    def __init__(self, connection: SshConnection) -> None:
+    def __init__(
+        self, connection: SshConnection, *, patience: Sequence[float] = KILL_PATIENCE
+    ) -> None:
         self._connection = connection
+        self._patience = patience
 
     async def run(self, command: Command) -> ExecutionResult:
         """Run a command to its end, its timeout or its cancellation; see `domain.host.Guest.run`.
@@ -119,16 +84,20 @@ class Shell:
             await finish(self._kill(run))
             raise GuestLost(
                 "The connection to the guest broke while the command ran; it was not finished.",
-                hint="If the environment is still running, call again; else create a new one.",
+                hint=_CALL_AGAIN,
             )
         return _result(run, started, timed_out=False)
 
     async def _timed_out(self, run: _Run, started: float) -> ExecutionResult:
         if run.opening is None:
-            raise GuestLost("The guest's SSH server did not answer within the command's time.")
+            raise GuestLost(
+                "The guest's SSH server did not answer within the command's time.",
+                hint=_CALL_AGAIN,
+            )
         if not await finish(self._kill(run)):
             raise GuestLost(
-                "The command ran out of time, and the guest does not answer to have it killed."
+                "The command ran out of time, and the guest does not answer to have it killed.",
+                hint="Destroy the environment: the command may still be running in it.",
             )
         return _result(run, started, timed_out=True)
 
@@ -149,7 +118,7 @@ class Shell:
                 if connection.is_closed() and is_first:
                     continue
                 raise GuestLost(
-                    f"The command could not be started: {type(error).__name__}."
+                    f"The command could not be started: {type(error).__name__}.", hint=_CALL_AGAIN
                 ) from error
 
     async def _kill(self, run: _Run) -> bool:
@@ -159,7 +128,7 @@ class Shell:
         """
         if run.opening is None:
             return True
-        for patience in KILL_PATIENCE:
+        for patience in self._patience:
             connection: asyncssh.SSHClientConnection | None = None
             try:
                 async with asyncio.timeout(patience):
@@ -179,7 +148,7 @@ async def _ask_to_kill(
     connection: asyncssh.SSHClientConnection, run: _Run, opening: asyncio.Task[Channel]
 ) -> bool:
     """Kill it in the guest, then wait until its output has ended."""
-    answer = _Session(_ANSWER_LIMIT)
+    answer = CommandSession(_ANSWER_LIMIT)
     channel = await open_exec(connection, answer, f"kill {run.id}", window=_WINDOW)
     try:
         channel.write_eof()

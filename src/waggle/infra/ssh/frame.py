@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a command is told to the kit's launcher (rootfs/kit/guest/frame.c). Pure."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from waggle.domain.execution import Command, GuestUser
+
+_UIDS: Final = {GuestUser.SANDBOX: 1000, GuestUser.ROOT: 0}
+
+
+def frame(command: Command) -> bytes:
+    """What the launcher reads first: a length, then NUL-terminated fields."""
+    uid = _UIDS[command.user]
+    fields = [f"u{uid}", f"g{uid}", f"d{command.cwd}"]
+    fields += [f"e{name}={value}" for name, value in command.env.items()]
+    fields += [f"a{word}" for word in command.argv]
+    if command.code is not None:
+        fields += [f"c{len(command.code)}", f"x{command.extension}"]
+    body = b"".join(field.encode() + b"\0" for field in fields)
+    return struct.pack(">I", len(body)) + body

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pooled connection against peers that do not play by the rules: bounded, and said clearly."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+import tracemalloc
+from collections.abc import AsyncGenerator
+
+import anyio
+import asyncssh
+import pytest
+from tests.infra.ssh.peer import peer, private_host_key, raw_peer
+
+from waggle.domain.errors import GuestLost
+from waggle.infra.ssh.connection import ATTEMPTS, SshConnection
+from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]
+MEMORY = 16 << 20
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    port: int, keys: EnvironmentKeys, timeout: float = 10.0
+) -> AsyncGenerator[SshConnection]:
+    connection = SshConnection(port, keys, timeout=timeout)
+    try:
+        yield connection
+    finally:
+        await connection.aclose()
+
+
+async def test_one_connection_serves_all_who_ask() -> None:
+    async with peer() as made, opened(made.port, made.keys) as connection:
+        found = await asyncio.gather(*(connection.get() for _ in range(5)))
+        assert len({id(each) for each in found}) == 1
+        assert made.connections == 1
+
+
+async def test_a_dropped_connection_is_made_again() -> None:
+    async with peer() as made, opened(made.port, made.keys) as connection:
+        first = await connection.get()
+        connection.drop(first)
+        second = await connection.get()
+        assert second is not first
+        connection.drop(first)  # an old one does not take the new one with it
+        assert await connection.get() is second
+        assert made.connections == 2
+
+
+async def test_a_connection_that_the_peer_closed_is_made_again() -> None:
+    async with peer() as made, opened(made.port, made.keys) as connection:
+        first = await connection.get()
+        first.abort()
+        await first.wait_closed()
+        assert await connection.get() is not first
+
+
+async def test_another_host_key_is_refused_at_once() -> None:
+    other = private_host_key(new_keys())
+    async with peer(shown_key=other) as made, opened(made.port, made.keys) as connection:
+        with pytest.raises(GuestLost, match="host key that is not its own"):
+            await connection.get()
+        assert made.connections == 1
+
+
+async def test_a_server_that_does_not_know_the_client_is_lost() -> None:
+    async with peer(lets_in=False) as made, opened(made.port, made.keys) as connection:
+        with pytest.raises(GuestLost, match="does not answer: PermissionDenied"):
+            await connection.get()
+
+
+async def test_nobody_there_is_said_quickly() -> None:
+    async with opened(free_port(), new_keys()) as connection:
+        started = time.monotonic()
+        with pytest.raises(GuestLost, match="does not answer"):
+            await connection.get()
+        assert time.monotonic() - started < 2
+
+
+async def test_silence_ends_at_the_deadline() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with raw_peer(silent) as made, opened(made.port, made.keys, 0.5) as connection:
+        with pytest.raises(GuestLost, match=r"it took over 0\.5 s"):
+            await connection.get()
+        assert made.connections == 1
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        pytest.param(b"hello\r\n", id="lines without end"),
+        pytest.param(b"x" * 1000, id="one line without end"),
+        pytest.param(b"SSH-2.0-x\r\n" + b"\xff" * 1000, id="packets of 4 GiB"),
+        pytest.param(b"SSH-2.0-x\r\n" + b"\0" * 1000, id="empty packets"),
+        pytest.param(b"SSH-1.5-old\r\n", id="an old protocol"),
+        pytest.param(b"SSH-2.0-" + b"v" * 300 + b"\r\n", id="a long version"),
+        pytest.param(b"SSH-2.0-x\r\n\0\0\0\x0c\x0a\x14" + b"\xff" * 10, id="a bad key exchange"),
+    ],
+)
+async def test_nonsense_is_bounded(piece: bytes) -> None:
+    async def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(piece)
+            await writer.drain()
+
+    async with raw_peer(talk) as made, opened(made.port, made.keys, 3.0) as connection:
+        tracemalloc.start()
+        try:
+            with pytest.raises(GuestLost, match="does not answer"):
+                await connection.get()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < MEMORY
+        assert 1 <= made.connections <= ATTEMPTS
+
+
+async def test_a_peer_that_hangs_up_is_tried_again_a_few_times() -> None:
+    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with raw_peer(hang_up) as made, opened(made.port, made.keys) as connection:
+        with pytest.raises(GuestLost, match="does not answer"):
+            await connection.get()
+        assert made.connections == ATTEMPTS
+
+
+async def test_a_cancelled_connect_leaves_nothing() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-x\r\n")
+        await reader.read()
+
+    async with raw_peer(silent) as made, opened(made.port, made.keys) as connection:
+        for seconds in (0.0, 0.01, 0.1):
+            with anyio.move_on_after(seconds) as scope:
+                await connection.get()
+            assert scope.cancelled_caught
+
+
+async def test_closing_ends_a_connect_under_way_and_every_later_one() -> None:
+    async with peer() as made:
+        connection = SshConnection(made.port, made.keys)
+        connecting = asyncio.create_task(connection.get())
+        await asyncio.sleep(0)
+        await connection.aclose()
+        with pytest.raises(GuestLost, match="being destroyed"):
+            await connecting
+        with pytest.raises(GuestLost, match="being destroyed"):
+            await connection.get()
+        await connection.aclose()
+
+
+async def test_the_proxy_is_offered_and_serves_what_the_guest_connects() -> None:
+    served = asyncio.Event()
+
+    async def proxy(reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]) -> None:
+        writer.write(await reader.readexactly(4))
+        writer.close()
+        served.set()
+
+    async with peer(forwards=True) as made:
+        port = free_port()
+        connection = SshConnection(made.port, made.keys, proxy=proxy, proxy_port=port)
+        await connection.get()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"ping")
+        assert await reader.read() == b"ping"
+        assert served.is_set()
+        writer.close()
+        await writer.wait_closed()
+        await connection.aclose()
+
+
+async def test_a_taken_proxy_port_costs_the_network_but_not_the_guest() -> None:
+    async def proxy(
+        reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]
+    ) -> None: ...
+
+    async with peer(forwards=True) as made:
+        port = free_port()
+        connection = SshConnection(made.port, made.keys, proxy=proxy, proxy_port=port)
+        with socket.create_server(("127.0.0.1", port)):
+            first = await connection.get()
+        assert await connection.get() is first  # the port is free now, and is taken again
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) == 0
+        await connection.aclose()
