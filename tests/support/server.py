@@ -17,11 +17,11 @@ from typing import Any, Literal, cast
 import anyio
 import anyio.abc
 import httpx2
+from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, TextContent
 from tests.support.fakes import FakeHost, MemoryStore
 
-from mcp import Client
 from waggle.domain.environment import Resources
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import Runtime, RuntimeName
