@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -28,11 +27,20 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def leash(argv: Sequence[str]) -> list[str]:
-    """`argv` behind setpriv: no new privileges, dead with the parent. Raises SetupIncomplete."""
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        raise SetupIncomplete("setpriv (util-linux) is not installed.")
-    return [setpriv, "--no-new-privs", "--pdeathsig", "KILL", "--", *argv]
+    """`argv` with no new privileges, few descriptors, no core dumps, and dead with its parent.
+
+    The limits are set by the child itself: a server in a container may not set those of another
+    user's process. Raises SetupIncomplete.
+    """
+    limits = [_tool("prlimit"), "--core=0:0", f"--nofile={MAX_DESCRIPTORS}:{MAX_DESCRIPTORS}"]
+    return [*limits, _tool("setpriv"), "--no-new-privs", "--pdeathsig", "KILL", "--", *argv]
+
+
+def _tool(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise SetupIncomplete(f"{name} (util-linux) is not installed.")
+    return path
 
 
 def identify(pid: int) -> MachineIdentity | None:
@@ -117,9 +125,6 @@ class ConfinedProcess:
             )
         except OSError as error:
             raise SetupIncomplete(f"{argv[0]} cannot be started: {error}.") from error
-        for limit, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, MAX_DESCRIPTORS)):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                resource.prlimit(child.pid, limit, (value, value))
         return cls(child)
 
     @property

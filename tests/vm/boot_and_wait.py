@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server stand-in that a test kills: boots one machine, prints its process, waits for ever.
+
+Run as `python -m tests.vm.boot_and_wait DIRECTORY KERNEL KIT IMAGE`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from tests.support.vm import BUSYBOX, Images, Lab, Parts, qemu
+
+from waggle.domain.image import BootImage
+
+
+async def main(directory: Path, kernel: Path, kit: Path, image: Path) -> None:
+    known = Images({BUSYBOX: BootImage(BUSYBOX, "sha256:0", image, {})})
+    lab = Lab(Parts(kernel, kit), directory, known, qemu())
+    guest = await lab.guest()
+    machine = guest.machine
+    sys.stdout.write(f"{machine.pid} {machine.started} {machine.boot_id}\n")
+    sys.stdout.flush()
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*(Path(word) for word in sys.argv[1:5])))

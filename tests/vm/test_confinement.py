@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the process of a machine may do on the host: nearly nothing, and only while we live."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from tests.support.vm import Lab
+from tests.support.waiting import until
+
+from waggle.domain.environment import MachineIdentity
+from waggle.infra.confined import MAX_DESCRIPTORS, identify
+from waggle.service.local_guest import LocalGuest
+from waggle.service.local_host import is_root
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.vm,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("leaks"),
+]
+ROOT = Path(__file__).parents[2]
+DEATH_SECONDS = 2.0
+
+
+def proc(guest: LocalGuest) -> Path:
+    return Path(f"/proc/{guest.machine.pid}")
+
+
+def status(guest: LocalGuest) -> dict[str, str]:
+    rows = (line.partition(":") for line in (proc(guest) / "status").read_text().splitlines())
+    return {name: value.strip() for name, _, value in rows}
+
+
+async def test_it_has_no_rights_and_can_gain_none(guest: LocalGuest) -> None:
+    rows = status(guest)
+    assert rows["NoNewPrivs"] == "1"
+    assert rows["Seccomp"] == "2"
+    if is_root():
+        assert all(int(uid) >= 1_900_000_000 for uid in rows["Uid"].split())
+        assert set(rows["Gid"].split()) == set(rows["Uid"].split())
+        assert rows["Groups"] == ""
+    for capabilities in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
+        assert int(rows[capabilities], 16) == 0
+
+
+async def test_each_machine_has_a_user_of_its_own(lab: Lab) -> None:
+    first, second = await asyncio.gather(lab.guest(), lab.guest())
+    if is_root():
+        assert status(first)["Uid"] != status(second)["Uid"]
+
+
+async def test_it_has_a_session_an_environment_and_a_place_of_its_own(guest: LocalGuest) -> None:
+    pid = guest.machine.pid
+    assert os.getsid(pid) == os.getpgid(pid) == pid
+    variables = (proc(guest) / "environ").read_bytes().split(b"\0")[:-1]
+    assert sorted(line.partition(b"=")[0] for line in variables) == [b"LANG", b"PATH"]
+    assert (proc(guest) / "cwd").readlink() == Path("/")
+
+
+async def test_its_limits_are_set(guest: LocalGuest) -> None:
+    rows = (proc(guest) / "limits").read_text().splitlines()
+    found = {row[:25].strip(): row[25:].split()[:2] for row in rows}
+    assert found["Max core file size"] == ["0", "0"]
+    assert found["Max open files"] == [str(MAX_DESCRIPTORS)] * 2
+
+
+async def test_it_holds_only_its_disks_and_its_sockets(guest: LocalGuest, shared_lab: Lab) -> None:
+    files = {
+        str(target)
+        for target in (entry.readlink() for entry in (proc(guest) / "fd").iterdir())
+        if str(target).startswith("/") and not str(target).startswith("/dev/")
+    }
+    own = {path for path in files if path.startswith(str(shared_lab.environments))}
+    assert {Path(path).name for path in own} == {"scratch.img", "identity.img"}
+    shared = {Path(path).suffix for path in files - own}
+    assert shared <= {".elf", ".erofs"}
+    assert len(list((proc(guest) / "fd").iterdir())) < 64
+
+
+async def test_it_listens_on_one_port_of_loopback(guest: LocalGuest) -> None:
+    inodes = {
+        str(target)[8:-1]
+        for target in (entry.readlink() for entry in (proc(guest) / "fd").iterdir())
+        if str(target).startswith("socket:[")
+    }
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = [row[1] for row in rows if row[3] == "0A" and row[9] in inodes]
+    assert listening == [f"0100007F:{guest.ssh_port:04X}"]
+    others = Path("/proc/net/tcp6").read_text() + Path("/proc/net/udp").read_text()
+    assert not any(f" {inode} " in others for inode in inodes)
+
+
+async def test_it_dies_with_the_server(lab: Lab) -> None:
+    directory = lab.directory / "other"
+    directory.mkdir(mode=0o755)
+    image = lab.images.known["busybox"].disk
+    server = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.vm.boot_and_wait"),
+        *(str(path) for path in (directory, lab.parts.kernel, lab.parts.kit, image)),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert server.stdout is not None
+    pid, started, boot = (await server.stdout.readline()).decode().split()
+    machine = MachineIdentity(int(pid), int(started), boot)
+    assert identify(machine.pid) == machine
+    server.send_signal(signal.SIGKILL)
+    await until(lambda: identify(machine.pid) != machine, DEATH_SECONDS)
+    assert await server.wait() == -signal.SIGKILL

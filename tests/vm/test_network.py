@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest reaches nothing of the host, whatever its policy; with `public` it has the proxy.
+
+A real listener on every address of the host counts what arrives. Root in the guest sets routes
+first, so that it is the isolation that is tested and not a missing route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+import pytest
+from tests.support.vm import Lab, no_names, root, sh
+from tests.support.waiting import until
+
+from waggle.domain.environment import Environment
+from waggle.domain.errors import GuestLost
+from waggle.domain.execution import GuestUser
+from waggle.domain.network import NetworkPolicy
+from waggle.infra.net.egress import EgressProxy
+from waggle.infra.net.policy import AddressPolicy
+from waggle.service.local_guest import LocalGuest
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.vm,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("leaks"),
+]
+ALLOWED = "127.9.9.9"
+"""A loopback address of the host that the operator lists, to show that the way works at all."""
+
+
+@dataclass(slots=True)
+class Listener:
+    """TCP and UDP on one port of all addresses; `heard` has who came."""
+
+    port: int
+    heard: list[str] = field(default_factory=list[str])
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    def __init__(self, heard: list[str]) -> None:
+        self._heard = heard
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._heard.append(f"udp {data!r}")
+
+
+@contextlib.asynccontextmanager
+async def listening() -> AsyncGenerator[Listener]:
+    made = Listener(0)
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            made.heard.append(f"tcp {await reader.read(100)!r}")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nheard")
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "0.0.0.0", 0)  # noqa: S104 - all of the host
+    made.port = server.sockets[0].getsockname()[1]
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(
+        lambda: _Datagrams(made.heard),
+        local_addr=("0.0.0.0", made.port),  # noqa: S104
+    )
+    try:
+        yield made
+    finally:
+        transport.close()
+        server.close()
+        await server.wait_closed()
+
+
+def own_addresses() -> list[str]:
+    """Addresses of this machine, the one that the internet would see first."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        with contextlib.suppress(OSError):
+            probe.connect(("203.0.113.1", 9))
+        found = [probe.getsockname()[0]]
+    found += [str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)]
+    usable = {text for text in found if ipaddress.ip_address(text).version == 4}
+    return sorted(usable - {"0.0.0.0"})  # noqa: S104 - a value that means none
+
+
+def proxy_for_tests(_environment: Environment) -> EgressProxy:
+    allowed = ipaddress.ip_network(f"{ALLOWED}/32")
+    return EgressProxy(AddressPolicy([allowed]), no_names, ports=None)
+
+
+async def every_way(guest: LocalGuest, addresses: list[str], port: int) -> None:
+    """Try TCP, UDP, DNS and ping to each address, with a route to everywhere."""
+    await root(
+        guest,
+        "ip route add default via 10.0.2.2 dev eth0 || true;"
+        "ip route add 127.0.0.2/32 via 10.0.2.2 dev eth0 2>&1 || true",
+    )
+    tries = "".join(
+        f"(echo tcp | nc -w 2 {address} {port}) & (echo udp | timeout 2 nc -u {address} {port}) &"
+        f"timeout 3 nslookup example.com {address} & timeout 3 ping -c 1 {address} &"
+        for address in addresses
+    )
+    result = await guest.run(sh(f"{tries} wait", user=GuestUser.ROOT))
+    assert result.exit_code == 0
+
+
+async def ask_proxy(guest: LocalGuest, url: str) -> str:
+    """What the proxy answers to a request for `url`, its first line."""
+    request = f"GET {url} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n"
+    result = await guest.run(sh(f"printf '{request}' | nc -w 10 127.0.0.1 3128", timeout=30))
+    return result.stdout.text().partition("\r\n")[0] + result.stdout.text()[-5:]
+
+
+@pytest.mark.parametrize("policy", [NetworkPolicy.NONE, NetworkPolicy.PUBLIC])
+async def test_nothing_of_the_host_is_reachable_directly(lab: Lab, policy: NetworkPolicy) -> None:
+    lab.new_proxy = proxy_for_tests
+    guest = await lab.guest(network=policy)
+    addresses = ["10.0.2.2", "10.0.2.3", "10.0.2.4", "169.254.169.254", "127.0.0.2"]
+    async with listening() as made:
+        await every_way(guest, [*addresses, *own_addresses()], made.port)
+        assert made.heard == []
+        with socket.create_connection(("127.0.0.1", made.port)) as control:
+            control.sendall(b"control")
+            await until(lambda: bool(made.heard))
+    assert made.heard == ["tcp b'control'"]
+
+
+async def test_without_network_there_is_no_proxy(lab: Lab) -> None:
+    guest = await lab.guest(network=NetworkPolicy.NONE)
+    assert await ask_proxy(guest, "http://127.0.0.1/") == ""
+
+
+async def test_the_proxy_is_the_only_way_and_leads_only_where_it_may(lab: Lab) -> None:
+    lab.new_proxy = proxy_for_tests
+    guest = await lab.guest(network=NetworkPolicy.PUBLIC)
+    async with listening() as made:
+        for address in ("127.0.0.1", "localhost", "169.254.169.254", *own_addresses()):
+            answer = await ask_proxy(guest, f"http://{address}:{made.port}/")
+            assert answer.startswith(("HTTP/1.1 4", "HTTP/1.1 5")), answer
+        assert made.heard == []
+        answer = await ask_proxy(guest, f"http://{ALLOWED}:{made.port}/")
+        assert answer.startswith("HTTP/1.1 200")
+        assert answer.endswith("heard")
+        assert len(made.heard) == 1
+
+
+async def test_the_proxy_comes_back_with_the_connection(lab: Lab) -> None:
+    lab.new_proxy = proxy_for_tests
+    guest = await lab.guest(network=NetworkPolicy.PUBLIC)
+    with pytest.raises(GuestLost):
+        await guest.run(sh("kill -9 -1", user=GuestUser.ROOT))
+    async with listening() as made:
+        answer = await ask_proxy(guest, f"http://{ALLOWED}:{made.port}/")
+        assert answer.endswith("heard")

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What code in a guest does to the way in, and how the way in comes back. One shared machine."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from tests.support.vm import Lab, command, lines, root, sh
+from tests.support.waiting import until
+
+from waggle.domain.errors import GuestLost, WaggleError
+from waggle.domain.execution import GuestUser
+from waggle.infra.ssh.connection import SshConnection
+from waggle.infra.ssh.keys import new_keys
+from waggle.service.local_guest import LocalGuest
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.vm,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("leaks"),
+]
+DROPBEARS = "grep -l dropbear /proc/[0-9]*/comm | cut -d/ -f3"
+
+
+async def works(guest: LocalGuest) -> bool:
+    return lines(await guest.run(sh("echo works"))) == ["works"]
+
+
+async def test_killing_everything_as_the_sandbox_user_ends_only_that_run(
+    guest: LocalGuest,
+) -> None:
+    result = await guest.run(sh("(sleep 100 & kill -9 -1); kill -9 -1; sleep 100"))
+    assert result.signal == "SIGKILL" or result.exit_code is not None
+    assert await works(guest)
+
+
+async def test_killing_everything_as_root_breaks_the_call_but_not_the_machine(
+    guest: LocalGuest,
+) -> None:
+    with pytest.raises(GuestLost, match="broke while the command ran"):
+        await guest.run(sh("kill -9 -1", user=GuestUser.ROOT))
+    assert await works(guest)
+    await guest.write_file("/home/sandbox/f", b"1", 0o644)
+
+
+async def test_a_killed_ssh_server_ends_its_runs_and_is_replaced(guest: LocalGuest) -> None:
+    with pytest.raises(GuestLost, match="broke while the command ran"):
+        await root(guest, f"sleep 31314 & kill -9 $({DROPBEARS}); sleep 31314")
+    assert await works(guest)
+    left = await root(guest, "grep -lx sleep /proc/[0-9]*/comm | wc -l")
+    assert int(left) == 0
+
+
+async def test_a_stopped_ssh_server_ends_the_call_by_its_deadline(guest: LocalGuest) -> None:
+    """The kill goes over a new connection, whose server is not stopped."""
+    result = await guest.run(sh(f"kill -STOP $({DROPBEARS}); sleep 100", timeout=3.0,
+                                user=GuestUser.ROOT))  # fmt: skip
+    assert result.timed_out
+    assert await works(guest)
+    await root(guest, f"kill -CONT $({DROPBEARS})")
+
+
+async def test_another_machines_key_is_refused(guest: LocalGuest) -> None:
+    connection = SshConnection(guest.ssh_port, new_keys())
+    with pytest.raises(GuestLost, match="host key that is not its own"):
+        await connection.get()
+    await connection.aclose()
+
+
+async def test_code_in_the_guest_cannot_reach_the_ssh_server(guest: LocalGuest) -> None:
+    for address in ("127.0.0.1", "10.0.2.15", "localhost"):
+        result = await guest.run(sh(f"nc -w 3 {address} 22 </dev/null", timeout=20))
+        assert result.stdout.head == b""  # no banner
+
+
+async def test_a_tampered_kit_breaks_only_this_machine(lab: Lab) -> None:
+    """Root in the guest may break its own way in; the server says so and cleans up."""
+    guest = await lab.guest()
+    await root(guest, "echo 'not a key' > /.waggle/run/identity/authorized_keys")
+    await root(guest, "mount -o remount,rw /.waggle; echo x > /.waggle/init; true")
+    assert await works(guest)
+    with pytest.raises(GuestLost):
+        await guest.run(sh("umount -l /.waggle; kill -9 -1", user=GuestUser.ROOT))
+    with pytest.raises(WaggleError):
+        await guest.run(sh("true", timeout=10))
+    with pytest.raises(WaggleError):
+        await guest.list_files("/")
+    await guest.destroy()
+
+
+async def test_programs_find_nothing_of_the_host_in_their_variables(guest: LocalGuest) -> None:
+    names = {line.partition("=")[0] for line in lines(await guest.run(sh("env")))}
+    assert "HOME" in names
+    assert not {name for name in names if name.startswith(("WAGGLE", "SSH", "VIRTUAL_ENV"))}
+
+
+async def test_the_machine_knows_the_time_and_its_name(guest: LocalGuest) -> None:
+    shown = lines(await guest.run(command("/.waggle/bin/busybox", "hostname")))
+    assert shown == ["test-1"]
+    (year,) = lines(await guest.run(sh("date +%Y")))
+    assert int(year) >= 2026
+
+
+async def test_the_forwarded_port_listens_on_loopback_only(guest: LocalGuest) -> None:
+    def connects(address: str) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(2)
+            return probe.connect_ex((address, guest.ssh_port)) == 0
+
+    await until(lambda: connects("127.0.0.1"))
+    own = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
+    assert not any(connects(str(address)) for address in own if not str(address).startswith("127."))
