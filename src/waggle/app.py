@@ -39,11 +39,10 @@ from waggle.infra.store.sqlite import SqliteStore
 from waggle.mcp.context import Services
 from waggle.mcp.server import build_mcp
 from waggle.places import Places
-from waggle.presets import certificates, execution_limits, image_references, limits, runtimes
+from waggle.presets import certificates, execution_limits, image_service, limits, runtimes
 from waggle.service.environments import EnvironmentService
 from waggle.service.execution import ExecutionService
 from waggle.service.filesystem import FilesystemService
-from waggle.service.images import ImageService
 from waggle.service.local_host import GuestParts, LocalHost, is_root
 from waggle.service.reaper import Reaper
 from waggle.signals import Signals
@@ -80,14 +79,6 @@ def steady_clock() -> Clock:
 def new_id() -> str:
     """A fresh environment id."""
     return str(uuid.uuid4())
-
-
-def image_service(settings: Settings) -> ImageService:
-    """Images and their disks."""
-    places = Places.of(settings)
-    return ImageService(
-        store=places.images, disks=places.disks, runtimes=image_references(settings)
-    )
 
 
 @contextlib.asynccontextmanager

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings as the plain values that services take. Pure but for reading the CA bundle.
+"""Settings as the plain values that services take, and the one service that commands need, too.
 
-Used by the composition root and by commands that need a part of it.
+Used by the composition root and by commands, which do without its imports: those take seconds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from waggle.config import Settings
 from waggle.domain.environment import Resources
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template
+from waggle.places import Places
 from waggle.service.execution import ExecutionLimits
+from waggle.service.images import ImageService
 from waggle.service.request import Limits
 
 EXTENSIONS = {RuntimeName.PYTHON: ".py", RuntimeName.NODE: ".js", RuntimeName.SHELL: ".sh"}
@@ -88,4 +90,12 @@ def execution_limits(settings: Settings) -> ExecutionLimits:
         max_timeout=settings.max_exec_timeout.total_seconds(),
         install_timeout=settings.install_timeout.total_seconds(),
         output_bytes=settings.output_limit,
+    )
+
+
+def image_service(settings: Settings) -> ImageService:
+    """Images and their disks."""
+    places = Places.of(settings)
+    return ImageService(
+        store=places.images, disks=places.disks, runtimes=image_references(settings)
     )

@@ -40,12 +40,12 @@ from tests.support import leaks
 from tests.support.images import busybox_layer, write_layout
 from tests.support.server import LEGACY, MODERN, data_of, error_of, request
 
-from waggle.app import image_service
 from waggle.cli.surroundings import surroundings
 from waggle.config import PREFIX, Settings, load
 from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.places import Places
+from waggle.presets import image_service
 
 START_SECONDS = 30.0
 STOP_SECONDS = 45.0
@@ -413,3 +413,25 @@ async def status(server: Waggle, path: str) -> tuple[int, dict[str, Any]]:
     async with httpx2.AsyncClient() as http:
         answer = await http.get(server.url + path)
         return answer.status_code, answer.json()
+
+
+def command_line(
+    *words: str, data: Path, settings: Mapping[str, str], stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run one `waggle` command to its end. `settings` as for `Waggle`."""
+    return subprocess.run(
+        [sys.executable, "-m", "waggle", *words],
+        env=environ(data, settings),
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def beside(server: Waggle, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as the operator of a running server does."""
+    address = {"listen_addr": server.url.removeprefix("http://")}
+    return command_line(*words, data=server.data, settings={**server.settings, **address})

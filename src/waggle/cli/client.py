@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import httpx2
-from mcp import Client
+from mcp import Client, MCPError
 from mcp_types import TextContent
 
 from waggle.config import Settings
@@ -30,17 +30,27 @@ def server_url(settings: Settings) -> str:
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncGenerator[Client]:
-    """A connected client. Raises SetupIncomplete when no server answers."""
+    """A connected client. Raises SetupIncomplete when no server of MCP answers, or not any more.
+
+    What the block raises comes out as it is, not inside the groups of the client's tasks.
+    """
     try:
         async with Client(url) as client:
             yield client
-    except (httpx2.ConnectError, ExceptionGroup) as error:
-        if isinstance(error, ExceptionGroup) and not error.subgroup(httpx2.ConnectError):
-            raise _first(error) from error
-        raise SetupIncomplete(
-            f"No server answers at {url}.",
-            hint="Start it with 'waggle serve', or set WAGGLE_LISTEN_ADDR as it has it.",
-        ) from error
+    except (httpx2.HTTPError, MCPError, BaseExceptionGroup) as error:
+        cause = _first(cast("BaseException", error))
+        if isinstance(cause, httpx2.ConnectError):
+            raise SetupIncomplete(
+                f"No server answers at {url}.",
+                hint="Start it with 'waggle serve', or set WAGGLE_LISTEN_ADDR as it has it.",
+            ) from error
+        if isinstance(cause, (httpx2.HTTPError, MCPError)):
+            raise SetupIncomplete(
+                f"What answers at {url} is no waggle server, or it stopped: "
+                f"{str(cause) or type(cause).__name__}.",
+                hint="Look at its log, and at WAGGLE_LISTEN_ADDR.",
+            ) from error
+        raise cause from None
 
 
 def _first(error: BaseException) -> BaseException:

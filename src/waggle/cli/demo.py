@@ -8,6 +8,7 @@ directory that is deleted at the end.
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import sys
 import tempfile
@@ -53,40 +54,66 @@ def demo() -> None:
 
 async def _demo(settings: Settings, environ: Mapping[str, str]) -> None:
     started = time.monotonic()
-    async with _server(settings, environ) as url:
+    async with _interruptible(), _server(settings, environ) as url:
         say(f"A server listens at {url} (only its warnings are shown)")
         async with connected(url) as client:
             await _tour(client)
     say(f"The server has stopped. All in all: {time.monotonic() - started:.1f} s")
 
 
+@asynccontextmanager
+async def _interruptible() -> AsyncGenerator[None]:
+    """Cancel the block at a signal, let it clean up, and only then raise KeyboardInterrupt."""
+    interrupted = anyio.Event()
+
+    async def watch(scope: anyio.CancelScope) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            async for _ in signals:
+                if not interrupted.is_set():
+                    say("Interrupted: the server destroys what it has, and stops.")
+                interrupted.set()
+                scope.cancel()
+
+    try:
+        async with anyio.create_task_group() as watchers:
+            try:
+                async with anyio.create_task_group() as group:
+                    watchers.start_soon(watch, group.cancel_scope)
+                    yield
+            finally:
+                watchers.cancel_scope.cancel()
+    except BaseException:
+        if not interrupted.is_set():
+            raise
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+
+
 async def _tour(client: Client) -> None:
+    """The steps; when one fails, the server destroys the environment at its own end."""
     created = await _step(
         client, "Create a python environment", "create_environment", runtime="python"
     )
     environment = str(created["environment_id"])
-    try:
-        await _step(client, "Run a program", "execute", environment_id=environment, code=PROGRAM)
-        await _step(
-            client,
-            "Write a file",
-            "write_file",
-            environment_id=environment,
-            path=FILE,
-            content="written over MCP\n",
-        )
-        await _step(client, "Read it back", "read_file", environment_id=environment, path=FILE)
-        await _step(
-            client,
-            f"Install {PACKAGE}",
-            "install_packages",
-            environment_id=environment,
-            packages=[PACKAGE],
-        )
-        await _step(client, "Use it", "execute", environment_id=environment, code=USE_PACKAGE)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await _step(client, "Destroy it", "destroy_environment", environment_id=environment)
+    await _step(client, "Run a program", "execute", environment_id=environment, code=PROGRAM)
+    await _step(
+        client,
+        "Write a file",
+        "write_file",
+        environment_id=environment,
+        path=FILE,
+        content="written over MCP\n",
+    )
+    await _step(client, "Read it back", "read_file", environment_id=environment, path=FILE)
+    await _step(
+        client,
+        f"Install {PACKAGE}",
+        "install_packages",
+        environment_id=environment,
+        packages=[PACKAGE],
+    )
+    await _step(client, "Use it", "execute", environment_id=environment, code=USE_PACKAGE)
+    await _step(client, "Destroy it", "destroy_environment", environment_id=environment)
 
 
 async def _step(client: Client, title: str, tool: str, **arguments: object) -> dict[str, Any]:

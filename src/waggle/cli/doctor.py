@@ -11,7 +11,6 @@ import anyio
 from rich.console import Console
 from rich.markup import escape
 
-from waggle.app import image_service
 from waggle.config import Settings, load
 from waggle.infra.files import FileLock
 from waggle.infra.host.doctor import examine
@@ -19,6 +18,7 @@ from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.host.preflight import CheckResult, Status, Subject, can_run
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.places import Places
+from waggle.presets import image_service
 
 _MARKS = {Status.OK: "[green]ok  [/]", Status.WARN: "[yellow]warn[/]", Status.FAIL: "[red]fail[/]"}
 

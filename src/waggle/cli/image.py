@@ -13,7 +13,6 @@ import anyio
 from rich.console import Console
 from rich.table import Table
 
-from waggle.app import image_service
 from waggle.cli.progress import say, working
 from waggle.config import Settings, load
 from waggle.domain.errors import InvalidArgument
@@ -22,6 +21,7 @@ from waggle.infra.oci.build import build_image
 from waggle.infra.oci.definition import load_definition
 from waggle.infra.store.sqlite import SqliteStore
 from waggle.places import Places
+from waggle.presets import image_service
 from waggle.service.images import ImageService
 
 

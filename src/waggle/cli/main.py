@@ -12,7 +12,7 @@ from typing import Annotated, cast
 
 from cyclopts import App, Group, Parameter
 
-from waggle.domain.errors import WaggleError
+from waggle.domain.errors import InvalidArgument, WaggleError
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for scripts.")]
 Yes = Annotated[bool, Parameter(name=("--yes", "-y"), negative="", help="Do not ask.")]
@@ -162,7 +162,7 @@ def main() -> None:
             sys.stderr.write(
                 f"waggle: {each.message}\n" + (f"  {each.hint}\n" if each.hint else "")
             )
-        sys.exit(1)
+        sys.exit(2 if isinstance(told[0], InvalidArgument) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`waggle doctor`: what it says of a machine that can, and of one that cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.support.waggle_process import command_line, own_cache, running
+
+NAMES = {"python", "qemu", "acceleration", "kernel", "guest kit", "images", "data directory"}
+
+
+def test_a_machine_that_is_not_set_up(tmp_path: Path) -> None:
+    cache = {"image_cache_dir": str(tmp_path / "cache")}
+    ended = command_line("doctor", "--json", data=tmp_path / "data", settings=cache)
+    assert ended.returncode == 1
+    checks = {each["name"]: each for each in json.loads(ended.stdout)}
+    assert set(checks) >= NAMES
+    for name in ("kernel", "guest kit"):
+        assert checks[name]["status"] == "fail"
+        assert "waggle setup" in checks[name]["mend"]
+    assert "waggle image build" in checks["images"]["mend"]
+    for check in checks.values():
+        assert (check["status"] == "ok") == (check["mend"] == ""), check
+
+    shown = command_line("doctor", data=tmp_path / "data", settings=cache)
+    assert shown.returncode == 1
+    assert "fail guest kit" in shown.stdout
+    assert "Environments cannot be created here" in shown.stdout
+    assert not (tmp_path / "cache").exists(), "looking changes nothing"
+
+
+def test_no_hypervisor(tmp_path: Path) -> None:
+    settings = {"image_cache_dir": str(tmp_path / "c"), "qemu_binary": "/no/such/qemu"}
+    ended = command_line("doctor", "--json", data=tmp_path / "data", settings=settings)
+    assert ended.returncode == 1
+    (check,) = [each for each in json.loads(ended.stdout) if each["name"] == "qemu"]
+    assert check["status"] == "fail"
+
+
+@pytest.mark.vm
+def test_a_machine_that_is_set_up(tmp_path: Path) -> None:
+    ended = command_line("doctor", "--json", data=tmp_path / "data", settings={})
+    failed = [each for each in json.loads(ended.stdout) if each["status"] == "fail"]
+    assert (ended.returncode, failed) == (0, [])
+
+
+@pytest.mark.vm
+def test_beside_a_running_server(tmp_path: Path) -> None:
+    cache = own_cache(tmp_path / "cache")
+    with running(tmp_path, {"image_cache_dir": str(cache)}) as server:
+        address = {"listen_addr": server.url.removeprefix("http://")}
+        ended = command_line(
+            "doctor", "--json", data=server.data, settings=server.settings | address
+        )
+        checks = {each["name"]: each for each in json.loads(ended.stdout)}
+        assert checks["listen address"]["status"] != "fail", "the server itself has it"
+        assert checks["images"]["status"] == "fail"
+        assert ended.returncode == 1

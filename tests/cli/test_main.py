@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line itself: help, wrong usage, and how errors become lines and exit codes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.support.waggle_process import command_line
+
+from waggle.cli import main
+from waggle.domain.errors import InvalidArgument, SetupIncomplete
+
+COMMANDS = [
+    "serve",
+    "setup",
+    "doctor",
+    "demo",
+    "shell",
+    "version",
+    "image",
+    "image build",
+    "image ls",
+    "image inspect",
+    "image rm",
+    "env",
+    "env ls",
+    "env rm",
+]
+
+
+def waggle(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command on a machine where nothing is set up."""
+    cache = {"image_cache_dir": str(tmp_path / "cache"), "listen_addr": "127.0.0.1:1"}
+    return command_line(*words, data=tmp_path / "data", settings=cache)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_is_there_for(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main.app([*command.split(), "--help"])
+    assert not ended.value.code
+    shown = capsys.readouterr().out
+    assert f"Usage: waggle {command}".strip() in shown
+    assert len(shown.splitlines()) > 3
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main.app(["--help"])
+    shown = capsys.readouterr().out
+    for command in COMMANDS:
+        assert re.search(rf"\b{command.split()[0]} ", shown)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("nope",),
+        ("image", "nope"),
+        ("setup", "--bogus"),
+        ("shell",),
+        ("shell", "a", "b"),
+        ("env", "rm"),
+        ("image", "rm"),
+        ("image", "build", "nope"),
+    ],
+)
+def test_wrong_usage(tmp_path: Path, words: tuple[str, ...]) -> None:
+    ended = waggle(tmp_path, *words)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_version(tmp_path: Path) -> None:
+    ended = waggle(tmp_path, "version")
+    assert re.fullmatch(r"waggle \d+\.\d+\.\d+\S*\n", ended.stdout)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_reader_that_leaves_early(tmp_path: Path) -> None:
+    shell = f"{sys.executable} -m waggle --help | true; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(
+        ["bash", "-c", shell], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode in (0, 1)
+
+
+def fail(error: BaseException) -> Callable[[], None]:
+    def command() -> None:
+        raise error
+
+    return command
+
+
+A = SetupIncomplete("First.", hint="Do this.")
+B = InvalidArgument("Second.", hint="")
+
+
+@pytest.mark.parametrize(
+    "error,code,text",
+    [
+        (A, 1, "waggle: First.\n  Do this.\n"),
+        (B, 2, "waggle: Second.\n"),
+        (ExceptionGroup("", [ExceptionGroup("", [A])]), 1, "waggle: First.\n  Do this.\n"),
+        (ExceptionGroup("", [A, B]), 1, "waggle: First.\n  Do this.\nwaggle: Second.\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (BrokenPipeError(), 1, ""),
+    ],
+)
+def test_errors_become_lines_and_codes(
+    error: BaseException,
+    code: int,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(main, "app", fail(error))
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == code
+    assert capsys.readouterr() == ("", text)
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), ExceptionGroup("", [A, ZeroDivisionError()])]
+)
+def test_bugs_are_not_hidden(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "app", fail(error))
+    with pytest.raises(type(error)):
+        main.main()
+
+
+@pytest.mark.parametrize("code", [0, 1, 7])
+def test_a_command_may_choose_its_code(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "app", lambda: code)
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == code
