@@ -21,7 +21,7 @@ def pages(data: bytes, encoding: Encoding | None, limit: int | None) -> list[Pag
     read: list[Page] = []
     offset: int | None = 0
     while offset is not None:
-        part = data[offset : offset + window(limit)]
+        part = data[offset : offset + window(limit, encoding)]
         found = page(
             part, offset=offset, size=len(data), encoding=encoding, whole=limit is not None
         )
@@ -65,6 +65,11 @@ def test_a_page_without_a_limit_suits_every_client(piece: bytes) -> None:
     read = pages(data[:2_000_000], None, None)
     assert all(wire_size(found.content) <= COPY_BUDGET for found in read)
     assert wire_size(read[0].content) > COPY_BUDGET // 2
+
+
+def test_bytes_asked_for_as_base64_are_read_once() -> None:
+    part = bytes(window(None, "base64"))
+    assert page(part, offset=0, size=len(part), encoding="base64").next_offset is None
 
 
 def test_450_kb_of_plain_text_come_whole() -> None:

@@ -19,6 +19,7 @@ from waggle.mcp.budget import COPY_BUDGET, fit
 
 Encoding = Literal["utf-8", "base64"]
 DEFAULT_PAGE_BYTES = 450_000
+BASE64_PAGE_BYTES = COPY_BUDGET * 3 // 4
 SMALLEST_PAGE = 4
 """Bytes; any character fits, so every page gets further."""
 
@@ -39,9 +40,14 @@ class Page:
         return self.end if self.end < self.size else None
 
 
-def window(limit: int | None) -> int:
-    """How many bytes of the file `page` wants to see, from its offset on."""
-    return DEFAULT_PAGE_BYTES if limit is None else max(limit, SMALLEST_PAGE)
+def window(limit: int | None, encoding: Encoding | None = None) -> int:
+    """How many bytes of the file `page` wants to see, from its offset on.
+
+    Without a limit, no more than fits: what is cut off is read from the guest again.
+    """
+    if limit is not None:
+        return max(limit, SMALLEST_PAGE)
+    return BASE64_PAGE_BYTES if encoding == "base64" else DEFAULT_PAGE_BYTES
 
 
 def page(
@@ -65,7 +71,7 @@ def page(
             hint="Read it with encoding 'base64' or 'auto'.",
         )
     if text is None:
-        kept = part if whole else part[: COPY_BUDGET * 3 // 4]
+        kept = part if whole else part[:BASE64_PAGE_BYTES]
         content = base64.b64encode(kept).decode("ascii")
         return Page(content, "base64", offset, offset + len(kept), size)
     content = text if whole else fit(text, COPY_BUDGET)

@@ -94,15 +94,16 @@ class FilesystemTools:
         limit: _Limit = None,
     ) -> Annotated[CallToolResult, FileContent]:
         """Read a file, or one page of it."""
+        wanted = None if encoding == "auto" else encoding
         name, read = await self._files.read(
-            environment_id, path, owner=current_owner(ctx), offset=offset, length=window(limit)
+            environment_id,
+            path,
+            owner=current_owner(ctx),
+            offset=offset,
+            length=window(limit, wanted),
         )
         part = page(
-            read.data,
-            offset=offset,
-            size=read.size,
-            encoding=None if encoding == "auto" else encoding,
-            whole=limit is not None,
+            read.data, offset=offset, size=read.size, encoding=wanted, whole=limit is not None
         )
         result = FileContent(
             path=readable(name),
