@@ -120,7 +120,7 @@ async def _lines(stream: asyncio.StreamReader | None) -> AsyncGenerator[str]:
         *lines, rest = (rest + data).replace(b"\r", b"\n").split(b"\n")
         rest = rest[:_CHUNK]
         for line in lines:
-            yield line.decode("utf-8", "replace").rstrip()
+            yield line[:_CHUNK].decode("utf-8", "replace").rstrip()
     if rest:
         yield rest.decode("utf-8", "replace").rstrip()
 

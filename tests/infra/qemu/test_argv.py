@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The QEMU command line: what it must say, for any machine."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waggle.domain.environment import Resources
+from waggle.infra.qemu.argv import COMMAND_LINE, Descriptors, qemu_argv
+
+FDS = Descriptors(
+    kernel=10, kit=11, image=12, scratch=13, identity=14, monitor=15, console=16, agent=17
+)
+
+
+def argv(
+    accelerator: str = "tcg", resources: Resources | None = None, port: int = 10022
+) -> list[str]:
+    return qemu_argv(
+        "/usr/bin/qemu",
+        accelerator=accelerator,
+        resources=resources or Resources(cpus=2, memory_mib=512, disk_mib=1024),
+        ssh_port=port,
+        fds=FDS,
+    )
+
+
+def option(words: list[str], name: str) -> list[str]:
+    """The values of an option, in order."""
+    return [value for key, value in pairwise(words) if key == name]
+
+
+def test_processors_and_memory_are_those_asked_for() -> None:
+    words = argv(resources=Resources(cpus=3, memory_mib=768, disk_mib=1))
+    assert option(words, "-smp") == ["3"]
+    assert option(words, "-m") == ["768M"]
+
+
+@pytest.mark.parametrize("accelerator, cpu", [("tcg", "max"), ("kvm", "host")])
+def test_the_accelerator_decides_the_processor(accelerator: str, cpu: str) -> None:
+    words = argv(accelerator)
+    (accel,) = option(words, "-accel")
+    assert accel.split(",")[0] == accelerator
+    assert option(words, "-cpu") == [cpu]
+
+
+def test_nothing_comes_with_it_that_was_not_asked_for() -> None:
+    words = argv()
+    for flag in ("-nodefaults", "-no-user-config", "-no-reboot"):
+        assert flag in words
+    assert option(words, "-display") == ["none"]
+
+
+def test_all_four_denials_of_the_sandbox_are_on() -> None:
+    (sandbox,) = option(argv(), "-sandbox")
+    assert sandbox == ("on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+
+
+def test_the_network_is_restricted_and_leads_to_the_ssh_server_only() -> None:
+    (network,) = option(argv(port=12345), "-netdev")
+    assert network == ("user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:12345-:22")
+
+
+def test_only_the_scratch_disk_is_writable_and_the_order_is_the_guests() -> None:
+    words = argv()
+    disks = [device for device in option(words, "-device") if "blk" in device]
+    order = [re.search(r"drive=(\w+)", disk) for disk in disks]
+    assert [match[1] for match in order if match] == ["kit", "image", "scratch", "identity"]
+    layers = option(words, "-blockdev")
+    assert len(layers) == 8
+    for layer in layers:
+        assert ("read-only=on" in layer) != ("scratch" in layer)
+
+
+@given(st.permutations(range(3, 11)))
+def test_every_descriptor_is_named_exactly_where_it_belongs(numbers: list[int]) -> None:
+    fds = Descriptors(*numbers)
+    words = qemu_argv("q", accelerator="tcg", resources=Resources(1, 64, 1), ssh_port=1, fds=fds)
+    assert option(words, "-kernel") == [f"/proc/self/fd/{fds.kernel}"]
+    sets = {value.split(",")[1]: value.split(",")[0] for value in option(words, "-add-fd")}
+    assert sets == {
+        "set=1": f"fd={fds.kit}",
+        "set=2": f"fd={fds.image}",
+        "set=3": f"fd={fds.scratch}",
+        "set=4": f"fd={fds.identity}",
+    }
+    channels = [value.split(",")[1:] for value in option(words, "-chardev")]
+    assert channels == [
+        ["id=monitor", f"fd={fds.monitor}"],
+        ["id=console", f"fd={fds.console}"],
+        ["id=agent", f"fd={fds.agent}"],
+    ]
+    assert sorted(fds.all()) == sorted(numbers)
+
+
+def test_it_is_told_no_path_of_ours() -> None:
+    own = ("/proc/self/fd/", "/dev/fdset/", "/usr/bin/qemu", COMMAND_LINE)
+    with_paths = [word for word in argv() if "/" in word]
+    assert all(any(known in word for known in own) for word in with_paths)

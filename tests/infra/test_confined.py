@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Children on a leash: what they are given, how their end is seen, whom a signal can hit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.support.leaks import Leaks
+from tests.support.waiting import until
+
+from waggle.domain.errors import SetupIncomplete
+from waggle.infra import confined
+from waggle.infra.confined import (
+    MAX_DESCRIPTORS,
+    ConfinedProcess,
+    identify,
+    kill_identified,
+    leash,
+)
+
+pytestmark = pytest.mark.anyio
+SLEEP = ("/bin/sleep", "1000")
+
+
+def start(*argv: str, descriptors: tuple[int, ...] = (), uid: int | None = None) -> ConfinedProcess:
+    return ConfinedProcess.start(
+        argv or SLEEP, descriptors=descriptors, stderr=subprocess.DEVNULL, uid=uid
+    )
+
+
+def python(code: str, *, descriptors: tuple[int, ...] = ()) -> ConfinedProcess:
+    return start(sys.executable, "-c", code, descriptors=descriptors)
+
+
+async def test_it_is_known_by_more_than_its_pid() -> None:
+    process = start()
+    assert process.is_alive
+    assert identify(process.identity.pid) == process.identity
+    assert await process.kill() == -signal.SIGKILL
+    assert not process.is_alive
+    assert identify(process.identity.pid) is None
+    assert await process.kill() == -signal.SIGKILL
+
+
+async def test_nothing_is_left_of_many() -> None:
+    watch = Leaks()
+    for _ in range(5):
+        await start().kill()
+    await watch.settle()
+
+
+@pytest.mark.parametrize("code", [0, 7])
+async def test_its_status_is_seen_by_all_who_wait_and_by_those_who_come_late(code: int) -> None:
+    process = python(f"raise SystemExit({code})")
+    waiting = [asyncio.create_task(process.wait()) for _ in range(3)]
+    cancelled = asyncio.create_task(process.wait())
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    assert await asyncio.gather(*waiting) == [code] * 3
+    assert await process.wait() == code
+
+
+async def test_it_gets_only_its_descriptors_and_little_else(tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    code = (
+        "import os,resource,sys\n"
+        "fds = [f for f in os.listdir('/proc/self/fd') if os.path.exists('/proc/self/fd/' + f)]\n"
+        "print(sorted(fds, key=int), sorted(os.environ), os.getcwd(),"
+        " os.getsid(0) == os.getpid(), resource.getrlimit(resource.RLIMIT_CORE),"
+        " resource.getrlimit(resource.RLIMIT_NOFILE),"
+        " [l.split()[1] for l in open('/proc/self/status') if 'NoNewPrivs' in l],"
+        " file=os.fdopen(int(sys.argv[1]), 'w'))"
+    )
+    number = os.open(report, os.O_WRONLY | os.O_CREAT)
+    try:
+        argv = (sys.executable, "-c", code, str(number))
+        assert await start(*argv, descriptors=(number,)).wait() == 0
+    finally:
+        os.close(number)
+    limits = (MAX_DESCRIPTORS, MAX_DESCRIPTORS)
+    assert report.read_text() == (
+        f"{['0', '1', '2', str(number)]} ['LANG', 'PATH'] / True (0, 0) {limits} ['1']\n"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a process another user")
+async def test_it_can_be_given_a_user_of_its_own() -> None:
+    process = start(uid=1_900_000_001)
+    status = Path(f"/proc/{process.identity.pid}/status").read_text()
+    assert "Uid:\t1900000001\t1900000001\t1900000001\t1900000001\n" in status
+    assert "Gid:\t1900000001\t1900000001\t1900000001\t1900000001\n" in status
+    assert "CapEff:\t0000000000000000\n" in status
+    await process.kill()
+
+
+async def test_it_dies_with_its_parent() -> None:
+    code = (
+        "import asyncio, subprocess\n"
+        "from waggle.infra.confined import ConfinedProcess\n"
+        "async def main():\n"
+        " p = ConfinedProcess.start(['/bin/sleep', '1000'], descriptors=(),\n"
+        "                           stderr=subprocess.DEVNULL, uid=None)\n"
+        " print(p.identity.pid, flush=True)\n"
+        " await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    pid = int(await parent.stdout.readline())
+    await until(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
+    parent.kill()
+    await parent.wait()
+    await until(lambda: identify(pid) is None, 2.0)
+
+
+async def test_a_program_that_is_not_there_is_incomplete_setup(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert leash(["x"])[-2:] == ["--", "x"]
+
+    def nothing(name: str) -> None:
+        return None
+
+    monkeypatch.setattr(shutil, "which", nothing)
+    with pytest.raises(SetupIncomplete, match=r"prlimit .* is not installed"):
+        start()
+
+
+async def test_a_child_that_cannot_be_watched_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Leaks()
+
+    def fail(pid: int) -> int:
+        raise OSError("no descriptors left")
+
+    monkeypatch.setattr(confined.os, "pidfd_open", fail)
+    with pytest.raises(OSError, match="no descriptors left"):
+        start()
+    await watch.settle()
+
+
+async def test_only_the_very_process_is_killed() -> None:
+    process = start()
+    identity = process.identity
+    for other in (
+        replace(identity, started=identity.started + 1),
+        replace(identity, boot_id="another"),
+    ):
+        assert not kill_identified(other)
+    assert process.is_alive
+    assert kill_identified(identity)
+    assert await process.wait() == -signal.SIGKILL
+    assert not kill_identified(identity)
+
+
+def test_a_process_that_does_not_exist_is_nobody() -> None:
+    assert identify(2**22 + 1) is None
+    assert not kill_identified(confined.MachineIdentity(2**22 + 1, 1, "x"))
+
+
+async def test_a_zombie_is_nobody() -> None:
+    child = subprocess.Popen(["/bin/true"])
+    await until(lambda: identify(child.pid) is None)
+    assert child.wait() == 0

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which mirror is used, what mmdebstrap is told, and how build tools are run."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.support.leaks import Leaks
+
+from waggle.domain.errors import SetupIncomplete
+from waggle.infra import debian
+
+MIRROR = "http://mirror.example/debian"
+
+
+def test_the_configured_mirror_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "sources.list").write_text("deb http://other.example/debian x main\n")
+    assert debian.mirror(MIRROR, tmp_path) == MIRROR
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"deb {MIRROR} bookworm main\n",
+        f"deb {MIRROR}/ bookworm main\n",
+        f"# deb http://no.example/debian x\ndeb [signed-by=/x.gpg arch=amd64] {MIRROR} x main\n",
+        f"deb http://sec.example/debian-security x main\ndeb {MIRROR} x main\n",
+    ],
+)
+def test_the_hosts_own_list_is_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "sources.list").write_text(text)
+    assert debian.mirror(None, tmp_path) == MIRROR
+
+
+def test_the_newer_format_is_read(tmp_path: Path) -> None:
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list.d" / "debian.sources").write_text(
+        f"Types: deb\nURIs: {MIRROR}\nSuites: trixie\nComponents: main\n"
+    )
+    assert debian.mirror(None, tmp_path) == MIRROR
+
+
+@pytest.mark.parametrize("text", ["", "deb http://archive.example/ubuntu x main\n", "\xff\xfe"])
+def test_without_one_the_setting_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "sources.list").write_text(text)
+    with pytest.raises(SetupIncomplete, match="WAGGLE_DEBIAN_MIRROR"):
+        debian.mirror(None, tmp_path)
+
+
+def test_the_command_checks_signatures_but_not_dates() -> None:
+    argv = debian.tree_argv(
+        MIRROR, suite="sid", packages=["a", "b"], hooks=["--x"], options=["--y"]
+    )
+    assert argv[0] == "mmdebstrap"
+    assert "--include=a,b" in argv
+    assert '--aptopt=Acquire::Check-Valid-Until "false"' in argv
+    assert not any("trusted" in word or "allow" in word.lower() for word in argv)
+    assert argv[-3:] == ["sid", "-", f"deb {MIRROR} sid main"]
+    assert argv.index("--x") < argv.index("--y") < argv.index("sid")
+
+
+@pytest.mark.anyio
+async def test_a_tools_lines_are_told_as_they_come() -> None:
+    lines: list[str] = []
+    code = (
+        r"import sys; sys.stdout.write('one\ntwo\rthree\n' + 'x' * 200000 + '\nlast'); sys.exit(0)"
+    )
+    await debian.run([sys.executable, "-c", code], lines.append)
+    assert lines[:3] == ["one", "two", "three"]
+    assert lines[-1] == "last"
+    assert all(len(line) <= 16 * 1024 for line in lines)
+
+
+@pytest.mark.anyio
+async def test_a_failure_shows_the_last_lines() -> None:
+    code = "import sys; [print('line', n) for n in range(100)]; sys.exit('why')"
+    with pytest.raises(SetupIncomplete, match=r"failed \(1\): line 8\d .*\| why"):
+        await debian.run([sys.executable, "-u", "-c", code])
+
+
+@pytest.mark.anyio
+async def test_a_tool_that_is_not_there_is_named() -> None:
+    with pytest.raises(SetupIncomplete, match="no-such-tool is not installed"):
+        await debian.run(["no-such-tool"])
+
+
+POLITE = """
+import signal, subprocess, sys, time
+def clean(*_):
+    open(sys.argv[1], 'w').close()
+    sys.exit(1)
+signal.signal(signal.SIGTERM, clean)
+subprocess.Popen(['sleep', '1000'])
+print('started', flush=True)
+time.sleep(1000)
+"""
+
+
+async def _run_until_said(argv: list[str], said: asyncio.Event) -> None:
+    await debian.run(argv, lambda _line: said.set())
+
+
+@pytest.mark.anyio
+async def test_cancelling_lets_the_tool_clean_up_and_ends_its_children(tmp_path: Path) -> None:
+    watch = Leaks()
+    started = asyncio.Event()
+    argv = [sys.executable, "-c", POLITE, str(tmp_path / "cleaned")]
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(_run_until_said, argv, started)
+        await started.wait()
+        group.cancel_scope.cancel()
+    assert (tmp_path / "cleaned").exists()
+    await watch.settle()
+
+
+@pytest.mark.anyio
+async def test_a_tool_that_ignores_the_request_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debian, "GRACE_SECONDS", 0.2)
+    watch = Leaks()
+    started = asyncio.Event()
+    argv = ["/bin/sh", "-c", "trap '' TERM; echo started; while :; do sleep 1000; done"]
+    task = asyncio.create_task(debian.run(argv, lambda _line: started.set()))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await watch.settle()
