@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The environments of this machine when a part fails: each failed create leaves nothing.
+
+Machines are pretended; ports, files and keys are real. Creates that succeed need a real guest and
+are tested in tests/vm and tests/e2e.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import pytest
+from tests.support.vm import environment
+
+from waggle.domain.environment import Environment, MachineIdentity
+from waggle.domain.errors import BootFailed, GuestLost, ImageMissing, NoPorts, PortTaken, TimedOut
+from waggle.domain.host import no_progress
+from waggle.domain.image import BootImage
+from waggle.domain.machine import MachineSpec
+from waggle.domain.network import NetworkPolicy
+from waggle.infra.net.ports import PortAllocator
+from waggle.infra.ssh.connection import ServeTunnel, SshConnection
+from waggle.infra.ssh.keys import new_keys
+from waggle.service.local_guest import LocalGuest
+from waggle.service.local_host import GuestParts, LocalHost
+
+pytestmark = pytest.mark.anyio
+
+IDENTITY = MachineIdentity(2**22 + 1, 0, "none")
+"""No process has it."""
+
+
+@dataclass
+class PretendMachine:
+    """A machine whose guest never listens. `stubborn` is how often it survives a `stop`."""
+
+    log: list[str]
+    stubborn: int = 0
+    dead: anyio.Event = field(default_factory=anyio.Event)
+    identity: MachineIdentity = IDENTITY
+
+    @property
+    def is_alive(self) -> bool:
+        return not self.dead.is_set()
+
+    def console_tail(self) -> Sequence[str]:
+        return []
+
+    async def wait(self) -> str:
+        await self.dead.wait()
+        return "it was unplugged"
+
+    async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
+        raise GuestLost("no agent")
+
+    async def stop(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        if self.stubborn:
+            self.stubborn -= 1
+            raise TimedOut("It does not die.")
+        self.log.append("machine")
+        self.dead.set()
+
+
+@dataclass
+class PretendHypervisor:
+    """Fails with `errors`, one after the other, then boots. `hold` keeps it booting."""
+
+    errors: list[Exception] = field(default_factory=list[Exception])
+    specs: list[MachineSpec] = field(default_factory=list[MachineSpec])
+    log: list[str] = field(default_factory=list[str])
+    hold: bool = False
+    booting: anyio.Event = field(default_factory=anyio.Event)
+    name: str = "pretend"
+
+    async def boot(self, spec: MachineSpec) -> PretendMachine:
+        self.specs.append(spec)
+        self.booting.set()
+        if self.hold:
+            await anyio.sleep_forever()
+        if self.errors:
+            raise self.errors.pop(0)
+        return PretendMachine(self.log)
+
+
+@dataclass
+class PretendProxy:
+    log: list[str]
+
+    @property
+    def serve(self) -> ServeTunnel:
+        async def refuse(_reader: object, writer: object) -> None:
+            raise AssertionError("nobody connects")
+
+        return refuse
+
+    async def aclose(self) -> None:
+        self.log.append("proxy")
+
+
+@dataclass
+class Images:
+    """One image, or none."""
+
+    there: bool = True
+
+    async def boot_image(self, reference: str, progress: object) -> BootImage:
+        if not self.there:
+            raise ImageMissing("There is no image.", hint="Build it.")
+        return BootImage(reference, "sha256:0", Path("/image"), {})
+
+    async def missing(self) -> str | None:
+        return None if self.there else "None of the images is there."
+
+
+@dataclass
+class Scratch:
+    error: OSError | None = None
+
+    async def make(self, mib: int, target: Path) -> None:
+        if self.error is not None:
+            raise self.error
+        target.write_bytes(b"")
+
+
+@dataclass
+class Rig:
+    """A host and its parts."""
+
+    directory: Path
+    hypervisor: PretendHypervisor = field(default_factory=PretendHypervisor)
+    images: Images = field(default_factory=Images)
+    scratch: Scratch = field(default_factory=Scratch)
+    ports: PortAllocator = field(default_factory=lambda: PortAllocator(10_900, 10_920))
+
+    @property
+    def host(self) -> LocalHost:
+        return LocalHost(
+            directory=self.directory / "environments",
+            hypervisor=self.hypervisor,
+            images=self.images,
+            parts=GuestParts(lambda: Path("/kernel"), lambda: Path("/kit"), self.scratch, b""),
+            ports=self.ports,
+            new_proxy=lambda _environment: PretendProxy(self.hypervisor.log),
+            boot_timeout=1.0,
+            uid_base=None,
+        )
+
+    def left(self) -> tuple[list[Path], frozenset[int]]:
+        return list((self.directory / "environments").glob("*")), self.ports.leased
+
+    async def create(self, asked: Environment | None = None) -> LocalGuest:
+        return await self.host.create(asked or environment(), no_progress)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+NOTHING: tuple[list[Path], frozenset[int]] = ([], frozenset())
+
+
+async def test_no_image(rig: Rig) -> None:
+    rig.images.there = False
+    with pytest.raises(ImageMissing):
+        await rig.create()
+    assert (rig.left(), rig.hypervisor.specs) == (NOTHING, [])
+
+
+async def test_a_machine_that_does_not_boot(rig: Rig) -> None:
+    rig.hypervisor.errors = [BootFailed("It panicked.")]
+    with pytest.raises(BootFailed, match="It panicked"):
+        await rig.create()
+    assert rig.left() == NOTHING
+
+
+async def test_a_guest_that_does_not_listen_is_a_failed_boot(rig: Rig) -> None:
+    with pytest.raises(BootFailed, match=r"The machine booted, but then: .* does not answer"):
+        await rig.create(environment(network=NetworkPolicy.PUBLIC))
+    assert rig.hypervisor.log == ["proxy", "machine"]
+    assert rig.left() == NOTHING
+
+
+async def test_another_port_when_the_first_ones_are_taken_in_between(rig: Rig) -> None:
+    rig.hypervisor.errors = [PortTaken("taken"), PortTaken("taken")]
+    with pytest.raises(BootFailed):
+        await rig.create()
+    tried = [spec.ssh_port for spec in rig.hypervisor.specs]
+    assert len(set(tried)) == 3
+    assert rig.left() == NOTHING
+
+
+async def test_ports_that_are_always_taken_in_between(rig: Rig) -> None:
+    rig.hypervisor.errors = [PortTaken("taken") for _ in range(9)]
+    with pytest.raises(NoPorts):
+        await rig.create()
+    assert rig.left() == NOTHING
+
+
+async def test_a_full_disk_of_the_server(rig: Rig) -> None:
+    rig.scratch.error = OSError(28, "No space left on device")
+    with pytest.raises(BootFailed, match="No space left on device") as raised:
+        await rig.create()
+    assert "waggle doctor" in raised.value.hint
+    assert rig.left() == NOTHING
+
+
+async def test_a_cancelled_create(rig: Rig) -> None:
+    rig.hypervisor.hold = True
+    async with anyio.create_task_group() as group:
+        group.start_soon(rig.create)
+        await rig.hypervisor.booting.wait()
+        files, leased = rig.left()
+        assert (len(files), len(leased)) == (1, 1)
+        assert files[0].stat().st_mode & 0o777 == 0o700
+        group.cancel_scope.cancel()
+    assert rig.left() == NOTHING
+
+
+async def test_why_a_create_would_fail(rig: Rig) -> None:
+    assert await rig.host.not_ready() is None
+    rig.images.there = False
+    assert await rig.host.not_ready() == "None of the images is there."
+    rig.ports = PortAllocator(10_920, 10_921)
+    with rig.ports.lease():
+        assert "10920" in str(await rig.host.not_ready())
+
+
+async def test_what_an_earlier_server_left(rig: Rig) -> None:
+    known = environment()
+    for name in (known.id, "unknown"):
+        (rig.directory / "environments" / name).mkdir(parents=True)
+    for _ in range(2):
+        await rig.host.discard(known)
+    assert [path.name for path in rig.left()[0]] == ["unknown"]
+    rig.host.sweep()
+    assert rig.left() == NOTHING
+
+
+class TestGuest:
+    @staticmethod
+    def make(machine: PretendMachine, log: list[str]) -> LocalGuest:
+        guest = LocalGuest(
+            machine,
+            SshConnection(1, new_keys()),
+            PretendProxy(log),
+            ssh_port=1,
+            booted_from={},
+        )
+        for name in ("port", "files"):
+            guest.owns(lambda name=name: log.append(name))
+        return guest
+
+    async def test_it_releases_what_it_used_once_the_machine_is_dead(self) -> None:
+        log: list[str] = []
+        guest = self.make(PretendMachine(log), log)
+        for _ in range(2):
+            await guest.destroy()
+        assert log == ["proxy", "machine", "files", "port", "proxy", "machine"]
+
+    async def test_a_machine_that_does_not_die_keeps_its_port_for_another_try(self) -> None:
+        log: list[str] = []
+        guest = self.make(PretendMachine(log, stubborn=2), log)
+        for _ in range(2):
+            with pytest.raises(TimedOut):
+                await guest.destroy()
+        assert "port" not in log
+        await guest.destroy()
+        assert log[-3:] == ["machine", "files", "port"]
+
+    async def test_destroying_finishes_when_cancelled(self) -> None:
+        log: list[str] = []
+        guest = self.make(PretendMachine(log), log)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await guest.destroy()
+        assert log == ["proxy", "machine", "files", "port"]
+
+    async def test_a_broken_call_names_the_death_of_the_machine(self) -> None:
+        log: list[str] = []
+        machine = PretendMachine(log)
+        guest = self.make(machine, log)
+        machine.dead.set()
+        with pytest.raises(GuestLost, match="The machine died: it was unplugged") as raised:
+            await guest.connect()
+        assert "create a new environment" in raised.value.hint
