@@ -18,6 +18,7 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.contract.subjects import RESOURCES, Case, Running, Subject, with_kit
+from tests.support.leaks import Leaks
 from tests.support.waiting import until
 
 from waggle.domain.errors import BootFailed, GuestLost, PortTaken
@@ -162,6 +163,23 @@ async def test_a_cancelled_boot_leaves_nothing(subject: Subject, seconds: float)
         await subject.hypervisor.boot(case.spec)
     assert scope.cancelled_caught
     assert free(case.spec.ssh_port)
+
+
+async def test_a_boot_cancelled_at_any_of_its_first_steps_leaves_nothing(
+    subject: Subject,
+) -> None:
+    watch = Leaks()
+    case = await subject.case()
+    case.spec = with_kit(subject.kits["silent"])(case.spec)
+    for steps in range(30):
+        boot = asyncio.create_task(subject.hypervisor.boot(case.spec))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        boot.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await boot
+        assert free(case.spec.ssh_port)
+    await watch.settle()
 
 
 async def test_a_boot_cancelled_by_its_task_leaves_nothing(subject: Subject) -> None:

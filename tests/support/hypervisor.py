@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import socket
 import subprocess
 
 from waggle.domain.environment import MachineIdentity
@@ -60,11 +61,14 @@ class FakeMachine:
 
     async def start(self, port: int) -> None:
         try:
-            self._server = await asyncio.start_server(_greet, "127.0.0.1", port)
+            listener = socket.create_server(("127.0.0.1", port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise PortTaken("The forwarded port was taken in between.") from error
             raise
+        # In two steps: asyncio loses a server whose start is cancelled.
+        self._server = await asyncio.start_server(_greet, sock=listener, start_serving=False)
+        await self._server.start_serving()
         self._process = ConfinedProcess.start(
             ["/bin/sleep", "3600"], descriptors=(), stderr=subprocess.DEVNULL, uid=None
         )

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cancelling at every single step: nothing runs on, no channel and no task is left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+import asyncssh
+import pytest
+from tests.infra.ssh.peer import peer
+from tests.infra.ssh.test_files import Server, Stalling
+from tests.support.vm import command
+from tests.support.waiting import until
+
+from waggle.infra.ssh.connection import SshConnection
+from waggle.infra.ssh.files import Files
+from waggle.infra.ssh.shell import Shell
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]
+STEPS = 80
+
+
+async def cancelled_after(steps: int, work: Callable[[], Awaitable[object]]) -> bool:
+    """Let `work` run for so many turns of the loop, then cancel it; whether it was cancelled."""
+    task = asyncio.ensure_future(work())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    (outcome,) = await asyncio.gather(task, return_exceptions=True)
+    return isinstance(outcome, asyncio.CancelledError)
+
+
+def channels(connection: asyncssh.SSHClientConnection) -> int:
+    open_now = cast("dict[int, object]", connection._channels)  # pyright: ignore[reportUnknownMemberType]
+    return len(open_now)
+
+
+async def settled(
+    connection: asyncssh.SSHClientConnection, tasks: set[asyncio.Task[object]]
+) -> None:
+    """The peer's answers to what was closed have arrived, and nobody works on."""
+    await until(lambda: channels(connection) == 0, 5)
+    ours = lambda: {t for t in asyncio.all_tasks() - tasks if "waggle" in str(t.get_coro())}  # noqa: E731
+    await until(lambda: not ours(), 5)
+
+
+async def test_a_command_cancelled_at_any_step_is_killed_and_leaves_nothing() -> None:
+    running: dict[str, asyncssh.SSHServerProcess[bytes]] = {}
+    doomed: set[str] = set()
+
+    async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        number = (process.command or "").split()[1]
+        if number in doomed:
+            process.exit(125)  # as the launcher does when the kill came first
+            return
+        running[number] = process
+        await process.channel.wait_closed()
+        running.pop(number, None)
+
+    async def kill(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        number = (process.command or "").split()[1]
+        doomed.add(number)
+        if number in running:
+            running[number].exit_with_signal("KILL")
+        process.exit(0)
+
+    async with peer(run, kill=kill) as made:
+        connection = SshConnection(made.port, made.keys)
+        shell = Shell(connection)
+        established = await connection.get()
+        before = asyncio.all_tasks()
+        for steps in range(STEPS):
+            assert await cancelled_after(steps, lambda: shell.run(command("x", stdin=b"in")))
+            assert await connection.get() is established  # nothing was dropped
+        await settled(established, before)
+        assert not running
+        await connection.aclose()
+
+
+@pytest.mark.parametrize("server", [Server, Stalling])
+async def test_a_file_call_cancelled_at_any_step_leaves_nothing(server: type[Server]) -> None:
+    async with peer(sftp=server) as made:
+        connection = SshConnection(made.port, made.keys)
+        files = Files(connection)
+        established = await connection.get()
+        before = asyncio.all_tasks()
+        for steps in range(STEPS):
+            await cancelled_after(steps, lambda: files.read("/f", limit=100))
+        assert channels(established) <= 1  # the session that the next call would use
+        await cancelled_after(STEPS, lambda: files.read("/f", limit=100))
+        established.abort()
+        await settled(established, before)
+        await connection.aclose()
+
+
+async def test_a_connect_cancelled_at_any_step_leaves_nothing() -> None:
+    async with peer() as made:
+        for steps in range(STEPS):
+            connection = SshConnection(made.port, made.keys)
+            await cancelled_after(steps, connection.get)
+            await connection.aclose()
