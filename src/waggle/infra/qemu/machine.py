@@ -40,6 +40,7 @@ class QemuMachine:
         self._wires = wires
         self._monitor = QMPClient(name)
         self._agent: GuestAgent | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self._followers: list[asyncio.Task[None]] = []
         self._writers: list[asyncio.StreamWriter] = []
         self._turn = asyncio.Lock()
@@ -52,6 +53,11 @@ class QemuMachine:
         reader, writer = await asyncio.open_connection(sock=self._wires.agent, limit=MAX_ANSWER)
         self._writers.append(writer)
         self._agent = GuestAgent(reader, writer)
+        self._connecting = asyncio.create_task(self._connect_monitor())
+        await asyncio.shield(self._connecting)
+
+    async def _connect_monitor(self) -> None:
+        """Not to be cancelled, which the QMP library does not survive: it ends with QEMU."""
         with contextlib.suppress(QMPError, OSError, EOFError):
             await self._monitor.connect(self._wires.monitor)
 
@@ -122,6 +128,9 @@ class QemuMachine:
             if self._followers:
                 await asyncio.wait(self._followers, timeout=_DRAIN_SECONDS)
             await end(*self._followers)
+            if self._connecting is not None:
+                await asyncio.wait([self._connecting], timeout=_DRAIN_SECONDS)
+                await end(self._connecting)
             await _disconnect(self._monitor)
             for writer in self._writers:
                 writer.close()
