@@ -6,10 +6,21 @@ Booting takes seconds under emulation. A test that breaks things starts its own.
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import AsyncGenerator, Generator
+from dataclasses import dataclass
 
 import pytest
-from tests.support.waggle_process import Waggle, call, connected, create, running
+from tests.support.waggle_process import (
+    Waggle,
+    by_curl,
+    call,
+    connected,
+    create,
+    curl,
+    running,
+    small,
+)
 
 SHARED = {"default_exec_timeout": "2m", "boot_timeout": "3m"}
 """More patience than the defaults: these machines share two busy cores."""
@@ -51,3 +62,47 @@ async def shell(server: Waggle, anyio_backend: str) -> AsyncGenerator[str]:
 def environment(request: pytest.FixtureRequest, runtime: str) -> str:
     """The shared environment of the runtime that the test is parametrised with."""
     return str(request.getfixturevalue(runtime))
+
+
+WORKING_SECONDS = 75
+"""Longer than the shortest idle timeout there is, a minute."""
+
+
+@dataclass
+class Aging:
+    """Two environments with an idle timeout of a minute: one works for longer than that."""
+
+    server: Waggle
+    idle: str
+    busy: str
+    work: subprocess.Popen[str]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def aging(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[Aging | None]:
+    """Made when the first test begins, so that a minute has passed when test_reaper.py looks."""
+    if not any(item.path.name == "test_reaper.py" for item in request.session.items):
+        yield None
+        return
+    directory = tmp_path_factory.mktemp("aging")
+    with running(directory, {**small(directory), "reaper_interval": "1s"}) as server:
+        idle, busy = (
+            by_curl(server, "create_environment", runtime="shell", timeout_minutes=1)
+            for _ in range(2)
+        )
+        code = f"busybox sleep {WORKING_SECONDS}; echo finished"
+        with subprocess.Popen(
+            curl(
+                server,
+                "execute",
+                environment_id=busy["environment_id"],
+                code=code,
+                timeout_seconds=2 * WORKING_SECONDS,
+            ),
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as work:
+            yield Aging(server, idle["environment_id"], busy["environment_id"], work)
+            work.terminate()

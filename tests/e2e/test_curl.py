@@ -8,7 +8,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from tests.support.waggle_process import Waggle
+from tests.support.waggle_process import Waggle, by_curl
 from tests.web.test_curl import INITIALIZE_CALL, LIST_CALL, TOOLS
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
@@ -31,38 +31,14 @@ def test_the_calls_of_the_guide(server: Waggle) -> None:
     assert [tool["name"] for tool in listed["result"]["tools"]] == TOOLS
 
 
-def call(server: Waggle, tool: str, **arguments: object) -> dict[str, Any]:
-    """One tool call by curl, without a session."""
-    message = {
-        "jsonrpc": "2.0",
-        "id": 3,
-        "method": "tools/call",
-        "params": {"name": tool, "arguments": arguments},
-    }
-    said = subprocess.run(
-        [
-            *("curl", "-s", "-X", "POST", server.mcp),
-            *("-H", "Content-Type: application/json"),
-            *("-H", "Accept: application/json, text/event-stream"),
-            *("-d", json.dumps(message)),
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    data = [line[5:] for line in said.stdout.splitlines() if line.startswith("data:")]
-    result = json.loads(data[-1] if data else said.stdout)["result"]
-    assert not result.get("isError"), result
-    return result["structuredContent"]
-
-
 def test_the_whole_job(server: Waggle) -> None:
-    this = call(server, "create_environment", runtime="shell")["environment_id"]
+    this = by_curl(server, "create_environment", runtime="shell")["environment_id"]
     try:
-        call(server, "write_file", environment_id=this, path="data.txt", content="1\n2\n3\n")
-        total = call(server, "execute", environment_id=this, code="paste -sd+ data.txt | tr -d ' '")
+        by_curl(server, "write_file", environment_id=this, path="data.txt", content="1\n2\n3\n")
+        total = by_curl(
+            server, "execute", environment_id=this, code="paste -sd+ data.txt | tr -d ' '"
+        )
         assert total["stdout"] == "1+2+3\n"
-        assert call(server, "list_environments")["count"] >= 1
+        assert by_curl(server, "list_environments")["count"] >= 1
     finally:
-        call(server, "destroy_environment", environment_id=this)
+        by_curl(server, "destroy_environment", environment_id=this)

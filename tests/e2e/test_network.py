@@ -3,13 +3,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import ipaddress
 import socket
+import ssl
 import threading
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from tests.support.waggle_process import Waggle, call, connected, create, execute, running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
@@ -26,11 +34,13 @@ class Site:
     """A web server on all addresses of this machine. `/to/URL` redirects."""
 
     port: int = 0
+    tls_port: int = 0
+    certificate: Path = Path()
     asked: list[str] = field(default_factory=list[str])
 
 
 @pytest.fixture(scope="module")
-def site() -> Generator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
     site = Site()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -49,20 +59,57 @@ def site() -> Generator[Site]:
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
             pass
 
-    with http.server.ThreadingHTTPServer((EVERYWHERE, 0), Handler) as server:
-        site.port = server.server_port
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    site.certificate = tmp_path_factory.mktemp("site") / "site.pem"
+    site.certificate.write_bytes(certificate(ALLOWED))
+    with contextlib.ExitStack() as stack:
+        plain, secure = (
+            stack.enter_context(http.server.ThreadingHTTPServer((EVERYWHERE, 0), Handler))
+            for _ in range(2)
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(site.certificate)
+        secure.socket = context.wrap_socket(secure.socket, server_side=True)
+        site.port, site.tls_port = plain.server_port, secure.server_port
+        for each in (plain, secure):
+            thread = threading.Thread(target=each.serve_forever, args=(0.05,))
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(each.shutdown)
         yield site
-        server.shutdown()
-        thread.join()
+
+
+def certificate(address: str) -> bytes:
+    """A certificate that only who is told trusts, and its key, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "waggle test")])
+    now = datetime.now(UTC)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(names, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    form = serialization.Encoding.PEM
+    return signed.public_bytes(form) + key.private_bytes(
+        form, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, site: Site) -> Generator[Waggle]:
     """Only the address is in the way of a guest: the port is allowed."""
-    settings = {"egress_allow_cidrs": f"{ALLOWED}/32", "egress_ports": f"80,{site.port}"}
-    with running(tmp_path_factory.mktemp("network"), settings) as server:
+    directory = tmp_path_factory.mktemp("network")
+    bundle = directory / "ca.pem"
+    bundle.write_text(site.certificate.read_text().partition("-----BEGIN PRIVATE")[0])
+    settings = {
+        "egress_allow_cidrs": f"{ALLOWED}/32",
+        "egress_ports": f"80,{site.port},{site.tls_port}",
+        "ca_bundle": str(bundle),
+    }
+    with running(directory, settings) as server:
         yield server
 
 
@@ -109,6 +156,22 @@ async def test_public_goes_by_the_proxy(server: Waggle, public: str, site: Site)
     said = await sh(server, public, f"{CURL} http://{ALLOWED}:{site.port}/hello; echo $http_proxy")
     assert said == f"{SECRET.decode()} 200http://127.0.0.1:3128\n"
     assert f"{ALLOWED}/hello" in site.asked
+
+
+async def test_the_operators_certificates_are_trusted(
+    server: Waggle, public: str, site: Site
+) -> None:
+    url = f"https://{ALLOWED}:{site.tls_port}/hello"
+    code = f"""{CURL} {url}; echo
+env -u SSL_CERT_FILE -u CURL_CA_BUNDLE {CURL} {url}; echo
+{CURL} --cacert /dev/null --capath /nowhere {url}; echo
+test -s /etc/ssl/certs/waggle-ca.pem && echo there
+git ls-remote {url}"""
+    said = await sh(server, public, code)
+    assert said.count(f"{SECRET.decode()} 200\n") == 2, said
+    assert said.count(" 000\n") == 1, "without it, nobody trusts it"
+    assert "there\n" in said
+    assert "certificate" not in said.partition("there\n")[2], "git trusts it, too"
 
 
 async def test_the_host_is_refused_with_a_reason(server: Waggle, public: str, site: Site) -> None:

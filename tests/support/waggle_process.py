@@ -415,6 +415,32 @@ async def status(server: Waggle, path: str) -> tuple[int, dict[str, Any]]:
         return answer.status_code, answer.json()
 
 
+def curl(server: Waggle, tool: str, **arguments: object) -> list[str]:
+    """The command of a person who calls a tool without a session."""
+    message = request("tools/call", {"name": tool, "arguments": arguments})
+    return [
+        *("curl", "-sS", "-X", "POST", server.mcp),
+        *("-H", "Content-Type: application/json"),
+        *("-H", "Accept: application/json, text/event-stream"),
+        *("-d", json.dumps(message)),
+    ]
+
+
+def curl_result(said: str) -> dict[str, Any]:
+    """The structured content in what curl printed."""
+    data = [line[5:] for line in said.splitlines() if line.startswith("data:")]
+    result = json.loads(data[-1] if data else said)["result"]
+    assert not result.get("isError"), result
+    return result["structuredContent"]
+
+
+def by_curl(server: Waggle, tool: str, **arguments: object) -> dict[str, Any]:
+    """Call a tool by curl and wait; it must succeed."""
+    command = curl(server, tool, **arguments)
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
+    return curl_result(said.stdout)
+
+
 def command_line(
     *words: str, data: Path, settings: Mapping[str, str], stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reaper of a real server. What it watches was made by `aging`, before the other tests."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+from tests.e2e.conftest import WORKING_SECONDS, Aging
+from tests.support.waggle_process import Waggle, curl_result, until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def moments(server: Waggle, event: str, environment: str) -> list[datetime]:
+    """When the server logged an event of an environment."""
+    found = [line for line in server.events(event) if line["environment"] == environment]
+    return [datetime.fromisoformat(line["timestamp"]) for line in found]
+
+
+async def test_an_idle_environment_is_removed_after_its_time(aging: Aging) -> None:
+    server = aging.server
+    await until(lambda: moments(server, "environment_destroyed", aging.idle), 90)
+    (created,) = moments(server, "environment_created", aging.idle)
+    (destroyed,) = moments(server, "environment_destroyed", aging.idle)
+    assert 60 <= (destroyed - created).total_seconds() < 75
+    assert aging.idle not in server.directories()
+
+
+async def test_one_that_works_is_not(aging: Aging) -> None:
+    server = aging.server
+    said, _ = aging.work.communicate(timeout=2 * WORKING_SECONDS)
+    assert curl_result(said)["stdout"] == "finished\n"
+    (created,) = moments(server, "environment_created", aging.busy)
+    for destroyed in moments(server, "environment_destroyed", aging.busy):
+        # Other tests took long: its idle time may be over by now, but only counts from the end.
+        assert (destroyed - created).total_seconds() >= WORKING_SECONDS + 60
