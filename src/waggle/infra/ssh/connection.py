@@ -22,6 +22,8 @@ CONNECT_TIMEOUT: Final = 20.0
 ATTEMPTS: Final = 3
 PAUSE: Final = 0.1
 PROXY_PORT: Final = 3128
+_TUNNEL_WINDOW: Final = 128 << 10
+"""Bytes that the guest may send ahead on each of its many connections to the proxy."""
 _CIPHERS: Final = ["chacha20-poly1305@openssh.com", "aes128-ctr"]
 log = structlog.get_logger(__name__)
 
@@ -126,7 +128,9 @@ class SshConnection:
 
         try:
             async with asyncio.timeout(self._timeout):
-                await connection.start_server(accept, "127.0.0.1", self._proxy_port, encoding=None)
+                await connection.start_server(
+                    accept, "127.0.0.1", self._proxy_port, encoding=None, window=_TUNNEL_WINDOW
+                )
         except asyncssh.ChannelListenError:
             log.warning("proxy_port_taken", port=self._proxy_port)
             return False
