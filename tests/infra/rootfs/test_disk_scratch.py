@@ -99,11 +99,16 @@ def test_a_user_without_rights_makes_directories_that_belong_to_root(tmp_path: P
         import asyncio, os, pathlib, sys
         from waggle.infra.rootfs.scratch import ScratchDisks
 
+        def make(where):
+            asyncio.run(ScratchDisks(where / "cache").make(64, where / "disk"))
+
+        make(pathlib.Path(sys.argv[2]))  # imports all there is: Python's files may be root's alone
         os.setgroups([])
         os.setgid(12345)
         os.setuid(12345)
-        theirs = pathlib.Path(sys.argv[1])
-        asyncio.run(ScratchDisks(theirs / "cache").make(64, theirs / "disk"))
+        make(pathlib.Path(sys.argv[1]))
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(program), theirs], check=True)
+    ours = tmp_path / "ours"
+    ours.mkdir()
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program), theirs, ours], check=True)
     assert owners(theirs / "disk").items() >= WANTED.items()
