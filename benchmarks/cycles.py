@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Create and destroy many environments, then look for anything that stayed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+
+from mcp import Client
+
+from benchmarks.options import Options
+from benchmarks.process import difference, holdings, resident_bytes
+from benchmarks.server import Server, environment, serving
+from benchmarks.table import Result
+from waggle.cli.client import call, connected
+
+WORKERS = 3
+QUIET_SECONDS = 8.0
+"""Idle HTTP connections are closed after 5; what is there after this has stayed."""
+
+
+async def measure(options: Options) -> list[Result]:
+    """The row `cycles`."""
+    async with serving() as server, connected(server.url) as client:
+        await _cycles(client, WORKERS, options)  # opens what stays open: database, thread pools
+        before, memory = await _settled(server, None), resident_bytes(server.pid)
+        began = time.monotonic()
+        await _cycles(client, options.cycles, options)
+        minutes = (time.monotonic() - began) / 60
+        after = await _settled(server, before)
+        grown = (resident_bytes(server.pid) - memory) / 1e6
+    more = {kind: change for kind, change in difference(before, after).items() if change > 0}
+    kinds = ", ".join(f"{count} {kind}" for kind, count in more.items())
+    return [
+        Result(
+            "cycles",
+            sum(more.values()),
+            ours=f"{after.total()} held",
+            theirs=f"{before.total()} held",
+            how=f"{options.cycles} cycles, {WORKERS} at a time, {minutes:.0f} min; server memory "
+            f"{grown:+.1f} MB" + (f"; left: {kinds}" if kinds else ""),
+        )
+    ]
+
+
+async def _cycles(client: Client, count: int, options: Options) -> None:
+    left = iter(range(count))
+
+    async def work() -> None:
+        for number in left:
+            options.tick(f"cycle {number + 1} of {count}")
+            async with environment(client, "shell") as made:
+                await call(client, "execute", environment_id=made.id, code="true")
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(WORKERS, count)):
+            group.create_task(work())
+
+
+async def _settled(server: Server, wanted: Counter[str] | None) -> Counter[str]:
+    """What the server holds once it is `wanted`, or has not changed for QUIET_SECONDS."""
+    now = holdings(server.pid, server.data, server.temporary)
+    since = time.monotonic()
+    while now != wanted and time.monotonic() - since < QUIET_SECONDS:
+        await asyncio.sleep(0.5)
+        last, now = now, holdings(server.pid, server.data, server.temporary)
+        if now != last:
+            since = time.monotonic()
+    return now

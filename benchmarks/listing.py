@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""list_environments of a server that remembers 1,000 destroyed environments, and of one with 10."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from mcp import Client
+
+from benchmarks.figures import compare
+from benchmarks.interleave import interleave
+from benchmarks.options import Options
+from benchmarks.results import ratio
+from benchmarks.server import serving
+from benchmarks.table import Result
+from waggle.cli.client import call, connected
+from waggle.domain.environment import Environment, Resources, State
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
+from waggle.infra.store.sqlite import SqliteStore
+from waggle.mcp.context import LOCAL_OWNER
+
+ROUNDS = 60
+BATCH = 5
+"""Calls of one round, of which the fastest counts: one takes a millisecond, an interruption ten."""
+MANY, FEW = 1_000, 10
+
+
+async def measure(options: Options) -> list[Result]:
+    """The row `list`."""
+    async with (
+        serving(before=lambda data: remember(data, MANY)) as large,
+        serving(before=lambda data: remember(data, FEW)) as small,
+        connected(large.url) as of_many,
+        connected(small.url) as of_few,
+    ):
+        seconds = await interleave(
+            {"1,000 records": lambda: _fastest(of_many), "10 records": lambda: _fastest(of_few)},
+            rounds=options.rounds or ROUNDS,
+            warmups=5,
+            tick=options.tick,
+        )
+    return [ratio("list", compare(*seconds.values()))]
+
+
+async def remember(data: Path, count: int) -> None:
+    """Fill the record of a server that is not running with destroyed environments."""
+    store = await SqliteStore.open(data / "state.db")
+    try:
+        for number in range(count):
+            await store.save(_destroyed(number))
+    finally:
+        await store.aclose()
+
+
+def _destroyed(number: int) -> Environment:
+    moment = datetime.now(UTC) - timedelta(seconds=number)
+    return Environment(
+        id=str(uuid.uuid4()),
+        name=f"shell-{number}",
+        runtime=RuntimeName.SHELL,
+        image="shell",
+        owner=LOCAL_OWNER,
+        state=State.DESTROYED,
+        resources=Resources(1, 512, 4096),
+        network=NetworkPolicy.PUBLIC,
+        idle_timeout=timedelta(minutes=30),
+        created_at=moment,
+        last_used_at=moment,
+    )
+
+
+async def _fastest(client: Client) -> float:
+    return min([await _list(client) for _ in range(BATCH)])
+
+
+async def _list(client: Client) -> float:
+    began = time.perf_counter()
+    listed = await call(client, "list_environments")
+    took = time.perf_counter() - began
+    if listed["count"] != 0:
+        raise RuntimeError(f"destroyed environments are listed: {listed}")
+    return took

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a process and its children hold, read from /proc: memory, descriptors, sockets, ports.
+
+Counts only what belongs to the given server, so other programs of the machine do not disturb.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+PROC = Path("/proc")
+_LISTENING = "0A"
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of one process, shared pages included."""
+    status = (PROC / str(pid) / "status").read_text()
+    found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+    if found is None:
+        raise ProcessLookupError(pid)
+    return int(found.group(1)) * 1024
+
+
+def holdings(pid: int, *directories: Path) -> Counter[str]:
+    """How much of each kind the server `pid` holds; files are those in its `directories`."""
+    links = descriptors(pid)
+    inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
+    counts = Counter(_kind(link) for link in links)
+    counts["processes"] = len(descendants(pid)) + len(users_of(directories) - family(pid))
+    counts["listening ports"] = sum(1 for inode in _listening() if inode in inodes)
+    counts["port locks"] = sum(1 for inode in _abstract() if inode in inodes)
+    counts["files"] = sum(1 for top in directories for _ in top.rglob("*"))
+    counts["mounts"] = len((PROC / str(pid) / "mounts").read_text().splitlines())
+    return counts
+
+
+def difference(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    """What there is more of (positive) or less of (negative) than before. Pure."""
+    changes = {kind: after.get(kind, 0) - before.get(kind, 0) for kind in {*before, *after}}
+    return {kind: change for kind, change in sorted(changes.items()) if change}
+
+
+def descriptors(pid: int) -> list[str]:
+    """What the open descriptors of a process point to."""
+    links: list[str] = []
+    for entry in _entries(PROC / str(pid) / "fd"):
+        with contextlib.suppress(OSError):
+            links.append(str(entry.readlink()))
+    return links
+
+
+def descendants(pid: int) -> set[int]:
+    """Children, their children and so on, zombies included."""
+    children: dict[int, set[int]] = {}
+    for each in _pids():
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            stat = (PROC / str(each) / "stat").read_text("utf-8", "replace")
+            parent = int(stat.rpartition(")")[2].split()[1])
+            children.setdefault(parent, set()).add(each)
+    found: set[int] = set()
+    waiting = [pid]
+    while waiting:
+        fresh = children.get(waiting.pop(), set()) - found
+        found |= fresh
+        waiting += fresh
+    return found
+
+
+def family(pid: int) -> set[int]:
+    """The process with its descendants."""
+    return {pid, *descendants(pid)}
+
+
+def users_of(directories: tuple[Path, ...]) -> set[int]:
+    """Processes that hold a file in one of the directories, deleted ones included: orphans too."""
+    starts = tuple(f"{directory}/" for directory in directories)
+    return {pid for pid in _pids() if any(link.startswith(starts) for link in descriptors(pid))}
+
+
+def _kind(link: str) -> str:
+    if link.startswith("socket:"):
+        return "sockets"
+    if link.startswith(("pipe:", "anon_inode:", "/dev/")):
+        return "other descriptors"
+    return "open files"
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry.name) for entry in _entries(PROC) if entry.name.isdigit())
+
+
+def _entries(directory: Path) -> list[Path]:
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        return [Path(entry.path) for entry in entries]
+    return []
+
+
+def _listening() -> Iterator[str]:
+    """Inodes of listening TCP sockets."""
+    for name in ("tcp", "tcp6"):
+        for line in (PROC / "net" / name).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == _LISTENING:
+                yield fields[9]
+
+
+def _abstract() -> Iterator[str]:
+    """Inodes of abstract Unix sockets that lock a port."""
+    for line in (PROC / "net" / "unix").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[-1].startswith("@waggle-port-"):
+            yield fields[6]

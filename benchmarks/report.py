@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table for the terminal, and docs/benchmarks.md, written and read back. Pure.
+
+Reading back lets one group be measured anew while the other rows of the page stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from benchmarks.table import ROWS, Result, Row, figure, is_kept
+
+HEAD = """\
+<!-- SPDX-License-Identifier: Apache-2.0 -->
+<!-- Written by `./task bench -- --full --write` from benchmarks/; do not edit. -->
+
+# Benchmarks
+
+What waggle costs beside the parts that it is made of. A time of one machine says little about
+another, so each row compares two sides of the same run: they take turns (A B, B A, A B ...), a
+round gives one ratio, and the row shows the median ratio with the range that holds the middle half
+of the rounds. `waggle` and `other` are medians of seconds, for orientation only. Limits hold on
+every machine.
+
+The waggle side is always a real `waggle serve` process and an MCP client over streamable HTTP, with
+default settings. Run them with `./task bench`, or only some: `./task bench -- cold list`. An
+otherwise idle machine gives the narrowest ranges, but the ratios hold on a busy one too.
+"""
+
+_COLUMNS = ("Name", "What", "Against", "waggle", "other", "Result", "Limit", "Kept", "How")
+
+
+def page(results: Mapping[str, Result], machine: str) -> str:
+    """The whole page. A row without a result says so."""
+    lines = [_line(_COLUMNS), _line("---" for _ in _COLUMNS)]
+    lines += [_line(_cells(row, results.get(row.key))) for row in ROWS]
+    return f"{HEAD}\nMeasured on {machine}.\n\n" + "\n".join(lines) + "\n"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cells(row: Row, result: Result | None) -> tuple[str, ...]:
+    limit = "none" if row.limit is None else f"{row.limit:g} {row.unit}"
+    start = (f"`{row.key}`", row.what, row.against)
+    if result is None:
+        return (*start, "", "", "not measured", limit, "", "")
+    kept = "" if row.limit is None else "yes" if is_kept(row, result.value) else "**no**"
+    value = figure(row, result.value)
+    return (*start, result.ours, result.theirs, value, limit, kept, result.how)
+
+
+def read_page(text: str) -> dict[str, Result]:
+    """The results of a page, by key. Lines that are not results of a known row are skipped."""
+    keys = {row.key for row in ROWS}
+    results: dict[str, Result] = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        key = cells[0].strip("`")
+        if key not in keys or len(cells) != len(_COLUMNS) or cells[5] == "not measured":
+            continue
+        value = float(cells[5].split()[0])
+        results[key] = Result(key, value, ours=cells[3], theirs=cells[4], how=cells[8])
+    return results
+
+
+def terminal(results: Iterable[Result]) -> str:
+    """The same figures, short, aligned for a terminal."""
+    known = {row.key: row for row in ROWS}
+    table = [("", "waggle", "other", "result", "limit", "", "")]
+    for result in results:
+        row = known[result.key]
+        _, _, _, ours, theirs, value, limit, kept, how = _cells(row, result)
+        verdict = {"yes": "ok", "": ""}.get(kept, "TOO MUCH")
+        table.append((row.key, ours, theirs, value, limit, verdict, how))
+    widths = [max(len(cells[column]) for cells in table) for column in range(len(table[0]))]
+    lines = ("  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) for cells in table)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def missed(results: Iterable[Result]) -> list[str]:
+    """Keys of the results that are over their limit."""
+    known = {row.key: row for row in ROWS}
+    return [result.key for result in results if not is_kept(known[result.key], result.value)]

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured, against what, and how much is allowed. Pure data.
+
+The code that measures looks its rows up here; docs/benchmarks.md is compared with it by a test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table. `limit` is the most that is allowed; None is measured for interest."""
+
+    key: str
+    group: str
+    what: str
+    against: str
+    unit: str
+    limit: float | None
+
+
+RATIO, MEGABYTES, COUNT = "x", "MB", "left"
+
+ROWS: tuple[Row, ...] = (
+    Row(
+        "cold",
+        "cold",
+        "`create_environment`, then the result of a first `execute` of `true`",
+        "a bare QEMU with the same kernel, disks and memory until asyncssh has run `true`",
+        RATIO,
+        1.15,
+    ),
+    Row(
+        "execute",
+        "execute",
+        "`execute` of `print(1)` in Python",
+        "asyncssh on an open connection, the same program sent the same way",
+        RATIO,
+        1.3,
+    ),
+    Row(
+        "execute-argument",
+        "execute",
+        "the same `execute`",
+        "asyncssh on an open connection, `python3 -c 'print(1)'`, which needs no file",
+        RATIO,
+        None,
+    ),
+    Row(
+        "write-text",
+        "files",
+        "`write_file` of 8 MiB of text",
+        "asyncssh SFTP `put` into the same guest",
+        RATIO,
+        1.5,
+    ),
+    Row(
+        "write-base64",
+        "files",
+        "`write_file` of 8 MiB of random bytes, as base64",
+        "asyncssh SFTP `put` into the same guest",
+        RATIO,
+        1.5,
+    ),
+    Row(
+        "read-text",
+        "files",
+        "`read_file` of 8 MiB of text, all pages",
+        "asyncssh SFTP `get` from the same guest",
+        RATIO,
+        1.5,
+    ),
+    Row(
+        "read-base64",
+        "files",
+        "`read_file` of 8 MiB of random bytes, all pages",
+        "asyncssh SFTP `get` from the same guest",
+        RATIO,
+        1.5,
+    ),
+    Row("idle", "memory", "resident memory of an idle server", "", MEGABYTES, 120),
+    Row(
+        "environment",
+        "memory",
+        "growth of the server's resident memory for each running environment",
+        "",
+        MEGABYTES,
+        2,
+    ),
+    Row(
+        "cycles",
+        "cycles",
+        "processes, descriptors, sockets, ports and files that create and destroy leave behind",
+        "the server before",
+        COUNT,
+        0,
+    ),
+    Row(
+        "list",
+        "list",
+        "`list_environments` with 1,000 stored records",
+        "with 10",
+        RATIO,
+        3,
+    ),
+)
+
+GROUPS: tuple[str, ...] = tuple(dict.fromkeys(row.group for row in ROWS))
+"""What can be measured alone, in the order of the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was measured for the row `key`: one figure, the two sides, and how, in a few words."""
+
+    key: str
+    value: float
+    ours: str
+    theirs: str
+    how: str
+
+
+def rows(group: str) -> tuple[Row, ...]:
+    """The rows of one group."""
+    return tuple(row for row in ROWS if row.group == group)
+
+
+def figure(row: Row, value: float) -> str:
+    """A value of this row as it is shown."""
+    return f"{value:.0f} {row.unit}" if row.unit == COUNT else f"{value:.2f} {row.unit}"
+
+
+def is_kept(row: Row, value: float) -> bool:
+    """Whether the value, as it is shown, is within the limit."""
+    return row.limit is None or round(value, 2) <= row.limit

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is counted of a server, counted here of this very process and its children."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from benchmarks.process import (
+    descendants,
+    difference,
+    holdings,
+    resident_bytes,
+    users_of,
+)
+
+ME = os.getpid()
+
+
+def test_memory_is_that_of_the_process() -> None:
+    before = resident_bytes(ME)
+    ballast = bytearray(64 << 20)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    assert resident_bytes(ME) - before > 48 << 20
+
+
+def test_each_kind_is_seen_while_it_is_there(tmp_path: Path) -> None:
+    before = holdings(ME, tmp_path)
+    read_end, write_end = os.pipe()
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    lock.bind(f"\0waggle-port-of-test-{ME}")
+    file = (tmp_path / "left").open("w")
+    with socket.create_server(("127.0.0.1", 0)), lock, file:
+        changes = difference(before, holdings(ME, tmp_path))
+    os.close(read_end)
+    os.close(write_end)
+    assert changes == {
+        "files": 1,
+        "listening ports": 1,
+        "open files": 1,
+        "other descriptors": 2,
+        "port locks": 1,
+        "sockets": 2,
+    }
+    assert difference(before, holdings(ME, tmp_path)) == {"files": 1}
+
+
+def test_children_count_and_so_do_orphans_that_hold_our_files(tmp_path: Path) -> None:
+    before = holdings(ME, tmp_path)
+    orphan = (
+        "import os, sys\n"
+        "file = open(sys.argv[1], 'w'); os.unlink(sys.argv[1])\n"
+        "child = os.fork()\n"
+        "if child: print(child, flush=True); os._exit(0)\n"
+        "os.close(1); os.read(0, 1)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", orphan, str(tmp_path / "held")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        left = int(process.stdout.readline())
+        assert process.pid in descendants(ME)
+        process.wait()
+        assert left in users_of((tmp_path,))
+        assert holdings(ME, tmp_path)["processes"] == before["processes"] + 1
+
+
+def test_a_difference_names_only_what_changed() -> None:
+    before, after = Counter(files=2, sockets=1), Counter(files=2, sockets=3, ports=1)
+    assert difference(before, after) == {"ports": 1, "sockets": 2}
+    assert difference(after, before) == {"ports": -1, "sockets": -2}
+    assert difference(before, before) == {}
