@@ -56,8 +56,8 @@ _blocks = itertools.cycle(range(50))
 
 
 def next_ports(count: int = PORTS_EACH) -> range:
-    """A range that no other server of these tests has, well below the ephemeral ports."""
-    base = 11_000 + (os.getpid() % 20) * 1_000 + next(_blocks) * PORTS_EACH
+    """A range that no other server of these tests has: below those of tests.support.vm."""
+    base = 12_000 + (os.getpid() % 11) * 1_000 + next(_blocks) * PORTS_EACH
     return range(base, base + count)
 
 
