@@ -24,8 +24,12 @@ from waggle.infra.ssh.session import CommandSession
 from waggle.infra.ssh.typed import Channel, open_exec
 from waggle.infra.tasks import end, finish
 
-KILL_PATIENCE: Final = (3.0, 7.0)
-"""Seconds for killing over the connection at hand, then once more over a new one."""
+KILL_PATIENCE: Final = (6.0, 6.0)
+"""Seconds for killing over the connection at hand, then once more over a new one.
+
+A thousand processes take an emulated guest seconds to end, and dropping the connection at hand
+breaks all other runs, so it must not happen early.
+"""
 _WINDOW: Final = 2 << 20
 _CALL_AGAIN: Final = "If the environment is still running, call again; else create a new one."
 _ANSWER_LIMIT: Final = 1_000
