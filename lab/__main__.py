@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m lab`, or `./task lab`: libkrun for real, inside an emulated AMD machine.
+
+`--check` says whether this machine can do it; `--shell-command` runs something else inside;
+`--only NAME` runs some of the jobs of lab/jobs.py. Exit code 1 when a job failed, 2 when the lab
+could not be made; that of the command with `--shell-command`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+
+from lab import session
+from lab.check import judge, lab_store, look
+from lab.display import Display
+from lab.jobs import JOBS, Job
+from waggle.config import load
+from waggle.domain.errors import WaggleError
+from waggle.places import Places
+
+SHELL = "shell"
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line. Exits on a wrong one."""
+    parser = argparse.ArgumentParser(prog="lab", description="Run libkrun for real.")
+    names = ", ".join(job.name for job in JOBS)
+    parser.add_argument("--check", action="store_true", help="only say whether it can run here")
+    parser.add_argument("--only", action="append", metavar="NAME", help=f"of: {names}")
+    parser.add_argument("--shell-command", metavar="CMD", help="run this inside and nothing else")
+    parser.add_argument("--seconds", type=float, default=900.0, help="deadline of that command")
+    parser.add_argument("--reports", type=Path, default=session.REPORTS, help="where reports go")
+    parser.add_argument(
+        "--libkrun", default="1", metavar="VERSION", help="as cargo has it: =1.19.6"
+    )
+    parser.add_argument("--cache", type=Path, help="instead of waggle's, for the lab's own files")
+    options = parser.parse_args(argv)
+    only: list[str] = options.only or []
+    unknown = sorted(set(only) - {job.name for job in JOBS})
+    if unknown:
+        parser.error(f"there is no job {', '.join(unknown)}; there are {names}")
+    return options
+
+
+def wanted(options: argparse.Namespace) -> session.Wish:
+    """What the command line asks for. Pure."""
+    jobs = [job for job in JOBS if not options.only or job.name in options.only]
+    if options.shell_command is not None:
+        jobs = [Job(SHELL, options.shell_command, options.seconds)]
+    total = max(session.TOTAL_SECONDS, sum(job.seconds for job in jobs))
+    return session.Wish(jobs, options.reports, options.libkrun, total)
+
+
+async def interruptible(work: Coroutine[object, object, session.Result]) -> session.Result:
+    """Run it; SIGTERM and SIGHUP end it as SIGINT does, cleaned up."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
+    return await task
+
+
+def main(argv: list[str]) -> int:
+    """Check, run, tell; the exit code."""
+    options = parse(argv)
+    display = Display(sys.stderr)
+    settings = load()
+    store = lab_store(options.cache or Places.of(settings).cache)
+    verdict = judge(look(store))
+    for obstacle in verdict.obstacles:
+        display.say(f"cannot run here: {obstacle}")
+    if verdict.needless:
+        display.say(f"needless here: {verdict.needless}")
+    if options.check or not verdict.can_run:
+        display.say("the lab can run here" if verdict.can_run else "the lab cannot run here")
+        return 0 if verdict.can_run else 2
+    try:
+        result = asyncio.run(interruptible(session.run(settings, store, wanted(options), display)))
+    except WaggleError as error:
+        display.say("the lab could not be made")
+        sys.stderr.write(f"{error.message}\n{error.hint or ''}\n")
+        return 2
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        display.say("interrupted; nothing is left")
+        return 130
+    print(result.story)
+    display.say(f"reports: {options.reports}")
+    if options.shell_command is not None:
+        return result.codes.get(SHELL, 1)
+    return 0 if result.good else 1
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finishes the tree of the base disk and makes the disk; a hook of mmdebstrap runs it as root.
+
+`assemble.py TREE SITE OUT`. The packages' own scripts did not run, so the few files that they
+would have made are made here. Imports nothing but `initramfs` beside it and the standard library.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import initramfs
+
+SIZE = 6 << 30
+"""Of a sparse file; what a run writes is thrown away with it."""
+DIRECTORIES = (
+    "dev",
+    "etc",
+    "lab",
+    "proc",
+    "root",
+    "run",
+    "sys",
+    "tmp",
+    "var/lib/waggle",
+    "var/tmp",
+)
+FILES = {
+    "etc/passwd": (
+        "root:x:0:0:root:/root:/bin/bash\n"
+        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+    ),
+    "etc/group": "root:x:0:\ntty:x:5:\nkvm:x:108:\nnogroup:x:65534:\n",
+    "etc/hosts": "127.0.0.1 localhost lab\n",
+    "etc/hostname": "lab\n",
+}
+LIBRARIES = {"libkrun.so.1": "libkrun.so", "libkrunfw.so.5": "libkrunfw.so.5"}
+"""Where the loader finds them, and their names on the second disk."""
+LIBRARY_DIRECTORY = "usr/lib/x86_64-linux-gnu"
+SITE = "usr/local/lib/python3.11/dist-packages"
+
+
+def complete(tree: Path, site: Path) -> None:
+    """Add what the packages leave out, and the Python packages, all compiled."""
+    for name in DIRECTORIES:
+        (tree / name).mkdir(parents=True, exist_ok=True)
+    for name in ("tmp", "var/tmp"):
+        (tree / name).chmod(0o1777)
+    for name, text in FILES.items():
+        (tree / name).write_text(text)
+    for name, target in LIBRARIES.items():
+        (tree / LIBRARY_DIRECTORY / name).symlink_to(f"/var/lib/waggle/lib/{target}")
+    shutil.copytree(site, tree / SITE, symlinks=True, dirs_exist_ok=True)
+    argv = ["chroot", str(tree), "/usr/bin/python3", "-m", "compileall", "-q"]
+    # Python 2 templates and the like do not compile; they are not ours.
+    subprocess.run([*argv, "/usr/lib/python3", "/usr/lib/python3.11", f"/{SITE}"], check=False)
+
+
+def make_disk(tree: Path, disk: Path) -> None:
+    """An ext4 file system of the tree in a sparse file, without a journal."""
+    disk.touch()
+    os.truncate(disk, SIZE)
+    subprocess.run(
+        [
+            *("mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-O", "^has_journal,^resize_inode"),
+            *("-E", "root_owner=0:0,lazy_itable_init=1", "-d", str(tree), str(disk)),
+        ],
+        check=True,
+        env={**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"},
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Everything, in this order."""
+    tree, site, out = map(Path, argv)
+    complete(tree, site)
+    (out / "initramfs").write_bytes(initramfs.build(tree))
+    (kernel,) = (tree / "boot").glob("vmlinuz-*")
+    shutil.copy(kernel, out / "vmlinuz")
+    shutil.rmtree(tree / "boot")
+    make_disk(tree, out / "base.ext4")
+    shutil.rmtree(site.parent)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The outer machine without this project: kernel, initramfs, and an ext4 disk with Debian 12.
+
+Kept by a key of everything that it is made from, this package's recipe included. mmdebstrap makes
+the tree; `lab.assemble` finishes it from a hook of mmdebstrap and makes the disk of it.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from lab import wheels
+from lab.store import Store, key_of
+from waggle.infra import debian
+
+KIND = "base"
+SUITE = "bookworm"
+PACKAGES = (
+    *("linux-image-cloud-amd64", "busybox-static", "python3"),
+    *("bash", "coreutils", "dash", "findutils", "grep", "gzip", "hostname", "mount", "sed", "tar"),
+    *("e2fsprogs", "erofs-utils", "iproute2", "procps", "strace", "util-linux"),
+)
+DISK, KERNEL, INITRAMFS = "base.ext4", "vmlinuz", "initramfs"
+_RECIPE = ("assemble.py", "base.py", "initramfs.py", "wheels.py")
+_APT = (
+    '--aptopt=Acquire::Languages "none"',
+    '--aptopt=Apt::Install-Recommends "false"',
+    *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "info", "locale", "man")),
+)
+
+
+def base_key(requirements: str) -> str:
+    """What the base is kept by. Reads the recipe."""
+    recipe = [(Path(__file__).parent / name).read_bytes() for name in _RECIPE]
+    return key_of(requirements, *recipe)
+
+
+def tree_argv(mirror: str, site: Path, out: Path) -> list[str]:
+    """The mmdebstrap command. Pure."""
+    finish = shlex.join([sys.executable, str(Path(__file__).with_name("assemble.py"))])
+    places = shlex.join([str(site), str(out)])
+    return debian.tree_argv(
+        mirror,
+        suite=SUITE,
+        packages=PACKAGES,
+        hooks=[f'--extract-hook={finish} "$1" {places}'],
+        options=_APT,
+    )
+
+
+async def ensure(store: Store, mirror: str, requirements: str, on_line: debian.OnLine) -> Path:
+    """The directory with disk, kernel and initramfs. Raises SetupIncomplete."""
+    wanted = wheels.select(requirements)
+
+    async def make(directory: Path) -> None:
+        scratch = directory / "wheels"
+        scratch.mkdir()
+        site = await wheels.install(wanted, scratch, on_line)
+        await debian.run(tree_argv(mirror, site, directory), on_line)
+
+    return await store.ensure(KIND, base_key(wanted), make)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether this machine can run the lab, and whether it needs to. `judge` is pure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import libkrun
+from lab.store import Store
+from waggle.infra.host.accel import KvmFacts, read_kvm_facts
+
+_PATH = f"{os.defpath}:/usr/local/sbin:/usr/sbin:/sbin"
+PROGRAMS = {
+    "qemu-system-x86_64": "waggle setup --yes",
+    "mmdebstrap": "waggle setup --yes",
+    "mke2fs": "waggle setup --yes",
+    "setpriv": "apt-get install util-linux",
+    "git": "apt-get install git",
+    "cc": "apt-get install gcc libc6-dev",
+    "cargo": "install Rust 1.85 or newer; Debian 12's own is too old",
+}
+BUILDS_LIBKRUN = ("cargo", "cc")
+DIRECT = (
+    "this machine has usable hardware virtualisation: libkrun runs on it directly"
+    " (pytest tests/contract -k krun)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was found. `missing` programs are keys of PROGRAMS."""
+
+    machine: str
+    is_root: bool
+    missing: tuple[str, ...]
+    has_libkrun: bool
+    kvm: KvmFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`obstacles` name what is in the way, with its mend; `needless` says why there is no need."""
+
+    obstacles: tuple[str, ...]
+    needless: str = ""
+
+    @property
+    def can_run(self) -> bool:
+        """Whether `./task lab` works here."""
+        return not self.obstacles
+
+
+def judge(facts: Facts) -> Verdict:
+    """Decide. Pure."""
+    obstacles: list[str] = []
+    if facts.machine != "x86_64":
+        obstacles.append(f"the outer machine is x86-64, this one is {facts.machine}")
+    if not facts.is_root:
+        obstacles.append("the disk of the outer machine is made as root: run it as root")
+    needless = BUILDS_LIBKRUN if facts.has_libkrun else ()
+    obstacles += [
+        f"{name} is missing: {PROGRAMS[name]}" for name in facts.missing if name not in needless
+    ]
+    usable = not facts.kvm.error and facts.kvm.cpu_virtualises
+    return Verdict(tuple(obstacles), DIRECT if usable else "")
+
+
+def find_program(name: str) -> str | None:
+    """A program on PATH, or where Debian keeps those for root."""
+    return shutil.which(name) or shutil.which(name, path=_PATH)
+
+
+def look(store: Store, find: Callable[[str], str | None] = find_program) -> Facts:
+    """Look at this machine. Never raises."""
+    return Facts(
+        machine=os.uname().machine,
+        is_root=os.geteuid() == 0,
+        missing=tuple(name for name in PROGRAMS if find(name) is None),
+        has_libkrun=store.newest(libkrun.KIND) is not None,
+        kvm=read_kvm_facts(),
+    )
+
+
+def lab_store(cache: Path) -> Store:
+    """The lab's part of waggle's cache."""
+    return Store(cache / "lab")

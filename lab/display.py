@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What somebody who waits for the lab sees, with the seconds since its start.
+
+On a terminal the newest detail stands in the last line; elsewhere a detail of each piece of work is
+printed now and then, so that a log shows that it lives.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from lab.events import Ended, Event, Line, Over, Started, Up
+
+QUIET_SECONDS = 15.0
+_WIDTH = 150
+_STATUS_WIDTH = 100
+
+
+class Display:
+    """Writes to `out`. Not for several threads."""
+
+    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out = out
+        self._clock = clock
+        self._began = clock()
+        self._shown: dict[str, float] = {}
+        self._status = False
+        self._last_line = ""
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._wipe()
+        self._out.write(f"lab {self._clock() - self._began:4.0f} s | {_clean(text)[:_WIDTH]}\n")
+        self._out.flush()
+
+    def detail(self, work: str, line: str) -> None:
+        """What a piece of work does just now."""
+        if not line.strip():
+            return
+        text = f"{work}: {_clean(line).strip()}"
+        if self._out.isatty():
+            self._wipe()
+            seconds = self._clock() - self._began
+            self._out.write(f"lab {seconds:4.0f} s | {text[:_STATUS_WIDTH]}")
+            self._out.flush()
+            self._status = True
+        elif self._clock() - self._shown.get(work, self._began) >= QUIET_SECONDS:
+            self._shown[work] = self._clock()
+            self.say(text)
+
+    def event(self, event: Event) -> None:
+        """What the outer machine said."""
+        match event:
+            case Up(seconds=seconds):
+                self.say(f"the outer machine is up, {seconds:.0f} s after its kernel started")
+            case Started(job=job, seconds=seconds):
+                self.say(f"{job} begins and has {seconds:.0f} s")
+            case Line(text=text):
+                if text.strip() and text != self._last_line:
+                    self.say(text)
+                self._last_line = text
+            case Ended(job=job, code=code, seconds=seconds):
+                self.say(f"{job} ended with exit code {code} after {seconds:.0f} s")
+            case Over():
+                self.say("all jobs are over")
+
+    def _wipe(self) -> None:
+        if self._status:
+            self._out.write("\r\033[K")
+            self._status = False
+
+
+def _clean(text: str) -> str:
+    """Without what would steer a terminal. Pure."""
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the outer machine says while it runs, one JSON object a line; see inside/run.py. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import cast
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """The outer machine is there; `seconds` since its kernel started."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A job begins and has `seconds`."""
+
+    job: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A job printed a line."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A job is over; 124 is the code of one that was ended at its deadline."""
+
+    job: str
+    code: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """All jobs are over."""
+
+
+Event = Up | Started | Line | Ended | Over
+
+
+@dataclass(slots=True)
+class Progress:
+    """All that was said: the jobs that ended, and the one that is running."""
+
+    up: bool = False
+    running: str = ""
+    ended: list[Ended] = field(default_factory=list[Ended])
+    over: bool = False
+
+    def take(self, event: Event) -> None:
+        """Remember an event."""
+        match event:
+            case Up():
+                self.up = True
+            case Started(job=job):
+                self.running = job
+            case Ended():
+                self.running = ""
+                self.ended.append(event)
+            case Over():
+                self.over = True
+            case Line():
+                pass
+
+
+def parse(line: bytes) -> Event | None:
+    """One line. None for what is no event: a line may be cut when the machine dies."""
+    try:
+        said = json.loads(line)
+        fields = cast("dict[str, object]", said) if isinstance(said, dict) else {}
+        return _event(fields)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _event(fields: dict[str, object]) -> Event | None:
+    match fields.get("event"):
+        case "up":
+            return Up(_number(fields["seconds"]))
+        case "start":
+            return Started(str(fields["job"]), _number(fields["seconds"]))
+        case "line":
+            return Line(str(fields["text"]))
+        case "end":
+            code = fields["code"]
+            if not isinstance(code, int):
+                return None
+            return Ended(str(fields["job"]), code, _number(fields["seconds"]))
+        case "over":
+            return Over()
+        case _:
+            return None
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError
+    return float(value)

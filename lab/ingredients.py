@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prints the arguments of `minimal.py` for one machine of waggle's, made in an empty directory.
+
+`python -m lab.ingredients DIRECTORY IMAGE-DISK`: scratch and identity disks are made, kernel and
+kit are those of the cache. The keys are thrown away: nobody logs in, the banner is what counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from pathlib import Path
+
+from waggle.config import load
+from waggle.infra.host.kernel import GuestKernel
+from waggle.infra.rootfs.identity import identity_disk
+from waggle.infra.rootfs.kit.build import GuestKit
+from waggle.infra.rootfs.scratch import ScratchDisks
+from waggle.infra.ssh.keys import new_keys
+from waggle.places import Places
+
+
+async def prepare(directory: Path, image: Path) -> list[str]:
+    """The arguments. Raises SetupIncomplete when kernel or kit are missing."""
+    places, keys = Places.of(load()), new_keys()
+    scratch, identity = directory / "scratch.img", directory / "identity.img"
+    await ScratchDisks(places.disks).make(64, scratch)
+    identity.write_bytes(
+        identity_disk(
+            host_key=keys.host_key,
+            authorized_keys=keys.authorized_keys,
+            hostname="minimal",
+            environment={},
+        )
+    )
+    disks = (GuestKit(places.guest).require(), image, f"{scratch}:rw", identity)
+    return ["--kernel", str(GuestKernel(places.guest).require()), *map(str, disks)]
+
+
+if __name__ == "__main__":
+    print(shlex.join(asyncio.run(prepare(Path(sys.argv[1]), Path(sys.argv[2])))))

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the jobs inside the outer machine; started by `init` beside this file, as root.
+
+Reads /lab/jobs.json, says what happens as lines of JSON on the virtio port `lab.progress`, and
+keeps each job's whole output in /lab/report, which goes to the last disk as a tar after each job.
+Standard library only: it runs before anything else is known to work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+LAB = Path("/lab")
+REPORT = LAB / "report"
+REPORT_DISK = "/dev/vdd"
+PROGRESS = "lab.progress"
+GRACE_SECONDS = 20.0
+LONGEST_LINE = 4000
+Tell = Callable[[str], None]
+
+
+class Progress:
+    """The host's end of what is going on."""
+
+    def __init__(self, port: IO[bytes]) -> None:
+        self._port = port
+
+    def say(self, event: str, **details: object) -> None:
+        """One event, whole, at once."""
+        self._port.write(json.dumps({"event": event, **details}).encode() + b"\n")
+        self._port.flush()
+
+
+def open_port(name: str) -> IO[bytes]:
+    """The virtio port of that name. Raises FileNotFoundError."""
+    for entry in Path("/sys/class/virtio-ports").iterdir():
+        if (entry / "name").read_text().strip() == name:
+            device = os.open(f"/dev/{entry.name}", os.O_WRONLY | os.O_CLOEXEC)
+            return os.fdopen(device, "wb", buffering=0)
+    raise FileNotFoundError(name)
+
+
+def environment(extra: object) -> dict[str, str]:
+    """What a job finds in its environment."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LC_ALL", "PYTHONUTF8")}
+    assert isinstance(extra, dict)
+    added = {str(name): str(value) for name, value in extra.items()}
+    return {**kept, "PYTHONPATH": "/lab/project/src:/lab/project", **added}
+
+
+def run(job: dict[str, object], progress: Progress) -> int:
+    """Run one job to its end or its deadline; the exit code, 124 after the deadline."""
+    name = str(job["name"])
+    deadline = time.monotonic() + float(str(job["seconds"]))
+    with (REPORT / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            ["/bin/bash", "-c", str(job["command"])],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd="/lab/project",
+            env=environment(job["environment"]),
+            start_new_session=True,
+        )
+        in_time = copy(process, log, lambda text: progress.say("line", text=text), deadline)
+        if not in_time:
+            end(process)
+            return 124
+        return process.wait()
+
+
+def copy(process: subprocess.Popen[bytes], log: IO[bytes], tell: Tell, deadline: float) -> bool:
+    """Pass on what the job prints until it ends. False when the deadline came first."""
+    assert process.stdout is not None
+    descriptor, rest = process.stdout.fileno(), b""
+    while (left := deadline - time.monotonic()) > 0:
+        if not select.select([descriptor], [], [], min(left, 1.0))[0]:
+            if process.poll() is not None:
+                return True  # a daemon that it left behind holds the pipe
+            continue
+        data = os.read(descriptor, 65536)
+        log.write(data)
+        log.flush()
+        *lines, rest = (rest + data).replace(b"\r", b"\n").split(b"\n")
+        if rest and (not data or len(rest) > LONGEST_LINE):
+            lines, rest = [*lines, rest], b""
+        for line in lines:
+            tell(line[:LONGEST_LINE].decode("utf-8", "replace"))
+        if not data:
+            process.wait()
+            return True
+    return False
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a job that is late: pytest writes its report when it is interrupted."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(GRACE_SECONDS)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+def deliver() -> None:
+    """Write the report so far to the last disk."""
+    with Path(REPORT_DISK).open("r+b") as disk:
+        with tarfile.open(fileobj=disk, mode="w|") as archive:
+            archive.add(REPORT, "report")
+        disk.flush()
+        os.fsync(disk.fileno())
+
+
+def main() -> int:
+    """Run all jobs, also after one that failed."""
+    REPORT.mkdir()
+    with open_port(PROGRESS) as port:
+        progress = Progress(port)
+        progress.say("up", seconds=time.clock_gettime(time.CLOCK_BOOTTIME))
+        for job in json.loads((LAB / "jobs.json").read_text()):
+            began = time.monotonic()
+            progress.say("start", job=job["name"], seconds=job["seconds"])
+            code = run(job, progress)
+            deliver()
+            took = time.monotonic() - began
+            progress.say("end", job=job["name"], code=code, seconds=round(took, 1))
+        progress.say("over")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

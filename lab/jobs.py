@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the lab runs inside the outer machine, in this order: the one place to change that.
+
+Each command runs in bash, as root, at the root of the project, with `ENVIRONMENT`; a failure does
+not keep the next one from running. A job that writes JUnit XML to its `report` has each of its
+failures named at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+REPORTS = PurePosixPath("/lab/report")
+LIBRARIES = PurePosixPath("/var/lib/waggle/lib")
+ENVIRONMENT = {
+    "WAGGLE_HYPERVISOR": "krun",
+    "WAGGLE_LIBKRUN_PATH": str(LIBRARIES / "libkrun.so.1"),
+    "WAGGLE_LIBKRUNFW_PATH": str(LIBRARIES / "libkrunfw.so.5"),
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+TOTAL_SECONDS = 1200.0
+"""For all jobs together, from the start of the outer machine: a hang ends here, whatever hangs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One command. `seconds` is its deadline; its name is a file name, too."""
+
+    name: str
+    command: str
+    seconds: float
+
+    @property
+    def report(self) -> str:
+        """The file name of its JUnit XML, if it writes one."""
+        return f"{self.name}.xml"
+
+
+def pytest_job(name: str, arguments: str, seconds: float) -> Job:
+    """A job that runs tests of the project."""
+    options = "-v --no-header --tb=short --durations=5 -p no:cacheprovider"
+    report = f"--junit-xml={REPORTS / name}.xml"
+    return Job(name, f"python3 -m pytest {options} {report} {arguments}", seconds)
+
+
+JOBS = (
+    pytest_job("contract", "tests/contract -k krun", 700),
+    pytest_job("main-job", "tests/e2e/test_main_job.py", 400),
+)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the outer machine: starts QEMU, follows what it says, and ends it at a deadline.
+
+QEMU has a kernel-enforced bond to this process (parent-death signal), so it dies with the lab
+however that ends. Call it on the main thread: the bond is to the thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lab.events import Event, Progress, Started, Up, parse
+from lab.machine import Disks, qemu_argv
+from waggle.infra.tasks import finish
+
+UP_SECONDS = 180.0
+"""For the outer machine to come up: 5 s on an idle machine."""
+GRACE_SECONDS = 60.0
+"""For a job to be ended inside after its own deadline, before the whole machine is."""
+REPORT_BYTES = 256 << 20
+_LINE_BYTES = 1 << 20
+_MESSAGE_BYTES = 4000
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended. `problem` is empty when all jobs came to an end, well or not."""
+
+    progress: Progress = field(default_factory=Progress)
+    problem: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One outer machine: what it boots, and `directory` for what it writes."""
+
+    qemu: str
+    kernel: Path
+    initramfs: Path
+    disks: Disks
+    directory: Path
+
+    @property
+    def console(self) -> Path:
+        """What its kernel prints."""
+        return self.directory / "console.log"
+
+
+async def run(machine: Machine, total_seconds: float, on_event: Callable[[Event], None]) -> Outcome:
+    """Run it to the end of its jobs. Cancelling ends QEMU. Raises OSError when it cannot start."""
+    outcome, began = Outcome(), time.monotonic()
+    machine.disks.report.touch()
+    os.truncate(machine.disks.report, REPORT_BYTES)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        argv = qemu_argv(
+            machine.qemu,
+            kernel=machine.kernel,
+            initramfs=machine.initramfs,
+            disks=machine.disks,
+            console=machine.console,
+            progress=theirs.fileno(),
+        )
+        with (machine.directory / "qemu.log").open("wb") as messages:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=messages,
+                stderr=messages,
+                pass_fds=[theirs.fileno()],
+                # Snapshots of disks are here, should QEMU be killed before it unlinked them.
+                env={**os.environ, "TMPDIR": str(machine.directory)},
+                start_new_session=True,
+            )
+        theirs.close()
+        try:
+            await _follow(ours, outcome, total_seconds, on_event)
+            await asyncio.wait_for(process.wait(), GRACE_SECONDS if outcome.progress.over else 5)
+        except TimeoutError:
+            pass
+        finally:
+            await finish(_kill(process))
+    if not outcome.progress.over and not outcome.problem:
+        outcome.problem = f"the outer machine ended by itself ({process.returncode})"
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
+async def _follow(
+    ours: socket.socket,
+    outcome: Outcome,
+    total_seconds: float,
+    on_event: Callable[[Event], None],
+) -> None:
+    """Take events until the machine is over, gone or late, which `outcome.problem` then says."""
+    loop = asyncio.get_running_loop()
+    reader, writer = await asyncio.open_connection(sock=ours, limit=_LINE_BYTES)
+    last = loop.time() + total_seconds
+    waiting_for = "the outer machine did not come up"
+    try:
+        async with asyncio.timeout(min(UP_SECONDS, total_seconds)) as deadline:
+            while not outcome.progress.over and (line := await reader.readline()):
+                if (event := parse(line)) is None:
+                    continue
+                outcome.progress.take(event)
+                if isinstance(event, Up):
+                    deadline.reschedule(last)
+                elif isinstance(event, Started):
+                    waiting_for = f"the job {event.job} was not over"
+                    end = loop.time() + event.seconds + GRACE_SECONDS
+                    deadline.reschedule(min(last, end))
+                on_event(event)
+    except TimeoutError:
+        outcome.problem = f"{waiting_for} in time"
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
+def last_words(machine: Machine, lines: int = 25) -> Sequence[str]:
+    """The last lines of the outer kernel and of QEMU, for a failure."""
+    kept: list[str] = []
+    for path in (machine.console, machine.directory / "qemu.log"):
+        if path.exists():
+            tail = path.read_bytes()[-_MESSAGE_BYTES * 4 :].decode("utf-8", "replace")
+            kept += tail.replace("\r", "").splitlines()[-lines:]
+    return kept

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The third disk: a tar of this working tree and of what is to be run, read by the initramfs.
+
+What git does not ignore goes in, changed and new files included, so an experiment needs no commit.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from lab.jobs import Job
+from waggle.domain.errors import SetupIncomplete
+
+ROOT = Path(__file__).parents[1]
+BLOCK = 512
+
+
+def listing(root: Path) -> list[str]:
+    """The project's files, relative to `root`. Raises SetupIncomplete without git."""
+    argv = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(argv, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SetupIncomplete(
+            f"{root} is not a git working tree.", hint="The lab runs from a clone of waggle."
+        ) from error
+    names = sorted(set(done.stdout.decode().split("\0")) - {""})
+    return [name for name in names if (root / name).is_file()]
+
+
+def write(target: Path, root: Path, jobs: Sequence[Job], environment: Mapping[str, str]) -> None:
+    """Write the disk. Raises SetupIncomplete, OSError."""
+    described = [asdict(job) | {"environment": dict(environment)} for job in jobs]
+    with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as archive:
+        for name in listing(root):
+            archive.add(root / name, f"project/{name}", filter=_as_root)
+        _add(archive, "jobs.json", json.dumps(described).encode(), 0o644)
+        init = (Path(__file__).parent / "inside/init").read_bytes()
+        _add(archive, "init", init, 0o755)
+
+
+def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    return member
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes, mode: int) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), mode
+    archive.addfile(member, io.BytesIO(data))

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole lab: make what is missing, boot the outer machine, run jobs, bring back the reports.
+
+Called by the command line and by tests/lab.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from lab import base, krunfw, libkrun, outer, parts, project, report
+from lab.check import find_program
+from lab.display import Display
+from lab.jobs import ENVIRONMENT, TOTAL_SECONDS, Job
+from lab.machine import Disks
+from lab.store import Store
+from waggle.config import Settings
+from waggle.domain.errors import SetupIncomplete
+from waggle.infra import debian
+
+DEV_REQUIREMENTS = project.ROOT / "requirements" / "dev.txt"
+REPORTS = project.ROOT / ".cache" / "lab"
+"""Where the reports of the last run are, unless another place is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What is kept between runs: directories in the store."""
+
+    base: Path
+    libkrun: Path
+    parts: Path
+
+    @property
+    def libkrun_version(self) -> str:
+        """Such as 1.19.7."""
+        return self.libkrun.name.removeprefix(f"{libkrun.KIND}-").rpartition("-")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What to run. `reports` is emptied first; `libkrun` is a requirement as cargo has them."""
+
+    jobs: Sequence[Job]
+    reports: Path = REPORTS
+    libkrun: str = "1"
+    total_seconds: float = TOTAL_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How it went, the story in lines, and each ended job's exit code."""
+
+    good: bool
+    story: str
+    codes: dict[str, int]
+
+
+async def prepare(
+    settings: Settings, store: Store, work: Path, requirement: str, display: Display
+) -> Made:
+    """Make what is missing, all at once; `work` is an empty directory.
+
+    Raises SetupIncomplete, ImageMissing or TimedOut.
+    """
+    mirror = debian.mirror(settings.debian_mirror or None)
+    requirements = DEV_REQUIREMENTS.read_text("utf-8")
+
+    def on_line(what: str) -> Callable[[str], None]:
+        return partial(display.detail, what)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            bases = group.create_task(
+                base.ensure(store, mirror, requirements, on_line("outer machine"))
+            )
+            kruns = group.create_task(libkrun.ensure(store, work, requirement, on_line("libkrun")))
+            firmware = group.create_task(krunfw.ensure(store, mirror, on_line("libkrunfw")))
+            guest = group.create_task(parts.guest_files(settings, on_line("guest")))
+    except ExceptionGroup as several:
+        raise _first(several) from several
+    files = {**guest.result(), **parts.libraries([kruns.result(), firmware.result()])}
+    disk = await parts.ensure(store, files, on_line("parts"))
+    return Made(bases.result(), kruns.result(), disk)
+
+
+def _first(several: ExceptionGroup[Exception]) -> Exception:
+    """The error of the task that failed first; the others were cancelled."""
+    error: Exception = several
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def run(settings: Settings, store: Store, wish: Wish, display: Display) -> Result:
+    """Run all jobs of a wish. Cancelling ends everything that it started.
+
+    Raises SetupIncomplete and its like when the outer machine cannot be made or started.
+    """
+    qemu = find_program("qemu-system-x86_64")
+    if qemu is None:
+        raise SetupIncomplete("QEMU is not installed.", hint="Run 'waggle setup --yes'.")
+    _empty(wish.reports)
+    with store.run_directory() as directory:
+        made = await _prepared(settings, store, wish, directory, display)
+        machine = outer.Machine(
+            qemu,
+            made.base / base.KERNEL,
+            made.base / base.INITRAMFS,
+            Disks(
+                parts.place(made.base / base.DISK, directory / base.DISK),
+                parts.place(made.parts / parts.DISK, directory / parts.DISK),
+                directory / "project.tar",
+                directory / "report.tar",
+            ),
+            directory,
+        )
+        project.write(machine.disks.project, project.ROOT, wish.jobs, ENVIRONMENT)
+        outcome = await outer.run(machine, wish.total_seconds, display.event)
+        report.unpack(machine.disks.report, wish.reports)
+        shutil.copy(machine.console, wish.reports / "outer-console.log")
+        good, story = report.summary(outcome, [job.name for job in wish.jobs], wish.reports)
+        if outcome.problem:
+            story = "\n".join([story, *(f"    {line}" for line in outer.last_words(machine))])
+    return Result(good, story, {ended.job: ended.code for ended in outcome.progress.ended})
+
+
+async def _prepared(
+    settings: Settings, store: Store, wish: Wish, directory: Path, display: Display
+) -> Made:
+    display.say("making what is missing (kept for the next time)")
+    crate = directory / "crate"
+    crate.mkdir()
+    made = await prepare(settings, store, crate, wish.libkrun, display)
+    shutil.rmtree(crate)
+    display.say(f"libkrun {made.libkrun_version}; the outer machine starts")
+    return made
+
+
+def _empty(directory: Path) -> None:
+    """Remove the reports of the run before, and nothing else."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for pattern in ("*.log", "*.xml"):
+        for old in directory.glob(pattern):
+            old.unlink()
