@@ -7,28 +7,20 @@ would have made are made here. Imports nothing but `initramfs` beside it and the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import initramfs
 
 SIZE = 6 << 30
 """Of a sparse file; what a run writes is thrown away with it."""
-DIRECTORIES = (
-    "dev",
-    "etc",
-    "lab",
-    "proc",
-    "root",
-    "run",
-    "sys",
-    "tmp",
-    "var/lib/waggle",
-    "var/tmp",
-)
+MOUNTED = ("dev", "proc", "sys")
+DIRECTORIES = ("etc", "lab", "root", "run", "tmp", "var/lib/waggle", "var/tmp")
 FILES = {
     "etc/passwd": (
         "root:x:0:0:root:/root:/bin/bash\n"
@@ -60,6 +52,24 @@ def complete(tree: Path, site: Path) -> None:
     subprocess.run([*argv, "/usr/lib/python3", "/usr/lib/python3.11", f"/{SITE}"], check=False)
 
 
+@contextlib.contextmanager
+def without_mounts(tree: Path) -> Generator[Path]:
+    """The tree with empty directories where mmdebstrap has the host's devices mounted."""
+    stage = tree / "lab-stage"
+    stage.mkdir(mode=0o755)
+    moved = [path for path in tree.iterdir() if path.name not in (*MOUNTED, stage.name)]
+    for path in moved:
+        path.rename(stage / path.name)
+    for name in MOUNTED:
+        (stage / name).mkdir()
+    try:
+        yield stage
+    finally:
+        for path in moved:
+            (stage / path.name).rename(path)
+        shutil.rmtree(stage)
+
+
 def make_disk(tree: Path, disk: Path) -> None:
     """An ext4 file system of the tree in a sparse file, without a journal."""
     disk.touch()
@@ -82,7 +92,8 @@ def main(argv: list[str]) -> None:
     (kernel,) = (tree / "boot").glob("vmlinuz-*")
     shutil.copy(kernel, out / "vmlinuz")
     shutil.rmtree(tree / "boot")
-    make_disk(tree, out / "base.ext4")
+    with without_mounts(tree) as whole:
+        make_disk(whole, out / "base.ext4")
     shutil.rmtree(site.parent)
 
 

@@ -15,9 +15,8 @@ REPORTS = PurePosixPath("/lab/report")
 LIBRARIES = PurePosixPath("/var/lib/waggle/lib")
 ENVIRONMENT = {
     "WAGGLE_HYPERVISOR": "krun",
-    "WAGGLE_LIBKRUN_PATH": str(LIBRARIES / "libkrun.so.1"),
+    "WAGGLE_LIBKRUN_PATH": str(LIBRARIES / "libkrun.so"),
     "WAGGLE_LIBKRUNFW_PATH": str(LIBRARIES / "libkrunfw.so.5"),
-    "PYTHONDONTWRITEBYTECODE": "1",
 }
 TOTAL_SECONDS = 1200.0
 """For all jobs together, from the start of the outer machine: a hang ends here, whatever hangs."""

@@ -90,11 +90,9 @@ async def prepare(
 
 
 def _first(several: ExceptionGroup[Exception]) -> Exception:
-    """The error of the task that failed first; the others were cancelled."""
-    error: Exception = several
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    """The error of the task that failed first."""
+    first: Exception = several.exceptions[0]
+    return first
 
 
 async def run(settings: Settings, store: Store, wish: Wish, display: Display) -> Result:

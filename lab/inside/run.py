@@ -16,9 +16,9 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, TypedDict
 
 LAB = Path("/lab")
 REPORT = LAB / "report"
@@ -27,6 +27,15 @@ PROGRESS = "lab.progress"
 GRACE_SECONDS = 20.0
 LONGEST_LINE = 4000
 Tell = Callable[[str], None]
+
+
+class Job(TypedDict):
+    """As lab.project writes it."""
+
+    name: str
+    command: str
+    seconds: float
+    environment: dict[str, str]
 
 
 class Progress:
@@ -50,21 +59,19 @@ def open_port(name: str) -> IO[bytes]:
     raise FileNotFoundError(name)
 
 
-def environment(extra: object) -> dict[str, str]:
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
     """What a job finds in its environment."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LC_ALL", "PYTHONUTF8")}
-    assert isinstance(extra, dict)
-    added = {str(name): str(value) for name, value in extra.items()}
-    return {**kept, "PYTHONPATH": "/lab/project/src:/lab/project", **added}
+    return {**kept, "PYTHONPATH": "/lab/project/src:/lab/project", **extra}
 
 
-def run(job: dict[str, object], progress: Progress) -> int:
+def run(job: Job, progress: Progress) -> int:
     """Run one job to its end or its deadline; the exit code, 124 after the deadline."""
-    name = str(job["name"])
-    deadline = time.monotonic() + float(str(job["seconds"]))
+    name = job["name"]
+    deadline = time.monotonic() + job["seconds"]
     with (REPORT / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
-            ["/bin/bash", "-c", str(job["command"])],
+            ["/bin/bash", "-c", job["command"]],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -127,7 +134,8 @@ def main() -> int:
     with open_port(PROGRESS) as port:
         progress = Progress(port)
         progress.say("up", seconds=time.clock_gettime(time.CLOCK_BOOTTIME))
-        for job in json.loads((LAB / "jobs.json").read_text()):
+        jobs: list[Job] = json.loads((LAB / "jobs.json").read_text())
+        for job in jobs:
             began = time.monotonic()
             progress.say("start", job=job["name"], seconds=job["seconds"])
             code = run(job, progress)
