@@ -69,6 +69,7 @@ async def prepare(settings: Settings, runtime: RuntimeName, directory: Path) -> 
     known = f"[127.0.0.1]:{port} ".encode() + keys.host_public.export_public_key()
     argv = qemu_argv(
         settings,
+        accelerator=choose_acceleration(settings.accel, read_kvm_facts()).accel,
         kernel=GuestKernel(places.guest).require(),
         disks=(GuestKit(places.guest).require(), image.disk, scratch, identity),
         port=port,
@@ -76,9 +77,10 @@ async def prepare(settings: Settings, runtime: RuntimeName, directory: Path) -> 
     return Parts(argv, port, keys.client, known)
 
 
-def qemu_argv(settings: Settings, *, kernel: Path, disks: tuple[Path, ...], port: int) -> list[str]:
+def qemu_argv(
+    settings: Settings, *, accelerator: str, kernel: Path, disks: tuple[Path, ...], port: int
+) -> list[str]:
     """The command line, the simplest that boots this guest. The third disk is writable."""
-    accelerator = choose_acceleration(settings.accel, read_kvm_facts()).accel
     argv = [
         *(settings.qemu_binary, "-M", "microvm,acpi=off,isa-serial=off,rtc=on"),
         *("-accel", accelerator, "-cpu", "host" if accelerator == "kvm" else "max"),

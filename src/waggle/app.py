@@ -24,15 +24,15 @@ import structlog
 from waggle.config import Settings
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DataDirBusy, SettingsInvalid, WaggleError
+from waggle.domain.machine import Hypervisor
 from waggle.domain.protocols import Clock
+from waggle.hypervisors import hypervisor
 from waggle.infra.files import FileLock
-from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
 from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import AddressPolicy, Verdict
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.net.resolve import SystemResolver, dns_pool
-from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.infra.store.sqlite import SqliteStore
@@ -92,8 +92,8 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_own(places))
         clock = steady_clock()
-        choice = choose_acceleration(settings.accel, read_kvm_facts())
-        host = _local_host(settings, places, choice.accel, stack)
+        chosen = hypervisor(settings)
+        host = _local_host(settings, places, chosen.hypervisor, stack)
         store = await SqliteStore.open(places.state)
         stack.push_async_callback(store.aclose)
         tasks = await stack.enter_async_context(_tasks())
@@ -117,8 +117,8 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
             settings=settings,
             environments=environments,
             services=_services(settings, environments),
-            hypervisor=f"qemu ({choice.accel})",
-            reason=choice.reason,
+            hypervisor=chosen.label,
+            reason=chosen.reason,
         )
 
 
@@ -178,7 +178,10 @@ async def _destroy_all(environments: EnvironmentService, seconds: float) -> None
 
 
 def _local_host(
-    settings: Settings, places: Places, accelerator: str, stack: contextlib.AsyncExitStack
+    settings: Settings,
+    places: Places,
+    machines: Hypervisor,
+    stack: contextlib.AsyncExitStack,
 ) -> LocalHost:
     pool = dns_pool()
     stack.callback(pool.shutdown, wait=False, cancel_futures=True)
@@ -194,10 +197,10 @@ def _local_host(
 
     return LocalHost(
         directory=places.environments,
-        hypervisor=QemuHypervisor(settings.qemu_binary, accelerator),
+        hypervisor=machines,
         images=image_service(settings),
         parts=GuestParts(
-            kernel=GuestKernel(places.guest).require,
+            kernel=GuestKernel(places.guest, settings.libkrunfw_path).require,
             kit=GuestKit(places.guest).require,
             scratch=ScratchDisks(places.disks),
             certificates=certificates(settings),

@@ -169,8 +169,16 @@ class NetworkSection(Section):
 class MachineSection(Section):
     """Virtual machines."""
 
-    hypervisor: Annotated[Literal["auto", "qemu"], BeforeValidator(lower)] = _setting(
-        "auto", "What runs the machines; `auto` takes the best that is usable here."
+    hypervisor: Annotated[Literal["auto", "krun", "qemu"], BeforeValidator(lower)] = _setting(
+        "auto", "What runs the machines; `auto` takes libkrun where it is usable, else QEMU."
+    )
+    libkrun_path: OptionalPath = _setting(
+        "", "The libkrun library, 1.17 or later and below 2; nothing means the loader's own."
+    )
+    libkrunfw_path: OptionalPath = _setting(
+        "",
+        "The libkrunfw library, 5.x, that `waggle setup` takes the guest kernel from; nothing "
+        "means the Debian package.",
     )
     accel: Annotated[Literal["auto", "kvm", "tcg"], BeforeValidator(lower)] = _setting(
         "auto",

@@ -31,13 +31,14 @@ def test_the_launcher_is_told_the_same(
 
 
 @pytest.mark.parametrize("accelerator", ["kvm", "tcg"])
-def test_the_bare_machine_is_the_same_machine(
-    accelerator: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WAGGLE_ACCEL", accelerator)
+def test_the_bare_machine_is_the_same_machine(accelerator: str) -> None:
     settings = load()
     plain = bare.qemu_argv(
-        settings, kernel=Path("/kernel"), disks=(Path("/a"), Path("/b"), Path("/c")), port=1
+        settings,
+        accelerator=accelerator,
+        kernel=Path("/kernel"),
+        disks=(Path("/a"), Path("/b"), Path("/c")),
+        port=1,
     )
     ours = ours_argv(settings, accelerator)
     for option in ("-cpu", "-smp", "-m", "-append"):

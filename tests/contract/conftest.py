@@ -8,14 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.contract.subjects import Running, Subject, fake_subject, qemu_subject
+from tests.contract.subjects import (
+    Running,
+    Subject,
+    fake_subject,
+    real_hypervisors,
+    real_subject,
+)
 from tests.support.vm import Parts, busybox_image, guest_parts, leaks
 
 from waggle.domain.environment import Resources
 from waggle.domain.image import BootImage
 
 __all__ = ["busybox_image", "guest_parts", "leaks", "real", "running", "subject"]
-QEMU = pytest.param("qemu", marks=pytest.mark.vm)
+REAL = [pytest.param(name, marks=pytest.mark.vm) for name in real_hypervisors()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +42,37 @@ def ingredients(request: pytest.FixtureRequest) -> Ingredients | None:
     return Ingredients(parts, image)
 
 
-@pytest.fixture(params=[QEMU, "fake"])
+@pytest.fixture(params=[*REAL, "fake"])
 async def subject(
-    ingredients: Ingredients | None, leaks: object, tmp_path: Path
+    request: pytest.FixtureRequest, ingredients: Ingredients | None, leaks: object, tmp_path: Path
 ) -> AsyncGenerator[Subject]:
     if ingredients is None:
         made = fake_subject(tmp_path)
     else:
-        made = await qemu_subject(tmp_path, ingredients.parts, ingredients.image)
+        made = await real_subject(request.param, tmp_path, ingredients.parts, ingredients.image)
     yield made
     await made.close()
 
 
-@pytest.fixture(params=[QEMU])
-async def real(ingredients: Ingredients, leaks: object, tmp_path: Path) -> AsyncGenerator[Subject]:
-    made = await qemu_subject(tmp_path, ingredients.parts, ingredients.image)
+@pytest.fixture(params=REAL)
+async def real(
+    request: pytest.FixtureRequest, ingredients: Ingredients, leaks: object, tmp_path: Path
+) -> AsyncGenerator[Subject]:
+    made = await real_subject(request.param, tmp_path, ingredients.parts, ingredients.image)
     yield made
     await made.close()
 
 
-@pytest.fixture(scope="module", params=[QEMU])
+@pytest.fixture(scope="module", params=REAL)
 async def running(
-    guest_parts: Parts, busybox_image: BootImage, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    guest_parts: Parts,
+    busybox_image: BootImage,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncGenerator[Running]:
     """One machine for all tests that only look at it."""
     tmp = tmp_path_factory.mktemp("running")
-    made = await qemu_subject(tmp, guest_parts, busybox_image)
+    made = await real_subject(request.param, tmp, guest_parts, busybox_image)
     case = await made.case(Resources(cpus=2, memory_mib=320, disk_mib=96))
     yield Running(case, await made.boot(case))
     await made.close()

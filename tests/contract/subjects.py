@@ -15,14 +15,19 @@ from pathlib import Path
 
 from tests.support.hypervisor import KERNEL, FakeHypervisor
 from tests.support.images import busybox_layer, directory, file, write_layout
-from tests.support.vm import BOOT_SECONDS, CACHE, Parts, qemu, sh
+from tests.support.vm import BOOT_SECONDS, CACHE, Parts, sh
 
+from waggle.config import load
 from waggle.domain.environment import Resources
 from waggle.domain.execution import GuestUser
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.machine import GuestDisks, Hypervisor, Machine, MachineSpec
+from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
+from waggle.infra.krun.hypervisor import KrunHypervisor
+from waggle.infra.krun.probe import read_krun_facts
 from waggle.infra.net.ports import PortAllocator
+from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.identity import identity_disk
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.infra.ssh.connection import SshConnection
@@ -141,8 +146,22 @@ async def real_kits(tmp: Path) -> dict[str, Path]:
     return kits
 
 
-async def qemu_subject(tmp: Path, parts: Parts, image: BootImage) -> Subject:
-    return Subject(qemu(), parts, image.disk, tmp, is_real=True, kits=await real_kits(tmp))
+def real_hypervisors() -> dict[str, Hypervisor]:
+    """Those that can run here. Without hardware virtualisation krun runs in the lab only."""
+    acceleration = choose_acceleration("auto", read_kvm_facts())
+    usable: dict[str, Hypervisor] = {}
+    if binary := shutil.which("qemu-system-x86_64"):
+        usable["qemu"] = QemuHypervisor(binary, acceleration.accel)
+    krun = read_krun_facts(load().libkrun_path)
+    if acceleration.accel == "kvm" and not krun.problem:
+        usable["krun"] = KrunHypervisor(krun.library)
+    assert usable, "neither QEMU nor libkrun is usable: run 'waggle setup'"
+    return usable
+
+
+async def real_subject(name: str, tmp: Path, parts: Parts, image: BootImage) -> Subject:
+    kits = await real_kits(tmp)
+    return Subject(real_hypervisors()[name], parts, image.disk, tmp, is_real=True, kits=kits)
 
 
 def fake_subject(tmp: Path) -> Subject:

@@ -10,7 +10,6 @@ directories that boot machines.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,13 +30,12 @@ from waggle.domain.image import BootImage
 from waggle.domain.machine import Hypervisor
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
-from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
+from waggle.hypervisors import hypervisor
 from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import AddressPolicy
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.net.ranges import Address
-from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.places import Places
@@ -198,11 +196,9 @@ def lines(result: ExecutionResult) -> list[str]:
     return result.stdout.text().splitlines()
 
 
-def qemu() -> QemuHypervisor:
-    """QEMU as the server would use it here."""
-    binary = shutil.which("qemu-system-x86_64")
-    assert binary is not None, "QEMU is not installed: run 'waggle setup'"
-    return QemuHypervisor(binary, choose_acceleration("auto", read_kvm_facts()).accel)
+def machines() -> Hypervisor:
+    """The hypervisor that the server would use here: WAGGLE_HYPERVISOR, else the best usable."""
+    return hypervisor(load()).hypervisor
 
 
 @pytest.fixture(scope="session")
@@ -240,7 +236,7 @@ async def python_image() -> BootImage:
 async def lab_in(directory: Path, parts: Parts, image: BootImage) -> AsyncGenerator[Lab]:
     """A lab that knows one image by the name of BUSYBOX."""
     directory.chmod(0o755)  # each machine's process has a user of its own
-    lab = Lab(parts, directory, Images({BUSYBOX: image}), qemu())
+    lab = Lab(parts, directory, Images({BUSYBOX: image}), machines())
     try:
         yield lab
     finally:

@@ -10,14 +10,14 @@ import asyncio
 import sys
 from pathlib import Path
 
-from tests.support.vm import BUSYBOX, Images, Lab, Parts, qemu
+from tests.support.vm import BUSYBOX, Images, Lab, Parts, machines
 
 from waggle.domain.image import BootImage
 
 
 async def main(directory: Path, kernel: Path, kit: Path, image: Path) -> None:
     known = Images({BUSYBOX: BootImage(BUSYBOX, "sha256:0", image, {})})
-    lab = Lab(Parts(kernel, kit), directory, known, qemu())
+    lab = Lab(Parts(kernel, kit), directory, known, machines())
     guest = await lab.guest()
     machine = guest.machine
     sys.stdout.write(f"{machine.pid} {machine.started} {machine.boot_id}\n")

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from waggle.config import Settings, load
+from waggle.hypervisors import library
 from waggle.infra.files import FileLock
 from waggle.infra.host.doctor import examine
 from waggle.infra.host.kernel import GuestKernel
@@ -38,13 +39,15 @@ def subject(settings: Settings) -> Subject:
     places = Places.of(settings)
     return Subject(
         data_dir=settings.data_dir,
-        kernel=GuestKernel(places.guest).path,
+        kernel=GuestKernel(places.guest, settings.libkrunfw_path).path,
         kit=GuestKit(places.guest).path,
         listen_host=settings.listen_addr.host,
         listen_port=settings.listen_addr.port,
         port_base=settings.ssh_port_base,
         port_max=settings.ssh_port_max,
         qemu_binary=settings.qemu_binary,
+        hypervisor=settings.hypervisor,
+        libkrun=lambda: library(settings),
         accel=settings.accel,
         memory_mib=settings.default_memory_mb,
         max_environments=settings.max_environments,

@@ -61,7 +61,8 @@ def _ask(interactive: bool) -> None:
 
 async def _artifacts(settings: Settings) -> None:
     places = Places.of(settings)
-    kernel, kit = GuestKernel(places.guest), GuestKit(places.guest)
+    kernel = GuestKernel(places.guest, settings.libkrunfw_path)
+    kit = GuestKit(places.guest)
     mirror = settings.debian_mirror or None
     if not kernel.path.exists():
         with working("Fetching the guest kernel") as detail:

@@ -26,13 +26,13 @@ DEATH_SECONDS: Final = 10.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def leash(argv: Sequence[str]) -> list[str]:
+def leash(argv: Sequence[str], max_descriptors: int = MAX_DESCRIPTORS) -> list[str]:
     """`argv` with no new privileges, few descriptors, no core dumps, and dead with its parent.
 
     The limits are set by the child itself: a server in a container may not set those of another
     user's process. Raises SetupIncomplete.
     """
-    limits = [_tool("prlimit"), "--core=0:0", f"--nofile={MAX_DESCRIPTORS}:{MAX_DESCRIPTORS}"]
+    limits = [_tool("prlimit"), "--core=0:0", f"--nofile={max_descriptors}:{max_descriptors}"]
     return [*limits, _tool("setpriv"), "--no-new-privs", "--pdeathsig", "KILL", "--", *argv]
 
 
@@ -103,6 +103,8 @@ class ConfinedProcess:
         stderr: int,
         uid: int | None,
         groups: Sequence[int] = (),
+        stdin: int = subprocess.DEVNULL,
+        max_descriptors: int = MAX_DESCRIPTORS,
     ) -> ConfinedProcess:
         """Start `argv` with only these descriptors open. `uid` also becomes the group id.
 
@@ -111,8 +113,8 @@ class ConfinedProcess:
         """
         try:
             child = subprocess.Popen(
-                leash(argv),
-                stdin=subprocess.DEVNULL,
+                leash(argv, max_descriptors),
+                stdin=stdin,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 pass_fds=tuple(descriptors),
@@ -141,14 +143,18 @@ class ConfinedProcess:
         """The exit status, negative for a signal. Safe to cancel and to call again."""
         return await asyncio.shield(self._ended)
 
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.is_alive:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptor, number)
+
     async def kill(self) -> int:
         """Kill it and wait until it is gone. Idempotent.
 
         Raises TimedOut when the kernel has not ended it after DEATH_SECONDS; call again then.
         """
-        if self.is_alive:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
         try:
             async with asyncio.timeout(DEATH_SECONDS):
                 return await self.wait()

@@ -18,6 +18,7 @@ from waggle.infra.host.accel import (
 
 USABLE = KvmFacts("", cpu_virtualises=True)
 FAKE = KvmFacts("", cpu_virtualises=False)
+PRIVATE = KvmFacts("", cpu_virtualises=True, only_root=True)
 ABSENT = KvmFacts("No such file or directory", cpu_virtualises=True)
 
 
@@ -27,6 +28,7 @@ ABSENT = KvmFacts("No such file or directory", cpu_virtualises=True)
         ("auto", USABLE, "kvm", "virtualises"),
         ("auto", FAKE, "tcg", "neither vmx nor svm"),
         ("auto", ABSENT, "tcg", "No such file"),
+        ("auto", PRIVATE, "tcg", "chgrp kvm"),
         ("tcg", USABLE, "tcg", "demands"),
         ("kvm", USABLE, "kvm", "demands"),
         ("kvm", FAKE, "kvm", "although"),
@@ -64,6 +66,7 @@ def test_reads_what_is_there_and_survives_what_is_not(tmp_path: Path) -> None:
     device, cpuinfo = tmp_path / "kvm", tmp_path / "cpuinfo"
     facts = read_kvm_facts(device, cpuinfo)
     assert facts == KvmFacts("No such file or directory", cpu_virtualises=False)
-    device.touch()
+    device.touch(0o660)
+    device.chmod(0o660)
     cpuinfo.write_text("flags : vmx\n")
     assert read_kvm_facts(device, cpuinfo) == USABLE

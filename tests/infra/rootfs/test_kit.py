@@ -17,7 +17,7 @@ from waggle.domain.errors import SetupIncomplete
 from waggle.domain.execution import MAX_CODE_BYTES, MAX_HEADER_BYTES
 from waggle.domain.machine import READY_LINE
 from waggle.infra import debian
-from waggle.infra.qemu.argv import AGENT_PORT
+from waggle.infra.guest.link import AGENT_PORT
 from waggle.infra.rootfs.kit.build import GUEST_SOURCES, GuestKit, kit_key
 
 MEASURE = 1 << 10

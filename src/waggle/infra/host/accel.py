@@ -18,14 +18,21 @@ Accel = Literal["kvm", "tcg"]
 AccelSetting = Literal["auto", "kvm", "tcg"]
 
 _CPUINFO_BYTES = 256 * 1024
+_ONLY_ROOT = "only root may use /dev/kvm, and machines run as other users."
+_SHARE = "Run: chgrp kvm /dev/kvm && chmod 660 /dev/kvm."
 
 
 @dataclass(frozen=True, slots=True)
 class KvmFacts:
-    """What this machine says of KVM. `error` is why the device does not open, empty if it does."""
+    """What this machine says of KVM. `error` is why the device does not open, empty if it does.
+
+    `only_root` tells that a server run by root could not let its machines, which have users of
+    their own, open the device.
+    """
 
     error: str
     cpu_virtualises: bool
+    only_root: bool = False
 
 
 class Choice(NamedTuple):
@@ -39,9 +46,10 @@ def read_kvm_facts(
     device: Path = Path("/dev/kvm"), cpuinfo: Path = Path("/proc/cpuinfo")
 ) -> KvmFacts:
     """Look at the device and the CPU flags. Never raises: what cannot be read is not usable."""
-    error = ""
+    error, only_root = "", False
     try:
         os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
+        only_root = os.geteuid() == 0 and not may_be_shared(device.stat().st_mode)
     except OSError as problem:
         error = problem.strerror or "cannot be opened"
     try:
@@ -49,7 +57,12 @@ def read_kvm_facts(
             text = file.read(_CPUINFO_BYTES).decode("ascii", "replace")
     except OSError:
         text = ""
-    return KvmFacts(error, has_virtualisation_flag(text))
+    return KvmFacts(error, has_virtualisation_flag(text), only_root)
+
+
+def may_be_shared(mode: int) -> bool:
+    """Whether its group, or everybody, may read and write a file of this mode."""
+    return any(mode & bits == bits for bits in (0o060, 0o006))
 
 
 def has_virtualisation_flag(cpuinfo: str) -> bool:
@@ -62,7 +75,7 @@ def has_virtualisation_flag(cpuinfo: str) -> bool:
 
 
 def choose_acceleration(setting: AccelSetting, facts: KvmFacts) -> Choice:
-    """Decide. Raises SetupIncomplete only when `kvm` is demanded and its device does not open.
+    """Decide. Raises SetupIncomplete when `kvm` is demanded and machines cannot open its device.
 
     A /dev/kvm that opens on a CPU without virtualisation is an emulation in which no stock kernel
     boots, so `auto` passes it over; `kvm` takes it all the same.
@@ -75,10 +88,14 @@ def choose_acceleration(setting: AccelSetting, facts: KvmFacts) -> Choice:
                 f"WAGGLE_ACCEL=kvm, but /dev/kvm cannot be used: {facts.error}.",
                 hint="Load the kvm module, give this user the device (group kvm), or unset it.",
             )
+        if facts.only_root:
+            raise SetupIncomplete(f"WAGGLE_ACCEL=kvm, but {_ONLY_ROOT}", hint=_SHARE)
         doubt = "" if facts.cpu_virtualises else ", although the CPU has neither vmx nor svm"
         return Choice("kvm", f"WAGGLE_ACCEL=kvm demands it{doubt}.")
     if facts.error:
         return Choice("tcg", f"/dev/kvm cannot be used: {facts.error}.")
     if not facts.cpu_virtualises:
         return Choice("tcg", "/dev/kvm opens, but the CPU has neither vmx nor svm.")
+    if facts.only_root:
+        return Choice("tcg", f"{_ONLY_ROOT} {_SHARE}")
     return Choice("kvm", "/dev/kvm opens and the CPU virtualises.")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from waggle.domain.errors import WaggleError
 from waggle.infra.host.accel import choose_acceleration
+from waggle.infra.host.hypervisors import HypervisorChoice, choose_hypervisor
 from waggle.infra.host.preflight import CheckResult, Subject, fail, ok, warn
 from waggle.infra.host.process import run
 from waggle.infra.host.requirements import find_program
@@ -47,6 +48,8 @@ async def architecture(_subject: Subject) -> CheckResult:
 async def qemu(subject: Subject) -> CheckResult:
     """QEMU is there, recent enough, and has the microvm machine."""
     program = find_program(subject.qemu_binary)
+    if not _needs_qemu(subject):
+        return ok("qemu", f"not needed with krun ({program or 'not installed'})")
     if program is None:
         return fail("qemu", f"{subject.qemu_binary} was not found", _SETUP)
     answer = await run([str(program), "-version"], timeout=20)
@@ -78,6 +81,37 @@ async def acceleration(subject: Subject) -> CheckResult:
         return ok("acceleration", f"{accel}: {reason}")
     mend = "Machines are emulated: they work, but code in them runs several times slower."
     return warn("acceleration", f"{accel}: {reason}", mend)
+
+
+async def hypervisor(subject: Subject) -> CheckResult:
+    """Which hypervisor runs the machines, and why it is not the other."""
+    try:
+        choice = _choice(subject)
+    except WaggleError as error:
+        return fail("hypervisor", error.message, error.hint)
+    return ok("hypervisor", f"{choice.name}: {choice.reason}")
+
+
+async def libkrun(subject: Subject) -> CheckResult:
+    """The libkrun library is there and recent enough; without it QEMU runs the machines."""
+    problem, mend = subject.libkrun()
+    if not problem:
+        return ok("libkrun", "usable")
+    if subject.hypervisor == "krun":
+        return fail("libkrun", problem, mend)
+    return ok("libkrun", f"not used: {problem}")
+
+
+def _choice(subject: Subject) -> HypervisorChoice:
+    acceleration = choose_acceleration(subject.accel, subject.kvm())
+    return choose_hypervisor(subject.hypervisor, acceleration, subject.libkrun())
+
+
+def _needs_qemu(subject: Subject) -> bool:
+    try:
+        return _choice(subject).name == "qemu"
+    except WaggleError:
+        return subject.hypervisor != "krun"
 
 
 async def memory(subject: Subject) -> CheckResult:

@@ -14,6 +14,8 @@ CHECKS: Mapping[str, Check] = {
     "programs": checks_files.programs,
     "qemu": checks_machine.qemu,
     "acceleration": checks_machine.acceleration,
+    "libkrun": checks_machine.libkrun,
+    "hypervisor": checks_machine.hypervisor,
     "kernel": checks_files.kernel,
     "guest kit": checks_files.kit,
     "images": checks_files.images,

@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from waggle.infra.host.accel import AccelSetting, KvmFacts, read_kvm_facts
+from waggle.infra.host.hypervisors import HypervisorSetting, Library
 
 GIB = 1024**3
 
@@ -51,11 +52,13 @@ class Subject:
     port_max: int = 11000
     qemu_binary: str = "qemu-system-x86_64"
     accel: AccelSetting = "auto"
+    hypervisor: HypervisorSetting = "auto"
     memory_mib: int = 512
     max_environments: int = 10
     ca_bundle: Path | None = None
     server_is_running: bool = False
     images: Callable[[], Mapping[str, bool]] = field(default=dict[str, bool])
+    libkrun: Callable[[], Library] = field(default=lambda: Library("it was not looked for.", ""))
     kvm: Callable[[], KvmFacts] = field(default=read_kvm_facts)
 
 

@@ -12,12 +12,9 @@ from dataclasses import dataclass
 
 from waggle.domain.environment import Resources
 from waggle.domain.machine import GUEST_SSH_PORT
+from waggle.infra.guest.link import AGENT_PORT, KERNEL_ARGUMENTS
 
-AGENT_PORT = "org.qemu.guest_agent.0"
-COMMAND_LINE = (
-    "root=/dev/vda rootfstype=erofs ro init=/init console=hvc0 reboot=t panic=-1 quiet"
-    " random.trust_cpu=on"
-)
+COMMAND_LINE = f"{KERNEL_ARGUMENTS} reboot=t"
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _TRANSLATION_BUFFER_MIB = 256
 """A boot alone fills 64, and QEMU then drops all translated code. Costs memory as it is used."""

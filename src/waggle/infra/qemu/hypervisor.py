@@ -7,23 +7,19 @@ first of: the guest's ready line, the process's end, a panic on the console, the
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import stat
 from pathlib import Path
 
-import structlog
-
 from waggle.domain.errors import BootFailed, PortTaken
 from waggle.domain.machine import MachineSpec
 from waggle.infra.confined import ConfinedProcess
+from waggle.infra.guest.boot import until_booted
 from waggle.infra.guest.console import Console
 from waggle.infra.qemu.argv import qemu_argv
 from waggle.infra.qemu.machine import QemuMachine
 from waggle.infra.qemu.wires import open_wires
 
-log = structlog.get_logger(__name__)
-_TAIL_SHOWN = 12
 _PORT_TAKEN = "host forwarding rule"
 _KVM = Path("/dev/kvm")
 
@@ -44,17 +40,10 @@ class QemuHypervisor:
         """
         machine = self._start(spec)
         try:
-            try:
-                async with asyncio.timeout(spec.boot_timeout):
-                    await machine.connect()
-                    cause = await machine.until_ready()
-            except TimeoutError:
-                cause = f"the guest was not ready after {spec.boot_timeout:g} s"
-            if cause is not None:
-                await machine.stop()  # the console is complete only then
-                raise _failure(cause, machine.console_tail())
-        except BaseException:
-            await machine.stop()
+            await until_booted(machine, spec.boot_timeout)
+        except BootFailed as error:
+            if any(_PORT_TAKEN in line for line in machine.console_tail()):
+                raise PortTaken("The forwarded port was taken in between.") from error
             raise
         return machine
 
@@ -90,12 +79,3 @@ class QemuHypervisor:
             if stat.S_IMODE(device.st_mode) & 0o060:
                 return [device.st_gid]
         return []
-
-
-def _failure(cause: str, console: list[str]) -> BootFailed:
-    lines = console[-_TAIL_SHOWN:]
-    if any(_PORT_TAKEN in line for line in lines):
-        return PortTaken("The forwarded port was taken in between.")
-    log.warning("boot_failed", cause=cause, console=lines)
-    shown = "\n".join(lines) or "(nothing)"
-    return BootFailed(f"The machine did not boot: {cause}. Its console's last lines:\n{shown}\n")

@@ -38,6 +38,7 @@ class Files:
     def __init__(self, connection: SshConnection, *, deadline: float = DEADLINE) -> None:
         self._sessions = SftpSessions(connection)
         self._deadline = deadline
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def write(self, path: str, data: bytes, mode: int) -> None:
         """See `domain.host.Guest.write_file`."""
@@ -48,7 +49,7 @@ class Files:
     ) -> FileSlice:
         """See `domain.host.Guest.read_file`; without `length`, to the end."""
         wanted = range(offset, offset + (limit if length is None else length))
-        return await self._call(path, lambda sftp: _read(sftp, path, wanted, limit))
+        return await self._call(path, lambda sftp: self._read(sftp, path, wanted, limit))
 
     async def list(self, path: str) -> Listing:
         """See `domain.host.Guest.list_files`."""
@@ -77,6 +78,33 @@ class Files:
         except TimeoutError:
             cause = f"no answer within {self._deadline:g} s"
         raise GuestLost(f"The guest's file server failed: {cause}.")
+
+    async def _read(
+        self, sftp: asyncssh.SFTPClient, path: str, wanted: range, limit: int
+    ) -> FileSlice:
+        size = await _size(sftp, path, limit)
+        file = await open_file(sftp, path.encode(), "rb")
+        try:
+            if size:
+                data = await read_range(file, wanted.start, min(wanted.stop, size))
+                return FileSlice(data, size)
+            data = await read_to_end(file, limit)
+        finally:
+            self._close_behind(file)
+        if len(data) > limit:
+            raise _too_large(path, f"more than {limit}", limit)
+        return FileSlice(data[wanted.start : wanted.stop], len(data))
+
+    def _close_behind(self, file: SftpFile) -> None:
+        """Close what was only read without waiting for the answer, which costs a round trip."""
+        task = asyncio.create_task(_close(file))
+        self._closing.add(task)
+        task.add_done_callback(self._closed)
+
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at: a file that cannot be closed goes with its session
 
 
 async def _write(sftp: asyncssh.SFTPClient, path: str, data: bytes, mode: int) -> None:
@@ -142,7 +170,8 @@ async def _lacks_room(sftp: asyncssh.SFTPClient, directory: bytes, size: int) ->
     return space.bavail * space.frsize <= size or (space.files > 0 and space.favail == 0)
 
 
-async def _read(sftp: asyncssh.SFTPClient, path: str, wanted: range, limit: int) -> FileSlice:
+async def _size(sftp: asyncssh.SFTPClient, path: str, limit: int) -> int:
+    """What the guest says that a regular file has. Raises FileRefused or TooLarge."""
     attributes = await sftp.stat(path.encode())
     kind = attributes.permissions or 0
     if stat.S_ISDIR(kind):
@@ -152,17 +181,7 @@ async def _read(sftp: asyncssh.SFTPClient, path: str, wanted: range, limit: int)
     size = attributes.size or 0
     if size > limit:
         raise _too_large(path, f"{size}", limit)
-    file = await open_file(sftp, path.encode(), "rb")
-    try:
-        if size:
-            data = await read_range(file, wanted.start, min(wanted.stop, size))
-            return FileSlice(data, size)
-        data = await read_to_end(file, limit)
-    finally:
-        await finish(_close(file))
-    if len(data) > limit:
-        raise _too_large(path, f"more than {limit}", limit)
-    return FileSlice(data[wanted.start : wanted.stop], len(data))
+    return size
 
 
 def _not_regular(path: str) -> FileRefused:

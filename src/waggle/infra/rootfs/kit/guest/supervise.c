@@ -3,11 +3,9 @@
 // is no server that a guest could kill; it keeps the guest agent alive and reaps every orphan.
 #include "waggle.h"
 
-#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,7 +14,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SSH_PORT 22
 #define MAX_CONNECTIONS 32
 #define AGENT_PORT "org.qemu.guest_agent.0"
 #define AGENT_DELAY 2 // seconds: the host's first login has this one processor to itself
@@ -83,21 +80,12 @@ static void serve(int connection, pid_t *slot) {
     enter_kit();
     dup2(connection, 0);
     dup2(connection, 1);
-    execl("/bin/dropbear", "dropbear", "-i", "-E", "-s", "-r", "/run/identity/host_key", "-D",
-          "/run/identity", "-W", "1000000", NULL);
+    static char *const environment[] = {"LD_PRELOAD=/lib/address.so", NULL};
+    execle("/bin/dropbear", "dropbear", "-i", "-E", "-s", "-r", "/run/identity/host_key", "-D",
+           "/run/identity", "-W", "1000000", NULL, environment);
     _exit(127);
   }
   if (*slot < 0) *slot = 0;
-}
-
-// Code inside the guest has no business with the SSH server: only the forwarder may connect.
-static bool from_outside(int connection) {
-  struct sockaddr_in peer;
-  socklen_t size = sizeof peer;
-  if (getpeername(connection, (struct sockaddr *)&peer, &size) || peer.sin_family != AF_INET)
-    return false;
-  uint32_t address = ntohl(peer.sin_addr.s_addr);
-  return address >> 24 != 127 && address != 0x0a00020f; // not loopback, not 10.0.2.15 itself
 }
 
 static void reap(void) {
@@ -111,13 +99,13 @@ static void reap(void) {
 
 static void on_child(int signal) { (void)signal; } // interrupts ppoll, where alone it is unblocked
 
-static int listen_for_ssh(void) {
-  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), on = 1;
-  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(SSH_PORT)};
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 16))
-    complain("listen");
-  return fd;
+// Serve what waits at one door. Code inside the guest has no business with the SSH server.
+static void answer(const struct pollfd *door) {
+  int connection = accept4(door->fd, NULL, NULL, SOCK_CLOEXEC);
+  if (connection < 0) return;
+  pid_t *slot = slot_of(0);
+  if (slot && from_outside(connection)) serve(connection, slot);
+  close(connection);
 }
 
 void supervise(void) {
@@ -126,7 +114,8 @@ void supervise(void) {
   sigaddset(&child, SIGCHLD);
   sigprocmask(SIG_BLOCK, &child, &waiting);
   signal(SIGCHLD, on_child);
-  struct pollfd ssh = {.fd = listen_for_ssh(), .events = POLLIN};
+  struct pollfd doors[DOORS];
+  open_doors(doors);
   dprintf(1, "waggle: ready\n");
   time_t due = seconds() + AGENT_DELAY; // what the host says until then waits in its channel
   for (;;) {
@@ -134,11 +123,8 @@ void supervise(void) {
     time_t now = seconds();
     if (agent == 0 && now >= due) due = now + 1, start_agent();
     struct timespec soon = {.tv_sec = 1}, *wait_for = agent == 0 ? &soon : NULL;
-    if (ppoll(&ssh, 1, wait_for, &waiting) <= 0) continue;
-    int connection = accept4(ssh.fd, NULL, NULL, SOCK_CLOEXEC);
-    if (connection < 0) continue;
-    pid_t *slot = slot_of(0);
-    if (slot && from_outside(connection)) serve(connection, slot);
-    close(connection);
+    if (ppoll(doors, DOORS, wait_for, &waiting) <= 0) continue;
+    for (int i = 0; i < DOORS; i++)
+      if (doors[i].revents) answer(&doors[i]);
   }
 }

@@ -3,6 +3,7 @@
 #ifndef WAGGLE_H
 #define WAGGLE_H
 
+#include <poll.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
@@ -32,6 +33,12 @@ bool mount_everything(void);
 bool install_identity(const char *device);
 bool network_up(void);
 bool image_becomes_root(void);
+
+// Listen for SSH wherever a host could call; a door that cannot be opened is -1, as poll wants it.
+#define DOORS 2
+void open_doors(struct pollfd doors[DOORS]);
+// Whether a connection comes from the host and not from code inside the guest.
+bool from_outside(int connection);
 
 // Accept SSH connections for ever, reaping whatever ends and keeping the agent alive.
 void supervise(void) __attribute__((noreturn));

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hypervisor that the settings and this machine call for.
+
+Used by the composition root, which boots machines with it, and by `waggle doctor`, which only
+asks. Looks at libkrun and KVM anew each time.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from waggle.config import Settings
+from waggle.domain.machine import Hypervisor
+from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
+from waggle.infra.host.hypervisors import Library, choose_hypervisor
+from waggle.infra.krun.hypervisor import KrunHypervisor
+from waggle.infra.krun.probe import read_krun_facts
+from waggle.infra.qemu.hypervisor import QemuHypervisor
+
+
+class Chosen(NamedTuple):
+    """A hypervisor, its name with the acceleration, and why it is this one."""
+
+    hypervisor: Hypervisor
+    label: str
+    reason: str
+
+
+def hypervisor(settings: Settings) -> Chosen:
+    """Raises SettingsInvalid or SetupIncomplete when what is demanded cannot be had."""
+    acceleration = choose_acceleration(settings.accel, read_kvm_facts())
+    facts = read_krun_facts(settings.libkrun_path)
+    choice = choose_hypervisor(
+        settings.hypervisor, acceleration, Library(facts.problem, facts.mend)
+    )
+    if choice.name == "krun":
+        return Chosen(KrunHypervisor(facts.library), "krun", choice.reason)
+    qemu = QemuHypervisor(settings.qemu_binary, acceleration.accel)
+    reason = f"{choice.reason} {acceleration.reason}"
+    return Chosen(qemu, f"qemu ({acceleration.accel})", reason)
+
+
+def library(settings: Settings) -> Library:
+    """Whether libkrun can be used here."""
+    facts = read_krun_facts(settings.libkrun_path)
+    return Library(facts.problem, facts.mend)

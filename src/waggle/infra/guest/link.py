@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that the server hears from one machine: its console, its agent, its VMM's own messages.
+
+Used by the machines of every hypervisor, which own the VMM's process and the descriptors' other
+ends. Knows nothing of how the machine is run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+
+from waggle.domain.errors import GuestLost
+from waggle.infra.guest.agent import MAX_ANSWER, GuestAgent
+from waggle.infra.guest.console import Console
+from waggle.infra.tasks import end
+
+AGENT_PORT = "org.qemu.guest_agent.0"
+KERNEL_ARGUMENTS = (
+    "root=/dev/vda rootfstype=erofs ro init=/init console=hvc0 panic=-1 quiet random.trust_cpu=on"
+)
+_DRAIN_SECONDS = 2.0
+"""How long the last lines may take to arrive once the VMM is dead; a flood is read slowly."""
+_LAST_WORDS_SECONDS = 1.0
+"""How long a guest that panicked may go on writing; it then ends by itself."""
+
+Follow = Callable[[asyncio.StreamReader], Coroutine[None, None, None]]
+
+
+class GuestLink:
+    """Open it once with `connect`; then `close` releases everything, however far it got."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._agent: GuestAgent | None = None
+        self._followers: list[asyncio.Task[None]] = []
+        self._writers: list[asyncio.StreamWriter] = []
+        self._pipes: list[asyncio.ReadTransport] = []
+
+    async def connect(
+        self, console: socket.socket | io.FileIO, messages: socket.socket, agent: socket.socket
+    ) -> None:
+        """Start to listen. The descriptors remain the caller's to close, after `close`."""
+        if isinstance(console, socket.socket):
+            await self._follow(console, self.console.follow)
+        else:
+            await self._follow_pipe(console)
+        await self._follow(messages, self.console.follow_messages)
+        reader, writer = await asyncio.open_connection(sock=agent, limit=MAX_ANSWER)
+        self._writers.append(writer)
+        self._agent = GuestAgent(reader, writer)
+
+    async def _follow(self, wire: socket.socket, read: Follow) -> None:
+        reader, writer = await asyncio.open_connection(sock=wire)
+        self._writers.append(writer)
+        self._followers.append(asyncio.create_task(read(reader)))
+
+    async def _follow_pipe(self, pipe: io.FileIO) -> None:
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
+        )
+        self._pipes.append(transport)
+        self._followers.append(asyncio.create_task(self.console.follow(reader)))
+
+    async def until_ready(self, wait: Callable[[], Awaitable[str]]) -> str | None:
+        """Wait for the guest; the cause when it panics or ends instead. Safe to cancel.
+
+        `wait` returns the cause when the VMM has ended, and may be called again.
+        """
+        ended = asyncio.ensure_future(wait())
+        ready = asyncio.ensure_future(self.console.ready.wait())
+        failed = asyncio.ensure_future(self.console.failed.wait())
+        try:
+            await asyncio.wait({ready, failed, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if ready.done() and not ended.done():
+                return None
+        finally:
+            await end(ready, failed, ended)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_SECONDS):
+                await wait()
+        return self.console.cause or await wait()
+
+    async def call(self, command: str, arguments: dict[str, object] | None = None) -> object:
+        """Call the guest agent. Raises GuestLost."""
+        if self._agent is None:
+            raise GuestLost("The machine is not connected.")
+        return await self._agent.call(command, arguments)
+
+    async def drain(self) -> None:
+        """Take in the last lines of a VMM that has ended. Bounded; may be repeated."""
+        if self._followers:
+            await asyncio.wait(self._followers, timeout=_DRAIN_SECONDS)
+
+    async def close(self) -> None:
+        """Drain, then release everything. Bounded."""
+        await self.drain()
+        await end(*self._followers)
+        for transport in (*self._writers, *self._pipes):
+            transport.close()
+        for writer in self._writers:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        self.console.close()
+
+
+def explain(program: str, status: int, cause: str | None) -> str:
+    """Why a VMM ended, in a few words. `cause` is what its console says of it, if it does."""
+    if cause:
+        return cause
+    if status < 0:
+        with contextlib.suppress(ValueError):
+            return f"{program} was killed by {signal.Signals(-status).name}"
+    return "the guest shut down" if status == 0 else f"{program} ended with status {status}"

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""libkrun, loaded and typed: every call either works or raises `KrunError` with the call's name.
+
+Used by the runner and by the probe. Imports next to nothing, because the runner pays for it at
+each boot. What the functions mean and since when they exist is in `declarations`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from waggle.infra.krun._abi import ffi
+
+TYPE_CHECKING = False  # typing itself takes too long to import
+if TYPE_CHECKING:
+    from waggle.infra.krun._abi import Pointer
+
+_RAW, _ELF = 0, 1
+_NO_SYNC = 0
+_LOG_TO, _LOG_ERRORS, _LOG_PLAIN, _LOG_FIXED = 2, 1, 2, 1
+
+
+class KrunError(Exception):
+    """What failed, as a sentence that names the call and what it said."""
+
+
+class Libkrun:
+    """A loaded library and, after `create`, its one context, which becomes a machine.
+
+    One per process: libkrun's log can be set up only once, and `start` takes the process.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Load the library. Raises KrunError when it cannot be."""
+        try:
+            self._library = ffi.dlopen(path)
+        except OSError as error:
+            raise KrunError(f"libkrun cannot be loaded: {error}.") from error
+        self._context = -1
+
+    def has(self, function: str) -> bool:
+        """Whether the library exports this function."""
+        return hasattr(self._library, function)
+
+    def max_vcpus(self) -> int:
+        """The most processors that KVM gives one machine. Raises KrunError where KVM does not."""
+        return self._call("krun_get_max_vcpus")
+
+    def create(self) -> None:
+        """Begin a machine. Errors of the library go to stderr; no variable changes that."""
+        self._call("krun_init_log", _LOG_TO, _LOG_ERRORS, _LOG_PLAIN, _LOG_FIXED)
+        self._context = self._call("krun_create_ctx")
+
+    def set_size(self, cpus: int, memory_mib: int) -> None:
+        """Virtual processors and memory."""
+        self._configure("krun_set_vm_config", cpus, memory_mib)
+
+    def set_kernel(self, path: str, command_line: str) -> None:
+        """An ELF kernel, its whole command line, no initramfs, and no init of libkrun's own."""
+        null = ffi.NULL
+        self._configure("krun_set_kernel", os.fsencode(path), _ELF, null, command_line.encode())
+        if self.has("krun_disable_implicit_init"):
+            self._configure("krun_disable_implicit_init")
+
+    def add_disk(self, name: str, path: str, *, read_only: bool) -> None:
+        """The next block device, raw. Flushes are not obeyed where libkrun lets us say so."""
+        common = (name.encode(), os.fsencode(path), _RAW, read_only)
+        if self.has("krun_add_disk3"):
+            self._configure("krun_add_disk3", *common, False, _NO_SYNC)
+        else:
+            self._configure("krun_add_disk2", *common)
+
+    def add_vsock(self, port: int, socket: str) -> None:
+        """One vsock device without TSI; connections to the Unix `socket` reach the guest's `port`.
+
+        libkrun makes the socket when the guest starts its device. It must not exist before.
+        """
+        self._configure("krun_disable_implicit_vsock")
+        self._configure("krun_add_vsock", 0)
+        self._configure("krun_add_vsock_port2", port, os.fsencode(socket), True)
+
+    def set_console(self, path: str) -> None:
+        """Where the first console is written to; it reads nothing."""
+        self._configure("krun_set_console_output", os.fsencode(path))
+
+    def add_port(self, name: str, descriptor: int) -> None:
+        """A named virtio-console port on a stream socket."""
+        console = self._configure("krun_add_virtio_console_multiport")
+        arguments = (console, name.encode(), descriptor, descriptor)
+        self._configure("krun_add_console_port_inout", *arguments)
+
+    def start(self) -> None:
+        """Become the machine: the process ends with the guest, with status 0 whatever happened.
+
+        Raises KrunError when the machine could not be built.
+        """
+        self._configure("krun_start_enter")
+
+    def _configure(self, name: str, *arguments: int | bytes | Pointer) -> int:
+        return self._call(name, self._context, *arguments)
+
+    def _call(self, name: str, *arguments: int | bytes | Pointer) -> int:
+        function = getattr(self._library, name, None)
+        if function is None:
+            raise KrunError(f"libkrun has no {name}.")
+        try:
+            result: int = function(*arguments)
+        except OverflowError as error:
+            raise KrunError(f"{name} does not take this: {error}.") from error
+        if result < 0:
+            code = errno.errorcode.get(-result, "?")
+            raise KrunError(f"{name} failed: {os.strerror(-result)} ({code}).")
+        return result

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether libkrun can be used here, and if not, why and what mends it.
+
+Used by the choice of a hypervisor and by the preflight checks. Loads the library and looks at its
+functions; starts nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from waggle.infra.krun.declarations import GONE_IN_2, OPTIONAL, SINCE
+from waggle.infra.krun.library import KrunError, Libkrun
+
+OLDEST: Final = "1.17"
+_NAMES: Final = {
+    "linux": ("libkrun.so.1",),
+    "darwin": ("libkrun.1.dylib", "/opt/homebrew/lib/libkrun.1.dylib"),
+}
+_NEXT: Final = {"linux": "libkrun.so.2", "darwin": "libkrun.2.dylib"}
+_DISKS: Final = frozenset({"krun_add_disk2", "krun_add_disk3"})
+
+
+@dataclass(frozen=True, slots=True)
+class KrunFacts:
+    """What was found. `problem` is empty when the library can be used, `library` then loads it."""
+
+    library: str
+    problem: str = ""
+    mend: str = ""
+
+
+def read_krun_facts(configured: Path | None = None) -> KrunFacts:
+    """Look at the configured library, else at what the loader finds. Never raises."""
+    names = (str(configured),) if configured else _NAMES.get(sys.platform, _NAMES["linux"])
+    reasons: list[str] = []
+    for name in names:
+        try:
+            library = Libkrun(name)
+        except KrunError as error:
+            reasons.append(str(error))
+            continue
+        return _judged(_path_of(name), missing(library))
+    if configured is None and _loads(_NEXT.get(sys.platform, "")):
+        return _is_2(names[0])
+    return KrunFacts(
+        names[0],
+        reasons[-1],
+        "Install libkrun 1.x (docs/hypervisors.md says how), or set WAGGLE_LIBKRUN_PATH.",
+    )
+
+
+def missing(library: Libkrun) -> frozenset[str]:
+    """The functions that waggle uses and this library lacks."""
+    return frozenset(name for name in SINCE if not library.has(name))
+
+
+def _judged(name: str, lacks: frozenset[str]) -> KrunFacts:
+    """Decide from what is missing. Pure."""
+    required = lacks - OPTIONAL
+    if not required:
+        return KrunFacts(name)
+    if required == GONE_IN_2 or "krun_create_ctx" in required or ".so.2" in name:
+        return _is_2(name)
+    if required <= _DISKS:
+        return KrunFacts(
+            name,
+            "libkrun was built without block devices: it has no krun_add_disk2.",
+            "Use a libkrun that was built with BLK=1 (cargo feature `blk`).",
+        )
+    shown = ", ".join(sorted(required))
+    return KrunFacts(
+        name, f"libkrun is too old: it has no {shown}.", f"Use libkrun {OLDEST} or later, below 2."
+    )
+
+
+def _is_2(name: str) -> KrunFacts:
+    return KrunFacts(
+        name,
+        "this is no libkrun 1.x, but 2.x or something else: calls that waggle needs are gone.",
+        f"Use libkrun {OLDEST} or later, below 2.",
+    )
+
+
+def _path_of(name: str) -> str:
+    """The file of a library that is loaded: the runner's loader may search elsewhere."""
+    try:
+        maps = Path("/proc/self/maps").read_text("utf-8", "surrogateescape")
+    except OSError:
+        return name
+    paths = (line.split(maxsplit=5)[-1] for line in maps.splitlines())
+    return next((path for path in paths if Path(path).name.startswith(name)), name)
+
+
+def _loads(name: str) -> bool:
+    try:
+        Libkrun(name)
+    except KrunError:
+        return False
+    return True

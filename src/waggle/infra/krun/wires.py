@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What connects a runner to the server: the files that it gets, and both ends of each channel.
+
+Used by `hypervisor` and `machine`. Opens, hands over to the runner's user, closes; knows nothing
+of what is said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from waggle.domain.errors import BootFailed
+from waggle.domain.machine import MachineSpec
+from waggle.infra.krun.forwarder import claim, remove_directory
+
+SOCKET = "ssh"
+
+
+@dataclass(frozen=True, slots=True)
+class Wires:
+    """Our ends: the console's pipe, the agent, the runner's messages, the port, the directory."""
+
+    console: io.FileIO
+    agent: socket.socket
+    messages: socket.socket
+    listener: socket.socket
+    directory: int
+    path: Path
+
+    def close(self) -> None:
+        """Close all and remove the directory. Once only: descriptors may be reused."""
+        for each in (self.console, self.agent, self.messages, self.listener):
+            each.close()
+        os.close(self.directory)
+        remove_directory(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """The runner's ends; of no use to the server once the runner runs."""
+
+    kernel: int
+    kit: int
+    image: int
+    scratch: int
+    identity: int
+    console: int
+    agent: int
+    messages: int
+
+
+def open_wires(
+    spec: MachineSpec, ours: contextlib.ExitStack, theirs: contextlib.ExitStack
+) -> tuple[Wires, Inherited]:
+    """Open everything one runner needs; each end is put on the stack of its owner.
+
+    libkrun opens what it gets once more, as the runner's user, so that user is let in. Raises
+    BootFailed when a file cannot be opened, PortTaken, OSError when descriptors run out.
+    """
+    disks = spec.disks
+    kernel, kit, image = (_open(path, theirs) for path in (spec.kernel, disks.kit, disks.image))
+    scratch = _open(disks.scratch, theirs, os.O_RDWR)
+    identity = _open(disks.identity, theirs)
+    listener = claim(spec.ssh_port)
+    ours.callback(listener.close)
+    path = spec.console_log.with_suffix(".run")
+    path.mkdir(mode=0o700)
+    ours.callback(remove_directory, path)
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    ours.callback(os.close, directory)
+    theirs_agent, agent = _pair(ours, theirs)
+    theirs_messages, messages = _pair(ours, theirs)
+    read, console = os.pipe()
+    pipe = io.FileIO(read, "r")
+    ours.callback(pipe.close)
+    theirs.callback(os.close, console)
+    if spec.uid is not None:
+        os.fchown(console, spec.uid, spec.uid)
+        os.fchown(directory, spec.uid, spec.uid)
+        _share(scratch, spec.uid, 0o660)
+        _share(identity, spec.uid, 0o640)
+    return (
+        Wires(pipe, agent, messages, listener, directory, path),
+        Inherited(kernel, kit, image, scratch, identity, console, theirs_agent, theirs_messages),
+    )
+
+
+def _share(descriptor: int, gid: int, mode: int) -> None:
+    """Let the group in; the file stays ours."""
+    os.fchown(descriptor, -1, gid)
+    os.fchmod(descriptor, mode)
+
+
+def _pair(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, socket.socket]:
+    end, other = socket.socketpair()
+    ours.callback(end.close)
+    theirs.callback(other.close)
+    end.setblocking(False)
+    return other.fileno(), end
+
+
+def _open(path: Path, stack: contextlib.ExitStack, flags: int = os.O_RDONLY) -> int:
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC)
+    except OSError as error:
+        raise BootFailed(f"{path.name} cannot be opened: {error.strerror}.") from error
+    stack.callback(os.close, descriptor)
+    return descriptor

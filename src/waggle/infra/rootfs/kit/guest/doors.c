@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// The two doors that lead to the SSH server, one for each hypervisor: TCP behind QEMU's forwarded
+// port, vsock behind libkrun's socket. Code inside the guest may use neither.
+#include "waggle.h"
+
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define SSH_PORT 22 // on both
+#define BACKLOG 16
+#define CID_HOST 2u
+
+// From linux/vm_sockets.h, which musl does not have.
+struct vsock_address {
+  sa_family_t family;
+  unsigned short reserved;
+  unsigned int port, cid;
+  unsigned char flags, zero[3];
+};
+_Static_assert(sizeof(struct vsock_address) == sizeof(struct sockaddr), "as the kernel has it");
+
+static int listen_on(int family, const void *address, socklen_t size) {
+  int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), on = 1;
+  if (fd < 0) return -1;
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (bind(fd, address, size) == 0 && listen(fd, BACKLOG) == 0) return fd;
+  complain("listen");
+  close(fd);
+  return -1;
+}
+
+void open_doors(struct pollfd doors[DOORS]) {
+  struct sockaddr_in tcp = {.sin_family = AF_INET, .sin_port = htons(SSH_PORT)};
+  struct vsock_address vsock = {.family = AF_VSOCK, .port = SSH_PORT, .cid = -1u}; // any of ours
+  doors[0] = (struct pollfd){.fd = listen_on(AF_INET, &tcp, sizeof tcp), .events = POLLIN};
+  doors[1] = (struct pollfd){.fd = listen_on(AF_VSOCK, &vsock, sizeof vsock), .events = POLLIN};
+}
+
+bool from_outside(int connection) {
+  union {
+    struct sockaddr any;
+    struct sockaddr_in tcp;
+    struct vsock_address vsock;
+  } peer = {0};
+  socklen_t size = sizeof peer;
+  if (getpeername(connection, &peer.any, &size)) return false;
+  if (peer.any.sa_family == AF_VSOCK) return peer.vsock.cid == CID_HOST;
+  uint32_t address = ntohl(peer.tcp.sin_addr.s_addr);
+  return peer.any.sa_family == AF_INET && address >> 24 != 127 &&
+         address != 0x0a00020f; // not loopback, not 10.0.2.15 itself
+}
