@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TypedDict
 
 LAB = Path("/lab")
+PROJECT = LAB / "project"
 REPORT = LAB / "report"
 REPORT_DISK = "/dev/vdd"
 PROGRESS = "lab.progress"
@@ -62,7 +63,7 @@ def open_port(name: str) -> IO[bytes]:
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
     """What a job finds in its environment."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LC_ALL", "PYTHONUTF8")}
-    return {**kept, "PYTHONPATH": "/lab/project/src:/lab/project", **extra}
+    return {**kept, "PYTHONPATH": f"{PROJECT}/src:{PROJECT}", **extra}
 
 
 def run(job: Job, progress: Progress) -> int:
@@ -75,15 +76,17 @@ def run(job: Job, progress: Progress) -> int:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            cwd="/lab/project",
+            cwd=PROJECT,
             env=environment(job["environment"]),
             start_new_session=True,
         )
-        in_time = copy(process, log, lambda text: progress.say("line", text=text), deadline)
-        if not in_time:
-            end(process)
-            return 124
-        return process.wait()
+        assert process.stdout is not None
+        with process.stdout:
+            in_time = copy(process, log, lambda text: progress.say("line", text=text), deadline)
+        if in_time:
+            return process.wait()
+        end(process)
+        return 124
 
 
 def copy(process: subprocess.Popen[bytes], log: IO[bytes], tell: Tell, deadline: float) -> bool:

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program that runs the jobs inside, with files of this machine in place of its devices."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from lab.events import Ended, Line, Over, Started, Up, parse
+
+LAB = Path(__file__).parents[2] / "lab"
+
+
+@pytest.fixture
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    spec = importlib.util.spec_from_file_location("lab_inside_run", LAB / "inside/run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (tmp_path / "disk").write_bytes(bytes(1 << 20))
+    monkeypatch.setattr(module, "LAB", tmp_path)
+    monkeypatch.setattr(module, "PROJECT", tmp_path)
+    monkeypatch.setattr(module, "REPORT", tmp_path / "report")
+    monkeypatch.setattr(module, "REPORT_DISK", tmp_path / "disk")
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.2)
+    return module
+
+
+def run(inside: Any, monkeypatch: pytest.MonkeyPatch, *jobs: tuple[str, float]) -> list[object]:
+    port = io.BytesIO()
+    monkeypatch.setattr(port, "close", lambda: None)
+
+    def open_port(_name: str) -> io.BytesIO:
+        return port
+
+    monkeypatch.setattr(inside, "open_port", open_port)
+    for name, value in (("HOME", "/root"), ("LC_ALL", "C"), ("PYTHONUTF8", "1")):
+        monkeypatch.setenv(name, value)
+    described = [
+        {"name": f"job{number}", "command": command, "seconds": seconds, "environment": {"A": "b"}}
+        for number, (command, seconds) in enumerate(jobs)
+    ]
+    (inside.LAB / "jobs.json").write_text(json.dumps(described))
+    assert inside.main() == 0
+    return [parse(line) for line in port.getvalue().splitlines()]
+
+
+def test_jobs_run_one_after_another_also_after_a_failure(
+    inside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = run(inside, monkeypatch, ("echo $A; printf cut; exit 3", 60), ("echo two >&2", 60))
+    kinds = [type(event) for event in events]
+    assert kinds == [Up, Started, Line, Line, Ended, Started, Line, Ended, Over]
+    assert [event.text for event in events if isinstance(event, Line)] == ["b", "cut", "two"]
+    assert [event.code for event in events if isinstance(event, Ended)] == [3, 0]
+
+
+def test_the_report_disk_holds_all_output(inside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(inside, monkeypatch, ("seq 1 5000", 60), ("touch $A", 60))
+    with tarfile.open(inside.REPORT_DISK) as archive:
+        log = archive.extractfile("report/job0.log")
+        assert log is not None
+        assert log.read() == b"".join(b"%d\n" % number for number in range(1, 5001))
+        assert "report/job1.log" in archive.getnames()
+
+
+@pytest.mark.parametrize("command", ["sleep 1000", "trap '' INT; while :; do sleep 0.05; done"])
+def test_a_late_job_is_ended_with_all_its_children(
+    inside: Any, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    events = run(inside, monkeypatch, (f"echo $$; {command}", 0.5))
+    (line,) = (event for event in events if isinstance(event, Line))
+    assert [event.code for event in events if isinstance(event, Ended)] == [124]
+    with pytest.raises(ProcessLookupError):
+        os.killpg(int(line.text), 0)
+
+
+def test_a_daemon_that_holds_the_output_does_not_hold_the_job(
+    inside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = run(inside, monkeypatch, ("sleep 1000 & echo $!", 60))
+    (line,) = (event for event in events if isinstance(event, Line))
+    os.kill(int(line.text), 9)
+    assert [event.code for event in events if isinstance(event, Ended)] == [0]
+
+
+def test_the_first_program_is_a_shell_script_without_errors() -> None:
+    subprocess.run(["sh", "-n", str(LAB / "inside/init")], check=True)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole lab: libkrun for real, in an emulated machine, with the inner failures named here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from lab.check import judge, lab_store, look
+from lab.display import Display
+from lab.jobs import JOBS
+from lab.session import Wish, run
+
+from waggle.config import load
+from waggle.places import Places
+
+
+@pytest.mark.vm
+@pytest.mark.slow
+@pytest.mark.anyio
+@pytest.mark.timeout(2400)
+async def test_libkrun_boots_and_passes_in_the_outer_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = load()
+    store = lab_store(Places.of(settings).cache)
+    verdict = judge(look(store))
+    if verdict.needless:
+        pytest.skip(f"THE LAB IS NOT NEEDED: {verdict.needless}")
+    if not verdict.can_run:
+        pytest.skip("LIBKRUN WAS NOT TESTED, the lab cannot run: " + "; ".join(verdict.obstacles))
+    with capsys.disabled():
+        sys.stderr.write("\n")
+        result = await run(settings, store, Wish(JOBS, tmp_path), Display(sys.stderr))
+    assert result.good, f"inside the outer machine:\n{result.story}"

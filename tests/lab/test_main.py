@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of the lab."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lab.jobs import JOBS, TOTAL_SECONDS
+
+from lab import __main__ as command
+
+
+def test_without_arguments_all_jobs_run() -> None:
+    wish = command.wanted(command.parse([]))
+    assert wish.jobs == list(JOBS)
+    assert wish.libkrun == "1"
+    assert wish.total_seconds >= TOTAL_SECONDS
+
+
+def test_one_job_or_another_command() -> None:
+    assert [j.name for j in command.wanted(command.parse(["--only", "contract"])).jobs] == [
+        "contract"
+    ]
+    wish = command.wanted(command.parse(["--shell-command", "id", "--seconds", "5000"]))
+    assert [(job.command, job.seconds) for job in wish.jobs] == [("id", 5000.0)]
+    assert wish.total_seconds == 5000.0
+
+
+def test_an_unknown_job_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.parse(["--only", "nothing"])
+    assert "there are contract" in capsys.readouterr().err
+
+
+def test_check_says_why_it_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command.main(["--check", "--cache", str(tmp_path)]) == 2
+    assert "cargo is missing: install Rust" in capsys.readouterr().err
