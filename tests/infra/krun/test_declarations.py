@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is declared of libkrun: once, with a version each, and as the runner imports it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from waggle.infra.krun import declarations
+from waggle.infra.krun.declarations import GONE_IN_2, LIBC, LIBKRUN, OPTIONAL, SINCE, generate
+
+
+def test_what_the_runner_imports_was_made_from_these_declarations() -> None:
+    imported = Path(declarations.__file__).with_name("_abi.py").read_text("utf-8")
+    assert imported == generate(), "run: python -m waggle.infra.krun.declarations"
+
+
+def test_every_function_has_a_version_and_every_version_a_function() -> None:
+    declared = re.findall(r"\b(\w+)\(", LIBKRUN)
+    assert len(declared) == len(set(declared))
+    assert set(declared) == set(SINCE)
+    assert all(name.startswith("krun_") for name in declared)
+
+
+def test_every_version_is_one_of_1_x() -> None:
+    assert all(re.fullmatch(r"1\.\d+", version) for version in SINCE.values())
+
+
+def test_what_is_said_of_versions_is_said_of_declared_functions() -> None:
+    assert (OPTIONAL | GONE_IN_2).issubset(SINCE)
+    assert not OPTIONAL & GONE_IN_2
+
+
+def test_nothing_of_libkrun_is_declared_as_the_c_librarys() -> None:
+    assert "krun" not in LIBC
+
+
+def test_every_argument_is_named() -> None:
+    """A declaration without names would hide a swapped pair from its reader."""
+    for arguments in re.findall(r"\(([^)]*)\)", LIBKRUN.replace("\n", " ")):
+        for argument in arguments.split(","):
+            assert argument == "void" or re.fullmatch(r"\s*[\w ]+[ *]\w+\s*", argument), argument
