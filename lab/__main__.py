@@ -40,6 +40,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--libkrun", default="1", metavar="VERSION", help="as cargo has it: =1.19.6"
     )
     parser.add_argument("--cache", type=Path, help="instead of waggle's, for the lab's own files")
+    parser.add_argument("--put", type=Path, help="a file or directory that becomes /lab/put inside")
     options = parser.parse_args(argv)
     only: list[str] = options.only or []
     unknown = sorted(set(only) - {job.name for job in JOBS})
@@ -54,7 +55,7 @@ def wanted(options: argparse.Namespace) -> session.Wish:
     if options.shell_command is not None:
         jobs = [Job(SHELL, options.shell_command, options.seconds)]
     total = max(session.TOTAL_SECONDS, sum(job.seconds for job in jobs))
-    return session.Wish(jobs, options.reports, options.libkrun, total)
+    return session.Wish(jobs, options.reports, options.libkrun, options.put, total)
 
 
 async def interruptible(work: Coroutine[object, object, session.Result]) -> session.Result:

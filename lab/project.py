@@ -39,14 +39,25 @@ def listing(root: Path) -> list[str]:
     return [name for name in names if (root / name).is_file()]
 
 
-def write(target: Path, root: Path, jobs: Sequence[Job], environment: Mapping[str, str]) -> None:
-    """Write the disk. Raises SetupIncomplete, OSError."""
+def write(
+    target: Path,
+    root: Path,
+    jobs: Sequence[Job],
+    environment: Mapping[str, str],
+    put: Path | None = None,
+) -> None:
+    """Write the disk; `put` is a file or directory that becomes /lab/put.
+
+    Raises SetupIncomplete, OSError.
+    """
     described = [asdict(job) | {"environment": dict(environment)} for job in jobs]
     with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as archive:
         for name in listing(root):
             archive.add(root / name, f"project/{name}", filter=_as_root)
             if name.startswith("src/") and name.endswith(".py") and SAME_PYTHON:
                 _add(archive, f"project/{compiled_name(name)}", compiled(root / name), 0o644)
+        if put is not None:
+            archive.add(put, "put", filter=_as_root)
         version = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["version"]
         metadata = f"Metadata-Version: 2.1\nName: waggle\nVersion: {version}\n"
         place = f"project/src/waggle-{version}.dist-info/METADATA"

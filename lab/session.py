@@ -44,11 +44,15 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What to run. `reports` is emptied first; `libkrun` is a requirement as cargo has them."""
+    """What to run. `reports` is emptied first; `libkrun` is a requirement as cargo has them.
+
+    `put` is a file or directory that becomes /lab/put inside.
+    """
 
     jobs: Sequence[Job]
     reports: Path = REPORTS
     libkrun: str = "1"
+    put: Path | None = None
     total_seconds: float = TOTAL_SECONDS
 
 
@@ -118,7 +122,7 @@ async def run(settings: Settings, store: Store, wish: Wish, display: Display) ->
             ),
             directory,
         )
-        project.write(machine.disks.project, project.ROOT, wish.jobs, ENVIRONMENT)
+        project.write(machine.disks.project, project.ROOT, wish.jobs, ENVIRONMENT, wish.put)
         outcome = await outer.run(machine, wish.total_seconds, display.event)
         report.unpack(machine.disks.report, wish.reports)
         shutil.copy(machine.console, wish.reports / "outer-console.log")

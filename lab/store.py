@@ -55,6 +55,8 @@ class Store:
         path = self.path(kind, key)
         self.directory.mkdir(parents=True, exist_ok=True)
         async with FileLock(self.directory / f".{kind}.lock", timeout=WAIT_SECONDS):
+            for half in self.directory.glob(f".{kind}-*"):
+                shutil.rmtree(half)  # of a lab that was killed
             if not path.is_dir():
                 with tempfile.TemporaryDirectory(prefix=f".{kind}-", dir=self.directory) as name:
                     whole = Path(name, "whole")

@@ -60,6 +60,15 @@ def test_the_disk_holds_the_tree_the_jobs_and_the_first_program(tree: Path, tmp_
     assert ("project/" + compiled_name("src/waggle/new.py") in members) == SAME_PYTHON
 
 
+def test_what_is_put_there_goes_in(tree: Path, tmp_path: Path) -> None:
+    put, disk = tmp_path / "put-this", tmp_path / "disk"
+    put.mkdir()
+    (put / "tool").write_text("x")
+    write(disk, tree, [], {}, put)
+    with tarfile.open(disk) as archive:
+        assert {"put", "put/tool"} <= set(archive.getnames())
+
+
 def test_a_source_that_does_not_compile_gives_an_empty_file(tree: Path) -> None:
     assert compiled(tree / "src/waggle/broken.py") == b""
     assert len(compiled(tree / "src/waggle/new.py")) > 16

@@ -68,6 +68,13 @@ async def test_cancelling_leaves_nothing(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {".base.lock"}
 
 
+async def test_what_a_killed_lab_left_half_made_is_removed(tmp_path: Path) -> None:
+    half = tmp_path / ".base-abc/whole"
+    half.mkdir(parents=True)
+    await Store(tmp_path).ensure("base", "a", making("1", []))
+    assert not half.exists()
+
+
 async def test_old_ones_go_those_of_other_kinds_stay(tmp_path: Path) -> None:
     store = Store(tmp_path)
     other = await store.ensure("parts", "z", making("z", []))
