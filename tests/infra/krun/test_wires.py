@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a runner is given: opened, handed over, and gone again whatever was made of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import AsyncGenerator, Generator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.infra.krun.parts import UID, made_of, needs_root
+from tests.support.leaks import Leaks
+
+from waggle.domain.errors import BootFailed, PortTaken
+from waggle.domain.machine import MachineSpec
+from waggle.infra.krun.forwarder import claim
+from waggle.infra.krun.wires import SOCKET, Inherited, Wires, open_wires, remove_directory
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def spec(tmp_path: Path) -> AsyncGenerator[MachineSpec]:
+    """A machine's files, none of which may be left open."""
+    watch = Leaks()
+    yield made_of(tmp_path)
+    await watch.settle()
+    assert not (tmp_path / "console.run").exists()
+
+
+@contextlib.contextmanager
+def opened(spec: MachineSpec) -> Generator[tuple[Wires, Inherited]]:
+    """Wires as the hypervisor has them while it starts the runner."""
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+        wires, inherited = open_wires(spec, ours, theirs)
+        ours.pop_all()
+        with contextlib.closing(wires):
+            yield wires, inherited
+
+
+async def test_both_ends_of_every_wire_belong_together(spec: MachineSpec) -> None:
+    with opened(spec) as (wires, inherited):
+        os.write(inherited.console, b"console")
+        assert wires.console.read(100) == b"console"
+        os.write(inherited.messages, b"messages")
+        assert wires.messages.recv(100) == b"messages"
+        wires.agent.send(b"agent")
+        assert os.read(inherited.agent, 100) == b"agent"
+        assert wires.listener.getsockname() == ("127.0.0.1", spec.ssh_port)
+        assert os.fstat(wires.directory).st_ino == wires.path.stat().st_ino
+        assert stat.S_IMODE(wires.path.stat().st_mode) == 0o700
+
+
+async def test_only_the_scratch_disk_can_be_written(spec: MachineSpec) -> None:
+    with opened(spec) as (_, inherited):
+        os.pwrite(inherited.scratch, b"x", 0)
+        for name in ("kernel", "kit", "image", "identity"):
+            descriptor = getattr(inherited, name)
+            assert os.pread(descriptor, len(name), 0) == name.encode()
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.pwrite(descriptor, b"x", 0)
+
+
+async def test_no_end_reaches_another_child(spec: MachineSpec) -> None:
+    """Whatever else the server starts at that moment inherits nothing."""
+    with opened(spec) as (wires, inherited):
+        ours = (wires.console, wires.agent, wires.messages, wires.listener)
+        numbers = {each.fileno() for each in ours} | {wires.directory}
+        theirs = {getattr(inherited, name) for name in Inherited.__slots__}
+        assert not any(os.get_inheritable(number) for number in numbers | theirs)
+        assert len(numbers | theirs) == 13
+
+
+@needs_root
+async def test_the_runners_user_is_let_in_where_it_has_to_be(spec: MachineSpec) -> None:
+    """Libkrun opens what it gets once more. Disks stay ours, so that it cannot share them on."""
+    with opened(replace(spec, uid=UID)) as (wires, inherited):
+        for descriptor in (inherited.console, wires.directory):
+            state = os.fstat(descriptor)
+            assert (state.st_uid, state.st_gid) == (UID, UID)
+        for descriptor, mode in ((inherited.scratch, 0o660), (inherited.identity, 0o640)):
+            state = os.fstat(descriptor)
+            assert (state.st_uid, state.st_gid) == (0, UID)
+            assert stat.S_IMODE(state.st_mode) == mode
+        for name in ("kernel", "kit", "image"):
+            state = os.fstat(getattr(inherited, name))
+            assert (state.st_uid, state.st_gid, stat.S_IMODE(state.st_mode)) == (0, 0, 0o644)
+
+
+async def test_without_a_user_nothing_changes_hands(spec: MachineSpec) -> None:
+    before = {path.name: path.stat() for path in spec.kernel.parent.iterdir()}
+    with opened(spec):
+        for name, state in before.items():
+            now = (spec.kernel.parent / name).stat()
+            assert (now.st_uid, now.st_gid, now.st_mode) == (
+                state.st_uid,
+                state.st_gid,
+                state.st_mode,
+            )
+
+
+@pytest.mark.parametrize("name", ["kernel", "kit", "image", "scratch", "identity"])
+async def test_a_missing_file_is_named_and_nothing_is_left(spec: MachineSpec, name: str) -> None:
+    (spec.kernel.parent / name).unlink()
+    with pytest.raises(BootFailed, match=f"^{name} cannot be opened: No such file"), opened(spec):
+        raise AssertionError("it opened nothing")
+    claim(spec.ssh_port).close()
+
+
+async def test_a_taken_port_is_told_apart_and_nothing_is_left(spec: MachineSpec) -> None:
+    with claim(spec.ssh_port), pytest.raises(PortTaken), opened(spec):
+        raise AssertionError("two may not have it")
+
+
+async def test_a_directory_that_is_there_already_is_not_taken_over(spec: MachineSpec) -> None:
+    """And not removed either: somebody else may be using it."""
+    other = spec.console_log.with_suffix(".run")
+    other.mkdir()
+    (other / "kept").touch()
+    with pytest.raises(FileExistsError), opened(spec):
+        raise AssertionError("it is not ours")
+    assert (other / "kept").exists()
+    remove_directory(other)
+
+
+async def test_close_removes_the_socket_and_frees_the_port(spec: MachineSpec) -> None:
+    with opened(spec) as (wires, _):
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(wires.path / SOCKET))
+        assert (wires.path / SOCKET).is_socket()
+    claim(spec.ssh_port).close()
+
+
+class TestRemoving:
+    """The directory belongs to the runner's user, who may have made in it what it liked."""
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Path:
+        path = tmp_path / "machine.run"
+        path.mkdir()
+        return path
+
+    def test_one_that_is_empty_or_gone(self, place: Path) -> None:
+        remove_directory(place)
+        assert not place.exists()
+        remove_directory(place)
+
+    def test_links_are_removed_and_not_followed(self, place: Path, tmp_path: Path) -> None:
+        outside = tmp_path / "outside"
+        outside.mkdir(0o755)
+        (outside / "precious").write_text("kept")
+        (place / "ssh").symlink_to(outside / "precious")
+        (place / "directory").symlink_to(outside)
+        (place / "inner").mkdir()
+        (place / "inner" / "up").symlink_to(outside, target_is_directory=True)
+        (place / "nowhere").symlink_to("/no/such/file")
+        os.link(outside / "precious", place / "hard")
+        remove_directory(place)
+        assert not place.exists()
+        assert (outside / "precious").read_text() == "kept"
+        assert stat.S_IMODE(outside.stat().st_mode) == 0o755
+
+    def test_every_kind_of_file(self, place: Path) -> None:
+        os.mkfifo(place / "fifo", 0)
+        (place / "file").write_bytes(b"x" * 100)
+        (place / os.fsdecode(b"\xff\n")).touch(0)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(place / "ssh"))
+        remove_directory(place)
+        assert not place.exists()
+
+    def test_directories_with_contents(self, place: Path) -> None:
+        for path in ("a/b/c", "a/d", "e", "a/b/a/b/c"):
+            (place / path).mkdir(parents=True)
+            (place / path / "file").touch()
+        remove_directory(place)
+        assert not place.exists()
+
+    def test_directories_that_are_closed_to_their_owner(self, place: Path) -> None:
+        (place / "a" / "b" / "c").mkdir(parents=True)
+        for path in ("a/b/c", "a/b", "a", ""):
+            (place / path).chmod(0)
+        remove_directory(place)
+        assert not place.exists()
+
+    def test_deeper_than_any_path_stack_or_table_of_descriptors(self, place: Path) -> None:
+        here = os.open(place, os.O_RDONLY)
+        for _ in range(5_000):
+            os.mkdir("d", dir_fd=here)
+            inner = os.open("d", os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = inner
+        os.close(here)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        remove_directory(place)
+        assert not place.exists()
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+    def test_a_link_in_its_place_is_not_followed(self, place: Path, tmp_path: Path) -> None:
+        (place / "precious").touch()
+        link = tmp_path / "link"
+        link.symlink_to(place)
+        with pytest.raises(OSError, match="Not a directory"):
+            remove_directory(link)
+        assert (place / "precious").exists()
