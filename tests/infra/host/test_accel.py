@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from waggle.infra.host.accel import (
     KvmFacts,
     choose_acceleration,
     has_virtualisation_flag,
+    may_be_shared,
     read_kvm_facts,
 )
 
@@ -45,6 +47,48 @@ def test_the_choice_comes_with_its_reason(
 def test_kvm_that_is_demanded_and_absent_stops_the_start() -> None:
     with pytest.raises(SetupIncomplete, match="No such file"):
         choose_acceleration("kvm", ABSENT)
+
+
+def test_kvm_that_is_demanded_and_only_roots_says_how_to_share_it() -> None:
+    """Machines run as other users, so they could not open it."""
+    with pytest.raises(SetupIncomplete, match="only root may use /dev/kvm") as caught:
+        choose_acceleration("kvm", PRIVATE)
+    assert "chgrp kvm /dev/kvm" in caught.value.hint
+
+
+@pytest.mark.parametrize("facts", [USABLE, FAKE, PRIVATE, ABSENT])
+def test_emulation_that_is_demanded_asks_nothing_of_kvm(facts: KvmFacts) -> None:
+    assert choose_acceleration("tcg", facts).accel == "tcg"
+
+
+@pytest.mark.parametrize(
+    "mode,expected",
+    [
+        (0o600, False),
+        (0o660, True),
+        (0o666, True),
+        (0o606, True),
+        (0o640, False),
+        (0o644, False),
+        (0o620, False),
+        (0o642, False),
+        (0o000, False),
+        (0o020660, True),
+        (0o020600, False),
+    ],
+)
+def test_sharing_takes_reading_and_writing_by_the_same_others(mode: int, expected: bool) -> None:
+    assert may_be_shared(mode) is expected
+
+
+def test_a_device_of_its_owner_alone_matters_only_to_root(tmp_path: Path) -> None:
+    device, cpuinfo = tmp_path / "kvm", tmp_path / "cpuinfo"
+    device.touch()
+    cpuinfo.write_text("flags : svm\n")
+    device.chmod(0o600)
+    assert read_kvm_facts(device, cpuinfo) == KvmFacts("", True, only_root=os.geteuid() == 0)
+    device.chmod(0o666)
+    assert read_kvm_facts(device, cpuinfo) == USABLE
 
 
 @pytest.mark.parametrize(

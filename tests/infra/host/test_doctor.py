@@ -20,6 +20,7 @@ from cryptography.x509.oid import NameOID
 from waggle.infra.host import checks_files, checks_machine
 from waggle.infra.host.accel import KvmFacts
 from waggle.infra.host.doctor import CHECKS, examine
+from waggle.infra.host.hypervisors import HypervisorSetting, Library
 from waggle.infra.host.preflight import CheckResult, Status, Subject, can_run, run_checks
 
 pytestmark = pytest.mark.anyio
@@ -112,6 +113,78 @@ class TestAcceleration:
         result = await checks_machine.acceleration(demanded)
         assert result.status is Status.FAIL
         assert "group kvm" in result.mend
+
+
+THERE = Library("", "")
+OLD = Library("libkrun is too old: it has no krun_add_vsock.", "Use libkrun 1.17 or later.")
+
+
+class TestLibkrun:
+    async def test_one_that_is_usable(self, subject: Subject) -> None:
+        result = await checks_machine.libkrun(replace(subject, libkrun=lambda: THERE))
+        assert (result.status, result.detail) == (Status.OK, "usable")
+
+    @pytest.mark.parametrize("setting", ["auto", "qemu"])
+    async def test_one_that_is_not_is_told_and_no_problem(
+        self, subject: Subject, setting: HypervisorSetting
+    ) -> None:
+        without = replace(subject, libkrun=lambda: OLD, hypervisor=setting)
+        result = await checks_machine.libkrun(without)
+        assert (result.status, result.detail) == (Status.OK, f"not used: {OLD.problem}")
+
+    async def test_one_that_is_demanded_and_not_usable_is_a_failure(self, subject: Subject) -> None:
+        without = replace(subject, libkrun=lambda: OLD, hypervisor="krun")
+        result = await checks_machine.libkrun(without)
+        assert (result.status, result.detail, result.mend) == (Status.FAIL, *OLD)
+
+
+class TestHypervisor:
+    async def test_krun_where_all_is_there_and_qemu_is_not_needed(self, subject: Subject) -> None:
+        both = replace(subject, libkrun=lambda: THERE, qemu_binary="no-such-qemu")
+        result = await checks_machine.hypervisor(both)
+        assert result.status is Status.OK
+        assert result.detail.startswith("krun: ")
+        qemu = await checks_machine.qemu(both)
+        assert (qemu.status, qemu.detail) == (
+            Status.OK,
+            "not needed with krun (not installed)",
+        )
+
+    async def test_qemu_with_the_reason_why_it_is_not_krun(self, subject: Subject) -> None:
+        old = await checks_machine.hypervisor(replace(subject, libkrun=lambda: OLD))
+        assert old.detail == f"qemu: krun cannot be used: {OLD.problem}"
+        emulated = replace(
+            subject, libkrun=lambda: THERE, kvm=lambda: KvmFacts("", cpu_virtualises=False)
+        )
+        result = await checks_machine.hypervisor(emulated)
+        assert result.detail.startswith("qemu: krun needs KVM. /dev/kvm opens, but")
+
+    @pytest.mark.parametrize("libkrun,word", [(OLD, "too old"), (THERE, "needs KVM")])
+    async def test_krun_demanded_in_vain_is_a_failure_and_needs_no_qemu(
+        self, subject: Subject, libkrun: Library, word: str
+    ) -> None:
+        demanded = replace(
+            subject,
+            hypervisor="krun",
+            libkrun=lambda: libkrun,
+            kvm=lambda: KvmFacts("denied", cpu_virtualises=True),
+            qemu_binary="no-such-qemu",
+        )
+        result = await checks_machine.hypervisor(demanded)
+        assert result.status is Status.FAIL
+        assert word in result.detail
+        assert result.mend
+        assert (await checks_machine.qemu(demanded)).status is Status.OK
+
+    async def test_kvm_demanded_in_vain_leaves_qemu_needed(self, subject: Subject) -> None:
+        demanded = replace(
+            subject,
+            accel="kvm",
+            kvm=lambda: KvmFacts("denied", cpu_virtualises=True),
+            qemu_binary="no-such-qemu",
+        )
+        assert (await checks_machine.hypervisor(demanded)).status is Status.FAIL
+        assert (await checks_machine.qemu(demanded)).status is Status.FAIL
 
 
 class TestMemory:

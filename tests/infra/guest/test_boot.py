@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a started VMM to a guest that is ready, or to a stopped machine and the reason."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import anyio
+import pytest
+
+from waggle.domain.errors import BootFailed
+from waggle.infra.guest.boot import until_booted
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Played:
+    """A machine that does what the test says; `stops` counts, and the console grows by them."""
+
+    cause: str | None = None
+    error: Exception | None = None
+    hangs_in: str = ""
+    console: list[str] = field(default_factory=list[str])
+    stops: int = 0
+
+    async def connect(self) -> None:
+        await self._do("connect")
+
+    async def until_ready(self) -> str | None:
+        await self._do("until_ready")
+        return self.cause
+
+    async def stop(self) -> None:
+        self.stops += 1
+        self.console.append("last line")
+
+    def console_tail(self) -> list[str]:
+        return self.console
+
+    async def _do(self, step: str) -> None:
+        await asyncio.sleep(0)
+        if self.hangs_in == step:
+            await asyncio.Event().wait()
+        if self.error is not None:
+            raise self.error
+
+
+async def test_a_guest_that_gets_ready_is_not_stopped() -> None:
+    machine = Played()
+    await until_booted(machine, 10)
+    assert machine.stops == 0
+
+
+async def test_a_cause_stops_the_machine_and_comes_with_the_whole_console() -> None:
+    """The last lines arrive while it is stopped."""
+    machine = Played(cause="it panicked", console=[f"line {number}" for number in range(20)])
+    with pytest.raises(BootFailed) as caught:
+        await until_booted(machine, 10)
+    first, *lines = caught.value.message.splitlines()
+    assert first == "The machine did not boot: it panicked. Its console's last lines:"
+    assert lines == [*(f"line {number}" for number in range(9, 20)), "last line"]
+    assert machine.stops >= 1
+
+
+@pytest.mark.parametrize("step", ["connect", "until_ready"])
+async def test_a_deadline_stops_the_machine(step: str) -> None:
+    machine = Played(hangs_in=step)
+    with pytest.raises(BootFailed, match=r"the guest was not ready after 0\.05 s"):
+        await until_booted(machine, 0.05)
+    assert machine.stops >= 1
+
+
+async def test_no_time_at_all_is_a_deadline_too() -> None:
+    machine = Played()
+    with pytest.raises(BootFailed, match="not ready after 0 s"):
+        await until_booted(machine, 0)
+    assert machine.stops >= 1
+
+
+async def test_a_silent_console_is_shown_as_such() -> None:
+    class Silent(Played):
+        def console_tail(self) -> list[str]:
+            return []
+
+    with pytest.raises(BootFailed, match=r"\(nothing\)"):
+        await until_booted(Silent(cause="x"), 10)
+
+
+async def test_an_error_on_the_way_stops_the_machine_and_goes_on() -> None:
+    machine = Played(error=OSError("no descriptors left"))
+    with pytest.raises(OSError, match="no descriptors left"):
+        await until_booted(machine, 10)
+    assert machine.stops == 1
+
+
+@pytest.mark.parametrize("step", ["connect", "until_ready"])
+async def test_a_cancelled_boot_stops_the_machine(step: str) -> None:
+    machine = Played(hangs_in=step)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await until_booted(machine, 10)
+    assert machine.stops == 1
+    booting = asyncio.create_task(until_booted(machine, 10))
+    await asyncio.sleep(0)
+    booting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await booting
+    assert machine.stops == 2
