@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from lab.events import Ended, Event, Line, Over, Started, Up
+from lab.events import Beat, Ended, Event, Line, Over, Started, Up
 
 QUIET_SECONDS = 15.0
 _WIDTH = 150
@@ -63,6 +63,8 @@ class Display:
                 self._last_line = text
             case Ended(job=job, code=code, seconds=seconds):
                 self.say(f"{job} ended with exit code {code} after {seconds:.0f} s")
+            case Beat():
+                pass
             case Over():
                 self.say("all jobs are over")
 

@@ -31,6 +31,11 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Beat:
+    """The outer machine runs, whatever its job does."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """A job is over; 124 is the code of one that was ended at its deadline."""
 
@@ -44,7 +49,7 @@ class Over:
     """All jobs are over."""
 
 
-Event = Up | Started | Line | Ended | Over
+Event = Up | Started | Line | Beat | Ended | Over
 
 
 @dataclass(slots=True)
@@ -68,7 +73,7 @@ class Progress:
                 self.ended.append(event)
             case Over():
                 self.over = True
-            case Line():
+            case Line() | Beat():
                 pass
 
 
@@ -90,6 +95,8 @@ def _event(fields: dict[str, object]) -> Event | None:
             return Started(str(fields["job"]), _number(fields["seconds"]))
         case "line":
             return Line(str(fields["text"]))
+        case "beat":
+            return Beat()
         case "end":
             code = fields["code"]
             if not isinstance(code, int):

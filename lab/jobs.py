@@ -44,6 +44,8 @@ def pytest_job(name: str, arguments: str, seconds: float) -> Job:
 
 
 JOBS = (
-    pytest_job("contract", "tests/contract -k krun", 700),
+    pytest_job("contract", "tests/contract -k 'krun and not four_boot'", 700),
     pytest_job("main-job", "tests/e2e/test_main_job.py -m 'not net' -k 'not node'", 400),
+    # Last and alone: four machines at once are what breaks QEMU's emulation of SVM now and then.
+    pytest_job("four-at-once", "tests/contract -k 'krun and four_boot'", 300),
 )

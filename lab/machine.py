@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROGRESS = "lab.progress"
-CPUS, MEMORY_MIB = 2, 3072
+CPUS, MEMORY_MIB = 1, 3072
 CPU = "max,la57=off,vgif=off,v-vmsave-vmload=off"
 """Without what KVM can do without: QEMU's emulation of it is younger and costs time."""
 COMMAND_LINE = "console=ttyS0 panic=-1 random.trust_cpu=on"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.events import Event, Progress, Started, Up, parse
+from lab.events import Ended, Event, Progress, Started, Up, parse
 from lab.machine import Disks, qemu_argv
 from waggle.infra.tasks import finish
 
@@ -23,6 +23,8 @@ UP_SECONDS = 180.0
 """For the outer machine to come up: 5 s on an idle machine."""
 GRACE_SECONDS = 60.0
 """For a job to be ended inside after its own deadline, before the whole machine is."""
+SILENCE_SECONDS = 90.0
+"""Inside a job it says something every few seconds, unless it hangs as a whole."""
 REPORT_BYTES = 256 << 20
 _LINE_BYTES = 1 << 20
 _MESSAGE_BYTES = 4000
@@ -30,10 +32,14 @@ _MESSAGE_BYTES = 4000
 
 @dataclass(slots=True)
 class Outcome:
-    """How a run ended. `problem` is empty when all jobs came to an end, well or not."""
+    """How a run ended. `problem` is empty when all jobs came to an end, well or not.
+
+    `broke` says that the machine itself failed, not one of its jobs.
+    """
 
     progress: Progress = field(default_factory=Progress)
     problem: str = ""
+    broke: bool = False
     seconds: float = 0.0
 
 
@@ -89,6 +95,7 @@ async def run(machine: Machine, total_seconds: float, on_event: Callable[[Event]
             await finish(_kill(process))
     if not outcome.progress.over and not outcome.problem:
         outcome.problem = f"the outer machine ended by itself ({process.returncode})"
+        outcome.broke = True
     outcome.seconds = time.monotonic() - began
     return outcome
 
@@ -103,26 +110,37 @@ async def _follow(
     loop = asyncio.get_running_loop()
     reader, writer = await asyncio.open_connection(sock=ours, limit=_LINE_BYTES)
     last = loop.time() + total_seconds
-    waiting_for = "the outer machine did not come up"
+    end = min(last, loop.time() + UP_SECONDS)
+    silent = False
     try:
-        async with asyncio.timeout(min(UP_SECONDS, total_seconds)) as deadline:
+        async with asyncio.timeout_at(end) as deadline:
             while not outcome.progress.over and (line := await reader.readline()):
                 if (event := parse(line)) is None:
                     continue
                 outcome.progress.take(event)
-                if isinstance(event, Up):
-                    deadline.reschedule(last)
-                elif isinstance(event, Started):
-                    waiting_for = f"the job {event.job} was not over"
-                    end = loop.time() + event.seconds + GRACE_SECONDS
-                    deadline.reschedule(min(last, end))
+                if isinstance(event, Started):
+                    end = min(last, loop.time() + event.seconds + GRACE_SECONDS)
+                elif isinstance(event, Up | Ended):
+                    end = last
+                quiet = loop.time() + SILENCE_SECONDS
+                silent = quiet < end
+                deadline.reschedule(min(end, quiet))
                 on_event(event)
     except TimeoutError:
-        outcome.problem = f"{waiting_for} in time"
+        outcome.problem, outcome.broke = _late(outcome.progress, silent)
     except ConnectionError:
         pass
     finally:
         writer.close()
+
+
+def _late(progress: Progress, silent: bool) -> tuple[str, bool]:
+    """What was not in time, and whether the machine itself is to blame. Pure."""
+    if not progress.up:
+        return "the outer machine did not come up in time", False
+    if silent:
+        return f"the outer machine fell silent for {SILENCE_SECONDS:.0f} s", True
+    return f"the job {progress.running or 'after the last one'} was not over in time", False
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:

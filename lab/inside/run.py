@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TypedDict
 
@@ -27,7 +27,8 @@ REPORT_DISK = "/dev/vdd"
 PROGRESS = "lab.progress"
 GRACE_SECONDS = 20.0
 LONGEST_LINE = 4000
-Tell = Callable[[str], None]
+BEAT_SECONDS = 5.0
+"""How often the host hears that this machine still runs, whatever the job does."""
 
 
 class Job(TypedDict):
@@ -82,18 +83,23 @@ def run(job: Job, progress: Progress) -> int:
         )
         assert process.stdout is not None
         with process.stdout:
-            in_time = copy(process, log, lambda text: progress.say("line", text=text), deadline)
+            in_time = copy(process, log, progress, deadline)
         if in_time:
             return process.wait()
         end(process)
         return 124
 
 
-def copy(process: subprocess.Popen[bytes], log: IO[bytes], tell: Tell, deadline: float) -> bool:
+def copy(
+    process: subprocess.Popen[bytes], log: IO[bytes], progress: Progress, deadline: float
+) -> bool:
     """Pass on what the job prints until it ends. False when the deadline came first."""
     assert process.stdout is not None
-    descriptor, rest = process.stdout.fileno(), b""
+    descriptor, rest, beat = process.stdout.fileno(), b"", time.monotonic()
     while (left := deadline - time.monotonic()) > 0:
+        if time.monotonic() >= beat:
+            progress.say("beat")
+            beat = time.monotonic() + BEAT_SECONDS
         if not select.select([descriptor], [], [], min(left, 1.0))[0]:
             if process.poll() is not None:
                 return True  # a daemon that it left behind holds the pipe
@@ -105,7 +111,7 @@ def copy(process: subprocess.Popen[bytes], log: IO[bytes], tell: Tell, deadline:
         if rest and (not data or len(rest) > LONGEST_LINE):
             lines, rest = [*lines, rest], b""
         for line in lines:
-            tell(line[:LONGEST_LINE].decode("utf-8", "replace"))
+            progress.say("line", text=line[:LONGEST_LINE].decode("utf-8", "replace"))
         if not data:
             process.wait()
             return True

@@ -8,7 +8,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lab.events import Ended, Event, Line, Over, Progress, Started, Up, parse
+from lab.events import Beat, Ended, Event, Line, Over, Progress, Started, Up, parse
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ from lab.events import Ended, Event, Line, Over, Progress, Started, Up, parse
         ('{"event": "start", "job": "a", "seconds": 60}', Started("a", 60.0)),
         ('{"event": "line", "text": "hello"}', Line("hello")),
         ('{"event": "end", "job": "a", "code": 1, "seconds": 3}', Ended("a", 1, 3.0)),
+        ('{"event": "beat"}', Beat()),
         ('{"event": "over"}', Over()),
     ],
 )

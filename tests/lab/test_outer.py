@@ -33,6 +33,7 @@ UP = json.dumps({"event": "up", "seconds": 1})
 START = json.dumps({"event": "start", "job": "a", "seconds": 0.0})
 LINE = json.dumps({"event": "line", "text": "hello"})
 END = json.dumps({"event": "end", "job": "a", "code": 0, "seconds": 1})
+BEAT = json.dumps({"event": "beat"})
 OVER = json.dumps({"event": "over"})
 
 
@@ -71,6 +72,7 @@ async def test_a_machine_that_ends_too_early_is_told(tmp_path: Path) -> None:
     made = machine(tmp_path, UP, START, code=7)
     outcome = await outer.run(made, 60.0, lambda _: None)
     assert outcome.problem == "the outer machine ended by itself (7)"
+    assert outcome.broke
     assert "qemu: last words" in outer.last_words(made)
 
 
@@ -85,6 +87,15 @@ async def test_a_job_that_hangs_is_given_up_at_its_deadline(
     monkeypatch.setattr(outer, "GRACE_SECONDS", 0.2)
     outcome = await outer.run(machine(tmp_path, UP, START, "hang"), 60.0, lambda _: None)
     assert outcome.problem == "the job a was not over in time"
+
+
+async def test_a_machine_that_hangs_as_a_whole_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outer, "SILENCE_SECONDS", 0.2)
+    outcome = await outer.run(machine(tmp_path, UP, START, BEAT, "hang"), 60.0, lambda _: None)
+    assert "fell silent" in outcome.problem
+    assert outcome.broke
 
 
 async def test_all_together_have_a_deadline(tmp_path: Path) -> None:

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens when the outer machine itself breaks down, with a script in QEMU's place."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from lab.display import Display
+from lab.jobs import Job
+from lab.session import ATTEMPTS, Made, Wish, run
+from lab.store import Store
+
+from lab import base, parts, session
+from waggle.config import load
+
+pytestmark = pytest.mark.anyio
+QEMU = """\
+#!{python} -I
+import json, re, socket, sys, tarfile
+from pathlib import Path
+words = " ".join(sys.argv)
+out = socket.socket(fileno=int(re.search(r"id=progress,fd=(\\d+)", words).group(1)))
+Path(re.search(r"id=console,path=(\\S+)", words).group(1)).write_text("Kernel panic\\n")
+with tarfile.open(re.search(r"file=(\\S+)/project.tar", words).group(1) + "/project.tar") as tar:
+    jobs = [job["name"] for job in json.load(tar.extractfile("jobs.json"))]
+script = Path({script!r})
+*rest, fate = script.read_text().split()
+script.write_text(" ".join(rest) or fate)
+out.sendall(json.dumps({{"event": "up", "seconds": 1}}).encode() + b"\\n")
+for name in jobs:
+    if name == fate:
+        sys.exit(0)
+    code = 1 if name == "bad" else 0
+    end = {{"event": "end", "job": name, "code": code, "seconds": 1}}
+    out.sendall(json.dumps(end).encode() + b"\\n")
+out.sendall(b'{{"event": "over"}}\\n')
+"""
+
+
+class Bench:
+    """`fates` are taken from the end: the job at which that outer machine dies, or `none`."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tmp = tmp_path
+        self.fates = tmp_path / "fates"
+        qemu = tmp_path / "qemu"
+        qemu.write_text(QEMU.format(python=sys.executable, script=str(self.fates)))
+        qemu.chmod(0o755)
+        made = Made(tmp_path / "base-x", tmp_path / "libkrun-1.19.7-x", tmp_path / "parts-x")
+        for directory, names in ((made.base, (base.DISK,)), (made.parts, (parts.DISK,))):
+            directory.mkdir()
+            for name in names:
+                (directory / name).touch()
+
+        async def prepared(*_: object) -> Made:
+            return made
+
+        monkeypatch.setattr(session, "_prepared", prepared)
+
+        def find(_: str) -> str:
+            return str(qemu)
+
+        monkeypatch.setattr(session, "find_program", find)
+
+    async def run(self, fates: str, *jobs: str) -> session.Result:
+        self.fates.write_text(fates)
+        wish = Wish([Job(name, "true", 5.0) for name in jobs], self.tmp / "reports")
+        store, display = Store(self.tmp / "store"), Display(io.StringIO())
+        result = await run(load(), store, wish, display)
+        assert list((self.tmp / "store/runs").iterdir()) == []
+        return result
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tmp_path, monkeypatch)
+
+
+async def test_all_is_well(bench: Bench) -> None:
+    result = await bench.run("none", "a", "b")
+    assert result.good
+    assert result.codes == {"a": 0, "b": 0}
+
+
+async def test_what_a_broken_machine_did_not_finish_runs_again(bench: Bench) -> None:
+    result = await bench.run("none b", "a", "b")
+    assert result.good
+    assert result.codes == {"a": 0, "b": 0}
+    assert "THE OUTER MACHINE BROKE DOWN" in result.story
+    assert "Kernel panic" in result.story
+    assert sorted(path.name for path in (bench.tmp / "reports").iterdir()) == [
+        "outer-console-1.log",
+        "outer-console-2.log",
+    ]
+
+
+async def test_a_failure_before_the_breakdown_stays_one(bench: Bench) -> None:
+    result = await bench.run("none b", "bad", "b")
+    assert not result.good
+    assert result.codes == {"bad": 1, "b": 0}
+
+
+async def test_a_failure_after_the_breakdown_is_one(bench: Bench) -> None:
+    assert not (await bench.run("none a", "a", "bad")).good
+
+
+async def test_a_machine_that_breaks_each_time_is_a_failure(bench: Bench) -> None:
+    result = await bench.run("a", "a")
+    assert not result.good
+    assert result.story.count("ended by itself") == ATTEMPTS
