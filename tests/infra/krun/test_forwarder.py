@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
+import resource
 import socket
 import struct
 import subprocess
@@ -356,6 +358,40 @@ async def test_close_drops_every_connection_and_may_be_repeated(rig: Rig, guest:
 
 async def test_close_before_start_is_nothing(rig: Rig) -> None:
     await rig.forwarder.close()
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_close_while_somebody_calls_loses_nobody(rig: Rig, guest: Guest, steps: int) -> None:
+    """No socket is left to the garbage collector, and no callback breaks."""
+    broken: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: broken.append(context))
+    rig.forwarder.start()
+    calling = asyncio.create_task(rig.call())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    await rig.forwarder.close()
+    await calling
+    for _ in range(3):
+        await asyncio.sleep(0)
+    gc.collect()
+    assert not broken
+
+
+async def test_without_descriptors_callers_wait(rig: Rig, guest: Guest) -> None:
+    """Accepting fails again and again, and goes on once there is room."""
+    client = await rig.call()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    rig.forwarder.start()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        await asyncio.wait({asyncio.get_running_loop().create_future()}, timeout=0.25)
+        assert not rig.forwarder._connections
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    await send(client, b"late")
+    assert await receive(await guest.accept()) == b"late"
 
 
 @pytest.mark.parametrize("steps", range(8))

@@ -12,6 +12,8 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -26,7 +28,7 @@ from tests.support.waiting import until
 from waggle.domain.errors import BootFailed, PortTaken
 from waggle.domain.machine import MachineSpec
 from waggle.infra.krun.forwarder import claim
-from waggle.infra.krun.hypervisor import KrunHypervisor, _filled_pipe, runner_argv
+from waggle.infra.krun.hypervisor import MAX_DESCRIPTORS, KrunHypervisor, _filled_pipe, runner_argv
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -189,6 +191,18 @@ async def test_a_runner_is_told_nothing_by_its_arguments(spec: MachineSpec) -> N
     assert argv[1:3] == ["-I", "-S"]
     assert not any(str(path) in " ".join(argv) for path in (spec.kernel, spec.console_log))
     assert all(Path(path).is_absolute() for path in argv[5:])
+
+
+def test_a_server_of_few_descriptors_asks_for_no_more_than_it_has() -> None:
+    """To raise the limit takes a right that a server without root lacks."""
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300));"
+        "from waggle.infra.confined import leash; print(*leash(['x'], 4096))"
+    )
+    argv = [sys.executable, "-c", f"import sys; sys.path[:] = sys.argv[1:]; {code}", *sys.path]
+    said = subprocess.run(argv, capture_output=True, check=True, text=True).stdout
+    assert "--nofile=300:300" in said.split()
+    assert MAX_DESCRIPTORS > 300
 
 
 def test_a_configuration_longer_than_a_pipe_is_refused_and_does_not_block() -> None:
