@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROGRESS = "lab.progress"
-CPUS, MEMORY_MIB = 1, 3072
+MEMORY_MIB = 3072
 CPU = "max,la57=off,vgif=off,v-vmsave-vmload=off"
 """Without what KVM can do without: QEMU's emulation of it is younger and costs time."""
 COMMAND_LINE = "console=ttyS0 panic=-1 random.trust_cpu=on"
@@ -25,13 +25,20 @@ class Disks:
 
 
 def qemu_argv(
-    binary: str, *, kernel: Path, initramfs: Path, disks: Disks, console: Path, progress: int
+    binary: str,
+    *,
+    kernel: Path,
+    initramfs: Path,
+    disks: Disks,
+    console: Path,
+    progress: int,
+    cpus: int,
 ) -> list[str]:
     """The whole command line. `progress` is a connected socket that QEMU inherits."""
     return [
         *("setpriv", "--pdeathsig=KILL", "--", binary, "-M", "q35,usb=off,vmport=off"),
         *("-accel", f"tcg,thread=multi,tb-size={_TRANSLATION_BUFFER_MIB}", "-cpu", CPU),
-        *("-smp", str(CPUS), "-m", f"{MEMORY_MIB}M"),
+        *("-smp", str(cpus), "-m", f"{MEMORY_MIB}M"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny"),
         *("-kernel", str(kernel), "-initrd", str(initramfs), "-append", COMMAND_LINE),

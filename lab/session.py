@@ -7,6 +7,7 @@ Called by the command line and by tests/lab.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class Wish:
     libkrun: str = "1"
     put: Path | None = None
     total_seconds: float = TOTAL_SECONDS
+    """From the start of the first outer machine to the end of the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,35 +119,38 @@ async def run(settings: Settings, store: Store, wish: Wish, display: Display) ->
     with store.run_directory() as directory:
         made = await _prepared(settings, store, wish, directory, display)
         jobs = list(wish.jobs)
-        for attempt in range(1, ATTEMPTS + 1):
-            here = directory / f"attempt-{attempt}"
+        clock = asyncio.get_running_loop().time
+        end, failures = clock() + wish.total_seconds, 0
+        for number in itertools.count(1):
+            batch = [job for job in jobs if job.cpus == jobs[0].cpus]
+            here = directory / f"machine-{number}"
             here.mkdir()
-            machine = _machine(qemu, made, here)
-            project.write(machine.disks.project, project.ROOT, jobs, ENVIRONMENT, wish.put)
-            outcome = await outer.run(machine, wish.total_seconds, display.event)
+            machine = _machine(qemu, made, here, batch[0].cpus)
+            project.write(machine.disks.project, project.ROOT, batch, ENVIRONMENT, wish.put)
+            outcome = await outer.run(machine, end - clock(), display.event)
             report.unpack(machine.disks.report, wish.reports)
-            shutil.copy(machine.console, wish.reports / f"outer-console-{attempt}.log")
-            again = outcome.broke and attempt < ATTEMPTS
-            is_good, story = report.summary(outcome, [job.name for job in jobs], wish.reports)
+            shutil.copy(machine.console, wish.reports / f"outer-console-{number}.log")
+            failures += outcome.broke
+            again = outcome.broke and failures < ATTEMPTS
+            is_good, story = report.summary(outcome, [job.name for job in batch], wish.reports)
             told.append(story)
             if outcome.problem:
                 told += [f"    {line}" for line in outer.last_words(machine)]
-            codes |= {ended.job: ended.code for ended in outcome.progress.ended}
-            good = good and (is_good or (again and _all_well(codes)))
-            jobs = [job for job in jobs if job.name not in codes]
+            ended = {ended.job: ended.code for ended in outcome.progress.ended}
+            codes |= ended
+            good = good and (is_good or (again and not any(ended.values())))
+            finished = ended if again else [job.name for job in batch]
+            jobs = [job for job in jobs if job.name not in finished]
             shutil.rmtree(here)
-            if not again or not jobs:
+            if not jobs:
                 break
-            display.say(f"{outcome.problem}: what it did not finish runs again in a new one")
-            told.append("THE OUTER MACHINE BROKE DOWN and was started again.")
+            if again:
+                display.say(f"{outcome.problem}: what it did not finish runs in a new one")
+                told.append("THE OUTER MACHINE BROKE DOWN and was started again.")
     return Result(good, "\n".join(told), codes)
 
 
-def _all_well(codes: dict[str, int]) -> bool:
-    return not any(codes.values())
-
-
-def _machine(qemu: str, made: Made, directory: Path) -> outer.Machine:
+def _machine(qemu: str, made: Made, directory: Path, cpus: int) -> outer.Machine:
     """An outer machine with all that it writes in `directory`."""
     disks = Disks(
         parts.place(made.base / base.DISK, directory / base.DISK),
@@ -154,7 +159,7 @@ def _machine(qemu: str, made: Made, directory: Path) -> outer.Machine:
         directory / "report.tar",
     )
     kernel, initramfs = made.base / base.KERNEL, made.base / base.INITRAMFS
-    return outer.Machine(qemu, kernel, initramfs, disks, directory)
+    return outer.Machine(qemu, kernel, initramfs, disks, directory, cpus)
 
 
 async def _prepared(

@@ -16,6 +16,7 @@ from waggle.config import load
 from waggle.places import Places
 
 
+@pytest.mark.lab
 @pytest.mark.vm
 @pytest.mark.slow
 @pytest.mark.anyio

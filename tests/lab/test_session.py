@@ -67,7 +67,8 @@ class Bench:
 
     async def run(self, fates: str, *jobs: str) -> session.Result:
         self.fates.write_text(fates)
-        wish = Wish([Job(name, "true", 5.0) for name in jobs], self.tmp / "reports")
+        described = [Job(name, "true", 5.0, 1 if name == "alone" else 2) for name in jobs]
+        wish = Wish(described, self.tmp / "reports")
         store, display = Store(self.tmp / "store"), Display(io.StringIO())
         result = await run(load(), store, wish, display)
         assert list((self.tmp / "store/runs").iterdir()) == []
@@ -95,6 +96,13 @@ async def test_what_a_broken_machine_did_not_finish_runs_again(bench: Bench) -> 
         "outer-console-1.log",
         "outer-console-2.log",
     ]
+
+
+async def test_jobs_that_want_another_number_of_cpus_have_their_own_machine(bench: Bench) -> None:
+    result = await bench.run("none", "a", "alone", "b")
+    assert list(result.codes) == ["a", "b", "alone"]
+    assert result.good
+    assert (bench.tmp / "reports/outer-console-2.log").exists()
 
 
 async def test_a_failure_before_the_breakdown_stays_one(bench: Bench) -> None:
