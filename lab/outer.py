@@ -63,6 +63,7 @@ class Machine:
 async def run(machine: Machine, total_seconds: float, on_event: Callable[[Event], None]) -> Outcome:
     """Run it to the end of its jobs. Cancelling ends QEMU. Raises OSError when it cannot start."""
     outcome, began = Outcome(), time.monotonic()
+    machine.console.touch()
     machine.disks.report.touch()
     os.truncate(machine.disks.report, REPORT_BYTES)
     ours, theirs = socket.socketpair()
