@@ -44,7 +44,7 @@ from waggle.service.local_guest import LocalGuest
 from waggle.service.local_host import GuestParts, LocalHost, NewProxy, is_root
 
 CACHE = Path(__file__).parents[2] / ".cache" / "waggle-test"
-BOOT_SECONDS = 90.0
+BOOT_SECONDS = load().boot_timeout.total_seconds()
 """For machines that share two busy cores and have no hardware virtualisation."""
 BUSYBOX = "busybox"
 PYTHON = "python"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -30,8 +31,11 @@ def leash(argv: Sequence[str], max_descriptors: int = MAX_DESCRIPTORS) -> list[s
     """`argv` with no new privileges, few descriptors, no core dumps, and dead with its parent.
 
     The limits are set by the child itself: a server in a container may not set those of another
-    user's process. Raises SetupIncomplete.
+    user's process. None goes beyond the server's own, which only the mighty may raise. Raises
+    SetupIncomplete.
     """
+    own = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    max_descriptors = max_descriptors if own < 0 else min(max_descriptors, own)
     limits = [_tool("prlimit"), "--core=0:0", f"--nofile={max_descriptors}:{max_descriptors}"]
     return [*limits, _tool("setpriv"), "--no-new-privs", "--pdeathsig", "KILL", "--", *argv]
 

@@ -92,11 +92,20 @@ def _text(part: bytes, *, last: bool) -> str | None:
 def decode_base64(text: str) -> bytes:
     """The bytes that base64 `text` stands for; white space is ignored. Raises InvalidArgument."""
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
+        return _strict_base64(text)
+    except ValueError:  # binascii.Error, and what is not ASCII
+        pass
+    try:
+        return _strict_base64("".join(text.split()))
+    except ValueError:
         raise InvalidArgument(
             "The content is not valid base64.", hint="Use standard base64 with padding."
         ) from None
+
+
+def _strict_base64(text: str) -> bytes:
+    """Ten times as fast as `base64.b64decode(validate=True)`, which runs a regular expression."""
+    return binascii.a2b_base64(text, strict_mode=True)
 
 
 def mime_type(path: str, encoding: Encoding) -> str:

@@ -15,6 +15,7 @@ from waggle.domain.filesystem import FileSlice, Listing
 from waggle.domain.machine import Machine
 from waggle.infra.ssh.connection import ServeTunnel, SshConnection
 from waggle.infra.ssh.files import Files
+from waggle.infra.ssh.readahead import ReadAhead
 from waggle.infra.ssh.shell import Shell
 from waggle.infra.tasks import finish
 
@@ -52,6 +53,7 @@ class LocalGuest:
         self._proxy = proxy
         self._shell = Shell(connection)
         self._files = Files(connection)
+        self._pages = ReadAhead(self._files.read)
         self._owned = contextlib.ExitStack()
         self.ssh_port = ssh_port
         self.booted_from = booted_from
@@ -73,18 +75,20 @@ class LocalGuest:
 
     async def run(self, command: Command) -> ExecutionResult:
         """Run a command; see `domain.host.Guest`."""
+        self._pages.forget()
         async with self._naming_the_cause():
             return await self._shell.run(command)
 
     async def write_file(self, path: str, data: bytes, mode: int) -> None:
         """Write a file; see `domain.host.Guest`."""
+        self._pages.forget()
         async with self._naming_the_cause():
             await self._files.write(path, data, mode)
 
     async def read_file(self, path: str, *, offset: int, length: int, limit: int) -> FileSlice:
         """Read a part of a file; see `domain.host.Guest`."""
         async with self._naming_the_cause():
-            return await self._files.read(path, offset=offset, length=length, limit=limit)
+            return await self._pages.read(path, offset=offset, length=length, limit=limit)
 
     async def list_files(self, path: str) -> Listing:
         """List a directory; see `domain.host.Guest`."""
@@ -93,6 +97,7 @@ class LocalGuest:
 
     async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
         """Call the guest agent. Raises GuestLost."""
+        self._pages.forget()
         async with self._naming_the_cause():
             return await self._machine.agent(command, arguments)
 

@@ -74,7 +74,7 @@ def test_a_library_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_library_without_the_function_is_refused() -> None:
-    with pytest.raises(SetupIncomplete, match="krunfw_get_kernel"):
+    with pytest.raises(SetupIncomplete, match="krunfw_get_version"):
         extract(Path("libc.so.6"))
 
 
@@ -102,3 +102,14 @@ async def test_it_is_made_once_from_a_library_and_never_half(
     assert paths[0].read_bytes() == elf(RawKernel(IMAGE, LOAD, ENTRY))
     assert paths[0].stat().st_mode & 0o777 == 0o444
     assert made[0].require() == paths[0]
+
+
+def test_each_configured_library_has_a_kernel_file_of_its_own(tmp_path: Path) -> None:
+    library = tmp_path / "libkrunfw.so"
+    absent = GuestKernel(tmp_path, library).path
+    library.write_bytes(b"one")
+    first = GuestKernel(tmp_path, library).path
+    assert GuestKernel(tmp_path, library).path == first
+    library.write_bytes(b"another")
+    paths = {absent, first, GuestKernel(tmp_path, library).path, GuestKernel(tmp_path).path}
+    assert len(paths) == 4

@@ -52,8 +52,10 @@ class Console:
         return [*self._lines, rest] if rest else list(self._lines)
 
     def note(self, text: str) -> None:
-        """Add a line of the host's own, such as the VMM's error output."""
-        self._lines.append(clean(text.encode()))
+        """Add a line of the host's own, such as the VMM's error output, to tail and log."""
+        line = clean(text.encode())
+        self._lines.append(line)
+        self._keep(line.encode() + b"\n")
 
     def close(self) -> None:
         """Write no more to the log. Idempotent."""
@@ -76,7 +78,7 @@ class Console:
         try:
             self._room -= self._log.write(data[: self._room])
         except OSError as error:
-            self._room = 0
+            self._room = 0  # so that this note is not logged
             self.note(f"waggle: the console log ends here: {error.strerror}")
 
     def _take(self, line: bytes) -> None:

@@ -102,8 +102,10 @@ class GuestLink:
         """Drain, then release everything. Bounded."""
         await self.drain()
         await end(*self._followers)
-        for transport in (*self._writers, *self._pipes):
-            transport.close()
+        for pipe in self._pipes:
+            pipe.close()
+        for writer in self._writers:
+            writer.transport.abort()  # whoever holds the other end may never read the rest
         for writer in self._writers:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()

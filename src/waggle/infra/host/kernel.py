@@ -26,6 +26,7 @@ from waggle.infra.files import FileLock, atomic_write
 LIBRARY = "libkrunfw.so.5"
 PACKAGE = "libkrunfw5"
 PACKAGE_SUITE = "sid"
+MAJOR = 5
 _NOTE = b"\x12\0\0\0Xen\0"
 _BUILD_SECONDS = 900
 _PAGE = 0x1000
@@ -42,7 +43,9 @@ class RawKernel:
 
 
 class _Library(Protocol):
-    """libkrunfw, as far as it is used: one function that fills in three numbers."""
+    """libkrunfw, as far as it is used: its major version, and a function that fills in numbers."""
+
+    def krunfw_get_version(self) -> int: ...
 
     def krunfw_get_kernel(
         self, load_address: FFI.CData, entry: FFI.CData, size: FFI.CData
@@ -51,8 +54,8 @@ class _Library(Protocol):
 
 def pvh_note(image: bytes) -> bytes:
     """The kernel's PVH note, found in its bytes. Raises SetupIncomplete when it has none."""
-    at = image.find(_NOTE)
-    while at >= 8:
+    at = image.find(_NOTE, 8)
+    while at >= 0:
         name_size, size = struct.unpack_from("<II", image, at - 8)
         if name_size == 4 and size in (4, 8):
             return image[at - 8 : at + len(_NOTE) + size]
@@ -77,24 +80,44 @@ def elf(kernel: RawKernel) -> bytes:
 def extract(library: Path) -> RawKernel:
     """Ask libkrunfw for its kernel. Raises SetupIncomplete when it cannot be loaded."""
     ffi = FFI()
-    ffi.cdef("char *krunfw_get_kernel(size_t *load_address, size_t *entry, size_t *size);")
+    ffi.cdef(
+        "int krunfw_get_version(void);"
+        "char *krunfw_get_kernel(size_t *load_address, size_t *entry, size_t *size);"
+    )
     load, entry, size = (ffi.new("size_t *") for _ in range(3))
     try:
         lib = cast("_Library", ffi.dlopen(str(library)))
+        version = lib.krunfw_get_version()
         image = lib.krunfw_get_kernel(load, entry, size)
     except (OSError, AttributeError) as error:
         raise SetupIncomplete(f"{library} cannot be used: {error}.") from error
+    if version != MAJOR:
+        raise SetupIncomplete(
+            f"{library} is libkrunfw {version}; waggle needs {MAJOR}.x.",
+            hint=f"Set WAGGLE_LIBKRUNFW_PATH to a {LIBRARY}, or unset it.",
+        )
     address, start, length = (cast("Sequence[int]", number)[0] for number in (load, entry, size))
     if image == ffi.NULL or length == 0:
         raise SetupIncomplete(f"{library} holds no kernel.")
     return RawKernel(bytes(ffi.buffer(image, length)), address, start)
 
 
+def _edition(library: Path | None) -> str:
+    """Tells the kernel of a configured library from the package's, and from the one before."""
+    if library is None:
+        return ""
+    try:
+        facts = library.stat()
+    except OSError:
+        return ".none"
+    return f".{facts.st_size:x}-{facts.st_mtime_ns:x}"
+
+
 class GuestKernel:
     """The kernel file in `directory`. Safe to use from several processes."""
 
     def __init__(self, directory: Path, library: Path | None = None) -> None:
-        self.path = directory / f"kernel-{LIBRARY.removeprefix('lib')}.elf"
+        self.path = directory / f"kernel-{LIBRARY.removeprefix('lib')}{_edition(library)}.elf"
         self._library = library
 
     def require(self) -> Path:

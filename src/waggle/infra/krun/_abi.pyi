@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+from collections.abc import Callable
 from typing import overload
 
 class Pointer: ...
 
-# Functions are looked up at each use; AttributeError when the library lacks one.
+# Functions are looked up at first use; `FFI.error` when the library lacks one.
 class Library:
-    def __getattr__(self, name: str) -> object: ...
+    def __getattr__(self, name: str) -> Callable[..., int]: ...
 
 class LibC:
     def unshare(self, flags: int) -> int: ...
@@ -24,6 +25,7 @@ class LibC:
 
 class FFI:
     NULL: Pointer
+    error: type[Exception]
     errno: int
     @overload
     def dlopen(self, path: str) -> Library: ...

@@ -39,10 +39,11 @@ class Configuration:
     def __init__(self, **fields: str | int) -> None:
         """Raises TypeError for a field that is missing, unknown or of another type."""
         kinds = {"str": str, "int": int}
-        if fields.keys() != self.__annotations__.keys():
-            raise TypeError(f"{fields.keys() ^ self.__annotations__.keys()}")
+        expected = Configuration.__annotations__
+        if fields.keys() != expected.keys():
+            raise TypeError(f"{fields.keys() ^ expected.keys()}")
         for name, value in fields.items():
-            if type(value) is not kinds[self.__annotations__[name]]:
+            if type(value) is not kinds[expected[name]]:
                 raise TypeError(name)
             setattr(self, name, value)
 

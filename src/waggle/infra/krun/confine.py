@@ -33,12 +33,14 @@ def confine(configuration: Configuration) -> None:
     Raises OSError when the user cannot be changed, and ProcessLookupError when the server is gone.
     """
     libc = ffi.dlopen(None)
+    os.umask(0o022)  # its user has to pass through the directories made here
     try:
         _enter_namespaces(libc, configuration.uid)
         _narrow_view(libc, configuration)
     except OSError as error:
         os.write(2, f"waggle: the runner keeps the host's view: {error}\n".encode())
         os.fchdir(configuration.directory_fd)
+    os.close(configuration.directory_fd)  # through it the host's files could be reached
     _become(libc, configuration)
     # Changing the user made the kernel forget who has to be alive.
     _check(libc.prctl(_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "prctl")
@@ -85,14 +87,16 @@ def _narrow_view(libc: LibC, configuration: Configuration) -> None:
     os.chdir(root)
     for name in ("dev", "proc", "run"):
         os.mkdir(name)  # noqa: PTH102  (pathlib takes too long to import)
-    os.close(os.open("dev/kvm", os.O_CREAT | os.O_WRONLY))
-    mount(b"/dev/kvm", b"dev/kvm", None, _BIND)
+    if os.access("/dev/kvm", os.F_OK):
+        os.close(os.open("dev/kvm", os.O_CREAT | os.O_WRONLY))
+        mount(b"/dev/kvm", b"dev/kvm", None, _BIND)
     mount(f"/proc/self/fd/{directory}".encode(), b"run", None, _BIND)
     os.close(directory)
     try:
         mount(b"proc", b"proc", b"proc", _PLAIN)
-    except OSError:
-        mount(b"/proc", b"proc", None, _BIND | _RECURSIVE)
+    except OSError:  # in a user namespace
+        os.mkdir("proc/self")  # noqa: PTH102
+        mount(b"/proc/self", b"proc/self", None, _BIND)
     number = _PIVOT_ROOT[os.uname().machine]
     here = ffi.new("char[]", b".")
     _check(libc.syscall(number, here, here), "pivot_root")

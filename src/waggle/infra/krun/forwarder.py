@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import socket
 import struct
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from waggle.domain.errors import PortTaken
@@ -23,6 +23,7 @@ from waggle.infra.tasks import end
 MAX_CONNECTIONS: Final = 32
 """As many as the guest's init serves; more are closed at once."""
 _CHUNK: Final = 64 * 1024
+_PAUSE: Final = 0.1
 _CREDENTIALS: Final = struct.Struct("iII")
 
 
@@ -50,45 +51,55 @@ class Forwarder:
         self._listener = listener
         self._path = f"/proc/self/fd/{directory}/{name}"
         self._pid = pid
-        self._accepting: asyncio.Task[None] | None = None
+        self._stop_accepting: Callable[[], object] | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Accept from now on; what called before has waited in the listener's queue."""
-        self._accepting = asyncio.create_task(self._accept())
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._listener, self._accept)
+        self._stop_accepting = partial(loop.remove_reader, self._listener)
 
     async def close(self) -> None:
         """Drop every connection. Idempotent."""
-        if self._accepting is not None:
-            await end(self._accepting)
+        if self._stop_accepting is not None:
+            self._stop_accepting()
+            self._stop_accepting = None
         await end(*self._connections)
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                client, _ = await loop.sock_accept(self._listener)
-            except OSError:  # no descriptors left, or the client is gone already
-                await asyncio.sleep(0.1)
-                continue
-            if len(self._connections) >= MAX_CONNECTIONS:
-                client.close()
-                continue
-            task = asyncio.create_task(self._serve(client))
-            self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
+    def _accept(self) -> None:
+        """Not `loop.sock_accept`, which loses a caller who comes while it is cancelled."""
+        try:
+            client, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError:  # no descriptors left, or the client is gone already
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._listener)
+            self._stop_accepting = loop.call_later(_PAUSE, self.start).cancel
+            return
+        if len(self._connections) >= MAX_CONNECTIONS:
+            client.close()
+            return
+        client.setblocking(False)
+        task = asyncio.create_task(self._serve(client))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+        task.add_done_callback(lambda _: client.close())  # also of one that never began
 
     async def _serve(self, client: socket.socket) -> None:
-        with client, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as guest:
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as guest,
+        ):
             guest.setblocking(False)
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with contextlib.suppress(OSError):
-                await asyncio.get_running_loop().sock_connect(guest, self._path)
-                if peer_pid(guest) != self._pid:
-                    return
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(_copy(client, guest))
-                    group.create_task(_copy(guest, client))
+            await asyncio.get_running_loop().sock_connect(guest, self._path)
+            if peer_pid(guest) != self._pid:
+                return
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_copy(client, guest))
+                group.create_task(_copy(guest, client))
 
 
 async def _copy(source: socket.socket, target: socket.socket) -> None:
@@ -113,12 +124,3 @@ def peer_pid(connection: socket.socket) -> int:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, _, _ = _CREDENTIALS.unpack(credentials)
     return int(pid)
-
-
-def remove_directory(path: Path) -> None:
-    """Remove the socket's directory, in which the runner may have made what it liked."""
-    with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(path):
-            if not entry.is_dir(follow_symlinks=False):
-                Path(entry.path).unlink(missing_ok=True)
-        path.rmdir()

@@ -112,6 +112,7 @@ def _filled_pipe(data: bytes, stack: contextlib.ExitStack) -> int:
     """The end from which `data` can be read, then nothing more. It fits into a pipe's buffer."""
     reader, writer = os.pipe()
     stack.callback(os.close, reader)
+    os.set_blocking(writer, False)
     try:
         if os.write(writer, data) != len(data):
             raise BootFailed("The runner's configuration is too long.")

@@ -14,6 +14,8 @@ from waggle.infra.krun._abi import ffi
 
 TYPE_CHECKING = False  # typing itself takes too long to import
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from waggle.infra.krun._abi import Pointer
 
 _RAW, _ELF = 0, 1
@@ -35,13 +37,13 @@ class Libkrun:
         """Load the library. Raises KrunError when it cannot be."""
         try:
             self._library = ffi.dlopen(path)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError for a path that is not UTF-8
             raise KrunError(f"libkrun cannot be loaded: {error}.") from error
         self._context = -1
 
     def has(self, function: str) -> bool:
         """Whether the library exports this function."""
-        return hasattr(self._library, function)
+        return self._find(function) is not None
 
     def max_vcpus(self) -> int:
         """The most processors that KVM gives one machine. Raises KrunError where KVM does not."""
@@ -100,12 +102,19 @@ class Libkrun:
     def _configure(self, name: str, *arguments: int | bytes | Pointer) -> int:
         return self._call(name, self._context, *arguments)
 
+    def _find(self, name: str) -> Callable[..., int] | None:
+        """The function, which cffi looks up when it is first asked for; None without it."""
+        try:
+            return getattr(self._library, name)
+        except ffi.error:
+            return None
+
     def _call(self, name: str, *arguments: int | bytes | Pointer) -> int:
-        function = getattr(self._library, name, None)
+        function = self._find(name)
         if function is None:
             raise KrunError(f"libkrun has no {name}.")
         try:
-            result: int = function(*arguments)
+            result = function(*arguments)
         except OverflowError as error:
             raise KrunError(f"{name} does not take this: {error}.") from error
         if result < 0:

@@ -41,10 +41,10 @@ def read_krun_facts(configured: Path | None = None) -> KrunFacts:
         try:
             library = Libkrun(name)
         except KrunError as error:
-            reasons.append(str(error))
+            reasons.append(_foreign(name) or str(error))
             continue
         return _judged(_path_of(name), missing(library))
-    if configured is None and _loads(_NEXT.get(sys.platform, "")):
+    if configured is None and _loads(_NEXT.get(sys.platform, _NEXT["linux"])):
         return _is_2(names[0])
     return KrunFacts(
         names[0],
@@ -63,7 +63,7 @@ def _judged(name: str, lacks: frozenset[str]) -> KrunFacts:
     required = lacks - OPTIONAL
     if not required:
         return KrunFacts(name)
-    if required == GONE_IN_2 or "krun_create_ctx" in required or ".so.2" in name:
+    if required >= GONE_IN_2 or "krun_create_ctx" in required or ".so.2" in name:
         return _is_2(name)
     if required <= _DISKS:
         return KrunFacts(
@@ -83,6 +83,18 @@ def _is_2(name: str) -> KrunFacts:
         "this is no libkrun 1.x, but 2.x or something else: calls that waggle needs are gone.",
         f"Use libkrun {OLDEST} or later, below 2.",
     )
+
+
+def _foreign(name: str) -> str:
+    """A sentence for a file of another architecture, of which the loader says that it is absent."""
+    try:
+        with Path(name).open("rb") as library, Path("/proc/self/exe").open("rb") as program:
+            theirs, ours = library.read(20), program.read(20)
+    except (OSError, ValueError):
+        return ""
+    same = (theirs[4:6], theirs[18:]) == (ours[4:6], ours[18:])  # class, byte order; machine
+    is_foreign = theirs[:4] == ours[:4] and len(theirs) == len(ours) and not same
+    return f"libkrun cannot be loaded: {name} is for another architecture." if is_foreign else ""
 
 
 def _path_of(name: str) -> str:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import secrets
 import socket
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 from waggle.domain.errors import BootFailed
 from waggle.domain.machine import MachineSpec
-from waggle.infra.krun.forwarder import claim, remove_directory
+from waggle.infra.krun.forwarder import claim
 
 SOCKET = "ssh"
 
@@ -111,3 +113,56 @@ def _open(path: Path, stack: contextlib.ExitStack, flags: int = os.O_RDONLY) -> 
         raise BootFailed(f"{path.name} cannot be opened: {error.strerror}.") from error
     stack.callback(os.close, descriptor)
     return descriptor
+
+
+def remove_directory(path: Path) -> None:
+    """Remove the socket's directory, in which the runner may have made what it liked.
+
+    Follows no link. A directory inside is moved up before it is emptied, so that no depth costs a
+    descriptor or a stack frame. Idempotent; raises OSError.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        _empty(path)
+        path.rmdir()
+
+
+def _empty(path: Path) -> None:
+    moved = secrets.token_hex(8)  # a name that nothing in there has
+    with _opened(path) as top:
+        waiting = _remove_files(top)
+        count = 0
+        while waiting:
+            name = waiting.pop()
+            with _opened(name, top) as inner:
+                for child in _remove_files(inner):
+                    count += 1
+                    waiting.append(f"{moved}-{count}")
+                    with _opened(child, inner):  # to move a directory is to write to it
+                        os.rename(child, waiting[-1], src_dir_fd=inner, dst_dir_fd=top)
+            os.rmdir(name, dir_fd=top)
+
+
+@contextlib.contextmanager
+def _opened(path: Path | str, parent: int | None = None) -> Generator[int]:
+    """A directory, also one that forbids it to its owner."""
+    with contextlib.ExitStack() as stack:
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        found = os.open(path, flags, dir_fd=parent)
+        stack.callback(os.close, found)
+        itself = Path(f"/proc/self/fd/{found}")
+        itself.chmod(0o700)
+        directory = os.open(itself, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, directory)
+        yield directory
+
+
+def _remove_files(directory: int) -> list[str]:
+    """Remove all but directories, whose names are returned."""
+    directories: list[str] = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                directories.append(entry.name)
+            else:
+                os.unlink(entry.name, dir_fd=directory)
+    return directories

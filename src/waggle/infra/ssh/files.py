@@ -16,15 +16,16 @@ from typing import Final, TypeVar
 
 import asyncssh
 
-from waggle.domain.errors import FileRefused, GuestLost, TooLarge, WaggleError
+from waggle.domain.errors import FileRefused, GuestLost, WaggleError
 from waggle.domain.filesystem import FileSlice, Listing
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.entries import shown
 from waggle.infra.ssh.listing import list_directory
+from waggle.infra.ssh.opening import Opener, close, not_regular, too_large
 from waggle.infra.ssh.refusals import DISK_FULL, refusal
 from waggle.infra.ssh.sftp import SftpSessions, is_answer
 from waggle.infra.ssh.transfer import read_range, read_to_end, write_all
-from waggle.infra.ssh.typed import SftpFile, open_file
+from waggle.infra.ssh.typed import open_file
 from waggle.infra.tasks import finish
 
 DEADLINE: Final = 60.0
@@ -38,7 +39,7 @@ class Files:
     def __init__(self, connection: SshConnection, *, deadline: float = DEADLINE) -> None:
         self._sessions = SftpSessions(connection)
         self._deadline = deadline
-        self._closing: set[asyncio.Task[None]] = set()
+        self._opener = Opener()
 
     async def write(self, path: str, data: bytes, mode: int) -> None:
         """See `domain.host.Guest.write_file`."""
@@ -82,29 +83,18 @@ class Files:
     async def _read(
         self, sftp: asyncssh.SFTPClient, path: str, wanted: range, limit: int
     ) -> FileSlice:
-        size = await _size(sftp, path, limit)
-        file = await open_file(sftp, path.encode(), "rb")
+        is_next_page = wanted.start > 0
+        size, file = await self._opener.open(sftp, path, limit, is_next_page=is_next_page)
         try:
             if size:
                 data = await read_range(file, wanted.start, min(wanted.stop, size))
                 return FileSlice(data, size)
             data = await read_to_end(file, limit)
         finally:
-            self._close_behind(file)
+            self._opener.close(file)
         if len(data) > limit:
-            raise _too_large(path, f"more than {limit}", limit)
+            raise too_large(path, f"more than {limit}", limit)
         return FileSlice(data[wanted.start : wanted.stop], len(data))
-
-    def _close_behind(self, file: SftpFile) -> None:
-        """Close what was only read without waiting for the answer, which costs a round trip."""
-        task = asyncio.create_task(_close(file))
-        self._closing.add(task)
-        task.add_done_callback(self._closed)
-
-    def _closed(self, task: asyncio.Task[None]) -> None:
-        self._closing.discard(task)
-        if not task.cancelled():
-            task.exception()  # looked at: a file that cannot be closed goes with its session
 
 
 async def _write(sftp: asyncssh.SFTPClient, path: str, data: bytes, mode: int) -> None:
@@ -116,9 +106,12 @@ async def _write(sftp: asyncssh.SFTPClient, path: str, data: bytes, mode: int) -
         file = await open_file(sftp, temporary, "xb", mode)
         try:
             await write_all(file, data)
-            await file.setstat(asyncssh.SFTPAttrs(permissions=mode))
-        finally:
-            await finish(_close(file))
+            attributes = asyncssh.SFTPAttrs(permissions=mode)
+            # Both are on their way before either is answered; a server works in this order.
+            await asyncio.gather(file.setstat(attributes), close(file))
+        except BaseException:
+            await finish(close(file))
+            raise
         await sftp.posix_rename(temporary, target)
     except BaseException as error:
         await finish(_remove(sftp, temporary))
@@ -132,25 +125,24 @@ async def _write(sftp: asyncssh.SFTPClient, path: str, data: bytes, mode: int) -
 async def _target(sftp: asyncssh.SFTPClient, path: str) -> bytes:
     """The path to write, links followed, its parents made. Raises FileRefused."""
     raw = path.encode()
-    try:
-        attributes = await sftp.stat(raw)
-    except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+    attributes, real = await asyncio.gather(
+        sftp.stat(raw), sftp.realpath(raw), return_exceptions=True
+    )
+    if isinstance(attributes, asyncssh.SFTPNoSuchFile | asyncssh.SFTPNoSuchPath):
         if not posixpath.basename(raw):
-            raise FileRefused(f"{shown(path)} names a directory.", hint="Name a file.") from None
+            raise FileRefused(f"{shown(path)} names a directory.", hint="Name a file.")
         await sftp.makedirs(posixpath.dirname(raw), exist_ok=True)
         return raw
+    if isinstance(attributes, BaseException):
+        raise attributes
     kind = attributes.permissions or 0
     if stat.S_ISDIR(kind):
         raise FileRefused(f"{shown(path)} is a directory.", hint="Name a file in it.")
     if not stat.S_ISREG(kind):
-        raise _not_regular(path)
-    return await sftp.realpath(raw)
-
-
-async def _close(file: SftpFile) -> None:
-    """Close, for a bounded time: a server that hangs loses its session anyway."""
-    async with asyncio.timeout(_CLEAN_UP_SECONDS):
-        await file.close()
+        raise not_regular(path)
+    if isinstance(real, BaseException):
+        raise real
+    return real
 
 
 async def _remove(sftp: asyncssh.SFTPClient, path: bytes) -> None:
@@ -168,30 +160,3 @@ async def _lacks_room(sftp: asyncssh.SFTPClient, directory: bytes, size: int) ->
     except asyncssh.SFTPError:
         return False
     return space.bavail * space.frsize <= size or (space.files > 0 and space.favail == 0)
-
-
-async def _size(sftp: asyncssh.SFTPClient, path: str, limit: int) -> int:
-    """What the guest says that a regular file has. Raises FileRefused or TooLarge."""
-    attributes = await sftp.stat(path.encode())
-    kind = attributes.permissions or 0
-    if stat.S_ISDIR(kind):
-        raise FileRefused(f"{shown(path)} is a directory.", hint="Use list_files for it.")
-    if not stat.S_ISREG(kind):
-        raise _not_regular(path)
-    size = attributes.size or 0
-    if size > limit:
-        raise _too_large(path, f"{size}", limit)
-    return size
-
-
-def _not_regular(path: str) -> FileRefused:
-    return FileRefused(
-        f"{shown(path)} is not a regular file.", hint="Use execute for devices and pipes."
-    )
-
-
-def _too_large(path: str, size: str, limit: int) -> TooLarge:
-    return TooLarge(
-        f"{shown(path)} has {size} bytes; the limit is {limit}.",
-        hint="Read a part of it with execute, for example with head or split.",
-    )
