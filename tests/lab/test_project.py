@@ -54,7 +54,7 @@ def test_the_disk_holds_the_tree_the_jobs_and_the_first_program(tree: Path, tmp_
         assert data is not None
         jobs = json.load(data)
     assert jobs == [
-        {"name": "one", "command": "true", "seconds": 5.0, "cpus": 2, "environment": {"A": "b"}}
+        {"name": "one", "command": "true", "seconds": 5.0, "cpus": 1, "environment": {"A": "b"}}
     ]
     assert members["init"].mode == 0o755
     assert "project/src/waggle-1.2.dist-info/METADATA" in members
