@@ -204,7 +204,7 @@ async def test_four_boot_at_once(subject: Subject) -> None:
     await asyncio.gather(*(machine.stop() for machine in machines))
 
 
-async def test_twenty_one_after_another_on_the_same_port(subject: Subject) -> None:
+async def test_twenty_machines_in_turn_on_the_same_port(subject: Subject) -> None:
     case = await subject.case()
     for _ in range(20):
         machine = await subject.boot(case)

@@ -2,15 +2,17 @@
 """A runner gives up what a machine does not need, just before it becomes one.
 
 Afterwards: a user of its own, no capabilities, no network at all, none of the host's System V or
-POSIX queues, and a file system with /dev/kvm, the directory of its socket and its own entries of
-/proc. Where the kernel does not allow namespaces (some containers), the rest still holds. New
-privileges, core dumps and descriptors were limited by `waggle.infra.confined` before.
+POSIX queues, no new processes or programs (`seccomp`), and a file system with /dev/kvm, the
+directory of its socket and its own entries of /proc. Where the kernel does not allow namespaces
+(some containers), the rest still holds. New privileges, core dumps and descriptors were limited by
+`waggle.infra.confined` before.
 """
 
 from __future__ import annotations
 
 import os
 
+from waggle.infra.krun import seccomp
 from waggle.infra.krun._abi import ffi
 from waggle.infra.krun.configuration import Configuration
 
@@ -46,6 +48,7 @@ def confine(configuration: Configuration) -> None:
     _check(libc.prctl(_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "prctl")
     if os.getppid() != configuration.parent:
         raise ProcessLookupError("The server is gone.")
+    seccomp.install(libc)
 
 
 def _check(result: int, name: str) -> None:
