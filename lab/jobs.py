@@ -32,8 +32,8 @@ class Job:
     cpus: int = 1
     """Of the outer machine; jobs that want the same number share one.
 
-    With two, QEMU's emulation of SVM breaks now and then, under several machines or one with two
-    CPUs: interrupts come between VMRUN and STGI, or never. With one it was not seen to.
+    With two, QEMU's emulation of SVM breaks now and then under several machines: an interrupt comes
+    between VMRUN and STGI, and the outer kernel panics. With one it was not seen to.
     """
 
     @property
