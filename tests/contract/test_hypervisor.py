@@ -266,7 +266,7 @@ async def _answer(machine: Machine) -> object:
             try:
                 return await machine.agent("guest-ping")
             except GuestLost:
-                continue
+                await asyncio.sleep(0.05)  # it may be refused at once, and the loop has a deadline
 
 
 async def _agent_pid(case: Case) -> str:
