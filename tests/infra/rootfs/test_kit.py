@@ -70,7 +70,7 @@ def test_sources_stay_readable() -> None:
 
 def test_host_and_guest_agree() -> None:
     assert READY_LINE.decode() in source("supervise.c")
-    assert f'"{AGENT_PORT}"' in source("supervise.c")
+    assert f'"{AGENT_PORT}"' in source("agent.c")
     assert define("frame.c", "MAX_FRAME") >= 3 * MAX_HEADER_BYTES
     assert define("frame.c", "MAX_CODE") >= MAX_CODE_BYTES
     assert define("session.h", "MAX_WORDS") > MAX_HEADER_BYTES / 2

@@ -3,22 +3,18 @@
 // is no server that a guest could kill; it keeps the guest agent alive and reaps every orphan.
 #include "waggle.h"
 
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #define MAX_CONNECTIONS 32
-#define AGENT_PORT "org.qemu.guest_agent.0"
 #define AGENT_DELAY 2 // seconds: the host's first login has this one processor to itself
 
-static pid_t agent = 0;
+static pid_t agent = 0; // the process between it and the host
 static pid_t dropbears[MAX_CONNECTIONS]; // 0: a free slot
 
 static void enter_kit(void) {
@@ -31,24 +27,6 @@ static void unblock_signals(void) {
   sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-// Find the virtio port with the agent's name; false while (or where) there is none.
-static bool agent_device(char *path, size_t size) {
-  DIR *ports = opendir("/sys/class/virtio-ports");
-  bool found = false;
-  struct dirent *entry;
-  while (ports && !found && (entry = readdir(ports))) {
-    char file[300], name[64] = {0};
-    snprintf(file, sizeof file, "/sys/class/virtio-ports/%s/name", entry->d_name);
-    int fd = open(file, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) continue;
-    found = read(fd, name, sizeof name - 1) > 0 && !strncmp(name, AGENT_PORT, strlen(AGENT_PORT));
-    close(fd);
-    if (found) snprintf(path, size, "/dev/%s", entry->d_name);
-  }
-  if (ports) closedir(ports);
-  return found;
-}
-
 static time_t seconds(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -56,15 +34,13 @@ static time_t seconds(void) {
 }
 
 static void start_agent(void) {
-  char device[300];
-  if (!agent_device(device, sizeof device)) return;
+  if (!has_agent_port()) return;
   agent = fork();
   if (agent < 0) agent = 0;
   if (agent != 0) return;
   unblock_signals();
   enter_kit();
-  execl("/bin/qemu-ga", "qemu-ga", "-m", "virtio-serial", "-p", device, "-t", "/run", NULL);
-  _exit(127);
+  serve_agent();
 }
 
 static pid_t *slot_of(pid_t pid) {

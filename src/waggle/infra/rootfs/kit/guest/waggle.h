@@ -40,6 +40,11 @@ void open_doors(struct pollfd doors[DOORS]);
 // Whether a connection comes from the host and not from code inside the guest.
 bool from_outside(int connection);
 
+// Open the agent's channel to the host, if the machine has one; PID 1 keeps it from then on.
+bool has_agent_port(void);
+// Run a guest agent on that channel until either of them ends. In a process of its own, in the kit.
+void serve_agent(void) __attribute__((noreturn));
+
 // Accept SSH connections for ever, reaping whatever ends and keeping the agent alive.
 void supervise(void) __attribute__((noreturn));
 
