@@ -27,14 +27,15 @@ async def measure(options: Options) -> list[Result]:
     """The row `cold`."""
     async with serving() as server, connected(server.url) as client:
         seconds = await interleave(
-            {"waggle": lambda: _waggle(client), "bare": lambda: _bare(server.settings)},
+            {"waggle": lambda: create_and_run(client), "bare": lambda: _bare(server.settings)},
             rounds=options.rounds or ROUNDS,
             tick=options.tick,
         )
     return [ratio("cold", compare(seconds["waggle"], seconds["bare"]))]
 
 
-async def _waggle(client: Client) -> float:
+async def create_and_run(client: Client) -> float:
+    """Seconds from asking for an environment to the result of `true` in it."""
     began = time.perf_counter()
     made = await call(client, "create_environment", runtime="shell")
     try:

@@ -105,6 +105,30 @@ ROWS: tuple[Row, ...] = (
         RATIO,
         3,
     ),
+    Row(
+        "krun-first-result",
+        "krun",
+        "`create_environment` with krun, then the result of a first `execute` of `true`",
+        "`msb run` (microsandbox, which embeds libkrun) of the same root tree with `true`",
+        RATIO,
+        0.8,
+    ),
+    Row(
+        "krun-banner",
+        "krun",
+        "a machine of krun from its start to the SSH banner at the forwarded port",
+        "a minimal program that only calls libkrun, with the same kernel and disks",
+        RATIO,
+        1.2,
+    ),
+    Row(
+        "krun-memory",
+        "krun",
+        "private memory of its runner then, without the guest's own",
+        "the minimal program's",
+        RATIO,
+        1.15,
+    ),
 )
 
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(row.group for row in ROWS))

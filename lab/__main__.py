@@ -55,7 +55,7 @@ def wanted(options: argparse.Namespace) -> session.Wish:
     if options.shell_command is not None:
         jobs = [Job(SHELL, options.shell_command, options.seconds)]
     total = max(session.TOTAL_SECONDS, sum(job.seconds for job in jobs))
-    return session.Wish(jobs, options.reports, options.libkrun, options.put, total)
+    return session.Wish(jobs, options.reports, options.libkrun, options.put, total_seconds=total)
 
 
 async def interruptible(work: Coroutine[object, object, session.Result]) -> session.Result:

@@ -50,11 +50,11 @@ class Display:
             self._shown[work] = self._clock()
             self.say(text)
 
-    def event(self, event: Event) -> None:
-        """What the outer machine said."""
+    def event(self, machine: str, event: Event) -> None:
+        """What an outer machine said."""
         match event:
             case Up(seconds=seconds):
-                self.say(f"the outer machine is up, {seconds:.0f} s after its kernel started")
+                self.say(f"{machine} is up, {seconds:.0f} s after its kernel started")
             case Started(job=job, seconds=seconds):
                 self.say(f"{job} begins and has {seconds:.0f} s")
             case Line(text=text):
@@ -66,7 +66,7 @@ class Display:
             case Beat():
                 pass
             case Over():
-                self.say("all jobs are over")
+                self.say(f"{machine}: all jobs are over")
 
     def _wipe(self) -> None:
         if self._status:

@@ -31,7 +31,13 @@ path = "lib.rs"
 version = "{requirement}"
 default-features = false
 features = ["blk", "net"]
+
+[profile.release]
+opt-level = 1
+codegen-units = 16
+debug = false
 """
+"""Optimised no further: a machine in the lab spends its time in emulated instructions."""
 NO_CARGO = "Install Rust (cargo), which builds libkrun; Debian's own is too old."
 
 

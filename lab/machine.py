@@ -32,13 +32,12 @@ def qemu_argv(
     disks: Disks,
     console: Path,
     progress: int,
-    cpus: int,
 ) -> list[str]:
     """The whole command line. `progress` is a connected socket that QEMU inherits."""
     return [
         *("setpriv", "--pdeathsig=KILL", "--", binary, "-M", "q35,usb=off,vmport=off"),
         *("-accel", f"tcg,thread=multi,tb-size={_TRANSLATION_BUFFER_MIB}", "-cpu", CPU),
-        *("-smp", str(cpus), "-m", f"{MEMORY_MIB}M"),
+        *("-smp", "1", "-m", f"{MEMORY_MIB}M"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny"),
         *("-kernel", str(kernel), "-initrd", str(initramfs), "-append", COMMAND_LINE),

@@ -52,7 +52,6 @@ class Machine:
     initramfs: Path
     disks: Disks
     directory: Path
-    cpus: int = 2
 
     @property
     def console(self) -> Path:
@@ -75,7 +74,6 @@ async def run(machine: Machine, total_seconds: float, on_event: Callable[[Event]
             disks=machine.disks,
             console=machine.console,
             progress=theirs.fileno(),
-            cpus=machine.cpus,
         )
         with (machine.directory / "qemu.log").open("wb") as messages:
             process = await asyncio.create_subprocess_exec(

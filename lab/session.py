@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole lab: make what is missing, boot the outer machine, run jobs, bring back the reports.
+"""The whole lab: make what is missing, boot outer machines, run jobs, bring back the reports.
 
 Called by the command line and by tests/lab.
 """
@@ -7,17 +7,17 @@ Called by the command line and by tests/lab.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lab import base, krunfw, libkrun, outer, parts, project, report
+from lab import base, krunfw, lane, libkrun, outer, parts, project
 from lab.check import find_program
 from lab.display import Display
-from lab.jobs import ENVIRONMENT, TOTAL_SECONDS, Job
+from lab.jobs import ENVIRONMENT, MACHINES, TOTAL_SECONDS, Job, shares
+from lab.lane import Result
 from lab.machine import Disks
 from lab.store import Store
 from waggle.config import Settings
@@ -25,9 +25,6 @@ from waggle.domain.errors import SetupIncomplete
 from waggle.infra import debian
 
 DEV_REQUIREMENTS = project.ROOT / "requirements" / "dev.txt"
-ATTEMPTS = 3
-"""QEMU's emulation of SVM breaks down now and then under several machines at once: its kernel then
-panics or hangs. What had not ended runs again in a new outer machine, and the story says so."""
 REPORTS = project.ROOT / ".cache" / "lab"
 """Where the reports of the last run are, unless another place is asked for."""
 
@@ -50,24 +47,17 @@ class Made:
 class Wish:
     """What to run. `reports` is emptied first; `libkrun` is a requirement as cargo has them.
 
-    `put` is a file or directory that becomes /lab/put inside.
+    `put` is a file or directory that becomes /lab/put inside; `machines` is how many outer machines
+    run at once, at most.
     """
 
     jobs: Sequence[Job]
     reports: Path = REPORTS
     libkrun: str = "1"
     put: Path | None = None
+    machines: int = MACHINES
     total_seconds: float = TOTAL_SECONDS
-    """From the start of the first outer machine to the end of the last."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How it went, the story in lines, and each ended job's exit code."""
-
-    good: bool
-    story: str
-    codes: dict[str, int]
+    """From the start of the outer machines to the end of the last, repetitions included."""
 
 
 async def prepare(
@@ -105,53 +95,40 @@ def _first(several: ExceptionGroup[Exception]) -> Exception:
 
 
 async def run(settings: Settings, store: Store, wish: Wish, display: Display) -> Result:
-    """Run all jobs of a wish. Cancelling ends everything that it started.
+    """Run all jobs of a wish.
 
-    Raises SetupIncomplete and its like when the outer machine cannot be made or started.
+    Cancelling ends everything that it started. Raises SetupIncomplete and its like when an outer
+    machine cannot be made or started.
     """
     qemu = find_program("qemu-system-x86_64")
     if qemu is None:
         raise SetupIncomplete("QEMU is not installed.", hint="Run 'waggle setup --yes'.")
     _empty(wish.reports)
-    told: list[str] = []
-    codes: dict[str, int] = {}
-    good = True
     with store.run_directory() as directory:
         made = await _prepared(settings, store, wish, directory, display)
-        jobs = list(wish.jobs)
-        clock = asyncio.get_running_loop().time
-        end, failures = clock() + wish.total_seconds, 0
-        for number in itertools.count(1):
-            batch = [job for job in jobs if job.cpus == jobs[0].cpus]
-            here = directory / f"machine-{number}"
-            here.mkdir()
-            machine = _machine(qemu, made, here, batch[0].cpus)
-            project.write(machine.disks.project, project.ROOT, batch, ENVIRONMENT, wish.put)
-            outcome = await outer.run(machine, end - clock(), display.event)
-            report.unpack(machine.disks.report, wish.reports)
-            shutil.copy(machine.console, wish.reports / f"outer-console-{number}.log")
-            failures += outcome.broke
-            again = outcome.broke and failures < ATTEMPTS
-            is_good, story = report.summary(outcome, [job.name for job in batch], wish.reports)
-            told.append(story)
-            if outcome.problem:
-                told += [f"    {line}" for line in outer.last_words(machine)]
-            ended = {ended.job: ended.code for ended in outcome.progress.ended}
-            codes |= ended
-            good = good and (is_good or (again and not any(ended.values())))
-            finished = ended if again else [job.name for job in batch]
-            jobs = [job for job in jobs if job.name not in finished]
-            shutil.rmtree(here)
-            if not jobs:
-                break
-            if again:
-                display.say(f"{outcome.problem}: what it did not finish runs in a new one")
-                told.append("THE OUTER MACHINE BROKE DOWN and was started again.")
-    return Result(good, "\n".join(told), codes)
+
+        def new_machine(name: str, jobs: Sequence[Job]) -> outer.Machine:
+            machine = _machine(qemu, made, directory / name)
+            project.write(machine.disks.project, project.ROOT, jobs, ENVIRONMENT, wish.put)
+            return machine
+
+        end = asyncio.get_running_loop().time() + wish.total_seconds
+        try:
+            async with asyncio.TaskGroup() as group:
+                lanes = [
+                    group.create_task(
+                        lane.run(f"machine-{number}", jobs, new_machine, end, wish.reports, display)
+                    )
+                    for number, jobs in enumerate(shares(wish.jobs, wish.machines), 1)
+                ]
+        except ExceptionGroup as several:
+            raise _first(several) from several
+    return lane.joined([each.result() for each in lanes])
 
 
-def _machine(qemu: str, made: Made, directory: Path, cpus: int) -> outer.Machine:
-    """An outer machine with all that it writes in `directory`."""
+def _machine(qemu: str, made: Made, directory: Path) -> outer.Machine:
+    """An outer machine with all that it writes in the new `directory`."""
+    directory.mkdir()
     disks = Disks(
         parts.place(made.base / base.DISK, directory / base.DISK),
         parts.place(made.parts / parts.DISK, directory / parts.DISK),
@@ -159,7 +136,7 @@ def _machine(qemu: str, made: Made, directory: Path, cpus: int) -> outer.Machine
         directory / "report.tar",
     )
     kernel, initramfs = made.base / base.KERNEL, made.base / base.INITRAMFS
-    return outer.Machine(qemu, kernel, initramfs, disks, directory, cpus)
+    return outer.Machine(qemu, kernel, initramfs, disks, directory)
 
 
 async def _prepared(
@@ -170,7 +147,7 @@ async def _prepared(
     crate.mkdir()
     made = await prepare(settings, store, crate, wish.libkrun, display)
     shutil.rmtree(crate)
-    display.say(f"libkrun {made.libkrun_version}; the outer machine starts")
+    display.say(f"libkrun {made.libkrun_version}; the outer machines start")
     return made
 
 

@@ -49,6 +49,9 @@ def test_the_limits_are_those_that_were_promised() -> None:
         "environment": 2,
         "cycles": 0,
         "list": 3,
+        "krun-first-result": 0.8,
+        "krun-banner": 1.2,
+        "krun-memory": 1.15,
     }
 
 

@@ -37,7 +37,7 @@ def test_lines_carry_the_seconds_since_the_start(clock: Clock) -> None:
 
 def test_nothing_that_steers_a_terminal_gets_through(clock: Clock) -> None:
     out = io.StringIO()
-    Display(out, clock).event(Line("\x1b[2Jred\x07" + "x" * 500))
+    Display(out, clock).event("m", Line("\x1b[2Jred\x07" + "x" * 500))
     assert "\x1b" not in out.getvalue()
     assert len(out.getvalue()) < 200
 
@@ -72,11 +72,11 @@ def test_events_are_told_and_repeated_lines_once(clock: Clock) -> None:
     display = Display(out, clock)
     events = (Up(5), Started("a", 60), Line("x"), Line("x"), Line(" "), Ended("a", 1, 2), Over())
     for event in events:
-        display.event(event)
+        display.event("m", event)
     assert [line.split("| ")[1] for line in out.getvalue().splitlines()] == [
-        "the outer machine is up, 5 s after its kernel started",
+        "m is up, 5 s after its kernel started",
         "a begins and has 60 s",
         "x",
         "a ended with exit code 1 after 2 s",
-        "all jobs are over",
+        "m: all jobs are over",
     ]

@@ -13,7 +13,7 @@ def argv(name: str = "run") -> list[str]:
     disks = Disks(*(here / disk for disk in ("base", "parts", "project", "report")))
     return qemu_argv(
         "/bin/qemu", kernel=here / "k", initramfs=here / "i", disks=disks, console=here / "c",
-        progress=7, cpus=2,
+        progress=7,
     )  # fmt: skip
 
 

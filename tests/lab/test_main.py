@@ -30,7 +30,7 @@ def test_one_job_or_another_command() -> None:
 def test_an_unknown_job_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.parse(["--only", "nothing"])
-    assert "there are contract" in capsys.readouterr().err
+    assert "there are in-turn, contract" in capsys.readouterr().err
 
 
 def test_check_says_why_it_cannot(

@@ -53,9 +53,7 @@ def test_the_disk_holds_the_tree_the_jobs_and_the_first_program(tree: Path, tmp_
         data = archive.extractfile("jobs.json")
         assert data is not None
         jobs = json.load(data)
-    assert jobs == [
-        {"name": "one", "command": "true", "seconds": 5.0, "cpus": 1, "environment": {"A": "b"}}
-    ]
+    assert jobs == [{"name": "one", "command": "true", "seconds": 5.0, "environment": {"A": "b"}}]
     assert members["init"].mode == 0o755
     assert "project/src/waggle-1.2.dist-info/METADATA" in members
     assert {member.uid for member in members.values()} == {0}

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from lab.display import Display
 from lab.jobs import Job
-from lab.session import ATTEMPTS, Made, Wish, run
+from lab.lane import ATTEMPTS, Result
+from lab.session import Made, Wish, run
 from lab.store import Store
 
 from lab import base, parts, session
@@ -65,10 +66,10 @@ class Bench:
 
         monkeypatch.setattr(session, "find_program", find)
 
-    async def run(self, fates: str, *jobs: str) -> session.Result:
+    async def run(self, fates: str, *jobs: str, machines: int = 1) -> Result:
         self.fates.write_text(fates)
-        described = [Job(name, "true", 5.0, 1 if name == "alone" else 2) for name in jobs]
-        wish = Wish(described, self.tmp / "reports")
+        described = [Job(name, "true", 5.0) for name in jobs]
+        wish = Wish(described, self.tmp / "reports", machines=machines)
         store, display = Store(self.tmp / "store"), Display(io.StringIO())
         result = await run(load(), store, wish, display)
         assert list((self.tmp / "store/runs").iterdir()) == []
@@ -93,21 +94,32 @@ async def test_what_a_broken_machine_did_not_finish_runs_again(bench: Bench) -> 
     assert "THE OUTER MACHINE BROKE DOWN" in result.story
     assert "Kernel panic" in result.story
     assert sorted(path.name for path in (bench.tmp / "reports").iterdir()) == [
-        "outer-console-1.log",
-        "outer-console-2.log",
+        "outer-console-machine-1-1.log",
+        "outer-console-machine-1-2.log",
     ]
 
 
-async def test_jobs_that_want_another_number_of_cpus_have_their_own_machine(bench: Bench) -> None:
-    result = await bench.run("none", "a", "alone", "b")
-    assert list(result.codes) == ["a", "b", "alone"]
+async def test_two_machines_share_the_jobs(bench: Bench) -> None:
+    result = await bench.run("none", "a", "b", "c", machines=2)
     assert result.good
-    assert (bench.tmp / "reports/outer-console-2.log").exists()
+    assert result.codes == {"a": 0, "b": 0, "c": 0}
+    assert sorted(path.name for path in (bench.tmp / "reports").iterdir()) == [
+        "outer-console-machine-1-1.log",
+        "outer-console-machine-2-1.log",
+    ]
+
+
+async def test_one_machine_that_breaks_does_not_disturb_the_other(bench: Bench) -> None:
+    result = await bench.run("a", "a", "b", machines=2)
+    assert not result.good
+    assert result.codes == {"b": 0}
+    assert result.broke
 
 
 async def test_a_failure_before_the_breakdown_stays_one(bench: Bench) -> None:
     result = await bench.run("none b", "bad", "b")
     assert not result.good
+    assert not result.broke
     assert result.codes == {"bad": 1, "b": 0}
 
 
@@ -118,4 +130,5 @@ async def test_a_failure_after_the_breakdown_is_one(bench: Bench) -> None:
 async def test_a_machine_that_breaks_each_time_is_a_failure(bench: Bench) -> None:
     result = await bench.run("a", "a")
     assert not result.good
+    assert result.broke
     assert result.story.count("ended by itself") == ATTEMPTS

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One outer machine's share of the jobs, run in a new machine where one breaks down.
+
+Called by `session`, which runs several lanes at once; knows not what its machines are made of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from lab import outer, report
+from lab.display import Display
+from lab.jobs import Job
+
+ATTEMPTS = 3
+"""QEMU's emulation of SVM breaks down now and then under several machines at once: its kernel then
+panics or hangs. What had not ended runs again in a new outer machine, and the story says so."""
+NewMachine = Callable[[str, Sequence[Job]], outer.Machine]
+"""Makes a machine with jobs; the name is that of its directory, which is removed after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How it went, the story in lines, and each ended job's exit code.
+
+    `broke` says that outer machines broke down until there was no attempt left, and nothing failed
+    before: what did not run was not tested.
+    """
+
+    good: bool
+    story: str
+    codes: dict[str, int]
+    broke: bool = False
+
+
+def joined(results: Sequence[Result]) -> Result:
+    """All lanes together. Pure."""
+    bad = [result for result in results if not result.good]
+    return Result(
+        not bad,
+        "\n".join(result.story for result in results),
+        {job: code for result in results for job, code in result.codes.items()},
+        bool(bad) and all(result.broke for result in bad),
+    )
+
+
+async def run(
+    name: str,
+    jobs: Sequence[Job],
+    new_machine: NewMachine,
+    end: float,
+    reports: Path,
+    display: Display,
+) -> Result:
+    """Run the jobs in order until the loop's time `end`. Cancelling ends the machine."""
+    clock = asyncio.get_running_loop().time
+    told: list[str] = []
+    codes: dict[str, int] = {}
+    for attempt in itertools.count(1):
+        machine = new_machine(f"{name}-{attempt}", jobs)
+        outcome = await outer.run(machine, end - clock(), partial(display.event, name))
+        report.unpack(machine.disks.report, reports)
+        shutil.copy(machine.console, reports / f"outer-console-{name}-{attempt}.log")
+        good, story = report.summary(outcome, [job.name for job in jobs], reports)
+        told.append(story)
+        if outcome.problem:
+            told += [f"    {line}" for line in outer.last_words(machine)]
+        shutil.rmtree(machine.directory)
+        ended = {ended.job: ended.code for ended in outcome.progress.ended}
+        codes |= ended
+        if not outcome.broke or attempt == ATTEMPTS:
+            good = good and not any(codes.values())
+            return Result(good, "\n".join(told), codes, outcome.broke and not any(codes.values()))
+        jobs = [job for job in jobs if job.name not in ended]
+        if not jobs:
+            return Result(not any(codes.values()), "\n".join(told), codes)
+        display.say(f"{name}: {outcome.problem}: what it did not finish runs in a new one")
+        told.append("THE OUTER MACHINE BROKE DOWN and was started again.")
+    raise AssertionError  # the loop above is left by a return only
