@@ -29,7 +29,7 @@ from waggle.cli.client import connected
 from waggle.config import Settings, load
 from waggle.domain.environment import Resources
 from waggle.domain.host import no_progress
-from waggle.domain.machine import GuestDisks, MachineSpec
+from waggle.domain.machine import READY_LINE, GuestDisks, MachineSpec
 from waggle.domain.runtime import RuntimeName
 from waggle.infra.krun.hypervisor import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts
@@ -37,9 +37,13 @@ from waggle.presets import image_references, image_service
 
 ROUNDS = 5
 BOOT_SECONDS = 120.0
-PAUSE = 0.02
 MINIMAL = Path(ingredients.__file__).with_name("minimal.py")
 Report = dict[str, dict[str, list[float]]]
+
+
+def tell(text: str) -> None:
+    """Print at once, for whoever watches from outside."""
+    print(text, flush=True)
 
 
 async def main(result: Path, peer_directory: Path, rounds: int) -> None:
@@ -65,7 +69,7 @@ async def main(result: Path, peer_directory: Path, rounds: int) -> None:
 
 async def _first_results(client: Client, msb: Peer, rounds: int) -> dict[str, list[float]]:
     return await interleave(
-        {"ours": lambda: create_and_run(client), "theirs": msb.run_true}, rounds=rounds, tick=print
+        {"ours": lambda: create_and_run(client), "theirs": msb.run_true}, rounds=rounds, tick=tell
     )
 
 
@@ -96,15 +100,15 @@ class Machines:
     def __init__(self, settings: Settings, library: str, work: Path, parts: list[str]) -> None:
         self._library, self._work = library, work
         self._resources = Resources(settings.default_cpus, settings.default_memory_mb, 64)
+        self._parts = parts
         kernel, kit, image, scratch, identity = parts[1:]
         self._kernel = Path(kernel)
         self._disks = GuestDisks(
             Path(kit), Path(image), Path(scratch.partition(":")[0]), Path(identity)
         )
         self._minimal = [
-            *(sys.executable, "-I", "-S", str(MINIMAL), "--library", library, "--console"),
-            *(os.devnull, "--cpus", str(self._resources.cpus)),
-            *("--memory", str(self._resources.memory_mib), *parts),
+            *(sys.executable, "-I", "-S", str(MINIMAL), "--library", library),
+            *("--cpus", str(self._resources.cpus), "--memory", str(self._resources.memory_mib)),
         ]
 
     async def measure(self, rounds: int) -> Report:
@@ -113,7 +117,7 @@ class Machines:
         seconds = await interleave(
             {"ours": lambda: self._waggle(sizes), "theirs": lambda: self._bare(sizes)},
             rounds=rounds,
-            tick=print,
+            tick=tell,
         )
         return {
             "banner": seconds,
@@ -143,9 +147,12 @@ class Machines:
 
     async def _bare(self, sizes: dict[str, list[float]]) -> float:
         socket = self._work / "minimal.sock"
+        argv = [*self._minimal, "--ssh", str(socket), *self._parts]
         began = time.perf_counter()
-        async with _running([*self._minimal[:4], "--ssh", str(socket), *self._minimal[4:]]) as pid:
-            took = await _first_banner(socket) - began
+        async with _running(argv) as (pid, console), asyncio.timeout(BOOT_SECONDS):
+            while READY_LINE not in await console.readline():
+                pass
+            took = await _banner(*await asyncio.open_unix_connection(str(socket))) - began
             sizes["theirs"].append(own_bytes(pid, self._resources.memory_mib << 20))
         socket.unlink(missing_ok=True)
         return took
@@ -161,25 +168,16 @@ async def _banner(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         writer.close()
 
 
-async def _first_banner(socket: Path) -> float:
-    """Ask again and again, as libkrun answers before the guest does."""
-    async with asyncio.timeout(BOOT_SECONDS):
-        while True:
-            try:
-                async with asyncio.timeout(1.0):
-                    return await _banner(*await asyncio.open_unix_connection(str(socket)))
-            except (OSError, EOFError, TimeoutError):
-                await asyncio.sleep(PAUSE)
-
-
 @asynccontextmanager
-async def _running(argv: list[str]) -> AsyncGenerator[int]:
-    process = await asyncio.create_subprocess_exec(*argv)
+async def _running(argv: list[str]) -> AsyncGenerator[tuple[int, asyncio.StreamReader]]:
+    """A program for as long as the block runs: its pid, and what it prints."""
+    process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
     try:
-        yield process.pid
+        assert process.stdout is not None
+        yield process.pid, process.stdout
     finally:
         process.kill()
-        await process.wait()
+        await process.communicate()
 
 
 if __name__ == "__main__":

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +26,7 @@ PROGRAMS = {
     "cc": "apt-get install gcc libc6-dev",
     "cargo": "install Rust 1.85 or newer; Debian 12's own is too old",
 }
+OLDEST_CARGO = (1, 85)
 BUILDS_LIBKRUN = ("cargo", "cc")
 DIRECT = (
     "this machine has usable hardware virtualisation: libkrun runs on it directly"
@@ -39,6 +43,8 @@ class Facts:
     missing: tuple[str, ...]
     has_libkrun: bool
     kvm: KvmFacts
+    cargo: tuple[int, int] | None = None
+    """Its version; None when it is missing or does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,8 @@ def judge(facts: Facts) -> Verdict:
     obstacles += [
         f"{name} is missing: {PROGRAMS[name]}" for name in facts.missing if name not in needless
     ]
+    if facts.cargo and facts.cargo < OLDEST_CARGO and not facts.has_libkrun:
+        obstacles.append(f"cargo {'.'.join(map(str, facts.cargo))} is too old: {PROGRAMS['cargo']}")
     usable = not facts.kvm.error and facts.kvm.cpu_virtualises
     return Verdict(tuple(obstacles), DIRECT if usable else "")
 
@@ -82,7 +90,21 @@ def look(store: Store, find: Callable[[str], str | None] = find_program) -> Fact
         missing=tuple(name for name in PROGRAMS if find(name) is None),
         has_libkrun=store.newest(libkrun.KIND) is not None,
         kvm=read_kvm_facts(),
+        cargo=_version(find("cargo")),
     )
+
+
+def _version(cargo: str | None) -> tuple[int, int] | None:
+    """What a cargo says of itself, such as `cargo 1.85.0 (d73d2caf9 2024-12-31)`."""
+    if cargo is None:
+        return None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        said = subprocess.run(
+            [cargo, "--version"], check=False, capture_output=True, text=True, timeout=30
+        )
+        if found := re.match(r"cargo (\d+)\.(\d+)", said.stdout):
+            return int(found.group(1)), int(found.group(2))
+    return None
 
 
 def lab_store(cache: Path) -> Store:

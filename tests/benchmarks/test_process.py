@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from benchmarks.process import (
     descendants,
     difference,
     holdings,
+    own_bytes,
     resident_bytes,
     users_of,
 )
@@ -26,6 +28,16 @@ def test_memory_is_that_of_the_process() -> None:
     ballast = bytearray(64 << 20)
     ballast[::4096] = b"x" * len(ballast[::4096])
     assert resident_bytes(ME) - before > 48 << 20
+
+
+def test_a_guests_memory_does_not_count_as_its_vmms_own() -> None:
+    guest = 256 << 20
+    before = own_bytes(ME, guest)
+    with mmap.mmap(-1, guest, mmap.MAP_PRIVATE) as memory, mmap.mmap(-1, 8 << 20) as shared:
+        memory[: 32 << 20] = b"x" * (32 << 20)
+        shared[:] = b"x" * (8 << 20)
+        assert abs(own_bytes(ME, guest) - before) < 16 << 20
+        assert own_bytes(ME, guest * 4) - before > 24 << 20
 
 
 def test_each_kind_is_seen_while_it_is_there(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lab.check import PROGRAMS, Facts, judge, look
+from lab.check import OLDEST_CARGO, PROGRAMS, Facts, judge, look
 from lab.store import Store
 
 from waggle.infra.host.accel import KvmFacts
@@ -29,6 +29,26 @@ def test_a_missing_program_is_named_with_its_mend(name: str) -> None:
 
 def test_a_kept_libkrun_needs_no_compiler() -> None:
     assert judge(replace(ABLE, missing=("cargo", "cc"), has_libkrun=True)).can_run
+
+
+def test_a_cargo_of_the_distribution_is_too_old_to_build_libkrun() -> None:
+    (obstacle,) = judge(replace(ABLE, cargo=(1, 63))).obstacles
+    assert "1.63 is too old" in obstacle
+    assert judge(replace(ABLE, cargo=(1, 63), has_libkrun=True)).can_run
+    assert judge(replace(ABLE, cargo=OLDEST_CARGO)).can_run
+
+
+@pytest.mark.parametrize(
+    "said, version",
+    [("cargo 1.85.0 (d73d2caf9 2024-12-31)", (1, 85)), ("nonsense", None), ("", None)],
+)
+def test_the_version_of_cargo_is_asked_for(
+    tmp_path: Path, said: str, version: tuple[int, int] | None
+) -> None:
+    cargo = tmp_path / "cargo"
+    cargo.write_text(f"#!/bin/sh\necho '{said}'\n")
+    cargo.chmod(0o755)
+    assert look(Store(tmp_path), find=lambda _: str(cargo)).cargo == version
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from lab.jobs import JOBS
 from lab.session import Wish, run
 
 from waggle.config import load
+from waggle.domain.errors import SetupIncomplete
 from waggle.places import Places
 
 
@@ -33,5 +34,10 @@ async def test_libkrun_boots_and_passes_in_the_outer_machine(
         pytest.skip("LIBKRUN WAS NOT TESTED, the lab cannot run: " + "; ".join(verdict.obstacles))
     with capsys.disabled():
         sys.stderr.write("\n")
-        result = await run(settings, store, Wish(JOBS, tmp_path), Display(sys.stderr))
+        try:
+            result = await run(settings, store, Wish(JOBS, tmp_path), Display(sys.stderr))
+        except SetupIncomplete as error:
+            pytest.skip(f"LIBKRUN WAS NOT TESTED, the lab could not be made: {error.message}")
+    if result.broke:
+        pytest.skip(f"LIBKRUN WAS NOT TESTED TO THE END, QEMU broke down:\n{result.story}")
     assert result.good, f"inside the outer machine:\n{result.story}"

@@ -15,15 +15,18 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 import pytest
-from tests.support.vm import Lab, no_names, root, sh
+from tests.support.vm import Lab, command, no_names, root, sh
 from tests.support.waiting import until
 
+from waggle.config import load
 from waggle.domain.environment import Environment
 from waggle.domain.errors import GuestLost
 from waggle.domain.execution import GuestUser
+from waggle.domain.host import no_progress
 from waggle.domain.network import NetworkPolicy
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import AddressPolicy
+from waggle.presets import image_service
 from waggle.service.local_guest import LocalGuest
 
 pytestmark = [
@@ -158,3 +161,37 @@ async def test_the_proxy_comes_back_with_the_connection(lab: Lab) -> None:
     async with listening() as made:
         answer = await ask_proxy(guest, f"http://{ALLOWED}:{made.port}/")
         assert answer.endswith("heard")
+
+
+async def test_root_finds_no_vsock_port_of_the_host_and_no_socket_that_it_answers(
+    lab: Lab,
+) -> None:
+    """Libkrun's TSI would connect sockets of the families 46 to 48, and plain ones, on the host."""
+    lab.images.known["python"] = await image_service(load()).boot_image("python", no_progress)
+    guest = await lab.guest("python", memory=256)
+    async with listening() as made:
+        code = VSOCK.replace("PORT", str(made.port)).encode()
+        result = await guest.run(
+            command("python3", "{file}", code=code, extension=".py", user=GuestUser.ROOT)
+        )
+        assert result.stdout.text().splitlines()[-1] == "reached: []"
+        assert made.heard == []
+
+
+VSOCK = """
+import socket
+reached = []
+addresses = [(40, (2, port)) for port in (1, 22, 1024, 3128, PORT)]
+addresses += [(family, ("127.0.0.1", PORT)) for family in (2, 46, 47, 48)]
+for family, address in addresses:
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        try:
+            with socket.socket(family, kind) as probe:
+                probe.settimeout(2)
+                probe.connect(address)
+                probe.send(b"hello")
+                reached += [(family, address)] if kind == socket.SOCK_STREAM else []
+        except (OSError, TypeError) as error:
+            print(family, kind, address, error)
+print("reached:", reached)
+"""

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How jobs are shared out to outer machines."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from lab.jobs import JOBS, Job, pytest_job, shares
+
+jobs = st.lists(st.builds(Job, st.text("ab", max_size=3), st.just("true"), st.floats(1, 900)))
+
+
+@given(jobs, st.integers(1, 5))
+def test_each_job_runs_once_and_no_machine_is_idle(some: list[Job], machines: int) -> None:
+    lanes = shares(some, machines)
+    assert sorted(map(id, some)) == sorted(id(job) for lane in lanes for job in lane)
+    assert len(lanes) == max(1, min(machines, len(some)))
+    assert all(lanes) or not some
+
+
+@given(jobs, st.integers(1, 5))
+def test_no_machine_has_more_than_one_job_too_many(some: list[Job], machines: int) -> None:
+    lanes = shares(some, machines)
+    sums = [sum(job.seconds for job in lane) for lane in lanes]
+    longest = max((job.seconds for job in some), default=0)
+    assert max(sums) - min(sums) <= longest + 1e-6
+
+
+def test_the_jobs_fill_two_machines_evenly() -> None:
+    assert [[job.name for job in lane] for lane in shares(JOBS, 2)] == [
+        ["in-turn", "main-job"],
+        ["contract", "network", "four-at-once"],
+    ]
+
+
+def test_a_job_of_pytest_writes_its_report_where_reports_are() -> None:
+    job = pytest_job("some", "tests/x", 5)
+    assert "--junit-xml=/lab/report/some.xml" in job.command
+    assert job.report == "some.xml"
