@@ -21,7 +21,7 @@ ENVIRONMENT = {  # the guest's kernel is there already, so libkrunfw need not be
 }
 MACHINES = min(2, os.cpu_count() or 1)
 """At once: each takes 3 GiB."""
-TOTAL_SECONDS = 1200.0
+TOTAL_SECONDS = 1800.0
 """For all jobs together, from the start of the outer machine: a hang ends here, whatever hangs."""
 
 
@@ -47,11 +47,11 @@ def pytest_job(name: str, arguments: str, seconds: float) -> Job:
 
 
 JOBS = (
-    pytest_job("in-turn", "tests/contract -k 'krun and twenty'", 500),
-    pytest_job("contract", "tests/contract -k 'krun and not four_boot and not twenty'", 500),
-    pytest_job("main-job", "tests/e2e/test_main_job.py -m 'not net' -k 'not node'", 400),
-    pytest_job("network", "tests/vm/test_network.py", 300),
-    pytest_job("four-at-once", "tests/contract -k 'krun and four_boot'", 300),
+    pytest_job("in-turn", "tests/contract -k 'krun and twenty'", 700),
+    pytest_job("contract", "tests/contract -k 'krun and not four_boot and not twenty'", 700),
+    pytest_job("main-job", "tests/e2e/test_main_job.py -m 'not net' -k 'not node'", 600),
+    pytest_job("network", "tests/vm/test_network.py", 400),
+    pytest_job("four-at-once", "tests/contract -k 'krun and four_boot'", 400),
 )
 
 

@@ -100,7 +100,7 @@ def _narrow_view(libc: LibC, configuration: Configuration) -> None:
     except OSError:  # in a user namespace
         os.mkdir("proc/self")  # noqa: PTH102
         mount(b"/proc/self", b"proc/self", None, _BIND)
-    number = _PIVOT_ROOT[os.uname().machine]
+    number = _PIVOT_ROOT.get(os.uname().machine, -1)  # which the kernel refuses
     here = ffi.new("char[]", b".")
     _check(libc.syscall(number, here, here), "pivot_root")
     _check(libc.umount2(b".", _DETACH), "umount2")
