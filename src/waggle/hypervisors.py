@@ -7,9 +7,11 @@ asks. Looks at libkrun and KVM anew each time.
 
 from __future__ import annotations
 
+import shutil
 from typing import NamedTuple
 
 from waggle.config import Settings
+from waggle.domain.errors import SetupIncomplete
 from waggle.domain.machine import Hypervisor
 from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
 from waggle.infra.host.hypervisors import Library, choose_hypervisor
@@ -35,8 +37,15 @@ def hypervisor(settings: Settings) -> Chosen:
     )
     if choice.name == "krun":
         return Chosen(KrunHypervisor(facts.library), "krun", choice.reason)
+    if shutil.which(settings.qemu_binary) is None:
+        raise SetupIncomplete(
+            f"There is no QEMU: {settings.qemu_binary} cannot be found.",
+            hint="Run 'waggle setup', or name another program with WAGGLE_QEMU_BINARY.",
+        )
     qemu = QemuHypervisor(settings.qemu_binary, acceleration.accel)
-    reason = f"{choice.reason} {acceleration.reason}"
+    reason = choice.reason
+    if acceleration.reason not in reason:
+        reason = f"{reason} {acceleration.reason}"
     return Chosen(qemu, f"qemu ({acceleration.accel})", reason)
 
 

@@ -10,12 +10,19 @@ import logging
 import sys
 from typing import Literal
 
+import anyio
 import structlog
 
 _QUIET = ("asyncssh", "mcp", "uvicorn", "httpx2", "httpcore2", "asyncio")
 """Libraries whose own chatter is shown from WARNING up only."""
 _SILENT = ("qemu",)
 """Libraries that log as errors what they also raise, and what is only a cancelled boot."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether to log it: a client that is gone while it is answered is no error of anybody's."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (record.name.startswith("mcp.") and isinstance(error, anyio.ClosedResourceError))
 
 
 def configure_logging(level: str, form: Literal["auto", "console", "json"]) -> None:
@@ -51,6 +58,7 @@ def configure_logging(level: str, form: Literal["auto", "console", "json"]) -> N
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    handler.addFilter(_is_news)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in _SILENT:

@@ -140,8 +140,11 @@ def check_commands(server: Waggle, one: str, two: str) -> None:
     assert ambiguous.returncode == 2
     assert "names 2 environments" in ambiguous.stderr
 
-    removed = beside(server, "env", "rm", "box-one", two[:13])
-    assert (removed.returncode, removed.stdout) == (0, f"{one}\n{two}\n")
+    removed = beside(server, "env", "rm", "nobody", "box-one")
+    assert (removed.returncode, removed.stdout) == (1, f"{one}\n")
+    assert "There is no environment 'nobody'" in removed.stderr
+    removed = beside(server, "env", "rm", two[:13])
+    assert (removed.returncode, removed.stdout) == (0, f"{two}\n")
     assert server.remains() == {}
 
 

@@ -55,6 +55,16 @@ class TestExecute:
             )
         assert result["stdout"] == text + "a b'c\"d$e"
 
+    async def test_a_directory_that_is_not_there_is_named(
+        self, server: Waggle, environment: str, runtime: str
+    ) -> None:
+        async with connected(server) as client:
+            result = await call(
+                client, "execute", environment_id=environment, code=ECHO[runtime], cwd="/no/such"
+            )
+        assert result["exit_code"] == 125
+        assert result["stderr"] == "waggle: /no/such: No such file or directory\n"
+
     async def test_code_is_never_quoted(
         self, server: Waggle, environment: str, runtime: str
     ) -> None:

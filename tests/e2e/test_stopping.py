@@ -147,7 +147,7 @@ async def test_kill_9_and_the_next_server(server: Waggle) -> None:
 
     server.start()
     assert server.remains() == {}
-    assert len(server.events("environment_recovered")) == 3
+    assert len(server.events("environment_removed_at_start")) == 3
     async with connected(server) as client:
         assert (await call(client, "list_environments"))["count"] == 0
         for environment in kept:
@@ -159,7 +159,9 @@ async def test_kill_9_and_the_next_server(server: Waggle) -> None:
     assert server.complaints() == []
 
     server.start()
-    assert server.events("environment_recovered") == [], "an orderly end leaves nothing to recover"
+    assert server.events("environment_removed_at_start") == [], (
+        "an orderly end leaves nothing to recover"
+    )
     server.end()
 
 

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from waggle.cli.client import call, connected, find, server_url
+from waggle.cli.progress import say
 from waggle.config import load
-from waggle.domain.errors import InvalidArgument
+from waggle.domain.errors import InvalidArgument, WaggleError
 
 _TABLE_WIDTH = 150
 _COLUMNS = ("environment_id", "name", "runtime", "status", "created_at")
@@ -41,15 +42,25 @@ async def _list() -> list[dict[str, Any]]:
 
 
 def rm(environments: Sequence[str]) -> None:
-    """Destroy each and print its id."""
+    """Destroy each and print its id; one that cannot be destroyed keeps no other from it."""
     if not environments:
         raise InvalidArgument("No environment was named.", hint="See 'waggle env ls'.")
-    anyio.run(_remove, environments)
+    failures = anyio.run(_remove, environments)
+    for failure in failures[:-1]:
+        say(f"{failure.message} {failure.hint}".rstrip())
+    if failures:
+        raise failures[-1]
 
 
-async def _remove(environments: Sequence[str]) -> None:
+async def _remove(environments: Sequence[str]) -> list[WaggleError]:
+    failures: list[WaggleError] = []
     async with connected(server_url(load())) as client:
         for wanted in environments:
-            row = await find(client, wanted)
-            await call(client, "destroy_environment", environment_id=row["environment_id"])
-            sys.stdout.write(f"{row['environment_id']}\n")
+            try:
+                row = await find(client, wanted)
+                await call(client, "destroy_environment", environment_id=row["environment_id"])
+            except WaggleError as error:
+                failures.append(error)
+            else:
+                sys.stdout.write(f"{row['environment_id']}\n")
+    return failures

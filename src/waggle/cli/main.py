@@ -144,7 +144,10 @@ def env_ls(*, json: Json = False) -> None:
 
 @env.command(name="rm")
 def env_rm(*environments: str) -> None:
-    """Destroy environments, each given by id, beginning of id, or name."""
+    """Destroy environments, each given by id, beginning of id, or name.
+
+    One that cannot be destroyed does not keep the others; the exit code is 1 then.
+    """
     from waggle.cli.env import rm as run
 
     run(environments)

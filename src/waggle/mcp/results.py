@@ -73,7 +73,7 @@ class CommandOutput(BaseModel):
     stderr: str
     exit_code: int | None = Field(description="null when a signal or the timeout ended it.")
     duration_ms: int
-    signal: str | None = Field(description="The signal that ended it, e.g. KILL; usually null.")
+    signal: str | None = Field(description="The signal that ended it, e.g. SIGKILL; usually null.")
     timed_out: bool = Field(description="The timeout ended it; the output is what came until then.")
     stdout_bytes_cut: int = Field(description="Bytes cut from the middle of stdout; usually 0.")
     stderr_bytes_cut: int = Field(description="Bytes cut from the middle of stderr; usually 0.")

@@ -72,7 +72,7 @@ class EnvironmentService:
                 log.exception("environment_recovery_failed", environment=environment.id)
             else:
                 removed += 1
-                log.info("environment_recovered", environment=environment.id)
+                log.info("environment_removed_at_start", environment=environment.id)
         return removed
 
     async def create(

@@ -25,7 +25,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from waggle.web.answers import INVALID_REQUEST, PARSE_ERROR, SERVER_BUSY, rpc_error
+from waggle.web.answers import INVALID_REQUEST, PARSE_ERROR, SERVER_BUSY, rpc_error, until_complete
 from waggle.web.bodies import Bodies, BodyLimits, BodyRefusedError, ClientGoneError, replay
 from waggle.web.single_event import as_json
 
@@ -132,6 +132,7 @@ class McpEndpoint:
             answer = rpc_error(415, INVALID_REQUEST, "Send Content-Type: application/json.")
             await answer(scope, receive, send)
             return
+        send = until_complete(send)
         request = anyio.CancelScope()
         self._requests.add(request)
         try:

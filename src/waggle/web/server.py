@@ -45,13 +45,18 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
         raise SettingsInvalid(
-            f"Cannot listen on {host} port {port}: {error.strerror or error}.",
+            f"Cannot listen on {host} port {port}: {_reason(error)}.",
             hint="Stop the other server, or choose another address with WAGGLE_LISTEN_ADDR.",
         ) from error
     # What it accepts inherits this. asyncio leaves it off here (such sockets say protocol 0), and
     # every answer would wait for the client's delayed acknowledgement: 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def _reason(error: OSError) -> str:
+    """Why, without the address that the socket module repeats in brackets."""
+    return (error.strerror or str(error)).partition(" (while")[0]
 
 
 def url_of(listener: socket.socket) -> str:

@@ -38,7 +38,8 @@ _RuntimeArgument = Annotated[
 _NameArgument = Annotated[
     str | None,
     Field(
-        description="1 to 63 letters, digits, '.', '_' or '-'. Default: the runtime and a number."
+        description="1 to 63 letters, digits, '.', '_' or '-', a letter or digit first and last; "
+        "need not be unique. Default: the runtime and the start of the id."
     ),
 ]
 _MinutesArgument = Annotated[

@@ -63,7 +63,7 @@ void write_code(struct job *job) {
   if (!code || !read_exactly(0, code, job->code)) errno = EPROTO, fail("code");
   if (!write_file_in(job->directory, job, code) &&
       !(errno == ENOSPC && write_file_in("/dev/shm", job, code)))
-    fail(job->file);
+    fail(errno == ENOENT || errno == ENOTDIR ? job->directory : job->file);
   free(code);
   for (char **word = job->argv; *word; word++)
     if (strcmp(*word, "{file}") == 0) *word = job->file;
