@@ -8,37 +8,19 @@ configuration; layers are verified when they are unpacked. No network.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
-from waggle.infra.oci.image import (
-    DOCKER_INDEX,
-    DOCKER_MANIFEST,
-    MEDIA_INDEX,
-    MEDIA_MANIFEST,
-    Descriptor,
-    ResolvedImage,
-    load_json,
-    parse_config,
-    parse_descriptors,
-    parse_manifest,
-)
+from waggle.domain.reference import parse_reference
+from waggle.infra.oci.image import Descriptor, ResolvedImage
 from waggle.infra.oci.layout import Layout
+from waggle.infra.oci.select import by_tag, for_platform, host_platform, select
+from waggle.infra.oci.sources import Form, LocalSource, parse_source
 
 _NAME = re.compile(r"[A-Za-z0-9]+(?:(?:[-._:@+]|--|/)[A-Za-z0-9]+)*")
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-_MANIFESTS = {MEDIA_MANIFEST, DOCKER_MANIFEST}
-_INDEXES = {MEDIA_INDEX, DOCKER_INDEX}
-
-
-def host_platform() -> str:
-    """Return this machine's platform as OCI spells it, such as `linux/amd64`."""
-    machine = os.uname().machine
-    return f"linux/{_MACHINES.get(machine, machine)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,90 +47,65 @@ class ImageStore:
         """`builtin` names what `waggle image build` can make: hints say so."""
         self.layout = Layout(directory)
         self._builtin = builtin
-        self._platform = platform or host_platform()
+        self.platform = platform or host_platform()
 
     def resolve(self, reference: str) -> ResolvedImage:
         """Find an image by name, or in another layout by `/path[:tag]` or `oci:/path[:tag]`.
 
-        Raises ImageMissing (the hint is the command that makes it), ImageCorrupt and
-        InvalidArgument. Reads a few small files; idempotent.
+        A name is taken as it is, else as a reference whose canonical form it is. Raises
+        ImageMissing (the hint is the command that makes it), ImageCorrupt and InvalidArgument.
+        Reads a few small files; idempotent.
         """
-        located = _split_path(reference)
-        if located:
-            path, tag = located
-            remedy = f"Copy the image to {path} again."
-            return self._resolve_path(reference, Layout(path), tag, remedy)
+        source = parse_source(reference)
+        if source:
+            return self._resolve_source(reference, source)
+        name, found = self._find(reference)
+        return self._load(name, self.layout, found, self._remedy(name))
+
+    def name_of(self, reference: str) -> str:
+        """Return the name under which the store has it. Raises ImageMissing, InvalidArgument."""
+        return self._find(reference)[0]
+
+    def _find(self, reference: str) -> tuple[str, Descriptor]:
         check_name(reference)
-        found = self.layout.names().get(reference) if self.layout.exists else None
-        if found is None:
-            raise ImageMissing(
-                f"There is no image '{reference}' on this machine.", hint=self._how(reference)
-            )
-        return self._load(reference, self.layout, found, self._remedy(reference))
+        names = self.layout.names() if self.layout.exists else {}
+        for name in (reference, _canonical(reference)):
+            if name and name in names:
+                return name, names[name]
+        raise ImageMissing(
+            f"There is no image '{reference}' on this machine.", hint=self._how(reference)
+        )
 
     def _how(self, name: str) -> str:
         if name in self._builtin:
             return f"Run 'waggle image build {name}'."
-        return "See 'waggle image ls', or name an OCI layout as /path:tag."
+        return "See 'waggle image ls'; 'waggle image pull' or 'waggle image load' bring an image."
 
     def _remedy(self, name: str) -> str:
         if name in self._builtin:
             return f"Run 'waggle image build {name}' to make it again."
         return f"Remove it with 'waggle image rm {name}' and bring it again."
 
-    def _resolve_path(self, reference: str, layout: Layout, tag: str, remedy: str) -> ResolvedImage:
+    def _resolve_source(self, reference: str, source: LocalSource) -> ResolvedImage:
+        if source.form is not Form.LAYOUT:
+            raise ImageMissing(
+                f"{reference} is an archive.", hint=f"Run 'waggle image load {reference}' first."
+            )
+        layout = Layout(source.path)
         if not layout.exists:
             raise ImageMissing(
                 f"{layout.path} is not an OCI image layout.",
                 hint="Make one with 'skopeo copy docker://IMAGE oci:DIRECTORY:TAG'.",
             )
-        if tag:
-            found = layout.names().get(tag)
-        else:
-            entries = layout.index()
-            found = entries[0] if len(entries) == 1 else None
-        if found is None:
-            names = ", ".join(sorted(layout.names())) or "none"
-            what = f"an image '{tag}'" if tag else "exactly one image"
-            raise ImageMissing(
-                f"{layout.path} does not hold {what}.", hint=f"Its names are: {names}."
-            )
-        return self._load(reference, layout, found, remedy)
+        found = by_tag(layout, source.name, str(layout.path))
+        return self._load(reference, layout, found, f"Copy the image to {layout.path} again.")
 
     def _load(
         self, reference: str, layout: Layout, found: Descriptor, remedy: str
     ) -> ResolvedImage:
-        try:
-            manifest = self._manifest(layout, found, remedy)
-            config, layers = parse_manifest(layout.read_document(manifest, remedy))
-            parsed = parse_config(layout.read_document(config, remedy))
-        except ImageCorrupt as error:
-            message = f"Image {reference}: {error.message}"
-            raise ImageCorrupt(message, hint=error.hint or remedy) from error
-        platform = f"{parsed.os}/{parsed.architecture}"
-        if platform != self._platform:
-            raise ImageMissing(
-                f"Image {reference} is for {platform}; this machine runs {self._platform}.",
-                hint="Bring the image for this machine's platform.",
-            )
-        return ResolvedImage(reference, manifest.digest, parsed, layers, layout.path, remedy)
-
-    def _manifest(self, layout: Layout, found: Descriptor, remedy: str) -> Descriptor:
-        """Follow indexes to the manifest for this machine's platform."""
-        for _ in range(4):
-            if found.media_type in _MANIFESTS:
-                return found
-            if found.media_type not in _INDEXES:
-                raise ImageCorrupt(f"{found.digest} is not an image manifest.")
-            what = "The image index"
-            entries = parse_descriptors(
-                load_json(layout.read_document(found, remedy), what), "manifests", what
-            )
-            fitting = [e for e in entries if e.platform in {"", self._platform}]
-            if not fitting:
-                raise ImageCorrupt(f"It has no variant for {self._platform}.")
-            found = fitting[0]
-        raise ImageCorrupt("Its indexes are nested too deeply.")
+        image = select(layout, found, self.platform, f"Image {reference}", remedy)
+        digest = image.manifest.digest
+        return ResolvedImage(reference, digest, image.parsed, image.layers, layout.path, remedy)
 
     def list(self) -> list[StoredImage]:
         """List the store's images by name; a damaged one is listed with its problem."""
@@ -171,13 +128,9 @@ class ImageStore:
         `in_use(digest)` tells whether a running environment was booted from that manifest; then
         InvalidArgument is raised. A damaged image can be removed. Raises ImageMissing.
         """
-        check_name(name)
-        if not self.layout.exists:
-            raise ImageMissing(f"There is no image '{name}' on this machine.", hint="")
+        self._find(name)
         with self.layout.locked():
-            found = self.layout.names().get(name)
-            if found is None:
-                raise ImageMissing(f"There is no image '{name}' on this machine.", hint="")
+            name, found = self._find(name)
             if in_use(self._digest(found)):
                 raise InvalidArgument(
                     f"Image '{name}' is in use by a running environment.",
@@ -188,7 +141,7 @@ class ImageStore:
 
     def _digest(self, found: Descriptor) -> str:
         try:
-            return self._manifest(self.layout, found, "").digest
+            return for_platform(self.layout, found, self.platform).digest
         except ImageCorrupt:
             return found.digest
 
@@ -202,17 +155,13 @@ class ImageStore:
 
 def check_name(name: str) -> None:
     """Refuse a name that an OCI layout could not hold. Raises InvalidArgument."""
-    if len(name) > 255 or not _NAME.fullmatch(name):
-        raise InvalidArgument(f"{name[:80]!r} is not an image name.")
+    if (len(name) > 255 or not _NAME.fullmatch(name)) and not _canonical(name):
+        raise InvalidArgument(f"{name[:80]!a} is not an image name.")
 
 
-def _split_path(reference: str) -> tuple[Path, str] | None:
-    text = reference.removeprefix("oci:")
-    if text == reference and not text.startswith(("/", "./")):
-        return None
-    directory, _, tag = text.rpartition(":")
-    if not directory or "/" in tag:
-        directory, tag = text, ""
-    if "\0" in text or not directory.startswith(("/", "./")):
-        raise InvalidArgument(f"{reference[:80]!r} does not name an OCI layout by its path.")
-    return Path(directory), tag
+def _canonical(name: str) -> str:
+    """Return the canonical form of a reference, or nothing when the name is none."""
+    try:
+        return str(parse_reference(name))
+    except InvalidArgument:
+        return ""
