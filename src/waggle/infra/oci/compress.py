@@ -2,8 +2,8 @@
 """A layer's blob as a verified, bounded stream of tar bytes.
 
 Called by `layers`, and by what reads and writes `docker save` archives. A blob's media type must
-say that it is a layer at all. Digest and size of what is stored, and the digest of what comes out, are
-computed on the way; nothing that was read counts before `finish` has returned.
+say that it is a layer at all. Digest and size of what is stored, and the digest of what comes out,
+are computed on the way; nothing that was read counts before `finish` has returned.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ _LAYER_TYPES = frozenset(
 )
 
 
+def is_layer(descriptor: Descriptor) -> bool:
+    """Tell whether a blob's media type is one of a file system layer."""
+    return descriptor.media_type in _LAYER_TYPES
+
+
 class LayerStream(io.RawIOBase):
     """The unpacked bytes of one layer. Wrap it in `io.BufferedReader`; call `finish` at the end."""
 
@@ -38,7 +43,7 @@ class LayerStream(io.RawIOBase):
     ) -> None:
         """Read from `blob`, which the caller closes; `advance` is told the packed bytes read."""
         super().__init__()
-        if descriptor.media_type not in _LAYER_TYPES:
+        if not is_layer(descriptor):
             raise ImageCorrupt(f"Layer {descriptor.digest} is not a file system layer.")
         self._descriptor = descriptor
         self._limits = limits

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable
+from enum import Enum
 from typing import BinaryIO, Protocol
 
 import zstandard
@@ -31,21 +32,15 @@ class Source(Protocol):
         ...
 
 
-class HashedFile:
-    """A file whose bytes are counted and hashed as they are read."""
+class CountedFile:
+    """A file whose bytes are counted as they are read."""
 
     def __init__(self, file: BinaryIO, advance: Callable[[int], None]) -> None:
         """Read from `file`, which the caller closes; `advance` is told the bytes as they come."""
         self._file = file
-        self._hash = hashlib.sha256()
         self._advance = advance
         self._ahead = b""
         self.count = 0
-
-    @property
-    def hex(self) -> str:
-        """The sha256 of what was read so far."""
-        return self._hash.hexdigest()
 
     def peek(self) -> bytes:
         """Look at the first bytes without taking them."""
@@ -61,20 +56,55 @@ class HashedFile:
 
     def _fetch(self, size: int) -> bytes:
         data = self._file.read(size)
-        self._hash.update(data)
         self.count += len(data)
         self._advance(len(data))
         return data
 
 
-def decoder(stored: HashedFile) -> Source:
-    """Choose by the first bytes: gzip, zstd or as it is. Damage raises one of `DAMAGE`."""
+class HashedFile(CountedFile):
+    """A counted file that is hashed, too."""
+
+    def __init__(self, file: BinaryIO, advance: Callable[[int], None]) -> None:
+        """Read from `file` as `CountedFile` does."""
+        super().__init__(file, advance)
+        self._hash = hashlib.sha256()
+
+    @property
+    def hex(self) -> str:
+        """The sha256 of what was read so far."""
+        return self._hash.hexdigest()
+
+    def _fetch(self, size: int) -> bytes:
+        data = super()._fetch(size)
+        self._hash.update(data)
+        return data
+
+
+class Compression(Enum):
+    """How something is stored; the value ends the media type of such a layer."""
+
+    NONE = ""
+    GZIP = "+gzip"
+    ZSTD = "+zstd"
+
+
+def compression_of(stored: CountedFile) -> Compression:
+    """Tell by the first bytes, which stay to be read."""
     magic = stored.peek()
     if magic.startswith(_GZIP_MAGIC):
-        return _Gzip(stored)
-    if magic.startswith(_ZSTD_MAGIC):
-        return _Zstd(stored)
-    return stored
+        return Compression.GZIP
+    return Compression.ZSTD if magic.startswith(_ZSTD_MAGIC) else Compression.NONE
+
+
+def decoder(stored: CountedFile) -> Source:
+    """Unpack what is read. Damage raises one of `DAMAGE`."""
+    match compression_of(stored):
+        case Compression.GZIP:
+            return _Gzip(stored)
+        case Compression.ZSTD:
+            return _Zstd(stored)
+        case Compression.NONE:
+            return stored
 
 
 class _Zstd:
@@ -83,7 +113,7 @@ class _Zstd:
     Input goes in small pieces, because one byte of it may become up to 32 KiB.
     """
 
-    def __init__(self, stored: HashedFile) -> None:
+    def __init__(self, stored: CountedFile) -> None:
         self._stored = stored
         self._decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
         self._frame = self._decompressor.decompressobj()
@@ -107,7 +137,7 @@ class _Zstd:
 class _Gzip:
     """One or more gzip members; output is bounded by what the caller asks for."""
 
-    def __init__(self, stored: HashedFile) -> None:
+    def __init__(self, stored: CountedFile) -> None:
         self._stored = stored
         self._member = zlib.decompressobj(wbits=31)
         self._input = b""

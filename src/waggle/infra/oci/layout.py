@@ -33,7 +33,7 @@ from waggle.infra.oci.image import (
     parse_manifest,
 )
 
-_MARKER = b'{"imageLayoutVersion":"1.0.0"}'
+LAYOUT_MARKER = b'{"imageLayoutVersion":"1.0.0"}'
 _LOCK_SECONDS = 120.0
 
 
@@ -58,7 +58,7 @@ class Layout:
         """Make an empty layout. Idempotent; an existing one is kept as it is."""
         (self.path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
         if not self.exists:
-            atomic_write(self.path / "oci-layout", _MARKER)
+            atomic_write(self.path / "oci-layout", LAYOUT_MARKER)
 
     @contextlib.contextmanager
     def locked(self) -> Generator[None]:

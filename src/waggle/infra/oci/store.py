@@ -59,14 +59,14 @@ class ImageStore:
         source = parse_source(reference)
         if source:
             return self._resolve_source(reference, source)
-        name, found = self._find(reference)
+        name, found = self.find(reference)
         return self._load(name, self.layout, found, self._remedy(name))
 
-    def name_of(self, reference: str) -> str:
-        """Return the name under which the store has it. Raises ImageMissing, InvalidArgument."""
-        return self._find(reference)[0]
+    def find(self, reference: str) -> tuple[str, Descriptor]:
+        """Return the name that the store has for it, and its entry of the index.
 
-    def _find(self, reference: str) -> tuple[str, Descriptor]:
+        Raises ImageMissing, InvalidArgument and ImageCorrupt.
+        """
         check_name(reference)
         names = self.layout.names() if self.layout.exists else {}
         for name in (reference, _canonical(reference)):
@@ -128,9 +128,9 @@ class ImageStore:
         `in_use(digest)` tells whether a running environment was booted from that manifest; then
         InvalidArgument is raised. A damaged image can be removed. Raises ImageMissing.
         """
-        self._find(name)
+        self.find(name)
         with self.layout.locked():
-            name, found = self._find(name)
+            name, found = self.find(name)
             if in_use(self._digest(found)):
                 raise InvalidArgument(
                     f"Image '{name}' is in use by a running environment.",
