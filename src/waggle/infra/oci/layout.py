@@ -30,8 +30,8 @@ from waggle.infra.oci.image import (
     load_json,
     parse_descriptor,
     parse_descriptors,
-    parse_manifest,
 )
+from waggle.infra.oci.reach import reachable
 
 LAYOUT_MARKER = b'{"imageLayoutVersion":"1.0.0"}'
 _LOCK_SECONDS = 120.0
@@ -182,12 +182,10 @@ class Layout:
         The caller holds the lock. A workspace in use is told by its own lock and stays. An
         unreadable manifest keeps its own blob and frees the rest of its image.
         """
-        reachable: set[str] = set()
-        for descriptor in self.index():
-            self._reach(descriptor, reachable, depth=0)
+        reached = {hex_ for entry in self.index() for hex_ in reachable(entry, self.read_document)}
         freed = 0
         for blob in (self.path / "blobs" / "sha256").iterdir():
-            if blob.name not in reachable:
+            if blob.name not in reached:
                 freed += blob.stat().st_size
                 blob.unlink(missing_ok=True)
         for leftover in self.path.glob(".tmp-*"):
@@ -196,22 +194,3 @@ class Layout:
                 shutil.rmtree(leftover, ignore_errors=True)
                 lock.release()
         return freed
-
-    def _reach(self, descriptor: Descriptor, reachable: set[str], depth: int) -> None:
-        if descriptor.hex in reachable or depth > 4:
-            return
-        reachable.add(descriptor.hex)
-        if not descriptor.media_type.endswith("+json"):
-            return
-        with contextlib.suppress(ImageCorrupt):
-            data = self.read_document(descriptor)
-            if "manifests" in load_json(data, "index"):
-                children = parse_descriptors(load_json(data, "index"), "manifests", "index")
-            elif "config" not in load_json(data, "manifest"):
-                return
-            else:
-                config, layers = parse_manifest(data)
-                children = (*layers,)
-                reachable.add(config.hex)
-            for child in children:
-                self._reach(child, reachable, depth + 1)

@@ -17,8 +17,9 @@ from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
 from waggle.domain.reference import parse_reference
 from waggle.infra.oci.image import Descriptor, ResolvedImage
 from waggle.infra.oci.layout import Layout
-from waggle.infra.oci.select import by_tag, for_platform, host_platform, select
+from waggle.infra.oci.select import by_tag, host_platform, select
 from waggle.infra.oci.sources import Form, LocalSource, parse_source
+from waggle.infra.oci.usage import Holding, holdings, last_used, manifest_digest, note_use
 
 _NAME = re.compile(r"[A-Za-z0-9]+(?:(?:[-._:@+]|--|/)[A-Za-z0-9]+)*")
 
@@ -32,6 +33,8 @@ class StoredImage:
     size: int
     created: str = ""
     problem: str = ""
+    used: float = 0.0
+    """When an environment was last made from it, or it was brought; seconds since the epoch."""
 
 
 class ImageStore:
@@ -113,14 +116,30 @@ class ImageStore:
             return []
         listed: list[StoredImage] = []
         for name, descriptor in sorted(self.layout.names().items()):
+            digest = manifest_digest(self.layout, descriptor, self.platform)
+            used = last_used(self.layout, digest)
             try:
                 image = self._load(name, self.layout, descriptor, "")
             except (ImageCorrupt, ImageMissing) as error:
-                listed.append(StoredImage(name, descriptor.digest, 0, problem=error.message))
+                problem = error.message
+                listed.append(StoredImage(name, descriptor.digest, 0, problem=problem, used=used))
             else:
                 created = image.config.created
-                listed.append(StoredImage(name, image.digest, image.size, created))
+                listed.append(StoredImage(name, image.digest, image.size, created, used=used))
         return listed
+
+    def holdings(self) -> list[Holding]:
+        """Tell what each name keeps here, damaged images too. Raises ImageCorrupt for the index."""
+        return holdings(self.layout, self.platform)
+
+    def last_used(self, digest: str) -> float:
+        """Return when the image with that manifest was last used, in epoch seconds, or 0."""
+        return last_used(self.layout, digest)
+
+    def note_use(self, image: ResolvedImage) -> None:
+        """Note that an environment is made from an image of this store; never fails."""
+        if image.layout == self.layout.path:
+            note_use(self.layout, image.digest)
 
     def remove(self, name: str, in_use: Callable[[str], bool]) -> int:
         """Remove a name and the blobs only it used; return the bytes freed.
@@ -131,19 +150,13 @@ class ImageStore:
         self.find(name)
         with self.layout.locked():
             name, found = self.find(name)
-            if in_use(self._digest(found)):
+            if in_use(manifest_digest(self.layout, found, self.platform)):
                 raise InvalidArgument(
                     f"Image '{name}' is in use by a running environment.",
                     hint="Destroy that environment first ('waggle env ls').",
                 )
             self.layout.untag(name)
             return self.layout.collect()
-
-    def _digest(self, found: Descriptor) -> str:
-        try:
-            return for_platform(self.layout, found, self.platform).digest
-        except ImageCorrupt:
-            return found.digest
 
     def collect(self) -> int:
         """Remove blobs that no image reaches and leftovers of killed builds; return bytes freed."""
