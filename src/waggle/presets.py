@@ -11,7 +11,9 @@ from datetime import timedelta
 from waggle.config import Settings
 from waggle.domain.environment import Resources
 from waggle.domain.errors import SettingsInvalid
+from waggle.domain.reference import ImageReference, parse_reference
 from waggle.domain.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template
+from waggle.infra.oci.registry.options import RegistryOptions
 from waggle.places import Places
 from waggle.service.execution import ExecutionLimits
 from waggle.service.images import ImageService
@@ -91,6 +93,16 @@ def execution_limits(settings: Settings) -> ExecutionLimits:
         install_timeout=settings.install_timeout.total_seconds(),
         output_bytes=settings.output_limit,
     )
+
+
+def registry_options(settings: Settings) -> RegistryOptions:
+    """How registries are reached. Raises SettingsInvalid when the CA bundle cannot be read."""
+    return RegistryOptions(ca_pem=certificates(settings))
+
+
+def image_reference(settings: Settings, text: str) -> ImageReference:
+    """What a user's text means as an image of a registry. Raises InvalidArgument."""
+    return parse_reference(text)
 
 
 def image_service(settings: Settings) -> ImageService:

@@ -44,6 +44,26 @@ class ImageCache:
             found[disk.digest] = replace(known, disk_bytes=disk.size, used=used)
         return [replace(each, pinned=each.digest in pinned) for each in found.values()]
 
+    def plan(
+        self,
+        *,
+        max_bytes: int | None,
+        older_than: float | None,
+        in_use: Callable[[str], bool],
+        pinned: Collection[str] = (),
+    ) -> PrunePlan:
+        """Tell what `prune` would remove; changes nothing."""
+        images = self._surveyed(in_use, pinned)
+        return plan_prune(images, max_bytes=max_bytes, older_than=older_than)
+
+    def _surveyed(
+        self, in_use: Callable[[str], bool], pinned: Collection[str]
+    ) -> list[CachedImage]:
+        return [
+            replace(image, pinned=image.pinned or in_use(image.digest))
+            for image in self.survey(pinned)
+        ]
+
     def prune(
         self,
         *,
@@ -59,8 +79,7 @@ class ImageCache:
         Raises ImageCorrupt for a damaged index, TimedOut when the store is locked for too long.
         """
         began = self.now()
-        surveyed = self.survey(pinned)
-        surveyed = [replace(i, pinned=i.pinned or in_use(i.digest)) for i in surveyed]
+        surveyed = self._surveyed(in_use, pinned)
         plan = plan_prune(surveyed, max_bytes=max_bytes, older_than=older_than)
         gone = {image.digest for image in plan.remove if self._remove(image, in_use, began)}
         self.store.collect()
