@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import http.client
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -104,9 +105,13 @@ class Exchange:
 class FaultProxy:
     """The server; its faults are tried in the order in which they were added."""
 
-    def __init__(self, upstream: int = 0, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, upstream: int = 0, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+    ) -> None:
+        """With `tls` it speaks TLS to the client; to the registry it never does."""
         self._upstream = upstream
         self._host = host
+        self._tls = tls
         self._faults: list[tuple[re.Pattern[str], Fault, int]] = []
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -133,7 +138,7 @@ class FaultProxy:
         return [r for r in self.requests if re.search(pattern, f"{r.method} {r.path}")]
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, self._host, 0)
+        self._server = await asyncio.start_server(self._serve, self._host, 0, ssl=self._tls)
         return self
 
     async def __aexit__(

@@ -17,6 +17,7 @@ import ipaddress
 import json
 import shutil
 import signal
+import ssl
 import subprocess
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
@@ -37,11 +38,17 @@ _END_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Tls:
-    """A certificate for 127.0.0.1 and localhost, and the authority that signed it."""
+    """A certificate for 127.0.0.1, 127.0.0.2 and localhost, and the authority that signed it."""
 
     ca_pem: bytes
     certificate: Path
     key: Path
+
+    def context(self) -> ssl.SSLContext:
+        """For a server of the test's own."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate, self.key)
+        return context
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,11 @@ def make_tls(directory: Path) -> Tls:
         .sign(ca_key, hashes.SHA256())
     )
     names = x509.SubjectAlternativeName(
-        [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+        [
+            x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+            x509.IPAddress(ipaddress.ip_address("127.0.0.2")),
+            x509.DNSName("localhost"),
+        ]
     )
     certificate = (
         builder(name, key.public_key())

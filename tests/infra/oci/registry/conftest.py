@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import random
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.support.images import ARCHITECTURE
-from tests.support.registry import Registry, run_registry
+from tests.support.fault_proxy import FaultProxy
+from tests.support.images import ARCHITECTURE, Layer, directory, file, write_layout
+from tests.support.registry import Registry, run_registry, skopeo
 
 from waggle.infra.oci.layout import Layout
 from waggle.infra.oci.registry.addresses import Reach, reach_of
@@ -23,6 +25,33 @@ PLATFORM = f"linux/{ARCHITECTURE}"
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Generator[Registry]:
     with run_registry(tmp_path_factory.mktemp("registry")) as running:
         yield running
+
+
+NOISE = random.Random(4).randbytes(400_000)
+LAYERS: Sequence[Layer] = [
+    [directory("etc"), file("etc/a", NOISE)],
+    [file("etc/b", NOISE[::-1])],
+]
+
+
+def quiet(_report: Transfer) -> None:
+    pass
+
+
+@pytest.fixture(scope="session")
+def digest(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("made")
+    digest = write_layout(path, LAYERS, name="v1")
+    target = f"docker://{registry.name}/app:v1"
+    skopeo("copy", "--dest-tls-verify=false", f"oci:{path}:v1", target)
+    return digest
+
+
+@pytest.fixture
+async def proxy(registry: Registry, digest: str) -> AsyncGenerator[FaultProxy]:
+    assert digest
+    async with FaultProxy(registry.port) as proxy:
+        yield proxy
 
 
 @dataclass

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.infra.oci.registry.conftest import PLATFORM, World
+from tests.infra.oci.registry.conftest import PLATFORM, World, quiet
 from tests.support.fault_proxy import FaultProxy, flip, says
 from tests.support.images import ARCHITECTURE, Layer, directory, file, write_layout
 from tests.support.registry import Registry, auth_file, make_tls, run_registry, skopeo
@@ -41,10 +41,6 @@ LAYERS: Sequence[Layer] = [
 
 def plain(registry: Registry) -> RegistryOptions:
     return RegistryOptions(insecure=frozenset({registry.name}))
-
-
-def quiet(_report: Transfer) -> None:
-    pass
 
 
 def made(path: Path, name: str = "v1") -> str:

@@ -20,7 +20,7 @@ from waggle.domain.errors import ImageCorrupt
 from waggle.infra.oci.image import Descriptor
 from waggle.infra.oci.registry.client import Client
 from waggle.infra.oci.registry.endpoints import Endpoint
-from waggle.infra.oci.registry.exchange import Ask
+from waggle.infra.oci.registry.exchange import BROKEN, Ask
 from waggle.infra.oci.registry.retry import Transient, retrying
 from waggle.infra.tasks import finish
 
@@ -45,7 +45,7 @@ class _Sink:
         self._hash = hashlib.sha256()
         self._file = path.open("wb", buffering=0)
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytearray) -> None:
         view = memoryview(chunk)
         self._hash.update(view)
         while view:
@@ -143,23 +143,27 @@ class Fetch:
         pace = _Pace(self._client.options.stall_timeout, self._client.ambient.monotonic)
         self._check_length(response, sink)
         pending = bytearray()
-        async for part in response.aiter_raw():
-            pending += part
-            pace.add(len(part), self._endpoint.registry)
-            if sink.size + len(pending) > self._blob.size:
-                raise ImageCorrupt(
-                    f"{self._endpoint.registry} sends more than the {self._blob.size} bytes"
-                    f" of {self._blob.digest}."
-                )
-            if len(pending) >= _CHUNK:
-                await self._write(sink, pending)
-                pending = bytearray()
-        if pending:
-            await self._write(sink, pending)
+        try:
+            async for part in response.aiter_raw():
+                pending += part
+                if sink.size + len(pending) > self._blob.size:
+                    raise ImageCorrupt(
+                        f"{self._endpoint.registry} sends more than the {self._blob.size} bytes"
+                        f" of {self._blob.digest}."
+                    )
+                if len(pending) >= _CHUNK:
+                    await self._write(sink, pending)
+                    pending = bytearray()
+                pace.add(len(part), self._endpoint.registry)
+        except (*BROKEN, Transient):
+            await self._write(sink, pending)  # to go on from there
+            raise
+        await self._write(sink, pending)
 
     async def _write(self, sink: _Sink, chunk: bytearray) -> None:
-        await finish(asyncio.to_thread(sink.write, bytes(chunk)))
-        self._advance(len(chunk))
+        if chunk:
+            await finish(asyncio.to_thread(sink.write, chunk))
+            self._advance(len(chunk))
 
     def _check_length(self, response: httpx2.Response, sink: _Sink) -> None:
         """Refuse at once what can only end wrongly; shorter ones may be continued."""

@@ -24,7 +24,7 @@ from waggle.infra.oci.registry.transport import ALLOWED, Forbidden, GuardedTrans
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_BROKEN = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError)
+BROKEN = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError)
 # What goes along to another origin.
 _KEPT_HEADERS = frozenset({"accept", "accept-encoding", "range", "user-agent"})
 
@@ -148,7 +148,7 @@ def failures(url: httpx2.URL) -> Generator[None]:
             f"{where} sends us to an address of this machine or of a private network.",
             hint="If that is meant, list the host in WAGGLE_INSECURE_REGISTRIES.",
         ) from None
-    except _BROKEN as error:
+    except BROKEN as error:
         if isinstance(error.__cause__ or error.__context__, ssl.SSLError):
             raise _tls_failure(where, error) from error
         raise Transient(f"{where}: {_reason(error)}.") from error
