@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.infra.oci.archives import (
     blobs,
     config_of,
@@ -478,6 +483,77 @@ def test_layers_that_are_none(store: ImageStore, tmp_path: Path) -> None:
     entry.update(digest=f"sha256:{sha(new)}", size=len(new))
     (path / "index.json").write_text(json.dumps(index))
     assert "not a file system layer" in refused(store, f"oci:{path}").message
+
+
+@functools.cache
+def _archives() -> dict[str, bytes]:
+    """One honest archive of each kind, gzip and plain."""
+    with tempfile.TemporaryDirectory() as name:
+        write_layout(Path(name), [[file("a", b"x" * 50)]], name="a")
+        layout = tar_bytes(layout_members(Path(name)))
+    docker = tar_bytes(docker_members("symlinks"))
+    plain = {"oci-archive": layout, "docker-archive": docker}
+    return plain | {f"{form} gzip": compressed(data, "gzip") for form, data in plain.items()}
+
+
+@settings(max_examples=150)
+@given(
+    st.sampled_from(["oci-archive", "docker-archive", "oci-archive gzip", "docker-archive gzip"]),
+    st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(1, 255)), min_size=1, max_size=3),
+)
+def test_flipped_bytes_are_refused_or_do_not_matter(
+    form: str, flips: list[tuple[int, int]]
+) -> None:
+    data = bytearray(_archives()[form])
+    for at, change in flips:
+        data[at % len(data)] ^= change
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        (directory / "a").write_bytes(data)
+        store = ImageStore(directory / "store")
+        try:
+            stored = load(f"{form.removesuffix(' gzip')}:{directory}/a", store, "x", ignore)
+        except (ImageCorrupt, ImageMissing, InvalidArgument):
+            assert (blobs(store), leftovers(store)) == (set(), [])
+        else:
+            boots(store, stored, directory / "work")
+
+
+def test_loads_side_by_side(store: ImageStore, tmp_path: Path) -> None:
+    """Also with what they share, and with others that clean up meanwhile."""
+    names = [f"n{number}" for number in range(8)]
+    for name in names:
+        write_layout(tmp_path / name, [LAYERS[0], [file(name, name.encode())]])
+
+    def bring(name: str) -> str:
+        store.collect()
+        return load(f"oci:{tmp_path}/{name}", ImageStore(store.layout.path), name, ignore)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(bring, names)) == [f"{name}:latest" for name in names]
+    assert (len(blobs(store)), leftovers(store)) == (8 * 3 + 1, [])
+    for name in names:
+        assert boots(store, name, tmp_path / f"work-{name}") == [b"etc", name.encode()]
+
+
+def test_a_full_disk_is_a_clear_error(store: ImageStore, tmp_path: Path) -> None:
+    write_layout(tmp_path / "big", [[file("big", os.urandom(3 << 20))]], name="big")
+    code = """
+import resource, sys
+from pathlib import Path
+from waggle.domain.errors import ImageUnavailable
+from waggle.infra.oci.load import load
+from waggle.infra.oci.store import ImageStore
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+try:
+    load(sys.argv[1], ImageStore(Path(sys.argv[2])), "x", lambda fraction, text: None)
+except ImageUnavailable as error:
+    print(error)
+"""
+    words = [sys.executable, "-c", code, f"oci:{tmp_path}/big", str(store.layout.path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    assert "cannot be stored: File too large. Check the free space" in done.stdout
+    assert (blobs(store), leftovers(store), store.list()) == (set(), [], [])
 
 
 # What a killed process leaves

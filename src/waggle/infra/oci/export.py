@@ -8,20 +8,15 @@ it is copied. Blocks the thread; knows no registry.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import os
-import secrets
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
 
 from waggle.domain.errors import ImageCorrupt, InvalidArgument
 from waggle.domain.reference import parse_reference
-from waggle.infra.files import sync_directory
 from waggle.infra.oci.compress import LayerStream
 from waggle.infra.oci.convert import as_oci
 from waggle.infra.oci.flatten import Advance
@@ -30,8 +25,9 @@ from waggle.infra.oci.layout import LAYOUT_MARKER, Layout, canonical
 from waggle.infra.oci.limits import DEFAULT_LIMITS
 from waggle.infra.oci.select import Selected, select
 from waggle.infra.oci.sources import Form, LocalSource, parse_source
+from waggle.infra.oci.storage import storage_errors
 from waggle.infra.oci.store import ImageStore, check_name
-from waggle.infra.oci.tar_writer import TarWriter
+from waggle.infra.oci.tar_writer import TarWriter, appearing
 
 _COPY = 1 << 20
 
@@ -42,8 +38,13 @@ def save(store: ImageStore, name: str, target: str, advance: Advance) -> None:
     A name after the path is what the image is called there; without one it keeps its own. A file in
     the archive's place is replaced; an OCI layout gets the image added. `advance` gets the fraction
     done and a text, and may raise to give up. Idempotent. Raises InvalidArgument, ImageMissing,
-    ImageCorrupt and OSError (a full disk); the target is as before then.
+    ImageCorrupt and ImageUnavailable (a full disk); the target is as before then.
     """
+    with storage_errors(f"{target[:200]!a} cannot be written"):
+        _save(store, name, target, advance)
+
+
+def _save(store: ImageStore, name: str, target: str, advance: Advance) -> None:
     place = parse_source(target)
     if place is None:
         raise InvalidArgument(
@@ -60,7 +61,7 @@ def save(store: ImageStore, name: str, target: str, advance: Advance) -> None:
         _into_layout(job)
     else:
         tags = _docker_tags(job.name) if place.form is Form.DOCKER_ARCHIVE else []
-        with _appearing(place.path) as out:
+        with appearing(place.path) as out:
             writer = TarWriter(out)
             if place.form is Form.OCI_ARCHIVE:
                 check_name(job.name)
@@ -90,24 +91,6 @@ class _Meter:
         self._done += size
         text = f"writing {self._done / 1e6:.1f} of {self._total / 1e6:.1f} MB"
         self._advance(min(self._done / self._total, 1.0) * 0.95, text)
-
-
-@contextlib.contextmanager
-def _appearing(path: Path) -> Generator[BinaryIO]:
-    """Give a new file that takes the name `path` when all went well, and vanishes otherwise."""
-    if path.exists() and not path.is_file():
-        raise InvalidArgument(f"{path} exists and is not a file.")
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
-    try:
-        with temporary.open("xb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
 
 
 def _pieces(layout: Layout, blob: Descriptor, meter: _Meter) -> Iterator[bytes]:

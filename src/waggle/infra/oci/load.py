@@ -23,6 +23,7 @@ from waggle.infra.oci.layout import Layout
 from waggle.infra.oci.limits import DEFAULT_LIMITS, Limits
 from waggle.infra.oci.select import Selected, by_tag, select
 from waggle.infra.oci.sources import Form, LocalSource, parse_source
+from waggle.infra.oci.storage import storage_errors
 from waggle.infra.oci.store import ImageStore
 
 _COPY = 1 << 20
@@ -51,7 +52,8 @@ def load(
     `name` is a reference, or None for the name that the source gives it; an image that had the name
     loses it. Of a multi-platform image the variant for this machine is taken. `advance` gets the
     fraction done and a text, and may raise to give up. Idempotent. Raises ImageMissing,
-    ImageCorrupt, InvalidArgument and OSError (a full disk); the store is as before then.
+    ImageCorrupt, InvalidArgument, ImageUnavailable (a full disk) and TimedOut (another process
+    holds the store's lock); the store is as before then.
     """
     wanted = parse_reference(name) if name is not None else None
     local = parse_source(source)
@@ -62,7 +64,7 @@ def load(
             " registries come with 'waggle image pull'.",
         )
     try:
-        with store.layout.workspace() as workspace:
+        with storage_errors(f"{local} cannot be stored"), store.layout.workspace() as workspace:
             found = _open(local, workspace, limits, advance)
             reference = wanted or _own_name(found.name)
             _adopt(found, reference, store, workspace, advance)

@@ -7,9 +7,16 @@ header when it is finished, so the archive must be seekable.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import secrets
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from pathlib import Path
 from typing import BinaryIO
+
+from waggle.domain.errors import InvalidArgument
+from waggle.infra.files import sync_directory
 
 _BLOCK = 512
 _RECORD = 20 * _BLOCK
@@ -42,3 +49,24 @@ class TarWriter:
         """Write the end of the archive."""
         self._out.write(bytes(2 * _BLOCK))
         self._out.write(bytes(-self._out.tell() % _RECORD))
+
+
+@contextlib.contextmanager
+def appearing(path: Path) -> Generator[BinaryIO]:
+    """Give a new file that takes the name `path` when all went well, and vanishes otherwise.
+
+    Raises InvalidArgument when something else than a file is there, and OSError.
+    """
+    if path.exists() and not path.is_file():
+        raise InvalidArgument(f"{path} exists and is not a file.")
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
+    try:
+        with temporary.open("xb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
