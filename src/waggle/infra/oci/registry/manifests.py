@@ -48,6 +48,13 @@ class RemoteImage:
     config_bytes: bytes
     layers: tuple[Descriptor, ...]
 
+    @property
+    def diff_ids(self) -> dict[str, str]:
+        """The digest of each layer's tar, by that of its blob; empty when they are not as many."""
+        ids = parse_config(self.config_bytes).diff_ids
+        pairs = zip((layer.digest for layer in self.layers), ids, strict=False)
+        return dict(pairs) if len(ids) == len(self.layers) else {}
+
 
 async def find_manifest(
     client: Client, endpoint: Endpoint, reference: ImageReference, platform: str

@@ -1,43 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings an image from a registry into the store, and tells what a reference means now.
+"""What the rest of waggle calls: pull an image, push one, ask what a reference means now.
 
-Called by the images service and `waggle image pull`. Blobs are fetched into a workspace of the
-layout and placed, with the manifest and then the name, in one go under the layout's lock: before
-that nothing counts as there, and another process's `collect` finds nothing half-made to remove.
+Called by the images service and `waggle image pull|push`. `bring` and `push` do the work.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Generator
 
-from waggle.domain.errors import (
-    ImageCorrupt,
-    ImageMissing,
-    ImageUnavailable,
-    RegistryBusy,
-    TooLarge,
-)
+from waggle.domain.errors import ImageUnavailable, TooLarge
 from waggle.domain.reference import ImageReference
 from waggle.infra.oci.image import Descriptor
 from waggle.infra.oci.layout import Layout
-from waggle.infra.oci.registry.blobs import Fetch
+from waggle.infra.oci.registry.bring import Bringing, OnLayer, distinct, first_of
 from waggle.infra.oci.registry.client import Client
-from waggle.infra.oci.registry.endpoints import Endpoint, endpoints
-from waggle.infra.oci.registry.manifests import RemoteImage, find_image, find_manifest
+from waggle.infra.oci.registry.endpoints import endpoints
+from waggle.infra.oci.registry.manifests import find_image, find_manifest
 from waggle.infra.oci.registry.options import Ambient, RegistryOptions, Report
-from waggle.infra.oci.registry.progress import Meter, at_once
+from waggle.infra.oci.registry.progress import Meter
 from waggle.infra.oci.registry.push import push
-from waggle.infra.tasks import finish
-
-_T = TypeVar("_T")
-_ROUNDS = 3
-"""How often blobs may vanish from the store under our hands."""
 
 
 class Puller:
@@ -50,12 +33,18 @@ class Puller:
         *,
         platform: str,
         ambient: Ambient | None = None,
+        on_layer: OnLayer | None = None,
     ) -> None:
-        """`platform` is `os/architecture`, as in `linux/amd64`. Nothing is opened yet."""
+        """`platform` is `os/architecture`, as in `linux/amd64`. Nothing is opened yet.
+
+        `on_layer` is told of each layer that was fetched, with its diff id and its file, which is
+        moved afterwards: whoever wants to read it opens it at once.
+        """
         self._layout = layout
         self._options = options
         self._platform = platform
         self._ambient = ambient or Ambient()
+        self._on_layer = on_layer
 
     async def pull(self, reference: ImageReference, progress: Report) -> str:
         """Bring an image into the layout, named `str(reference)`; return its manifest's digest.
@@ -67,10 +56,10 @@ class Puller:
         """
         servers = endpoints(reference, self._options)
         async with Client(self._options, self._ambient) as client:
-            image = await _first(
+            image = await first_of(
                 servers, lambda server: find_image(client, server, reference, self._platform)
             )
-            wanted = _distinct(image.layers)
+            wanted = distinct(image.layers)
             total = sum(blob.size for blob in wanted)
             if total > self._options.max_bytes:
                 raise TooLarge(
@@ -78,7 +67,7 @@ class Puller:
                     f" {self._options.max_bytes}."
                 )
             order = (image.endpoint, *(s for s in servers if s != image.endpoint))
-            work = _Pull(self._layout, client, order, image, str(reference))
+            work = Bringing(self._layout, client, order, image, str(reference), self._on_layer)
             with _storage_errors():
                 await work.run(Meter(wanted, progress, f"Pulling {reference}"))
         return image.manifest.digest
@@ -90,7 +79,7 @@ class Puller:
         """
         servers = endpoints(reference, self._options)
         async with Client(self._options, self._ambient) as client:
-            found, _ = await _first(
+            found, _ = await first_of(
                 servers, lambda server: find_manifest(client, server, reference, self._platform)
             )
         return found
@@ -115,98 +104,6 @@ class Puller:
                     progress=progress,
                     mount_from=mount_from,
                 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Pull:
-    """One pull whose documents are known."""
-
-    layout: Layout
-    client: Client
-    servers: tuple[Endpoint, ...]
-    image: RemoteImage
-    name: str
-
-    async def run(self, meter: Meter) -> None:
-        async with _workspace(self.layout) as directory:
-            fetched: dict[str, Path] = {}
-            for _ in range(_ROUNDS):
-                missing = await asyncio.to_thread(self._missing, fetched)
-                lacking = {blob.digest for blob in missing}
-                for blob in _distinct(self.image.layers):
-                    if blob.digest not in lacking:
-                        meter.complete(blob)
-                jobs = [self._fetcher(blob, directory, meter) for blob in missing]
-                await at_once(jobs, self.client.options.parallel)
-                fetched |= {blob.digest: directory / blob.hex for blob in missing}
-                if await finish(asyncio.to_thread(self._publish, fetched)):
-                    return
-        raise RegistryBusy("Other processes keep removing blobs of this image from the store.")
-
-    def _missing(self, fetched: dict[str, Path]) -> list[Descriptor]:
-        blobs = _distinct(self.image.layers)
-        return [b for b in blobs if b.digest not in fetched and not self._is_there(b)]
-
-    def _is_there(self, blob: Descriptor) -> bool:
-        try:
-            return self.layout.blob_path(blob).stat().st_size == blob.size
-        except FileNotFoundError:
-            return False
-
-    def _fetcher(
-        self, blob: Descriptor, directory: Path, meter: Meter
-    ) -> Callable[[], Awaitable[None]]:
-        async def fetch() -> None:
-            path = directory / blob.hex
-
-            async def from_one(server: Endpoint) -> None:
-                try:
-                    await Fetch(self.client, server, blob, meter.advance_of(blob)).run(path)
-                except BaseException:
-                    meter.reset(blob)
-                    raise
-
-            await _first(self.servers, from_one)
-            meter.complete(blob)
-
-        return fetch
-
-    def _publish(self, fetched: dict[str, Path]) -> bool:
-        """Place all and write the name last; False when a blob that was there is there no more."""
-        image = self.image
-        with self.layout.locked():
-            if self._missing(fetched):
-                return False
-            for digest, path in fetched.items():
-                if path.exists():
-                    self.layout.put_file(path, digest)
-            self.layout.put_bytes(image.config_bytes)
-            self.layout.put_bytes(image.manifest_bytes)
-            found = image.manifest
-            self.layout.tag(self.name, found.digest, found.size, found.media_type)
-        return True
-
-
-async def _first(servers: tuple[Endpoint, ...], work: Callable[[Endpoint], Awaitable[_T]]) -> _T:
-    """Return what the first server gives that can; of several failures the last counts."""
-    for server in servers[:-1]:
-        with contextlib.suppress(ImageMissing, ImageCorrupt, ImageUnavailable):
-            return await work(server)
-    return await work(servers[-1])
-
-
-def _distinct(blobs: tuple[Descriptor, ...]) -> list[Descriptor]:
-    return list({blob.digest: blob for blob in blobs}.values())
-
-
-@contextlib.asynccontextmanager
-async def _workspace(layout: Layout) -> AsyncGenerator[Path]:
-    """Give a workspace of the layout; threads wait for its locks and remove it."""
-    stack = contextlib.ExitStack()
-    try:
-        yield await finish(asyncio.to_thread(stack.enter_context, layout.workspace()))
-    finally:
-        await finish(asyncio.to_thread(stack.close))
 
 
 @contextlib.contextmanager
