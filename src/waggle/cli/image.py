@@ -15,10 +15,9 @@ import anyio
 from rich.console import Console
 from rich.table import Column, Table
 
-from waggle.cli.progress import say, working
+from waggle.cli.progress import filling, say, working
 from waggle.config import Settings, load
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.host import no_progress
 from waggle.infra.oci.build import build_image
 from waggle.infra.oci.definition import load_definition
 from waggle.infra.store.sqlite import SqliteStore
@@ -62,10 +61,11 @@ def build(names: Sequence[str], *, only_missing: bool) -> None:
 
 
 def make_disk(images: ImageService, name: str) -> None:
-    """Make the disk now, so that the first create does not wait for it."""
-    if images.disks.find(images.store.resolve(name).digest) is None:
-        with working(f"Making the disk of {name}"):
-            anyio.run(images.boot_image, name, no_progress)
+    """Make the disk now, so that the first create does not wait for it; asks no registry."""
+    image = images.store.resolve(name)
+    if images.disks.find(image.digest) is None:
+        with filling(f"Making the disk of {name}") as show:
+            anyio.run(images.disks.ensure, image, show)
 
 
 def ls(*, as_json: bool) -> None:
