@@ -78,12 +78,13 @@ async def _in_file(document: Json, name: str, path: Path) -> Credentials | None:
     helpers, entries = _object(document.get("credHelpers")), _by_name(document)
     for key in scopes_of(name):
         helper = helpers.get(key)
+        found = None
         if isinstance(helper, str) and helper:
-            return _from_pair(await from_helper(helper, key))
-        if key in entries:
+            found = _from_pair(await from_helper(helper, key))
+        if found is None and key in entries:
             found = _from_entry(entries[key], path)
-            if found is not None:
-                return found
+        if found is not None:
+            return found
     store = document.get("credsStore")
     if isinstance(store, str) and store:
         return _from_pair(await from_helper(store, scopes_of(name)[-1]))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import httpx2
 
-from waggle.domain.errors import ImageUnavailable, InvalidArgument
-from waggle.domain.reference import ImageReference
+from waggle.domain.errors import ImageUnavailable, InvalidArgument, SettingsInvalid
+from waggle.domain.reference import ImageReference, check_default_registry
 from waggle.infra.oci.registry.options import RegistryOptions
 
 _PORTS = {"http": 80, "https": 443}
@@ -32,27 +32,35 @@ class Endpoint:
         return f"{self.registry}/{self.repository}"
 
     def url(self, path: str, **query: str) -> httpx2.URL:
-        """Return the URL of `path` below the repository. Raises InvalidArgument for a bad host."""
+        """Return the URL of `path` below the repository; registry and repository are checked."""
         scheme = "http" if self.insecure else "https"
         text = f"{scheme}://{self.registry}/v2/{self.repository}/{path}"
-        try:
-            url = httpx2.URL(text, params=query) if query else httpx2.URL(text)
-        except httpx2.InvalidURL:
-            url = httpx2.URL()
-        if not url.host or url.userinfo or url.fragment:
-            raise InvalidArgument(f"{self.registry[:80]!a} is not a registry.")
-        return url
+        return httpx2.URL(text, params=query) if query else httpx2.URL(text)
 
 
 def endpoints(reference: ImageReference, options: RegistryOptions) -> tuple[Endpoint, ...]:
-    """Return the servers to ask, in order. Raises InvalidArgument for a name without registry."""
+    """Return the servers to ask, in order.
+
+    Raises InvalidArgument for a name without registry, SettingsInvalid for a malformed mirror.
+    """
     own = own_endpoint(reference, options)
     found: list[Endpoint] = []
     for mirror in options.mirrors.get(reference.registry, ()):
-        host, _, path = mirror.strip("/").partition("/")
+        host, _, path = _checked(mirror).partition("/")
         repository = f"{path}/{reference.repository}" if path else reference.repository
-        found.append(Endpoint(host.lower(), repository, is_insecure(host, options)))
+        found.append(Endpoint(host, repository, is_insecure(host, options)))
     return (*found, own)
+
+
+def _checked(mirror: str) -> str:
+    if not mirror:
+        raise SettingsInvalid("A mirror in WAGGLE_REGISTRY_MIRRORS is empty.")
+    try:
+        return check_default_registry(mirror)
+    except InvalidArgument as error:
+        raise SettingsInvalid(
+            f"{mirror[:80]!a} in WAGGLE_REGISTRY_MIRRORS is no mirror.", hint=error.hint
+        ) from None
 
 
 def own_endpoint(reference: ImageReference, options: RegistryOptions) -> Endpoint:
