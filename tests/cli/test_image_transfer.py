@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import pytest
 from tests.infra.oci.archives import config_of, layout_members, sha, skopeo, write_archive
 from tests.support.images import directory, file, tar_bytes, write_layout
 from tests.support.registry import make_tls, run_registry
-from tests.support.waggle_process import command_line
+from tests.support.waggle_process import command_line, environ
 
 from waggle.infra.oci.store import ImageStore
 
@@ -48,6 +52,23 @@ def test_load_makes_the_disk_and_prints_the_name(tmp_path: Path, layout: Path) -
     assert "MB" in table
     (tmp_path / "cache" / "disks" / f"{row['digest'][7:]}.v1.erofs").unlink()
     assert "not made" in image(tmp_path, "ls").stdout
+
+
+def test_a_terminal_sees_a_bar(tmp_path: Path, layout: Path) -> None:
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "waggle", "image", "load", f"oci:{layout}"]
+    env = environ(tmp_path / "data", {"image_cache_dir": str(tmp_path / "cache")})
+    with subprocess.Popen(words, env=env, stderr=theirs, stdout=subprocess.DEVNULL) as child:
+        os.close(theirs)
+        seen = b""
+        with contextlib.suppress(OSError):  # EIO: the other side is closed
+            while data := os.read(ours, 4096):
+                seen += data
+        assert child.wait() == 0
+    os.close(ours)
+    assert b"Making the disk of" in seen
+    assert "━━━".encode() in seen
+    assert f"{NAME} is in the store".encode() in seen
 
 
 def test_load_for_scripts(tmp_path: Path, layout: Path) -> None:

@@ -81,6 +81,14 @@ def parse_reference(text: str, default_registry: str = "") -> ImageReference:
     return found
 
 
+def canonical_name(text: str) -> str:
+    """Return the canonical form of a reference without default registry, or "" when it is none."""
+    try:
+        return str(parse_reference(text))
+    except InvalidArgument:
+        return ""
+
+
 def check_default_registry(text: str) -> str:
     """Return `text` in canonical form when it can be a default registry, or raise InvalidArgument.
 

@@ -72,7 +72,7 @@ def test_names_in_what_is_saved(store: ImageStore, tmp_path: Path) -> None:
     assert tags("python", "") == ["python:latest"]
     save(store, NAME, f"oci:{tmp_path}/layout:v2", ignore)
     save(store, "python", f"{tmp_path}/layout", ignore)
-    assert [each.name for each in ImageStore(tmp_path / "layout").list()] == ["python", "v2"]
+    assert [each.name for each in ImageStore(tmp_path / "layout").list()] == ["python:latest", "v2"]
 
 
 def test_an_image_with_a_docker_manifest_becomes_oci(tmp_path: Path) -> None:

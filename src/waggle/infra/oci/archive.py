@@ -54,7 +54,8 @@ class Contents:
 
     def find(self, name: str) -> Unpacked:
         """Return the file with that name, through links. Raises ImageCorrupt."""
-        wanted = tuple(part.encode("utf-8", "surrogateescape") for part in name.split("/") if part)
+        parts = (part for part in name.split("/") if part not in {"", "."})
+        wanted = tuple(part.encode("utf-8", "surrogateescape") for part in parts)
         at = wanted
         for _ in range(_HOPS):
             if at in self.files:

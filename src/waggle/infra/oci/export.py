@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from waggle.domain.errors import ImageCorrupt, InvalidArgument
-from waggle.domain.reference import parse_reference
+from waggle.domain.reference import canonical_name, parse_reference
 from waggle.infra.oci.compress import LayerStream
 from waggle.infra.oci.convert import as_oci
 from waggle.infra.oci.flatten import Advance
@@ -55,7 +55,13 @@ def _save(store: ImageStore, name: str, target: str, advance: Advance) -> None:
         raise InvalidArgument(f"There is no directory {place.path.parent}.")
     known, entry = store.find(name)
     image = select(store.layout, entry, store.platform, f"Image {known}", "")
-    job = _Job(store.layout, image, place, place.name or known, _Meter(image, advance))
+    job = _Job(
+        store.layout,
+        image,
+        place,
+        place.name or canonical_name(known) or known,
+        _Meter(image, advance),
+    )
     if place.form is Form.LAYOUT:
         check_name(job.name)
         _into_layout(job)

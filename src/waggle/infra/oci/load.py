@@ -18,10 +18,10 @@ from waggle.domain.reference import ImageReference, parse_reference
 from waggle.infra.oci import archive, docker_archive
 from waggle.infra.oci.compress import is_layer
 from waggle.infra.oci.flatten import Advance
-from waggle.infra.oci.image import REF_NAME, Descriptor
+from waggle.infra.oci.image import Descriptor
 from waggle.infra.oci.layout import Layout
 from waggle.infra.oci.limits import DEFAULT_LIMITS, Limits
-from waggle.infra.oci.select import Selected, by_tag, select
+from waggle.infra.oci.select import Selected, by_tag, name_of, select
 from waggle.infra.oci.sources import Form, LocalSource, parse_source
 from waggle.infra.oci.storage import storage_errors
 from waggle.infra.oci.store import ImageStore
@@ -111,7 +111,7 @@ def _in_layout(layout: Layout, tag: str, *, own: bool) -> _Found:
         entry = by_tag(layout, tag, "It")
     except OSError as error:
         raise ImageMissing(f"It cannot be read: {error.strerror or error}.") from error
-    return _Found(layout, entry, entry.annotations.get(REF_NAME, tag), own)
+    return _Found(layout, entry, name_of(entry), own)
 
 
 def _adopt(

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
-from waggle.domain.reference import parse_reference
+from waggle.domain.errors import ImageCorrupt, ImageMissing
+from waggle.domain.reference import canonical_name
 from waggle.infra.oci.image import (
     DOCKER_INDEX,
     DOCKER_MANIFEST,
     MEDIA_INDEX,
     MEDIA_MANIFEST,
+    REF_NAME,
     Descriptor,
     ImageConfig,
     load_json,
@@ -28,6 +29,8 @@ from waggle.infra.oci.layout import Layout
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _MANIFESTS = {MEDIA_MANIFEST, DOCKER_MANIFEST}
 _INDEXES = {MEDIA_INDEX, DOCKER_INDEX}
+FULL_NAME = "io.containerd.image.name"
+"""What Docker and containerd write beside the tag."""
 _NESTING = 4
 
 
@@ -48,36 +51,44 @@ class Selected:
 
 
 def by_tag(layout: Layout, tag: str, what: str) -> Descriptor:
-    """Find the entry with that name, or the only one when `tag` is empty.
+    """Find the entry with that name (of several the last), or the only one when `tag` is empty.
 
     `what` is the layout's name in messages. Raises ImageMissing, ImageCorrupt and OSError.
     """
-    names = layout.names()
-    listed = ", ".join(sorted(names)) or "none"
-    if not tag:
-        entries = layout.index()
-        if len(entries) == 1:
-            return entries[0]
-        raise ImageMissing(
-            f"{what} does not hold exactly one image.",
-            hint=f"Add ':' and a name. Its names are: {listed}.",
-        )
-    if tag in names:
-        return names[tag]
-    fitting = [descriptor for name, descriptor in names.items() if same_image(name, tag)]
-    if len(fitting) != 1:
-        raise ImageMissing(
-            f"{what} does not hold an image '{tag}'.", hint=f"Its names are: {listed}."
-        )
-    return fitting[0]
+    entries = layout.index()
+    if not tag and len(entries) == 1:
+        return entries[0]
+    fitting = [e for e in entries if tag and tag in _names(e)]
+    if tag and not fitting:
+        fitting = [e for e in entries if any(same_image(name, tag) for name in _names(e))]
+    if fitting:
+        return fitting[-1]
+    what_else = f"an image '{tag}'" if tag else "exactly one image"
+    listed = ", ".join(sorted({name for e in entries for name in _names(e)[:1]})) or "none"
+    raise ImageMissing(
+        f"{what} does not hold {what_else}.",
+        hint=f"Add ':' and a name. Its names are: {listed}.",
+    )
+
+
+def _names(entry: Descriptor) -> tuple[str, ...]:
+    """Return what an index calls an entry, the more telling name first."""
+    found = (entry.annotations.get(key, "") for key in (FULL_NAME, REF_NAME))
+    return tuple(name for name in found if name)
+
+
+def name_of(entry: Descriptor) -> str:
+    """Return the name that an index gives an entry, if it is more than a tag; else nothing.
+
+    Many tools write the tag alone as the name in a layout: it does not say which image it is.
+    """
+    return next((name for name in _names(entry) if "/" in name or ":" in name), "")
 
 
 def same_image(name: str, other: str) -> bool:
     """Tell whether two names are one reference, spelt differently."""
-    try:
-        return parse_reference(name) == parse_reference(other)
-    except InvalidArgument:
-        return False
+    canonical = canonical_name(name)
+    return bool(canonical) and canonical == canonical_name(other)
 
 
 def for_platform(layout: Layout, found: Descriptor, platform: str, remedy: str = "") -> Descriptor:

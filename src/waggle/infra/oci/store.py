@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
-from waggle.domain.reference import parse_reference
+from waggle.domain.reference import canonical_name
 from waggle.infra.oci.image import Descriptor, ResolvedImage
 from waggle.infra.oci.layout import Layout
 from waggle.infra.oci.select import by_tag, host_platform, select
@@ -72,7 +72,7 @@ class ImageStore:
         """
         check_name(reference)
         names = self.layout.names() if self.layout.exists else {}
-        for name in (reference, _canonical(reference)):
+        for name in (reference, canonical_name(reference)):
             if name and name in names:
                 return name, names[name]
         raise ImageMissing(
@@ -168,13 +168,5 @@ class ImageStore:
 
 def check_name(name: str) -> None:
     """Refuse a name that an OCI layout could not hold. Raises InvalidArgument."""
-    if (len(name) > 255 or not _NAME.fullmatch(name)) and not _canonical(name):
+    if (len(name) > 255 or not _NAME.fullmatch(name)) and not canonical_name(name):
         raise InvalidArgument(f"{name[:80]!a} is not an image name.")
-
-
-def _canonical(name: str) -> str:
-    """Return the canonical form of a reference, or nothing when the name is none."""
-    try:
-        return str(parse_reference(name))
-    except InvalidArgument:
-        return ""
