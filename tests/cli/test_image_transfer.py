@@ -68,7 +68,7 @@ def test_a_terminal_sees_a_bar(tmp_path: Path, layout: Path) -> None:
     os.close(ours)
     assert b"Making the disk of" in seen
     assert "━━━".encode() in seen
-    assert f"{NAME} is in the store".encode() in seen
+    assert f"{NAME} is sha256:".encode() in seen
 
 
 def test_load_for_scripts(tmp_path: Path, layout: Path) -> None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+_TITLE = 44
+"""Characters of a title beside a bar, so that details fit in, too."""
 console = Console(stderr=True, highlight=False)
 
 
@@ -40,11 +42,11 @@ def filling(title: str) -> Generator[Callable[[float, str], None]]:
     """
     started = time.monotonic()
     if sys.stderr.isatty():
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(30))
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(16))
         with Progress(
             *columns, TextColumn("{task.fields[text]}", markup=False), console=console
         ) as bar:
-            task = bar.add_task(_short(title), total=1.0, text="")
+            task = bar.add_task(_short(title)[:_TITLE], total=1.0, text="")
             yield lambda share, text: bar.update(task, completed=share, text=_short(text))
     else:
         say(f"{title} ...")
