@@ -14,10 +14,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from waggle.config_values import (
     AbsolutePath,
+    DefaultRegistry,
     Duration,
     ExecCommand,
     Hosts,
     ImageName,
+    ImagePatterns,
     InstallCommand,
     Listen,
     Mirror,
@@ -26,6 +28,9 @@ from waggle.config_values import (
     Origins,
     Ports,
     Program,
+    Pull,
+    Registries,
+    RegistryMirrors,
     lower,
     parse_whole,
 )
@@ -154,6 +159,45 @@ class RuntimeSection(Section):
     )
 
 
+class ImageSection(Section):
+    """Images from registries."""
+
+    allowed_images: ImagePatterns = _setting(
+        "",
+        "Images that clients may name in `create_environment`, such as `registry.example/team/*`; "
+        "`*` stands for text without a slash, `**` for any. Those of the runtimes always are.",
+    )
+    image_pull: Pull = _setting(
+        "missing",
+        "When a create asks the registry what a tag means: `missing`, if the image is not here; "
+        "a duration, also if it was asked longer ago; `always`; `never`. Digests are asked for "
+        "once.",
+    )
+    default_registry: DefaultRegistry = _setting(
+        "",
+        "The registry of references that name none, such as `app:tag`; a path in it goes before "
+        "names without a slash. Nothing means that they are looked for on this machine only.",
+    )
+    insecure_registries: Registries = _setting(
+        "", "Registries that are spoken to in plain HTTP: who is on the way reads and writes along."
+    )
+    registry_mirrors: RegistryMirrors = _setting(
+        "", "Where to ask before the registry itself: `registry.example=mirror.example/path`."
+    )
+    registry_auth_file: OptionalPath = _setting(
+        "",
+        "Credentials, as `docker login` or `podman login` write them; nothing means "
+        "`~/.config/containers/auth.json`, then `~/.docker/config.json`.",
+    )
+    image_cache_max_mb: _Whole = _setting(
+        "51200",
+        "What images and their disks may take together, in MiB; after a pull the least recently "
+        "used go. Those of the runtimes and of running environments stay. 0 means no bound.",
+        ge=0,
+        le=1_000_000_000,
+    )
+
+
 class NetworkSection(Section):
     """Network of the guests."""
 
@@ -211,7 +255,7 @@ class StorageSection(Section):
         "may share it.",
     )
     image_cache_max_age: Duration = _setting(
-        "168h", "A root disk unused so long is removed from the cache."
+        "168h", "An image's root disk unused so long is removed from the cache."
     )
 
 
@@ -220,6 +264,7 @@ SECTIONS: tuple[type[Section], ...] = (
     EnvironmentSection,
     ExecutionSection,
     RuntimeSection,
+    ImageSection,
     NetworkSection,
     MachineSection,
     StorageSection,
