@@ -85,9 +85,9 @@ def ls(*, as_json: bool) -> None:
         size = f"{row['size'] / 1e6:.1f} MB" if not row["problem"] else row["problem"]
         disk_size = f"{row['disk_bytes'] / 1e6:.1f} MB" if row["disk_bytes"] else "not made"
         table.add_row(row["name"], row["digest"][:19], size, disk_size, row["used"][:16])
-    console = Console()
+    console = Console(markup=False, emoji=False, highlight=False)
     console.width = max(console.width, _TABLE_WIDTH)  # a name that is cut is of no use
-    console.print(table if rows else _NOTHING, markup=False)
+    console.print(table if rows else _NOTHING)
 
 
 def iso(used: float) -> str:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 _TITLE = 44
 """Characters of a title beside a bar, so that details fit in, too."""
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, emoji=False)
 
 
 def say(text: str) -> None:

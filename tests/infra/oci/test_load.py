@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def refused(store: ImageStore, source: str, name: str | None = "x") -> WaggleErr
     with pytest.raises((ImageCorrupt, ImageMissing, InvalidArgument)) as caught:
         load(source, store, name, ignore, limits=Limits(total_bytes=1 << 26, ratio_from=1 << 22))
     assert (blobs(store), leftovers(store)) == (before, [])
-    assert caught.value.message.isprintable()
+    assert str(caught.value).isprintable(), "nothing of an archive reaches a terminal as it is"
     return caught.value
 
 
@@ -319,10 +320,30 @@ def test_what_is_not_there_or_of_another_kind(store: ImageStore, tmp_path: Path,
         assert str(tmp_path / name) in error.message
 
 
-def test_a_directory_that_cannot_be_read(store: ImageStore, layout: Path) -> None:
+def loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, loop])
+def test_a_directory_whose_index_cannot_be_read(
+    store: ImageStore, layout: Path, make: Callable[[Path], None]
+) -> None:
     (layout / "index.json").unlink()
-    (layout / "index.json").mkdir()
-    assert "cannot be read" in refused(store, f"oci:{layout}").message
+    make(layout / "index.json")
+    assert str(layout) in refused(store, f"oci:{layout}").message
+
+
+def test_hostile_names_are_shown_harmlessly(store: ImageStore, tmp_path: Path) -> None:
+    evil = "\x1b[2J\ud800evil\n"
+    images = [listing("c.json", [], [evil]) for _ in range(30)]
+    path = write_archive(tmp_path / "d", [manifest(*images)])
+    assert "evil" in refused(store, f"docker-archive:{path}").hint
+    config = config_of([]).replace(b'"linux"', json.dumps(evil.replace("\ud800", "")).encode())
+    one = write_archive(tmp_path / "o", [manifest(listing("c", [], ["a:b"])), file("c", config)])
+    assert "evil" in refused(store, f"docker-archive:{one}").message
+    write_layout(tmp_path / "l", LAYERS, name=evil.replace("\ud800", ""))
+    write_layout(tmp_path / "l", LAYERS, name="b")
+    assert "evil" in refused(store, f"oci:{tmp_path}/l").hint
 
 
 def test_several_images_need_a_choice(store: ImageStore, tmp_path: Path) -> None:

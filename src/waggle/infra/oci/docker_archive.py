@@ -31,6 +31,7 @@ from waggle.infra.oci.image import (
 )
 from waggle.infra.oci.layout import Layout, canonical
 from waggle.infra.oci.limits import Limits
+from waggle.infra.oci.paths import listed
 from waggle.infra.oci.select import same_image
 
 _INDEX = re.compile(r"@([0-9]{1,4})")
@@ -59,22 +60,22 @@ def as_layout(
     when the archive gives it none. `advance` is told bytes that are read once more because a layer
     is compressed. Raises ImageMissing and ImageCorrupt.
     """
-    listed = _choose(_read_list(contents), name)
+    chosen = _choose(_read_list(contents), name)
     layout = Layout(directory)
     layout.create()
-    file = contents.find(listed.config)
-    data = _small(file, listed.config)
-    stated = _CONFIG_NAME.fullmatch(listed.config)
+    file = contents.find(chosen.config)
+    data = _small(file, chosen.config)
+    stated = _CONFIG_NAME.fullmatch(chosen.config)
     if stated and stated[1] != file.hex:
         raise ImageCorrupt(f"Configuration {stated[1]} does not have that digest.")
     diff_ids = parse_config(data).diff_ids
-    if len(diff_ids) != len(listed.layers) or len(diff_ids) > MAX_LAYERS:
-        raise ImageCorrupt(f"{len(listed.layers)} layers, but {len(diff_ids)} diff ids.")
+    if len(diff_ids) != len(chosen.layers) or len(diff_ids) > MAX_LAYERS:
+        raise ImageCorrupt(f"{len(chosen.layers)} layers, but {len(diff_ids)} diff ids.")
     layers = [
         _layer(contents.find(layer), diff_id, limits, advance)
-        for layer, diff_id in zip(listed.layers, diff_ids, strict=True)
+        for layer, diff_id in zip(chosen.layers, diff_ids, strict=True)
     ]
-    for layer in listed.layers:
+    for layer in chosen.layers:
         unpacked = contents.find(layer)
         if unpacked.path.exists():
             layout.put_file(unpacked.path, f"sha256:{unpacked.hex}")
@@ -88,7 +89,7 @@ def as_layout(
             for each in layers
         ],
     }
-    tag = name if name and not _INDEX.fullmatch(name) else next(iter(listed.tags), "")
+    tag = name if name and not _INDEX.fullmatch(name) else next(iter(chosen.tags), "")
     layout.tag(tag or "image", *layout.put_bytes(canonical(manifest)))
     return layout, tag
 
@@ -109,7 +110,7 @@ def _layer(
 
 
 def _choose(images: Sequence[_Listed], name: str) -> _Listed:
-    names = ", ".join(tag for image in images for tag in image.tags) or "none"
+    names = listed(tag for image in images for tag in image.tags)
     if number := _INDEX.fullmatch(name):
         found = [*images[int(number[1]) : int(number[1]) + 1]]
     elif name:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -75,8 +76,9 @@ class Layout:
             raise ImageMissing(f"{self.path} is not an OCI image layout.")
         what = f"{self.path}/index.json"
         try:
-            if (self.path / "index.json").stat().st_size > MAX_DOCUMENT:
-                raise ImageCorrupt(f"{what} is too large.")
+            status = (self.path / "index.json").stat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_DOCUMENT:
+                raise ImageCorrupt(f"{what} is not a file, or is too large.")
             data = (self.path / "index.json").read_bytes()
         except FileNotFoundError:
             return ()

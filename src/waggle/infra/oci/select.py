@@ -25,6 +25,7 @@ from waggle.infra.oci.image import (
     parse_manifest,
 )
 from waggle.infra.oci.layout import Layout
+from waggle.infra.oci.paths import listed
 
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _MANIFESTS = {MEDIA_MANIFEST, DOCKER_MANIFEST}
@@ -64,10 +65,10 @@ def by_tag(layout: Layout, tag: str, what: str) -> Descriptor:
     if fitting:
         return fitting[-1]
     what_else = f"an image '{tag}'" if tag else "exactly one image"
-    listed = ", ".join(sorted({name for e in entries for name in _names(e)[:1]})) or "none"
+    names = listed(sorted({name for e in entries for name in _names(e)[:1]}))
     raise ImageMissing(
         f"{what} does not hold {what_else}.",
-        hint=f"Add ':' and a name. Its names are: {listed}.",
+        hint=f"Add ':' and a name. Its names are: {names}.",
     )
 
 
@@ -124,7 +125,7 @@ def select(layout: Layout, found: Descriptor, platform: str, what: str, remedy: 
     actual = f"{parsed.os}/{parsed.architecture}"
     if actual != platform:
         raise ImageMissing(
-            f"{what} is for {actual}; this machine runs {platform}.",
+            f"{what} is for {listed([actual])}; this machine runs {platform}.",
             hint="Bring the image for this machine's platform.",
         )
     return Selected(manifest, config, parsed, layers)
