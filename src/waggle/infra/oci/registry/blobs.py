@@ -24,7 +24,7 @@ from waggle.infra.oci.registry.exchange import BROKEN, Ask
 from waggle.infra.oci.registry.retry import Transient, retrying
 from waggle.infra.tasks import finish
 
-_CHUNK = 1 << 20
+_CHUNK = 2 << 20
 _PROGRESS = 4 << 20
 """Bytes after which a broken transfer counts as its first failure again."""
 _CRAWL = 16 * 1024
@@ -45,12 +45,13 @@ class _Sink:
         self._hash = hashlib.sha256()
         self._file = path.open("wb", buffering=0)
 
-    def write(self, chunk: bytearray) -> None:
-        view = memoryview(chunk)
-        self._hash.update(view)
-        while view:
-            view = view[self._file.write(view) :]
-        self.size += len(chunk)
+    def write(self, parts: list[bytes]) -> None:
+        for part in parts:
+            self._hash.update(part)
+            view = memoryview(part)
+            while view:
+                view = view[self._file.write(view) :]
+            self.size += len(part)
 
     def restart(self) -> None:
         self._file.seek(0)
@@ -142,28 +143,31 @@ class Fetch:
     async def _receive(self, response: httpx2.Response, sink: _Sink) -> None:
         pace = _Pace(self._client.options.stall_timeout, self._client.ambient.monotonic)
         self._check_length(response, sink)
-        pending = bytearray()
+        pending: list[bytes] = []
+        waiting = 0
         try:
             async for part in response.aiter_raw():
-                pending += part
-                if sink.size + len(pending) > self._blob.size:
+                pending.append(part)
+                waiting += len(part)
+                if sink.size + waiting > self._blob.size:
                     raise ImageCorrupt(
                         f"{self._endpoint.registry} sends more than the {self._blob.size} bytes"
                         f" of {self._blob.digest}."
                     )
-                if len(pending) >= _CHUNK:
+                if waiting >= _CHUNK:
                     await self._write(sink, pending)
-                    pending = bytearray()
+                    pending, waiting = [], 0
                 pace.add(len(part), self._endpoint.registry)
         except (*BROKEN, Transient):
             await self._write(sink, pending)  # to go on from there
             raise
         await self._write(sink, pending)
 
-    async def _write(self, sink: _Sink, chunk: bytearray) -> None:
-        if chunk:
-            await finish(asyncio.to_thread(sink.write, chunk))
-            self._advance(len(chunk))
+    async def _write(self, sink: _Sink, parts: list[bytes]) -> None:
+        if parts:
+            before = sink.size
+            await finish(asyncio.to_thread(sink.write, parts))
+            self._advance(sink.size - before)
 
     def _check_length(self, response: httpx2.Response, sink: _Sink) -> None:
         """Refuse at once what can only end wrongly; shorter ones may be continued."""

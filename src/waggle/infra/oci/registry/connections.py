@@ -19,6 +19,9 @@ import httpcore2
 from waggle.infra.oci.registry.addresses import Reach
 
 
+_READ = 1 << 20
+
+
 class Forbidden(Exception):
     """Every address of the host is one that this request must not reach."""
 
@@ -64,7 +67,8 @@ class _Connection(httpcore2.AsyncNetworkStream):
         self._inner = inner
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return await self._inner.read(max_bytes, timeout)
+        # More at once costs less; the caller parses whatever comes.
+        return await self._inner.read(max(max_bytes, _READ), timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         await self._inner.write(buffer, timeout)

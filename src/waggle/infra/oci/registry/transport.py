@@ -7,6 +7,7 @@ signatures), which is why this is a transport of httpx2 and not its client.
 
 from __future__ import annotations
 
+import functools
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import Protocol, cast, runtime_checkable
@@ -23,6 +24,15 @@ ALLOWED = "waggle.allowed"
 _MAX_CONNECTIONS = 32
 
 
+@functools.lru_cache(maxsize=4)
+def _context(ca_pem: bytes) -> ssl.SSLContext:
+    """Read the authorities once: it takes a while."""
+    context = ssl.create_default_context()
+    if ca_pem:
+        context.load_verify_locations(cadata=ca_pem.decode("ascii", "replace"))
+    return context
+
+
 class GuardedTransport(httpx2.AsyncBaseTransport):
     """Keeps one pool for each set of allowed circles, so that connections are never shared.
 
@@ -31,9 +41,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
 
     def __init__(self, ca_pem: bytes, reach: Callable[[str], Reach]) -> None:
         """`ca_pem` adds to the system's authorities. Raises ssl.SSLError when it is malformed."""
-        self._tls = ssl.create_default_context()
-        if ca_pem:
-            self._tls.load_verify_locations(cadata=ca_pem.decode("ascii", "replace"))
+        self._tls = _context(ca_pem)
         self._reach = reach
         self._pools: dict[frozenset[Reach], httpcore2.AsyncConnectionPool] = {}
 
