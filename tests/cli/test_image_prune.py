@@ -30,8 +30,8 @@ def images(tmp_path: Path) -> Path:
     return path
 
 
-def image(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    settings = {"image_cache_dir": str(tmp_path / "cache")}
+def image(tmp_path: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    settings = {"image_cache_dir": str(tmp_path / "cache"), **more}
     return command_line("image", *words, data=tmp_path / "data", settings=settings)
 
 
@@ -64,10 +64,29 @@ def test_by_size_for_scripts(tmp_path: Path, images: Path) -> None:
     assert names(tmp_path) == ["new", "python"]
 
 
+def test_the_setting_is_the_bound_when_none_is_given(tmp_path: Path, images: Path) -> None:
+    assert image(tmp_path, "prune", image_cache_max_mb="5").returncode == 0
+    assert names(tmp_path) == ["new", "python"]
+
+
+def test_unpacked_layers_fill_what_is_left(tmp_path: Path, images: Path) -> None:
+    layer = tmp_path / "cache" / "layers" / f"{'1' * 64}.v1"
+    layer.mkdir(parents=True)
+    (layer / "data").write_bytes(bytes(1_500_000))
+    os.utime(layer, (1_000, 1_000))
+    assert image(tmp_path, "prune", "--max-size", "8MB").returncode == 0
+    assert layer.is_dir()
+    done = image(tmp_path, "prune", "--max-size", "7MB", "--json")
+    assert json.loads(done.stdout)["removed"] == []
+    assert json.loads(done.stdout)["freed_bytes"] == 1_500_000
+    assert not layer.exists()
+    assert names(tmp_path) == ["new", "old", "python"]
+
+
 def test_without_a_bound_only_leftovers_go(tmp_path: Path, images: Path) -> None:
     (images / "blobs" / "sha256" / ("0" * 64)).write_bytes(b"of a killed command")
     (images / ".tmp-dead").mkdir()
-    assert image(tmp_path, "prune").returncode == 0
+    assert image(tmp_path, "prune", image_cache_max_mb="0").returncode == 0
     assert not (images / "blobs" / "sha256" / ("0" * 64)).exists()
     assert not (images / ".tmp-dead").exists()
     assert names(tmp_path) == ["new", "old", "python"]

@@ -123,8 +123,8 @@ def image_prune(
 ) -> None:
     """Remove images and disks, least recently used first, and what killed commands left.
 
-    What a running environment uses and what a WAGGLE_IMAGE_* setting names always stays. Without a
-    bound only leftovers go.
+    What a running environment uses and what a WAGGLE_IMAGE_* setting names always stays. Without
+    options the bound is WAGGLE_IMAGE_CACHE_MAX_MB.
 
     Parameters
     ----------

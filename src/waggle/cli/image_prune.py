@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 from waggle.cli.image import digests_in_use, iso
@@ -15,7 +16,7 @@ from waggle.config import load
 from waggle.config_values import parse_duration
 from waggle.domain.cache import CachedImage, PrunePlan
 from waggle.domain.errors import InvalidArgument
-from waggle.presets import image_references, image_service
+from waggle.presets import image_service
 from waggle.service.image_cache import ImageCache
 
 _SIZE = re.compile(r"([0-9]{1,9})(MB|GB|MiB|GiB)")
@@ -28,16 +29,19 @@ def prune(*, max_size: str | None, older_than: str | None, dry_run: bool, as_jso
     age = None if older_than is None else parse_age(older_than)
     oldest = None if age is None else time.time() - age
     settings = load()
+    if max_size is None and older_than is None and settings.image_cache_max_mb:
+        max_bytes = settings.image_cache_max_mb << 20
     images = image_service(settings)
     cache = ImageCache(images.store, images.disks)
-    named = (images.digest_of(reference) for reference in image_references(settings).values())
-    pinned = frozenset(digest for digest in named if digest)
 
     def in_use(digest: str) -> bool:
         return digest in digests_in_use(settings)
 
     act = cache.plan if dry_run else cache.prune
-    plan = act(max_bytes=max_bytes, older_than=oldest, in_use=in_use, pinned=pinned)
+    plan = act(max_bytes=max_bytes, older_than=oldest, in_use=in_use, pinned=images.pinned())
+    if max_bytes is not None and not dry_run:
+        unpacked = images.layers.prune(max(0, max_bytes - plan.kept_bytes))
+        plan = replace(plan, freed_bytes=plan.freed_bytes + unpacked)
     _tell(plan, dry_run=dry_run, as_json=as_json)
 
 

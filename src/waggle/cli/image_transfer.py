@@ -15,7 +15,6 @@ import anyio
 
 from waggle.cli.image import make_disk
 from waggle.cli.progress import filling, say
-from waggle.config import Settings
 from waggle.config import load as load_settings
 from waggle.domain.errors import ImageCorrupt
 from waggle.infra.oci import export
@@ -33,7 +32,7 @@ def pull(text: str, *, as_json: bool) -> None:
     reference = image_reference(settings, text)
     images = image_service(settings)
     with filling(f"Pulling {reference}") as show:
-        anyio.run(_puller(settings, images).pull, reference, _shown(show))
+        anyio.run(images.pulls.pull, reference, _shown(show))
     images.store.collect()  # what had the name before
     _finish(images, str(reference), as_json=as_json)
 
@@ -44,8 +43,10 @@ def push(name: str, text: str | None, *, as_json: bool) -> None:
     images = image_service(settings)
     known, _ = images.store.find(name)
     reference = image_reference(settings, text or known)
+    store = images.store
+    puller = Puller(store.layout, registry_options(settings), platform=store.platform)
     with filling(f"Pushing {reference}") as show:
-        digest = anyio.run(_puller(settings, images).push, known, reference, _shown(show))
+        digest = anyio.run(puller.push, known, reference, _shown(show))
     _tell(str(reference), digest, None, as_json=as_json)
 
 
@@ -62,11 +63,6 @@ def save(name: str, target: str) -> None:
     images = image_service(load_settings())
     with filling(f"Saving {name}") as show:
         export.save(images.store, name, _absolute(target), show)
-
-
-def _puller(settings: Settings, images: ImageService) -> Puller:
-    store = images.store
-    return Puller(store.layout, registry_options(settings), platform=store.platform)
 
 
 def _shown(show: Callable[[float, str], None]) -> Callable[[Transfer], None]:
