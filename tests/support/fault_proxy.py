@@ -119,6 +119,11 @@ class FaultProxy:
         self.requests: list[Request] = []
 
     @property
+    def open(self) -> int:
+        """Connections that nobody has closed yet."""
+        return len(self._tasks)
+
+    @property
     def name(self) -> str:
         """As references spell it."""
         assert self._server is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import gc
 import json
 from collections.abc import Sequence
 
@@ -241,3 +242,21 @@ async def test_cancelling_leaves_nothing(proxy: FaultProxy, world: World) -> Non
     with pytest.raises(asyncio.CancelledError):
         await pull
     assert world.is_clean()
+
+
+async def test_a_configuration_must_have_its_digest(proxy: FaultProxy, world: World) -> None:
+    proxy.break_(LAYER, in_turn([flip, pass_on]))
+    error = await refused(world, proxy, named(proxy))
+    assert isinstance(error, ImageCorrupt)
+    assert "another configuration" in error.message
+
+
+async def test_cancelling_a_tls_handshake_leaves_no_connection(world: World) -> None:
+    async with FaultProxy() as mute:  # waits for plain HTTP while we wait for TLS
+        pull = asyncio.create_task(world.puller(RegistryOptions()).pull(named(mute), quiet))
+        await until(lambda: mute.connections == 1)
+        pull.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pull
+        gc.collect()  # would warn of a connection that nobody closed, and that is an error
+        await until(lambda: mute.open == 0)

@@ -355,3 +355,14 @@ async def test_pulls_at_the_same_time_do_not_disturb_each_other(
     pullers = [world.puller(plain(registry)) for _ in range(4)]
     assert await asyncio.gather(*(p.pull(reference, quiet) for p in pullers)) == [digest] * 4
     assert not list(world.layout.path.glob(".tmp-*"))
+
+
+async def test_a_store_that_cannot_be_written_is_reported(
+    registry: Registry, world: World, tmp_path: Path
+) -> None:
+    given(registry, tmp_path, "unwritable")
+    world.layout.path.write_text("no directory")
+    with pytest.raises(ImageUnavailable, match="image store cannot be read or written"):
+        await world.puller(plain(registry)).pull(
+            parse_reference(f"{registry.name}/unwritable:v1"), quiet
+        )

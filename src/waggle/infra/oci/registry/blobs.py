@@ -131,8 +131,8 @@ class Fetch:
         async with self._client.open(self._endpoint, ask, expected, what) as response:
             if sink.size and not continues(response, sink.size, blob.size):
                 self._restart(sink)
-                if response.status_code != 200:
-                    self._resumable = False
+                self._resumable = response.status_code == 200
+                if not self._resumable:
                     raise Transient(f"{self._endpoint.registry} does not continue {what}.")
             await self._receive(response, sink)
         if sink.size != blob.size:

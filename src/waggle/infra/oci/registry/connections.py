@@ -18,7 +18,6 @@ import httpcore2
 
 from waggle.infra.oci.registry.addresses import Reach
 
-
 _READ = 1 << 20
 
 
