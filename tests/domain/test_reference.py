@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.reference import (
     ImageReference,
+    canonical_name,
     check_default_registry,
     matches,
     parse_reference,
@@ -188,6 +189,11 @@ def test_a_well_formed_default() -> None:
     assert check_default_registry("") == ""
     assert check_default_registry("BOX/library") == "box/library"
     assert check_default_registry("BOX:5000") == "box:5000"
+
+
+def test_the_canonical_name_of_any_text() -> None:
+    assert canonical_name("Registry.example/a") == "registry.example/a:latest"
+    assert canonical_name("not a reference") == ""
 
 
 def allowed(pattern: str, text: str) -> bool:
