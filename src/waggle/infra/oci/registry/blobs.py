@@ -21,14 +21,13 @@ from waggle.infra.oci.image import Descriptor
 from waggle.infra.oci.registry.client import Client
 from waggle.infra.oci.registry.endpoints import Endpoint
 from waggle.infra.oci.registry.exchange import BROKEN, Ask
+from waggle.infra.oci.registry.pace import Pace
 from waggle.infra.oci.registry.retry import Transient, retrying
 from waggle.infra.tasks import finish
 
 _CHUNK = 2 << 20
 _PROGRESS = 4 << 20
 """Bytes after which a broken transfer counts as its first failure again."""
-_CRAWL = 16 * 1024
-"""Bytes that must come within one stall timeout."""
 _ATTEMPTS_AT_CONTENT = 2
 _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/(?:[0-9]{1,19}|\*)")
 
@@ -141,7 +140,7 @@ class Fetch:
             raise _Wrong
 
     async def _receive(self, response: httpx2.Response, sink: _Sink) -> None:
-        pace = _Pace(self._client.options.stall_timeout, self._client.ambient.monotonic)
+        pace = Pace(self._client.options.stall_timeout, self._client.ambient.monotonic)
         self._check_length(response, sink)
         pending: list[bytes] = []
         waiting = 0
@@ -177,22 +176,6 @@ class Fetch:
                 f"{self._endpoint.registry} offers {length[:20]} bytes for {self._blob.digest},"
                 f" which has {self._blob.size}."
             )
-
-
-class _Pace:
-    """Notices a transfer that crawls so that no single read takes long enough to time out."""
-
-    def __init__(self, window: float, clock: Callable[[], float]) -> None:
-        self._window, self._clock = window, clock
-        self._since, self._bytes = clock(), 0
-
-    def add(self, count: int, registry: str) -> None:
-        self._bytes += count
-        now = self._clock()
-        if self._bytes >= _CRAWL:
-            self._since, self._bytes = now, 0
-        elif now - self._since > self._window:
-            raise Transient(f"{registry}: it hardly sends anything.")
 
 
 def continues(response: httpx2.Response, size: int, total: int) -> bool:
