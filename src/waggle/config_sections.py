@@ -12,14 +12,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from waggle.config_images import (
+    DefaultRegistry,
+    ImagePatterns,
+    Pull,
+    Registries,
+    RegistryMirrors,
+)
 from waggle.config_values import (
     AbsolutePath,
-    DefaultRegistry,
     Duration,
     ExecCommand,
     Hosts,
     ImageName,
-    ImagePatterns,
     InstallCommand,
     Listen,
     Mirror,
@@ -28,9 +33,6 @@ from waggle.config_values import (
     Origins,
     Ports,
     Program,
-    Pull,
-    Registries,
-    RegistryMirrors,
     lower,
     parse_whole,
 )
@@ -191,7 +193,7 @@ class ImageSection(Section):
     )
     image_cache_max_mb: _Whole = _setting(
         "51200",
-        "What images and their disks may take together, in MiB; after a pull the least recently "
+        "What images and their disks may take together, in MiB; once an hour the least recently "
         "used go. Those of the runtimes and of running environments stay. 0 means no bound.",
         ge=0,
         le=1_000_000_000,

@@ -16,9 +16,6 @@ from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator
 
-from waggle.domain.errors import InvalidArgument
-from waggle.domain.image import PullRule
-from waggle.domain.reference import check_default_registry
 from waggle.domain.runtime import FILE, PACKAGES, parse_template
 
 _UNITS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
@@ -27,7 +24,6 @@ _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)*"
 )
 _IMAGE = re.compile(r"(?:(?:oci:)?/)?[A-Za-z0-9\[][A-Za-z0-9._/:@+\[\]-]{0,510}")
-_PATTERN = re.compile(r"[A-Za-z0-9._/:@*\[\]-]{1,512}")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
 _MIRROR = re.compile(r"(?:https?|file|copy)://[!-~]+")
 
@@ -136,54 +132,6 @@ def parse_ports(value: object) -> object:
     return ports
 
 
-def parse_registries(value: object) -> object:
-    """Read a list of registries, as references name them: `host` or `host:port`."""
-    if not isinstance(value, str):
-        return value
-    return frozenset(parse_registry(word) for word in split_words(value))
-
-
-def parse_registry(word: str) -> str:
-    """Return a registry as references spell it. Raises ValueError."""
-    try:
-        if word and "/" not in word:
-            return check_default_registry(word)
-    except InvalidArgument:
-        pass
-    raise ValueError("not a registry")
-
-
-def parse_registry_mirrors(value: object) -> object:
-    """Read `registry=host[:port][/path]` pairs; several of one registry keep their order."""
-    if not isinstance(value, str):
-        return value
-    mirrors: dict[str, tuple[str, ...]] = {}
-    for word in split_words(value):
-        registry, equals, mirror = word.partition("=")
-        name = parse_registry(registry)
-        if not equals or not mirror:
-            raise ValueError("no mirror")
-        mirrors[name] = (*mirrors.get(name, ()), parse_default_registry(mirror))
-    return mirrors
-
-
-def parse_default_registry(value: str) -> str:
-    """Read `host[:port][/path]`, or nothing. Raises ValueError."""
-    try:
-        return check_default_registry(value)
-    except InvalidArgument:
-        raise ValueError("not a registry") from None
-
-
-def parse_pull(value: object) -> object:
-    """Read `always`, `missing`, `never` or a duration."""
-    if not isinstance(value, str):
-        return value
-    if value.lower() in {*PullRule}:
-        return PullRule(value.lower())
-    return parse_duration(value)
-
-
 def parse_absolute_path(value: object) -> object:
     """Read an absolute path; nothing is looked up, `~` is not expanded."""
     if not isinstance(value, str):
@@ -275,31 +223,6 @@ ImageName = Annotated[
         "an image that `waggle image ls` shows, a reference such as registry.example/app:tag, "
         "or an OCI layout as /path:tag"
     ),
-]
-DefaultRegistry = Annotated[
-    str,
-    AfterValidator(parse_default_registry),
-    Accepts("a registry as host[:port][/path], or nothing"),
-]
-Registries = Annotated[
-    frozenset[str],
-    BeforeValidator(parse_registries),
-    Accepts("registries as host or host:port, separated by commas"),
-]
-RegistryMirrors = Annotated[
-    dict[str, tuple[str, ...]],
-    BeforeValidator(parse_registry_mirrors),
-    Accepts("registry=host[:port][/path], separated by commas"),
-]
-ImagePatterns = Annotated[
-    tuple[str, ...],
-    all_matching(_PATTERN),
-    Accepts("references in which * stands for text without a slash and ** for any, by commas"),
-]
-Pull = Annotated[
-    PullRule | timedelta,
-    BeforeValidator(parse_pull),
-    Accepts("always, missing, never, or a duration such as 24h"),
 ]
 Program = Annotated[
     str, matching(re.compile(r"[!-~]{1,255}")), Accepts("a program on PATH, or its absolute path")

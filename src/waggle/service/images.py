@@ -87,6 +87,11 @@ class ImageService:
         """Whether each runtime's image is there and whole, as far as its manifest tells."""
         return {ref: self.digest_of(ref) is not None for ref in self._runtimes.values()}
 
+    def pinned(self) -> frozenset[str]:
+        """Digests of the runtimes' images: pruning leaves them alone."""
+        found = map(self.digest_of, self._runtimes.values())
+        return frozenset(digest for digest in found if digest)
+
 
 def variables(entries: tuple[str, ...]) -> dict[str, str]:
     """An image configuration's Env; entries without a name are dropped, as runtimes do. Pure."""

@@ -83,7 +83,9 @@ class UnpackedLayers:
 
         What was used within the last hour stays, and so does what another process makes just now.
         """
-        kept = [(path.stat().st_mtime, path, _size(path)) for path in self._directory.glob("*.v*")]
+        kept = [
+            (path.stat().st_mtime, path, _size(path)) for path in self._directory.glob("[!.]*.v*")
+        ]
         total, freed = sum(size for _, _, size in kept), 0
         for used, path, size in sorted(kept):
             if total - freed <= max_bytes or used > now() - _IN_USE_SECONDS:
