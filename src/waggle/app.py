@@ -18,12 +18,11 @@ from functools import partial
 
 import anyio
 import anyio.abc
-import anyio.to_thread
 import structlog
 
 from waggle.config import Settings
 from waggle.domain.environment import Environment
-from waggle.domain.errors import DataDirBusy, SettingsInvalid, WaggleError
+from waggle.domain.errors import DataDirBusy, SettingsInvalid
 from waggle.domain.machine import Hypervisor
 from waggle.domain.protocols import Clock
 from waggle.hypervisors import hypervisor
@@ -44,6 +43,7 @@ from waggle.service.environments import EnvironmentService
 from waggle.service.execution import ExecutionService
 from waggle.service.filesystem import FilesystemService
 from waggle.service.local_host import GuestParts, LocalHost, is_root
+from waggle.service.pruner import Pruner
 from waggle.service.reaper import Reaper
 from waggle.signals import Signals
 from waggle.web.app import build_app
@@ -52,8 +52,6 @@ from waggle.web.hosts import host_policy
 from waggle.web.server import ServerLimits, WebServer, bind
 
 log = structlog.get_logger(__name__)
-
-PRUNE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +110,15 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
             sleep=anyio.sleep,
         )
         tasks.start_soon(reaper.run)
-        tasks.start_soon(_prune_disks, settings, environments)
+        pruner = Pruner(
+            image_service(settings),
+            environments,
+            max_bytes=settings.image_cache_max_mb << 20 or None,
+            max_age=settings.image_cache_max_age,
+            now=time.time,
+            sleep=anyio.sleep,
+        )
+        tasks.start_soon(pruner.run)
         yield App(
             settings=settings,
             environments=environments,
@@ -120,22 +126,6 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
             hypervisor=chosen.label,
             reason=chosen.reason,
         )
-
-
-async def _prune_disks(settings: Settings, environments: EnvironmentService) -> None:
-    """Now and then remove root disks that nobody has used for WAGGLE_IMAGE_CACHE_MAX_AGE."""
-    disks = image_service(settings).disks
-    while True:
-        used = {environment.booted_from.get("image", "") for environment in environments.all()}
-        oldest = time.time() - settings.image_cache_max_age.total_seconds()
-        try:
-            removed = await anyio.to_thread.run_sync(disks.prune, oldest, used.__contains__)
-        except (OSError, WaggleError):
-            log.exception("prune_failed")
-        else:
-            if removed:
-                log.info("disks_pruned", digests=removed)
-        await anyio.sleep(PRUNE_SECONDS)
 
 
 @contextlib.contextmanager

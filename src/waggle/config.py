@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from waggle.config_sections import (
     EnvironmentSection,
     ExecutionSection,
+    ImageSection,
     MachineSection,
     NetworkSection,
     RuntimeSection,
@@ -42,6 +43,7 @@ class Settings(
     StorageSection,
     MachineSection,
     NetworkSection,
+    ImageSection,
     RuntimeSection,
     ExecutionSection,
     EnvironmentSection,

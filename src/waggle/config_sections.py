@@ -12,6 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from waggle.config_images import (
+    DefaultRegistry,
+    ImagePatterns,
+    Pull,
+    Registries,
+    RegistryMirrors,
+)
 from waggle.config_values import (
     AbsolutePath,
     Duration,
@@ -154,6 +161,45 @@ class RuntimeSection(Section):
     )
 
 
+class ImageSection(Section):
+    """Images from registries."""
+
+    allowed_images: ImagePatterns = _setting(
+        "",
+        "Images that clients may name in `create_environment`, such as `registry.example/team/*`; "
+        "`*` stands for text without a slash, `**` for any. Those of the runtimes always are.",
+    )
+    image_pull: Pull = _setting(
+        "missing",
+        "When a create asks the registry what a tag means: `missing`, if the image is not here; "
+        "a duration, also if it was asked longer ago; `always`; `never`. Digests are asked for "
+        "once.",
+    )
+    default_registry: DefaultRegistry = _setting(
+        "",
+        "The registry of references that name none, such as `app:tag`; a path in it goes before "
+        "names without a slash. Nothing means that they are looked for on this machine only.",
+    )
+    insecure_registries: Registries = _setting(
+        "", "Registries that are spoken to in plain HTTP: who is on the way reads and writes along."
+    )
+    registry_mirrors: RegistryMirrors = _setting(
+        "", "Where to ask before the registry itself: `registry.example=mirror.example/path`."
+    )
+    registry_auth_file: OptionalPath = _setting(
+        "",
+        "Credentials, as `docker login` or `podman login` write them; nothing means "
+        "`~/.config/containers/auth.json`, then `~/.docker/config.json`.",
+    )
+    image_cache_max_mb: _Whole = _setting(
+        "51200",
+        "What images and their disks may take together, in MiB; once an hour the least recently "
+        "used go. Those of the runtimes and of running environments stay. 0 means no bound.",
+        ge=0,
+        le=1_000_000_000,
+    )
+
+
 class NetworkSection(Section):
     """Network of the guests."""
 
@@ -211,7 +257,7 @@ class StorageSection(Section):
         "may share it.",
     )
     image_cache_max_age: Duration = _setting(
-        "168h", "A root disk unused so long is removed from the cache."
+        "168h", "An image's root disk unused so long is removed from the cache."
     )
 
 
@@ -220,6 +266,7 @@ SECTIONS: tuple[type[Section], ...] = (
     EnvironmentSection,
     ExecutionSection,
     RuntimeSection,
+    ImageSection,
     NetworkSection,
     MachineSection,
     StorageSection,

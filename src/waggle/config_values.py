@@ -23,7 +23,7 @@ _DURATION = re.compile(r"(?:([0-9]{1,7})h)?(?:([0-9]{1,7})m)?(?:([0-9]{1,7})s)?(
 _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)*"
 )
-_IMAGE = re.compile(r"(?:(?:oci:)?/)?[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,254}")
+_IMAGE = re.compile(r"(?:(?:oci:)?/)?[A-Za-z0-9\[][A-Za-z0-9._/:@+\[\]-]{0,510}")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
 _MIRROR = re.compile(r"(?:https?|file|copy)://[!-~]+")
 
@@ -219,7 +219,10 @@ Origins = Annotated[
 ImageName = Annotated[
     str,
     matching(_IMAGE),
-    Accepts("an image that `waggle image ls` shows, or an OCI layout as /path:tag"),
+    Accepts(
+        "an image that `waggle image ls` shows, a reference such as registry.example/app:tag, "
+        "or an OCI layout as /path:tag"
+    ),
 ]
 Program = Annotated[
     str, matching(re.compile(r"[!-~]{1,255}")), Accepts("a program on PATH, or its absolute path")

@@ -45,6 +45,11 @@ class Places:
         return self.cache / "images"
 
     @property
+    def layers(self) -> Path:
+        """Unpacked layers, which images share."""
+        return self.cache / "layers"
+
+    @property
     def disks(self) -> Path:
         """Root disks and empty scratch disks."""
         return self.cache / "disks"

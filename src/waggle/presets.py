@@ -7,16 +7,23 @@ Used by the composition root and by commands, which do without its imports: thos
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 from waggle.config import Settings
 from waggle.domain.environment import Resources
 from waggle.domain.errors import SettingsInvalid
+from waggle.domain.image import AllowedImages
+from waggle.domain.reference import ImageReference, parse_reference
 from waggle.domain.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template
+from waggle.infra.oci.registry.options import RegistryOptions
 from waggle.places import Places
 from waggle.service.execution import ExecutionLimits
 from waggle.service.images import ImageService
+from waggle.service.pulls import PullPolicy
 from waggle.service.request import Limits
 
+AUTH_FILES = (".config/containers/auth.json", ".docker/config.json")
+"""Where podman and docker keep credentials, below the home directory."""
 EXTENSIONS = {RuntimeName.PYTHON: ".py", RuntimeName.NODE: ".js", RuntimeName.SHELL: ".sh"}
 
 
@@ -65,6 +72,11 @@ def limits(settings: Settings) -> Limits:
         idle_timeout=timedelta(minutes=settings.default_timeout_min),
         network=settings.default_network,
         images=image_references(settings),
+        allowed=AllowedImages(
+            frozenset(image_references(settings).values()),
+            settings.allowed_images,
+            settings.default_registry,
+        ),
     )
 
 
@@ -93,9 +105,31 @@ def execution_limits(settings: Settings) -> ExecutionLimits:
     )
 
 
+def registry_options(settings: Settings) -> RegistryOptions:
+    """How registries are reached. Raises SettingsInvalid when the CA bundle cannot be read."""
+    given = settings.registry_auth_file
+    return RegistryOptions(
+        insecure=settings.insecure_registries,
+        mirrors=settings.registry_mirrors,
+        ca_pem=certificates(settings),
+        auth_files=(given,) if given else tuple(Path.home() / name for name in AUTH_FILES),
+    )
+
+
+def image_reference(settings: Settings, text: str) -> ImageReference:
+    """What a user's text means as an image of a registry. Raises InvalidArgument."""
+    return parse_reference(text, settings.default_registry)
+
+
 def image_service(settings: Settings) -> ImageService:
-    """Images and their disks."""
+    """Images and their disks. Raises SettingsInvalid when the CA bundle cannot be read."""
     places = Places.of(settings)
     return ImageService(
-        store=places.images, disks=places.disks, runtimes=image_references(settings)
+        store=places.images,
+        disks=places.disks,
+        layers=places.layers,
+        runtimes=image_references(settings),
+        pulling=PullPolicy(
+            registry_options(settings), settings.image_pull, settings.default_registry
+        ),
     )

@@ -137,7 +137,9 @@ async def real_kits(tmp: Path) -> dict[str, Path]:
     """Bad kits that a real kernel can mount: an init that does nothing, and one that ends."""
     kits = {"garbage": tmp / "garbage.img"}
     kits["garbage"].write_bytes(bytes(range(256)) * 4096)
-    images = ImageService(store=CACHE / "images", disks=CACHE / "disks", runtimes={})
+    images = ImageService(
+        store=CACHE / "images", disks=CACHE / "disks", layers=CACHE / "layers", runtimes={}
+    )
     for name, script in (("silent", "sleep 1000000"), ("exits", "echo contract: giving up")):
         init = file("init", f"#!/bin/busybox sh\nexec /bin/busybox {script}\n".encode(), 0o755)
         empty = [directory(path) for path in ("dev", "proc")]

@@ -220,7 +220,9 @@ async def busybox_image(tmp_path_factory: pytest.TempPathFactory) -> BootImage:
     """From scratch: /bin/busybox and nothing else. Boots fastest."""
     layout = tmp_path_factory.mktemp("busybox") / "layout"
     write_layout(layout, [busybox_layer()], compression="")
-    images = ImageService(store=CACHE / "images", disks=CACHE / "disks", runtimes={})
+    images = ImageService(
+        store=CACHE / "images", disks=CACHE / "disks", layers=CACHE / "layers", runtimes={}
+    )
     return await images.boot_image(str(layout), no_progress)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle image build|ls|inspect|rm`."""
+"""`waggle image build|ls|inspect|rm`, and what the other image commands need, too."""
 
 from __future__ import annotations
 
@@ -7,22 +7,30 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from waggle.cli.progress import say, working
+from waggle.cli.progress import filling, say, working
 from waggle.config import Settings, load
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.host import no_progress
 from waggle.infra.oci.build import build_image
 from waggle.infra.oci.definition import load_definition
 from waggle.infra.store.sqlite import SqliteStore
 from waggle.places import Places
 from waggle.presets import image_service
 from waggle.service.images import ImageService
+
+_COLUMNS = ("digest", "size", "disk", "last used (UTC)")
+_TABLE_WIDTH = 120
+_NOTHING = (
+    "No images. Build waggle's own with 'waggle image build';"
+    " 'waggle image pull' and 'waggle image load' bring others."
+)
 
 
 def definitions() -> Path:
@@ -49,27 +57,42 @@ def build(names: Sequence[str], *, only_missing: bool) -> None:
                 build_image(
                     definition, images.store, settings.debian_mirror, lambda _, text: detail(text)
                 )
-        _make_disk(images, name)
+        make_disk(images, name)
 
 
-def _make_disk(images: ImageService, name: str) -> None:
-    """Make the disk now, so that the first create does not wait for it."""
-    if images.disks.find(images.store.resolve(name).digest) is None:
-        with working(f"Making the disk of {name}"):
-            anyio.run(images.boot_image, name, no_progress)
+def make_disk(images: ImageService, name: str) -> None:
+    """Make the disk now, so that the first create does not wait for it; asks no registry."""
+    image = images.store.resolve(name)
+    if images.disks.find(image.digest) is None:
+        with filling(f"Making the disk of {name}") as show:
+            anyio.run(images.disks.ensure, image, show)
 
 
 def ls(*, as_json: bool) -> None:
     """Print the images as a table, or as a JSON list."""
-    stored = image_service(load()).store.list()
+    images = image_service(load())
+    disks = {disk.digest: disk for disk in images.disks.made()}
+    rows: list[dict[str, Any]] = []
+    for image in images.store.list():
+        disk = disks.get(image.digest)
+        used = iso(max(image.used, disk.used if disk else 0.0))
+        rows.append({**asdict(image), "used": used, "disk_bytes": disk.size if disk else 0})
     if as_json:
-        sys.stdout.write(json.dumps([asdict(image) for image in stored], indent=2) + "\n")
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return
-    table = Table("name", "digest", "size", "created", box=None)
-    for image in stored:
-        size = f"{image.size / 1e6:.1f} MB" if not image.problem else image.problem
-        table.add_row(image.name, image.digest[:19], size, image.created)
-    Console().print(table if stored else "No images. Build them with 'waggle image build'.")
+    table = Table(Column("name", no_wrap=True), *_COLUMNS, box=None)
+    for row in rows:
+        size = f"{row['size'] / 1e6:.1f} MB" if not row["problem"] else row["problem"]
+        disk_size = f"{row['disk_bytes'] / 1e6:.1f} MB" if row["disk_bytes"] else "not made"
+        table.add_row(row["name"], row["digest"][:19], size, disk_size, row["used"][:16])
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.width = max(console.width, _TABLE_WIDTH)  # a name that is cut is of no use
+    console.print(table if rows else _NOTHING)
+
+
+def iso(used: float) -> str:
+    """A time as it is printed: UTC, whole seconds; empty when it is not known. Pure."""
+    return f"{datetime.fromtimestamp(used, UTC):%Y-%m-%dT%H:%M:%SZ}" if used else ""
 
 
 def inspect(name: str) -> None:
@@ -84,17 +107,21 @@ def rm(names: Sequence[str]) -> None:
         raise InvalidArgument("No image was named.", hint="See 'waggle image ls'.")
     settings = load()
     images = image_service(settings)
-    used = anyio.run(_digests_in_use, settings)
+    used = digests_in_use(settings)
     for name in names:
         digest = images.digest_of(name)
         freed = images.store.remove(name, used.__contains__)
-        if digest is not None:
+        if digest is not None and digest not in {held.digest for held in images.store.holdings()}:
             images.disks.remove(digest)
         say(f"Removed {name}; {freed / 1e6:.1f} MB are free again.")
 
 
-async def _digests_in_use(settings: Settings) -> frozenset[str]:
+def digests_in_use(settings: Settings) -> frozenset[str]:
     """Digests that live environments were booted from, by the server's own record."""
+    return anyio.run(_in_use, settings)
+
+
+async def _in_use(settings: Settings) -> frozenset[str]:
     state = Places.of(settings).state
     if not state.exists():
         return frozenset()

@@ -8,14 +8,13 @@ says what to do, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import sys
-from typing import Annotated, cast
+from typing import cast
 
-from cyclopts import App, Group, Parameter
+from cyclopts import App, Group
 
+from waggle.cli.image_commands import image
+from waggle.cli.options import Json, Yes
 from waggle.domain.errors import InvalidArgument, WaggleError
-
-Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for scripts.")]
-Yes = Annotated[bool, Parameter(name=("--yes", "-y"), negative="", help="Do not ask.")]
 
 app = App(
     name="waggle",
@@ -24,7 +23,6 @@ app = App(
     help_epilogue="Settings are WAGGLE_* variables: see docs/configuration.md.",
 )
 app.register_install_completion_command(name="--install-completion")  # pyright: ignore[reportUnknownMemberType]
-image = App(name="image", help="The images that environments boot from.")
 env = App(name="env", help="The environments of the running server.")
 app.command(image)
 app.command(env)
@@ -92,46 +90,6 @@ def version() -> None:
     from importlib.metadata import version as installed
 
     sys.stdout.write(f"waggle {installed('waggle')}\n")
-
-
-@image.command(name="build")
-def image_build(*names: str, missing: bool = False) -> None:
-    """Build images from their definitions in images/.
-
-    Parameters
-    ----------
-    names
-        Which ones; all of them when none is named.
-    missing
-        Build only what is not there yet.
-    """
-    from waggle.cli.image import build as run
-
-    run(names, only_missing=missing)
-
-
-@image.command(name="ls")
-def image_ls(*, json: Json = False) -> None:
-    """List the images of the local store."""
-    from waggle.cli.image import ls as run
-
-    run(as_json=json)
-
-
-@image.command(name="inspect")
-def image_inspect(name: str) -> None:
-    """Print what is known of one image, as JSON."""
-    from waggle.cli.image import inspect as run
-
-    run(name)
-
-
-@image.command(name="rm")
-def image_rm(*names: str) -> None:
-    """Remove images and their disks. One that a running environment uses is refused."""
-    from waggle.cli.image import rm as run
-
-    run(names)
 
 
 @env.command(name="ls")

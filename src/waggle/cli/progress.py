@@ -9,8 +9,11 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
 
-console = Console(stderr=True, highlight=False)
+_TITLE = 44
+"""Characters of a title beside a bar, so that details fit in, too."""
+console = Console(stderr=True, highlight=False, emoji=False)
 
 
 def say(text: str) -> None:
@@ -28,6 +31,26 @@ def working(title: str) -> Generator[Callable[[str], None]]:
     else:
         say(f"{title} ...")
         yield lambda _line: None
+    say(f"{title}: done in {time.monotonic() - started:.1f} s")
+
+
+@contextmanager
+def filling(title: str) -> Generator[Callable[[float, str], None]]:
+    """Show a bar while the block runs; call the result with the fraction done and details.
+
+    It may be called from any thread.
+    """
+    started = time.monotonic()
+    if sys.stderr.isatty():
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(16))
+        with Progress(
+            *columns, TextColumn("{task.fields[text]}", markup=False), console=console
+        ) as bar:
+            task = bar.add_task(_short(title)[:_TITLE], total=1.0, text="")
+            yield lambda share, text: bar.update(task, completed=share, text=_short(text))
+    else:
+        say(f"{title} ...")
+        yield lambda _share, _text: None
     say(f"{title}: done in {time.monotonic() - started:.1f} s")
 
 

@@ -89,6 +89,19 @@ class ImageCorrupt(WaggleError):
     code = "image_corrupt"
 
 
+class ImageUnavailable(WaggleError):
+    """A registry refuses the image, or answers in a way that cannot be used."""
+
+    code = "image_unavailable"
+
+
+class RegistryBusy(ImageUnavailable):
+    """A registry cannot be reached, is overloaded or limits the rate: later may work."""
+
+    retryable = True
+    default_hint = "Try again later."
+
+
 class BootFailed(WaggleError):
     """The machine did not reach a working guest; the message carries the console's last lines."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing
@@ -18,34 +19,60 @@ from waggle.domain.image import BootImage
 from waggle.domain.runtime import RuntimeName
 from waggle.infra.oci.flatten import flatten
 from waggle.infra.oci.image import ResolvedImage
+from waggle.infra.oci.sources import is_local
 from waggle.infra.oci.store import ImageStore
+from waggle.infra.oci.unpacked import UnpackedLayers
 from waggle.infra.rootfs.disk import RootDisks
+from waggle.service.pulls import PullPolicy, Pulls, describe
 
-DISK_SHARE = 0.4
-"""The part of a create's progress that unpacking an image may take."""
+PULL_SHARE, DISK_SHARE = 0.25, 0.4
+"""How far a create is, of 1, when an image was fetched, and when its disk was made."""
 
 
 class ImageService:
     """Resolves references and makes their disks; implements `domain.image.BootImages`."""
 
-    def __init__(self, *, store: Path, disks: Path, runtimes: Mapping[RuntimeName, str]) -> None:
+    def __init__(
+        self,
+        *,
+        store: Path,
+        disks: Path,
+        layers: Path,
+        runtimes: Mapping[RuntimeName, str],
+        pulling: PullPolicy | None = None,
+    ) -> None:
         self.store = ImageStore(store)
-        self.disks: RootDisks[ResolvedImage] = RootDisks(disks, flatten)
+        self.layers = UnpackedLayers(layers)
+        self.disks: RootDisks[ResolvedImage] = RootDisks(disks, partial(flatten, kept=self.layers))
+        self.pulls = Pulls(self.store, self.layers, pulling or PullPolicy())
         self._runtimes = runtimes
 
     async def boot_image(self, reference: str, progress: Progress) -> BootImage:
-        """The image with its disk, made now if need be. Raises ImageMissing or ImageCorrupt."""
-        image = await asyncio.to_thread(self.store.resolve, reference)
+        """The image with its disk, pulled and made now if need be.
+
+        Raises ImageMissing, ImageCorrupt, and what `Pulls.bring` raises.
+        """
+        if not is_local(reference):
+            async with _from_threads(progress, 0.0, PULL_SHARE) as report:
+                reference = await self.pulls.bring(
+                    reference, lambda transfer: report(*describe(transfer))
+                )
+        image = await asyncio.to_thread(self._used, reference)
         disk = self.disks.find(image.digest)
         if disk is None:
-            async with _from_threads(progress) as report:
+            async with _from_threads(progress, PULL_SHARE, DISK_SHARE) as report:
                 disk = await self.disks.ensure(image, report)
         return BootImage(reference, image.digest, disk, variables(image.config.env))
 
+    def _used(self, reference: str) -> ResolvedImage:
+        image = self.store.resolve(reference)
+        self.store.note_use(image)
+        return image
+
     async def missing(self) -> str | None:
-        """Why nothing could be booted: not one of the runtimes' images is usable."""
+        """Why nothing could be booted: not one of the runtimes' images is here or can be pulled."""
         present = await asyncio.to_thread(self.present)
-        if any(present.values()):
+        if any(present.values()) or any(map(self.pulls.may_bring, present)):
             return None
         return f"None of the images {', '.join(present)} is there. Run 'waggle image build'."
 
@@ -60,6 +87,11 @@ class ImageService:
         """Whether each runtime's image is there and whole, as far as its manifest tells."""
         return {ref: self.digest_of(ref) is not None for ref in self._runtimes.values()}
 
+    def pinned(self) -> frozenset[str]:
+        """Digests of the runtimes' images: pruning leaves them alone."""
+        found = map(self.digest_of, self._runtimes.values())
+        return frozenset(digest for digest in found if digest)
+
 
 def variables(entries: tuple[str, ...]) -> dict[str, str]:
     """An image configuration's Env; entries without a name are dropped, as runtimes do. Pure."""
@@ -68,8 +100,13 @@ def variables(entries: tuple[str, ...]) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def _from_threads(progress: Progress) -> AsyncGenerator[Callable[[float, str], None]]:
-    """A reporter that worker threads may call; only the newest report is passed on."""
+async def _from_threads(
+    progress: Progress, begin: float, end: float
+) -> AsyncGenerator[Callable[[float, str], None]]:
+    """A reporter of shares from `begin` to `end` that worker threads may call, too.
+
+    Only the newest report is passed on.
+    """
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
     newest: list[tuple[float, str]] = []
@@ -83,7 +120,7 @@ async def _from_threads(progress: Progress) -> AsyncGenerator[Callable[[float, s
             await changed.wait()
             changed.clear()
             share, text = newest[0]
-            await progress(share * DISK_SHARE, text)
+            await progress(begin + share * (end - begin), text)
 
     task = asyncio.ensure_future(forward())
     try:

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from waggle.domain.environment import Environment, Resources, parse_name, parse_timeout
+from waggle.domain.image import AllowedImages
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
+
+NOTHING_ELSE = AllowedImages(frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,8 @@ class CreateRequest:
     """What a client asks for; None, or an empty name, means the operator's preset."""
 
     runtime: RuntimeName
+    image: str | None = None
+    """Instead of the runtime's own; the runtime still says how code runs."""
     name: str | None = None
     timeout_minutes: int | None = None
     network: NetworkPolicy | None = None
@@ -34,6 +39,7 @@ class Limits:
     idle_timeout: timedelta
     network: NetworkPolicy
     images: Mapping[RuntimeName, str]
+    allowed: AllowedImages = NOTHING_ELSE
 
     def describe(
         self, request: CreateRequest, *, environment_id: str, owner: str, now: datetime
@@ -44,7 +50,9 @@ class Limits:
             id=environment_id,
             name=parse_name(request.name or f"{request.runtime}-{environment_id[:8]}"),
             runtime=request.runtime,
-            image=self.images[request.runtime],
+            image=self.allowed.check(request.image)
+            if request.image
+            else self.images[request.runtime],
             owner=owner,
             resources=self.resources,
             network=request.network or self.network,

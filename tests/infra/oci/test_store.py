@@ -193,6 +193,44 @@ def test_collect_spares_a_workspace_in_use_and_removes_a_dead_one(store: ImageSt
     assert not workspace.exists()
 
 
+def test_last_use_and_what_a_name_keeps(store: ImageStore, tmp_path: Path) -> None:
+    digest = add(store, "a")
+    os.utime(blob(store, digest), (100, 100))
+    assert ([each.used for each in store.list()], store.last_used(digest)) == ([100.0], 100.0)
+    [held] = store.holdings()
+    files = (store.layout.path / "blobs" / "sha256").iterdir()
+    assert dict(held.blobs) == {f"sha256:{path.name}": path.stat().st_size for path in files}
+    assert (held.name, held.digest, held.used) == ("a", digest, 100.0)
+    store.note_use(store.resolve("a"))
+    assert store.last_used(digest) > 100
+    other = write_layout(tmp_path / "mine", [LAYER])
+    store.note_use(store.resolve(f"oci:{tmp_path}/mine"))
+    assert store.last_used(other) == 0, "not an image of this store"
+
+
+@pytest.mark.parametrize("name", ["mine", "mine:latest", "registry.example/a:v1", "[::1]:5000/a"])
+def test_references_are_names_in_any_spelling(store: ImageStore, name: str) -> None:
+    canonical = {"mine": "mine:latest", "[::1]:5000/a": "[::1]:5000/a:latest"}.get(name, name)
+    digest = add(store, canonical)
+    assert store.resolve(name).digest == digest
+    assert store.resolve(name).reference == canonical
+    store.remove(name, never)
+    assert store.list() == []
+
+
+def test_a_name_as_it_is_comes_first(store: ImageStore) -> None:
+    built, loaded = add(store, "python", b"1"), add(store, "python:latest", b"2")
+    assert store.resolve("python").digest == built
+    assert store.resolve("python:latest").digest == loaded
+    store.remove("python", never)
+    assert store.resolve("python").digest == loaded
+
+
+def test_an_archive_must_be_loaded_first(store: ImageStore) -> None:
+    with pytest.raises(ImageMissing, match=r"waggle image load"):
+        store.resolve("oci-archive:/srv/a.tar")
+
+
 def test_concurrent_writers_lose_no_name(store: ImageStore) -> None:
     digest = add(store, "first")
     size = blob(store, digest).stat().st_size

@@ -32,7 +32,8 @@ from waggle.infra.oci.limits import DEFAULT_LIMITS
 from waggle.infra.oci.pack import PackedLayer, drop, pack
 from waggle.infra.oci.paths import clean_path
 from waggle.infra.oci.plan import Node, merge
-from waggle.infra.oci.store import ImageStore, check_name, host_platform
+from waggle.infra.oci.select import host_platform
+from waggle.infra.oci.store import ImageStore, check_name
 from waggle.infra.oci.tar import Entry
 from waggle.infra.oci.wheels import add_file, download, unpack
 

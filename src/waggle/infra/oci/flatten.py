@@ -20,6 +20,7 @@ from waggle.infra.oci.layers import LayerData, read_layer
 from waggle.infra.oci.layout import Layout
 from waggle.infra.oci.limits import DEFAULT_LIMITS, Limits
 from waggle.infra.oci.plan import Node, merge
+from waggle.infra.oci.unpacked import UnpackedLayers
 
 Advance = Callable[[float, str], None]
 """Told the fraction done (0 to 1) and what is being done; may raise to give up."""
@@ -36,16 +37,24 @@ class FlatImage:
 
 
 def flatten(
-    image: ResolvedImage, workspace: Path, progress: Advance, limits: Limits = DEFAULT_LIMITS
+    image: ResolvedImage,
+    workspace: Path,
+    progress: Advance,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    kept: UnpackedLayers | None = None,
 ) -> FlatImage:
     """Unpack, verify and merge the layers of `image` inside the empty directory `workspace`.
 
+    With `kept`, layers that it has are not unpacked again, and those of an image that has several
+    are added to it: another image may share them.
     Blocks the thread; two layers are unpacked at a time. `progress` is called from those threads,
     one call at a time; when it raises, the others stop soon and that error is raised here.
     Raises ImageCorrupt (with the image's remedy as hint) and OSError.
     """
     try:
-        return _flatten(image, workspace, progress, limits)
+        several = kept if len(image.layers) > 1 else None
+        return _flatten(image, workspace, progress, limits, several)
     except ImageCorrupt as error:
         message = f"Image {image.reference}: {error.message}"
         raise ImageCorrupt(message, hint=error.hint or image.remedy) from error
@@ -74,16 +83,26 @@ class _Stopped(Exception):
     """Ends a thread whose sibling failed; never seen outside."""
 
 
-def _flatten(image: ResolvedImage, workspace: Path, progress: Advance, limits: Limits) -> FlatImage:
+def _flatten(
+    image: ResolvedImage,
+    workspace: Path,
+    progress: Advance,
+    limits: Limits,
+    kept: UnpackedLayers | None,
+) -> FlatImage:
     diff_ids = image.config.diff_ids
     if len(diff_ids) != len(image.layers):
         raise ImageCorrupt(f"{len(image.layers)} layers, but {len(diff_ids)} diff ids.")
     layout, meter = Layout(image.layout), _Meter(image, progress)
 
     def read(number: int, layer: Descriptor) -> LayerData:
-        data = workspace / f"layer-{number}"
-        with layout.open_blob(layer, image.remedy) as blob:
-            return read_layer(blob, layer, diff_ids[number], data, limits, meter.advance)
+        def unpack(data: Path) -> LayerData:
+            with layout.open_blob(layer, image.remedy) as blob:
+                return read_layer(blob, layer, diff_ids[number], data, limits, meter.advance)
+
+        if kept is None:
+            return unpack(workspace / f"layer-{number}")
+        return kept.ensure(diff_ids[number], unpack)
 
     with ThreadPoolExecutor(_WORKERS, "waggle-layer") as pool:
         futures = [pool.submit(read, n, layer) for n, layer in enumerate(image.layers)]

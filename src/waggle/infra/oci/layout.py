@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -30,10 +31,10 @@ from waggle.infra.oci.image import (
     load_json,
     parse_descriptor,
     parse_descriptors,
-    parse_manifest,
 )
+from waggle.infra.oci.reach import reachable
 
-_MARKER = b'{"imageLayoutVersion":"1.0.0"}'
+LAYOUT_MARKER = b'{"imageLayoutVersion":"1.0.0"}'
 _LOCK_SECONDS = 120.0
 
 
@@ -58,7 +59,7 @@ class Layout:
         """Make an empty layout. Idempotent; an existing one is kept as it is."""
         (self.path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
         if not self.exists:
-            atomic_write(self.path / "oci-layout", _MARKER)
+            atomic_write(self.path / "oci-layout", LAYOUT_MARKER)
 
     @contextlib.contextmanager
     def locked(self) -> Generator[None]:
@@ -75,8 +76,9 @@ class Layout:
             raise ImageMissing(f"{self.path} is not an OCI image layout.")
         what = f"{self.path}/index.json"
         try:
-            if (self.path / "index.json").stat().st_size > MAX_DOCUMENT:
-                raise ImageCorrupt(f"{what} is too large.")
+            status = (self.path / "index.json").stat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_DOCUMENT:
+                raise ImageCorrupt(f"{what} is not a file, or is too large.")
             data = (self.path / "index.json").read_bytes()
         except FileNotFoundError:
             return ()
@@ -182,12 +184,10 @@ class Layout:
         The caller holds the lock. A workspace in use is told by its own lock and stays. An
         unreadable manifest keeps its own blob and frees the rest of its image.
         """
-        reachable: set[str] = set()
-        for descriptor in self.index():
-            self._reach(descriptor, reachable, depth=0)
+        reached = {hex_ for entry in self.index() for hex_ in reachable(entry, self.read_document)}
         freed = 0
         for blob in (self.path / "blobs" / "sha256").iterdir():
-            if blob.name not in reachable:
+            if blob.name not in reached:
                 freed += blob.stat().st_size
                 blob.unlink(missing_ok=True)
         for leftover in self.path.glob(".tmp-*"):
@@ -196,22 +196,3 @@ class Layout:
                 shutil.rmtree(leftover, ignore_errors=True)
                 lock.release()
         return freed
-
-    def _reach(self, descriptor: Descriptor, reachable: set[str], depth: int) -> None:
-        if descriptor.hex in reachable or depth > 4:
-            return
-        reachable.add(descriptor.hex)
-        if not descriptor.media_type.endswith("+json"):
-            return
-        with contextlib.suppress(ImageCorrupt):
-            data = self.read_document(descriptor)
-            if "manifests" in load_json(data, "index"):
-                children = parse_descriptors(load_json(data, "index"), "manifests", "index")
-            elif "config" not in load_json(data, "manifest"):
-                return
-            else:
-                config, layers = parse_manifest(data)
-                children = (*layers,)
-                reachable.add(config.hex)
-            for child in children:
-                self._reach(child, reachable, depth + 1)

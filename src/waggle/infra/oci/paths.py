@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from waggle.domain.errors import ImageCorrupt
 from waggle.infra.oci.limits import Limits
 
@@ -27,6 +29,12 @@ def clean_path(name: bytes, limits: Limits) -> Path:
     if any(len(part) > limits.name_bytes for part in parts):
         raise ImageCorrupt("A layer has an entry with a component that is too long.")
     return parts
+
+
+def listed(names: Iterable[str]) -> str:
+    """Make a list of names from an untrusted source fit for a message: at most 20, printable."""
+    safe = [shown(name.encode("utf-8", "surrogatepass"))[1:-1] for name in names]
+    return ", ".join(safe[:20]) + (", ..." if len(safe) > 20 else "") or "none"
 
 
 def shown(name: bytes | Path) -> str:

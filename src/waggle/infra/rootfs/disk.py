@@ -9,20 +9,20 @@ lock per digest, flushed and then renamed: what has its final name is whole. The
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import Generic, Protocol, TypeVar
 
 from waggle.domain.errors import InvalidArgument, TimedOut
 from waggle.infra.files import FileLock, sync_directory
 from waggle.infra.rootfs.erofs import Advance, write_erofs
+from waggle.infra.rootfs.stopping import in_thread, stoppable
 from waggle.infra.rootfs.tree import TreeNode
 
 _FORMAT = 1
@@ -56,6 +56,15 @@ class Flat(Protocol):
 
 
 ImageT = TypeVar("ImageT", bound=Image)
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk that is made: the image's digest, bytes, and its last use in epoch seconds."""
+
+    digest: str
+    size: int
+    used: float
 
 
 def ignore_progress(fraction: float, text: str) -> None:
@@ -102,7 +111,7 @@ class RootDisks(Generic[ImageT]):
         async with self._lock(image.digest):
             if found := self.find(image.digest):
                 return found
-            return await _in_thread(lambda stop: self._make(image, _stoppable(progress, stop)))
+            return await in_thread(lambda stop: self._make(image, stoppable(progress, stop)))
 
     def _lock(self, digest: str, timeout: float = _LOCK_SECONDS) -> FileLock:
         name = self.path(digest).name
@@ -147,12 +156,28 @@ class RootDisks(Generic[ImageT]):
             path.unlink(missing_ok=True)
         return existed
 
+    def made(self) -> list[Disk]:
+        """Tell which disks are made; none when the directory cannot be read."""
+        disks: list[Disk] = []
+        for path in sorted(self._directory.glob("*.erofs")):
+            digest = f"sha256:{path.name.split('.', 1)[0]}"
+            if _DIGEST.fullmatch(digest) and self.path(digest) == path:
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.stat()
+                    disks.append(Disk(digest, status.st_size, status.st_mtime))
+        return disks
+
     def prune(self, older_than: float, in_use: Callable[[str], bool]) -> list[str]:
         """Remove disks last used before `older_than` (seconds since the epoch); name them.
 
         `in_use` is asked with each digest and keeps the disk by True. Disks of older formats go
-        too. One that is being made at this moment is left alone.
+        too, and what killed writers left. One that is being made at this moment is left alone.
         """
+        for leftover in self._directory.glob(".*.erofs.*/"):
+            digest = f"sha256:{leftover.name[1:65]}"
+            if _DIGEST.fullmatch(digest):
+                with contextlib.suppress(TimedOut), self._lock(digest, timeout=0):
+                    self._sweep(self.path(digest))
         removed: list[str] = []
         for path in sorted(self._directory.glob("*.erofs")):
             digest = f"sha256:{path.name.split('.', 1)[0]}"
@@ -165,30 +190,3 @@ class RootDisks(Generic[ImageT]):
                 path.unlink(missing_ok=True)
                 removed.append(digest)
         return removed
-
-
-class _Stopped(Exception):
-    """The caller was cancelled; ends the worker thread."""
-
-
-def _stoppable(progress: Advance, stop: Event) -> Advance:
-    def advance(fraction: float, text: str) -> None:
-        if stop.is_set():
-            raise _Stopped
-        progress(fraction, text)
-
-    return advance
-
-
-async def _in_thread(work: Callable[[Event], Path]) -> Path:
-    """Run `work` in a thread; on cancellation ask it to stop and wait until it has cleaned up."""
-    stop = Event()
-    task = asyncio.ensure_future(asyncio.to_thread(work, stop))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        stop.set()
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # seen: it is not what the caller asked about any more
-        raise

@@ -35,6 +35,13 @@ _RuntimeArgument = Annotated[
         json_schema_extra={"enum": [name.value for name in RuntimeName]},
     ),
 ]
+_ImageArgument = Annotated[
+    str | None,
+    Field(
+        description="An OCI image instead of the runtime's own, such as "
+        "registry.example/team/app:tag; the operator decides which are allowed."
+    ),
+]
 _NameArgument = Annotated[
     str | None,
     Field(
@@ -74,6 +81,7 @@ class EnvironmentTools:
         ctx: Ctx,
         *,
         runtime: _RuntimeArgument,
+        image: _ImageArgument = None,
         name: _NameArgument = None,
         timeout_minutes: _MinutesArgument = None,
         network: _NetworkArgument = None,
@@ -81,6 +89,7 @@ class EnvironmentTools:
         """Boot an environment, with progress for a client that asked for it."""
         request = CreateRequest(
             runtime=RuntimeName.parse(runtime),
+            image=image or None,
             name=name or None,
             timeout_minutes=timeout_minutes,
             network=_parse_network(network) if network else None,

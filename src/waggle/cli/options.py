@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for scripts.")]
+Yes = Annotated[bool, Parameter(name=("--yes", "-y"), negative="", help="Do not ask.")]

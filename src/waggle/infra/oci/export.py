@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes an image of the store into files: `waggle image save`.
+
+The same image gives the same archive, byte by byte. An archive is written beside its target and
+renamed when it is whole; in a layout directory the name is written last. Every blob is verified as
+it is copied. Blocks the thread; knows no registry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from waggle.domain.errors import ImageCorrupt, InvalidArgument
+from waggle.domain.reference import canonical_name, parse_reference
+from waggle.infra.oci.compress import LayerStream
+from waggle.infra.oci.convert import as_oci
+from waggle.infra.oci.flatten import Advance
+from waggle.infra.oci.image import MEDIA_INDEX, MEDIA_MANIFEST, REF_NAME, Descriptor
+from waggle.infra.oci.layout import LAYOUT_MARKER, Layout, canonical
+from waggle.infra.oci.limits import DEFAULT_LIMITS
+from waggle.infra.oci.select import Selected, select
+from waggle.infra.oci.sources import Form, LocalSource, parse_source
+from waggle.infra.oci.storage import storage_errors
+from waggle.infra.oci.store import ImageStore, check_name
+from waggle.infra.oci.tar_writer import TarWriter, appearing
+
+_COPY = 1 << 20
+
+
+def save(store: ImageStore, name: str, target: str, advance: Advance) -> None:
+    """Write the image `name` to `target`: `oci:`, `oci-archive:` or `docker-archive:` and a path.
+
+    A name after the path is what the image is called there; without one it keeps its own. A file in
+    the archive's place is replaced; an OCI layout gets the image added. `advance` gets the fraction
+    done and a text, and may raise to give up. Idempotent. Raises InvalidArgument, ImageMissing,
+    ImageCorrupt and ImageUnavailable (a full disk); the target is as before then.
+    """
+    with storage_errors(f"{target[:200]!a} cannot be written"):
+        _save(store, name, target, advance)
+
+
+def _save(store: ImageStore, name: str, target: str, advance: Advance) -> None:
+    place = parse_source(target)
+    if place is None:
+        raise InvalidArgument(
+            f"{target[:80]!a} does not name a file.",
+            hint="Write oci:/path:tag, oci-archive:/path or docker-archive:/path.",
+        )
+    if not place.path.parent.is_dir():
+        raise InvalidArgument(f"There is no directory {place.path.parent}.")
+    known, entry = store.find(name)
+    image = select(store.layout, entry, store.platform, f"Image {known}", "")
+    job = _Job(
+        store.layout,
+        image,
+        place,
+        place.name or canonical_name(known) or known,
+        _Meter(image, advance),
+    )
+    if place.form is Form.LAYOUT:
+        check_name(job.name)
+        _into_layout(job)
+    else:
+        tags = _docker_tags(job.name) if place.form is Form.DOCKER_ARCHIVE else []
+        with appearing(place.path) as out:
+            writer = TarWriter(out)
+            if place.form is Form.OCI_ARCHIVE:
+                check_name(job.name)
+                _oci(job, writer)
+            else:
+                _docker(job, writer, tags)
+            writer.finish()
+    advance(1.0, f"{known} is in {place}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    layout: Layout
+    image: Selected
+    place: LocalSource
+    name: str
+    meter: _Meter
+
+
+class _Meter:
+    def __init__(self, image: Selected, advance: Advance) -> None:
+        self._total = max(sum(layer.size for layer in image.layers), 1)
+        self._advance = advance
+        self._done = 0
+
+    def count(self, size: int) -> None:
+        self._done += size
+        text = f"writing {self._done / 1e6:.1f} of {self._total / 1e6:.1f} MB"
+        self._advance(min(self._done / self._total, 1.0) * 0.95, text)
+
+
+def _pieces(layout: Layout, blob: Descriptor, meter: _Meter) -> Iterator[bytes]:
+    """Read a blob and hold it against its digest; the last piece counts only if all is well."""
+    digest = hashlib.sha256()
+    with layout.open_blob(blob) as file:
+        while data := file.read(_COPY):
+            digest.update(data)
+            meter.count(len(data))
+            yield data
+    if digest.hexdigest() != blob.hex:
+        raise ImageCorrupt(
+            f"Blob {blob.digest} does not have that digest.", hint="Bring the image again."
+        )
+
+
+def _oci(job: _Job, writer: TarWriter) -> None:
+    image = job.image
+    manifest = as_oci(job.layout, image)
+    blobs = {blob.digest: blob for blob in (image.config, *image.layers)}.values()
+    digest = hashlib.sha256(manifest).hexdigest()
+    entry: dict[str, object] = {
+        "mediaType": MEDIA_MANIFEST,
+        "digest": f"sha256:{digest}",
+        "size": len(manifest),
+        "annotations": {REF_NAME: job.name},
+    }
+    index = {"schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": [entry]}
+    writer.add("oci-layout", [LAYOUT_MARKER])
+    writer.add("index.json", [canonical(index)])
+    writer.add(f"blobs/sha256/{digest}", [manifest])
+    for blob in blobs:
+        writer.add(f"blobs/sha256/{blob.hex}", _pieces(job.layout, blob, job.meter))
+
+
+def _docker_tags(name: str) -> list[str]:
+    reference = parse_reference(name)
+    return [] if reference.digest else [str(reference)]
+
+
+def _docker(job: _Job, writer: TarWriter, tags: list[str]) -> None:
+    image = job.image
+    diff_ids = image.parsed.diff_ids
+    if len(diff_ids) != len(image.layers):
+        raise ImageCorrupt(f"{len(image.layers)} layers, but {len(diff_ids)} diff ids.")
+    names = [f"{diff_id.removeprefix('sha256:')}.tar" for diff_id in diff_ids]
+    listed = {"Config": f"{image.config.hex}.json", "RepoTags": tags, "Layers": names}
+    writer.add("manifest.json", [canonical([listed])])
+    writer.add(f"{image.config.hex}.json", [job.layout.read_document(image.config)])
+    for diff_id, layer in dict(zip(diff_ids, image.layers, strict=True)).items():
+        pieces = _unpacked(job.layout, layer, diff_id, job.meter)
+        writer.add(f"{diff_id.removeprefix('sha256:')}.tar", pieces)
+
+
+def _unpacked(layout: Layout, layer: Descriptor, diff_id: str, meter: _Meter) -> Iterator[bytes]:
+    with (
+        layout.open_blob(layer) as blob,
+        LayerStream(blob, layer, DEFAULT_LIMITS, meter.count) as stream,
+    ):
+        buffered = io.BufferedReader(stream, _COPY)
+        while data := buffered.read(_COPY):
+            yield data
+        stream.finish(diff_id)
+
+
+def _into_layout(job: _Job) -> None:
+    target = Layout(job.place.path)
+    existed = target.path.exists()
+    is_free = not existed or (target.path.is_dir() and not any(target.path.iterdir()))
+    if not is_free and not target.exists:
+        raise InvalidArgument(f"{target.path} exists and is not an OCI image layout.")
+    image = job.image
+    manifest = as_oci(job.layout, image)
+    blobs = {blob.digest: blob for blob in (image.config, *image.layers)}.values()
+    try:
+        target.path.mkdir(exist_ok=True)
+        with target.workspace() as workspace:
+            for blob in blobs:
+                with (workspace / blob.hex).open("wb") as out:
+                    out.writelines(_pieces(job.layout, blob, job.meter))
+                    out.flush()
+                    os.fsync(out.fileno())
+            with target.locked():
+                for blob in blobs:
+                    target.put_file(workspace / blob.hex, blob.digest)
+                target.tag(job.name, *target.put_bytes(manifest))
+    except BaseException:
+        if not existed:
+            shutil.rmtree(target.path, ignore_errors=True)
+        raise

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Brings an image from files into the store: `waggle image load`, and settings that name files.
+
+Everything is copied into a workspace of the store and verified there; then, under the store's lock,
+the blobs are moved to their places and the name is written last. So a damaged source leaves nothing
+and a killed process leaves only what the next `collect` removes. Blocks the thread; no network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
+from waggle.domain.reference import ImageReference, parse_reference
+from waggle.infra.oci import archive, docker_archive
+from waggle.infra.oci.compress import is_layer
+from waggle.infra.oci.flatten import Advance
+from waggle.infra.oci.image import Descriptor
+from waggle.infra.oci.layout import Layout
+from waggle.infra.oci.limits import DEFAULT_LIMITS, Limits
+from waggle.infra.oci.select import Selected, by_tag, name_of, select
+from waggle.infra.oci.sources import Form, LocalSource, parse_source
+from waggle.infra.oci.storage import storage_errors
+from waggle.infra.oci.store import ImageStore
+
+_COPY = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An image somewhere, and what it is called there. `own`: its blobs may be moved away."""
+
+    layout: Layout
+    entry: Descriptor
+    name: str
+    own: bool
+
+
+def load(
+    source: str,
+    store: ImageStore,
+    name: str | None,
+    advance: Advance,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+) -> str:
+    """Copy the image at `source` into the store; return its name there, a canonical reference.
+
+    `name` is a reference, or None for the name that the source gives it; an image that had the name
+    loses it. Of a multi-platform image the variant for this machine is taken. `advance` gets the
+    fraction done and a text, and may raise to give up. Idempotent. Raises ImageMissing,
+    ImageCorrupt, InvalidArgument, ImageUnavailable (a full disk) and TimedOut (another process
+    holds the store's lock); the store is as before then.
+    """
+    wanted = parse_reference(name) if name is not None else None
+    local = parse_source(source)
+    if local is None:
+        raise InvalidArgument(
+            f"{source[:80]!a} does not name an image in a file.",
+            hint="Write oci:/path:tag, oci-archive:/path or docker-archive:/path; images of"
+            " registries come with 'waggle image pull'.",
+        )
+    try:
+        with storage_errors(f"{local} cannot be stored"), store.layout.workspace() as workspace:
+            found = _open(local, workspace, limits, advance)
+            reference = wanted or _own_name(found.name)
+            _adopt(found, reference, store, workspace, advance)
+    except (ImageCorrupt, ImageMissing) as error:
+        raise type(error)(f"{local}: {error.message}", hint=error.hint) from error
+    return str(reference)
+
+
+def _own_name(name: str) -> ImageReference:
+    try:
+        return parse_reference(name)
+    except InvalidArgument as error:
+        raise InvalidArgument(
+            "The image has no name that could be taken over.", hint="Give it one with '--name'."
+        ) from error
+
+
+def _open(source: LocalSource, workspace: Path, limits: Limits, advance: Advance) -> _Found:
+    if source.form is Form.LAYOUT:
+        return _in_layout(Layout(source.path), source.name, own=False)
+    with archive.opened(source.path) as file:
+        meter = _Meter(os.fstat(file.fileno()).st_size, f"reading {source.path.name}", advance, 0.9)
+        wanted = archive.is_layout_name if source.form is Form.OCI_ARCHIVE else _everything
+        unpacked = workspace / "files"
+        unpacked.mkdir()
+        contents = archive.unpack(file, unpacked, limits, meter.count, wanted)
+    directory = workspace / "layout"
+    if source.form is Form.OCI_ARCHIVE:
+        return _in_layout(archive.as_layout(contents, directory), source.name, own=True)
+    layout, name = docker_archive.as_layout(
+        contents, directory, source.name, limits, lambda _: advance(0.9, "verifying layers")
+    )
+    return _Found(layout, by_tag(layout, "", "It"), name, own=True)
+
+
+def _everything(_name: object) -> bool:
+    return True
+
+
+def _in_layout(layout: Layout, tag: str, *, own: bool) -> _Found:
+    try:
+        if not layout.exists:
+            raise ImageMissing("It is not an OCI image layout.")
+        entry = by_tag(layout, tag, "It")
+    except OSError as error:
+        raise ImageMissing(f"It cannot be read: {error.strerror or error}.") from error
+    return _Found(layout, entry, name_of(entry), own)
+
+
+def _adopt(
+    found: _Found, reference: ImageReference, store: ImageStore, workspace: Path, advance: Advance
+) -> None:
+    """Verify what is found and make it an image of the store."""
+    image = select(found.layout, found.entry, store.platform, "The image", "")
+    _check(image, reference)
+    blobs = (image.manifest, image.config, *image.layers)
+    if found.own:
+        for blob in blobs:
+            found.layout.open_blob(blob).close()  # is it there, with that size?
+        files = {blob.digest: found.layout.blob_path(blob) for blob in blobs}
+    else:
+        meter = _Meter(sum(blob.size for blob in blobs), "copying", advance, 0.95)
+        files = {blob.digest: _copy(found.layout, blob, workspace, meter) for blob in blobs}
+    advance(0.95, f"storing {reference}")
+    layout = store.layout
+    with layout.locked():
+        try:
+            for digest, file in files.items():
+                layout.put_file(file, digest)
+            manifest = image.manifest
+            layout.tag(str(reference), manifest.digest, manifest.size, manifest.media_type)
+        finally:
+            layout.collect()
+    advance(1.0, f"{reference} is in the store")
+
+
+def _check(image: Selected, reference: ImageReference) -> None:
+    if len(image.layers) != len(image.parsed.diff_ids):
+        layers, ids = len(image.layers), len(image.parsed.diff_ids)
+        raise ImageCorrupt(f"{layers} layers, but {ids} diff ids.")
+    for layer in image.layers:
+        if not is_layer(layer):
+            raise ImageCorrupt(f"Layer {layer.digest} is not a file system layer.")
+    if reference.digest and reference.digest != image.manifest.digest:
+        raise InvalidArgument(
+            f"The image's digest is {image.manifest.digest}, not {reference.digest}.",
+            hint="Give it a name with a tag, or the name with this digest.",
+        )
+
+
+class _Meter:
+    """Turns counted bytes into the fraction of `share` and a text."""
+
+    def __init__(self, total: int, text: str, advance: Advance, share: float) -> None:
+        self._total, self._text = max(total, 1), text
+        self._advance, self._share = advance, share
+        self._done = 0
+
+    def count(self, size: int) -> None:
+        self._done += size
+        text = f"{self._text}: {self._done / 1e6:.1f} of {self._total / 1e6:.1f} MB"
+        self._advance(min(self._done / self._total, 1.0) * self._share, text)
+
+
+def _copy(layout: Layout, blob: Descriptor, workspace: Path, meter: _Meter) -> Path:
+    """Copy a blob into the workspace and hold it against its digest."""
+    target = workspace / blob.hex
+    digest = hashlib.sha256()
+    with layout.open_blob(blob) as file, target.open("wb") as out:
+        while data := file.read(_COPY):
+            digest.update(data)
+            out.write(data)
+            meter.count(len(data))
+        out.flush()
+        os.fsync(out.fileno())
+    if digest.hexdigest() != blob.hex:
+        raise ImageCorrupt(f"Blob {blob.digest} does not have that digest.")
+    return target

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Brings the layers of an image whose documents are known, and makes it one of the layout's.
+
+Called by `pull`. Blobs are fetched into a workspace of the layout and placed, with the manifest and
+then the name, in one go under the layout's lock: before that nothing counts as there, and another
+process's `collect` finds nothing half-made to remove.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from waggle.domain.errors import ImageCorrupt, ImageMissing, ImageUnavailable, RegistryBusy
+from waggle.infra.oci.image import Descriptor
+from waggle.infra.oci.layout import Layout
+from waggle.infra.oci.registry.blobs import Fetch
+from waggle.infra.oci.registry.client import Client
+from waggle.infra.oci.registry.endpoints import Endpoint
+from waggle.infra.oci.registry.manifests import RemoteImage
+from waggle.infra.oci.registry.progress import Meter, at_once
+from waggle.infra.tasks import finish
+
+_T = TypeVar("_T")
+OnLayer = Callable[[Descriptor, str, Path], None]
+"""Told of a layer that was fetched: its diff id, and its file, which is moved afterwards."""
+_ROUNDS = 3
+"""How often blobs may vanish from the store under our hands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bringing:
+    """One pull whose documents are known."""
+
+    layout: Layout
+    client: Client
+    servers: tuple[Endpoint, ...]
+    image: RemoteImage
+    name: str
+    on_layer: OnLayer | None = None
+
+    async def run(self, meter: Meter) -> None:
+        """Do it; see `Puller.pull`. Raises also OSError."""
+        async with _workspace(self.layout) as directory:
+            fetched: dict[str, Path] = {}
+            for _ in range(_ROUNDS):
+                missing = await asyncio.to_thread(self._missing, fetched)
+                lacking = {blob.digest for blob in missing}
+                for blob in distinct(self.image.layers):
+                    if blob.digest not in lacking:
+                        meter.complete(blob)
+                jobs = [self._fetcher(blob, directory, meter) for blob in missing]
+                await at_once(jobs, self.client.options.parallel)
+                fetched |= {blob.digest: directory / blob.hex for blob in missing}
+                if await finish(asyncio.to_thread(self._publish, fetched)):
+                    return
+        raise RegistryBusy("Other processes keep removing blobs of this image from the store.")
+
+    def _missing(self, fetched: dict[str, Path]) -> list[Descriptor]:
+        blobs = distinct(self.image.layers)
+        return [b for b in blobs if b.digest not in fetched and not self._is_there(b)]
+
+    def _is_there(self, blob: Descriptor) -> bool:
+        try:
+            return self.layout.blob_path(blob).stat().st_size == blob.size
+        except FileNotFoundError:
+            return False
+
+    def _fetcher(
+        self, blob: Descriptor, directory: Path, meter: Meter
+    ) -> Callable[[], Awaitable[None]]:
+        async def fetch() -> None:
+            path = directory / blob.hex
+
+            async def from_one(server: Endpoint) -> None:
+                try:
+                    await Fetch(self.client, server, blob, meter.advance_of(blob)).run(path)
+                except BaseException:
+                    meter.reset(blob)
+                    raise
+
+            await first_of(self.servers, from_one)
+            meter.complete(blob)
+            if self.on_layer is not None and blob.digest in self.image.diff_ids:
+                self.on_layer(blob, self.image.diff_ids[blob.digest], path)
+
+        return fetch
+
+    def _publish(self, fetched: dict[str, Path]) -> bool:
+        """Place all and write the name last; False when a blob that was there is there no more."""
+        image = self.image
+        with self.layout.locked():
+            if self._missing(fetched):
+                return False
+            for digest, path in fetched.items():
+                if path.exists():
+                    self.layout.put_file(path, digest)
+            self.layout.put_bytes(image.config_bytes)
+            self.layout.put_bytes(image.manifest_bytes)
+            found = image.manifest
+            self.layout.tag(self.name, found.digest, found.size, found.media_type)
+        return True
+
+
+async def first_of(servers: tuple[Endpoint, ...], work: Callable[[Endpoint], Awaitable[_T]]) -> _T:
+    """Return what the first server gives that can; of several failures the last counts."""
+    for server in servers[:-1]:
+        with contextlib.suppress(ImageMissing, ImageCorrupt, ImageUnavailable):
+            return await work(server)
+    return await work(servers[-1])
+
+
+def distinct(blobs: tuple[Descriptor, ...]) -> list[Descriptor]:
+    """Return each blob once: a manifest may name one twice."""
+    return list({blob.digest: blob for blob in blobs}.values())
+
+
+@contextlib.asynccontextmanager
+async def _workspace(layout: Layout) -> AsyncGenerator[Path]:
+    """Give a workspace of the layout; threads wait for its locks and remove it."""
+    stack = contextlib.ExitStack()
+    try:
+        yield await finish(asyncio.to_thread(stack.enter_context, layout.workspace()))
+    finally:
+        await finish(asyncio.to_thread(stack.close))

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a repository is served: the mirrors of its registry, then the registry itself. Pure.
+
+Also what URLs have to do with each other: their origins, and where a redirect may lead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import httpx2
+
+from waggle.domain.errors import ImageUnavailable, InvalidArgument, SettingsInvalid
+from waggle.domain.reference import ImageReference, check_default_registry
+from waggle.infra.oci.registry.options import RegistryOptions
+
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One server of one repository."""
+
+    registry: str
+    """`host` or `host:port`."""
+    repository: str
+    insecure: bool
+
+    @property
+    def name(self) -> str:
+        """Registry and repository: what credentials are looked up by."""
+        return f"{self.registry}/{self.repository}"
+
+    def url(self, path: str, **query: str) -> httpx2.URL:
+        """Return the URL of `path` below the repository; registry and repository are checked."""
+        scheme = "http" if self.insecure else "https"
+        text = f"{scheme}://{self.registry}/v2/{self.repository}/{path}"
+        return httpx2.URL(text, params=query) if query else httpx2.URL(text)
+
+
+def endpoints(reference: ImageReference, options: RegistryOptions) -> tuple[Endpoint, ...]:
+    """Return the servers to ask, in order.
+
+    Raises InvalidArgument for a name without registry, SettingsInvalid for a malformed mirror.
+    """
+    own = own_endpoint(reference, options)
+    found: list[Endpoint] = []
+    for mirror in options.mirrors.get(reference.registry, ()):
+        host, _, path = _checked(mirror).partition("/")
+        repository = f"{path}/{reference.repository}" if path else reference.repository
+        found.append(Endpoint(host, repository, is_insecure(host, options)))
+    return (*found, own)
+
+
+def _checked(mirror: str) -> str:
+    if not mirror:
+        raise SettingsInvalid("A mirror in WAGGLE_REGISTRY_MIRRORS is empty.")
+    try:
+        return check_default_registry(mirror)
+    except InvalidArgument as error:
+        raise SettingsInvalid(
+            f"{mirror[:80]!a} in WAGGLE_REGISTRY_MIRRORS is no mirror.", hint=error.hint
+        ) from None
+
+
+def own_endpoint(reference: ImageReference, options: RegistryOptions) -> Endpoint:
+    """Return the registry itself. Raises InvalidArgument for a name without registry."""
+    registry = reference.registry
+    if not registry:
+        raise InvalidArgument(
+            f"'{reference}' names no registry.",
+            hint="Write it as registry.example/name:tag, or set WAGGLE_DEFAULT_REGISTRY.",
+        )
+    return Endpoint(registry, reference.repository, is_insecure(registry, options))
+
+
+def is_insecure(registry: str, options: RegistryOptions) -> bool:
+    """Tell whether the operator listed this `host[:port]` for plain HTTP."""
+    return registry.lower() in {name.lower() for name in options.insecure}
+
+
+def origin(url: httpx2.URL) -> tuple[str, str, int]:
+    """Return scheme, host and port."""
+    return url.scheme, url.host.lower(), url.port or _PORTS.get(url.scheme, 0)
+
+
+def is_listed(url: httpx2.URL, options: RegistryOptions) -> bool:
+    """Tell whether the URL's host was listed for plain HTTP."""
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    with_port = f"{host}:{origin(url)[2]}"
+    if is_insecure(with_port, options):
+        return True
+    return url.port is None and is_insecure(host, options)
+
+
+def shown(url: httpx2.URL) -> str:
+    """Return the URL's origin for a message: never its path or query, which may hold secrets."""
+    text = f"{url.scheme}://{url.host}" + (f":{url.port}" if url.port else "")
+    return text if text.isascii() and text.isprintable() and len(text) <= 200 else "another host"
+
+
+def redirected(source: httpx2.URL, location: str, options: RegistryOptions) -> httpx2.URL:
+    """Return where a redirect leads. Raises ImageUnavailable when it may not lead there."""
+    try:
+        target = source.join(location)
+    except httpx2.InvalidURL:
+        target = httpx2.URL()
+    if target.scheme not in _PORTS or not target.host or target.userinfo:
+        raise ImageUnavailable(f"{shown(source)} sends a redirect that cannot be followed.")
+    same = origin(target) == origin(source)
+    if target.scheme == "http" and not same and not is_listed(target, options):
+        raise ImageUnavailable(
+            f"{shown(source)} redirects to {shown(target)}, which is not encrypted.",
+            hint="Only hosts in WAGGLE_INSECURE_REGISTRIES are spoken to over plain HTTP.",
+        )
+    return target

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds an image in a registry: its manifest for this machine's platform and its configuration.
+
+OCI and Docker (schema 2) documents alike. Everything is held against the digest that named it.
+Called by `pull`. The documents' grammar is `waggle.infra.oci.image`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import httpx2
+
+from waggle.domain.errors import ImageCorrupt, ImageMissing
+from waggle.domain.reference import ImageReference
+from waggle.infra.oci.image import (
+    DOCKER_INDEX,
+    DOCKER_MANIFEST,
+    MAX_DOCUMENT,
+    MEDIA_INDEX,
+    MEDIA_MANIFEST,
+    Descriptor,
+    Json,
+    load_json,
+    parse_config,
+    parse_descriptors,
+    parse_manifest,
+)
+from waggle.infra.oci.registry.client import Client
+from waggle.infra.oci.registry.endpoints import Endpoint
+
+MANIFESTS = frozenset({MEDIA_MANIFEST, DOCKER_MANIFEST})
+INDEXES = frozenset({MEDIA_INDEX, DOCKER_INDEX})
+_SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
+_ACCEPT = ", ".join((MEDIA_MANIFEST, MEDIA_INDEX, DOCKER_MANIFEST, DOCKER_INDEX))
+_NESTING = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteImage:
+    """An image's documents, verified, and where they came from. Its layers are not fetched."""
+
+    endpoint: Endpoint
+    manifest: Descriptor
+    manifest_bytes: bytes
+    config: Descriptor
+    config_bytes: bytes
+    layers: tuple[Descriptor, ...]
+
+    @property
+    def diff_ids(self) -> dict[str, str]:
+        """The digest of each layer's tar, by that of its blob; empty when they are not as many."""
+        ids = parse_config(self.config_bytes).diff_ids
+        pairs = zip((layer.digest for layer in self.layers), ids, strict=False)
+        return dict(pairs) if len(ids) == len(self.layers) else {}
+
+
+async def find_manifest(
+    client: Client, endpoint: Endpoint, reference: ImageReference, platform: str
+) -> tuple[Descriptor, bytes | None]:
+    """Find the platform's manifest; its bytes are there when they had to be fetched already.
+
+    Raises ImageMissing, ImageCorrupt, ImageUnavailable.
+    """
+    found, data = await _fetch(client, endpoint, reference.digest or reference.tag)
+    for _ in range(_NESTING):
+        if found.media_type in MANIFESTS:
+            return found, data
+        chosen = choose(data, platform, endpoint)
+        if chosen.media_type in MANIFESTS:
+            return chosen, None
+        found, data = await _fetch(client, endpoint, chosen.digest, chosen)
+    raise ImageCorrupt("Its indexes are nested too deeply.")
+
+
+async def find_image(
+    client: Client, endpoint: Endpoint, reference: ImageReference, platform: str
+) -> RemoteImage:
+    """Fetch and check an image's documents. Raises as `find_manifest`."""
+    manifest, data = await find_manifest(client, endpoint, reference, platform)
+    if data is None:
+        manifest, data = await _fetch(client, endpoint, manifest.digest, manifest)
+    config, layers = parse_manifest(data)
+    config_bytes = await _config(client, endpoint, config)
+    parsed = parse_config(config_bytes)
+    actual = f"{parsed.os}/{parsed.architecture}"
+    if actual != platform:
+        raise ImageMissing(
+            f"{reference} is for {actual[:80]!a}; this machine runs {platform}.",
+            hint="Pull an image for this machine's platform.",
+        )
+    return RemoteImage(endpoint, manifest, data, config, config_bytes, layers)
+
+
+def choose(index: bytes, platform: str, endpoint: Endpoint) -> Descriptor:
+    """Return an index's first entry for the platform, as `waggle.infra.oci.store` does. Pure."""
+    what = "The image index"
+    entries = parse_descriptors(load_json(index, what), "manifests", what)
+    for entry in entries:
+        if entry.platform in {"", platform}:
+            if entry.media_type not in MANIFESTS | INDEXES:
+                raise ImageCorrupt(f"{what} lists something that is no image.")
+            return entry
+    raise ImageMissing(
+        f"The image at {endpoint.registry} has no variant for {platform}.",
+        hint="Pull an image for this machine's platform.",
+    )
+
+
+async def _fetch(
+    client: Client, endpoint: Endpoint, name: str, expected: Descriptor | None = None
+) -> tuple[Descriptor, bytes]:
+    """Fetch a manifest or index by tag or digest and hold it against what is known of it."""
+    what = f"image {endpoint.repository} {name}"
+    response, data = await client.document(
+        endpoint, f"manifests/{name}", {"accept": _ACCEPT}, MAX_DOCUMENT, what
+    )
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    said = response.headers.get("docker-content-digest", "")
+    if name.startswith("sha256:") and digest != name:
+        raise ImageCorrupt(f"{endpoint.registry} sends another manifest than {name}.")
+    if said.startswith("sha256:") and said != digest:
+        raise ImageCorrupt(f"{endpoint.registry} sends a manifest that is not {said[:80]!a}.")
+    if expected is not None and len(data) != expected.size:
+        raise ImageCorrupt(f"Manifest {digest} has {len(data)} bytes, not {expected.size}.")
+    media = media_type(data, response)
+    if expected is not None and media != expected.media_type:
+        raise ImageCorrupt(f"Manifest {digest} is not of the type that its index says.")
+    return Descriptor(media, digest, len(data)), data
+
+
+def media_type(data: bytes, response: httpx2.Response) -> str:
+    """Return what a document is: by itself, else by its Content-Type.
+
+    Raises ImageCorrupt when it is no manifest or index that we know, or could be read as both.
+    """
+    header = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    document = load_json(data, "The image manifest")
+    own = document.get("mediaType")
+    media = own if isinstance(own, str) and own else header
+    if header.startswith(_SCHEMA_1) or document.get("schemaVersion") == 1:
+        raise ImageCorrupt(
+            "The image has a manifest of Docker's schema 1, which is out of use.",
+            hint="Push it again with a current tool.",
+        )
+    if media not in MANIFESTS | INDEXES:
+        raise ImageCorrupt(f"The registry sends {media[:80]!a} instead of an image manifest.")
+    if _ambiguous(document, media):
+        raise ImageCorrupt("The manifest can be read as an index and as an image.")
+    return media
+
+
+def _ambiguous(document: Json, media: str) -> bool:
+    return ("layers" in document) if media in INDEXES else ("manifests" in document)
+
+
+async def _config(client: Client, endpoint: Endpoint, config: Descriptor) -> bytes:
+    if config.size > MAX_DOCUMENT:
+        raise ImageCorrupt(f"The image configuration has more than {MAX_DOCUMENT} bytes.")
+    what = f"image configuration {config.digest}"
+    _, data = await client.document(endpoint, f"blobs/{config.digest}", {}, config.size, what)
+    if hashlib.sha256(data).hexdigest() != config.hex or len(data) != config.size:
+        raise ImageCorrupt(f"{endpoint.registry} sends another configuration than its manifest.")
+    return data

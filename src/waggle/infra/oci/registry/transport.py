@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One HTTP exchange, over connections that go only where the request may. Called by `exchange`.
+
+It keeps no cookies, follows nothing, reads no environment and logs no URL (they may hold
+signatures), which is why this is a transport of httpx2 and not its client.
+"""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from typing import Protocol, cast, runtime_checkable
+
+import httpcore2
+import httpx2
+
+from waggle.infra.oci.registry.addresses import ANYWHERE, Reach
+from waggle.infra.oci.registry.connections import Backend
+
+ALLOWED = "waggle.allowed"
+"""Request extension: a frozenset of `Reach`, where the connection may go."""
+
+_MAX_CONNECTIONS = 32
+
+
+@functools.lru_cache(maxsize=4)
+def _context(ca_pem: bytes) -> ssl.SSLContext:
+    """Read the authorities once: it takes a while."""
+    context = ssl.create_default_context()
+    if ca_pem:
+        context.load_verify_locations(cadata=ca_pem.decode("ascii", "replace"))
+    return context
+
+
+class GuardedTransport(httpx2.AsyncBaseTransport):
+    """Keeps one pool for each set of allowed circles, so that connections are never shared.
+
+    Exceptions are those of httpcore2, also while a response is read.
+    """
+
+    def __init__(self, ca_pem: bytes, reach: Callable[[str], Reach]) -> None:
+        """`ca_pem` adds to the system's authorities. Raises ssl.SSLError when it is malformed."""
+        self._tls = _context(ca_pem)
+        self._reach = reach
+        self._pools: dict[frozenset[Reach], httpcore2.AsyncConnectionPool] = {}
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request; the caller closes the response. Raises httpcore2's errors, Forbidden."""
+        allowed = cast("frozenset[Reach]", request.extensions.get(ALLOWED, ANYWHERE))
+        if allowed not in self._pools:
+            self._pools[allowed] = httpcore2.AsyncConnectionPool(
+                ssl_context=self._tls,
+                max_connections=_MAX_CONNECTIONS,
+                max_keepalive_connections=_MAX_CONNECTIONS,
+                keepalive_expiry=30.0,
+                network_backend=Backend(allowed, self._reach),
+            )
+        url = request.url
+        answer = await self._pools[allowed].handle_async_request(
+            httpcore2.Request(
+                method=request.method,
+                url=httpcore2.URL(
+                    scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+                ),
+                headers=request.headers.raw,
+                content=cast("AsyncIterable[bytes]", request.stream),
+                extensions={"timeout": request.extensions.get("timeout", {})},
+            )
+        )
+        return httpx2.Response(
+            status_code=answer.status,
+            headers=answer.headers,
+            stream=_Stream(cast("AsyncIterable[bytes]", answer.stream)),
+            extensions=cast("dict[str, object]", vars(answer)["extensions"]),
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection. Idempotent."""
+        pools = list(self._pools.values())
+        self._pools.clear()
+        for pool in pools:
+            await pool.aclose()
+
+
+@runtime_checkable
+class _Closable(Protocol):
+    async def aclose(self) -> None: ...
+
+
+class _Stream(httpx2.AsyncByteStream):
+    def __init__(self, inner: AsyncIterable[bytes]) -> None:
+        self._inner = inner
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._inner:
+            yield part
+
+    async def aclose(self) -> None:
+        if isinstance(self._inner, _Closable):
+            await self._inner.aclose()
+
+
+def peer_of(response: httpx2.Response) -> str:
+    """Return the IP address that a response came from, or an empty text when it is not known."""
+    stream: object = response.extensions.get("network_stream")
+    if not isinstance(stream, httpcore2.AsyncNetworkStream):
+        return ""
+    address: object = stream.get_extra_info("server_addr")
+    if not isinstance(address, tuple) or not address:
+        return ""
+    return str(cast("tuple[object, ...]", address)[0])

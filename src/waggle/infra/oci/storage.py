@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A full or read-only disk as an error that can be shown. Used by `load` and `export`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+
+from waggle.domain.errors import ImageUnavailable
+
+
+@contextlib.contextmanager
+def storage_errors(what: str) -> Generator[None]:
+    """Turn an OSError of the block into ImageUnavailable; `what` is what could not be done."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if isinstance(error.filename, str) else ""
+        raise ImageUnavailable(
+            f"{what}: {error.strerror or 'the system refused'}{where}.",
+            hint="Check the free space and the permissions.",
+        ) from error

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers that were unpacked once, kept to be shared by all images that have them.
+
+Called by `flatten`, and while a pull still fetches the next layers. A layer is kept by its diff id,
+the digest of its tar, which was verified while it was unpacked; what has its final name is whole.
+Everything here can be made again from the store's blobs, so removing any of it is safe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from waggle.infra.files import FileLock, sync_directory
+from waggle.infra.oci.layers import LayerData
+from waggle.infra.oci.tar import Entry
+
+_FORMAT = 1
+"""Part of the name: a change of what is written must not meet old files."""
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_LOCK_SECONDS = 1800.0
+_IN_USE_SECONDS = 3600.0
+"""A disk may be in the making from a layer that was asked for so lately."""
+_DATA, _ENTRIES = "data", "entries.json"
+Unpack = Callable[[Path], LayerData]
+"""Unpacks a layer into the file given, which does not exist yet; raises when it is not as said."""
+
+
+class UnpackedLayers:
+    """The unpacked layers in one directory; safe for any number of threads and processes."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def find(self, diff_id: str) -> LayerData | None:
+        """Return a layer that is here, and note its use. A damaged one counts as not here."""
+        path = self._path(diff_id)
+        try:
+            os.utime(path)
+            kept: object = json.loads((path / _ENTRIES).read_bytes())
+            entries, size = cast("tuple[list[list[object]], int]", kept)
+            return LayerData(tuple(map(_entry, entries)), path / _DATA, size)
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def ensure(self, diff_id: str, unpack: Unpack) -> LayerData:
+        """Return a layer, unpacked now if it is not here. Blocks the thread.
+
+        Concurrent calls, also of other processes, unpack it once; the others wait (at most 30
+        minutes, then TimedOut). Raises what `unpack` raises; nothing half-made stays.
+        """
+        if found := self.find(diff_id):
+            return found
+        self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        target = self._path(diff_id)
+        with FileLock(self._directory / f".{target.name}.lock", timeout=_LOCK_SECONDS):
+            if found := self.find(diff_id):
+                return found
+            for leftover in (target, *self._directory.glob(f".{target.name}.*.new")):
+                shutil.rmtree(leftover, ignore_errors=True)
+            with tempfile.TemporaryDirectory(
+                prefix=f".{target.name}.", suffix=".new", dir=self._directory
+            ) as name:
+                whole = Path(name) / "layer"
+                whole.mkdir()
+                made = unpack(whole / _DATA)
+                rows = [_row(entry) for entry in made.entries]
+                (whole / _ENTRIES).write_text(json.dumps([rows, made.unpacked_bytes]))
+                _flush(whole / _DATA, whole / _ENTRIES)
+                whole.rename(target)
+            sync_directory(self._directory)
+            return LayerData(made.entries, target / _DATA, made.unpacked_bytes)
+
+    def prune(self, max_bytes: int, now: Callable[[], float] = time.time) -> int:
+        """Remove the least recently used until the rest takes `max_bytes`; return bytes freed.
+
+        What was used within the last hour stays, and so does what another process makes just now.
+        """
+        kept = [
+            (path.stat().st_mtime, path, _size(path)) for path in self._directory.glob("[!.]*.v*")
+        ]
+        total, freed = sum(size for _, _, size in kept), 0
+        for used, path, size in sorted(kept):
+            if total - freed <= max_bytes or used > now() - _IN_USE_SECONDS:
+                break
+            shutil.rmtree(path, ignore_errors=True)
+            freed += size
+        return freed
+
+    def _path(self, diff_id: str) -> Path:
+        match = _DIGEST.fullmatch(diff_id)
+        if match is None:
+            raise ValueError(f"{diff_id!r} is not a sha256 digest")
+        return self._directory / f"{match[1]}.v{_FORMAT}"
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.iterdir())
+
+
+def _flush(*paths: Path) -> None:
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _row(entry: Entry) -> list[object]:
+    """An entry as JSON holds it; bytes become the text with the same code points."""
+    return [
+        [_text(part) for part in entry.path],
+        *(entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.size, _text(entry.link)),
+        entry.device,
+        [[_text(name), _text(value)] for name, value in entry.xattrs],
+        entry.offset,
+    ]
+
+
+def _entry(row: list[object]) -> Entry:
+    path, mode, uid, gid, mtime_ns, size, link, device, xattrs, offset = cast(
+        "tuple[list[str], int, int, int, int, int, str, list[int], list[list[str]], int]", row
+    )
+    return Entry(
+        path=tuple(_bytes(part) for part in path),
+        mode=mode,
+        uid=uid,
+        gid=gid,
+        mtime_ns=mtime_ns,
+        size=size,
+        link=_bytes(link),
+        device=(device[0], device[1]),
+        xattrs=tuple((_bytes(name), _bytes(value)) for name, value in xattrs),
+        offset=offset,
+    )
+
+
+def _text(data: bytes) -> str:
+    return data.decode("latin-1")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("latin-1")

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One plain registry for all tests here, and a puller whose time is the test's."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from tests.support.fault_proxy import FaultProxy
+from tests.support.images import ARCHITECTURE, Layer, directory, file, write_layout
+from tests.support.registry import Registry, run_registry, skopeo
+
+from waggle.infra.oci.layout import Layout
+from waggle.infra.oci.registry.addresses import Reach, reach_of
+from waggle.infra.oci.registry.options import Ambient, RegistryOptions, Transfer
+from waggle.infra.oci.registry.pull import Puller
+
+PLATFORM = f"linux/{ARCHITECTURE}"
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Generator[Registry]:
+    with run_registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+NOISE = random.Random(4).randbytes(400_000)
+LAYERS: Sequence[Layer] = [
+    [directory("etc"), file("etc/a", NOISE)],
+    [file("etc/b", NOISE[::-1])],
+]
+
+
+def quiet(_report: Transfer) -> None:
+    pass
+
+
+@pytest.fixture(scope="session")
+def digest(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("made")
+    digest = write_layout(path, LAYERS, name="v1")
+    target = f"docker://{registry.name}/app:v1"
+    skopeo("copy", "--dest-tls-verify=false", f"oci:{path}:v1", target)
+    return digest
+
+
+@pytest.fixture
+async def proxy(registry: Registry, digest: str) -> AsyncGenerator[FaultProxy]:
+    assert digest
+    async with FaultProxy(registry.port) as proxy:
+        yield proxy
+
+
+@dataclass
+class World:
+    """Time that passes only in pauses, what was reported, and a layout that can be looked at."""
+
+    layout: Layout
+    pauses: list[float] = field(default_factory=list[float])
+    reports: list[Transfer] = field(default_factory=list[Transfer])
+    reach: Callable[[str], Reach] = reach_of
+    time: float = 1_700_000_000.0
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.time += seconds
+
+    def puller(self, options: RegistryOptions) -> Puller:
+        ambient = Ambient(
+            sleep=self.sleep, now=lambda: self.time, chance=lambda: 1.0, reach=self.reach
+        )
+        return Puller(self.layout, options, platform=PLATFORM, ambient=ambient)
+
+    def is_clean(self) -> bool:
+        """Whether nothing half-made is there: no workspace, no blob, no name."""
+        path = self.layout.path
+        blobs = list((path / "blobs" / "sha256").glob("*")) if path.exists() else []
+        return not blobs and not list(path.glob(".tmp-*")) and not self.names()
+
+    def names(self) -> list[str]:
+        return sorted(self.layout.names()) if self.layout.exists else []
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(Layout(tmp_path / "store"))

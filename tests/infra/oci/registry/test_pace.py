@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A transfer that crawls is noticed although bytes keep coming."""
+
+from __future__ import annotations
+
+import pytest
+
+from waggle.infra.oci.registry.pace import Pace
+from waggle.infra.oci.registry.retry import Transient
+
+
+def test_crawling_is_noticed_and_steady_slowness_is_not() -> None:
+    time = 0.0
+    pace = Pace(30.0, lambda: time)
+    for _ in range(10):
+        time += 29.0
+        pace.add(16 * 1024, "registry.example")
+    pace.add(1, "registry.example")
+    time += 29.0
+    pace.add(1, "registry.example")
+    time += 2.0
+    with pytest.raises(Transient, match="hardly sends"):
+        pace.add(1, "registry.example")
