@@ -29,6 +29,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from tests.support.registry_program import registry_program
 
 USER, PASSWORD = "bee", "honey"
 # What `htpasswd -B` makes of the two, so that the tests need no bcrypt.
@@ -78,12 +79,12 @@ def run_registry(
     token: Mapping[str, str] | None = None,
 ) -> Generator[Registry]:
     """Run a registry; `token` is its `auth: token:` section."""
-    needs("docker-registry")
+    program = registry_program()
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "config.json"  # JSON is YAML
     config.write_text(json.dumps(_config(directory, tls, basic=basic, token=token)))
     process = subprocess.Popen(
-        ["docker-registry", "serve", str(config)],
+        [program, "serve", str(config)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

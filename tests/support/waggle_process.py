@@ -50,7 +50,7 @@ from waggle.presets import image_service
 START_SECONDS = 30.0
 STOP_SECONDS = 45.0
 PORTS_EACH = 20
-_KEPT = ("WAGGLE_ACCEL", "WAGGLE_QEMU_BINARY")
+_KEPT = ("WAGGLE_ACCEL", "WAGGLE_HYPERVISOR", "WAGGLE_LIBKRUN_PATH", "WAGGLE_QEMU_BINARY")
 _FORWARD = re.compile(rb"hostfwd=tcp:127\.0\.0\.1:(\d+)-")
 _blocks = itertools.cycle(range(50))
 

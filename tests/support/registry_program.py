@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program docker-registry: installed, or taken out of Debian's package without installing it.
+
+Installing the package starts a registry that every machine of the network can reach; tests want
+the program alone. It is fetched once through apt and kept.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+from tests.support.vm import CACHE
+
+from waggle.infra.files import FileLock
+
+NAME = "docker-registry"
+KEPT = CACHE / NAME
+_SECONDS = 120
+
+
+def registry_program(kept: Path = KEPT) -> str:
+    """Its path. Skips the test, loudly, where it cannot be had."""
+    if installed := shutil.which(NAME):
+        return installed
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(kept.with_name(f".{NAME}.lock"), timeout=2 * _SECONDS):
+        if not kept.exists():
+            try:
+                _fetch(kept)
+            except (OSError, subprocess.SubprocessError) as error:
+                pytest.skip(f"NOT TESTED: registries, for {NAME} cannot be had: {error}")
+    return str(kept)
+
+
+def _fetch(kept: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=kept.parent) as name:
+        for argv in (["apt-get", "-q", "download", NAME], ["sh", "-c", "dpkg-deb -x *.deb tree"]):
+            subprocess.run(argv, cwd=name, check=True, capture_output=True, timeout=_SECONDS)
+        (Path(name) / "tree/usr/bin" / NAME).replace(kept)
