@@ -26,7 +26,6 @@ from waggle.infra.oci.image import Descriptor
 from waggle.infra.oci.layers import read_layer
 from waggle.infra.oci.limits import DEFAULT_LIMITS
 from waggle.infra.oci.registry.options import RegistryOptions, Report, Transfer
-from waggle.infra.oci.registry.pull import Puller
 from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.unpacked import UnpackedLayers
 
@@ -90,6 +89,8 @@ class Pulls:
 
     async def pull(self, reference: ImageReference, progress: Report) -> str:
         """Pull now, whatever the rule; return the manifest's digest. See `Puller.pull`."""
+        from waggle.infra.oci.registry.pull import Puller  # noqa: PLC0415 (0.2 s that few need)
+
         async with _Unpacking(self._layers) as unpacking:
             puller = Puller(
                 self._store.layout,
