@@ -36,7 +36,7 @@ DIRECT = (
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was found. `missing` programs are keys of PROGRAMS."""
+    """What was found. `missing` programs, those that do not run included, are keys of PROGRAMS."""
 
     machine: str
     is_root: bool
@@ -84,13 +84,15 @@ def find_program(name: str) -> str | None:
 
 def look(store: Store, find: Callable[[str], str | None] = find_program) -> Facts:
     """Look at this machine. Never raises."""
+    cargo = _version(find("cargo"))
+    works = {"cargo": cargo is not None}  # rustup's has no toolchain for every user
     return Facts(
         machine=os.uname().machine,
         is_root=os.geteuid() == 0,
-        missing=tuple(name for name in PROGRAMS if find(name) is None),
+        missing=tuple(n for n in PROGRAMS if find(n) is None or not works.get(n, True)),
         has_libkrun=store.newest(libkrun.KIND) is not None,
         kvm=read_kvm_facts(),
-        cargo=_version(find("cargo")),
+        cargo=cargo,
     )
 
 

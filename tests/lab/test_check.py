@@ -68,8 +68,8 @@ def test_with_hardware_virtualisation_there_is_no_need() -> None:
 
 def test_looking_finds_what_is_missing(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    facts = look(store, find=lambda name: None if name == "cargo" else "/bin/true")
-    assert facts.missing == ("cargo",)
+    facts = look(store, find=lambda name: None if name == "git" else "/bin/true")
+    assert facts.missing == ("git", "cargo")  # that one does not say its version: it cannot be run
     assert not facts.has_libkrun
     (tmp_path / "libkrun-1.19.7-x").mkdir()
     assert look(store).has_libkrun
