@@ -38,9 +38,21 @@ CASES: dict[str, tuple[str, dict[str, object], str, str]] = {
     "runtime empty": ("create_environment", {"runtime": ""}, "invalid_runtime", "python"),
     "parameter unknown": (
         "create_environment",
+        {"runtime": "python", "flavour": "alpine"},
+        "invalid_argument",
+        "no parameter 'flavour'",
+    ),
+    "image not allowed": (
+        "create_environment",
         {"runtime": "python", "image": "alpine"},
         "invalid_argument",
-        "no parameter 'image'",
+        "not allowed",
+    ),
+    "image malformed": (
+        "create_environment",
+        {"runtime": "python", "image": "A b\0"},
+        "invalid_argument",
+        "reference",
     ),
     "name": (
         "create_environment",
