@@ -34,10 +34,11 @@ async def measure(options: Options) -> list[Result]:
     return [ratio("cold", compare(seconds["waggle"], seconds["bare"]))]
 
 
-async def create_and_run(client: Client) -> float:
+async def create_and_run(client: Client, image: str | None = None) -> float:
     """Seconds from asking for an environment to the result of `true` in it."""
     began = time.perf_counter()
-    made = await call(client, "create_environment", runtime="shell")
+    named = {"image": image} if image else {}
+    made = await call(client, "create_environment", runtime="shell", **named)
     try:
         done = await call(
             client, "execute", environment_id=made["environment_id"], code="true", language="shell"

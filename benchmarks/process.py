@@ -19,8 +19,17 @@ _LISTENING = "0A"
 
 def resident_bytes(pid: int) -> int:
     """Resident memory of one process, shared pages included."""
+    return _status(pid, "VmRSS")
+
+
+def peak_bytes(pid: int) -> int:
+    """The most that it ever had."""
+    return _status(pid, "VmHWM")
+
+
+def _status(pid: int, field: str) -> int:
     status = (PROC / str(pid) / "status").read_text()
-    found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+    found = re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
     if found is None:
         raise ProcessLookupError(pid)
     return int(found.group(1)) * 1024

@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,10 +40,12 @@ class Server:
 @asynccontextmanager
 async def serving(
     before: Callable[[Path], Awaitable[None]] | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[Server]:
     """Start a server and wait until it is ready; at the end stop it and delete its data.
 
-    `before` gets its data directory first. Raises RuntimeError when it does not get ready.
+    `before` gets its data directory first; `more` are variables of its environment. Raises
+    RuntimeError when it does not get ready.
     """
     settings = load()
     with tempfile.TemporaryDirectory(prefix="waggle-bench-") as name:
@@ -60,6 +62,7 @@ async def serving(
             "WAGGLE_IMAGE_CACHE_DIR": str(settings.image_cache_dir),
             "WAGGLE_LOG_LEVEL": "warning",
             "TMPDIR": str(temporary),
+            **(more or {}),
         }
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "waggle", "serve", env=environ

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from lab import session
 from lab.check import judge, lab_store, look
 from lab.display import Display
 from lab.jobs import JOBS, Job
+from lab.store import Store
 from waggle.config import load
 from waggle.domain.errors import WaggleError
 from waggle.places import Places
@@ -32,6 +34,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="lab", description="Run libkrun for real.")
     names = ", ".join(job.name for job in JOBS)
     parser.add_argument("--check", action="store_true", help="only say whether it can run here")
+    parser.add_argument(
+        "--prepare", action="store_true", help="make what takes long, if it can run here, and end"
+    )
     parser.add_argument("--only", action="append", metavar="NAME", help=f"of: {names}")
     parser.add_argument("--shell-command", metavar="CMD", help="run this inside and nothing else")
     parser.add_argument("--seconds", type=float, default=900.0, help="deadline of that command")
@@ -67,6 +72,17 @@ async def interruptible(work: Coroutine[object, object, session.Result]) -> sess
     return await task
 
 
+def prepare(store: Store, display: Display) -> int:
+    """Make base and libraries, so that a later run finds them; what fails is told, not an error."""
+    with tempfile.TemporaryDirectory(prefix="waggle-lab-") as work:
+        making = session.prepare_early(load(), store, Path(work), "1", display)
+        try:
+            asyncio.run(making)
+        except WaggleError as error:
+            display.say(f"the lab could not be made: {error.message}")
+    return 0
+
+
 def main(argv: list[str]) -> int:
     """Check, run, tell; the exit code."""
     options = parse(argv)
@@ -78,9 +94,13 @@ def main(argv: list[str]) -> int:
         display.say(f"cannot run here: {obstacle}")
     if verdict.needless:
         display.say(f"needless here: {verdict.needless}")
+    if options.prepare and not (verdict.can_run and not verdict.needless):
+        return 0
     if options.check or not verdict.can_run:
         display.say("the lab can run here" if verdict.can_run else "the lab cannot run here")
         return 0 if verdict.can_run else 2
+    if options.prepare:
+        return prepare(store, display)
     try:
         result = asyncio.run(interruptible(session.run(settings, store, wanted(options), display)))
     except WaggleError as error:

@@ -30,6 +30,15 @@ REPORTS = project.ROOT / ".cache" / "lab"
 
 
 @dataclass(frozen=True, slots=True)
+class Early:
+    """What is made before the images of waggle are there: directories in the store."""
+
+    base: Path
+    libkrun: Path
+    libkrunfw: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Made:
     """What is kept between runs: directories in the store."""
 
@@ -67,6 +76,22 @@ async def prepare(
 
     Raises SetupIncomplete, ImageMissing or TimedOut.
     """
+    try:
+        async with asyncio.TaskGroup() as group:
+            early = group.create_task(prepare_early(settings, store, work, requirement, display))
+            guest = group.create_task(parts.guest_files(settings, partial(display.detail, "guest")))
+    except ExceptionGroup as several:
+        raise _first(several) from several
+    found = early.result()
+    files = {**guest.result(), **parts.libraries([found.libkrun, found.libkrunfw])}
+    disk = await parts.ensure(store, files, partial(display.detail, "parts"))
+    return Made(found.base, found.libkrun, disk)
+
+
+async def prepare_early(
+    settings: Settings, store: Store, work: Path, requirement: str, display: Display
+) -> Early:
+    """Make what needs no image of waggle's, all at once. Raises SetupIncomplete or TimedOut."""
     mirror = debian.mirror(settings.debian_mirror or None)
     requirements = DEV_REQUIREMENTS.read_text("utf-8")
 
@@ -80,12 +105,9 @@ async def prepare(
             )
             kruns = group.create_task(libkrun.ensure(store, work, requirement, on_line("libkrun")))
             firmware = group.create_task(krunfw.ensure(store, mirror, on_line("libkrunfw")))
-            guest = group.create_task(parts.guest_files(settings, on_line("guest")))
     except ExceptionGroup as several:
         raise _first(several) from several
-    files = {**guest.result(), **parts.libraries([kruns.result(), firmware.result()])}
-    disk = await parts.ensure(store, files, on_line("parts"))
-    return Made(bases.result(), kruns.result(), disk)
+    return Early(bases.result(), kruns.result(), firmware.result())
 
 
 def _first(several: ExceptionGroup[Exception]) -> Exception:
