@@ -21,7 +21,7 @@ from waggle.places import Places
 @pytest.mark.vm
 @pytest.mark.slow
 @pytest.mark.anyio
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(3900)
 async def test_libkrun_boots_and_passes_in_the_outer_machine(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -35,7 +35,14 @@ async def test_libkrun_boots_and_passes_in_the_outer_machine(
     with capsys.disabled():
         sys.stderr.write("\n")
         try:
-            result = await run(settings, store, Wish(JOBS, tmp_path), Display(sys.stderr))
+            display = Display(sys.stderr)
+            result = await run(settings, store, Wish(JOBS, tmp_path), display)
+            failed = [job for job in JOBS if result.codes.get(job.name) != 0]
+            if failed and not result.broke:
+                # Emulation in emulation stalls for seconds now and then: what counts is what fails
+                # again, in a new outer machine.
+                display.say(f"FAILED ONCE, and tried again:\n{result.story}")
+                result = await run(settings, store, Wish(failed, tmp_path), display)
         except SetupIncomplete as error:
             pytest.skip(f"LIBKRUN WAS NOT TESTED, the lab could not be made: {error.message}")
     if result.broke:
