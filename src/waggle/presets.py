@@ -16,6 +16,7 @@ from waggle.domain.image import AllowedImages
 from waggle.domain.reference import ImageReference, parse_reference
 from waggle.domain.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template
 from waggle.infra.oci.registry.options import RegistryOptions
+from waggle.infra.oci.sources import is_local
 from waggle.places import Places
 from waggle.service.execution import ExecutionLimits
 from waggle.service.images import ImageService
@@ -73,7 +74,7 @@ def limits(settings: Settings) -> Limits:
         network=settings.default_network,
         images=image_references(settings),
         allowed=AllowedImages(
-            frozenset(image_references(settings).values()),
+            frozenset(name for name in image_references(settings).values() if not is_local(name)),
             settings.allowed_images,
             settings.default_registry,
         ),

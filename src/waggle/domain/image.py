@@ -55,6 +55,7 @@ class AllowedImages:
     """What clients may name: the operator's own names, and references that match a pattern."""
 
     names: frozenset[str]
+    """Told to clients, so no paths of the host are among them."""
     patterns: tuple[str, ...] = ()
     default_registry: str = ""
 
@@ -65,7 +66,7 @@ class AllowedImages:
         reference = parse_reference(text, self.default_registry)
         if any(matches(pattern, reference) for pattern in self.patterns):
             return str(reference)
-        allowed = ", ".join((*sorted(self.names), *self.patterns))
+        allowed = ", ".join((*sorted(self.names), *self.patterns)) or "none"
         raise InvalidArgument(
             f"The image {str(reference)[:80]} is not allowed here.",
             hint=f"Allowed are: {allowed}. The operator can add it to WAGGLE_ALLOWED_IMAGES.",
