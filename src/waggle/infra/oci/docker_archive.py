@@ -27,6 +27,7 @@ from waggle.infra.oci.image import (
     MEDIA_LAYER,
     MEDIA_MANIFEST,
     Descriptor,
+    paired,
     parse_config,
 )
 from waggle.infra.oci.layout import Layout, canonical
@@ -69,11 +70,11 @@ def as_layout(
     if stated and stated[1] != file.hex:
         raise ImageCorrupt(f"Configuration {stated[1]} does not have that digest.")
     diff_ids = parse_config(data).diff_ids
-    if len(diff_ids) != len(chosen.layers) or len(diff_ids) > MAX_LAYERS:
-        raise ImageCorrupt(f"{len(chosen.layers)} layers, but {len(diff_ids)} diff ids.")
+    if len(diff_ids) > MAX_LAYERS:
+        raise ImageCorrupt(f"It has {len(diff_ids)} layers; the limit is {MAX_LAYERS}.")
     layers = [
         _layer(contents.find(layer), diff_id, limits, advance)
-        for layer, diff_id in zip(chosen.layers, diff_ids, strict=True)
+        for layer, diff_id in paired(chosen.layers, diff_ids)
     ]
     for layer in chosen.layers:
         unpacked = contents.find(layer)

@@ -20,7 +20,7 @@ from waggle.domain.reference import canonical_name, parse_reference
 from waggle.infra.oci.compress import LayerStream
 from waggle.infra.oci.convert import as_oci
 from waggle.infra.oci.flatten import Advance
-from waggle.infra.oci.image import MEDIA_INDEX, MEDIA_MANIFEST, REF_NAME, Descriptor
+from waggle.infra.oci.image import MEDIA_INDEX, MEDIA_MANIFEST, REF_NAME, Descriptor, paired
 from waggle.infra.oci.layout import LAYOUT_MARKER, Layout, canonical
 from waggle.infra.oci.limits import DEFAULT_LIMITS
 from waggle.infra.oci.select import Selected, select
@@ -139,14 +139,12 @@ def _docker_tags(name: str) -> list[str]:
 
 def _docker(job: _Job, writer: TarWriter, tags: list[str]) -> None:
     image = job.image
-    diff_ids = image.parsed.diff_ids
-    if len(diff_ids) != len(image.layers):
-        raise ImageCorrupt(f"{len(image.layers)} layers, but {len(diff_ids)} diff ids.")
-    names = [f"{diff_id.removeprefix('sha256:')}.tar" for diff_id in diff_ids]
+    pairs = paired(image.layers, image.parsed.diff_ids)
+    names = [f"{diff_id.removeprefix('sha256:')}.tar" for _, diff_id in pairs]
     listed = {"Config": f"{image.config.hex}.json", "RepoTags": tags, "Layers": names}
     writer.add("manifest.json", [canonical([listed])])
     writer.add(f"{image.config.hex}.json", [job.layout.read_document(image.config)])
-    for diff_id, layer in dict(zip(diff_ids, image.layers, strict=True)).items():
+    for diff_id, layer in {diff_id: layer for layer, diff_id in pairs}.items():
         pieces = _unpacked(job.layout, layer, diff_id, job.meter)
         writer.add(f"{diff_id.removeprefix('sha256:')}.tar", pieces)
 

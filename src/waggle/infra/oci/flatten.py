@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Event, Lock
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.oci.image import Descriptor, ResolvedImage
+from waggle.infra.oci.image import Descriptor, ResolvedImage, paired
 from waggle.infra.oci.layers import LayerData, read_layer
 from waggle.infra.oci.layout import Layout
 from waggle.infra.oci.limits import DEFAULT_LIMITS, Limits
@@ -90,22 +90,20 @@ def _flatten(
     limits: Limits,
     kept: UnpackedLayers | None,
 ) -> FlatImage:
-    diff_ids = image.config.diff_ids
-    if len(diff_ids) != len(image.layers):
-        raise ImageCorrupt(f"{len(image.layers)} layers, but {len(diff_ids)} diff ids.")
+    pairs = paired(image.layers, image.config.diff_ids)
     layout, meter = Layout(image.layout), _Meter(image, progress)
 
-    def read(number: int, layer: Descriptor) -> LayerData:
+    def read(number: int, layer: Descriptor, diff_id: str) -> LayerData:
         def unpack(data: Path) -> LayerData:
             with layout.open_blob(layer, image.remedy) as blob:
-                return read_layer(blob, layer, diff_ids[number], data, limits, meter.advance)
+                return read_layer(blob, layer, diff_id, data, limits, meter.advance)
 
         if kept is None:
             return unpack(workspace / f"layer-{number}")
-        return kept.ensure(diff_ids[number], unpack)
+        return kept.ensure(diff_id, unpack)
 
     with ThreadPoolExecutor(_WORKERS, "waggle-layer") as pool:
-        futures = [pool.submit(read, n, layer) for n, layer in enumerate(image.layers)]
+        futures = [pool.submit(read, n, *pair) for n, pair in enumerate(pairs)]
         done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
         failed = [e for f in done if (e := f.exception()) and not isinstance(e, _Stopped)]
         if failed:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from waggle.domain.errors import ImageCorrupt
 
@@ -23,6 +23,8 @@ MEDIA_CONFIG = "application/vnd.oci.image.config.v1+json"
 MEDIA_LAYER = "application/vnd.oci.image.layer.v1.tar"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+MANIFEST_TYPES = frozenset({MEDIA_MANIFEST, DOCKER_MANIFEST})
+INDEX_TYPES = frozenset({MEDIA_INDEX, DOCKER_INDEX})
 REF_NAME = "org.opencontainers.image.ref.name"
 
 MAX_DOCUMENT = 4 << 20
@@ -31,6 +33,7 @@ MAX_LAYERS = 512
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 Json = Mapping[str, object]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,13 @@ def parse_config(data: bytes) -> ImageConfig:
         labels=_text_map(run.get("Labels"), f"{what}: Labels"),
         created=_text(document.get("created"), f"{what}: created"),
     )
+
+
+def paired(layers: Sequence[_T], diff_ids: Sequence[str]) -> list[tuple[_T, str]]:
+    """Each layer with the digest of its tar. Raises ImageCorrupt when they are not as many."""
+    if len(layers) != len(diff_ids):
+        raise ImageCorrupt(f"{len(layers)} layers, but {len(diff_ids)} diff ids.")
+    return list(zip(layers, diff_ids, strict=True))
 
 
 def _object(value: object, what: str) -> Json:

@@ -18,7 +18,7 @@ from waggle.domain.reference import ImageReference, parse_reference
 from waggle.infra.oci import archive, docker_archive
 from waggle.infra.oci.compress import is_layer
 from waggle.infra.oci.flatten import Advance
-from waggle.infra.oci.image import Descriptor
+from waggle.infra.oci.image import Descriptor, paired
 from waggle.infra.oci.layout import Layout
 from waggle.infra.oci.limits import DEFAULT_LIMITS, Limits
 from waggle.infra.oci.select import Selected, by_tag, name_of, select
@@ -142,10 +142,7 @@ def _adopt(
 
 
 def _check(image: Selected, reference: ImageReference) -> None:
-    if len(image.layers) != len(image.parsed.diff_ids):
-        layers, ids = len(image.layers), len(image.parsed.diff_ids)
-        raise ImageCorrupt(f"{layers} layers, but {ids} diff ids.")
-    for layer in image.layers:
+    for layer, _ in paired(image.layers, image.parsed.diff_ids):
         if not is_layer(layer):
             raise ImageCorrupt(f"Layer {layer.digest} is not a file system layer.")
     if reference.digest and reference.digest != image.manifest.digest:

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from waggle.domain.errors import ImageCorrupt, ImageMissing
 from waggle.domain.reference import canonical_name
 from waggle.infra.oci.image import (
-    DOCKER_INDEX,
-    DOCKER_MANIFEST,
-    MEDIA_INDEX,
-    MEDIA_MANIFEST,
+    INDEX_TYPES,
+    MANIFEST_TYPES,
     REF_NAME,
     Descriptor,
     ImageConfig,
@@ -28,8 +26,6 @@ from waggle.infra.oci.layout import Layout
 from waggle.infra.oci.paths import listed
 
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-_MANIFESTS = {MEDIA_MANIFEST, DOCKER_MANIFEST}
-_INDEXES = {MEDIA_INDEX, DOCKER_INDEX}
 FULL_NAME = "io.containerd.image.name"
 """What Docker and containerd write beside the tag."""
 _NESTING = 4
@@ -95,9 +91,9 @@ def same_image(name: str, other: str) -> bool:
 def for_platform(layout: Layout, found: Descriptor, platform: str, remedy: str = "") -> Descriptor:
     """Follow indexes to the manifest for `platform`. Raises ImageCorrupt."""
     for _ in range(_NESTING):
-        if found.media_type in _MANIFESTS:
+        if found.media_type in MANIFEST_TYPES:
             return found
-        if found.media_type not in _INDEXES:
+        if found.media_type not in INDEX_TYPES:
             raise ImageCorrupt(f"{found.digest} is not an image manifest.")
         what = "The image index"
         entries = parse_descriptors(

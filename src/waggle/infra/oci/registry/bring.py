@@ -85,7 +85,7 @@ class Bringing:
 
             await first_of(self.servers, from_one)
             meter.complete(blob)
-            if self.on_layer is not None and blob.digest in self.image.diff_ids:
+            if self.on_layer is not None:
                 self.on_layer(blob, self.image.diff_ids[blob.digest], path)
 
         return fetch

@@ -8,6 +8,7 @@ Called by `pull`. The documents' grammar is `waggle.infra.oci.image`'s.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import httpx2
@@ -17,12 +18,15 @@ from waggle.domain.reference import ImageReference
 from waggle.infra.oci.image import (
     DOCKER_INDEX,
     DOCKER_MANIFEST,
+    INDEX_TYPES,
+    MANIFEST_TYPES,
     MAX_DOCUMENT,
     MEDIA_INDEX,
     MEDIA_MANIFEST,
     Descriptor,
     Json,
     load_json,
+    paired,
     parse_config,
     parse_descriptors,
     parse_manifest,
@@ -30,8 +34,6 @@ from waggle.infra.oci.image import (
 from waggle.infra.oci.registry.client import Client
 from waggle.infra.oci.registry.endpoints import Endpoint
 
-MANIFESTS = frozenset({MEDIA_MANIFEST, DOCKER_MANIFEST})
-INDEXES = frozenset({MEDIA_INDEX, DOCKER_INDEX})
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 _ACCEPT = ", ".join((MEDIA_MANIFEST, MEDIA_INDEX, DOCKER_MANIFEST, DOCKER_INDEX))
 _NESTING = 4
@@ -47,13 +49,8 @@ class RemoteImage:
     config: Descriptor
     config_bytes: bytes
     layers: tuple[Descriptor, ...]
-
-    @property
-    def diff_ids(self) -> dict[str, str]:
-        """The digest of each layer's tar, by that of its blob; empty when they are not as many."""
-        ids = parse_config(self.config_bytes).diff_ids
-        pairs = zip((layer.digest for layer in self.layers), ids, strict=False)
-        return dict(pairs) if len(ids) == len(self.layers) else {}
+    diff_ids: Mapping[str, str]
+    """The digest of each layer's tar, by that of its blob."""
 
 
 async def find_manifest(
@@ -65,10 +62,10 @@ async def find_manifest(
     """
     found, data = await _fetch(client, endpoint, reference.digest or reference.tag)
     for _ in range(_NESTING):
-        if found.media_type in MANIFESTS:
+        if found.media_type in MANIFEST_TYPES:
             return found, data
         chosen = choose(data, platform, endpoint)
-        if chosen.media_type in MANIFESTS:
+        if chosen.media_type in MANIFEST_TYPES:
             return chosen, None
         found, data = await _fetch(client, endpoint, chosen.digest, chosen)
     raise ImageCorrupt("Its indexes are nested too deeply.")
@@ -90,7 +87,8 @@ async def find_image(
             f"{reference} is for {actual[:80]!a}; this machine runs {platform}.",
             hint="Pull an image for this machine's platform.",
         )
-    return RemoteImage(endpoint, manifest, data, config, config_bytes, layers)
+    diff_ids = {layer.digest: diff_id for layer, diff_id in paired(layers, parsed.diff_ids)}
+    return RemoteImage(endpoint, manifest, data, config, config_bytes, layers, diff_ids)
 
 
 def choose(index: bytes, platform: str, endpoint: Endpoint) -> Descriptor:
@@ -99,7 +97,7 @@ def choose(index: bytes, platform: str, endpoint: Endpoint) -> Descriptor:
     entries = parse_descriptors(load_json(index, what), "manifests", what)
     for entry in entries:
         if entry.platform in {"", platform}:
-            if entry.media_type not in MANIFESTS | INDEXES:
+            if entry.media_type not in MANIFEST_TYPES | INDEX_TYPES:
                 raise ImageCorrupt(f"{what} lists something that is no image.")
             return entry
     raise ImageMissing(
@@ -144,7 +142,7 @@ def media_type(data: bytes, response: httpx2.Response) -> str:
             "The image has a manifest of Docker's schema 1, which is out of use.",
             hint="Push it again with a current tool.",
         )
-    if media not in MANIFESTS | INDEXES:
+    if media not in MANIFEST_TYPES | INDEX_TYPES:
         raise ImageCorrupt(f"The registry sends {media[:80]!a} instead of an image manifest.")
     if _ambiguous(document, media):
         raise ImageCorrupt("The manifest can be read as an index and as an image.")
@@ -152,7 +150,7 @@ def media_type(data: bytes, response: httpx2.Response) -> str:
 
 
 def _ambiguous(document: Json, media: str) -> bool:
-    return ("layers" in document) if media in INDEXES else ("manifests" in document)
+    return ("layers" in document) if media in INDEX_TYPES else ("manifests" in document)
 
 
 async def _config(client: Client, endpoint: Endpoint, config: Descriptor) -> bytes:
