@@ -7,7 +7,6 @@ Called by `session`, which runs several lanes at once; knows not what its machin
 from __future__ import annotations
 
 import asyncio
-import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -62,7 +61,8 @@ async def run(
     clock = asyncio.get_running_loop().time
     told: list[str] = []
     codes: dict[str, int] = {}
-    for attempt in itertools.count(1):
+    good = broke = False
+    for attempt in range(1, ATTEMPTS + 1):
         machine = new_machine(f"{name}-{attempt}", jobs)
         outcome = await outer.run(machine, end - clock(), partial(display.event, name))
         report.unpack(machine.disks.report, reports)
@@ -72,14 +72,13 @@ async def run(
         if outcome.problem:
             told += [f"    {line}" for line in outer.last_words(machine)]
         shutil.rmtree(machine.directory)
-        ended = {ended.job: ended.code for ended in outcome.progress.ended}
-        codes |= ended
-        if not outcome.broke or attempt == ATTEMPTS:
-            good = good and not any(codes.values())
-            return Result(good, "\n".join(told), codes, outcome.broke and not any(codes.values()))
-        jobs = [job for job in jobs if job.name not in ended]
-        if not jobs:
-            return Result(not any(codes.values()), "\n".join(told), codes)
+        codes |= {ended.job: ended.code for ended in outcome.progress.ended}
+        jobs = [job for job in jobs if job.name not in codes]
+        broke = outcome.broke and bool(jobs)
+        good = good or (outcome.broke and not jobs)  # it broke after the last one had ended
+        if not broke or attempt == ATTEMPTS:
+            break
         display.say(f"{name}: {outcome.problem}: what it did not finish runs in a new one")
         told.append("THE OUTER MACHINE BROKE DOWN and was started again.")
-    raise AssertionError  # the loop above is left by a return only
+    failed = any(codes.values())
+    return Result(good and not failed, "\n".join(told), codes, broke and not failed)

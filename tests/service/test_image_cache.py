@@ -16,6 +16,7 @@ from waggle.infra.files import FileLock
 from waggle.infra.oci.flatten import flatten
 from waggle.infra.oci.image import ResolvedImage
 from waggle.infra.oci.store import ImageStore
+from waggle.infra.oci.unpacked import UnpackedLayers
 from waggle.infra.rootfs.disk import RootDisks
 from waggle.service.image_cache import ImageCache
 
@@ -31,7 +32,7 @@ def cache(tmp_path: Path) -> ImageCache:
     """Three images, brought at the seconds 100, 200 and 300; the second has a disk."""
     store = ImageStore(tmp_path / "images")
     disks: RootDisks[ResolvedImage] = RootDisks(tmp_path / "disks", flatten)
-    cache = ImageCache(store, disks)
+    cache = ImageCache(store, disks, UnpackedLayers(tmp_path / "layers"))
     for number, name in enumerate(("a", "b", "c"), 1):
         layers = [SHARED, [file(name, os.urandom(2000))]]
         write_layout(store.layout.path, layers, name=name, compression="")
@@ -163,6 +164,10 @@ def test_a_damaged_image_can_be_pruned(cache: ImageCache) -> None:
 
 
 def test_an_empty_cache(tmp_path: Path) -> None:
-    cache = ImageCache(ImageStore(tmp_path / "x"), RootDisks(tmp_path / "y", flatten))
+    cache = ImageCache(
+        ImageStore(tmp_path / "x"),
+        RootDisks(tmp_path / "y", flatten),
+        UnpackedLayers(tmp_path / "z"),
+    )
     plan = cache.prune(max_bytes=0, older_than=None, in_use=nobody)
     assert (plan.remove, plan.freed_bytes) == ((), 0)

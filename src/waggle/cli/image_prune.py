@@ -7,7 +7,6 @@ import json
 import re
 import sys
 import time
-from dataclasses import replace
 from datetime import timedelta
 
 from waggle.cli.image import digests_in_use, iso
@@ -17,7 +16,6 @@ from waggle.config_values import parse_duration
 from waggle.domain.cache import CachedImage, PrunePlan
 from waggle.domain.errors import InvalidArgument
 from waggle.presets import image_service
-from waggle.service.image_cache import ImageCache
 
 _SIZE = re.compile(r"([0-9]{1,9})(MB|GB|MiB|GiB)")
 _UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -32,16 +30,17 @@ def prune(*, max_size: str | None, older_than: str | None, dry_run: bool, as_jso
     if max_size is None and older_than is None and settings.image_cache_max_mb:
         max_bytes = settings.image_cache_max_mb << 20
     images = image_service(settings)
-    cache = ImageCache(images.store, images.disks)
 
     def in_use(digest: str) -> bool:
         return digest in digests_in_use(settings)
 
-    act = cache.plan if dry_run else cache.prune
-    plan = act(max_bytes=max_bytes, older_than=oldest, in_use=in_use, pinned=images.pinned())
-    if max_bytes is not None and not dry_run:
-        unpacked = images.layers.prune(max(0, max_bytes - plan.kept_bytes))
-        plan = replace(plan, freed_bytes=plan.freed_bytes + unpacked)
+    plan = images.cache().prune(
+        max_bytes=max_bytes,
+        older_than=oldest,
+        in_use=in_use,
+        pinned=images.pinned(),
+        dry_run=dry_run,
+    )
     _tell(plan, dry_run=dry_run, as_json=as_json)
 
 

@@ -24,6 +24,7 @@ from waggle.infra.oci.registry.pull import Puller
 from waggle.infra.oci.sources import Form
 from waggle.presets import image_reference, image_service, registry_options
 from waggle.service.images import ImageService
+from waggle.service.pulls import describe
 
 
 def pull(text: str, *, as_json: bool) -> None:
@@ -66,12 +67,7 @@ def save(name: str, target: str) -> None:
 
 
 def _shown(show: Callable[[float, str], None]) -> Callable[[Transfer], None]:
-    def report(now: Transfer) -> None:
-        done, total = now.done_bytes / 1e6, now.total_bytes / 1e6
-        text = f"{done:.1f} of {total:.1f} MB, {now.done_layers} of {now.layers} layers"
-        show(done / total if total else 0.0, text)
-
-    return report
+    return lambda transfer: show(*describe(transfer))
 
 
 def _absolute(place: str) -> str:

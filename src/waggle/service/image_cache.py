@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The image cache as a whole: what the store and the disks hold, and pruning both by one plan.
+"""The image cache as a whole: images, disks and unpacked layers, pruned by one plan.
 
-Called by the CLI and the services. Joins `infra.oci` and `infra.rootfs`, which do not know each
+Called by the CLI and the pruner. Joins `infra.oci` and `infra.rootfs`, which do not know each
 other; what goes is decided in `domain.cache`. Blocks the thread.
 """
 
@@ -16,15 +16,20 @@ from waggle.domain.cache import CachedImage, PrunePlan, plan_prune
 from waggle.domain.errors import ImageMissing, InvalidArgument, TimedOut
 from waggle.infra.oci.image import ResolvedImage
 from waggle.infra.oci.store import ImageStore
+from waggle.infra.oci.unpacked import UnpackedLayers
 from waggle.infra.rootfs.disk import RootDisks
 
 
 @dataclass(frozen=True, slots=True)
 class ImageCache:
-    """A store and the disks made from its images. `pinned` are digests that never go."""
+    """A store, the disks made from its images, and the layers that make the next ones cheap.
+
+    `pinned` are digests that never go.
+    """
 
     store: ImageStore
     disks: RootDisks[ResolvedImage]
+    layers: UnpackedLayers
     now: Callable[[], float] = time.time
 
     def survey(self, pinned: Collection[str] = ()) -> list[CachedImage]:
@@ -44,26 +49,6 @@ class ImageCache:
             found[disk.digest] = replace(known, disk_bytes=disk.size, used=used)
         return [replace(each, pinned=each.digest in pinned) for each in found.values()]
 
-    def plan(
-        self,
-        *,
-        max_bytes: int | None,
-        older_than: float | None,
-        in_use: Callable[[str], bool],
-        pinned: Collection[str] = (),
-    ) -> PrunePlan:
-        """Tell what `prune` would remove; changes nothing."""
-        images = self._surveyed(in_use, pinned)
-        return plan_prune(images, max_bytes=max_bytes, older_than=older_than)
-
-    def _surveyed(
-        self, in_use: Callable[[str], bool], pinned: Collection[str]
-    ) -> list[CachedImage]:
-        return [
-            replace(image, pinned=image.pinned or in_use(image.digest))
-            for image in self.survey(pinned)
-        ]
-
     def prune(
         self,
         *,
@@ -71,23 +56,34 @@ class ImageCache:
         older_than: float | None,
         in_use: Callable[[str], bool],
         pinned: Collection[str] = (),
+        dry_run: bool = False,
     ) -> PrunePlan:
         """Remove what `plan_prune` chooses, and leftovers that no image reaches; return the plan.
 
-        `older_than` is in seconds since the epoch. `in_use` is asked once more before each image
-        goes, and one that was used since the survey stays. Idempotent; safe beside other processes.
-        Raises ImageCorrupt for a damaged index, TimedOut when the store is locked for too long.
+        Layers get what images and disks leave of `max_bytes`. `older_than` is in seconds since the
+        epoch. `in_use` is asked once more before each image goes, and one that was used since the
+        survey stays. `dry_run` changes nothing and leaves layers out. Idempotent; safe beside other
+        processes. Raises ImageCorrupt for a damaged index, TimedOut when the store is locked for
+        too long.
         """
         began = self.now()
-        surveyed = self._surveyed(in_use, pinned)
+        surveyed = [
+            replace(image, pinned=image.pinned or in_use(image.digest))
+            for image in self.survey(pinned)
+        ]
         plan = plan_prune(surveyed, max_bytes=max_bytes, older_than=older_than)
+        if dry_run:
+            return plan
         gone = {image.digest for image in plan.remove if self._remove(image, in_use, began)}
         self.store.collect()
         self.disks.prune(0.0, in_use)  # disks of older formats, and what killed processes left
-        if len(gone) == len(plan.remove):
+        if len(gone) < len(plan.remove):
+            done = [replace(image, pinned=image.digest not in gone) for image in surveyed]
+            plan = plan_prune(done, older_than=float("inf"))
+        if max_bytes is None:
             return plan
-        done = [replace(image, pinned=image.digest not in gone) for image in surveyed]
-        return plan_prune(done, older_than=float("inf"))
+        freed = self.layers.prune(max(0, max_bytes - plan.kept_bytes), self.now)
+        return replace(plan, freed_bytes=plan.freed_bytes + freed)
 
     def _remove(self, image: CachedImage, in_use: Callable[[str], bool], began: float) -> bool:
         if in_use(image.digest) or self._last_used(image.digest) >= began:

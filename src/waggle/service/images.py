@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from waggle.infra.oci.sources import is_local
 from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.unpacked import UnpackedLayers
 from waggle.infra.rootfs.disk import RootDisks
+from waggle.service.image_cache import ImageCache
 from waggle.service.pulls import PullPolicy, Pulls, describe
 
 PULL_SHARE, DISK_SHARE = 0.25, 0.4
@@ -63,6 +65,10 @@ class ImageService:
             async with _from_threads(progress, PULL_SHARE, DISK_SHARE) as report:
                 disk = await self.disks.ensure(image, report)
         return BootImage(reference, image.digest, disk, variables(image.config.env))
+
+    def cache(self, now: Callable[[], float] = time.time) -> ImageCache:
+        """Everything that is kept, to be looked through and pruned."""
+        return ImageCache(self.store, self.disks, self.layers, now)
 
     def _used(self, reference: str) -> ResolvedImage:
         image = self.store.resolve(reference)

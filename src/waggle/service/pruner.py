@@ -15,7 +15,6 @@ import structlog
 
 from waggle.domain.errors import WaggleError
 from waggle.service.environments import EnvironmentService
-from waggle.service.image_cache import ImageCache
 from waggle.service.images import ImageService
 
 log = structlog.get_logger(__name__)
@@ -66,8 +65,7 @@ class Pruner:
         gone = images.disks.prune(oldest, in_use)
         if self._max_bytes is None:
             return gone
-        plan = ImageCache(images.store, images.disks, self._now).prune(
+        plan = images.cache(self._now).prune(
             max_bytes=self._max_bytes, older_than=None, in_use=in_use, pinned=images.pinned()
         )
-        images.layers.prune(max(0, self._max_bytes - plan.kept_bytes), self._now)
         return [*gone, *(image.digest for image in plan.remove)]

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from waggle.domain.errors import ImageCorrupt, InvalidArgument
+from waggle.domain.errors import InvalidArgument
 from waggle.domain.reference import canonical_name, parse_reference
 from waggle.infra.oci.compress import LayerStream
 from waggle.infra.oci.convert import as_oci
+from waggle.infra.oci.copying import PIECE, Meter, copy, pieces
 from waggle.infra.oci.flatten import Advance
 from waggle.infra.oci.image import MEDIA_INDEX, MEDIA_MANIFEST, REF_NAME, Descriptor, paired
 from waggle.infra.oci.layout import LAYOUT_MARKER, Layout, canonical
@@ -28,8 +28,6 @@ from waggle.infra.oci.sources import Form, LocalSource, parse_source
 from waggle.infra.oci.storage import storage_errors
 from waggle.infra.oci.store import ImageStore, check_name
 from waggle.infra.oci.tar_writer import TarWriter, appearing
-
-_COPY = 1 << 20
 
 
 def save(store: ImageStore, name: str, target: str, advance: Advance) -> None:
@@ -60,7 +58,7 @@ def _save(store: ImageStore, name: str, target: str, advance: Advance) -> None:
         image,
         place,
         place.name or canonical_name(known) or known,
-        _Meter(image, advance),
+        Meter(sum(layer.size for layer in image.layers), "writing", advance, 0.95),
     )
     if place.form is Form.LAYOUT:
         check_name(job.name)
@@ -84,33 +82,7 @@ class _Job:
     image: Selected
     place: LocalSource
     name: str
-    meter: _Meter
-
-
-class _Meter:
-    def __init__(self, image: Selected, advance: Advance) -> None:
-        self._total = max(sum(layer.size for layer in image.layers), 1)
-        self._advance = advance
-        self._done = 0
-
-    def count(self, size: int) -> None:
-        self._done += size
-        text = f"writing {self._done / 1e6:.1f} of {self._total / 1e6:.1f} MB"
-        self._advance(min(self._done / self._total, 1.0) * 0.95, text)
-
-
-def _pieces(layout: Layout, blob: Descriptor, meter: _Meter) -> Iterator[bytes]:
-    """Read a blob and hold it against its digest; the last piece counts only if all is well."""
-    digest = hashlib.sha256()
-    with layout.open_blob(blob) as file:
-        while data := file.read(_COPY):
-            digest.update(data)
-            meter.count(len(data))
-            yield data
-    if digest.hexdigest() != blob.hex:
-        raise ImageCorrupt(
-            f"Blob {blob.digest} does not have that digest.", hint="Bring the image again."
-        )
+    meter: Meter
 
 
 def _oci(job: _Job, writer: TarWriter) -> None:
@@ -129,7 +101,7 @@ def _oci(job: _Job, writer: TarWriter) -> None:
     writer.add("index.json", [canonical(index)])
     writer.add(f"blobs/sha256/{digest}", [manifest])
     for blob in blobs:
-        writer.add(f"blobs/sha256/{blob.hex}", _pieces(job.layout, blob, job.meter))
+        writer.add(f"blobs/sha256/{blob.hex}", pieces(job.layout, blob, job.meter.count))
 
 
 def _docker_tags(name: str) -> list[str]:
@@ -149,13 +121,13 @@ def _docker(job: _Job, writer: TarWriter, tags: list[str]) -> None:
         writer.add(f"{diff_id.removeprefix('sha256:')}.tar", pieces)
 
 
-def _unpacked(layout: Layout, layer: Descriptor, diff_id: str, meter: _Meter) -> Iterator[bytes]:
+def _unpacked(layout: Layout, layer: Descriptor, diff_id: str, meter: Meter) -> Iterator[bytes]:
     with (
         layout.open_blob(layer) as blob,
         LayerStream(blob, layer, DEFAULT_LIMITS, meter.count) as stream,
     ):
-        buffered = io.BufferedReader(stream, _COPY)
-        while data := buffered.read(_COPY):
+        buffered = io.BufferedReader(stream, PIECE)
+        while data := buffered.read(PIECE):
             yield data
         stream.finish(diff_id)
 
@@ -173,10 +145,7 @@ def _into_layout(job: _Job) -> None:
         target.path.mkdir(exist_ok=True)
         with target.workspace() as workspace:
             for blob in blobs:
-                with (workspace / blob.hex).open("wb") as out:
-                    out.writelines(_pieces(job.layout, blob, job.meter))
-                    out.flush()
-                    os.fsync(out.fileno())
+                copy(job.layout, blob, workspace, job.meter.count)
             with target.locked():
                 for blob in blobs:
                     target.put_file(workspace / blob.hex, blob.digest)

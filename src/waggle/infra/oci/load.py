@@ -8,7 +8,6 @@ and a killed process leaves only what the next `collect` removes. Blocks the thr
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
 from waggle.domain.reference import ImageReference, parse_reference
 from waggle.infra.oci import archive, docker_archive
 from waggle.infra.oci.compress import is_layer
+from waggle.infra.oci.copying import Meter, copy
 from waggle.infra.oci.flatten import Advance
 from waggle.infra.oci.image import Descriptor, paired
 from waggle.infra.oci.layout import Layout
@@ -25,8 +25,6 @@ from waggle.infra.oci.select import Selected, by_tag, name_of, select
 from waggle.infra.oci.sources import Form, LocalSource, parse_source
 from waggle.infra.oci.storage import storage_errors
 from waggle.infra.oci.store import ImageStore
-
-_COPY = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,7 @@ def _open(source: LocalSource, workspace: Path, limits: Limits, advance: Advance
     if source.form is Form.LAYOUT:
         return _in_layout(Layout(source.path), source.name, own=False)
     with archive.opened(source.path) as file:
-        meter = _Meter(os.fstat(file.fileno()).st_size, f"reading {source.path.name}", advance, 0.9)
+        meter = Meter(os.fstat(file.fileno()).st_size, f"reading {source.path.name}", advance, 0.9)
         wanted = archive.is_layout_name if source.form is Form.OCI_ARCHIVE else _everything
         unpacked = workspace / "files"
         unpacked.mkdir()
@@ -126,8 +124,8 @@ def _adopt(
             found.layout.open_blob(blob).close()  # is it there, with that size?
         files = {blob.digest: found.layout.blob_path(blob) for blob in blobs}
     else:
-        meter = _Meter(sum(blob.size for blob in blobs), "copying", advance, 0.95)
-        files = {blob.digest: _copy(found.layout, blob, workspace, meter) for blob in blobs}
+        meter = Meter(sum(blob.size for blob in blobs), "copying", advance, 0.95)
+        files = {blob.digest: copy(found.layout, blob, workspace, meter.count) for blob in blobs}
     advance(0.95, f"storing {reference}")
     layout = store.layout
     with layout.locked():
@@ -150,33 +148,3 @@ def _check(image: Selected, reference: ImageReference) -> None:
             f"The image's digest is {image.manifest.digest}, not {reference.digest}.",
             hint="Give it a name with a tag, or the name with this digest.",
         )
-
-
-class _Meter:
-    """Turns counted bytes into the fraction of `share` and a text."""
-
-    def __init__(self, total: int, text: str, advance: Advance, share: float) -> None:
-        self._total, self._text = max(total, 1), text
-        self._advance, self._share = advance, share
-        self._done = 0
-
-    def count(self, size: int) -> None:
-        self._done += size
-        text = f"{self._text}: {self._done / 1e6:.1f} of {self._total / 1e6:.1f} MB"
-        self._advance(min(self._done / self._total, 1.0) * self._share, text)
-
-
-def _copy(layout: Layout, blob: Descriptor, workspace: Path, meter: _Meter) -> Path:
-    """Copy a blob into the workspace and hold it against its digest."""
-    target = workspace / blob.hex
-    digest = hashlib.sha256()
-    with layout.open_blob(blob) as file, target.open("wb") as out:
-        while data := file.read(_COPY):
-            digest.update(data)
-            out.write(data)
-            meter.count(len(data))
-        out.flush()
-        os.fsync(out.fileno())
-    if digest.hexdigest() != blob.hex:
-        raise ImageCorrupt(f"Blob {blob.digest} does not have that digest.")
-    return target
