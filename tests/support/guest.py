@@ -53,6 +53,7 @@ class FakeGuest:
     booted_from: dict[str, str]
     files: dict[str, FakeFile] = field(default_factory=dict[str, FakeFile])
     directories: set[str] = field(default_factory=lambda: {"/", "/home", HOME, "/tmp"})
+    directory: str = HOME
     programs: dict[str, Program] = field(default_factory=dict[str, Program])
     commands: list[Command] = field(default_factory=list[Command])
     cancelled: list[Command] = field(default_factory=list[Command])
@@ -199,7 +200,7 @@ class _Run:
             case "env":
                 self.out.append(command.env.get(rest, "").encode() + b"\n")
             case "cwd":
-                self.out.append(command.cwd.encode() + b"\n")
+                self.out.append((command.cwd or self.guest.directory).encode() + b"\n")
             case "hang":
                 self.guest.started.set()
                 await self.guest.release.wait()

@@ -72,7 +72,7 @@ def demo() -> None:
 
 @app.command(group=SERVER)
 def shell(environment: str) -> int:
-    """Open a shell in an environment, as its sandbox user.
+    """Open a shell in an environment, as the user that its programs run as.
 
     Parameters
     ----------

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from waggle.domain.errors import InvalidArgument, InvalidTransition, NotRunning
+from waggle.domain.execution import HOME
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 
@@ -75,7 +76,8 @@ class Environment:
 
     `ssh_port` and `machine` are set exactly while a machine may exist: from the end of its boot
     until it is known to be gone. `active_calls` counts calls in progress; an environment with one
-    is never idle. `error` says why it failed or why it ended, and may be shown to its owner.
+    is never idle. `directory` is where programs start. `error` says why it failed or why it ended,
+    and may be shown to its owner.
     """
 
     id: str
@@ -94,6 +96,7 @@ class Environment:
     booted_from: dict[str, str] = field(default_factory=dict[str, str])
     error: str | None = None
     active_calls: int = 0
+    directory: str = HOME
 
     def to(self, state: State, *, error: str | None = None) -> Environment:
         """Move to `state`, with the cause if there is one; an earlier cause stays otherwise.
@@ -107,10 +110,21 @@ class Environment:
         return replace(self, state=state, error=self.error if error is None else error)
 
     def with_machine(
-        self, machine: MachineIdentity, *, ssh_port: int, booted_from: Mapping[str, str]
+        self,
+        machine: MachineIdentity,
+        *,
+        ssh_port: int,
+        booted_from: Mapping[str, str],
+        directory: str = HOME,
     ) -> Environment:
         """A machine was booted for it: from now on there is something to free."""
-        return replace(self, machine=machine, ssh_port=ssh_port, booted_from=dict(booted_from))
+        return replace(
+            self,
+            machine=machine,
+            ssh_port=ssh_port,
+            booted_from=dict(booted_from),
+            directory=directory,
+        )
 
     def without_machine(self) -> Environment:
         """Its machine is gone, and so is the port; what it was booted from stays on record."""

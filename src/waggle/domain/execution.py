@@ -14,10 +14,14 @@ MAX_CODE_BYTES = 512_000
 MAX_STDIN_BYTES = 10 * 1024 * 1024
 MAX_HEADER_BYTES = 120_000
 HOME = "/home/sandbox"
+"""A directory of the user that programs run as, in every guest; relative paths count from it."""
 
 
 class GuestUser(StrEnum):
-    """Who runs a command inside the guest."""
+    """Who runs a command inside the guest.
+
+    SANDBOX is the user that programs run as: the image's own where it names one.
+    """
 
     SANDBOX = "sandbox"
     ROOT = "root"
@@ -28,8 +32,9 @@ class Command:
     """One command for the guest.
 
     `argv` is run without a shell. When `code` is given it is written to a fresh file whose path
-    replaces the word `{file}` in argv, and which is removed afterwards. `timeout` is seconds,
-    `output_limit` bytes kept of each stream. Raises InvalidArgument or TooLarge when built.
+    replaces the word `{file}` in argv, and which is removed afterwards. `cwd` is None for where
+    the image has programs start. `timeout` is seconds, `output_limit` bytes kept of each stream.
+    Raises InvalidArgument or TooLarge when built.
     """
 
     argv: tuple[str, ...]
@@ -37,14 +42,14 @@ class Command:
     output_limit: int
     code: bytes | None = None
     extension: str = ""
-    cwd: str = HOME
+    cwd: str | None = None
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     stdin: bytes = b""
     user: GuestUser = GuestUser.SANDBOX
 
     def __post_init__(self) -> None:
         """Refuse what can never be carried out, before anything is started."""
-        words = (*self.argv, self.cwd, *self.env.keys(), *self.env.values())
+        words = (*self.argv, self.cwd or "", *self.env.keys(), *self.env.values())
         if not self.argv or any("\0" in word for word in words):
             raise InvalidArgument("A command needs a program, and its words cannot contain NUL.")
         if any("=" in name or not name for name in self.env):

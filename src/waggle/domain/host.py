@@ -36,6 +36,11 @@ class Guest(Protocol):
         ...
 
     @property
+    def directory(self) -> str:
+        """Where programs start when a command does not say: the image's choice, else HOME."""
+        ...
+
+    @property
     def booted_from(self) -> dict[str, str]:
         """Digests of what it was booted from: image, kernel, kit."""
         ...
@@ -48,9 +53,9 @@ class Guest(Protocol):
         ...
 
     async def write_file(self, path: str, data: bytes, mode: int) -> None:
-        """Write a file as the sandbox user, atomically where the guest allows, making parents.
+        """Write a file as the user that programs run as; atomic where the guest allows.
 
-        Raises FileRefused (permission, directory, disk full) or GuestLost.
+        Parents are made. Raises FileRefused (permission, directory, disk full) or GuestLost.
         """
         ...
 

@@ -17,12 +17,22 @@ from waggle.domain.reference import ImageReference, matches, parse_reference
 
 @dataclass(frozen=True, slots=True)
 class BootImage:
-    """A bootable image. `disk` is shared by all machines; `variables` is the image's own Env."""
+    """A bootable image and what its configuration asks for.
+
+    `disk` is shared by all machines; `variables` is the image's own Env. `user`, as
+    `name[:group]` or numbers, is resolved in the guest. `directory` is absolute. What is empty is
+    waggle's to choose.
+    """
 
     reference: str
     digest: str
     disk: Path
     variables: Mapping[str, str]
+    user: str = ""
+    directory: str = ""
+    """Where programs start."""
+    shell: str = ""
+    """What greets a person: a path, or a name to look for in PATH."""
 
 
 class PullRule(StrEnum):

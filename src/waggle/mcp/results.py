@@ -47,6 +47,7 @@ class CreatedEnvironment(BaseModel):
     status: str
     network: str = Field(description="none or public.")
     ssh_port: int | None = Field(description="TCP port on the server's 127.0.0.1 (for operators).")
+    working_directory: str = Field(description="Where programs start unless cwd says otherwise.")
     created_at: str = Field(description="RFC 3339.")
     timeout: str = Field(description="It is destroyed after being unused for this long, e.g. 30m.")
 
@@ -142,6 +143,7 @@ def created(environment: Environment) -> CreatedEnvironment:
         status=environment.state,
         network=environment.network,
         ssh_port=environment.ssh_port,
+        working_directory=readable(environment.directory),
         created_at=rfc3339(environment.created_at),
         timeout=f"{int(environment.idle_timeout.total_seconds()) // 60}m",
     )

@@ -79,7 +79,7 @@ class ExecutionService:
                     extension=runtime.file_extension,
                     timeout=timeout,
                     output_limit=self._limits.output_bytes,
-                    cwd=HOME if cwd is None else parse_path(cwd),
+                    cwd=None if cwd is None else parse_path(cwd),
                     env=dict(env or {}),
                     stdin=_encode(stdin),
                 )
@@ -105,6 +105,7 @@ class ExecutionService:
                     argv=argv,
                     timeout=self._limits.install_timeout,
                     output_limit=self._limits.output_bytes,
+                    cwd=HOME,
                     user=GuestUser.ROOT if runtime.install_as_root else GuestUser.SANDBOX,
                 )
             )

@@ -17,7 +17,7 @@ from waggle.service.environments import EnvironmentService
 
 
 class FilesystemService:
-    """Write, read and list files, as the sandbox user of the guest."""
+    """Write, read and list files, as the user that programs run as in the guest."""
 
     def __init__(self, environments: EnvironmentService) -> None:
         self._environments = environments

@@ -27,7 +27,8 @@ def guest_variables(
 
     `proxy_port` is where the guest reaches the egress proxy on its own loopback; None means that
     the policy allows no network. Where the operator brings certificates, the usual variables name
-    the trust store that they were added to.
+    the trust store that they were added to. HOME, USER and LOGNAME are set in the guest, which
+    alone knows who the image's user is (kit/guest/image.c).
     """
     path = image.get("PATH", DEFAULT_PATH)
     presets = {
@@ -49,10 +50,5 @@ def guest_variables(
     if has_certificates:
         presets |= dict.fromkeys(_TRUST_VARIABLES, TRUST_STORE)
         presets["NODE_EXTRA_CA_CERTS"] = OWN_CERTIFICATES
-    fixed = {
-        "HOME": HOME,
-        "USER": "sandbox",
-        "LOGNAME": "sandbox",
-        "PATH": f"{HOME}/.local/bin:{HOME}/node_modules/.bin:{path}",
-    }
-    return presets | dict(image) | fixed
+    path = f"{HOME}/.local/bin:{HOME}/node_modules/.bin:{path}"
+    return presets | dict(image) | {"PATH": path}

@@ -24,6 +24,7 @@ from waggle.infra.oci.sources import is_local
 from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.unpacked import UnpackedLayers
 from waggle.infra.rootfs.disk import RootDisks
+from waggle.service import image_config
 from waggle.service.image_cache import ImageCache
 from waggle.service.pulls import PullPolicy, Pulls, describe
 
@@ -64,7 +65,16 @@ class ImageService:
         if disk is None:
             async with _from_threads(progress, PULL_SHARE, DISK_SHARE) as report:
                 disk = await self.disks.ensure(image, report)
-        return BootImage(reference, image.digest, disk, variables(image.config.env))
+        config = image.config
+        return BootImage(
+            reference,
+            image.digest,
+            disk,
+            variables=image_config.variables(config.env),
+            user=image_config.user(config.user),
+            directory=image_config.directory(config.working_dir),
+            shell=image_config.shell(config.entrypoint, config.cmd),
+        )
 
     def cache(self, now: Callable[[], float] = time.time) -> ImageCache:
         """Everything that is kept, to be looked through and pruned."""
@@ -97,12 +107,6 @@ class ImageService:
         """Digests of the runtimes' images: pruning leaves them alone."""
         found = map(self.digest_of, self._runtimes.values())
         return frozenset(digest for digest in found if digest)
-
-
-def variables(entries: tuple[str, ...]) -> dict[str, str]:
-    """An image configuration's Env; entries without a name are dropped, as runtimes do. Pure."""
-    pairs = (entry.partition("=") for entry in entries)
-    return {name: value for name, _, value in pairs if name and "\0" not in name + value}
 
 
 @contextlib.asynccontextmanager

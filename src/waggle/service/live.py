@@ -78,7 +78,10 @@ class LiveEnvironment:
             await self._store.save(self.environment)
             guest = self._guest = await host.create(self.environment, progress)
             self.environment = self.environment.with_machine(
-                guest.machine, ssh_port=guest.ssh_port, booted_from=guest.booted_from
+                guest.machine,
+                ssh_port=guest.ssh_port,
+                booted_from=guest.booted_from,
+                directory=guest.directory,
             )
             running = replace(self.environment.to(State.RUNNING), last_used_at=self._clock())
             await self._store.save(running)

@@ -46,6 +46,7 @@ class LocalGuest:
         proxy: Proxy | None,
         *,
         ssh_port: int,
+        directory: str,
         booted_from: dict[str, str],
     ) -> None:
         self._machine = machine
@@ -56,6 +57,7 @@ class LocalGuest:
         self._pages = ReadAhead(self._files.read)
         self._owned = contextlib.ExitStack()
         self.ssh_port = ssh_port
+        self.directory = directory
         self.booted_from = booted_from
         self._ending = asyncio.Lock()
 

@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Protocol
 
 from waggle.domain.environment import Environment
-from waggle.domain.errors import BootFailed, GuestLost, NoPorts, PortTaken, WaggleError
+from waggle.domain.errors import (
+    BootFailed,
+    GuestLost,
+    ImageCorrupt,
+    NoPorts,
+    PortTaken,
+    WaggleError,
+)
+from waggle.domain.execution import HOME
 from waggle.domain.host import Progress
 from waggle.domain.image import BootImage, BootImages
 from waggle.domain.machine import GuestDisks, Hypervisor, Machine, MachineSpec
@@ -102,6 +110,7 @@ class LocalHost:
                 SshConnection(lease.port, keys, proxy=proxy.serve if proxy else None),
                 proxy,
                 ssh_port=lease.port,
+                directory=image.directory or HOME,
                 booted_from={"image": image.digest, "kernel": kernel.stem, "kit": kit.stem},
             )
             guest.owns(lease.release)
@@ -125,13 +134,22 @@ class LocalHost:
             proxy_port=PROXY_PORT if _has_network(environment) else None,
             has_certificates=bool(self._parts.certificates),
         )
-        return identity_disk(
-            host_key=keys.host_key,
-            authorized_keys=keys.authorized_keys,
-            hostname=environment.name,
-            environment=variables,
-            certificates=self._parts.certificates,
-        )
+        try:
+            return identity_disk(
+                host_key=keys.host_key,
+                authorized_keys=keys.authorized_keys,
+                hostname=environment.name,
+                environment=variables,
+                certificates=self._parts.certificates,
+                user=image.user,
+                directory=image.directory,
+                shell=image.shell,
+            )
+        except ValueError as error:
+            raise ImageCorrupt(
+                f"The image's configuration cannot be given to a machine: {error}.",
+                hint="Choose another image, or make this one with fewer or shorter variables.",
+            ) from error
 
     async def _boot(
         self,

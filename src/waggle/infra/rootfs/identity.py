@@ -15,6 +15,7 @@ _SIZE_STEP = 64 * 1024
 """A disk smaller than the kernel's partition probes makes it complain on the console."""
 MAX_NAME = 63
 MAX_DATA = 8 << 20
+MAX_USER, MAX_PATH = 255, 4095
 MAX_ENVIRONMENT = 64 * 1024
 """Bytes of variables with their names; the kit reads no more (kit/guest/waggle.h)."""
 
@@ -26,9 +27,13 @@ def identity_disk(
     hostname: str,
     environment: Mapping[str, str],
     certificates: bytes = b"",
+    user: str = "",
+    directory: str = "",
+    shell: str = "",
 ) -> bytes:
     """The disk's bytes. `host_key` is in dropbear's format, `certificates` is PEM or empty.
 
+    `user`, `directory` and `shell` are what the image asks for (`domain.image.BootImage`).
     Raises ValueError when a variable cannot be expressed or a record is too long.
     """
     for name, value in environment.items():
@@ -45,6 +50,17 @@ def identity_disk(
     }
     if certificates:
         records["ca.pem"] = certificates
+    wishes = (
+        ("user", user, MAX_USER),
+        ("directory", directory, MAX_PATH),
+        ("shell", shell, MAX_PATH),
+    )
+    for name, wish, limit in wishes:
+        data = wish.encode()
+        if len(data) > limit or b"\0" in data:
+            raise ValueError(f"the image's {name} is too long or has a NUL in it")
+        if data:
+            records[name] = data
     return pack(records)
 
 

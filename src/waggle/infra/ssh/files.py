@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of a guest over SFTP, as the sandbox user.
+"""Files of a guest over SFTP, as the user that programs run as.
 
 The SFTP server is the guest's: names, sizes, types and attributes are claims, checked or bounded
 here, and never used as a path of the host.

@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import struct
-from typing import Final
 
 from waggle.domain.execution import Command, GuestUser
-
-_UIDS: Final = {GuestUser.SANDBOX: 1000, GuestUser.ROOT: 0}
 
 
 def frame(command: Command) -> bytes:
     """What the launcher reads first: a length, then NUL-terminated fields."""
-    uid = _UIDS[command.user]
-    fields = [f"u{uid}", f"g{uid}", f"d{command.cwd}"]
+    fields = ["r"] if command.user is GuestUser.ROOT else []
+    if command.cwd is not None:
+        fields.append(f"d{command.cwd}")
     fields += [f"e{name}={value}" for name, value in command.env.items()]
     fields += [f"a{word}" for word in command.argv]
     if command.code is not None:

@@ -20,7 +20,7 @@ def refusal(path: str, error: asyncssh.SFTPError) -> FileNotFound | FileRefused:
         return FileNotFound(f"There is no {shown(path)} in the environment.")
     if isinstance(error, asyncssh.SFTPPermissionDenied):
         return FileRefused(
-            f"The sandbox user may not do that with {shown(path)}.",
+            f"The environment's user may not do that with {shown(path)}.",
             hint="Use a path under /home/sandbox or /tmp.",
         )
     reason = "".join(c if c.isprintable() else "?" for c in error.reason[:_MAX_REASON])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An Environment as a row of the state database, and back. Pure.
 
-Calls in progress are not kept: after a restart there are none.
+Calls in progress are not kept, nor where programs start: after a restart there are none.
 """
 
 from __future__ import annotations

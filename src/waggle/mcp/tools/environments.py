@@ -11,6 +11,7 @@ from pydantic import Field
 
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES, Environment
 from waggle.domain.errors import InvalidArgument
+from waggle.domain.execution import HOME
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 from waggle.mcp.arguments import make_tool
@@ -102,7 +103,7 @@ class EnvironmentTools:
             result,
             f"Environment {result.environment_id} ({result.name}) is running: runtime "
             f"{result.runtime}, network {result.network}. It is destroyed after {result.timeout} "
-            "without a call.",
+            f"without a call.{_start(result.working_directory)}",
         )
 
     async def list_environments(self, ctx: Ctx) -> Annotated[CallToolResult, EnvironmentList]:
@@ -127,6 +128,13 @@ class EnvironmentTools:
             message=f"Environment {environment.id} ({environment.name}) is destroyed.",
         )
         return success(result, result.message)
+
+
+def _start(directory: str) -> str:
+    """A sentence for images with a working directory of their own."""
+    if directory == HOME:
+        return ""
+    return f" Programs start in {directory}; relative paths of the file tools count from {HOME}."
 
 
 def _parse_network(text: str) -> NetworkPolicy:

@@ -33,7 +33,13 @@ _Seconds = Annotated[
     Annotated[float, Field(json_schema_extra={"exclusiveMinimum": 0})] | None,
     Field(description="Kill the program and all it started after so many seconds."),
 ]
-_Cwd = Annotated[str | None, Field(description=f"Directory to run in. Default {HOME}.")]
+_Cwd = Annotated[
+    str | None,
+    Field(
+        description=f"Directory to run in; relative to {HOME}. Default: the working_directory of "
+        f"create_environment, {HOME} unless the image names another."
+    ),
+]
 _Env = Annotated[
     dict[str, str] | None, Field(description="Environment variables to add for this call.")
 ]
@@ -99,8 +105,8 @@ def execution_tools(services: Services) -> list[Tool]:
             description=(
                 "Run a program in an environment and return stdout, stderr and the exit code. A "
                 "non-zero exit code is a result, not an error. Every call is a new process: "
-                "variables do not last between calls, files and packages do. Runs as the user "
-                f"sandbox in {HOME}. Default timeout {limits.default_timeout:g} s, at most "
+                "variables do not last between calls, files and packages do. Not as root. "
+                f"Default timeout {limits.default_timeout:g} s, at most "
                 f"{limits.max_timeout:g} s; on timeout the output so far is returned. Of each "
                 f"stream about {limits.output_bytes:,} bytes are kept (start and end); write more "
                 "to a file.\n"

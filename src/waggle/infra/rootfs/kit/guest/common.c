@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -11,7 +12,7 @@
 void complain(const char *what) { dprintf(2, "waggle: %s: %s\n", what, strerror(errno)); }
 
 bool write_file(const char *path, int flags, mode_t mode, const void *data, size_t size) {
-  int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | flags, mode);
+  int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NONBLOCK | flags, mode); // no pipe holds us
   if (fd < 0) return complain(path), false;
   if (!write_exactly(fd, data, size)) return complain(path), close(fd), false;
   return close(fd) == 0;
@@ -41,4 +42,10 @@ bool read_exactly(int fd, void *buffer, size_t size) {
     at += n, size -= (size_t)n;
   }
   return true;
+}
+
+bool assume(const struct account *account) {
+  return setgroups(account->group_count, account->groups) == 0 &&
+         setresgid(account->gid, account->gid, account->gid) == 0 &&
+         setresuid(account->uid, account->uid, account->uid) == 0;
 }

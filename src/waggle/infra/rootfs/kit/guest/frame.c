@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A frame is u32 size (big endian) and NUL-terminated fields, each a letter and a value:
-//   u uid, g gid, d directory, e NAME=value, a argument, c bytes of code, x its extension
+//   r (as root), d directory, e NAME=value, a argument, c bytes of code, x its extension
+// Without r it runs as the environment's user, without d where that user's programs start.
 // The bytes of code follow the frame; the rest of stdin is the program's.
 #include "session.h"
 
@@ -19,8 +20,7 @@
 static void parse_field(struct job *job, char *field, int *words) {
   char *value = field + 1;
   switch (*field) {
-  case 'u': job->uid = (unsigned)strtoul(value, NULL, 10); break;
-  case 'g': job->gid = (unsigned)strtoul(value, NULL, 10); break;
+  case 'r': job->account = &ROOT; break;
   case 'd': job->directory = value; break;
   case 'e': putenv(value); break;
   case 'c': job->code = strtoul(value, NULL, 10); break;
@@ -49,7 +49,7 @@ static bool write_file_in(const char *directory, struct job *job, const char *co
   snprintf(job->file, sizeof job->file, "%s/.waggle-%.13s%s", directory, job->id, job->extension);
   int fd = open(job->file, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (fd < 0) return false;
-  bool good = write_exactly(fd, code, job->code) && fchown(fd, job->uid, job->gid) == 0;
+  bool good = write_exactly(fd, code, job->code) && fchown(fd, job->account->uid, job->account->gid) == 0;
   int error = errno;
   close(fd);
   if (!good) unlink(job->file);

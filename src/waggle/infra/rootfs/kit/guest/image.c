@@ -3,8 +3,8 @@
 #include "session.h"
 
 #include <fcntl.h>
-#include <grp.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -16,17 +16,49 @@ void enter_image(void) {
   close(fd);
 }
 
-void base_environment(void) {
+const struct account ROOT = {.group_count = 1, .name = "root", .home = "/root"};
+
+static void name_user(const struct account *account) {
+  setenv("HOME", account->home, 1);
+  setenv("USER", account->name, 1);
+  setenv("LOGNAME", account->name, 1);
+}
+
+// What the user installs for itself is found first, also where its home is not waggle's.
+static void search_home(const char *home) {
+  const char *path = getenv("PATH");
+  static char wider[MAX_ENVIRONMENT + MAX_PATH + 16];
+  if (!path || strcmp(home, SANDBOX_HOME) == 0) return;
+  snprintf(wider, sizeof wider, "%s/.local/bin:%s", home, path);
+  setenv("PATH", wider, 1);
+}
+
+const struct account *base_environment(void) {
   static char text[MAX_ENVIRONMENT + 1];
+  static struct account account;
   clearenv();
   int fd = open(KIT_ENVIRONMENT, O_RDONLY | O_CLOEXEC);
   ssize_t size = fd < 0 ? 0 : read(fd, text, sizeof text - 1);
   for (char *at = text; size > 0 && at < text + size; at += strlen(at) + 1) putenv(at);
   if (fd >= 0) close(fd);
+  fd = open(KIT_ACCOUNT, O_RDONLY | O_CLOEXEC);
+  if (fd < 0 || !read_exactly(fd, &account, sizeof account)) fail("account");
+  close(fd);
+  name_user(&account);
+  search_home(account.home);
+  return &account;
 }
 
-void become(unsigned uid, unsigned gid) {
-  if (setgroups(1, (gid_t[]){gid}) || setresgid(gid, gid, gid) || setresuid(uid, uid, uid))
-    fail("changing the user");
-  if (uid == 0) setenv("HOME", "/root", 1), setenv("USER", "root", 1), setenv("LOGNAME", "root", 1);
+void become(const struct account *account) {
+  if (!assume(account)) fail("changing the user");
+  if (account->uid == 0) name_user(account);
+}
+
+void show_notice(void) {
+  char text[2 * MAX_PATH];
+  int fd = open(KIT_NOTICE, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  ssize_t size = unlink(KIT_NOTICE) ? 0 : read(fd, text, sizeof text);
+  if (size > 0) write_exactly(2, text, (size_t)size);
+  close(fd);
 }

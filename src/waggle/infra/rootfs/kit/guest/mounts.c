@@ -32,19 +32,30 @@ static const struct mount_point KIT_MOUNTS[] = {
      "lowerdir=/image,upperdir=/scratch/upper,workdir=/scratch/work", 0},
 };
 
-static const char *const DIRECTORIES[] = {
-    NEW "/proc", NEW "/sys",  NEW "/dev",     NEW "/run",       NEW "/tmp", NEW "/etc",
-    NEW "/home", NEW "/.waggle", NEW SANDBOX_HOME, "/dev/pts", "/dev/shm",
+// The image's, once it is the root.
+static const struct mount_point IMAGE_MOUNTS[] = {
+    {"proc", "/proc", "proc", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
+    {"sysfs", "/sys", "sysfs", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
+    {"cgroup", "/sys/fs/cgroup", "cgroup2", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
+    {KIT "/dev", "/dev", NULL, NULL, MS_BIND | MS_REC},
+    {"run", "/run", "tmpfs", "mode=0755", MS_NOSUID | MS_NODEV},
 };
 
-static const struct mount_point IMAGE_MOUNTS[] = {
-    {"proc", NEW "/proc", "proc", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
-    {"sysfs", NEW "/sys", "sysfs", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
-    {"cgroup", NEW "/sys/fs/cgroup", "cgroup2", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
+static const struct mount_point DEVICE_MOUNTS[] = {
     {"devpts", "/dev/pts", "devpts", "gid=5,mode=620,ptmxmode=666", MS_NOSUID | MS_NOEXEC},
     {"shm", "/dev/shm", "tmpfs", "mode=1777", MS_NOSUID | MS_NODEV},
-    {"/dev", NEW "/dev", NULL, NULL, MS_BIND | MS_REC},
-    {"run", NEW "/run", "tmpfs", "mode=0755", MS_NOSUID | MS_NODEV},
+};
+
+// What programs expect of any image. Where something is mounted, only a real directory will do;
+// elsewhere a link to one is as good.
+static const struct {
+  const char *path;
+  mode_t mode, wanted; // of a new one; bits that an old one must have, too
+  bool may_be_link;
+} DIRECTORIES[] = {
+    {"/proc", 0755, 0, false}, {"/sys", 0755, 0, false},     {"/dev", 0755, 0, false},
+    {"/run", 0755, 0, false},  {"/tmp", 01777, 01777, true}, {"/etc", 0755, 0, true},
+    {"/root", 0700, 0, true},  {"/home", 0755, 0111, true},  {SANDBOX_HOME, 0755, 0, true},
 };
 
 #define LENGTH(array) (sizeof(array) / sizeof *(array))
@@ -85,19 +96,33 @@ static void limit_sandbox(void) {
 bool mount_everything(void) {
   umask(0);
   if (!mount_all(KIT_MOUNTS, LENGTH(KIT_MOUNTS))) return false;
-  mkdir(NEW "/root", 0700);
-  for (size_t i = 0; i < LENGTH(DIRECTORIES); i++) mkdir(DIRECTORIES[i], 0755);
-  if (!mount_all(IMAGE_MOUNTS, LENGTH(IMAGE_MOUNTS))) return false;
-  chmod(NEW "/tmp", 01777);
+  mkdir("/dev/pts", 0755);
+  mkdir("/dev/shm", 0755);
+  if (!mount_all(DEVICE_MOUNTS, LENGTH(DEVICE_MOUNTS))) return false;
   chmod("/scratch", 0700);
-  chown(NEW SANDBOX_HOME, SANDBOX_ID, SANDBOX_ID);
   limit_sandbox();
   return true;
 }
 
+// Make a directory, in place of whatever else the image has there.
+static void make_directory(const char *path, mode_t mode, mode_t wanted, bool may_be_link) {
+  struct stat found;
+  if ((may_be_link ? stat : lstat)(path, &found) == 0 && S_ISDIR(found.st_mode)) {
+    if ((found.st_mode & wanted) != wanted && chmod(path, (found.st_mode & 07777) | wanted))
+      complain(path);
+    return;
+  }
+  if (unlink(path) == 0) dprintf(2, "waggle: %s of the image is not a directory: replaced\n", path);
+  if (mkdir(path, mode)) complain(path);
+}
+
 bool image_becomes_root(void) {
+  make_directory(NEW KIT, 0755, 0, false);
   // pivot_root also moves the root of every process that had the old one, this one included.
   if (chdir(NEW) || syscall(SYS_pivot_root, ".", "." KIT) || chdir("/"))
     return complain("pivot_root"), false;
-  return true;
+  for (size_t i = 0; i < LENGTH(DIRECTORIES); i++)
+    make_directory(DIRECTORIES[i].path, DIRECTORIES[i].mode, DIRECTORIES[i].wanted,
+                   DIRECTORIES[i].may_be_link);
+  return mount_all(IMAGE_MOUNTS, LENGTH(IMAGE_MOUNTS));
 }

@@ -71,7 +71,7 @@ static void start(const struct job *job, const sigset_t *signals) {
   if (!write_text(procs, "0")) _exit(FAILED); // killed before it began
   sigprocmask(SIG_SETMASK, signals, NULL);
   setsid();
-  become(job->uid, job->gid);
+  become(job->account);
   if (chdir(job->directory)) fail(job->directory);
   umask(022);
   execvp(job->argv[0], job->argv);
@@ -107,8 +107,7 @@ static int pass_on(int status) {
 }
 
 int run(const char *id) {
-  static struct job job = {.directory = SANDBOX_HOME, .extension = "", .uid = SANDBOX_ID,
-                           .gid = SANDBOX_ID, .code = NO_CODE};
+  static struct job job = {.extension = "", .code = NO_CODE};
   sigset_t mine, theirs;
   sigemptyset(&mine);
   sigaddset(&mine, SIGCHLD);
@@ -119,7 +118,9 @@ int run(const char *id) {
   cgroup_path(cgroup, sizeof cgroup, id, "");
   atexit(forget);
   if (mkdir(cgroup, 0755)) fail(id);
-  base_environment();
+  show_notice();
+  job.account = base_environment();
+  job.directory = job.account->directory;
   job.id = id;
   read_frame(&job);
   if (job.code != NO_CODE) write_code(&job);

@@ -3,7 +3,7 @@
 // root and becomes the wanted user there. Its commands, all from the host:
 //   run ID    read a frame from stdin (frame.c), then run its argv in a cgroup of its own (run.c)
 //   kill ID   kill everything in that cgroup, children of children included
-//   any other path that ends in sftp-server: SFTP as the sandbox user
+//   any other path that ends in sftp-server: SFTP as that user, in waggle's home directory
 //   (none)    an interactive shell
 #include "session.h"
 
@@ -19,29 +19,38 @@ void fail(const char *what) {
   exit(FAILED);
 }
 
-static int as_sandbox(char *const argv[], char *const fallback[]) {
+static const struct account *as_user(bool is_person) {
   enter_image();
+  if (is_person) show_notice();
   char *term = getenv("TERM"), *kept = term ? strdup(term) : NULL;
-  base_environment();
+  const struct account *account = base_environment();
   if (kept) setenv("TERM", kept, 1);
-  become(SANDBOX_ID, SANDBOX_ID);
-  if (chdir(SANDBOX_HOME) != 0 && chdir("/") != 0) fail("/");
+  become(account);
   umask(022);
-  execv(argv[0], argv);
-  if (fallback) execv(fallback[0], fallback);
-  return complain(argv[0]), FAILED;
+  return account;
 }
 
+// The image's own shell if it names one; a name that begins with '-' tells a shell that this is a
+// login. Without it bash, and the kit's shell where there is none.
 static int shell(void) {
-  char *const bash[] = {"/bin/bash", "-l", NULL}, *const sh[] = {KIT "/bin/busybox", "sh", "-l", NULL};
-  return as_sandbox(bash, sh);
+  const struct account *account = as_user(true);
+  const char *slash = strrchr(account->shell, '/');
+  char name[MAX_PATH + 1];
+  if (chdir(account->directory) && chdir(SANDBOX_HOME) && chdir("/")) fail("/");
+  snprintf(name, sizeof name, "-%s", slash ? slash + 1 : account->shell);
+  if (*account->shell) execvp(account->shell, (char *[]){name, NULL});
+  execl("/bin/bash", "/bin/bash", "-l", NULL);
+  execl(KIT "/bin/busybox", "sh", "-l", NULL);
+  return complain(KIT "/bin/busybox"), FAILED;
 }
 
 // The kit's libraries are not the image's: its own loader runs the program against its own.
 static int sftp(void) {
-  char *const argv[] = {KIT "/lib64/ld-linux-x86-64.so.2", "--library-path", KIT "/lib",
-                        KIT "/bin/sftp-server", "-e", NULL};
-  return as_sandbox(argv, NULL);
+  as_user(false);
+  if (chdir(SANDBOX_HOME) && chdir("/")) fail("/");
+  execl(KIT "/lib64/ld-linux-x86-64.so.2", KIT "/lib64/ld-linux-x86-64.so.2", "--library-path",
+        KIT "/lib", KIT "/bin/sftp-server", "-e", NULL);
+  return complain("sftp-server"), FAILED;
 }
 
 int main(int argc, char **argv) {

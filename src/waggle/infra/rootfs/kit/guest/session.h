@@ -12,7 +12,7 @@
 // What a frame asks for. `code` bytes of code follow the frame on stdin, unless it is NO_CODE.
 struct job {
   const char *id, *directory, *extension;
-  unsigned uid, gid;
+  const struct account *account;
   size_t code;
   char *argv[MAX_WORDS + 1];
   char file[4352];
@@ -21,10 +21,13 @@ struct job {
 // Complain and end with FAILED.
 void fail(const char *what) __attribute__((noreturn));
 
-// image.c: leave the kit's root for the image's; take the environment's variables; be a user.
+// image.c: leave the kit's root for the image's; take the environment's variables, with the names
+// of the user that programs run as, and return that user; be a user; say once what init found.
+extern const struct account ROOT;
 void enter_image(void);
-void base_environment(void);
-void become(unsigned uid, unsigned gid);
+const struct account *base_environment(void);
+void become(const struct account *account);
+void show_notice(void);
 
 // frame.c: read a frame from stdin into JOB; write its code to a fresh file and name that in argv.
 void read_frame(struct job *job);

@@ -11,11 +11,27 @@
 // Where things are once the image is the root: the kit lies under /.waggle.
 #define KIT "/.waggle"
 #define KIT_CGROUP KIT "/cgroup/run"
-#define KIT_ENVIRONMENT KIT "/run/identity/environment"
+#define KIT_IDENTITY KIT "/run/identity"
+#define KIT_ENVIRONMENT KIT_IDENTITY "/environment"
+#define KIT_ACCOUNT KIT_IDENTITY "/account"
+#define KIT_NOTICE KIT_IDENTITY "/notice" // what the user is told once
 #define MAX_ENVIRONMENT (64u << 10) // bytes of variables; the host sends no more
 
 #define SANDBOX_ID 1000
 #define SANDBOX_HOME "/home/sandbox"
+
+#define MAX_USER 255 // bytes of what an image says its user is
+#define MAX_PATH 4096
+#define MAX_GROUPS 64
+
+// Who programs run as and where they start. init writes it, as it is, and each session reads it.
+struct account {
+  unsigned uid, gid, group_count;
+  gid_t groups[MAX_GROUPS];
+  char name[64], home[MAX_PATH];
+  char directory[MAX_PATH]; // where programs start
+  char shell[MAX_PATH];     // the image's own, or empty
+};
 
 // Print "waggle: WHAT: strerror" on stderr.
 void complain(const char *what);
@@ -30,9 +46,19 @@ bool write_exactly(int fd, const void *data, size_t size);
 
 // init.c steps, in the order in which they run. Each returns false when the guest cannot boot.
 bool mount_everything(void);
-bool install_identity(const char *device);
-bool network_up(void);
 bool image_becomes_root(void);
+bool install_identity(const char *device);
+bool install_account(void);
+bool network_up(void);
+
+// users.c: who "user[:group]" is; false, and nothing changed, when there is no such user or group.
+bool find_account(struct account *account, const char *wanted, const char *passwd,
+                  const char *group);
+// Whether a line of TEXT begins with NAME and a colon.
+bool has_name(const char *text, const char *name);
+
+// Become that user with all its groups, for good; false when that fails.
+bool assume(const struct account *account);
 
 // Listen for SSH wherever a host could call; a door that cannot be opened is -1, as poll wants it.
 #define DOORS 2
