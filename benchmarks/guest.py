@@ -18,8 +18,8 @@ import asyncssh
 
 
 def frame(argv: Sequence[str], code: bytes | None = None, extension: str = "") -> bytes:
-    """What `run` reads on stdin to start `argv` as the sandbox user, with `{file}` for the code."""
-    fields = ["u1000", "g1000", "d/home/sandbox", *(f"a{word}" for word in argv)]
+    """What `run` reads on stdin to start `argv` as a program of the environment, with `{file}` for the code."""
+    fields = [f"a{word}" for word in argv]
     if code is not None:
         fields += [f"c{len(code)}", f"x{extension}"]
     body = b"".join(field.encode() + b"\0" for field in fields)

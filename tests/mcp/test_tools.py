@@ -39,6 +39,7 @@ async def test_the_main_job(era: str) -> None:
             "status": "running",
             "network": "public",
             "ssh_port": 10_000,
+            "working_directory": "/home/sandbox",
             "created_at": "2026-03-04T05:06:07Z",
             "timeout": "30m",
         }

@@ -66,7 +66,7 @@ async def test_code_becomes_one_command_with_the_presets(
     assert command.argv == ("python3", "{file}")
     assert command.code == b"echo hello\nexit 3"
     assert (command.extension, command.timeout, command.output_limit) == (".py", 30, 1_000)
-    assert (command.cwd, command.env, command.stdin) == (HOME, {}, b"")
+    assert (command.cwd, command.env, command.stdin) == (None, {}, b"")
     assert command.user is GuestUser.SANDBOX
 
 

@@ -8,18 +8,17 @@ from waggle.service.guest_setup import DEFAULT_PATH, TRUST_STORE, guest_variable
 
 def test_an_image_that_says_nothing() -> None:
     given = guest_variables({}, proxy_port=None, has_certificates=False)
-    assert given["HOME"] == "/home/sandbox"
     assert given["PATH"].endswith(DEFAULT_PATH)
     assert given["PATH"].startswith("/home/sandbox/.local/bin:")
     assert not [name for name in given if "proxy" in name.lower()]
     assert TRUST_STORE not in given.values()
 
 
-def test_the_image_wins_over_presets_but_not_over_who_the_user_is() -> None:
-    image = {"LANG": "de_DE", "HOME": "/root", "USER": "root", "PATH": "/opt/bin", "OWN": "x"}
+def test_the_image_wins_over_presets_but_what_is_installed_is_found_first() -> None:
+    image = {"LANG": "de_DE", "PATH": "/opt/bin", "OWN": "x"}
     given = guest_variables(image, proxy_port=None, has_certificates=False)
     assert (given["LANG"], given["OWN"]) == ("de_DE", "x")
-    assert (given["HOME"], given["USER"]) == ("/home/sandbox", "sandbox")
+    assert given["PATH"].startswith("/home/sandbox/.local/bin:")
     assert given["PATH"].endswith(":/opt/bin")
     assert DEFAULT_PATH not in given["PATH"]
 

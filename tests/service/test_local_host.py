@@ -250,6 +250,7 @@ class TestGuest:
             SshConnection(1, new_keys()),
             PretendProxy(log),
             ssh_port=1,
+            directory="/home/sandbox",
             booted_from={},
         )
         for name in ("port", "files"):

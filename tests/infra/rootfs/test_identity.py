@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.infra.rootfs.identity import MAX_ENVIRONMENT, MAX_NAME, identity_disk, pack
+from waggle.infra.rootfs.identity import (
+    MAX_ENVIRONMENT,
+    MAX_NAME,
+    MAX_PATH,
+    MAX_USER,
+    identity_disk,
+    pack,
+)
 from waggle.infra.rootfs.kit.build import GUEST_SOURCES
 
 STEP = 64 * 1024
@@ -49,6 +56,8 @@ def test_all_that_was_given_is_there() -> None:
         "environment": b"A=1=2\0B=\0",
     }
     assert unpack(disk(certificates=b"PEM"))["ca.pem"] == b"PEM"
+    wishes = {"user": "app:web", "directory": "/srv/ő", "shell": "zsh"}
+    assert {n: unpack(disk(**wishes))[n].decode() for n in wishes} == wishes
 
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=15)
@@ -86,8 +95,18 @@ def test_records_that_are_too_long_are_refused(record: dict[str, bytes]) -> None
         pack(record)
 
 
+@pytest.mark.parametrize(
+    "wish", [{"user": "u" * 256}, {"directory": "/" * 4096}, {"shell": "\0"}, {"user": "a\0b"}]
+)
+def test_wishes_that_the_kit_could_not_read_are_refused(wish: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="too long or has a NUL"):
+        disk(**wish)
+
+
 def test_the_kits_limits_are_these() -> None:
     header = (GUEST_SOURCES / "waggle.h").read_text()
+    assert f"#define MAX_USER {MAX_USER} " in header
+    assert f"#define MAX_PATH {MAX_PATH + 1}\n" in header
     assert re.search(r"#define MAX_ENVIRONMENT \(64u << 10\)", header)
     assert MAX_ENVIRONMENT == 64 << 10
     reader = (GUEST_SOURCES / "identity.c").read_text()

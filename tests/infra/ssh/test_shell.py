@@ -65,7 +65,7 @@ async def test_the_frame_code_and_stdin_arrive_as_they_were_asked() -> None:
     async with shell(run) as (_, made):
         result = await made.run(asked)
     assert seen == [
-        [b"u0", b"g0", b"d/x", b"eK=v=w", b"aa", b"a{file}", b"c5", b"x.py"],
+        [b"r", b"d/x", b"eK=v=w", b"aa", b"a{file}", b"c5", b"x.py"],
         b"\0codein",
     ]
     assert (result.stdout.head, result.stderr.head, result.exit_code) == (b"out\xff", b"err", 3)
