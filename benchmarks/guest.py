@@ -18,7 +18,7 @@ import asyncssh
 
 
 def frame(argv: Sequence[str], code: bytes | None = None, extension: str = "") -> bytes:
-    """What `run` reads on stdin to start `argv` as a program of the environment, with `{file}` for the code."""
+    """What `run` reads on stdin to start `argv`, with `{file}` for the code."""
     fields = [f"a{word}" for word in argv]
     if code is not None:
         fields += [f"c{len(code)}", f"x{extension}"]

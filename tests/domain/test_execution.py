@@ -55,8 +55,8 @@ def test_a_command_that_can_never_run_cannot_be_built(
 
 
 def test_a_command_at_its_limits_can() -> None:
-    fixed = len("/home/sandbox") + 1 + 1  # the directory, and the end of each of two words
-    command(argv=("x" * (MAX_HEADER_BYTES - fixed),), stdin=b"x" * MAX_STDIN_BYTES)
+    fixed = len("/tmp") + 1 + 1  # the directory, and the end of each of two words
+    command(argv=("x" * (MAX_HEADER_BYTES - fixed),), stdin=b"x" * MAX_STDIN_BYTES, cwd="/tmp")
     with pytest.raises(TooLarge):
         command(argv=("x" * (MAX_HEADER_BYTES - fixed + 1),))
 
