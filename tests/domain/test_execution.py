@@ -58,7 +58,7 @@ def test_a_command_at_its_limits_can() -> None:
     fixed = len("/tmp") + 1 + 1  # the directory, and the end of each of two words
     command(argv=("x" * (MAX_HEADER_BYTES - fixed),), stdin=b"x" * MAX_STDIN_BYTES, cwd="/tmp")
     with pytest.raises(TooLarge):
-        command(argv=("x" * (MAX_HEADER_BYTES - fixed + 1),))
+        command(argv=("x" * (MAX_HEADER_BYTES - fixed + 1),), cwd="/tmp")
 
 
 def test_words_may_hold_anything_a_program_can_take() -> None:

@@ -106,6 +106,22 @@ async def test_every_option_of_create_is_heeded() -> None:
         assert environment.created_at == NOW
 
 
+async def test_an_image_that_says_where_its_programs_start() -> None:
+    async with serving() as rig, client(rig) as agent:
+        rig.host.prepare = lambda guest: setattr(guest, "directory", "/srv/app")
+        made = await agent.call_tool("create_environment", {"runtime": "python"})
+        assert data_of(made)["working_directory"] == "/srv/app"
+        assert text_of(made).endswith(
+            "Programs start in /srv/app; relative paths of the file tools count from /home/sandbox."
+        )
+        this = {"environment_id": data_of(made)["environment_id"]}
+        for cwd, shown in ((None, "/srv/app"), ("x", "/home/sandbox/x"), ("/x", "/x")):
+            ran = await agent.call_tool("execute", {**this, "code": "cwd", "cwd": cwd})
+            assert data_of(ran)["stdout"] == f"{shown}\n"
+        await agent.call_tool("write_file", {**this, "path": "a", "content": "x"})
+        assert "/home/sandbox/a" in rig.host.only.files
+
+
 async def test_optional_parameters_may_be_null_or_empty() -> None:
     async with serving() as rig, client(rig) as agent:
         nothing: dict[str, Any] = {"name": None, "timeout_minutes": None, "network": ""}

@@ -17,7 +17,15 @@ import pytest
 from tests.support.vm import environment
 
 from waggle.domain.environment import Environment, MachineIdentity
-from waggle.domain.errors import BootFailed, GuestLost, ImageMissing, NoPorts, PortTaken, TimedOut
+from waggle.domain.errors import (
+    BootFailed,
+    GuestLost,
+    ImageCorrupt,
+    ImageMissing,
+    NoPorts,
+    PortTaken,
+    TimedOut,
+)
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.machine import MachineSpec
@@ -74,11 +82,13 @@ class PretendHypervisor:
     specs: list[MachineSpec] = field(default_factory=list[MachineSpec])
     log: list[str] = field(default_factory=list[str])
     hold: bool = False
+    identity: bytes = b""
     booting: anyio.Event = field(default_factory=anyio.Event)
     name: str = "pretend"
 
     async def boot(self, spec: MachineSpec) -> PretendMachine:
         self.specs.append(spec)
+        self.identity = spec.disks.identity.read_bytes()
         self.booting.set()
         if self.hold:
             await anyio.sleep_forever()
@@ -107,11 +117,14 @@ class Images:
     """One image, or none."""
 
     there: bool = True
+    variables: dict[str, str] = field(default_factory=dict[str, str])
 
     async def boot_image(self, reference: str, progress: object) -> BootImage:
         if not self.there:
             raise ImageMissing("There is no image.", hint="Build it.")
-        return BootImage(reference, "sha256:0", Path("/image"), {})
+        return BootImage(
+            reference, "sha256:0", Path("/image"), self.variables, "app", "/work", "zsh"
+        )
 
     async def missing(self) -> str | None:
         return None if self.there else "None of the images is there."
@@ -177,6 +190,21 @@ async def test_a_machine_that_does_not_boot(rig: Rig) -> None:
     with pytest.raises(BootFailed, match="It panicked"):
         await rig.create()
     assert rig.left() == NOTHING
+
+
+async def test_the_guest_is_told_what_the_image_asks_for(rig: Rig) -> None:
+    rig.images.variables = {"OWN": "x"}
+    with pytest.raises(BootFailed):
+        await rig.create()
+    for wish in (b"userapp", b"directory/work", b"shellzsh", b"OWN=x\0"):
+        assert wish in rig.hypervisor.identity
+
+
+async def test_an_image_whose_variables_no_machine_can_hold(rig: Rig) -> None:
+    rig.images.variables = {"OWN": "x" * (64 << 10)}
+    with pytest.raises(ImageCorrupt, match="the variables are over 65536 bytes together"):
+        await rig.create()
+    assert (rig.left(), rig.hypervisor.specs) == (NOTHING, [])
 
 
 async def test_a_guest_that_does_not_listen_is_a_failed_boot(rig: Rig) -> None:

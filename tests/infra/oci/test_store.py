@@ -85,6 +85,18 @@ def test_a_path_without_that_image_says_what_is_there(store: ImageStore, tmp_pat
         store.resolve(f"{tmp_path}/nowhere:v1")
 
 
+@pytest.mark.parametrize(
+    "config",
+    [{"User": "\ud800"}, {"Env": ["A=\udfff"]}, {"Labels": {"a": "\ud800"}}, {"WorkingDir": "/\0"}],
+)
+def test_a_configuration_with_what_is_no_text_is_refused(
+    store: ImageStore, config: dict[str, object]
+) -> None:
+    write_layout(store.layout.path, [LAYER], name="odd", config=config)
+    with pytest.raises(ImageCorrupt, match=r"is not a text"):
+        store.resolve("odd")
+
+
 def test_an_image_for_another_machine_is_refused(store: ImageStore) -> None:
     write_layout(store.layout.path, [LAYER], name="other", platform=("linux", "riscv64"))
     with pytest.raises(ImageMissing, match=r"linux/riscv64"):
