@@ -84,11 +84,12 @@ def copy(source: str, target: str) -> None:
 
 
 async def test_from_scratch(world: World, tmp_path: Path) -> None:
-    push(world, tmp_path, "scratch:v1", [busybox_layer()], {"Env": ["GIVEN=by the image"]})
+    config = {"Env": ["GIVEN=by the image"], "User": "4242", "WorkingDir": "/srv/work"}
+    push(world, tmp_path, "scratch:v1", [busybox_layer()], config)
     image = world.image("scratch:v1")
     async with connected(world.server) as client, environment(client, image=image) as this:
-        assert await execute(client, this, "echo $GIVEN; busybox id -un") == (
-            "by the image\nsandbox\n"
+        assert await execute(client, this, "echo $GIVEN; busybox id -un; busybox id -u; pwd") == (
+            "by the image\nsandbox\n4242\n/srv/work\n"
         )
 
 
