@@ -49,7 +49,8 @@ static bool write_file_in(const char *directory, struct job *job, const char *co
   snprintf(job->file, sizeof job->file, "%s/.waggle-%.13s%s", directory, job->id, job->extension);
   int fd = open(job->file, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (fd < 0) return false;
-  bool good = write_exactly(fd, code, job->code) && fchown(fd, job->account->uid, job->account->gid) == 0;
+  bool good = write_exactly(fd, code, job->code) &&
+              fchown(fd, job->account->uid, job->account->gid) == 0;
   int error = errno;
   close(fd);
   if (!good) unlink(job->file);
