@@ -47,8 +47,8 @@ def _describe(path: Path, names: dict[int, list[str]]) -> Description:
 def check_directory_links(top: Path) -> None:
     """A directory has two links and one of each directory in it."""
     for directory, below, _ in os.walk(top):
-        real = [name for name in below if not os.path.islink(os.path.join(directory, name))]  # noqa: PTH114, PTH118 - names that are no text
-        assert os.lstat(directory).st_nlink == 2 + len(real), directory  # noqa: PTH116 - the same
+        real = [name for name in below if not (Path(directory) / name).is_symlink()]
+        assert Path(directory).stat().st_nlink == 2 + len(real), directory
 
 
 @contextlib.contextmanager
