@@ -8,12 +8,8 @@ root to mount and to make device nodes; a user who is not root gets a loud skip.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import posixpath
-import subprocess
-import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
@@ -37,66 +33,19 @@ from tests.support.images import (
     whiteout,
     write_layout,
 )
-from tests.support.trees import Description, check_directory_links, described, mounted
+from tests.support.oracle import made, named_directories, read, same, umoci
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.oci.flatten import flatten
-from waggle.infra.oci.store import ImageStore
-from waggle.infra.rootfs.disk import RootDisks
 
 root_only = pytest.mark.skipif(
     os.geteuid() != 0, reason="MOUNTING A DISK NEEDS ROOT: run these tests as root too"
 )
 CORPUS = FILES | LAYERS | HOSTILE
-Tree = dict[str, Description]
 
 
-def make(here: Path, layers: Sequence[Layer | bytes], compression: str | Sequence[str]) -> Path:
-    """The layout `here/layout` and the disk that the server would boot."""
+def packed(here: Path, layers: Sequence[Layer | bytes], compression: str | Sequence[str]) -> str:
     write_layout(here / "layout", layers, compression=compression)
-    image = ImageStore(here / "store").resolve(f"{here}/layout:latest")
-    disk = asyncio.run(RootDisks(here / "cache", flatten).ensure(image))
-    subprocess.run(["fsck.erofs", disk], check=True, capture_output=True)
-    return disk
-
-
-def read(disk: Path, here: Path) -> Tree:
-    with mounted(disk, here / "mnt") as top:
-        check_directory_links(top)
-        return described(top)
-
-
-def umoci(here: Path, layout: str = "layout") -> Tree | None:
-    """What umoci unpacks, or None where it refuses."""
-    bundle = here / f"bundle of {layout}"
-    argv = ["umoci", "unpack", "--image", f"{here}/{layout}:latest", bundle]
-    if subprocess.run(argv, check=False, capture_output=True, timeout=60).returncode:
-        return None
-    return described(bundle / "rootfs")
-
-
-def named_directories(layers: Sequence[bytes]) -> set[str]:
-    """The directories that the layers have entries of, by the names of those."""
-    found: set[str] = set()
-    for layer in filter(None, layers):
-        with tarfile.open(fileobj=BytesIO(layer), errorlevel=0) as archive:
-            found |= {posixpath.normpath("/" + i.name)[1:] or "." for i in archive if i.isdir()}
-    return found
-
-
-def same(ours: Tree, theirs: Tree, began: int, dated: set[str]) -> None:
-    """Hold two trees together. Of directories not in `dated`, umoci's time is that of unpacking.
-
-    waggle's is the epoch, so that the same image makes the same disk.
-    """
-    assert ours.keys() == theirs.keys()
-    for path, expected in theirs.items():
-        found = dict(ours[path])
-        now = expected["mtime"]
-        assert isinstance(now, int)
-        if str(expected["mode"])[0] == "d" and path not in dated and now >= began:
-            found["mtime"] = now
-        assert found == expected, path
+    return f"{here}/layout:latest"
 
 
 @root_only
@@ -104,22 +53,24 @@ def same(ours: Tree, theirs: Tree, began: int, dated: set[str]) -> None:
 def test_a_disk_holds_what_umoci_unpacks(tmp_path: Path, name: str) -> None:
     sample = CORPUS[name]
     layers = tars(sample.layers)
+    image = packed(tmp_path, layers, sample.compression)
     if sample.refused:
         with pytest.raises(ImageCorrupt, match=sample.refused):
-            make(tmp_path, layers, sample.compression)
-        assert (umoci(tmp_path) is None) == sample.umoci_refuses
+            made(tmp_path, image)
+        assert (umoci(tmp_path, image) is None) == sample.umoci_refuses
         return
-    ours = read(make(tmp_path, layers, sample.compression), tmp_path)
+    ours = read(made(tmp_path, image), tmp_path)
     began = time.time_ns() - 1_000_000_000  # the kernel's clock for files may lag by a tick
-    theirs = umoci(tmp_path)
+    theirs = umoci(tmp_path, image)
     assert (theirs is None) == sample.umoci_refuses
     if theirs is None:
         layers = tars(sample.for_umoci)
         write_layout(tmp_path / "readable", layers)
-        theirs = umoci(tmp_path, "readable")
+        theirs = umoci(tmp_path, f"{tmp_path}/readable:latest")
         assert theirs is not None
-    same(ours, theirs, began, named_directories(layers) - sample.undated)
-    for path in ours.keys() - named_directories(layers):
+    named = named_directories(BytesIO(layer) for layer in layers if layer)
+    same(ours, theirs, began, named - sample.undated)
+    for path in ours.keys() - named:
         if str(ours[path]["mode"])[0] == "d":
             assert ours[path]["mtime"] == 0, "what no entry dates has the same time everywhere"
 
@@ -154,10 +105,10 @@ layers = st.lists(st.lists(members, max_size=7), min_size=1, max_size=3)
 def test_any_layers_merge_as_umoci_merges_them(layers: list[Layer]) -> None:
     with tempfile.TemporaryDirectory() as name:
         here, base = Path(name), [file("kept", b"kept")]
-        ours = None
+        ours, image = None, packed(here, [base, *layers], "")
         with contextlib.suppress(ImageCorrupt):
-            ours = read(make(here, [base, *layers], ""), here)
-        theirs = umoci(here)
+            ours = read(made(here, image), here)
+        theirs = umoci(here, image)
         assert (ours is None) == (theirs is None)
         for path in ours or ():
             assert ours is not None

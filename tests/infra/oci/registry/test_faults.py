@@ -44,10 +44,17 @@ ZEROS = "sha256:" + "0" * 64
 LAYER = "GET .*/blobs/"
 
 
-def options(proxy: FaultProxy, attempts: int = 5, parallel: int = 1) -> RegistryOptions:
+PATIENT = 60.0
+"""For tests in which nothing stalls: the machine may be slow, and a request that we gave up on is
+a request more than the test counts with."""
+
+
+def options(
+    proxy: FaultProxy, attempts: int = 5, parallel: int = 1, stall: float = 0.3
+) -> RegistryOptions:
     return RegistryOptions(
         insecure=frozenset({proxy.name}),
-        stall_timeout=0.3,
+        stall_timeout=stall,
         attempts=attempts,
         parallel=parallel,
     )
