@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.support.corpus import tars
 from tests.support.corpus_files import FILES
 from tests.support.corpus_layers import LAYERS
 from tests.support.images import write_layout
-from tests.support.ordinary import USER, as_user, needs_two_users, owned
+from tests.support.ordinary import USER, as_user, needs_two_users, owned, place
 from tests.support.registry import run_registry, skopeo
 from tests.support.waggle_process import command_line, environ
 
@@ -30,16 +31,22 @@ def two_users() -> None:
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Path:
-    """An image whose files belong to many users, with devices, setuid programs and capabilities."""
-    layers = [layer for sample in ODD for layer in tars(sample.layers)]
-    write_layout(tmp_path / "odd", layers, name=NAME)
-    return tmp_path / "odd"
+def here() -> Generator[Path]:
+    with place() as made:
+        yield made
 
 
 @pytest.fixture
-def theirs(tmp_path: Path) -> Path:
-    return owned(tmp_path / "theirs")
+def layout(here: Path) -> Path:
+    """An image whose files belong to many users, with devices, setuid programs and capabilities."""
+    layers = [layer for sample in ODD for layer in tars(sample.layers)]
+    write_layout(here / "odd", layers, name=NAME)
+    return here / "odd"
+
+
+@pytest.fixture
+def theirs(here: Path) -> Path:
+    return owned(here / "theirs")
 
 
 def by_user(home: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -58,30 +65,27 @@ def disk(home: Path) -> Path:
     return path
 
 
-def test_load_makes_the_very_disk_that_root_makes(
-    tmp_path: Path, theirs: Path, layout: Path
-) -> None:
+def test_load_makes_the_very_disk_that_root_makes(here: Path, theirs: Path, layout: Path) -> None:
     ended = by_user(theirs, "load", f"oci:{layout}")
     assert (ended.returncode, ended.stdout) == (0, f"{NAME}\n"), ended.stderr
-    assert by_root(tmp_path / "roots", "load", f"oci:{layout}").returncode == 0
+    assert by_root(here / "roots", "load", f"oci:{layout}").returncode == 0
     assert disk(theirs).stat().st_uid == USER
-    assert disk(theirs).name == disk(tmp_path / "roots").name
-    assert disk(theirs).read_bytes() == disk(tmp_path / "roots").read_bytes()
+    assert disk(theirs).name == disk(here / "roots").name
+    assert disk(theirs).read_bytes() == disk(here / "roots").read_bytes()
 
 
-def test_pull_makes_the_very_disk_that_root_makes(
-    tmp_path: Path, theirs: Path, layout: Path
-) -> None:
-    with run_registry(tmp_path / "registry") as registry:
+def test_pull_makes_the_very_disk_that_root_makes(here: Path, theirs: Path, layout: Path) -> None:
+    with run_registry(here / "registry") as registry:
         name = f"{registry.name}/odd:v1"
         skopeo("copy", "--dest-tls-verify=false", f"oci:{layout}:{NAME}", f"docker://{name}")
         ended = by_user(theirs, "pull", name, insecure_registries=registry.name)
         assert (ended.returncode, ended.stdout) == (0, f"{name}\n"), ended.stderr
-        roots = by_root(tmp_path / "roots", "pull", name, insecure_registries=registry.name)
+        roots = by_root(here / "roots", "pull", name, insecure_registries=registry.name)
         assert roots.returncode == 0
-    assert disk(theirs).read_bytes() == disk(tmp_path / "roots").read_bytes()
+    assert disk(theirs).read_bytes() == disk(here / "roots").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_user_looks_after_a_cache_of_its_own(theirs: Path, layout: Path) -> None:
     by_user(theirs, "load", f"oci:{layout}")
     assert NAME in by_user(theirs, "ls").stdout
@@ -94,11 +98,10 @@ def test_a_user_looks_after_a_cache_of_its_own(theirs: Path, layout: Path) -> No
     assert NAME not in by_user(theirs, "ls").stdout
 
 
-def test_roots_cache_can_be_read_and_is_not_changed(
-    tmp_path: Path, theirs: Path, layout: Path
-) -> None:
-    assert by_root(tmp_path / "roots", "load", f"oci:{layout}").returncode == 0
-    roots = {"image_cache_dir": str(tmp_path / "roots" / "cache")}
+@pytest.mark.slow
+def test_roots_cache_can_be_read_and_is_not_changed(here: Path, theirs: Path, layout: Path) -> None:
+    assert by_root(here / "roots", "load", f"oci:{layout}").returncode == 0
+    roots = {"image_cache_dir": str(here / "roots" / "cache")}
     assert NAME in by_user(theirs, "ls", **roots).stdout
     for words in (
         ("rm", NAME),
@@ -110,5 +113,5 @@ def test_roots_cache_can_be_read_and_is_not_changed(
         assert "Permission denied" in ended.stderr
         assert "Traceback" not in ended.stderr
         assert "permissions" in ended.stderr
-    assert disk(tmp_path / "roots").exists()
-    assert NAME in by_root(tmp_path / "roots", "ls").stdout
+    assert disk(here / "roots").exists()
+    assert NAME in by_root(here / "roots", "ls").stdout

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,12 +17,21 @@ import pytest
 USER = 12345
 
 
+@contextlib.contextmanager
+def place() -> Generator[Path]:
+    """A directory that the user can get to, for the length of the block.
+
+    pytest's own directories will not do: every session that starts closes their parent to others.
+    """
+    with tempfile.TemporaryDirectory(prefix="waggle-ordinary-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 def owned(directory: Path) -> Path:
-    """Make a directory that is the user's and that it can get to."""
+    """Make a directory that is the user's."""
     directory.mkdir()
     os.chown(directory, USER, USER)
-    for above in directory.parents[:3]:
-        above.chmod(above.stat().st_mode | 0o111)
     return directory
 
 
@@ -41,9 +53,17 @@ def as_user(
     )
 
 
+@functools.cache
+def _hindrance() -> str:
+    if os.geteuid() != 0:
+        return "NOT COMPARED WITH ROOT: run these tests as root too"
+    tried = as_user(sys.executable, "-c", "import waggle.cli.main")
+    if tried.returncode:
+        return f"NOT TESTED AS ANOTHER USER, who cannot read waggle: {tried.stderr[-300:]}"
+    return ""
+
+
 def needs_two_users() -> None:
     """Skip the test, loudly, unless this is root and the user can read waggle's files."""
-    if os.geteuid() != 0:
-        pytest.skip("NOT COMPARED WITH ROOT: run these tests as root too")
-    if (tried := as_user(sys.executable, "-c", "import waggle.cli.main")).returncode:
-        pytest.skip(f"NOT TESTED AS ANOTHER USER, who cannot read waggle: {tried.stderr[-300:]}")
+    if reason := _hindrance():
+        pytest.skip(reason)
