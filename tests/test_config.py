@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from waggle.config import Settings, accepted, default_data_dir, fields, load, variable
+from waggle.config import Settings, accepted, default_data_dir, fields, load, name_user, variable
 from waggle.config_sections import SECTIONS
 from waggle.config_values import (
     ListenAddress,
@@ -86,6 +87,11 @@ class TestDefaults:
     ) -> None:
         monkeypatch.setenv("WAGGLE_MAX_ENVIRONMENTS", "3")
         assert load().max_environments == 3
+
+    def test_a_user_id_without_a_name_gets_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LOGNAME", "somebody")
+        name_user()
+        assert os.environ["LOGNAME"] == "somebody"
 
     def test_an_empty_value_counts_as_not_set(self) -> None:
         assert settings(MAX_ENVIRONMENTS="", CA_BUNDLE="").max_environments == 10

@@ -9,6 +9,7 @@ A variable that is unknown or cannot be used stops the start; nothing falls back
 from __future__ import annotations
 
 import difflib
+import getpass
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -106,6 +107,17 @@ def load(environ: Mapping[str, str] | None = None, *, is_root: bool | None = Non
 def process_environment() -> dict[str, str]:
     """Return a copy of the process environment, for commands that start other programs."""
     return dict(os.environ)
+
+
+def name_user() -> None:
+    """Give this process's user a name where it has none, as under a container's random user id.
+
+    asyncssh asks for one before it connects, and takes no other way to be told. Idempotent.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"uid{os.geteuid()}"
 
 
 def default_data_dir(environ: Mapping[str, str], *, is_root: bool) -> Path:

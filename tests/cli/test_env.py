@@ -17,16 +17,8 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.support.waggle_process import (
-    Waggle,
-    beside,
-    command_line,
-    connected,
-    create,
-    environ,
-    running,
-    small,
-)
+from tests.support.waggle_client import connected, create
+from tests.support.waggle_process import Waggle, beside, command_line, environ, running, small
 
 from waggle.cli.shell import ssh_argv
 

@@ -11,12 +11,10 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.support.images import busybox_layer, file, write_layout
+from tests.support.waggle_client import call, connected, environment
 from tests.support.waggle_process import (
     beside,
-    call,
     command_line,
-    connected,
-    environment,
     installation,
     own_cache,
     running,

@@ -11,16 +11,8 @@ from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 
 import pytest
-from tests.support.waggle_process import (
-    Waggle,
-    by_curl,
-    call,
-    connected,
-    create,
-    curl,
-    running,
-    small,
-)
+from tests.support.waggle_client import by_curl, call, connected, create, curl
+from tests.support.waggle_process import Waggle, running, small
 
 SHARED = {"default_exec_timeout": "2m", "boot_timeout": "3m"}
 """More patience than the defaults: these machines share two busy cores."""

@@ -9,7 +9,8 @@ from typing import Any
 import httpx2
 import pytest
 from tests.support.server import ERAS, error_of, text_of
-from tests.support.waggle_process import Waggle, bare, connected, execute, running, small
+from tests.support.waggle_client import bare, connected, execute
+from tests.support.waggle_process import Waggle, running, small
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
 

@@ -8,7 +8,8 @@ import subprocess
 from typing import Any
 
 import pytest
-from tests.support.waggle_process import Waggle, by_curl
+from tests.support.waggle_client import by_curl
+from tests.support.waggle_process import Waggle
 from tests.web.test_curl import INITIALIZE_CALL, LIST_CALL, TOOLS
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]

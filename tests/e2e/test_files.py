@@ -9,7 +9,8 @@ import random
 
 import pytest
 from tests.support.server import ERAS, MODERN
-from tests.support.waggle_process import Waggle, call, connected, execute
+from tests.support.waggle_client import call, connected, execute
+from tests.support.waggle_process import Waggle
 
 from waggle.domain.filesystem import MAX_FILE_BYTES
 

@@ -12,17 +12,8 @@ from typing import Any
 import pytest
 from tests.support.images import busybox_layer, file, symlink, write_layout
 from tests.support.server import data_of, error_of, text_of
-from tests.support.waggle_process import (
-    Waggle,
-    call,
-    connected,
-    environment,
-    execute,
-    own_cache,
-    refusal,
-    running,
-    small,
-)
+from tests.support.waggle_client import call, connected, environment, execute, refusal
+from tests.support.waggle_process import Waggle, own_cache, running, small
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
 

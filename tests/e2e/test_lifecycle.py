@@ -21,9 +21,8 @@ from tests.support.server import (
     error_of,
     text_of,
 )
-from tests.support.waggle_process import (
+from tests.support.waggle_client import (
     CREATE,
-    Waggle,
     bare,
     call,
     connected,
@@ -31,11 +30,10 @@ from tests.support.waggle_process import (
     execute,
     heard,
     refusal,
-    running,
-    small,
     streaming,
     until,
 )
+from tests.support.waggle_process import Waggle, running, small
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
 

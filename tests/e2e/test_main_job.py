@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 from tests.support.server import ERAS, MODERN, data_of, error_of
-from tests.support.waggle_process import Waggle, call, connected, create, execute, until
+from tests.support.waggle_client import call, connected, create, execute, until
+from tests.support.waggle_process import Waggle
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(400)]
 

@@ -18,7 +18,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.support.waggle_process import Waggle, call, connected, create, execute, running
+from tests.support.waggle_client import call, connected, create, execute
+from tests.support.waggle_process import Waggle, running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
 

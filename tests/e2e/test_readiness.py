@@ -6,18 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.support.waggle_process import (
-    CREATE,
-    Waggle,
-    call,
-    connected,
-    create,
-    own_cache,
-    refusal,
-    running,
-    small,
-    status,
-)
+from tests.support.waggle_client import CREATE, call, connected, create, refusal, status
+from tests.support.waggle_process import Waggle, own_cache, running, small
 
 pytestmark = pytest.mark.anyio
 

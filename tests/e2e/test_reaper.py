@@ -7,7 +7,8 @@ from datetime import datetime
 
 import pytest
 from tests.e2e.conftest import WORKING_SECONDS, Aging
-from tests.support.waggle_process import Waggle, curl_result, until
+from tests.support.waggle_client import curl_result, until
+from tests.support.waggle_process import Waggle
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -12,19 +12,10 @@ from pathlib import Path
 
 import pytest
 from tests.support.images import Layer, busybox_layer, directory, file, symlink, write_layout
+from tests.support.packages import unpacked
 from tests.support.registry import Registry, needs, run_registry, skopeo
-from tests.support.waggle_process import (
-    Waggle,
-    call,
-    connected,
-    environment,
-    execute,
-    installation,
-    own_cache,
-    refusal,
-    running,
-    small,
-)
+from tests.support.waggle_client import call, connected, environment, execute, refusal
+from tests.support.waggle_process import Waggle, installation, own_cache, running, small
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(400)]
 
@@ -110,11 +101,8 @@ def musl_program(tmp_path: Path) -> Layer:
     needs("cc", "apt-get", "dpkg-deb")
     work = tmp_path / "musl"
     work.mkdir()
-    for argv in (["apt-get", "-q", "download", "musl"], ["sh", "-c", "dpkg-deb -x *.deb tree"]):
-        subprocess.run(argv, cwd=work, check=True, capture_output=True, timeout=120)
-    loader = next(
-        path for path in (work / "tree").rglob("*") if path.is_file() and is_library(path)
-    )
+    tree = unpacked("musl", work)
+    loader = next(path for path in tree.rglob("*") if path.is_file() and is_library(path))
     shutil.copy(loader, work / "libc.so")  # the name that the program asks its loader for
     (work / "hello.c").write_text(HELLO)
     subprocess.run(

@@ -13,21 +13,19 @@ import anyio
 import httpx2
 import pytest
 from tests.support.server import data_of
-from tests.support.waggle_process import (
+from tests.support.waggle_client import (
     CREATE,
-    Waggle,
     bare,
     call,
     connected,
     create,
     execute,
     heard,
-    next_ports,
-    small,
     status,
     streaming,
     until,
 )
+from tests.support.waggle_process import Waggle, next_ports, small
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
 

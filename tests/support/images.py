@@ -98,12 +98,13 @@ def write_layout(
     *,
     name: str = "latest",
     config: Mapping[str, object] | None = None,
-    compression: str = "gzip",
+    compression: str | Sequence[str] = "gzip",
     platform: tuple[str, str] = ("linux", ARCHITECTURE),
 ) -> str:
     """Make, or add to, the OCI layout at `path`; return the manifest's digest.
 
     A layer is members or the bytes of a tar. `config` is the `config` object: Env, Cmd and so on.
+    `compression` is that of all layers, or one for each.
     """
     blobs = path / "blobs" / "sha256"
     blobs.mkdir(parents=True, exist_ok=True)
@@ -125,12 +126,15 @@ def write_layout(
         },
         "history": [{"created_by": "test"} for _ in tars],
     }
-    layer_type = f"{prefix}.layer.v1.tar{_SUFFIXES[compression]}"
+    packings = [compression] * len(tars) if isinstance(compression, str) else compression
     manifest: dict[str, object] = {
         "schemaVersion": 2,
         "mediaType": f"{prefix}.manifest.v1+json",
         "config": put(json.dumps(document).encode(), f"{prefix}.config.v1+json"),
-        "layers": [put(compressed(tar, compression), layer_type) for tar in tars],
+        "layers": [
+            put(compressed(tar, packing), f"{prefix}.layer.v1.tar{_SUFFIXES[packing]}")
+            for tar, packing in zip(tars, packings, strict=True)
+        ],
     }
     entry = put(json.dumps(manifest).encode(), f"{prefix}.manifest.v1+json")
     entry["annotations"] = {"org.opencontainers.image.ref.name": name}

@@ -13,13 +13,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from tests.support.packages import SECONDS, unpacked
 from tests.support.vm import CACHE
 
 from waggle.infra.files import FileLock
 
 NAME = "docker-registry"
 KEPT = CACHE / NAME
-_SECONDS = 120
 
 
 def registry_program(kept: Path = KEPT) -> str:
@@ -27,7 +27,7 @@ def registry_program(kept: Path = KEPT) -> str:
     if installed := shutil.which(NAME):
         return installed
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(kept.with_name(f".{NAME}.lock"), timeout=2 * _SECONDS):
+    with FileLock(kept.with_name(f".{NAME}.lock"), timeout=2 * SECONDS):
         if not kept.exists():
             try:
                 _fetch(kept)
@@ -38,6 +38,4 @@ def registry_program(kept: Path = KEPT) -> str:
 
 def _fetch(kept: Path) -> None:
     with tempfile.TemporaryDirectory(dir=kept.parent) as name:
-        for argv in (["apt-get", "-q", "download", NAME], ["sh", "-c", "dpkg-deb -x *.deb tree"]):
-            subprocess.run(argv, cwd=name, check=True, capture_output=True, timeout=_SECONDS)
-        (Path(name) / "tree/usr/bin" / NAME).replace(kept)
+        (unpacked(NAME, Path(name)) / "usr/bin" / NAME).replace(kept)

@@ -20,6 +20,7 @@ from waggle.config import Settings, load
 from waggle.domain.errors import InvalidArgument
 from waggle.infra.oci.build import build_image
 from waggle.infra.oci.definition import load_definition
+from waggle.infra.oci.storage import storage_errors
 from waggle.infra.store.sqlite import SqliteStore
 from waggle.places import Places
 from waggle.presets import image_service
@@ -109,10 +110,12 @@ def rm(names: Sequence[str]) -> None:
     images = image_service(settings)
     used = digests_in_use(settings)
     for name in names:
-        digest = images.digest_of(name)
-        freed = images.store.remove(name, used.__contains__)
-        if digest is not None and digest not in {held.digest for held in images.store.holdings()}:
-            images.disks.remove(digest)
+        with storage_errors(f"{name[:200]!a} cannot be removed"):
+            digest = images.digest_of(name)
+            freed = images.store.remove(name, used.__contains__)
+            held = {each.digest for each in images.store.holdings()}
+            if digest is not None and digest not in held:
+                images.disks.remove(digest)
         say(f"Removed {name}; {freed / 1e6:.1f} MB are free again.")
 
 

@@ -15,6 +15,7 @@ from waggle.config import load
 from waggle.config_values import parse_duration
 from waggle.domain.cache import CachedImage, PrunePlan
 from waggle.domain.errors import InvalidArgument
+from waggle.infra.oci.storage import storage_errors
 from waggle.presets import image_service
 
 _SIZE = re.compile(r"([0-9]{1,9})(MB|GB|MiB|GiB)")
@@ -34,13 +35,14 @@ def prune(*, max_size: str | None, older_than: str | None, dry_run: bool, as_jso
     def in_use(digest: str) -> bool:
         return digest in digests_in_use(settings)
 
-    plan = images.cache().prune(
-        max_bytes=max_bytes,
-        older_than=oldest,
-        in_use=in_use,
-        pinned=images.pinned(),
-        dry_run=dry_run,
-    )
+    with storage_errors("The image cache cannot be pruned"):
+        plan = images.cache().prune(
+            max_bytes=max_bytes,
+            older_than=oldest,
+            in_use=in_use,
+            pinned=images.pinned(),
+            dry_run=dry_run,
+        )
     _tell(plan, dry_run=dry_run, as_json=as_json)
 
 

@@ -80,6 +80,22 @@ def test_hard_links_share_one_node_across_layers() -> None:
     assert tree["a"] is tree["b"] is tree["c"]
 
 
+def test_a_hard_links_entry_says_nothing_of_the_file() -> None:
+    """Writers leave attributes out there, and a capability must not be lost by a second name."""
+    headers = {"SCHILY.xattr.security.capability": "c"}
+    base = [file("ping", b"1", 0o4755, uid=1, mtime=5, pax_headers=headers)]
+    tree = merged(base, [hard_link("ping4", "ping", 0o600, uid=2), hard_link("ping", "ping4")])
+    ping = tree["ping4"]
+    assert tree["ping"] is ping
+    assert (stat.S_IMODE(ping.mode), ping.uid, ping.mtime_ns) == (0o4755, 1, 5_000_000_000)
+    assert ping.xattrs == ((b"security.capability", b"c"),)
+
+
+def test_a_symlink_has_the_only_mode_that_linux_knows() -> None:
+    tree = merged([symlink("a", "x", mode=0o4600)], [hard_link("b", "a", 0o644)])
+    assert tree["a"].mode == tree["b"].mode == stat.S_IFLNK | 0o777
+
+
 def test_a_hard_link_outlives_the_whiteout_of_its_target() -> None:
     tree = merged([file("a", b"1")], [hard_link("b", "a"), whiteout("a")])
     assert set(tree) == {"b"}

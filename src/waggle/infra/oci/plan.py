@@ -126,11 +126,7 @@ class _Merger:
         name = entry.path[-1]
         old = parent.children.get(name)
         if entry.is_hard_link:
-            node = self._link_target(entry)
-            if node is old:
-                _describe(node, entry)
-                return
-            _describe(node, entry)
+            node = self._link_target(entry)  # which keeps what its own entry said of it
         elif old is not None and old.is_dir and stat.S_ISDIR(entry.mode):
             node = old
             _describe(node, entry)
@@ -204,8 +200,11 @@ class _Merger:
 
 
 def _describe(node: Node, entry: Entry) -> None:
-    """Give a node the owner, mode, time and attributes of an entry; its type stays."""
-    node.mode = stat.S_IFMT(node.mode) | stat.S_IMODE(entry.mode)
+    """Give a node the owner, mode, time and attributes of an entry; its type stays.
+
+    A symlink's mode is 0777: Linux has no other, whatever an archive says.
+    """
+    node.mode = stat.S_IFMT(node.mode) | (0o777 if node.is_link else stat.S_IMODE(entry.mode))
     node.uid, node.gid = entry.uid, entry.gid
     node.mtime_ns = entry.mtime_ns
     node.xattrs = entry.xattrs

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A full or read-only disk as an error that can be shown. Used by `load` and `export`."""
+"""A full or read-only disk as an error that can be shown. Used by `load`, `export` and the CLI."""
 
 from __future__ import annotations
 

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A forwarder and the guest behind it, of which nothing may be left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from tests.infra.krun.forwarding import (
+    Guest,
+    Rig,
+)
+from tests.support.leaks import Leaks
+
+
+@pytest.fixture
+async def nothing_left() -> AsyncGenerator[None]:
+    watch = Leaks()
+    yield
+    await watch.settle()
+
+
+@pytest.fixture
+async def guest(nothing_left: None, tmp_path: Path) -> AsyncGenerator[Guest]:
+    with contextlib.closing(Guest(tmp_path)) as made:
+        yield made
+
+
+@pytest.fixture
+async def rig(nothing_left: None, tmp_path: Path) -> AsyncGenerator[Rig]:
+    """Its guest is this process."""
+    made = Rig(tmp_path, os.getpid())
+    yield made
+    await made.close()

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Both ends of a forwarder: a client on TCP and a pretended guest on a Unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+from waggle.infra.krun.forwarder import Forwarder, claim
+
+NAME = "ssh"
+
+
+BULK = os.urandom(1 << 16) * 160
+"""10 MiB, more than all buffers between both ends."""
+
+
+class Guest:
+    """Listens where libkrun would; `accept` gives the next connection, nonblocking."""
+
+    def __init__(self, directory: Path) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(directory / NAME))
+        self._listener.listen(128)
+        self._listener.setblocking(False)
+        self._open: list[socket.socket] = []
+
+    async def accept(self) -> socket.socket:
+        connection, _ = await self._loop.sock_accept(self._listener)
+        self._open.append(connection)
+        return connection
+
+    def is_called(self) -> bool:
+        try:
+            self._open.append(self._listener.accept()[0])
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        for each in (self._listener, *self._open):
+            each.close()
+
+
+class Rig:
+    """A forwarder that was not started yet, and clients that call it."""
+
+    def __init__(self, directory: Path, pid: int) -> None:
+        self.listener = claim(0)
+        self.port = int(self.listener.getsockname()[1])
+        self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        self.forwarder = Forwarder(self.listener, self._directory, NAME, pid)
+        self._clients: list[socket.socket] = []
+
+    async def call(self) -> socket.socket:
+        client = socket.socket()
+        self._clients.append(client)
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", self.port))
+        return client
+
+    async def close(self) -> None:
+        await self.forwarder.close()
+        for each in (*self._clients, self.listener):
+            each.close()
+        os.close(self._directory)
+
+
+async def pair(rig: Rig, guest: Guest) -> tuple[socket.socket, socket.socket]:
+    """Both ends of one forwarded connection."""
+    rig.forwarder.start()
+    client = await rig.call()
+    return client, await guest.accept()
+
+
+async def send(end: socket.socket, data: bytes) -> None:
+    await asyncio.get_running_loop().sock_sendall(end, data)
+
+
+async def receive(end: socket.socket, size: int = 1 << 16) -> bytes:
+    return await asyncio.get_running_loop().sock_recv(end, size)
+
+
+async def receive_all(end: socket.socket) -> bytes:
+    """Everything until the other side ends its half."""
+    data = bytearray()
+    while piece := await receive(end):
+        data += piece
+    return bytes(data)
+
+
+async def is_dropped(end: socket.socket) -> bool:
+    """Whether the connection ends, one way or the other, without a byte."""
+    async with asyncio.timeout(10):
+        try:
+            return await receive(end) == b""
+        except ConnectionError:
+            return True
