@@ -13,9 +13,11 @@ from mcp_types import ToolAnnotations
 from waggle.config import load
 from waggle.mcp.context import Services
 from waggle.mcp.server import INSTRUCTIONS, build_mcp
+from waggle.presets import execution_limits
 from waggle.service.environments import EnvironmentService
-from waggle.service.execution import ExecutionLimits, ExecutionService
+from waggle.service.execution import ExecutionService
 from waggle.service.filesystem import FilesystemService
+from waggle.service.jobs import JobService
 
 TARGET = Path(__file__).with_name("tools.md")
 
@@ -50,12 +52,8 @@ def default_tools() -> list[Tool]:
         environments=cast("EnvironmentService", None),
         execution=cast("ExecutionService", None),
         filesystem=cast("FilesystemService", None),
-        execution_limits=ExecutionLimits(
-            default_timeout=settings.default_exec_timeout.total_seconds(),
-            max_timeout=settings.max_exec_timeout.total_seconds(),
-            install_timeout=settings.install_timeout.total_seconds(),
-            output_bytes=settings.output_limit,
-        ),
+        jobs=cast("JobService", None),
+        execution_limits=execution_limits(settings),
     )
     return build_mcp(services).tools
 

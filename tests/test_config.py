@@ -50,7 +50,7 @@ class TestDefaults:
         assert (default.default_memory_mb, default.default_timeout_min) == (512, 30)
         assert default.boot_timeout == timedelta(minutes=2)
         assert default.default_exec_timeout == timedelta(seconds=30)
-        assert default.max_exec_timeout == timedelta(minutes=5)
+        assert default.max_exec_timeout == timedelta(hours=1)
         assert default.reaper_interval == timedelta(minutes=1)
         assert (default.ssh_port_base, default.ssh_port_max) == (10000, 11000)
         assert default.image_cache_max_age == timedelta(hours=168)
@@ -172,10 +172,14 @@ class TestTogether:
         assert settings(SSH_PORT_BASE="65535", SSH_PORT_MAX="65536").ssh_port_max == 65536
 
     def test_the_default_time_limit_is_not_above_the_longest(self) -> None:
-        (line,) = problems(DEFAULT_EXEC_TIMEOUT="10m")
+        (line,) = problems(DEFAULT_EXEC_TIMEOUT="2m", MAX_EXEC_TIMEOUT="1m")
         assert line == (
-            "WAGGLE_DEFAULT_EXEC_TIMEOUT=10m must not be above WAGGLE_MAX_EXEC_TIMEOUT=5m."
+            "WAGGLE_DEFAULT_EXEC_TIMEOUT=2m must not be above WAGGLE_MAX_EXEC_TIMEOUT=1m."
         )
+
+    def test_no_call_waits_for_longer_than_clients_do(self) -> None:
+        (line,) = problems(DEFAULT_EXEC_TIMEOUT="6m")
+        assert line == "WAGGLE_DEFAULT_EXEC_TIMEOUT=6m must not be above 5m: no call waits longer."
 
     @pytest.mark.parametrize("address", ["0.0.0.0:80", "[::]:80", "10.0.0.1:80", "box.example:80"])
     def test_other_machines_come_in_only_when_allowed(self, address: str) -> None:

@@ -15,16 +15,13 @@ import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 from cyclopts import CycloptsError, MissingArgumentError
+from tests.support.server import default_tools
 
 from waggle.cli.main import app
 from waggle.config import fields, variable
-from waggle.mcp.context import Services
-from waggle.mcp.tools import all_tools
-from waggle.service.execution import ExecutionLimits
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -125,9 +122,6 @@ class TestReadme:
         assert len(README.splitlines()) < 200
 
     def test_its_table_lists_the_tools_and_their_parameters(self) -> None:
-        limits = ExecutionLimits(30, 300, 300, 200_000)
-        unused = cast("Any", None)
-        services = Services(unused, unused, unused, limits)
         rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", README, re.M)
         written = {
             tool: ([*re.findall(r"`(\w+)`", bare(cell))], re.findall(r"\*\*`(\w+)`\*\*", cell))
@@ -135,7 +129,7 @@ class TestReadme:
         }
         actual = {
             tool.name: ([*tool.parameters["properties"]], tool.parameters.get("required", []))
-            for tool in all_tools(services)
+            for tool in default_tools()
         }
         assert written == actual
 

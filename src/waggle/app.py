@@ -34,6 +34,7 @@ from waggle.infra.net.ports import PortAllocator
 from waggle.infra.net.resolve import SystemResolver, dns_pool
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.scratch import ScratchDisks
+from waggle.infra.spool import Spool
 from waggle.infra.store.sqlite import SqliteStore
 from waggle.mcp.context import Services
 from waggle.mcp.server import build_mcp
@@ -42,6 +43,7 @@ from waggle.presets import certificates, execution_limits, image_service, limits
 from waggle.service.environments import EnvironmentService
 from waggle.service.execution import ExecutionService
 from waggle.service.filesystem import FilesystemService
+from waggle.service.jobs import JobService
 from waggle.service.local_host import GuestParts, LocalHost, is_root
 from waggle.service.pruner import Pruner
 from waggle.service.reaper import Reaper
@@ -122,7 +124,7 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
         yield App(
             settings=settings,
             environments=environments,
-            services=_services(settings, environments),
+            services=_services(settings, environments, clock, tasks),
             hypervisor=chosen.label,
             reason=chosen.reason,
         )
@@ -207,11 +209,24 @@ def _log_egress(environment: str, host: str, port: int, verdict: Verdict) -> Non
         log.info("egress_denied", environment=environment, host=host, port=port, why=verdict.code)
 
 
-def _services(settings: Settings, environments: EnvironmentService) -> Services:
+def _services(
+    settings: Settings,
+    environments: EnvironmentService,
+    clock: Clock,
+    tasks: anyio.abc.TaskGroup,
+) -> Services:
     spoken = execution_limits(settings)
+    record = partial(
+        Spool,
+        Places.of(settings).data,
+        keep=settings.output_keep_mb << 20,
+        view=settings.output_limit,
+    )
+    jobs = JobService(environments, record=record, clock=clock, tasks=tasks)
     return Services(
         environments=environments,
-        execution=ExecutionService(environments, runtimes(settings), spoken),
+        execution=ExecutionService(environments, jobs, runtimes(settings), spoken),
+        jobs=jobs,
         filesystem=FilesystemService(environments),
         execution_limits=spoken,
     )

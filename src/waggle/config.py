@@ -31,6 +31,7 @@ from waggle.config_sections import (
 )
 from waggle.config_values import Accepts, format_duration
 from waggle.domain.errors import SettingsInvalid
+from waggle.domain.job import MAX_WAIT_SECONDS
 from waggle.domain.network import NetworkPolicy
 
 PREFIX = "WAGGLE_"
@@ -71,6 +72,11 @@ def conflicts(settings: Settings) -> Iterator[str]:
         yield (
             f"WAGGLE_DEFAULT_EXEC_TIMEOUT={format_duration(settings.default_exec_timeout)} must "
             f"not be above WAGGLE_MAX_EXEC_TIMEOUT={format_duration(settings.max_exec_timeout)}."
+        )
+    if settings.default_exec_timeout.total_seconds() > MAX_WAIT_SECONDS:
+        yield (
+            f"WAGGLE_DEFAULT_EXEC_TIMEOUT={format_duration(settings.default_exec_timeout)} must "
+            f"not be above {MAX_WAIT_SECONDS / 60:g}m: no call waits longer."
         )
     if not settings.listen_addr.is_loopback and not settings.allow_remote:
         yield (

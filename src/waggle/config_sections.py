@@ -111,16 +111,27 @@ class ExecutionSection(Section):
     """Running code."""
 
     default_exec_timeout: Duration = _setting(
-        "30s", "Time limit of `execute`, unless the caller says."
+        "30s",
+        "How long `execute` and `run_command` wait for a program unless the caller says; then it "
+        "goes on as a job.",
     )
-    max_exec_timeout: Duration = _setting("5m", "The longest time limit a caller may ask for.")
+    max_exec_timeout: Duration = _setting(
+        "1h", "A program is killed after so long, or earlier if the caller says."
+    )
     install_timeout: Duration = _setting("5m", "Time limit of `install_packages`.")
     output_limit: _Whole = _setting(
-        "200000",
+        "32000",
         "Bytes of standard output, and as many of standard error, in one result; longer output "
-        "is cut in the middle.",
+        "is cut in the middle, and `read_job` has the rest.",
         ge=1000,
         le=200_000,
+    )
+    output_keep_mb: _Whole = _setting(
+        "8",
+        "MiB kept of each output stream of a program, for `read_job`; of a longer one the "
+        "beginning and the end.",
+        ge=1,
+        le=1024,
     )
 
 

@@ -99,7 +99,7 @@ def certificates(settings: Settings) -> bytes:
 def execution_limits(settings: Settings) -> ExecutionLimits:
     """How long a call may take and how much it may say."""
     return ExecutionLimits(
-        default_timeout=settings.default_exec_timeout.total_seconds(),
+        wait=settings.default_exec_timeout.total_seconds(),
         max_timeout=settings.max_exec_timeout.total_seconds(),
         install_timeout=settings.install_timeout.total_seconds(),
         output_bytes=settings.output_limit,

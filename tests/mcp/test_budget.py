@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.execution import ExecutionResult, Output
+from waggle.domain.execution import Output
+from waggle.domain.job import JobKind, JobState, JobView
 from waggle.mcp.budget import fit, share, shrink, wire_size
 from waggle.mcp.results import success
 from waggle.mcp.tools.output import command_output, command_text
@@ -72,12 +74,18 @@ def test_a_short_stream_leaves_its_room_to_the_other() -> None:
     assert share(short, short, 600) == (short, short)
 
 
+def ended(stdout: Output, stderr: Output) -> JobView:
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    environment = "00000000-0000-4000-8000-000000000001"
+    state = JobState.EXITED
+    return JobView(environment, 1, JobKind.EXECUTE, "x", state, moment, 1.0, stdout, stderr, 0)
+
+
 def test_the_worst_output_makes_a_result_that_every_client_accepts() -> None:
     for out in WORST.values():
         for err in (b"", *WORST.values()):
             stdout = Output(head=out * 100_000, tail=out * 100_000, total=1 << 30)
-            result = ExecutionResult(stdout, whole(err * 200_000), 0, None, False, 1.0)
-            output = command_output(result)
+            output = command_output(ended(stdout, whole(err * 200_000)))
             made = success(output, command_text(output))
             wire = json.dumps(made.model_dump(mode="json", by_alias=True))
             assert len(wire) < EVENT_LIMIT - 2_000

@@ -15,20 +15,11 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from structlog.testing import capture_logs
 from tests.support.fakes import FakeFile
-from tests.support.server import MODERN, Setup, request, serving
+from tests.support.server import MODERN, Setup, default_tools, request, serving
 
 from waggle.mcp.errors import ERROR_META_KEY
 
-TOOLS = (
-    "create_environment",
-    "list_environments",
-    "destroy_environment",
-    "execute",
-    "write_file",
-    "read_file",
-    "list_files",
-    "install_packages",
-)
+TOOLS = tuple(tool.name for tool in default_tools())
 ENVIRONMENT = "00000000-0000-4000-8000-000000000001"
 TRACES = ("Traceback", 'File "', "pydantic", "site-packages", "src/waggle")
 
@@ -50,13 +41,18 @@ def from_schema(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
         return st.sampled_from(schema["enum"])
     if "properties" in schema:
         return from_properties(schema)
-    low = 0 if "exclusiveMinimum" in schema else None
+    low = 0 if "exclusiveMinimum" in schema else schema.get("minimum")
     by_type: dict[str, Callable[[], st.SearchStrategy[Any]]] = {
         "null": st.none,
+        "boolean": st.booleans,
         "string": lambda: texts,
         "integer": lambda: st.integers(schema.get("minimum"), schema.get("maximum")),
         "number": lambda: st.floats(
-            low, exclude_min=low is not None, allow_nan=False, allow_infinity=False
+            low,
+            schema.get("maximum"),
+            exclude_min="exclusiveMinimum" in schema,
+            allow_nan=False,
+            allow_infinity=False,
         ),
         "array": lambda: st.lists(from_schema(schema["items"]), max_size=5),
         "object": lambda: st.dictionaries(

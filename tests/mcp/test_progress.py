@@ -18,6 +18,8 @@ from tests.support.server import (
     serving,
 )
 
+from waggle.domain.execution import Command, ExecutionResult, Streams
+
 pytestmark = pytest.mark.anyio
 
 Report = tuple[float, float | None, str | None]
@@ -65,11 +67,11 @@ async def test_long_work_is_heard_of_until_it_ends(
         environment = await created(agent)
         guest = rig.host.only
 
-        async def slow(command: object) -> object:
+        async def slow(command: Command, into: Streams) -> ExecutionResult:
             await guest.release.wait()
-            return await guest._interpret(command)  # pyright: ignore[reportArgumentType]
+            return await guest.interpret(command, into)
 
-        guest.programs["install"] = slow  # pyright: ignore[reportArgumentType]
+        guest.programs["install"] = slow
         watcher = Watcher()
 
         async def call() -> None:

@@ -20,7 +20,7 @@ from tests.support.server import (
     text_of,
 )
 
-from waggle.domain.execution import ExecutionResult, Output
+from waggle.domain.execution import ExecutionResult, Output, Streams
 from waggle.domain.filesystem import FileEntry, Listing
 from waggle.mcp.context import Ctx
 from waggle.mcp.tools import environments, execution, filesystem, packages
@@ -43,9 +43,12 @@ async def test_the_main_job(era: str) -> None:
             "created_at": "2026-03-04T05:06:07Z",
             "timeout": "30m",
         }
-        environment = {"environment_id": data_of(made)["environment_id"]}
+        made_id = data_of(made)["environment_id"]
+        environment = {"environment_id": made_id}
         ran = await agent.call_tool("execute", {**environment, "code": "echo 42\nerr oh"})
         assert data_of(ran) == {
+            "job_id": 1,
+            "status": "exited",
             "stdout": "42\n",
             "stderr": "oh\n",
             "exit_code": 0,
@@ -54,6 +57,8 @@ async def test_the_main_job(era: str) -> None:
             "timed_out": False,
             "stdout_bytes_cut": 0,
             "stderr_bytes_cut": 0,
+            "stdout_uri": f"waggle://environments/{made_id}/executions/1/stdout",
+            "stderr_uri": f"waggle://environments/{made_id}/executions/1/stderr",
         }
         assert text_of(ran) == "stdout:\n42\nstderr:\noh\nexit code: 0 (250 ms)"
         wrote = await agent.call_tool(
@@ -199,9 +204,11 @@ async def test_binary_output_at_its_worst_reaches_the_client() -> None:
     async with serving() as rig, client(rig) as agent:
         environment = await created(agent)
 
-        async def noisy(_command: object) -> ExecutionResult:
-            stream = Output(head=b"\xff\x01" * 50_000, tail=b"\x02\xfe" * 50_000, total=1 << 30)
-            return ExecutionResult(stream, stream, None, "KILL", False, 1.5)
+        async def noisy(_command: object, into: Streams) -> ExecutionResult:
+            for stream in (into.stdout, into.stderr):
+                stream.feed(b"\xff\x01" * 500_000)
+                stream.feed(b"\x02\xfe" * 500_000)
+            return ExecutionResult(Output(b""), Output(b""), None, "KILL", False, 1.5)
 
         rig.host.only.programs["python"] = noisy
         result = await agent.call_tool("execute", {"environment_id": environment, "code": "x"})
@@ -232,8 +239,9 @@ async def test_a_failed_install_is_an_error_with_the_installers_words() -> None:
     async with serving() as rig, client(rig) as agent:
         arguments = {"environment_id": await created(agent), "packages": "nope"}
 
-        async def fails(_command: object) -> ExecutionResult:
-            return ExecutionResult(Output(b""), Output(b"No match"), 1, None, False, 1.0)
+        async def fails(_command: object, into: Streams) -> ExecutionResult:
+            into.stderr.feed(b"No match")
+            return ExecutionResult(Output(b""), Output(b""), 1, None, False, 1.0)
 
         rig.host.only.programs["install"] = fails
         result = await agent.call_tool("install_packages", arguments)

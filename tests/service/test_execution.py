@@ -2,10 +2,11 @@
 """Running code and installing packages: what reaches the guest, what is refused before it does."""
 
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import anyio
 import pytest
-from tests.service.world import OWNER, World, settle, world
+from tests.service.world import LONG, OWNER, World, settle, world
 
 from waggle.domain.environment import State
 from waggle.domain.errors import (
@@ -18,16 +19,15 @@ from waggle.domain.errors import (
     WaggleError,
 )
 from waggle.domain.execution import HOME, MAX_CODE_BYTES, MAX_STDIN_BYTES, GuestUser
+from waggle.domain.job import JobKind, JobState, JobView
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import Runtime, RuntimeName
 from waggle.service.environments import CreateRequest
-from waggle.service.execution import ExecutionLimits, ExecutionService
+from waggle.service.execution import ExecutionLimits, ExecutionService, Surroundings
 
 pytestmark = pytest.mark.anyio
 
-LIMITS = ExecutionLimits(
-    default_timeout=30, max_timeout=300, install_timeout=600, output_bytes=1_000
-)
+LIMITS = ExecutionLimits(wait=30, max_timeout=300, install_timeout=600, output_bytes=1_000)
 RUNTIMES = {
     RuntimeName.PYTHON: Runtime(
         RuntimeName.PYTHON, ".py", ("python3", "{file}"), ("pip", "install", "{packages}")
@@ -51,28 +51,48 @@ async def here() -> AsyncGenerator[World]:
         yield made
 
 
+class Calls:
+    """Calls that wait for the end of what they started, as a client's do."""
+
+    def __init__(self, service: ExecutionService) -> None:
+        self.service = service
+
+    async def execute(
+        self, environment: str, code: str, *, owner: str, language: str | None = None, **how: Any
+    ) -> JobView:
+        job = await self.service.execute(
+            environment, code, owner=owner, language=language, how=Surroundings(**how)
+        )
+        return await job.attend(LONG)
+
+    async def install(self, environment: str, packages: str | list[str], *, owner: str) -> JobView:
+        return await (await self.service.install(environment, packages, owner=owner)).attend(LONG)
+
+    async def run_command(
+        self, environment: str, command: str | list[str], **options: Any
+    ) -> JobView:
+        job = await self.service.run_command(environment, command, owner=OWNER, **options)
+        return await job.attend(LONG)
+
+
 @pytest.fixture
-def executions(here: World) -> ExecutionService:
-    return ExecutionService(here.service, RUNTIMES, LIMITS)
+def executions(here: World) -> Calls:
+    return Calls(ExecutionService(here.service, here.jobs(), RUNTIMES, LIMITS))
 
 
-async def test_code_becomes_one_command_with_the_presets(
-    here: World, executions: ExecutionService
-) -> None:
+async def test_code_becomes_one_command_with_the_presets(here: World, executions: Calls) -> None:
     environment = await here.created()
     result = await executions.execute(environment.id, "echo hello\nexit 3", owner=OWNER)
     assert (result.stdout.text(), result.exit_code) == ("hello\n", 3)
     (command,) = here.host.only.commands
     assert command.argv == ("python3", "{file}")
     assert command.code == b"echo hello\nexit 3"
-    assert (command.extension, command.timeout, command.output_limit) == (".py", 30, 1_000)
+    assert (command.extension, command.timeout, command.output_limit) == (".py", 300, 1_000)
     assert (command.cwd, command.env, command.stdin) == (None, {}, b"")
     assert command.user is GuestUser.SANDBOX
 
 
-async def test_everything_a_caller_chooses_arrives(
-    here: World, executions: ExecutionService
-) -> None:
+async def test_everything_a_caller_chooses_arrives(here: World, executions: Calls) -> None:
     environment = await here.created()
     result = await executions.execute(
         environment.id,
@@ -90,14 +110,12 @@ async def test_everything_a_caller_chooses_arrives(
     assert (command.extension, command.timeout) == (".js", 300)
 
 
-async def test_a_failing_program_and_a_timeout_are_results(
-    here: World, executions: ExecutionService
-) -> None:
+async def test_a_failing_program_and_a_timeout_are_results(here: World, executions: Calls) -> None:
     environment = await here.created()
     failed = await executions.execute(environment.id, "nonsense", owner=OWNER)
     assert failed.exit_code == 1
     timed_out = await executions.execute(environment.id, "echo so far\ntimeout", owner=OWNER)
-    assert (timed_out.timed_out, timed_out.stdout.text()) == (True, "so far\n")
+    assert (timed_out.state, timed_out.stdout.text()) == (JobState.TIMED_OUT, "so far\n")
     assert here.get(environment.id).active_calls == 0
 
 
@@ -130,20 +148,20 @@ async def test_a_failing_program_and_a_timeout_are_results(
 )
 async def test_what_cannot_run_is_refused_before_the_guest_hears_of_it(
     here: World,
-    executions: ExecutionService,
+    executions: Calls,
     arguments: dict[str, object],
     error: type[WaggleError],
 ) -> None:
     environment = await here.created()
-    wanted: dict[str, object] = {"code": "echo", "owner": OWNER, **arguments}
+    wanted: dict[str, Any] = {"code": "echo", "owner": OWNER, **arguments}
     with pytest.raises(error):
-        await executions.execute(environment.id, **wanted)  # pyright: ignore[reportArgumentType]
+        await executions.execute(environment.id, **wanted)
     assert here.host.only.commands == []
     assert here.get(environment.id).active_calls == 0
 
 
 async def test_a_running_execution_keeps_its_environment_and_its_cancellation_reaches_the_guest(
-    here: World, executions: ExecutionService
+    here: World, executions: Calls
 ) -> None:
     environment = await here.created()
     job = here.start(executions.execute(environment.id, "hang", owner=OWNER))
@@ -160,7 +178,7 @@ async def test_a_running_execution_keeps_its_environment_and_its_cancellation_re
 
 
 async def test_a_guest_that_dies_mid_call_fails_the_call_and_shows_why(
-    here: World, executions: ExecutionService
+    here: World, executions: Calls
 ) -> None:
     environment = await here.created()
     with pytest.raises(GuestLost, match="killed by signal 9"):
@@ -172,7 +190,7 @@ async def test_a_guest_that_dies_mid_call_fails_the_call_and_shows_why(
 
 
 async def test_executions_in_one_environment_run_side_by_side(
-    here: World, executions: ExecutionService
+    here: World, executions: Calls
 ) -> None:
     environment = await here.created()
     hanging = here.start(executions.execute(environment.id, "hang", owner=OWNER))
@@ -184,7 +202,7 @@ async def test_executions_in_one_environment_run_side_by_side(
 
 
 async def test_nobody_runs_code_in_another_owners_environment(
-    here: World, executions: ExecutionService
+    here: World, executions: Calls
 ) -> None:
     environment = await here.created()
     with pytest.raises(NotFound):
@@ -214,7 +232,7 @@ async def test_nobody_runs_code_in_another_owners_environment(
 )
 async def test_packages_go_to_the_environments_own_installer(
     here: World,
-    executions: ExecutionService,
+    executions: Calls,
     runtime: RuntimeName,
     packages: str | list[str],
     argv: tuple[str, ...],
@@ -229,7 +247,7 @@ async def test_packages_go_to_the_environments_own_installer(
 
 @pytest.mark.parametrize("packages", ["", [], "--index-url http://x numpy", ["numpy", "-r"]])
 async def test_a_bad_package_list_installs_nothing(
-    here: World, executions: ExecutionService, packages: str | list[str]
+    here: World, executions: Calls, packages: str | list[str]
 ) -> None:
     environment = await here.created()
     with pytest.raises(InvalidArgument):
@@ -239,7 +257,7 @@ async def test_a_bad_package_list_installs_nothing(
 
 
 async def test_nothing_is_installed_where_there_is_no_network(
-    here: World, executions: ExecutionService
+    here: World, executions: Calls
 ) -> None:
     offline = CreateRequest(RuntimeName.PYTHON, network=NetworkPolicy.NONE)
     environment = await here.created(offline)
@@ -248,3 +266,25 @@ async def test_nothing_is_installed_where_there_is_no_network(
     assert "public" in refused.value.hint
     assert here.host.only.commands == []
     assert (await executions.execute(environment.id, "echo", owner=OWNER)).exit_code == 0
+
+
+async def test_a_line_goes_to_a_shell_and_a_list_to_none(here: World, executions: Calls) -> None:
+    environment = await here.created()
+    line = await executions.run_command(environment.id, "echo $HOME && false", user=GuestUser.ROOT)
+    assert (line.kind, line.summary) == (JobKind.COMMAND, "echo $HOME && false")
+    await executions.run_command(environment.id, ["ls", "-l", "a b; $(rm)"])
+    first, second = here.host.only.commands
+    assert (first.argv[0], first.argv[-1]) == ("sh", "echo $HOME && false")
+    assert first.user is GuestUser.ROOT
+    assert (second.argv, second.user) == (("ls", "-l", "a b; $(rm)"), GuestUser.SANDBOX)
+    assert first.code is second.code is None
+
+
+@pytest.mark.parametrize("command", ["", "  \n", [], [""], [" ", "x"], ["a\0b"], "a\0b"])
+async def test_a_command_that_says_nothing_runs_nothing(
+    here: World, executions: Calls, command: str | list[str]
+) -> None:
+    environment = await here.created()
+    with pytest.raises(InvalidArgument):
+        await executions.run_command(environment.id, command)
+    assert here.host.only.commands == []

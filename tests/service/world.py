@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import anyio
@@ -23,7 +24,9 @@ from waggle.domain.environment import Environment, MachineIdentity, Resources, S
 from waggle.domain.host import Progress
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
+from waggle.infra.spool import Spool
 from waggle.service.environments import CreateRequest, EnvironmentService, Limits
+from waggle.service.jobs import JobService
 
 T = TypeVar("T")
 
@@ -308,6 +311,15 @@ class World:
 
     def states(self) -> list[State]:
         return [each.state for each in self.service.all()]
+
+    def jobs(self, *, keep: int = 1_000, view: int = 1_000) -> JobService:
+        """A service for jobs whose streams keep and show so many bytes."""
+        return JobService(
+            self.service,
+            record=lambda: Spool(Path("/tmp"), keep=keep, view=view),
+            clock=self.clock,
+            tasks=self.tasks,
+        )
 
     async def close(self) -> None:
         """End everything and check that nothing was left."""

@@ -17,10 +17,10 @@ import anyio.lowlevel
 
 from waggle.domain.environment import Environment, MachineIdentity
 from waggle.domain.errors import FileNotFound, FileRefused, GuestLost, TooLarge
-from waggle.domain.execution import HOME, Command, ExecutionResult, Output
+from waggle.domain.execution import HOME, Command, ExecutionResult, Output, Streams
 from waggle.domain.filesystem import MAX_LIST_ENTRIES, FileEntry, FileSlice, Listing
 
-Program = Callable[[Command], Awaitable[ExecutionResult]]
+Program = Callable[[Command, Streams], Awaitable[ExecutionResult]]
 MODIFIED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
@@ -30,6 +30,20 @@ def output(data: bytes, limit: int) -> Output:
         return Output(head=data, total=len(data))
     half = limit // 2
     return Output(head=data[:half], tail=data[len(data) - half :], total=len(data))
+
+
+@dataclass(slots=True)
+class Kept:
+    """A stream that shows `limit` bytes of what it was fed."""
+
+    limit: int
+    data: bytes = b""
+
+    def feed(self, data: bytes) -> None:
+        self.data += data
+
+    def output(self) -> Output:
+        return output(self.data, self.limit)
 
 
 @dataclass(slots=True)
@@ -73,7 +87,7 @@ class FakeGuest:
         self.cause = cause
         self.dead.set()
 
-    async def run(self, command: Command) -> ExecutionResult:
+    async def run(self, command: Command, into: Streams | None = None) -> ExecutionResult:
         """Run `command.code`, line by line; without code, print argv.
 
         Lines: `echo X`, `err X`, `flood N` (N bytes), `stdin`, `env NAME`, `cwd`, `exit N`,
@@ -84,18 +98,20 @@ class FakeGuest:
         if self.run_error is not None:
             raise self.run_error
         try:
-            program = self.programs.get(command.argv[0])
-            return await (program or self._interpret)(command)
+            into = into or Streams(Kept(command.output_limit), Kept(command.output_limit))
+            if program := self.programs.get(command.argv[0]):
+                return await program(command, into)
+            return await self.interpret(command, into)
         except anyio.get_cancelled_exc_class():
             self.cancelled.append(command)
             self.was_cancelled.set()
             raise
 
-    async def _interpret(self, command: Command) -> ExecutionResult:
+    async def interpret(self, command: Command, into: Streams) -> ExecutionResult:
         await anyio.lowlevel.checkpoint()
-        run = _Run(self, command)
-        lines = [" ".join(command.argv)] if command.code is None else []
-        run.out.extend(line.encode() for line in lines)
+        run = _Run(self, command, into)
+        if command.code is None:
+            into.stdout.feed(" ".join(command.argv).encode())
         for line in (command.code or b"").decode().splitlines():
             if line.strip() and not await run.step(*line.strip().partition(" ")[::2]):
                 break
@@ -179,8 +195,7 @@ class _Run:
 
     guest: FakeGuest
     command: Command
-    out: list[bytes] = field(default_factory=list[bytes])
-    err: list[bytes] = field(default_factory=list[bytes])
+    into: Streams
     exit_code: int | None = 0
     signal: str | None = None
     timed_out: bool = False
@@ -190,17 +205,17 @@ class _Run:
         command = self.command
         match verb:
             case "echo":
-                self.out.append(rest.encode() + b"\n")
+                self.into.stdout.feed(rest.encode() + b"\n")
             case "err":
-                self.err.append(rest.encode() + b"\n")
+                self.into.stderr.feed(rest.encode() + b"\n")
             case "flood":
-                self.out.append(b"x" * int(rest))
+                self.into.stdout.feed(b"x" * int(rest))
             case "stdin":
-                self.out.append(command.stdin)
+                self.into.stdout.feed(command.stdin)
             case "env":
-                self.out.append(command.env.get(rest, "").encode() + b"\n")
+                self.into.stdout.feed(command.env.get(rest, "").encode() + b"\n")
             case "cwd":
-                self.out.append((command.cwd or self.guest.directory).encode() + b"\n")
+                self.into.stdout.feed((command.cwd or self.guest.directory).encode() + b"\n")
             case "hang":
                 self.guest.started.set()
                 await self.guest.release.wait()
@@ -220,15 +235,14 @@ class _Run:
             case "timeout":
                 self.exit_code, self.timed_out = None, True
             case _:
-                self.err.append(f"no such word: {verb}\n".encode())
+                self.into.stderr.feed(f"no such word: {verb}\n".encode())
                 self.exit_code = 1
         return False
 
     def result(self) -> ExecutionResult:
-        limit = self.command.output_limit
         return ExecutionResult(
-            stdout=output(b"".join(self.out), limit),
-            stderr=output(b"".join(self.err), limit),
+            stdout=self.into.stdout.output(),
+            stderr=self.into.stderr.output(),
             exit_code=self.exit_code,
             signal=self.signal,
             timed_out=self.timed_out,

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import anyio
@@ -19,17 +20,21 @@ import anyio.abc
 import httpx2
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, TextContent
 from tests.support.fakes import FakeHost, MemoryStore
 
 from waggle.domain.environment import Resources
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import Runtime, RuntimeName
+from waggle.infra.spool import Spool
 from waggle.mcp.context import Services
 from waggle.mcp.server import WaggleServer, build_mcp
+from waggle.mcp.tools import all_tools
 from waggle.service.environments import EnvironmentService, Limits
 from waggle.service.execution import ExecutionLimits, ExecutionService
 from waggle.service.filesystem import FilesystemService
+from waggle.service.jobs import JobService
 from waggle.web.app import DEFAULT_BODIES, DEFAULT_SESSIONS, WebApp, build_app
 from waggle.web.bodies import BodyLimits
 from waggle.web.endpoint import SessionLimits
@@ -40,9 +45,7 @@ LEGACY = "legacy"
 MODERN = "2026-07-28"
 ERAS = (LEGACY, MODERN)
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
-EXECUTION = ExecutionLimits(
-    default_timeout=30, max_timeout=300, install_timeout=600, output_bytes=200_000
-)
+EXECUTION = ExecutionLimits(wait=30, max_timeout=300, install_timeout=600, output_bytes=200_000)
 RUNTIMES = {
     name: Runtime(name, ".x", (name.value, "{file}"), ("install", "{packages}"))
     for name in RuntimeName
@@ -96,21 +99,41 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
         new_id=lambda: f"00000000-0000-4000-8000-{next(numbers):012x}",
         tasks=tasks,
     )
+    jobs = JobService(
+        environments,
+        record=lambda: Spool(Path("/tmp"), keep=1 << 23, view=EXECUTION.output_bytes),
+        clock=lambda: NOW,
+        tasks=tasks,
+    )
     return Services(
         environments=environments,
-        execution=ExecutionService(environments, RUNTIMES, EXECUTION),
+        execution=ExecutionService(environments, jobs, RUNTIMES, EXECUTION),
+        jobs=jobs,
         filesystem=FilesystemService(environments),
         execution_limits=EXECUTION,
         heartbeat=setup.heartbeat,
     )
 
 
+def default_tools() -> list[Tool]:
+    """Every tool; they can be looked at, not called."""
+    unused = cast("Any", None)
+    return all_tools(Services(unused, unused, unused, unused, EXECUTION))
+
+
 @asynccontextmanager
 async def mcp_server(setup: Setup | None = None) -> AsyncGenerator[WaggleServer]:
     """The MCP server alone, for a client in the same process."""
     async with anyio.create_task_group() as group:
-        yield build_mcp(make_services(setup or Setup(), group))
-        group.cancel_scope.cancel()
+        services = make_services(setup or Setup(), group)
+        yield build_mcp(services)
+        await _end(services, group)
+
+
+async def _end(services: Services, group: anyio.abc.TaskGroup) -> None:
+    """Destroy what is left, as the composition root does, and end every task."""
+    await services.environments.aclose()
+    group.cancel_scope.cancel()
 
 
 @asynccontextmanager
@@ -134,7 +157,7 @@ async def serving(setup: Setup | None = None) -> AsyncGenerator[Rig]:
                 yield Rig(url, setup.host, services, web, server, running.cancel)
             finally:
                 server.stop()
-        group.cancel_scope.cancel()
+        await _end(services, group)
 
 
 async def _run(

@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio.to_thread
 import pytest
-from tests.support.server import INITIALIZE, Rig, raw, request, serving
+from tests.support.server import INITIALIZE, Rig, default_tools, raw, request, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -48,16 +48,7 @@ curl -s -X POST http://127.0.0.1:8080/mcp \\
        "params": {"name": "create_environment", "arguments": {"runtime": "python"}}}' \\
   | sed -n 's/^data: //p' | jq ."""
 
-TOOLS = [
-    "create_environment",
-    "list_environments",
-    "destroy_environment",
-    "execute",
-    "write_file",
-    "read_file",
-    "list_files",
-    "install_packages",
-]
+TOOLS = [tool.name for tool in default_tools()]
 
 needs_curl = pytest.mark.skipif(
     shutil.which("curl") is None or shutil.which("jq") is None,

@@ -121,6 +121,21 @@ class GuestLost(WaggleError):
     default_hint = "Its files are gone: create a new environment."
 
 
+class JobNotFound(WaggleError):
+    """No job with this number, or its output is no longer kept."""
+
+    code = "job_not_found"
+    default_hint = "Use list_jobs to see which are remembered."
+
+
+class TooManyJobs(WaggleError):
+    """As many jobs run in the environment as may."""
+
+    code = "too_many_jobs"
+    retryable = True
+    default_hint = "Wait for one with wait_job, or end one with kill_job."
+
+
 class TimedOut(WaggleError):
     """A deadline of waggle's own passed."""
 

@@ -7,6 +7,7 @@ import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 from waggle.domain.errors import InvalidArgument, TooLarge
 
@@ -102,6 +103,26 @@ def _continuation(data: bytes) -> int:
     while count < min(3, len(data)) and data[count] & 0xC0 == 0x80:
         count += 1
     return count
+
+
+class Stream(Protocol):
+    """Takes one output stream of a command while it runs. Bounded, whatever is fed."""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece. Called on the event loop; must not block for long."""
+        ...
+
+    def output(self) -> Output:
+        """What is kept so far, cut to what a result may hold."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Where a command's output goes."""
+
+    stdout: Stream
+    stderr: Stream
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from waggle.domain.environment import Environment, MachineIdentity
-from waggle.domain.execution import Command, ExecutionResult
+from waggle.domain.execution import Command, ExecutionResult, Streams
 from waggle.domain.filesystem import FileSlice, Listing
 
 Progress = Callable[[float, str], Awaitable[None]]
@@ -45,8 +45,11 @@ class Guest(Protocol):
         """Digests of what it was booted from: image, kernel, kit."""
         ...
 
-    async def run(self, command: Command) -> ExecutionResult:
+    async def run(self, command: Command, into: Streams | None = None) -> ExecutionResult:
         """Run a command. On timeout or cancellation its whole process tree is killed.
+
+        Its output goes `into` streams as it comes; without them the result holds it, cut to the
+        command's `output_limit`.
 
         Raises GuestLost when the guest dies or stops answering; a failing command is a result.
         """

@@ -6,7 +6,7 @@ Called by `waggle.mcp.tools`. The one place to change when callers are authentic
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from waggle.domain.host import Progress
 from waggle.service.environments import EnvironmentService
 from waggle.service.execution import ExecutionLimits, ExecutionService
 from waggle.service.filesystem import FilesystemService
+from waggle.service.jobs import JobService
 
 Ctx = Context[Any, Any]
 T = TypeVar("T")
@@ -34,6 +35,7 @@ class Services:
 
     environments: EnvironmentService
     execution: ExecutionService
+    jobs: JobService
     filesystem: FilesystemService
     execution_limits: ExecutionLimits
     heartbeat: float = HEARTBEAT_SECONDS
@@ -53,7 +55,9 @@ def reporter(ctx: Ctx) -> Progress:
     return report
 
 
-async def with_heartbeat(ctx: Ctx, message: str, every: float, work: Awaitable[T]) -> T:
+async def with_heartbeat(
+    ctx: Ctx, message: Callable[[], str], every: float, work: Awaitable[T]
+) -> T:
     """Await `work`, telling the client every so many seconds that it goes on.
 
     Clients with a time limit for silence keep waiting. An exception of `work` may come wrapped in
@@ -65,7 +69,7 @@ async def with_heartbeat(ctx: Ctx, message: str, every: float, work: Awaitable[T
         while True:
             await anyio.sleep(every)
             beats += 1
-            await ctx.report_progress(beats * every, None, f"{message}, {beats * every:g} s")
+            await ctx.report_progress(beats * every, None, f"{message()}, {beats * every:g} s")
 
     async with anyio.create_task_group() as group:
         group.start_soon(beat)

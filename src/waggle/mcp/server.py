@@ -24,9 +24,11 @@ from waggle.mcp.tools import all_tools
 INSTRUCTIONS = """\
 waggle gives you throw-away Linux machines ("environments") to run code in.
 1. create_environment with a runtime (python, node or shell); keep the environment_id.
-2. write_file, execute, install_packages, read_file, list_files with that id, as often as you \
-like. Files and packages stay; every execute is a new process.
-3. destroy_environment when the work is done. An environment that is not used is destroyed by \
+2. write_file, execute, run_command, install_packages, read_file, list_files with that id, as \
+often as you like. Files and packages stay; every execute is a new process.
+3. What is not done after wait_seconds goes on as a job, and so does what you start with \
+background: wait_job, read_job, kill_job and list_jobs look after it.
+4. destroy_environment when the work is done. An environment that is not used is destroyed by \
 itself after its timeout, with its files: read what you need before.
 An error says what to do next. A non-zero exit_code is the program's own result: read stderr."""
 

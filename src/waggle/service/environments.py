@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 
 import anyio
@@ -53,6 +54,16 @@ class EnvironmentService:
         self._new_id = new_id
         self._tasks = tasks
         self._registry = Registry(limits.max_environments)
+        self._removed: list[Callable[[str], None]] = []
+
+    def when_removed(self, tell: Callable[[str], None]) -> None:
+        """Call `tell` with the id of each environment that is gone. It must not raise or wait."""
+        self._removed.append(tell)
+
+    def _remove(self, live: LiveEnvironment) -> None:
+        self._registry.remove(live)
+        for tell in self._removed:
+            tell(live.environment.id)
 
     async def recover(self) -> int:
         """Remove what an earlier server left behind; returns how many environments that were.
@@ -91,7 +102,7 @@ class EnvironmentService:
             environment,
             store=self._store,
             clock=self._clock,
-            removed=self._registry.remove,
+            removed=self._remove,
         )
         self._registry.admit(live)
         return await live.bring_up(self._host, progress, self._tasks)

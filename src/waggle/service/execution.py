@@ -1,50 +1,72 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run code and install packages in an environment.
+"""Run code and commands and install packages in an environment, each as a job.
 
-Called by `waggle.mcp`; goes through `EnvironmentService.using`, so a running execution keeps its
-environment alive. Knows runtimes and limits; nothing of SSH.
+Called by `waggle.mcp`; decides what runs and hands it to `JobService`. Knows runtimes and limits;
+nothing of SSH.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.execution import (
-    HOME,
-    Command,
-    ExecutionResult,
-    GuestUser,
-    parse_code,
-    parse_seconds,
-)
+from waggle.domain.execution import HOME, Command, GuestUser, parse_code, parse_seconds
 from waggle.domain.filesystem import parse_path
+from waggle.domain.job import JobKind, summarise
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import FILE, Runtime, RuntimeName
 from waggle.service.environments import EnvironmentService
+from waggle.service.job import Job, What
+from waggle.service.jobs import JobService
+
+_SHELL = ("sh", "-c")
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionLimits:
-    """Seconds, and bytes kept of each output stream."""
+    """Seconds, and bytes of each output stream in one result.
 
-    default_timeout: float
+    `wait` is how long a call waits for a program unless it says; `max_timeout` is the longest that
+    a program may run.
+    """
+
+    wait: float
     max_timeout: float
     install_timeout: float
     output_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """How a program runs: seconds until it is killed, its directory, variables and input."""
+
+    timeout_seconds: float | None = None
+    cwd: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    stdin: str = ""
+
+
+PLAIN = Surroundings()
+
+
 class ExecutionService:
-    """Code and packages, in any environment of the caller."""
+    """Code, commands and packages, in any environment of the caller.
+
+    Each method starts a job and returns it; `Job.attend` waits for it. Not idempotent. They raise
+    InvalidArgument, TooLarge, NotFound, NotRunning or TooManyJobs; what goes wrong later is told by
+    the job.
+    """
 
     def __init__(
         self,
         environments: EnvironmentService,
+        jobs: JobService,
         runtimes: Mapping[RuntimeName, Runtime],
         limits: ExecutionLimits,
     ) -> None:
         self._environments = environments
+        self._jobs = jobs
         self._runtimes = runtimes
         self._limits = limits
 
@@ -55,60 +77,88 @@ class ExecutionService:
         *,
         owner: str,
         language: str | None = None,
-        timeout_seconds: float | None = None,
-        cwd: str | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: str = "",
-    ) -> ExecutionResult:
+        how: Surroundings = PLAIN,
+    ) -> Job:
         """Run code with the environment's interpreter, or with that of another `language`.
 
-        Not idempotent. Cancelling kills the process tree in the guest. Raises InvalidArgument,
-        TooLarge, InvalidRuntime, NotFound, NotRunning or GuestLost.
+        Raises also InvalidRuntime.
         """
         data = parse_code(code)
         chosen = RuntimeName.parse(language) if language else None
-        timeout = parse_seconds(
-            timeout_seconds, self._limits.default_timeout, self._limits.max_timeout
+        environment = self._environments.get(environment_id, owner=owner)
+        runtime = self._runtimes[chosen or environment.runtime]
+        command = self._command(
+            runtime.exec_argv(FILE), how, code=data, extension=runtime.file_extension
         )
-        async with self._environments.using(environment_id, owner=owner) as (environment, guest):
-            runtime = self._runtimes[chosen or environment.runtime]
-            return await guest.run(
-                Command(
-                    argv=runtime.exec_argv(FILE),
-                    code=data,
-                    extension=runtime.file_extension,
-                    timeout=timeout,
-                    output_limit=self._limits.output_bytes,
-                    cwd=None if cwd is None else parse_path(cwd),
-                    env=dict(env or {}),
-                    stdin=_encode(stdin),
-                )
+        what = What(JobKind.EXECUTE, summarise(code))
+        return await self._jobs.start(environment.id, command, what, owner=owner)
+
+    async def run_command(
+        self,
+        environment_id: str,
+        command: str | Sequence[str],
+        *,
+        owner: str,
+        user: GuestUser = GuestUser.SANDBOX,
+        how: Surroundings = PLAIN,
+    ) -> Job:
+        """Run a line of the guest's shell, or a program with its arguments and no shell."""
+        argv = (*_SHELL, command) if isinstance(command, str) else tuple(command)
+        if not argv or not argv[-1 if isinstance(command, str) else 0].strip():
+            raise InvalidArgument(
+                "The command is empty.", hint='Write "ls -l /tmp" or ["ls", "-l", "/tmp"].'
             )
+        text = command if isinstance(command, str) else " ".join(command)
+        what = What(JobKind.COMMAND, summarise(text))
+        ready = self._command(argv, how, user=user)
+        return await self._jobs.start(environment_id, ready, what, owner=owner)
 
     async def install(
         self, environment_id: str, packages: str | Sequence[str], *, owner: str
-    ) -> ExecutionResult:
-        """Install packages so that the next `execute` can use them.
+    ) -> Job:
+        """Install packages so that the next program can use them.
 
-        Idempotent as far as the package manager is. Raises as `execute` does.
+        Idempotent as far as the package manager is.
         """
-        async with self._environments.using(environment_id, owner=owner) as (environment, guest):
-            if environment.network is NetworkPolicy.NONE:
-                raise InvalidArgument(
-                    f"Environment {environment.id} has no network to install from.",
-                    hint="Create one with network 'public', or bring an image with the packages.",
-                )
-            runtime = self._runtimes[environment.runtime]
-            argv = runtime.install_argv(runtime.parse_packages(packages))
-            return await guest.run(
-                Command(
-                    argv=argv,
-                    timeout=self._limits.install_timeout,
-                    output_limit=self._limits.output_bytes,
-                    cwd=HOME,
-                    user=GuestUser.ROOT if runtime.install_as_root else GuestUser.SANDBOX,
-                )
+        environment = self._environments.get(environment_id, owner=owner)
+        if environment.network is NetworkPolicy.NONE:
+            raise InvalidArgument(
+                f"Environment {environment.id} has no network to install from.",
+                hint="Create one with network 'public', or bring an image with the packages.",
             )
+        runtime = self._runtimes[environment.runtime]
+        names = runtime.parse_packages(packages)
+        command = Command(
+            argv=runtime.install_argv(names),
+            timeout=self._limits.install_timeout,
+            output_limit=self._limits.output_bytes,
+            cwd=HOME,
+            user=GuestUser.ROOT if runtime.install_as_root else GuestUser.SANDBOX,
+        )
+        what = What(JobKind.INSTALL, summarise(" ".join(names)))
+        return await self._jobs.start(environment.id, command, what, owner=owner)
+
+    def _command(
+        self,
+        argv: tuple[str, ...],
+        how: Surroundings,
+        *,
+        code: bytes | None = None,
+        extension: str = "",
+        user: GuestUser = GuestUser.SANDBOX,
+    ) -> Command:
+        longest = self._limits.max_timeout
+        return Command(
+            argv=argv,
+            code=code,
+            extension=extension,
+            timeout=parse_seconds(how.timeout_seconds, longest, longest),
+            output_limit=self._limits.output_bytes,
+            cwd=None if how.cwd is None else parse_path(how.cwd),
+            env=dict(how.env),
+            stdin=_encode(how.stdin),
+            user=user,
+        )
 
 
 def _encode(text: str) -> bytes:

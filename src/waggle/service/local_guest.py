@@ -10,7 +10,7 @@ from typing import Protocol
 
 from waggle.domain.environment import MachineIdentity
 from waggle.domain.errors import GuestLost
-from waggle.domain.execution import Command, ExecutionResult
+from waggle.domain.execution import Command, ExecutionResult, Streams
 from waggle.domain.filesystem import FileSlice, Listing
 from waggle.domain.machine import Machine
 from waggle.infra.ssh.connection import ServeTunnel, SshConnection
@@ -75,11 +75,11 @@ class LocalGuest:
         async with self._naming_the_cause():
             await self._connection.get()
 
-    async def run(self, command: Command) -> ExecutionResult:
+    async def run(self, command: Command, into: Streams | None = None) -> ExecutionResult:
         """Run a command; see `domain.host.Guest`."""
         self._pages.forget()
         async with self._naming_the_cause():
-            return await self._shell.run(command)
+            return await self._shell.run(command, into)
 
     async def write_file(self, path: str, data: bytes, mode: int) -> None:
         """Write a file; see `domain.host.Guest`."""

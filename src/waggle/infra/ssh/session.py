@@ -7,6 +7,7 @@ import asyncio
 
 import asyncssh
 
+from waggle.domain.execution import Streams
 from waggle.infra.ssh.output import OutputCollector
 from waggle.infra.ssh.typed import STDERR
 
@@ -14,9 +15,10 @@ from waggle.infra.ssh.typed import STDERR
 class CommandSession(asyncssh.SSHClientSession[bytes]):
     """Collects one command's output and end; what the guest says of them is bounded."""
 
-    def __init__(self, limit: int) -> None:
-        self.stdout = OutputCollector(limit)
-        self.stderr = OutputCollector(limit)
+    def __init__(self, limit: int, into: Streams | None = None) -> None:
+        """Output goes `into` streams; without them `limit` bytes of each are collected."""
+        into = into or Streams(OutputCollector(limit), OutputCollector(limit))
+        self.stdout, self.stderr = into.stdout, into.stderr
         self.exit_code: int | None = None
         self.signal: str | None = None
         self.ended = asyncio.Event()

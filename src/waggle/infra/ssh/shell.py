@@ -17,7 +17,7 @@ import asyncssh
 import structlog
 
 from waggle.domain.errors import GuestLost
-from waggle.domain.execution import Command, ExecutionResult
+from waggle.domain.execution import Command, ExecutionResult, Streams
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.frame import frame
 from waggle.infra.ssh.session import CommandSession
@@ -39,8 +39,8 @@ log = structlog.get_logger(__name__)
 class _Run(CommandSession):
     """One command on its way. `opening` is set once the guest may have heard of it."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(limit)
+    def __init__(self, limit: int, into: Streams | None) -> None:
+        super().__init__(limit, into)
         self.id = ""
         self.opening: asyncio.Task[Channel] | None = None
         self.sent = False
@@ -66,14 +66,14 @@ class Shell:
         self._connection = connection
         self._patience = patience
 
-    async def run(self, command: Command) -> ExecutionResult:
+    async def run(self, command: Command, into: Streams | None = None) -> ExecutionResult:
         """Run a command to its end, its timeout or its cancellation; see `domain.host.Guest.run`.
 
         Raises GuestLost when the connection breaks before the command's end is known, and when
         the guest does not confirm that a command which ran out of time was killed.
         """
         started = time.monotonic()
-        run = _Run(command.output_limit)
+        run = _Run(command.output_limit, into)
         try:
             async with asyncio.timeout(command.timeout):
                 await self._start(run, command)

@@ -9,6 +9,7 @@ from waggle.mcp.context import Services
 from waggle.mcp.tools.environments import environment_tools
 from waggle.mcp.tools.execution import execution_tools
 from waggle.mcp.tools.filesystem import filesystem_tools
+from waggle.mcp.tools.jobs import job_tools
 from waggle.mcp.tools.packages import package_tools
 
 
@@ -17,6 +18,7 @@ def all_tools(services: Services) -> list[Tool]:
     return [
         *environment_tools(services),
         *execution_tools(services),
+        *job_tools(services),
         *filesystem_tools(services),
         *package_tools(services),
     ]

@@ -24,11 +24,9 @@ from waggle.mcp.results import (
     success,
     summary,
 )
+from waggle.mcp.tools.parameters import EnvironmentId
 from waggle.service.environments import CreateRequest
 
-EnvironmentId = Annotated[
-    str, Field(description="The environment_id that create_environment returned (a UUID).")
-]
 _RuntimeArgument = Annotated[
     str,
     Field(

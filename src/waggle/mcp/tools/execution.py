@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tool that runs code."""
+"""The tools that run programs: execute for code, run_command for a shell line or a program."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.domain.execution import HOME, MAX_CODE_BYTES
+from waggle.domain.errors import InvalidArgument
+from waggle.domain.execution import MAX_CODE_BYTES, GuestUser
+from waggle.domain.job import parse_wait
 from waggle.domain.runtime import RuntimeName
 from waggle.mcp.arguments import make_tool
-from waggle.mcp.context import Ctx, Services, current_owner, with_heartbeat
-from waggle.mcp.errors import Failure, failure_result
-from waggle.mcp.results import CommandOutput, success
-from waggle.mcp.tools.environments import EnvironmentId
-from waggle.mcp.tools.output import command_output, command_text
+from waggle.mcp.context import Ctx, Services, current_owner
+from waggle.mcp.results import CommandOutput
+from waggle.mcp.tools.attend import attend, result_of
+from waggle.mcp.tools.parameters import Background, Cwd, Env, EnvironmentId, Seconds, Stdin, Wait
+from waggle.service.execution import Surroundings
+from waggle.service.job import Job
 
 _Code = Annotated[
     str,
@@ -29,25 +32,23 @@ _Language = Annotated[
         "It must be in the environment's image; shell always works where there is a shell."
     ),
 ]
-_Seconds = Annotated[
-    Annotated[float, Field(json_schema_extra={"exclusiveMinimum": 0})] | None,
-    Field(description="Kill the program and all it started after so many seconds."),
-]
-_Cwd = Annotated[
-    str | None,
+_Command = Annotated[
+    str | list[str],
     Field(
-        description=f"Directory to run in; relative to {HOME}. Default: the working_directory of "
-        f"create_environment, {HOME} unless the image names another."
+        description="A line for the shell (bash, else sh), or a list: a program and its arguments, "
+        "run without a shell."
     ),
 ]
-_Env = Annotated[
-    dict[str, str] | None, Field(description="Environment variables to add for this call.")
+_User = Annotated[
+    Annotated[str, Field(json_schema_extra={"enum": [user.value for user in GuestUser]})] | None,
+    Field(
+        description="Who runs it: sandbox, the same user as with execute (the default), or root."
+    ),
 ]
-_Stdin = Annotated[str, Field(description="What the program reads on its standard input.")]
 
 
 class ExecutionTools:
-    """execute."""
+    """execute and run_command."""
 
     def __init__(self, services: Services) -> None:
         self._execution = services.execution
@@ -61,63 +62,106 @@ class ExecutionTools:
         environment_id: EnvironmentId,
         code: _Code,
         language: _Language = None,
-        timeout_seconds: _Seconds = None,
-        cwd: _Cwd = None,
-        env: _Env = None,
-        stdin: _Stdin = "",
+        timeout_seconds: Seconds = None,
+        wait_seconds: Wait = None,
+        background: Background = False,
+        cwd: Cwd = None,
+        env: Env = None,
+        stdin: Stdin = "",
     ) -> Annotated[CallToolResult, CommandOutput]:
         """Run code; a timeout is an error result that carries the output so far."""
-        result = await with_heartbeat(
-            ctx,
-            "running",
-            self._heartbeat,
-            self._execution.execute(
-                environment_id,
-                code,
-                owner=current_owner(ctx),
-                language=language,
-                timeout_seconds=timeout_seconds,
-                cwd=cwd or None,
-                env=env,
-                stdin=stdin,
-            ),
+        wait = self._wait(wait_seconds, background=background)
+        job = await self._execution.execute(
+            environment_id,
+            code,
+            owner=current_owner(ctx),
+            language=language,
+            how=Surroundings(timeout_seconds, cwd or None, env or {}, stdin),
         )
-        output = command_output(result)
-        text = command_text(output)
-        if not result.timed_out:
-            return success(output, text)
-        failure = Failure(
-            "timeout",
-            f"The code ran into its timeout and was killed after {result.duration:.1f} s.",
-            f"Give a larger timeout_seconds (at most {self._limits.max_timeout:g}), do less in one "
-            "call, or start it in the background and look at it in later calls.",
+        return await self._answer(ctx, job, wait)
+
+    async def run_command(
+        self,
+        ctx: Ctx,
+        *,
+        environment_id: EnvironmentId,
+        command: _Command,
+        user: _User = None,
+        timeout_seconds: Seconds = None,
+        wait_seconds: Wait = None,
+        background: Background = False,
+        cwd: Cwd = None,
+        env: Env = None,
+        stdin: Stdin = "",
+    ) -> Annotated[CallToolResult, CommandOutput]:
+        """Run a command; results as those of execute."""
+        wait = self._wait(wait_seconds, background=background)
+        job = await self._execution.run_command(
+            environment_id,
+            command,
+            owner=current_owner(ctx),
+            user=_parse_user(user),
+            how=Surroundings(timeout_seconds, cwd or None, env or {}, stdin),
         )
-        return failure_result(failure, text=f"{text}\n{failure.text}", structured=output)
+        return await self._answer(ctx, job, wait)
+
+    def _wait(self, seconds: float | None, *, background: bool) -> float:
+        return 0.0 if background else parse_wait(seconds, self._limits.wait)
+
+    async def _answer(self, ctx: Ctx, job: Job, wait: float) -> CallToolResult:
+        view = await attend(ctx, job, wait, every=self._heartbeat, doing="running")
+        return result_of(view, self._limits.max_timeout)
+
+
+def _parse_user(text: str | None) -> GuestUser:
+    try:
+        return GuestUser(text or GuestUser.SANDBOX)
+    except ValueError:
+        raise InvalidArgument(
+            f"There is no user {(text or '')[:40]!r} to run as.",
+            hint=f"Use one of: {', '.join(GuestUser)}.",
+        ) from None
+
+
+_RUNS = ToolAnnotations(
+    read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True
+)
 
 
 def execution_tools(services: Services) -> list[Tool]:
     """The tools of this module."""
     limits = services.execution_limits
+    tools = ExecutionTools(services)
     return [
         make_tool(
-            ExecutionTools(services).execute,
+            tools.execute,
             title="Run code",
             description=(
                 "Run a program in an environment and return stdout, stderr and the exit code. A "
                 "non-zero exit code is a result, not an error. Every call is a new process: "
-                "variables do not last between calls, files and packages do. Not as root. "
-                f"Default timeout {limits.default_timeout:g} s, at most "
-                f"{limits.max_timeout:g} s; on timeout the output so far is returned. Of each "
-                f"stream about {limits.output_bytes:,} bytes are kept (start and end); write more "
-                "to a file.\n"
+                "variables do not last between calls, files and packages do. Not as root. After "
+                f"wait_seconds (default {limits.wait:g}) you get the "
+                "output so far and a job_id, and the program goes on; it is killed after "
+                f"timeout_seconds (at most and by default {limits.max_timeout:g}). Of each stream "
+                f"about {limits.output_bytes:,} bytes are shown (start and end); read_job has the "
+                "rest.\n"
                 'Example: {"environment_id": "...", "code": "print(6 * 7)"} or '
                 '{"environment_id": "...", "language": "shell", "code": "ls -l | head"}'
             ),
-            annotations=ToolAnnotations(
-                read_only_hint=False,
-                destructive_hint=True,
-                idempotent_hint=False,
-                open_world_hint=True,
+            annotations=_RUNS,
+        ),
+        make_tool(
+            tools.run_command,
+            title="Run a command",
+            description=(
+                "Run a shell line, or a program with its arguments, in an environment. Like "
+                "execute in everything else; servers and other long work belong in the "
+                "background.\n"
+                'Example: {"environment_id": "...", "command": "pytest -q 2>&1 | tail -20"} or '
+                '{"environment_id": "...", "command": ["python3", "-m", "http.server", "8000"], '
+                '"background": true} or '
+                '{"environment_id": "...", "command": "apt-get install -y jq", "user": "root"}'
             ),
-        )
+            annotations=_RUNS,
+        ),
     ]

@@ -29,8 +29,8 @@ from waggle.mcp.results import (
     readable,
     success,
 )
-from waggle.mcp.tools.environments import EnvironmentId
 from waggle.mcp.tools.files import file_items, file_line, file_result
+from waggle.mcp.tools.parameters import EnvironmentId
 
 _Path = Annotated[str, Field(description=f"A path in the environment; relative to {HOME}.")]
 _Content = Annotated[

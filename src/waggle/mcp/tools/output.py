@@ -1,41 +1,70 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Show how a command ended: shared by execute and install_packages."""
+"""Show how a program stands: what it printed, within a budget, and how it ended. Pure."""
 
 from __future__ import annotations
 
-from waggle.domain.execution import ExecutionResult
+from waggle.domain.job import JobState, JobView, StreamName
 from waggle.mcp.budget import share
 from waggle.mcp.results import CommandOutput
 
 
-def command_output(result: ExecutionResult) -> CommandOutput:
+def output_uri(environment_id: str, number: int, stream: StreamName) -> str:
+    """Where the whole stream can be read as a resource."""
+    return f"waggle://environments/{environment_id}/executions/{number}/{stream}"
+
+
+def command_output(view: JobView) -> CommandOutput:
     """The structured form, its streams cut to what every client accepts."""
-    stdout, stderr = share(result.stdout, result.stderr)
+    stdout, stderr = share(view.stdout, view.stderr)
     return CommandOutput(
+        job_id=view.number,
+        status=view.state.value,
         stdout=stdout.text(),
         stderr=stderr.text(),
-        exit_code=result.exit_code,
-        duration_ms=round(result.duration * 1000),
-        signal=result.signal,
-        timed_out=result.timed_out,
+        exit_code=view.exit_code,
+        duration_ms=round(view.duration * 1000),
+        signal=view.signal,
+        timed_out=view.state is JobState.TIMED_OUT,
         stdout_bytes_cut=stdout.dropped,
         stderr_bytes_cut=stderr.dropped,
+        stdout_uri=output_uri(view.environment_id, view.number, StreamName.STDOUT),
+        stderr_uri=output_uri(view.environment_id, view.number, StreamName.STDERR),
     )
 
 
 def command_text(output: CommandOutput) -> str:
-    """The text for a model: what was printed, then how it ended."""
+    """The text for a model: what was printed, where the rest is, then how it ended."""
     parts = [
         f"{name}:\n{text.removesuffix(chr(10))}"
         for name, text in (("stdout", output.stdout), ("stderr", output.stderr))
         if text
     ]
-    return "\n".join([*(parts or ["(no output)"]), _ending(output)])
+    cut = [
+        f"[all of {name}: read_job with job_id {output.job_id}, or the resource {uri}]"
+        for name, dropped, uri in (
+            ("stdout", output.stdout_bytes_cut, output.stdout_uri),
+            ("stderr", output.stderr_bytes_cut, output.stderr_uri),
+        )
+        if dropped
+    ]
+    return "\n".join([*(parts or ["(no output)"]), *cut, _ending(output)])
 
 
 def _ending(output: CommandOutput) -> str:
-    if output.timed_out:
-        return f"timed out after {output.duration_ms} ms; its processes were killed"
-    if output.signal is not None:
-        return f"ended by signal {output.signal} after {output.duration_ms} ms"
-    return f"exit code: {output.exit_code} ({output.duration_ms} ms)"
+    took = f"{output.duration_ms} ms"
+    match output.status:
+        case JobState.RUNNING:
+            return (
+                f"still running after {took} as job {output.job_id}: wait_job waits for its end, "
+                "read_job shows its output, kill_job ends it"
+            )
+        case JobState.TIMED_OUT:
+            return f"timed out after {took}; its processes were killed"
+        case JobState.SIGNALED:
+            return f"ended by signal {output.signal} after {took}"
+        case JobState.KILLED:
+            return f"killed after {took}, with all its processes"
+        case JobState.LOST:
+            return f"lost after {took}"
+        case _:
+            return f"exit code: {output.exit_code} ({took})"

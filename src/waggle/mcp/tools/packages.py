@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
+from waggle.domain.job import JobState
 from waggle.domain.runtime import MAX_PACKAGES
 from waggle.mcp.arguments import make_tool
-from waggle.mcp.context import Ctx, Services, current_owner, with_heartbeat
+from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import Failure, failure_result
 from waggle.mcp.results import CommandOutput, success
-from waggle.mcp.tools.environments import EnvironmentId
+from waggle.mcp.tools.attend import attend
 from waggle.mcp.tools.output import command_output, command_text
+from waggle.mcp.tools.parameters import EnvironmentId
 
 _Packages = Annotated[
     str | list[str],
@@ -37,23 +40,20 @@ class PackageTools:
         self, ctx: Ctx, *, environment_id: EnvironmentId, packages: _Packages
     ) -> Annotated[CallToolResult, CommandOutput]:
         """Install packages; unlike with execute, a failing installer is an error."""
-        result = await with_heartbeat(
-            ctx,
-            "installing",
-            self._heartbeat,
-            self._execution.install(environment_id, packages, owner=current_owner(ctx)),
-        )
-        output = command_output(result)
+        job = await self._execution.install(environment_id, packages, owner=current_owner(ctx))
+        view = await attend(ctx, job, math.inf, every=self._heartbeat, doing="installing")
+        output = command_output(view)
         text = command_text(output)
-        if result.exit_code == 0:
+        if view.exit_code == 0:
             return success(output, text)
+        timed_out = view.state is JobState.TIMED_OUT
         failure = Failure(
-            "timeout" if result.timed_out else "install_failed",
+            "timeout" if timed_out else "install_failed",
             "The packages were not installed.",
             "The output above has the installer's reason; check the names and versions. Refused "
             "connections (403) mean that the package index has no public address: the operator can "
             "allow it with WAGGLE_EGRESS_ALLOW_CIDRS.",
-            retryable=result.timed_out,
+            retryable=timed_out,
         )
         return failure_result(failure, text=f"{text}\n{failure.text}", structured=output)
 

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A page of an output stream, by offset or by search. Called by read_job and the resources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from waggle.domain.errors import InvalidArgument
+from waggle.mcp.budget import COPY_BUDGET
+from waggle.service.job import Recording
+
+DEFAULT_BYTES = 16_000
+MAX_BYTES = COPY_BUDGET // 6
+"""Each byte takes at most six on the wire: `\\ufffd`."""
+MAX_PATTERN = 200
+MAX_MATCHES = 200
+_SHOWN_BYTES = 300
+"""Of a line that was found; all matches together stay within the budget."""
+_SCANNED = 8 << 20
+"""Bytes that one search looks through."""
+_PIECE = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPage:
+    """Text from `offset` on; `next_offset` is where the next page begins, None at the end.
+
+    `size` is bytes written so far; while the program runs there may be more later.
+    """
+
+    content: str
+    offset: int
+    next_offset: int | None
+    size: int
+
+
+def read_page(
+    stream: Recording, *, offset: int, limit: int | None, search: str | None
+) -> StreamPage:
+    """One page. An offset below 0 counts from the end. Raises InvalidArgument for a gap."""
+    size = stream.total
+    begin = max(0, size + offset) if offset < 0 else min(offset, size)
+    if search is not None:
+        return _search(stream, begin, size, search)
+    data = _read(stream, begin, limit or DEFAULT_BYTES)
+    if begin + len(data) < size:
+        data = _whole_characters(data)
+    end = begin + len(data)
+    return StreamPage(data.decode("utf-8", "replace"), begin, end if end < size else None, size)
+
+
+def _read(stream: Recording, offset: int, length: int) -> bytes:
+    try:
+        return stream.read(offset, length)
+    except ValueError as error:
+        raise InvalidArgument(
+            f"Not all of this stream is kept: {error}.",
+            hint="Read from the start, or from the end with an offset below 0.",
+        ) from error
+
+
+def _whole_characters(data: bytes) -> bytes:
+    """`data` without a character at its end that is cut in two; all of it if it is not UTF-8."""
+    for cut in range(1, min(4, len(data))):
+        lead = data[-cut]
+        if lead & 0xC0 == 0xC0:
+            width = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+            return data[:-cut] if width > cut else data
+        if lead & 0xC0 != 0x80:
+            break
+    return data
+
+
+def _search(stream: Recording, begin: int, size: int, text: str) -> StreamPage:
+    """Lines with `text`, each after its offset; stops after enough of them or enough bytes."""
+    wanted = text.encode("utf-8", "replace")
+    found: list[str] = []
+    stopped: int | None = None
+    for offset, line in _lines(stream, begin, size):
+        if len(found) == MAX_MATCHES or offset - begin > _SCANNED:
+            stopped = offset
+            break
+        if wanted in line:
+            found.append(f"{offset}: {_shown(line)}")
+    return StreamPage("\n".join(found), begin, stopped, size)
+
+
+def _lines(stream: Recording, begin: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """Each line with its offset; one longer than a piece comes in several."""
+    at, rest = begin, b""
+    while at + len(rest) < size:
+        data = rest + _read(stream, at + len(rest), _PIECE)
+        if len(data) == len(rest):
+            break
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            yield at, line
+            at += len(line) + 1
+        if len(rest) > _PIECE:
+            yield at, rest
+            at, rest = at + len(rest), b""
+    if rest:
+        yield at, rest
+
+
+def _shown(line: bytes) -> str:
+    cut = " [...]" if len(line) > _SHOWN_BYTES else ""
+    return line[:_SHOWN_BYTES].decode("utf-8", "replace") + cut

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wait for a job on behalf of a call, and show how it stands. Shared by all tools with jobs."""
+
+from __future__ import annotations
+
+from mcp_types import CallToolResult
+
+from waggle.domain.job import JobState, JobView, StreamName
+from waggle.mcp.context import Ctx, with_heartbeat
+from waggle.mcp.errors import Failure, clean, failure_result
+from waggle.mcp.results import CommandOutput, success
+from waggle.mcp.tools.output import command_output, command_text
+from waggle.service.job import Job
+
+_MAX_LINE = 120
+
+
+async def attend(ctx: Ctx, job: Job, seconds: float, *, every: float, doing: str) -> JobView:
+    """Wait as the call that started it; see `Job.attend`. Tells the client what it prints."""
+    return await with_heartbeat(ctx, lambda: _heard(job, doing), every, job.attend(seconds))
+
+
+async def watch(ctx: Ctx, job: Job, seconds: float, *, every: float) -> JobView:
+    """Wait as anybody else: a call that is cancelled leaves the job alone."""
+    await with_heartbeat(ctx, lambda: _heard(job, "running"), every, job.wait(seconds))
+    return job.view()
+
+
+def _heard(job: Job, doing: str) -> str:
+    """What is going on, with the last line of output."""
+    for name in (StreamName.STDOUT, StreamName.STDERR):
+        if line := job.streams[name].last_line():
+            return f"{doing}: {clean(line.strip(), _MAX_LINE)}"
+    return doing
+
+
+def result_of(view: JobView, longest: float) -> CallToolResult:
+    """How a job stands, as a result: ended, still running, or an error with the output so far.
+
+    `longest` is the greatest timeout_seconds, for the advice.
+    """
+    output = command_output(view)
+    text = command_text(output)
+    if view.state is JobState.TIMED_OUT:
+        return _failed(output, text, _timeout(view, longest))
+    if view.state is JobState.LOST:
+        failure = Failure(
+            "guest_lost", f"Job {view.number} was lost: {clean(view.error)}", "Run it again."
+        )
+        return _failed(output, text, failure)
+    return success(output, text)
+
+
+def _timeout(view: JobView, longest: float) -> Failure:
+    return Failure(
+        "timeout",
+        f"The program ran into its timeout and was killed after {view.duration:.1f} s.",
+        f"Give a larger timeout_seconds (at most {longest:g}) or none: what runs longer than "
+        "wait_seconds goes on as a job, which wait_job waits for.",
+    )
+
+
+def _failed(output: CommandOutput, text: str, failure: Failure) -> CallToolResult:
+    return failure_result(failure, text=f"{text}\n{failure.text}", structured=output)

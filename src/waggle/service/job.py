@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One program on its way, from its start until its output is forgotten.
+
+Made by `JobService`, which owns its task. Whoever holds it may wait, look and kill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import anyio
+import structlog
+
+from waggle.domain.errors import WaggleError
+from waggle.domain.execution import Command, ExecutionResult, Output, Stream, Streams
+from waggle.domain.host import Guest
+from waggle.domain.job import JobKind, JobState, JobView, StreamName
+from waggle.domain.protocols import Clock
+
+log = structlog.get_logger(__name__)
+
+
+class Recording(Stream, Protocol):
+    """A stream that can be read again while it is written. `waggle.infra.spool` has one."""
+
+    @property
+    def total(self) -> int:
+        """Bytes that were written."""
+        ...
+
+    @property
+    def kept(self) -> int:
+        """Bytes kept of its beginning."""
+        ...
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes; fewer at the end. ValueError where nothing was kept."""
+        ...
+
+    def last_line(self) -> str:
+        """The last line that is not empty. The guest wrote it."""
+        ...
+
+    def close(self) -> None:
+        """Free what is kept. Idempotent."""
+        ...
+
+
+NewRecording = Callable[[], Recording]
+
+
+@dataclass(frozen=True, slots=True)
+class What:
+    """What a job runs, in words for its owner."""
+
+    kind: JobKind
+    summary: str
+
+
+class Job:
+    """A program that runs or ran. Safe for any number of waiting tasks."""
+
+    def __init__(
+        self, environment_id: str, number: int, what: What, record: NewRecording, clock: Clock
+    ) -> None:
+        self.environment_id = environment_id
+        self.number = number
+        self.what = what
+        self.streams = {StreamName.STDOUT: record(), StreamName.STDERR: record()}
+        self.failure: Exception | None = None
+        """What the guest raised, for the call that started it."""
+        self._clock = clock
+        self._started_at: datetime = clock()
+        self._ended_at: datetime | None = None
+        self._state = JobState.RUNNING
+        self._result: ExecutionResult | None = None
+        self._scope = anyio.CancelScope()
+        self._ended = anyio.Event()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it goes on."""
+        return self._state is JobState.RUNNING
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of output that it holds."""
+        return sum(stream.kept for stream in self.streams.values())
+
+    async def run(self, guest: Guest, command: Command) -> None:
+        """Run it to its end; see `Guest.run`. Never raises but when the server stops."""
+        into = Streams(self.streams[StreamName.STDOUT], self.streams[StreamName.STDERR])
+        state = JobState.KILLED
+        try:
+            with self._scope:
+                self._result = await guest.run(command, into)
+                state = _ending(self._result)
+        except Exception as error:
+            self.failure = error
+            state = JobState.LOST
+            if not isinstance(error, WaggleError):
+                log.exception("job_failed", environment=self.environment_id, job=self.number)
+        finally:
+            self._state = state
+            self._ended_at = self._clock()
+
+    def settle(self) -> None:
+        """Wake who waits: it has ended, and no longer holds its environment."""
+        self._ended.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Return when it has ended, or after so many seconds. Cancelling ends the wait only."""
+        with anyio.move_on_after(seconds):
+            await self._ended.wait()
+
+    async def attend(self, seconds: float) -> JobView:
+        """Wait as the call that started it, and tell how it is: cancelling the call kills it.
+
+        Raises what the guest raised, which the caller must hear.
+        """
+        try:
+            await self.wait(seconds)
+        except BaseException:
+            await self.kill()
+            raise
+        if self.failure is not None:
+            raise self.failure
+        return self.view()
+
+    async def kill(self) -> None:
+        """End its whole process tree and return when that is done. Idempotent; bounded.
+
+        Finishes when the caller is cancelled.
+        """
+        self._scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._ended.wait()
+
+    def view(self) -> JobView:
+        """What is known now."""
+        result = self._result
+        until = self._ended_at or self._clock()
+        return JobView(
+            environment_id=self.environment_id,
+            number=self.number,
+            kind=self.what.kind,
+            summary=self.what.summary,
+            state=self._state,
+            started_at=self._started_at,
+            duration=result.duration if result else (until - self._started_at).total_seconds(),
+            stdout=self._output(StreamName.STDOUT),
+            stderr=self._output(StreamName.STDERR),
+            exit_code=result.exit_code if result else None,
+            signal=result.signal if result else None,
+            error=_words(self.failure),
+        )
+
+    def _output(self, name: StreamName) -> Output:
+        return self.streams[name].output()
+
+    def close(self) -> None:
+        """Forget its output. Idempotent."""
+        for stream in self.streams.values():
+            stream.close()
+
+
+def _ending(result: ExecutionResult) -> JobState:
+    if result.timed_out:
+        return JobState.TIMED_OUT
+    return JobState.EXITED if result.signal is None else JobState.SIGNALED
+
+
+def _words(error: Exception | None) -> str:
+    if error is None:
+        return ""
+    return error.message if isinstance(error, WaggleError) else "internal error"

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs programs as jobs that outlive the calls that started them.
+
+Called by `ExecutionService`, which decides what runs, and by `waggle.mcp` for jobs that are known
+by number. A job holds its environment in use; it ends with it, and its record with that of the
+environment. Output is kept within bounds: what ended longest ago goes first.
+"""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import anyio.abc
+
+from waggle.domain.environment import Environment
+from waggle.domain.errors import JobNotFound, TooManyJobs
+from waggle.domain.execution import Command
+from waggle.domain.host import Guest
+from waggle.domain.job import JobView
+from waggle.domain.protocols import Clock
+from waggle.service.environments import EnvironmentService
+from waggle.service.job import Job, NewRecording, What
+
+MAX_RUNNING = 16
+"""Jobs that run in one environment at once."""
+MAX_REMEMBERED = 100
+"""Jobs of one environment whose output can still be read."""
+MAX_KEPT_BYTES = 64 << 20
+"""Bytes of output kept of one environment's jobs that have ended."""
+
+
+@dataclass(slots=True)
+class _Jobs:
+    """The jobs of one environment, oldest first."""
+
+    by_number: dict[int, Job] = field(default_factory=dict[int, Job])
+    numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    def running(self) -> int:
+        return sum(job.is_running for job in self.by_number.values())
+
+    def trim(self) -> None:
+        """Forget what ended longest ago, until the rest is within the bounds."""
+        ended = [job for job in self.by_number.values() if not job.is_running]
+        kept = sum(job.kept_bytes for job in ended)
+        for job in ended:
+            if len(self.by_number) <= MAX_REMEMBERED and kept <= MAX_KEPT_BYTES:
+                break
+            kept -= job.kept_bytes
+            self.by_number.pop(job.number).close()
+
+
+class JobService:
+    """All jobs of one server, which run in the task group it is given."""
+
+    def __init__(
+        self,
+        environments: EnvironmentService,
+        *,
+        record: NewRecording,
+        clock: Clock,
+        tasks: anyio.abc.TaskGroup,
+    ) -> None:
+        self._environments = environments
+        self._record = record
+        self._clock = clock
+        self._tasks = tasks
+        self._jobs: dict[str, _Jobs] = {}
+        environments.when_removed(self._forget)
+
+    async def start(self, environment_id: str, command: Command, what: What, *, owner: str) -> Job:
+        """Start a program; the job is the caller's to wait for, and goes on if nobody does.
+
+        Raises NotFound, NotRunning, InvalidArgument or TooManyJobs.
+        """
+        async with AsyncExitStack() as stack:
+            environment, guest = await stack.enter_async_context(
+                self._environments.using(environment_id, owner=owner)
+            )
+            job = self._admit(environment, what)
+            self._tasks.start_soon(self._run, job, guest, command, stack.pop_all())
+            return job
+
+    def _admit(self, environment: Environment, what: What) -> Job:
+        jobs = self._jobs.setdefault(environment.id, _Jobs())
+        if jobs.running() >= MAX_RUNNING:
+            raise TooManyJobs(f"{MAX_RUNNING} jobs run in environment {environment.id}.")
+        job = Job(environment.id, next(jobs.numbers), what, self._record, self._clock)
+        jobs.by_number[job.number] = job
+        jobs.trim()
+        return job
+
+    async def _run(self, job: Job, guest: Guest, command: Command, held: AsyncExitStack) -> None:
+        try:
+            async with held:
+                await job.run(guest, command)
+        finally:
+            job.settle()
+            if jobs := self._jobs.get(job.environment_id):
+                jobs.trim()
+            else:
+                job.close()  # its environment went meanwhile
+
+    def get(self, environment_id: str, number: int, *, owner: str) -> Job:
+        """A job that is remembered. Raises NotFound, InvalidArgument or JobNotFound."""
+        environment = self._environments.get(environment_id, owner=owner)
+        jobs = self._jobs.get(environment.id)
+        job = jobs.by_number.get(number) if jobs else None
+        if job is None:
+            raise JobNotFound(f"There is no job {number} in environment {environment.id}.")
+        return job
+
+    def list(self, environment_id: str, *, owner: str) -> tuple[JobView, ...]:
+        """The jobs that are remembered, oldest first. Raises NotFound or InvalidArgument."""
+        environment = self._environments.get(environment_id, owner=owner)
+        jobs = self._jobs.get(environment.id)
+        return tuple(job.view() for job in jobs.by_number.values()) if jobs else ()
+
+    def _forget(self, environment_id: str) -> None:
+        if jobs := self._jobs.pop(environment_id, None):
+            for job in jobs.by_number.values():
+                if not job.is_running:
+                    job.close()

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A timeout becomes a job, as an agent sees it: through the real client, in both eras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client
+from tests.support.server import ERAS, Setup, client, created, data_of, error_of, serving, text_of
+
+pytestmark = pytest.mark.anyio
+
+SOON = {"wait_seconds": 0.01}
+
+
+async def running(
+    agent: Client, code: str = "echo part\nhang\necho rest\nexit 4"
+) -> dict[str, Any]:
+    """Start something that hangs; the arguments that name its job."""
+    environment = await created(agent)
+    arguments = {"environment_id": environment, "code": code, **SOON}
+    result = await agent.call_tool("execute", arguments)
+    output = data_of(result)
+    assert (output["status"], output["exit_code"], output["timed_out"]) == ("running", None, False)
+    assert f"still running after 0 ms as job {output['job_id']}" in text_of(result)
+    return {"environment_id": environment, "job_id": output["job_id"]}
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_what_outlasts_its_call_is_waited_for_in_another(era: str) -> None:
+    async with serving() as rig, client(rig, era) as agent:
+        job = await running(agent)
+        await rig.host.only.started.wait()
+        again = await agent.call_tool("wait_job", {**job, **SOON})
+        assert (data_of(again)["status"], data_of(again)["stdout"]) == ("running", "part\n")
+        rig.host.only.release.set()
+        output = data_of(await agent.call_tool("wait_job", job))
+        assert (output["status"], output["exit_code"]) == ("exited", 4)
+        assert output["stdout"] == "part\nrest\n"
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_job_survives_its_client(era: str) -> None:
+    async with serving() as rig:
+        async with client(rig, era) as agent:
+            job = await running(agent)
+        async with client(rig, era) as agent:
+            listed = data_of(
+                await agent.call_tool("list_jobs", {"environment_id": job["environment_id"]})
+            )
+            (item,) = listed["jobs"]
+            assert (item["status"], item["tool"], item["summary"]) == (
+                "running",
+                "execute",
+                "echo part",
+            )
+            killed = await agent.call_tool("kill_job", job)
+            assert data_of(killed)["status"] == "killed"
+            assert "killed after" in text_of(killed)
+            assert data_of(await agent.call_tool("kill_job", job))["status"] == "killed"
+        assert len(rig.host.only.cancelled) == 1
+
+
+async def test_the_background_answers_at_once_and_a_wait_may_be_cancelled() -> None:
+    async with serving() as rig, client(rig) as agent:
+        environment = await created(agent)
+        guest = rig.host.only
+
+        async def server(_command: object, _into: object) -> Any:
+            guest.started.set()
+            await guest.release.wait()
+
+        guest.programs["serve"] = server
+        arguments = {"environment_id": environment, "command": ["serve"], "background": True}
+        job = data_of(await agent.call_tool("run_command", arguments))["job_id"]
+        await guest.started.wait()
+        with anyio.move_on_after(0.05):
+            await agent.call_tool("wait_job", {"environment_id": environment, "job_id": job})
+        listed = await agent.call_tool("list_jobs", {"environment_id": environment})
+        assert f"{job} running (0 ms) run_command: serve" in text_of(listed)
+
+
+async def test_a_cancelled_call_ends_what_it_started() -> None:
+    async with serving() as rig, client(rig) as agent:
+        arguments = {"environment_id": await created(agent), "code": "hang"}
+        async with anyio.create_task_group() as group:
+            group.start_soon(agent.call_tool, "execute", arguments)
+            await rig.host.only.started.wait()
+            group.cancel_scope.cancel()
+        with anyio.fail_after(2):
+            await rig.host.only.was_cancelled.wait()
+
+
+async def test_output_is_read_in_parts_and_searched() -> None:
+    async with serving() as rig, client(rig) as agent:
+        environment = await created(agent)
+        code = "echo begin\nflood 300000\necho \necho ERROR here\nerr warning"
+        arguments = {"environment_id": environment, "code": code}
+        result = await agent.call_tool("execute", arguments)
+        output = data_of(result)
+        assert output["stdout_bytes_cut"] > 0
+        assert f"[all of stdout: read_job with job_id {output['job_id']}" in text_of(result)
+        job = {"environment_id": environment, "job_id": output["job_id"]}
+        first = data_of(await agent.call_tool("read_job", {**job, "limit": 20_000}))
+        assert first["content"].startswith("begin\nxxx")
+        assert (first["offset"], first["next_offset"], first["size"]) == (0, 20_000, 300_018)
+        found = data_of(await agent.call_tool("read_job", {**job, "search": "ERROR"}))
+        assert found["content"] == "300007: ERROR here"
+        last = data_of(await agent.call_tool("read_job", {**job, "offset": -5}))
+        assert (last["content"], last["next_offset"]) == ("here\n", None)
+        err = data_of(await agent.call_tool("read_job", {**job, "stream": "stderr"}))
+        assert err["content"] == "warning\n"
+
+
+@pytest.mark.parametrize(
+    "tool, arguments, code",
+    [
+        ("wait_job", {"job_id": 7}, "job_not_found"),
+        ("read_job", {"job_id": 7}, "job_not_found"),
+        ("kill_job", {"job_id": 7}, "job_not_found"),
+        ("wait_job", {"job_id": 0}, "invalid_argument"),
+        ("read_job", {"job_id": 1, "stream": "stdin"}, "invalid_argument"),
+        ("read_job", {"job_id": 1, "limit": 0}, "invalid_argument"),
+        ("read_job", {"job_id": 1, "search": "x" * 201}, "invalid_argument"),
+        ("wait_job", {"job_id": 1, "wait_seconds": -1}, "invalid_argument"),
+        ("wait_job", {"job_id": 1, "wait_seconds": 301}, "invalid_argument"),
+        ("execute", {"code": "echo", "wait_seconds": 1e9}, "invalid_argument"),
+        ("run_command", {"command": " "}, "invalid_argument"),
+        ("run_command", {"command": "ls", "user": "nobody"}, "invalid_argument"),
+    ],
+)
+async def test_a_mistake_says_what_to_do(tool: str, arguments: dict[str, Any], code: str) -> None:
+    async with serving() as rig, client(rig) as agent:
+        environment = {"environment_id": await created(agent)}
+        error = error_of(await agent.call_tool(tool, {**environment, **arguments}))
+        assert error["code"] == code
+        assert error["hint"]
+        assert rig.host.only.commands == []
+
+
+async def test_a_lost_job_says_why() -> None:
+    async with serving() as rig, client(rig) as agent:
+        job = await running(agent, "hang\ndie")
+        rig.host.only.release.set()
+        result = await agent.call_tool("wait_job", job)
+        assert error_of(result)["code"] == "guest_lost"
+        assert "killed by signal 9" in text_of(result)
+
+
+async def test_a_waiting_client_hears_the_last_line() -> None:
+    heard: list[str | None] = []
+
+    async def listen(progress: float, total: float | None, message: str | None) -> None:
+        assert (progress, total) == (0.02 * (len(heard) + 1), None)
+        heard.append(message)
+        rig.host.only.release.set()
+
+    async with serving(Setup(heartbeat=0.02)) as rig, client(rig) as agent:
+        code = "echo first\necho second\x1b[31m\nhang"
+        arguments = {"environment_id": await created(agent), "code": code}
+        await agent.call_tool("execute", arguments, progress_callback=listen)
+        assert heard[0] == "running: second\ufffd[31m, 0.02 s"

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs outlive the call that started them, never their environment, and stay within bounds."""
+
+from collections.abc import AsyncGenerator
+
+import anyio
+import pytest
+from tests.service.world import LONG, OWNER, World, settle, world
+
+from waggle.domain.environment import State
+from waggle.domain.errors import GuestLost, JobNotFound, NotFound, TooManyJobs
+from waggle.domain.execution import Command
+from waggle.domain.job import JobKind, JobState, StreamName
+from waggle.service.job import Job, What
+from waggle.service.jobs import MAX_REMEMBERED, MAX_RUNNING, JobService
+
+pytestmark = pytest.mark.anyio
+WHAT = What(JobKind.EXECUTE, "a test")
+
+
+@pytest.fixture
+async def here() -> AsyncGenerator[World]:
+    async with world() as made:
+        yield made
+
+
+@pytest.fixture
+def jobs(here: World) -> JobService:
+    return here.jobs()
+
+
+async def start(jobs: JobService, environment: str, code: str) -> Job:
+    command = Command(("python3", "{file}"), timeout=60, output_limit=1_000, code=code.encode())
+    return await jobs.start(environment, command, WHAT, owner=OWNER)
+
+
+async def test_a_job_goes_on_when_nobody_waits_and_is_found_again(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    job = await start(jobs, environment, "echo before\nhang\necho after\nexit 3")
+    view = await job.attend(0)
+    assert (view.state, view.exit_code) == (JobState.RUNNING, None)
+    await here.host.only.started.wait()
+    found = jobs.get(environment, 1, owner=OWNER)
+    assert found.view().stdout.text() == "before\n"
+    here.host.only.release.set()
+    await found.wait(LONG)
+    view = found.view()
+    assert (view.state, view.exit_code, view.stdout.text()) == (
+        JobState.EXITED,
+        3,
+        "before\nafter\n",
+    )
+    assert [each.number for each in jobs.list(environment, owner=OWNER)] == [1]
+
+
+async def test_a_job_keeps_its_environment_in_use_until_it_ends(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    job = await start(jobs, environment, "hang")
+    here.clock.advance(days=1)
+    assert not await here.service.destroy_expired(environment)
+    assert job.view().duration == 86_400
+    here.host.only.release.set()
+    await job.wait(LONG)
+    assert here.get(environment).active_calls == 0
+    here.clock.advance(days=1)
+    assert await here.service.destroy_expired(environment)
+
+
+async def test_killing_ends_it_in_the_guest_and_may_be_repeated(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    job = await start(jobs, environment, "echo so far\nhang")
+    await here.host.only.started.wait()
+    await job.kill()
+    await job.kill()
+    assert len(here.host.only.cancelled) == 1
+    view = job.view()
+    assert (view.state, view.stdout.text()) == (JobState.KILLED, "so far\n")
+
+
+async def test_one_that_is_killed_before_it_began_never_runs(here: World, jobs: JobService) -> None:
+    environment = (await here.created()).id
+    job = await start(jobs, environment, "hang")
+    await job.kill()
+    assert job.view().state is JobState.KILLED
+    assert not here.host.only.started.is_set()
+
+
+async def test_a_call_that_is_cancelled_kills_what_it_started_but_not_what_it_looks_at(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    job = await start(jobs, environment, "hang")
+    looking = here.start(job.wait(LONG))
+    calling = here.start(job.attend(LONG))
+    await here.host.only.started.wait()
+    looking.cancel()
+    await looking.wait()
+    assert job.is_running
+    calling.cancel()
+    await calling.wait()
+    assert job.view().state is JobState.KILLED
+
+
+async def test_a_machine_that_dies_fails_the_call_and_shows_in_the_job(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    job = await start(jobs, environment, "echo last words\ndie")
+    with pytest.raises(GuestLost, match="killed by signal 9"):
+        await job.attend(LONG)
+    await settle()
+    assert here.get(environment).state is State.ERROR
+    view = jobs.get(environment, 1, owner=OWNER).view()
+    assert (view.state, view.stdout.text()) == (JobState.LOST, "last words\n")
+    assert "killed by signal 9" in view.error
+
+
+async def test_a_fault_of_ours_is_logged_and_ends_only_that_job(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    here.host.only.run_error = RuntimeError("a secret of the server")
+    job = await start(jobs, environment, "echo")
+    with pytest.raises(RuntimeError):
+        await job.attend(LONG)
+    assert job.view().error == "internal error"
+    here.host.only.run_error = None
+    assert (await (await start(jobs, environment, "echo")).attend(LONG)).exit_code == 0
+
+
+async def test_jobs_end_and_are_forgotten_with_their_environment(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    done = await start(jobs, environment, "echo")
+    await done.wait(LONG)
+    await here.destroy(environment).result()
+    with pytest.raises(NotFound):
+        jobs.get(environment, 1, owner=OWNER)
+    assert done.streams[StreamName.STDOUT].kept == 0
+
+
+async def test_another_owner_sees_no_job(here: World, jobs: JobService) -> None:
+    environment = (await here.created()).id
+    await start(jobs, environment, "echo")
+    with pytest.raises(NotFound):
+        jobs.get(environment, 1, owner="mallory")
+    with pytest.raises(NotFound):
+        jobs.list(environment, owner="mallory")
+
+
+async def test_the_number_that_runs_at_once_is_bounded(here: World, jobs: JobService) -> None:
+    environment = (await here.created()).id
+    running = [await start(jobs, environment, "hang") for _ in range(MAX_RUNNING)]
+    with pytest.raises(TooManyJobs):
+        await start(jobs, environment, "echo")
+    assert here.get(environment).active_calls == MAX_RUNNING
+    await running[0].kill()
+    assert (await (await start(jobs, environment, "echo")).attend(LONG)).exit_code == 0
+
+
+async def test_what_ended_longest_ago_is_forgotten_first(here: World, jobs: JobService) -> None:
+    environment = (await here.created()).id
+    old = await start(jobs, environment, "hang")
+    for _ in range(MAX_REMEMBERED + 5):
+        await (await start(jobs, environment, "echo x")).attend(LONG)
+    numbers = [view.number for view in jobs.list(environment, owner=OWNER)]
+    assert numbers == [1, *range(8, MAX_REMEMBERED + 7)]
+    with pytest.raises(JobNotFound):
+        jobs.get(environment, 2, owner=OWNER)
+    assert old.is_running
+
+
+async def test_a_server_that_stops_ends_every_job() -> None:
+    with anyio.fail_after(LONG):
+        async with world() as here:
+            environment = (await here.created()).id
+            job = await start(here.jobs(), environment, "hang")
+            await here.host.only.started.wait()
+        assert job.view().state is JobState.KILLED
