@@ -8,8 +8,10 @@ Called by `ImageService` before an image is used. Whether to ask is decided by
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -23,11 +25,13 @@ from waggle.domain.reference import ImageReference, parse_reference
 from waggle.infra.files import FileLock
 from waggle.infra.oci.asked import Asked
 from waggle.infra.oci.image import Descriptor
-from waggle.infra.oci.layers import read_layer
+from waggle.infra.oci.layers import LayerData, read_layer
 from waggle.infra.oci.limits import DEFAULT_LIMITS
+from waggle.infra.oci.registry.incoming import Incoming
 from waggle.infra.oci.registry.options import RegistryOptions, Report, Transfer
 from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.unpacked import UnpackedLayers
+from waggle.infra.tasks import finish
 
 log = structlog.get_logger(__name__)
 _LOCK_SECONDS = 3600.0
@@ -132,37 +136,50 @@ def _names_registry(text: str) -> bool:
 
 
 class _Unpacking:
-    """Unpacks layers while others are fetched; what fails is found again when the disk is made."""
+    """Unpacks layers while they are fetched; what fails is found again when the disk is made.
+
+    It has threads of its own: they wait for bytes, and the loop's threads are what brings these.
+    """
 
     def __init__(self, layers: UnpackedLayers) -> None:
         self._layers = layers
-        self._tasks: list[asyncio.Task[None]] = []
-        self._turns = asyncio.Semaphore(_UNPACKING)
+        self._pool = ThreadPoolExecutor(_UNPACKING, "waggle-unpack")
+        self._work: list[Future[None]] = []
+        self._readers = contextlib.ExitStack()
         self._given_up = False
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: object, *_: object) -> None:
-        """Wait for what runs; after a failure it stops at its next step."""
+        """Wait for what runs; after a failure it stops at its next step.
+
+        No layer is on its way any more, so nothing here waits for bytes that never come.
+        """
         self._given_up = kind is not None
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await finish(self._settled())
+        finally:
+            self._pool.shutdown(wait=False)
+            self._readers.close()
 
-    def start(self, layer: Descriptor, diff_id: str, blob: Path) -> None:
-        """Begin to unpack a fetched layer, which is open before its file is moved."""
-        file = blob.open("rb")
-        self._tasks.append(asyncio.create_task(self._unpack(layer, diff_id, file)))
+    def start(self, layer: Descriptor, diff_id: str, incoming: Incoming) -> None:
+        """Begin to unpack a layer whose transfer begins."""
+        reader = self._readers.enter_context(incoming.reader())
+        self._work.append(self._pool.submit(self._unpack, layer, diff_id, reader))
 
-    async def _unpack(self, layer: Descriptor, diff_id: str, file: BinaryIO) -> None:
-        with file:
-            async with self._turns:
-                await asyncio.to_thread(
-                    self._layers.ensure,
-                    diff_id,
-                    lambda data: read_layer(
-                        file, layer, diff_id, data, DEFAULT_LIMITS, self._advance
-                    ),
-                )
+    async def _settled(self) -> None:
+        await asyncio.gather(*map(asyncio.wrap_future, self._work), return_exceptions=True)
+
+    def _unpack(self, layer: Descriptor, diff_id: str, reader: BinaryIO) -> None:
+        def unpack(data: Path) -> LayerData:
+            return read_layer(
+                reader, layer, diff_id, data, DEFAULT_LIMITS, self._advance, verified=True
+            )
+
+        with reader:
+            self._advance(0)
+            self._layers.add(diff_id, unpack)
 
     def _advance(self, _count: int) -> None:
         if self._given_up:
