@@ -88,9 +88,12 @@ class ImageService:
     async def missing(self) -> str | None:
         """Why nothing could be booted: not one of the runtimes' images is here or can be pulled."""
         present = await asyncio.to_thread(self.present)
-        if any(present.values()) or any(map(self.pulls.may_bring, present)):
+        if any(present.values()) or await asyncio.to_thread(self._can_bring, tuple(present)):
             return None
         return f"None of the images {', '.join(present)} is there. Run 'waggle image build'."
+
+    def _can_bring(self, references: tuple[str, ...]) -> bool:
+        return any(map(self.pulls.may_bring, references))
 
     def digest_of(self, reference: str) -> str | None:
         """The digest behind a reference, or None when it is missing or damaged."""

@@ -93,7 +93,7 @@ class Incoming:
             if self._state is _State.ENDED:
                 raise ImageUnavailable("The transfer of this layer was given up.")
             count, seen = min(len(buffer), self.size - at), self._round
-        got = os.preadv(descriptor, [buffer[:count]], at) if count else 0
+        got = os.preadv(descriptor, [memoryview(buffer)[:count]], at) if count else 0
         with self._changed:
             if self._round != seen:
                 raise ImageUnavailable("The transfer of this layer began again.")
