@@ -64,7 +64,7 @@ class ImageService:
         disk = self.disks.find(image.digest)
         if disk is None:
             async with _from_threads(progress, PULL_SHARE, DISK_SHARE) as report:
-                disk = await self.disks.ensure(image, report)
+                disk = await self._made(image, report)
         config = image.config
         return BootImage(
             reference,
@@ -79,6 +79,14 @@ class ImageService:
     def cache(self, now: Callable[[], float] = time.time) -> ImageCache:
         """Everything that is kept, to be looked through and pruned."""
         return ImageCache(self.store, self.disks, self.layers, now)
+
+    async def _made(self, image: ResolvedImage, report: Callable[[float, str], None]) -> Path:
+        """Make the disk; layers that are found damaged are dropped, so that they can be mended."""
+        try:
+            return await self.disks.ensure(image, report)
+        except ImageCorrupt:
+            await asyncio.to_thread(self.store.drop_damaged, image)
+            raise
 
     def _used(self, reference: str) -> ResolvedImage:
         image = self.store.resolve(reference)
