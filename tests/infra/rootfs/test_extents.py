@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.infra.rootfs.extents import BLOCK, Extent, copy, joined, pieces
+from waggle.infra.rootfs.extents import BLOCK, Extent, copied, joined
 
 
 def padded(size: int) -> int:
@@ -61,16 +61,17 @@ def test_neighbours_become_one() -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1])
-def test_pieces_are_copied_whole(tmp_path: Path, start: int) -> None:
-    data = random.Random(1).randbytes(10_000_000)
+def test_all_is_copied_and_progress_told(tmp_path: Path, start: int) -> None:
+    data = random.Random(1).randbytes(20_000_000)
     (tmp_path / "source").write_bytes(data)
-    extent = Extent(0, start, len(data) - start, BLOCK)
+    extents = [Extent(0, start, 9_000_000, BLOCK), Extent(0, 15_000_001, 4_999_999, 9_011_200)]
     with (tmp_path / "source").open("rb") as source, (tmp_path / "out").open("wb") as out:
-        parts = list(pieces(extent))
-        for part in parts:
-            copy(part, [source.fileno()], out.fileno())
-    assert len(parts) > 1
-    assert (tmp_path / "out").read_bytes() == bytes(BLOCK) + data[start:]
+        told = list(copied(extents, [source.fileno()], out.fileno()))
+    assert told == sorted(told)
+    assert (len(told), told[-1]) == (3, 9_011_200 + 4_999_999)
+    made = (tmp_path / "out").read_bytes()
+    assert made[BLOCK : BLOCK + 9_000_000] == data[start : start + 9_000_000]
+    assert made[9_011_200:] == data[15_000_001:]
 
 
 def test_what_the_kernel_cannot_copy_is_copied_here(tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_what_the_kernel_cannot_copy_is_copied_here(tmp_path: Path) -> None:
     appending = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:  # the kernel refuses to copy into a file that is only appended to
         with (tmp_path / "source").open("rb") as source:
-            copy(Extent(0, 1000, 4000, 0), [source.fileno()], appending)
+            assert list(copied([Extent(0, 1000, 4000, 0)], [source.fileno()], appending)) == [4000]
     finally:
         os.close(appending)
     assert (tmp_path / "out").read_bytes() == b"x" * 4000
@@ -91,4 +92,4 @@ def test_a_source_that_is_too_short_is_an_error(tmp_path: Path) -> None:
         (tmp_path / "out").open("wb") as out,
         pytest.raises(OSError, match="too short"),
     ):
-        copy(Extent(0, 0, 11, 0), [source.fileno()], out.fileno())
+        list(copied([Extent(0, 0, 11, 0)], [source.fileno()], out.fileno()))

@@ -34,7 +34,7 @@ from waggle.infra.rootfs.erofs_format import (
     superblock,
     xattr_bytes,
 )
-from waggle.infra.rootfs.extents import Extent, copy, joined, pieces, read
+from waggle.infra.rootfs.extents import Extent, copied, joined, read
 from waggle.infra.rootfs.tree import TreeNode
 
 Advance = Callable[[float, str], None]
@@ -85,10 +85,8 @@ def write_erofs(
             out.seek(inode.block * BLOCK)
             out.write(_content(inode, sources, by_node))
         out.flush()
-        for extent in joined(map(_extent, contents)):
-            for piece in pieces(extent):
-                copy(piece, sources, out.fileno())
-                progress(piece.target / (blocks * BLOCK), "writing the root disk")
+        for done in copied(joined(map(_extent, contents)), sources, out.fileno()):
+            progress(done / (blocks * BLOCK), "writing the root disk")
         os.ftruncate(out.fileno(), blocks * BLOCK)
         os.fsync(out.fileno())
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ranges of source files that go to one place of a disk each, joined where they lie side by side.
 
-Called by `erofs`. `joined` is pure; `copy` has the kernel move the bytes, or share them where the
+Called by `erofs`. `joined` is pure; `copied` has the kernel move the bytes, or share them where the
 file system can, which takes pieces that are as large as possible and aligned to blocks.
 """
 
@@ -60,14 +60,32 @@ def _follows(last: Extent, extent: Extent) -> bool:
     )
 
 
-def pieces(extent: Extent) -> Iterator[Extent]:
-    """Divide one so that progress is seen."""
-    return (extent.part(at, _PIECE) for at in range(0, extent.size, _PIECE))
+def copied(extents: Iterable[Extent], sources: Sequence[int], out: int) -> Iterator[int]:
+    """Copy between descriptors; yield now and then the place of `out` that is next.
+
+    What was copied is on its way to the disk already, which shortens the flush at the end. Raises
+    OSError, also when a source is too short.
+    """
+    begun = None
+    for extent in extents:
+        for at in range(0, extent.size, _PIECE):
+            piece = extent.part(at, _PIECE)
+            begun = piece.target if begun is None else begun
+            _copy(piece, sources[piece.source], out)
+            end = piece.target + piece.size
+            if end - begun >= _PIECE:
+                _begin_to_write(out, begun, end - begun)
+                begun = None
+            yield end
 
 
-def copy(extent: Extent, sources: Sequence[int], out: int) -> None:
-    """Copy between descriptors. Raises OSError, also when the source is too short."""
-    source = sources[extent.source]
+def _begin_to_write(out: int, start: int, size: int) -> None:
+    """Have the kernel begin to write a range: that is what this advice does to unwritten pages."""
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(out, start, size, os.POSIX_FADV_DONTNEED)
+
+
+def _copy(extent: Extent, source: int, out: int) -> None:
     done = _copy_in_kernel(extent, source, out)
     if done < extent.size:
         rest = extent.part(done, extent.size)
