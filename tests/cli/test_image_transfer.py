@@ -50,7 +50,7 @@ def test_load_makes_the_disk_and_prints_the_name(tmp_path: Path, layout: Path) -
     table = image(tmp_path, "ls").stdout
     assert NAME in table
     assert "MB" in table
-    (tmp_path / "cache" / "disks" / f"{row['digest'][7:]}.v1.erofs").unlink()
+    (tmp_path / "cache" / "disks" / f"{row['digest'][7:]}.v2.erofs").unlink()
     assert "not made" in image(tmp_path, "ls").stdout
 
 

@@ -144,11 +144,11 @@ def test_disks_without_an_image_and_leftovers_go(cache: ImageCache, tmp_path: Pa
     cache.store.remove("b", nobody)
     old = tmp_path / "disks" / f"{'1' * 64}.v0.erofs"
     old.write_bytes(b"of another format")
-    dead = tmp_path / "disks" / f".{lost[7:]}.v1.erofs.abc"
-    busy = tmp_path / "disks" / f".{'2' * 64}.v1.erofs.abc"
+    dead = tmp_path / "disks" / f".{lost[7:]}.v2.erofs.abc"
+    busy = tmp_path / "disks" / f".{'2' * 64}.v2.erofs.abc"
     for path in (dead, busy):
         path.mkdir()
-    with FileLock(tmp_path / "disks" / f".{'2' * 64}.v1.erofs.lock"):
+    with FileLock(tmp_path / "disks" / f".{'2' * 64}.v2.erofs.lock"):
         assert prune(cache, older_than=250) == ["a"]
     assert cache.disks.made() == []
     assert [path.exists() for path in (old, dead, busy)] == [False, False, True]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,9 +15,10 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.images import Layer, directory, file, write_layout
 from tests.support.registry import Registry, run_registry, skopeo
 
-from waggle.domain.errors import ImageMissing, ImageUnavailable
+from waggle.domain.errors import ImageCorrupt, ImageMissing, ImageUnavailable
 from waggle.domain.host import no_progress
 from waggle.domain.image import PullRule
+from waggle.domain.reference import parse_reference
 from waggle.domain.runtime import RuntimeName
 from waggle.infra.oci.registry.options import RegistryOptions, Transfer
 from waggle.service.images import ImageService
@@ -146,6 +148,25 @@ async def test_layers_that_images_share_are_unpacked_once(world: World) -> None:
         push(world.registry, world.tmp, f"{name}:v1", content)
         await service.boot_image(f"{world.registry.name}/{name}:v1", no_progress)
     assert len([*(world.tmp / "layers").glob("*.v1")]) == 3
+
+
+async def test_a_damaged_blob_is_told_and_fetched_anew_by_the_next_pull(world: World) -> None:
+    service = world.service()
+    names = [f"{world.registry.name}/{each}:v1" for each in ("j", "k")]
+    for name, content in zip(names, (b"one", b"two"), strict=True):
+        push(world.registry, world.tmp, name.partition("/")[2], content)
+        await service.pulls.pull(parse_reference(name), lambda _: None)
+    shutil.rmtree(world.tmp / "layers")
+    shared = service.store.layout.blob_path(service.store.resolve(names[0]).layers[0])
+    shared.write_bytes(shared.read_bytes()[:-8] + bytes(8))  # of the right size
+    with pytest.raises(ImageCorrupt, match=r"damaged|does not have that digest") as caught:
+        await service.boot_image(names[0], no_progress)
+    assert names[0] in caught.value.message
+    assert f"waggle image rm {names[0]}" in caught.value.hint
+    assert not shared.exists()
+    await service.pulls.pull(parse_reference(names[0]), lambda _: None)
+    for name in names:
+        await service.boot_image(name, no_progress)
 
 
 @pytest.mark.parametrize(

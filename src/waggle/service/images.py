@@ -64,7 +64,7 @@ class ImageService:
         disk = self.disks.find(image.digest)
         if disk is None:
             async with _from_threads(progress, PULL_SHARE, DISK_SHARE) as report:
-                disk = await self.disks.ensure(image, report)
+                disk = await self._made(image, report)
         config = image.config
         return BootImage(
             reference,
@@ -80,6 +80,14 @@ class ImageService:
         """Everything that is kept, to be looked through and pruned."""
         return ImageCache(self.store, self.disks, self.layers, now)
 
+    async def _made(self, image: ResolvedImage, report: Callable[[float, str], None]) -> Path:
+        """Make the disk; layers that are found damaged are dropped, so that they can be mended."""
+        try:
+            return await self.disks.ensure(image, report)
+        except ImageCorrupt:
+            await asyncio.to_thread(self.store.drop_damaged, image)
+            raise
+
     def _used(self, reference: str) -> ResolvedImage:
         image = self.store.resolve(reference)
         self.store.note_use(image)
@@ -88,9 +96,12 @@ class ImageService:
     async def missing(self) -> str | None:
         """Why nothing could be booted: not one of the runtimes' images is here or can be pulled."""
         present = await asyncio.to_thread(self.present)
-        if any(present.values()) or any(map(self.pulls.may_bring, present)):
+        if any(present.values()) or await asyncio.to_thread(self._can_bring, tuple(present)):
             return None
         return f"None of the images {', '.join(present)} is there. Run 'waggle image build'."
+
+    def _can_bring(self, references: tuple[str, ...]) -> bool:
+        return any(map(self.pulls.may_bring, references))
 
     def digest_of(self, reference: str) -> str | None:
         """The digest behind a reference, or None when it is missing or damaged."""

@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
-from typing import BinaryIO, Self
 
 import structlog
 
@@ -22,17 +20,13 @@ from waggle.domain.image import PullRule, needs_pull
 from waggle.domain.reference import ImageReference, parse_reference
 from waggle.infra.files import FileLock
 from waggle.infra.oci.asked import Asked
-from waggle.infra.oci.image import Descriptor
-from waggle.infra.oci.layers import read_layer
-from waggle.infra.oci.limits import DEFAULT_LIMITS
 from waggle.infra.oci.registry.options import RegistryOptions, Report, Transfer
 from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.unpacked import UnpackedLayers
+from waggle.service.unpacking import Unpacking
 
 log = structlog.get_logger(__name__)
 _LOCK_SECONDS = 3600.0
-_UNPACKING = 2
-"""Layers that are unpacked at once while others are still fetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,31 +61,32 @@ class Pulls:
         image is here and was only to be asked about again, a registry that fails is logged and the
         image serves on, unless the rule is `always`. Cancellable. Raises what `Puller.pull` raises.
         """
-        reference = self._remote(text)
-        if reference is None or not self._is_due(reference):
-            return text if reference is None else str(reference)
-        name = str(reference)
-        async with FileLock(self._asked.path(f"{name}.lock"), timeout=_LOCK_SECONDS):
+        name, due = await asyncio.to_thread(self._due, text)
+        if due is None:
+            return name
+        lock = await asyncio.to_thread(self._asked.path, f"{name}.lock")
+        async with FileLock(lock, timeout=_LOCK_SECONDS):
             began = self._clock()
-            if self._is_due(reference):  # nobody else was faster
+            if await asyncio.to_thread(self._is_due, due):  # nobody else was faster
                 try:
-                    await self.pull(reference, progress)
-                    self._asked.note(name, began)
+                    await self.pull(due, progress)
+                    await asyncio.to_thread(self._asked.note, name, began)
                 except ImageUnavailable as error:
-                    if self._policy.rule is PullRule.ALWAYS or not self._is_here(name):
+                    is_here = await asyncio.to_thread(self._is_here, name)
+                    if self._policy.rule is PullRule.ALWAYS or not is_here:
                         raise
                     log.warning("image_not_refreshed", image=name, why=error.message)
         return name
 
     def may_bring(self, text: str) -> bool:
-        """Whether a registry could be asked for what `text` means."""
+        """Whether a registry could be asked for what `text` means. Reads files."""
         return self._policy.rule is not PullRule.NEVER and self._remote(text) is not None
 
     async def pull(self, reference: ImageReference, progress: Report) -> str:
         """Pull now, whatever the rule; return the manifest's digest. See `Puller.pull`."""
         from waggle.infra.oci.registry.pull import Puller  # noqa: PLC0415 (0.2 s that few need)
 
-        async with _Unpacking(self._layers) as unpacking:
+        async with Unpacking(self._layers) as unpacking:
             puller = Puller(
                 self._store.layout,
                 self._policy.options,
@@ -100,12 +95,19 @@ class Pulls:
             )
             return await puller.pull(reference, progress)
 
+    def _due(self, text: str) -> tuple[str, ImageReference | None]:
+        """The name that the store has for `text`, and what to ask a registry for now, if any."""
+        reference = self._remote(text)
+        if reference is None:
+            return text, None
+        return str(reference), reference if self._is_due(reference) else None
+
     def _remote(self, text: str) -> ImageReference | None:
-        """What to ask a registry for; None for names that only this machine can know."""
-        if self._is_here(text) and not _names_registry(text):
-            return None
+        """What a registry has under that name; None for names that only this machine can know."""
         try:
-            reference = parse_reference(text, self._policy.default_registry)
+            reference = parse_reference(text)
+            if not reference.registry and not self._is_here(text):
+                reference = parse_reference(text, self._policy.default_registry)
         except InvalidArgument:
             return None
         return reference if reference.registry else None
@@ -122,51 +124,6 @@ class Pulls:
         except WaggleError:
             return False
         return True
-
-
-def _names_registry(text: str) -> bool:
-    try:
-        return bool(parse_reference(text).registry)
-    except InvalidArgument:
-        return False
-
-
-class _Unpacking:
-    """Unpacks layers while others are fetched; what fails is found again when the disk is made."""
-
-    def __init__(self, layers: UnpackedLayers) -> None:
-        self._layers = layers
-        self._tasks: list[asyncio.Task[None]] = []
-        self._turns = asyncio.Semaphore(_UNPACKING)
-        self._given_up = False
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, kind: object, *_: object) -> None:
-        """Wait for what runs; after a failure it stops at its next step."""
-        self._given_up = kind is not None
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def start(self, layer: Descriptor, diff_id: str, blob: Path) -> None:
-        """Begin to unpack a fetched layer, which is open before its file is moved."""
-        file = blob.open("rb")
-        self._tasks.append(asyncio.create_task(self._unpack(layer, diff_id, file)))
-
-    async def _unpack(self, layer: Descriptor, diff_id: str, file: BinaryIO) -> None:
-        with file:
-            async with self._turns:
-                await asyncio.to_thread(
-                    self._layers.ensure,
-                    diff_id,
-                    lambda data: read_layer(
-                        file, layer, diff_id, data, DEFAULT_LIMITS, self._advance
-                    ),
-                )
-
-    def _advance(self, _count: int) -> None:
-        if self._given_up:
-            raise ImageUnavailable("The pull was given up.")
 
 
 def describe(transfer: Transfer) -> tuple[float, str]:

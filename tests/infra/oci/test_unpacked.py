@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ LAYER = [
 ]
 TAR = tar_bytes(LAYER)
 DIFF_ID = f"sha256:{hashlib.sha256(TAR).hexdigest()}"
+OTHER = f"sha256:{hashlib.sha256(b'other').hexdigest()}"
 names = st.binary(min_size=1, max_size=20)
 numbers = st.integers(0, 1 << 40)
 
@@ -85,6 +87,39 @@ def test_two_at_once_unpack_it_once(layers: UnpackedLayers) -> None:
     for thread in threads:
         thread.join(20)
     assert len(calls) == 1
+
+
+def test_nobody_waits_for_a_layer_whose_bytes_are_still_to_come(layers: UnpackedLayers) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(data: Path) -> LayerData:
+        inside.set()
+        assert go_on.wait(10)
+        return unpack(data)
+
+    with ThreadPoolExecutor(1) as pool:
+        adding = pool.submit(layers.add, DIFF_ID, slow)
+        assert inside.wait(10)
+        made = layers.ensure(DIFF_ID, unpack)
+        go_on.set()
+        assert adding.result(20) == made
+    assert layers.add(DIFF_ID, never) == made
+
+
+def test_what_a_killed_maker_left_goes_and_what_is_being_made_stays(
+    layers: UnpackedLayers, tmp_path: Path
+) -> None:
+    left = tmp_path / "layers" / ".new-killed"
+    (left / "layer").mkdir(parents=True)
+
+    def look(data: Path) -> LayerData:
+        assert not left.exists()
+        layers.ensure(OTHER, unpack)
+        assert data.parent.exists()
+        return unpack(data)
+
+    assert layers.ensure(DIFF_ID, look) == layers.find(DIFF_ID)
+    assert not list((tmp_path / "layers").glob(".new-*"))
 
 
 @pytest.mark.parametrize("damage", [b"", b"[[]", b"[[[]], 5]", b"null", b"\xff"])

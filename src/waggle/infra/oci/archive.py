@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing
-from waggle.infra.oci.decode import DAMAGE, CountedFile, decoder
+from waggle.infra.oci.bounded import BoundedStream
+from waggle.infra.oci.decode import CountedFile
 from waggle.infra.oci.layout import Layout
 from waggle.infra.oci.limits import Limits
 from waggle.infra.oci.paths import Path as Name
@@ -66,34 +67,6 @@ class Contents:
         raise ImageCorrupt(f"It has no file {shown(wanted)}.")
 
 
-class _ArchiveStream(io.RawIOBase):
-    """The unpacked bytes of an archive; refuses damage and decompression bombs."""
-
-    def __init__(self, file: BinaryIO, limits: Limits, advance: Callable[[int], None]) -> None:
-        super().__init__()
-        self._stored = CountedFile(file, advance)
-        self._source = decoder(self._stored)
-        self._limits = limits
-        self._count = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride] (typeshed's Buffer is a memoryview here)
-        try:
-            data = self._source.read(len(buffer))
-        except DAMAGE as error:
-            raise ImageCorrupt("It cannot be unpacked: it is damaged or cut off.") from error
-        buffer[: len(data)] = data
-        self._count += len(data)
-        limits = self._limits
-        if self._count > limits.total_bytes:
-            raise ImageCorrupt(f"It unpacks to more than {limits.total_bytes} bytes.")
-        if self._count > max(limits.ratio_from, limits.ratio * self._stored.count):
-            raise ImageCorrupt(f"It unpacks to over {limits.ratio} times its size.")
-        return len(data)
-
-
 @contextlib.contextmanager
 def opened(path: Path) -> Generator[BinaryIO]:
     """Open an archive for reading. Raises ImageMissing when it is no file or cannot be read."""
@@ -124,7 +97,7 @@ def unpack(
     `advance` is told the stored bytes as they are read and may raise to give up. `directory` is the
     caller's to remove. Devices, pipes and directories are passed over. Raises ImageCorrupt.
     """
-    stream = io.BufferedReader(_ArchiveStream(file, limits, advance), _BUFFER)
+    stream = io.BufferedReader(BoundedStream(CountedFile(file, advance), limits, "It"), _BUFFER)
     reader = TarReader(stream, limits)
     contents = Contents()
     number = 0

@@ -8,13 +8,13 @@ are computed on the way; nothing that was read counts before `finish` has return
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections.abc import Callable
 from typing import BinaryIO
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.oci.decode import CHUNK, DAMAGE, HashedFile, decoder
+from waggle.infra.oci.bounded import BoundedStream
+from waggle.infra.oci.decode import CHUNK, CountedFile, HashedFile
+from waggle.infra.oci.hashing import ThreadedHash
 from waggle.infra.oci.image import Descriptor
 from waggle.infra.oci.limits import Limits
 
@@ -35,47 +35,32 @@ def is_layer(descriptor: Descriptor) -> bool:
     return descriptor.media_type in _LAYER_TYPES
 
 
-class LayerStream(io.RawIOBase):
-    """The unpacked bytes of one layer. Wrap it in `io.BufferedReader`; call `finish` at the end."""
+class LayerStream(BoundedStream):
+    """The unpacked bytes of one layer. Close it, for its thread; call `finish` at the end."""
 
     def __init__(
-        self, blob: BinaryIO, descriptor: Descriptor, limits: Limits, advance: Callable[[int], None]
+        self,
+        blob: BinaryIO,
+        descriptor: Descriptor,
+        limits: Limits,
+        advance: Callable[[int], None],
+        *,
+        verified: bool = False,
     ) -> None:
-        """Read from `blob`, which the caller closes; `advance` is told the packed bytes read."""
-        super().__init__()
+        """Read from `blob`, which the caller closes; `advance` is told the packed bytes read.
+
+        `verified` says that `blob` itself ends only when its digest is right, and fails otherwise.
+        """
         if not is_layer(descriptor):
             raise ImageCorrupt(f"Layer {descriptor.digest} is not a file system layer.")
         self._descriptor = descriptor
-        self._limits = limits
-        self._stored = HashedFile(blob, advance)
-        self._unpacked = hashlib.sha256()
-        self.unpacked_bytes = 0
-        self._source = decoder(self._stored)
+        self._hashed = None if verified else HashedFile(blob, advance)
+        stored = self._hashed or CountedFile(blob, advance)
+        self._unpacked = ThreadedHash()
+        super().__init__(stored, limits, f"Layer {descriptor.digest}")
 
-    def readable(self) -> bool:
-        """Say that this stream can be read."""
-        return True
-
-    def readinto(self, buffer: memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride] (typeshed's Buffer is a memoryview here)
-        """Fill `buffer` with unpacked bytes; refuse damaged data and decompression bombs."""
-        try:
-            data = self._source.read(len(buffer))
-        except DAMAGE as error:
-            digest = self._descriptor.digest
-            raise ImageCorrupt(f"Layer {digest} cannot be unpacked: it is damaged.") from error
-        buffer[: len(data)] = data
+    def _took(self, data: bytes) -> None:
         self._unpacked.update(data)
-        self.unpacked_bytes += len(data)
-        self._check_bounds()
-        return len(data)
-
-    def _check_bounds(self) -> None:
-        limits, out = self._limits, self.unpacked_bytes
-        if out > limits.total_bytes:
-            raise ImageCorrupt(f"The image unpacks to more than {limits.total_bytes} bytes.")
-        if out > limits.ratio_from and out > limits.ratio * max(self._stored.count, 1):
-            digest = self._descriptor.digest
-            raise ImageCorrupt(f"Layer {digest} unpacks to over {limits.ratio} times its size.")
 
     def finish(self, diff_id: str) -> None:
         """Read what is left and hold the digests against the descriptor and `diff_id`."""
@@ -85,7 +70,12 @@ class LayerStream(io.RawIOBase):
         while self._stored.read(CHUNK):
             pass
         digest = self._descriptor.digest
-        if self._stored.hex != self._descriptor.hex:
+        if self._hashed is not None and self._hashed.hex != self._descriptor.hex:
             raise ImageCorrupt(f"Blob {digest} does not have that digest.")
         if diff_id and f"sha256:{self._unpacked.hexdigest()}" != diff_id:
             raise ImageCorrupt(f"Layer {digest} does not unpack to its diff id {diff_id}.")
+
+    def close(self) -> None:
+        """End the stream and its thread; the blob stays open. Idempotent."""
+        self._unpacked.close()
+        super().close()

@@ -43,13 +43,19 @@ def read_layer(
     data: Path,
     limits: Limits,
     advance: Callable[[int], None],
+    *,
+    verified: bool = False,
 ) -> LayerData:
     """Unpack and verify one layer; `data` must not exist and is the caller's to remove.
 
     `advance` is told the packed bytes as they are read and may raise to give up. Blocks the thread.
-    Raises ImageCorrupt (nothing read before may be used then) and OSError.
+    `verified` is as in `LayerStream`. Raises ImageCorrupt (nothing read before may be used then),
+    OSError, and what `blob` raises.
     """
-    with LayerStream(blob, descriptor, limits, advance) as stream, data.open("xb") as out:
+    with (
+        LayerStream(blob, descriptor, limits, advance, verified=verified) as stream,
+        data.open("xb") as out,
+    ):
         buffered = io.BufferedReader(stream, _BUFFER)
         entries = read_entries(buffered, out.fileno(), limits)
         stream.finish(diff_id)

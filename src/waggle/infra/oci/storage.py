@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A full or read-only disk as an error that can be shown. Used by `load`, `export` and the CLI."""
+"""A full or read-only disk as an error that can be shown, also to clients: it names no path.
+
+Used by `load`, `export`, `registry.pull` and the CLI.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,7 @@ def storage_errors(what: str) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        where = f" ({error.filename})" if isinstance(error.filename, str) else ""
         raise ImageUnavailable(
-            f"{what}: {error.strerror or 'the system refused'}{where}.",
+            f"{what}: {error.strerror or 'the system refused'}.",
             hint="Check the free space and the permissions.",
         ) from error

@@ -8,6 +8,9 @@ configuration; layers are verified when they are unpacked. No network.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -158,12 +161,37 @@ class ImageStore:
             self.layout.untag(name)
             return self.layout.collect()
 
+    def drop_damaged(self, image: ResolvedImage) -> bool:
+        """Remove the layers of an image of this store that lost their digest; say if there were.
+
+        Bringing an image fetches what is missing, so that mends it, and the others that share
+        these. Reads all layers. Raises TimedOut when the store is locked for too long.
+        """
+        if image.layout != self.layout.path:
+            return False
+        paths = [self.layout.blob_path(layer) for layer in image.layers]
+        damaged = [(path, found) for path in paths if (found := _damaged(path))]
+        with self.layout.locked():
+            for path, found in damaged:
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_ino == found:  # nobody has mended it meanwhile
+                        path.unlink()
+        return bool(damaged)
+
     def collect(self) -> int:
         """Remove blobs that no image reaches and leftovers of killed builds; return bytes freed."""
         if not self.layout.exists:
             return 0
         with self.layout.locked():
             return self.layout.collect()
+
+
+def _damaged(blob: Path) -> int | None:
+    """Return the inode of a blob that does not have the digest that it is named by."""
+    with contextlib.suppress(FileNotFoundError), blob.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != blob.name:
+            return os.fstat(file.fileno()).st_ino
+    return None
 
 
 def check_name(name: str) -> None:

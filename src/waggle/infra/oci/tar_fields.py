@@ -17,7 +17,7 @@ def number(field: bytes) -> int:
     digits = text(field).strip()
     if not digits:
         return 0
-    if not all(0x30 <= digit <= 0x37 for digit in digits):
+    if digits.translate(None, b"01234567"):
         raise ImageCorrupt("A layer has a header with a malformed number.")
     return int(digits, 8)
 

@@ -8,13 +8,14 @@ Everything here can be made again from the store's blobs, so removing any of it 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import cast
 
@@ -29,6 +30,7 @@ _LOCK_SECONDS = 1800.0
 _IN_USE_SECONDS = 3600.0
 """A disk may be in the making from a layer that was asked for so lately."""
 _DATA, _ENTRIES = "data", "entries.json"
+_TEMPORARY = ".new-"
 Unpack = Callable[[Path], LayerData]
 """Unpacks a layer into the file given, which does not exist yet; raises when it is not as said."""
 
@@ -58,25 +60,57 @@ class UnpackedLayers:
         """
         if found := self.find(diff_id):
             return found
-        self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        target = self._path(diff_id)
-        with FileLock(self._directory / f".{target.name}.lock", timeout=_LOCK_SECONDS):
+        with self._lock(diff_id):
             if found := self.find(diff_id):
                 return found
-            for leftover in (target, *self._directory.glob(f".{target.name}.*.new")):
-                shutil.rmtree(leftover, ignore_errors=True)
-            with tempfile.TemporaryDirectory(
-                prefix=f".{target.name}.", suffix=".new", dir=self._directory
-            ) as name:
-                whole = Path(name) / "layer"
-                whole.mkdir()
-                made = unpack(whole / _DATA)
-                rows = [_row(entry) for entry in made.entries]
-                (whole / _ENTRIES).write_text(json.dumps([rows, made.unpacked_bytes]))
-                _flush(whole / _DATA, whole / _ENTRIES)
-                whole.rename(target)
-            sync_directory(self._directory)
-            return LayerData(made.entries, target / _DATA, made.unpacked_bytes)
+            with self._workspace() as workspace:
+                return self._place(diff_id, _make(workspace, unpack))
+
+    def add(self, diff_id: str, unpack: Unpack) -> LayerData:
+        """As `ensure`, but `unpack` may wait for bytes from afar: nobody waits for it meanwhile.
+
+        Two calls at once may both unpack; then the first to be ready counts.
+        """
+        if found := self.find(diff_id):
+            return found
+        with self._workspace() as workspace:
+            made = _make(workspace, unpack)
+            with self._lock(diff_id):
+                return self.find(diff_id) or self._place(diff_id, made)
+
+    def _lock(self, diff_id: str) -> FileLock:
+        path = self._path(diff_id)
+        self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return FileLock(self._directory / f".{path.name}.lock", timeout=_LOCK_SECONDS)
+
+    def _place(self, diff_id: str, made: LayerData) -> LayerData:
+        """Give what is whole and on the disk its name. The caller holds the layer's lock."""
+        target = self._path(diff_id)
+        shutil.rmtree(target, ignore_errors=True)  # damaged, or it would have been found
+        made.data.parent.rename(target)
+        sync_directory(self._directory)
+        return LayerData(made.entries, target / _DATA, made.unpacked_bytes)
+
+    @contextlib.contextmanager
+    def _workspace(self) -> Generator[Path]:
+        """Give a private directory, which is removed afterwards; those of killed makers go, too."""
+        self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            with FileLock(self._directory / ".lock", timeout=_LOCK_SECONDS):
+                self._sweep()
+                made = tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=self._directory)
+                path = Path(stack.enter_context(made))
+                stack.enter_context(FileLock(path / ".lock", timeout=0))
+            yield path
+
+    def _sweep(self) -> None:
+        """Remove what killed makers left; a workspace in use is told by its own lock."""
+        for leftover in self._directory.glob(f"{_TEMPORARY}*"):
+            lock = FileLock(leftover / ".lock", timeout=0)
+            with contextlib.suppress(OSError):
+                if lock.try_acquire():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                    lock.release()
 
     def prune(self, max_bytes: int, now: Callable[[], float] = time.time) -> int:
         """Remove the least recently used until the rest takes `max_bytes`; return bytes freed.
@@ -105,10 +139,17 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.iterdir())
 
 
-def _flush(*paths: Path) -> None:
-    for path in paths:
+def _make(workspace: Path, unpack: Unpack) -> LayerData:
+    """Unpack into a directory of the workspace, which is whole and on the disk afterwards."""
+    whole = workspace / "layer"
+    whole.mkdir()
+    made = unpack(whole / _DATA)
+    rows = [_row(entry) for entry in made.entries]
+    (whole / _ENTRIES).write_text(json.dumps([rows, made.unpacked_bytes]))
+    for path in (whole / _DATA, whole / _ENTRIES):
         with path.open("rb") as file:
             os.fsync(file.fileno())
+    return made
 
 
 def _row(entry: Entry) -> list[object]:

@@ -25,7 +25,7 @@ from waggle.infra.rootfs.erofs import Advance, write_erofs
 from waggle.infra.rootfs.stopping import in_thread, stoppable
 from waggle.infra.rootfs.tree import TreeNode
 
-_FORMAT = 1
+_FORMAT = 2
 """Part of the file name: a change of what is written must not meet old files."""
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _LOCK_SECONDS = 1800.0

@@ -6,7 +6,9 @@ Because nothing is unpacked to a host directory, owners, device nodes and attrib
 any user, and a hostile name has no host path to reach.
 
 The image: superblock, then all inodes (extended, with attributes and small contents inline), then
-the blocks of larger files in tree order. Small contents lie beside their inode: one read gets both.
+the blocks of large directories, then those of larger files in the order of their sources, so that
+what lies side by side there is copied (or shared, where the file system can) in one piece. Small
+contents lie beside their inode: one read gets both.
 """
 
 from __future__ import annotations
@@ -14,10 +16,9 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from waggle.infra.rootfs.erofs_format import (
     BLOCK,
@@ -33,12 +34,12 @@ from waggle.infra.rootfs.erofs_format import (
     superblock,
     xattr_bytes,
 )
+from waggle.infra.rootfs.extents import Extent, copied, joined, read
 from waggle.infra.rootfs.tree import TreeNode
 
 Advance = Callable[[float, str], None]
 
 _INLINE_FILE = 2048
-_COPY = 8 << 20
 
 
 @dataclass(slots=True, eq=False)
@@ -65,23 +66,27 @@ def write_erofs(
 ) -> None:
     """Write the tree at `root` to the new file `target` and flush it to the disk.
 
-    `files[n]` holds the contents of nodes whose `content` is (n, offset). The result depends on
-    the arguments only. `uuid` has 16 bytes. Blocks the thread; `progress` may raise to give up.
-    What a failure leaves at `target` is the caller's to remove. Raises OSError; ValueError when a
-    file has more attributes than fit beside its inode.
+    `files[n]` holds the contents of nodes whose `content` is (n, offset); one that starts at a
+    multiple of 4 KiB is followed by zeros up to the next. The result depends on the arguments only.
+    `uuid` has 16 bytes. Blocks the thread; `progress` may raise to give up. What a failure leaves
+    at `target` is the caller's to remove. Raises OSError; ValueError when a file has more
+    attributes than fit beside its inode.
     """
     inodes, by_node = _collect(root)
-    blocks = _place(inodes)
+    large, blocks = _place(inodes)
+    contents = [inode for inode in large if stat.S_ISREG(inode.node.mode)]
     with contextlib.ExitStack() as stack, target.open("xb") as out:
         sources = [stack.enter_context(file.open("rb")).fileno() for file in files]
         out.write(superblock(inodes[0].nid, len(inodes), blocks, uuid))
+        at = FIRST_INODE
         for inode in inodes:
-            _write_inode(inode, out, sources, by_node)
+            at += out.write(bytes(inode.offset - at) + _inode(inode, sources, by_node))
+        for inode in large[: len(large) - len(contents)]:
+            out.seek(inode.block * BLOCK)
+            out.write(_content(inode, sources, by_node))
         out.flush()
-        for inode in inodes:
-            if inode.block:
-                _write_blocks(inode, out.fileno(), sources, by_node)
-                progress(inode.block / blocks, "writing the root disk")
+        for done in copied(joined(map(_extent, contents)), sources, out.fileno()):
+            progress(done / (blocks * BLOCK), "writing the root disk")
         os.ftruncate(out.fileno(), blocks * BLOCK)
         os.fsync(out.fileno())
 
@@ -124,9 +129,10 @@ def _names(node: TreeNode) -> list[bytes]:
     return sorted([b".", b"..", *node.children])
 
 
-def _place(inodes: Sequence[_Inode]) -> int:
-    """Give every inode its offset and large contents their blocks; return the blocks in all.
+def _place(inodes: Sequence[_Inode]) -> tuple[list[_Inode], int]:
+    """Give every inode its offset and large contents their blocks; return these, and all blocks.
 
+    Large contents come in the order of their blocks, first all that is no regular file.
     An inode never crosses a block, neither do its attributes or what is inline.
     """
     at = FIRST_INODE
@@ -142,52 +148,45 @@ def _place(inodes: Sequence[_Inode]) -> int:
         inode.offset = at
         at += need + -need % INODE
     block = -(-at // BLOCK)
-    for inode in inodes:
-        if inode.size and not inode.inline:
-            inode.block = block
-            block += -(-inode.size // BLOCK)
-    return block
+    large = [inode for inode in inodes if inode.size and not inode.inline]
+    large.sort(key=lambda inode: (stat.S_ISREG(inode.node.mode), inode.node.content))
+    for inode in large:
+        inode.block = block
+        block += -(-inode.size // BLOCK)
+    return large, block
 
 
-def _write_inode(
-    inode: _Inode, out: BinaryIO, sources: Sequence[int], by_node: Mapping[int, _Inode]
-) -> None:
+def _extent(inode: _Inode) -> Extent:
+    source, start = inode.node.content
+    return Extent(source, start, inode.size, inode.block * BLOCK)
+
+
+def _inode(inode: _Inode, sources: Sequence[int], by_node: Mapping[int, _Inode]) -> bytes:
+    """Return the inode with its attributes, and its contents if they are inline."""
     node = inode.node
     is_device = stat.S_ISCHR(node.mode) or stat.S_ISBLK(node.mode)
-    out.write(bytes(inode.offset - out.tell()))
-    out.write(
-        inode_bytes(
-            layout=FLAT_INLINE if inode.inline else FLAT_PLAIN,
-            mode=node.mode,
-            size=inode.size,
-            data=device_number(*node.device) if is_device else inode.block,
-            number=inode.number,
-            owner=(node.uid, node.gid),
-            mtime_ns=node.mtime_ns,
-            links_and_xattrs=(inode.links, len(inode.xattrs)),
-        )
+    found = inode_bytes(
+        layout=FLAT_INLINE if inode.inline else FLAT_PLAIN,
+        mode=node.mode,
+        size=inode.size,
+        data=device_number(*node.device) if is_device else inode.block,
+        number=inode.number,
+        owner=(node.uid, node.gid),
+        mtime_ns=node.mtime_ns,
+        links_and_xattrs=(inode.links, len(inode.xattrs)),
     )
-    out.write(inode.xattrs)
-    if inode.inline:
-        out.write(b"".join(_content(inode, sources, by_node)))
+    inline = _content(inode, sources, by_node) if inode.inline else b""
+    return found + inode.xattrs + inline
 
 
-def _content(
-    inode: _Inode, sources: Sequence[int], by_node: Mapping[int, _Inode]
-) -> Iterator[bytes]:
+def _content(inode: _Inode, sources: Sequence[int], by_node: Mapping[int, _Inode]) -> bytes:
     node = inode.node
     if stat.S_ISLNK(node.mode):
-        yield node.link
-    elif stat.S_ISDIR(node.mode):
-        yield directory_blocks(_directory(inode, by_node))
-    else:
-        source, start = node.content
-        for at in range(0, inode.size, _COPY):
-            count = min(_COPY, inode.size - at)
-            data = os.pread(sources[source], count, start + at)
-            if len(data) != count:
-                raise OSError(f"the data of layer {source} is too short")
-            yield data
+        return node.link
+    if stat.S_ISDIR(node.mode):
+        return directory_blocks(_directory(inode, by_node))
+    source, start = node.content
+    return read(sources[source], start, inode.size)
 
 
 def _directory(inode: _Inode, by_node: Mapping[int, _Inode]) -> list[tuple[bytes, int, int]]:
@@ -195,29 +194,3 @@ def _directory(inode: _Inode, by_node: Mapping[int, _Inode]) -> list[tuple[bytes
     own = {b".": inode, b"..": above}
     found = ((n, own.get(n) or by_node[id(inode.node.children[n])]) for n in _names(inode.node))
     return [(name, entry.nid, entry.node.mode) for name, entry in found]
-
-
-def _write_blocks(
-    inode: _Inode, out: int, sources: Sequence[int], by_node: Mapping[int, _Inode]
-) -> None:
-    at = inode.block * BLOCK
-    if stat.S_ISREG(inode.node.mode):
-        source, start = inode.node.content
-        copied = _copy_in_kernel(sources[source], out, inode.size, start, at)
-        if copied == inode.size:
-            return
-    for data in _content(inode, sources, by_node):
-        os.pwrite(out, data, at)
-        at += len(data)
-
-
-def _copy_in_kernel(source: int, out: int, count: int, start: int, at: int) -> int:
-    """Copy or clone a range without passing it through this process; return the bytes copied."""
-    done = 0
-    with contextlib.suppress(OSError):
-        while done < count:
-            copied = os.copy_file_range(source, out, count - done, start + done, at + done)
-            if not copied:
-                break
-            done += copied
-    return done

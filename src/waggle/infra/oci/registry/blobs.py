@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fetches one blob into a file: hashed while it streams, bounded, resumed after a break.
 
-Called by `pull` for each layer. The file is the caller's to place or to remove; nothing is promised
-of it before `fetch` returns, and then its size and digest are the descriptor's.
+Called by `bring` for each layer. The file is the caller's to place or to remove; nothing is
+promised of it before `run` returns, and then its size and digest are the descriptor's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import httpx2
 
@@ -21,6 +18,7 @@ from waggle.infra.oci.image import Descriptor
 from waggle.infra.oci.registry.client import Client
 from waggle.infra.oci.registry.endpoints import Endpoint
 from waggle.infra.oci.registry.exchange import BROKEN, Ask
+from waggle.infra.oci.registry.incoming import Incoming
 from waggle.infra.oci.registry.pace import Pace
 from waggle.infra.oci.registry.retry import Transient, retrying
 from waggle.infra.tasks import finish
@@ -34,35 +32,6 @@ _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/(?:[0-9]{1,19}|\*)")
 
 class _Wrong(Exception):
     """All bytes came, and they are not the blob."""
-
-
-class _Sink:
-    """A file with what came so far and its running digest."""
-
-    def __init__(self, path: Path) -> None:
-        self.size = 0
-        self._hash = hashlib.sha256()
-        self._file = path.open("wb", buffering=0)
-
-    def write(self, parts: list[bytes]) -> None:
-        for part in parts:
-            self._hash.update(part)
-            view = memoryview(part)
-            while view:
-                view = view[self._file.write(view) :]
-            self.size += len(part)
-
-    def restart(self) -> None:
-        self._file.seek(0)
-        self._file.truncate()
-        self._hash, self.size = hashlib.sha256(), 0
-
-    def finish(self) -> str:
-        os.fsync(self._file.fileno())
-        return f"sha256:{self._hash.hexdigest()}"
-
-    def close(self) -> None:
-        self._file.close()
 
 
 class Fetch:
@@ -83,43 +52,41 @@ class Fetch:
         self._resumable = True
         self._mark = 0
 
-    async def run(self, path: Path) -> None:
-        """Fetch into `path`, a new file, which is complete and on the disk afterwards.
+    async def run(self, sink: Incoming) -> None:
+        """Fetch into `sink`, which is complete and on the disk afterwards.
 
-        Raises ImageCorrupt for wrong bytes, ImageMissing, ImageUnavailable, OSError. Cancellable;
-        no thread writes to the file any more when this is left.
+        What another endpoint left there is dropped. Raises ImageCorrupt for wrong bytes,
+        ImageMissing, ImageUnavailable, OSError. Cancellable; no thread writes any more when this
+        is left.
         """
-        sink = await asyncio.to_thread(_Sink, path)
-        try:
-            for attempt in range(1, _ATTEMPTS_AT_CONTENT + 1):
-                try:
-                    await retrying(
-                        lambda: self._attempt(sink),
-                        self._client.options,
-                        self._client.ambient,
-                        lambda: self._progressed(sink),
-                    )
-                    return
-                except _Wrong:
-                    self._restart(sink)
-                    if attempt == _ATTEMPTS_AT_CONTENT:
-                        raise ImageCorrupt(
-                            f"{self._endpoint.registry} sends wrong bytes for {self._blob.digest}."
-                        ) from None
-        finally:
-            sink.close()
+        sink.restart()
+        for attempt in range(1, _ATTEMPTS_AT_CONTENT + 1):
+            try:
+                await retrying(
+                    lambda: self._attempt(sink),
+                    self._client.options,
+                    self._client.ambient,
+                    lambda: self._progressed(sink),
+                )
+                return
+            except _Wrong:
+                self._restart(sink)
+                if attempt == _ATTEMPTS_AT_CONTENT:
+                    raise ImageCorrupt(
+                        f"{self._endpoint.registry} sends wrong bytes for {self._blob.digest}."
+                    ) from None
 
-    def _progressed(self, sink: _Sink) -> bool:
+    def _progressed(self, sink: Incoming) -> bool:
         gained = sink.size - self._mark
         self._mark = sink.size
         return gained >= _PROGRESS
 
-    def _restart(self, sink: _Sink) -> None:
+    def _restart(self, sink: Incoming) -> None:
         self._advance(-sink.size)
         sink.restart()
         self._mark = 0
 
-    async def _attempt(self, sink: _Sink) -> None:
+    async def _attempt(self, sink: Incoming) -> None:
         blob = self._blob
         if sink.size and not (self._resumable and sink.size < blob.size):
             self._restart(sink)
@@ -136,10 +103,11 @@ class Fetch:
             await self._receive(response, sink)
         if sink.size != blob.size:
             raise Transient(f"{self._endpoint.registry} ends {what} too early.")
-        if await finish(asyncio.to_thread(sink.finish)) != blob.digest:
+        if not sink.verify(blob.digest):
             raise _Wrong
+        await finish(asyncio.to_thread(sink.sync))
 
-    async def _receive(self, response: httpx2.Response, sink: _Sink) -> None:
+    async def _receive(self, response: httpx2.Response, sink: Incoming) -> None:
         pace = Pace(self._client.options.stall_timeout, self._client.ambient.monotonic)
         self._check_length(response, sink)
         pending: list[bytes] = []
@@ -162,13 +130,13 @@ class Fetch:
             raise
         await self._write(sink, pending)
 
-    async def _write(self, sink: _Sink, parts: list[bytes]) -> None:
+    async def _write(self, sink: Incoming, parts: list[bytes]) -> None:
         if parts:
             before = sink.size
             await finish(asyncio.to_thread(sink.write, parts))
             self._advance(sink.size - before)
 
-    def _check_length(self, response: httpx2.Response, sink: _Sink) -> None:
+    def _check_length(self, response: httpx2.Response, sink: Incoming) -> None:
         """Refuse at once what can only end wrongly; shorter ones may be continued."""
         length = response.headers.get("content-length", "")
         if length.isascii() and length.isdigit() and sink.size + int(length) > self._blob.size:

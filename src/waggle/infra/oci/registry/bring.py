@@ -21,13 +21,14 @@ from waggle.infra.oci.layout import Layout
 from waggle.infra.oci.registry.blobs import Fetch
 from waggle.infra.oci.registry.client import Client
 from waggle.infra.oci.registry.endpoints import Endpoint
+from waggle.infra.oci.registry.incoming import Incoming
 from waggle.infra.oci.registry.manifests import RemoteImage
 from waggle.infra.oci.registry.progress import Meter, at_once
 from waggle.infra.tasks import finish
 
 _T = TypeVar("_T")
-OnLayer = Callable[[Descriptor, str, Path], None]
-"""Told of a layer that was fetched: its diff id, and its file, which is moved afterwards."""
+OnLayer = Callable[[Descriptor, str, Incoming], None]
+"""Told of a layer whose transfer begins: its diff id, and where its bytes come in."""
 _ROUNDS = 3
 """How often blobs may vanish from the store under our hands."""
 
@@ -74,19 +75,20 @@ class Bringing:
         self, blob: Descriptor, directory: Path, meter: Meter
     ) -> Callable[[], Awaitable[None]]:
         async def fetch() -> None:
-            path = directory / blob.hex
+            incoming = await asyncio.to_thread(Incoming, directory / blob.hex)
 
             async def from_one(server: Endpoint) -> None:
                 try:
-                    await Fetch(self.client, server, blob, meter.advance_of(blob)).run(path)
+                    await Fetch(self.client, server, blob, meter.advance_of(blob)).run(incoming)
                 except BaseException:
                     meter.reset(blob)
                     raise
 
-            await first_of(self.servers, from_one)
+            with contextlib.closing(incoming):
+                if self.on_layer is not None:
+                    self.on_layer(blob, self.image.diff_ids[blob.digest], incoming)
+                await first_of(self.servers, from_one)
             meter.complete(blob)
-            if self.on_layer is not None:
-                self.on_layer(blob, self.image.diff_ids[blob.digest], path)
 
         return fetch
 

@@ -6,11 +6,7 @@ Called by the images service and `waggle image pull|push`. `bring` and `push` do
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Generator
-
-from waggle.domain.errors import ImageUnavailable, TooLarge
+from waggle.domain.errors import TooLarge
 from waggle.domain.reference import ImageReference
 from waggle.infra.oci.image import Descriptor
 from waggle.infra.oci.layout import Layout
@@ -21,6 +17,9 @@ from waggle.infra.oci.registry.manifests import find_image, find_manifest
 from waggle.infra.oci.registry.options import Ambient, RegistryOptions, Report
 from waggle.infra.oci.registry.progress import Meter
 from waggle.infra.oci.registry.push import push
+from waggle.infra.oci.storage import storage_errors
+
+_STORE = "The image store cannot be read or written"
 
 
 class Puller:
@@ -37,8 +36,8 @@ class Puller:
     ) -> None:
         """`platform` is `os/architecture`, as in `linux/amd64`. Nothing is opened yet.
 
-        `on_layer` is told of each layer that was fetched, with its diff id and its file, which is
-        moved afterwards: whoever wants to read it opens it at once.
+        `on_layer` is told of each layer whose transfer begins, with its diff id and what comes in:
+        whoever wants to follow it asks for its reader at once.
         """
         self._layout = layout
         self._options = options
@@ -68,7 +67,7 @@ class Puller:
                 )
             order = (image.endpoint, *(s for s in servers if s != image.endpoint))
             work = Bringing(self._layout, client, order, image, str(reference), self._on_layer)
-            with _storage_errors():
+            with storage_errors(_STORE):
                 await work.run(Meter(wanted, progress, f"Pulling {reference}"))
         return image.manifest.digest
 
@@ -94,7 +93,7 @@ class Puller:
         Raises ImageMissing, ImageCorrupt, ImageUnavailable, InvalidArgument, SettingsInvalid.
         """
         async with Client(self._options, self._ambient, "pull,push") as client:
-            with _storage_errors():
+            with storage_errors(_STORE):
                 return await push(
                     client,
                     self._layout,
@@ -104,15 +103,3 @@ class Puller:
                     progress=progress,
                     mount_from=mount_from,
                 )
-
-
-@contextlib.contextmanager
-def _storage_errors() -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else "unknown error"
-        raise ImageUnavailable(
-            f"The image store cannot be read or written: {reason}.",
-            hint="Check the space and the permissions of the data directory.",
-        ) from error
