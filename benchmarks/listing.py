@@ -17,11 +17,11 @@ from benchmarks.results import ratio
 from benchmarks.server import serving
 from benchmarks.table import Result
 from waggle.cli.client import call, connected
+from waggle.domain.access import LOCAL
 from waggle.domain.environment import Environment, Resources, State
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 from waggle.infra.store.sqlite import SqliteStore
-from waggle.mcp.context import LOCAL_OWNER
 
 ROUNDS = 60
 BATCH = 5
@@ -63,7 +63,7 @@ def _destroyed(number: int) -> Environment:
         name=f"shell-{number}",
         runtime=RuntimeName.SHELL,
         image="shell",
-        owner=LOCAL_OWNER,
+        owner=LOCAL,
         state=State.DESTROYED,
         resources=Resources(1, 512, 4096),
         network=NetworkPolicy.PUBLIC,

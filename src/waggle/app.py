@@ -20,10 +20,12 @@ import anyio
 import anyio.abc
 import structlog
 
+from waggle.callers import Watch, access_rules, public_names, rates, watching
 from waggle.config import Settings
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DataDirBusy, SettingsInvalid
 from waggle.domain.machine import Hypervisor
+from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock
 from waggle.hypervisors import hypervisor
 from waggle.infra.files import FileLock
@@ -47,7 +49,8 @@ from waggle.service.jobs import JobService
 from waggle.service.local_host import GuestParts, LocalHost, is_root
 from waggle.service.pruner import Pruner
 from waggle.service.reaper import Reaper
-from waggle.signals import Signals
+from waggle.signals import Signals, on_hangup
+from waggle.web.access import AccessRules
 from waggle.web.app import build_app
 from waggle.web.endpoint import SessionLimits
 from waggle.web.hosts import host_policy
@@ -65,6 +68,7 @@ class App:
     services: Services
     hypervisor: str
     reason: str
+    watch: Watch
 
 
 def steady_clock() -> Clock:
@@ -93,12 +97,21 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
         stack.enter_context(_own(places))
         clock = steady_clock()
         chosen = hypervisor(settings)
-        host = _local_host(settings, places, chosen.hypervisor, stack)
+        watch = stack.enter_context(
+            watching(settings, lambda: [each.state for each in environments.all()])
+        )
+        host = _local_host(settings, places, chosen.hypervisor, stack, watch.observer)
         store = await SqliteStore.open(places.state)
         stack.push_async_callback(store.aclose)
         tasks = await stack.enter_async_context(_tasks())
         environments = EnvironmentService(
-            host=host, store=store, limits=limits(settings), clock=clock, new_id=new_id, tasks=tasks
+            host=host,
+            store=store,
+            limits=limits(settings),
+            clock=clock,
+            new_id=new_id,
+            tasks=tasks,
+            observer=watch.observer,
         )
         await environments.recover()
         host.sweep()
@@ -124,9 +137,10 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
         yield App(
             settings=settings,
             environments=environments,
-            services=_services(settings, environments, clock, tasks),
+            services=_services(settings, environments, clock, tasks, watch.observer),
             hypervisor=chosen.label,
             reason=chosen.reason,
+            watch=watch,
         )
 
 
@@ -174,6 +188,7 @@ def _local_host(
     places: Places,
     machines: Hypervisor,
     stack: contextlib.AsyncExitStack,
+    observer: Observer,
 ) -> LocalHost:
     pool = dns_pool()
     stack.callback(pool.shutdown, wait=False, cancel_futures=True)
@@ -184,7 +199,7 @@ def _local_host(
             policy,
             SystemResolver(pool),
             ports=frozenset(settings.egress_ports),
-            on_decision=partial(_log_egress, environment.id),
+            on_decision=partial(_log_egress, observer, environment.id),
         )
 
     return LocalHost(
@@ -204,8 +219,11 @@ def _local_host(
     )
 
 
-def _log_egress(environment: str, host: str, port: int, verdict: Verdict) -> None:
+def _log_egress(
+    observer: Observer, environment: str, host: str, port: int, verdict: Verdict
+) -> None:
     if not verdict.allowed:
+        observer.egress_denied(verdict.code)
         log.info("egress_denied", environment=environment, host=host, port=port, why=verdict.code)
 
 
@@ -214,6 +232,7 @@ def _services(
     environments: EnvironmentService,
     clock: Clock,
     tasks: anyio.abc.TaskGroup,
+    observer: Observer,
 ) -> Services:
     spoken = execution_limits(settings)
     record = partial(
@@ -229,6 +248,8 @@ def _services(
         jobs=jobs,
         filesystem=FilesystemService(environments),
         execution_limits=spoken,
+        rates=rates(settings),
+        observer=observer,
     )
 
 
@@ -240,6 +261,7 @@ async def serve(
     Tells its base URL through `task_status` once it accepts connections. When it returns, every
     environment is destroyed. What `open_app` and `bind` raise may come inside groups of one.
     """
+    access = access_rules(settings)
     signals = Signals()
     async with anyio.create_task_group() as group:
         await group.start(signals.receive)
@@ -247,28 +269,36 @@ async def serve(
             bind(settings.listen_addr.host, settings.listen_addr.port)
         ) as listener:
             async with open_app(settings) as app:
-                await _serve(app, listener, signals, task_status)
+                await _serve(app, access, listener, signals, task_status)
         group.cancel_scope.cancel()
 
 
 async def _serve(
-    app: App, listener: socket.socket, signals: Signals, task_status: anyio.abc.TaskStatus[str]
+    app: App,
+    access: AccessRules,
+    listener: socket.socket,
+    signals: Signals,
+    task_status: anyio.abc.TaskStatus[str],
 ) -> None:
     settings = app.settings
     names = (*settings.allowed_hosts, *(o.partition("://")[2] for o in settings.allowed_origins))
     web = build_app(
         build_mcp(app.services).lowlevel,
         not_ready=app.environments.not_ready,
-        hosts=host_policy(settings.listen_addr.host, names),
+        hosts=host_policy(settings.listen_addr.host, (*names, *public_names(settings))),
         sessions=SessionLimits(
             idle_seconds=settings.session_idle_timeout.total_seconds(),
             maximum=settings.max_sessions,
         ),
+        access=access,
+        scrape=app.watch.scrape,
     )
     limits = ServerLimits(grace=settings.shutdown_timeout.total_seconds())
     server = WebServer(web, listener, limits)
     async with anyio.create_task_group() as group:
         group.start_soon(signals.control, server.stop, group.cancel_scope.cancel)
+        if app.watch.reopen is not None:
+            await group.start(on_hangup, app.watch.reopen)
         log.info("listening", mcp=f"{server.url}/mcp", hypervisor=app.hypervisor, why=app.reason)
         await server.run(task_status=task_status)
         group.cancel_scope.cancel()

@@ -19,6 +19,7 @@ from typing import Literal, Self, get_args, get_origin
 from pydantic import ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from waggle.config_access import AccessSection, ObservationSection, access_conflicts
 from waggle.config_sections import (
     EnvironmentSection,
     ExecutionSection,
@@ -42,6 +43,8 @@ _USER_INFO = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 class Settings(
+    ObservationSection,
+    AccessSection,
     StorageSection,
     MachineSection,
     NetworkSection,
@@ -78,11 +81,14 @@ def conflicts(settings: Settings) -> Iterator[str]:
             f"WAGGLE_DEFAULT_EXEC_TIMEOUT={format_duration(settings.default_exec_timeout)} must "
             f"not be above {MAX_WAIT_SECONDS / 60:g}m: no call waits longer."
         )
-    if not settings.listen_addr.is_loopback and not settings.allow_remote:
+    yield from access_conflicts(settings)
+    exposed = not settings.listen_addr.is_loopback and not settings.allow_remote
+    if exposed and not settings.authenticates:
         yield (
             f"WAGGLE_LISTEN_ADDR={settings.listen_addr} can be reached from other machines, and "
-            "waggle does not check who calls: use a loopback address, or set "
-            "WAGGLE_ALLOW_REMOTE=true behind a proxy that does."
+            "nobody has to authenticate: use a loopback address, set WAGGLE_AUTH_TOKENS_FILE or "
+            "WAGGLE_OAUTH_ISSUER, or set WAGGLE_ALLOW_REMOTE=true behind a proxy that checks who "
+            "calls."
         )
 
 
@@ -179,9 +185,10 @@ def _field_name(name: str) -> str:
 
 
 def _unknown(name: str) -> str:
-    known = [variable(field) for field in fields()]
-    near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.75)
-    advice = f" Did you mean {near[0]}?" if near else ""
+    # Without the prefix, which would make every short name look close to every other.
+    known = [field.upper() for field in fields()]
+    near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), known, n=1, cutoff=0.65)
+    advice = f" Did you mean {PREFIX}{near[0]}?" if near else ""
     return f"{ascii(name)[1:-1][:_SHOWN]} is not a setting of waggle.{advice}"
 
 

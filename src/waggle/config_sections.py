@@ -8,10 +8,12 @@ A class is a section of docs/configuration.md (its docstring is the heading); a 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator
 
+from waggle.config_access import AccessSection, ObservationSection
+from waggle.config_base import Section, Whole, setting
 from waggle.config_images import (
     DefaultRegistry,
     ImagePatterns,
@@ -34,51 +36,35 @@ from waggle.config_values import (
     Ports,
     Program,
     lower,
-    parse_whole,
 )
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
 from waggle.domain.network import NetworkPolicy
-
-_Whole = Annotated[int, BeforeValidator(parse_whole)]
-
-
-def _setting(
-    default: str, description: str, *, ge: int | None = None, le: int | None = None
-) -> Any:
-    """Describe one variable. `default` goes through the same parser as an operator's text."""
-    return Field(default, description=description, validate_default=True, ge=ge, le=le)
-
-
-class Section(BaseModel):
-    """Base of the sections: values never change after the start."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
 class ServerSection(Section):
     """Server."""
 
-    listen_addr: Listen = _setting("127.0.0.1:8080", "Where the HTTP server listens.")
-    allow_remote: bool = _setting(
+    listen_addr: Listen = setting("127.0.0.1:8080", "Where the HTTP server listens.")
+    allow_remote: bool = setting(
         "false",
-        "Allow a listen address that other machines can reach. waggle does not check who calls, "
-        "so put a proxy that does in front.",
+        "Allow a listen address that other machines can reach although nobody has to "
+        "authenticate; put a proxy that checks who calls in front. Not needed with authentication.",
     )
-    allowed_hosts: Hosts = _setting(
+    allowed_hosts: Hosts = setting(
         "", "Host headers that are answered, beside loopback names and the listen address."
     )
-    allowed_origins: Origins = _setting(
+    allowed_origins: Origins = setting(
         "", "Browser origins that may call, beside those on loopback."
     )
-    max_sessions: _Whole = _setting("1000", "MCP sessions kept at once.", ge=1, le=100_000)
-    session_idle_timeout: Duration = _setting("30m", "An MCP session unused so long is forgotten.")
-    shutdown_timeout: Duration = _setting(
+    max_sessions: Whole = setting("1000", "MCP sessions kept at once.", ge=1, le=100_000)
+    session_idle_timeout: Duration = setting("30m", "An MCP session unused so long is forgotten.")
+    shutdown_timeout: Duration = setting(
         "30s", "How long a stopping server waits for running calls and machines."
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = (
-        _setting("info", "The least severe level that is logged.")
+        setting("info", "The least severe level that is logged.")
     )
-    log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(lower)] = _setting(
+    log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(lower)] = setting(
         "auto", "How log lines look; `auto` is `console` on a terminal, else `json`."
     )
 
@@ -86,47 +72,45 @@ class ServerSection(Section):
 class EnvironmentSection(Section):
     """Environments."""
 
-    max_environments: _Whole = _setting("10", "Environments that exist at once.", ge=1, le=1000)
-    default_cpus: _Whole = _setting("1", "Virtual CPUs of an environment.", ge=1, le=16)
-    default_memory_mb: _Whole = _setting(
-        "512", "Memory of an environment in MiB.", ge=128, le=65_536
-    )
-    scratch_mb: _Whole = _setting(
+    max_environments: Whole = setting("10", "Environments that exist at once.", ge=1, le=1000)
+    default_cpus: Whole = setting("1", "Virtual CPUs of an environment.", ge=1, le=16)
+    default_memory_mb: Whole = setting("512", "Memory of an environment in MiB.", ge=128, le=65_536)
+    scratch_mb: Whole = setting(
         "4096", "Writable disk of an environment in MiB; it is sparse.", ge=64, le=1_048_576
     )
-    default_timeout_min: _Whole = _setting(
+    default_timeout_min: Whole = setting(
         "30",
         "Minutes without use after which an environment is removed, unless its creator says.",
         ge=MIN_TIMEOUT_MINUTES,
         le=MAX_TIMEOUT_MINUTES,
     )
-    default_network: NetworkPolicy = _setting(
+    default_network: NetworkPolicy = setting(
         "public", "What an environment may reach, unless its creator says."
     )
-    boot_timeout: Duration = _setting("2m", "A machine that is not ready by then has failed.")
-    reaper_interval: Duration = _setting("1m", "How often unused environments are looked for.")
+    boot_timeout: Duration = setting("2m", "A machine that is not ready by then has failed.")
+    reaper_interval: Duration = setting("1m", "How often unused environments are looked for.")
 
 
 class ExecutionSection(Section):
     """Running code."""
 
-    default_exec_timeout: Duration = _setting(
+    default_exec_timeout: Duration = setting(
         "30s",
         "How long `execute` and `run_command` wait for a program unless the caller says; then it "
         "goes on as a job.",
     )
-    max_exec_timeout: Duration = _setting(
+    max_exec_timeout: Duration = setting(
         "1h", "A program is killed after so long, or earlier if the caller says."
     )
-    install_timeout: Duration = _setting("5m", "Time limit of `install_packages`.")
-    output_limit: _Whole = _setting(
+    install_timeout: Duration = setting("5m", "Time limit of `install_packages`.")
+    output_limit: Whole = setting(
         "32000",
         "Bytes of standard output, and as many of standard error, in one result; longer output "
         "is cut in the middle, and `read_job` has the rest.",
         ge=1000,
         le=200_000,
     )
-    output_keep_mb: _Whole = _setting(
+    output_keep_mb: Whole = setting(
         "8",
         "MiB kept of each output stream of a program, for `read_job`; of a longer one the "
         "beginning and the end.",
@@ -138,28 +122,28 @@ class ExecutionSection(Section):
 class RuntimeSection(Section):
     """Runtimes and their images."""
 
-    image_python: ImageName = _setting("python", "Image of the python runtime.")
-    image_node: ImageName = _setting("node", "Image of the node runtime.")
-    image_shell: ImageName = _setting("shell", "Image of the shell runtime.")
-    runtime_python_exec_command: ExecCommand = _setting(
+    image_python: ImageName = setting("python", "Image of the python runtime.")
+    image_node: ImageName = setting("node", "Image of the node runtime.")
+    image_shell: ImageName = setting("shell", "Image of the shell runtime.")
+    runtime_python_exec_command: ExecCommand = setting(
         "python3 {file}", "How the python runtime runs code."
     )
-    runtime_node_exec_command: ExecCommand = _setting(
+    runtime_node_exec_command: ExecCommand = setting(
         "node --disable-warning=MODULE_TYPELESS_PACKAGE_JSON {file}",
         "How the node runtime runs code; both module systems work.",
     )
-    runtime_shell_exec_command: ExecCommand = _setting(
+    runtime_shell_exec_command: ExecCommand = setting(
         "bash {file}", "How the shell runtime runs code."
     )
-    runtime_python_install_command: InstallCommand = _setting(
+    runtime_python_install_command: InstallCommand = setting(
         "python3 -m pip install --user --break-system-packages --no-input {packages}",
         "How the python runtime installs packages.",
     )
-    runtime_node_install_command: InstallCommand = _setting(
+    runtime_node_install_command: InstallCommand = setting(
         "npm install --prefix /home/sandbox --no-audit --no-fund {packages}",
         "How the node runtime installs packages.",
     )
-    runtime_shell_install_command: InstallCommand = _setting(
+    runtime_shell_install_command: InstallCommand = setting(
         "sh -c '"
         'if command -v apk >/dev/null; then exec apk add --no-cache -- "$@"; fi; '
         "ls /var/lib/apt/lists/*Packages* >/dev/null 2>&1 || apt-get update -q || exit; "
@@ -167,7 +151,7 @@ class RuntimeSection(Section):
         "' install {packages}",
         "How the shell runtime installs packages, as root: with apk where there is one, else apt.",
     )
-    debian_mirror: Mirror = _setting(
+    debian_mirror: Mirror = setting(
         "", "Debian mirror for `waggle image build`; nothing means the host's own apt sources."
     )
 
@@ -175,34 +159,34 @@ class RuntimeSection(Section):
 class ImageSection(Section):
     """Images from registries."""
 
-    allowed_images: ImagePatterns = _setting(
+    allowed_images: ImagePatterns = setting(
         "",
         "Images that clients may name in `create_environment`, such as `registry.example/team/*`; "
         "`*` stands for text without a slash, `**` for any. Those of the runtimes always are.",
     )
-    image_pull: Pull = _setting(
+    image_pull: Pull = setting(
         "missing",
         "When a create asks the registry what a tag means: `missing`, if the image is not here; "
         "a duration, also if it was asked longer ago; `always`; `never`. Digests are asked for "
         "once.",
     )
-    default_registry: DefaultRegistry = _setting(
+    default_registry: DefaultRegistry = setting(
         "",
         "The registry of references that name none, such as `app:tag`; a path in it goes before "
         "names without a slash. Nothing means that they are looked for on this machine only.",
     )
-    insecure_registries: Registries = _setting(
+    insecure_registries: Registries = setting(
         "", "Registries that are spoken to in plain HTTP: who is on the way reads and writes along."
     )
-    registry_mirrors: RegistryMirrors = _setting(
+    registry_mirrors: RegistryMirrors = setting(
         "", "Where to ask before the registry itself: `registry.example=mirror.example/path`."
     )
-    registry_auth_file: OptionalPath = _setting(
+    registry_auth_file: OptionalPath = setting(
         "",
         "Credentials, as `docker login` or `podman login` write them; nothing means "
         "`~/.config/containers/auth.json`, then `~/.docker/config.json`.",
     )
-    image_cache_max_mb: _Whole = _setting(
+    image_cache_max_mb: Whole = setting(
         "51200",
         "What images and their disks may take together, in MiB; once an hour the least recently "
         "used go. Those of the runtimes and of running environments stay. 0 means no bound.",
@@ -214,11 +198,11 @@ class ImageSection(Section):
 class NetworkSection(Section):
     """Network of the guests."""
 
-    egress_allow_cidrs: Networks = _setting(
+    egress_allow_cidrs: Networks = setting(
         "", "Networks that guests may reach although they are not public, such as a mirror's."
     )
-    egress_ports: Ports = _setting("80,443", "TCP ports that guests may reach.")
-    ca_bundle: OptionalPath = _setting(
+    egress_ports: Ports = setting("80,443", "TCP ports that guests may reach.")
+    ca_bundle: OptionalPath = setting(
         "", "PEM file with certificate authorities that guests trust in addition to their own."
     )
 
@@ -226,29 +210,29 @@ class NetworkSection(Section):
 class MachineSection(Section):
     """Virtual machines."""
 
-    hypervisor: Annotated[Literal["auto", "krun", "qemu"], BeforeValidator(lower)] = _setting(
+    hypervisor: Annotated[Literal["auto", "krun", "qemu"], BeforeValidator(lower)] = setting(
         "auto", "What runs the machines; `auto` takes libkrun where it is usable, else QEMU."
     )
-    libkrun_path: OptionalPath = _setting(
+    libkrun_path: OptionalPath = setting(
         "", "The libkrun library, 1.17 or later and below 2; nothing means the loader's own."
     )
-    libkrunfw_path: OptionalPath = _setting(
+    libkrunfw_path: OptionalPath = setting(
         "",
         "The libkrunfw library, 5.x, that `waggle setup` takes the guest kernel from; nothing "
         "means the Debian package.",
     )
-    accel: Annotated[Literal["auto", "kvm", "tcg"], BeforeValidator(lower)] = _setting(
+    accel: Annotated[Literal["auto", "kvm", "tcg"], BeforeValidator(lower)] = setting(
         "auto",
         "Hardware virtualisation (`kvm`) or emulation (`tcg`); `auto` takes KVM where usable.",
     )
-    qemu_binary: Program = _setting("qemu-system-x86_64", "The QEMU program.")
-    ssh_port_base: _Whole = _setting(
+    qemu_binary: Program = setting("qemu-system-x86_64", "The QEMU program.")
+    ssh_port_base: Whole = setting(
         "10000", "First port on 127.0.0.1 for the machines.", ge=1024, le=65_535
     )
-    ssh_port_max: _Whole = _setting(
+    ssh_port_max: Whole = setting(
         "11000", "End of that range; this port is not used any more.", ge=1025, le=65_536
     )
-    vm_uid_base: _Whole = _setting(
+    vm_uid_base: Whole = setting(
         "1900000000",
         "When waggle runs as root, a machine's process gets this user id plus its port.",
         ge=65_536,
@@ -259,21 +243,23 @@ class MachineSection(Section):
 class StorageSection(Section):
     """Where things are kept."""
 
-    data_dir: AbsolutePath = _setting(
+    data_dir: AbsolutePath = setting(
         "", "State and running machines. One server at a time may use it."
     )
-    image_cache_dir: AbsolutePath = _setting(
+    image_cache_dir: AbsolutePath = setting(
         "",
         "Images, their disks, the guest kernel and kit: all of it can be made again, and servers "
         "may share it.",
     )
-    image_cache_max_age: Duration = _setting(
+    image_cache_max_age: Duration = setting(
         "168h", "An image's root disk unused so long is removed from the cache."
     )
 
 
 SECTIONS: tuple[type[Section], ...] = (
     ServerSection,
+    AccessSection,
+    ObservationSection,
     EnvironmentSection,
     ExecutionSection,
     RuntimeSection,

@@ -78,6 +78,7 @@ def limits(settings: Settings) -> Limits:
             settings.allowed_images,
             settings.default_registry,
         ),
+        per_owner=settings.max_environments_per_owner,
     )
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGINT and SIGTERM of a server: the first asks it to stop, the second to stop at once.
+"""Signals of a server: the first SIGINT or SIGTERM asks it to stop, the second to stop at once.
 
+SIGHUP makes it open its files again, where it has any to open.
 Used by `waggle.app`. Knows nothing of servers.
 """
 
@@ -38,3 +39,14 @@ class Signals:
         stop()
         await self._at_once.wait()
         at_once()
+
+
+async def on_hangup(
+    act: Callable[[], None], *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    """Call `act` at every SIGHUP, until cancelled."""
+    with anyio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            log.info("reopening")
+            act()

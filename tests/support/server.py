@@ -26,6 +26,7 @@ from tests.support.fakes import FakeHost, MemoryStore
 
 from waggle.domain.environment import Resources
 from waggle.domain.network import NetworkPolicy
+from waggle.domain.observer import Observer
 from waggle.domain.runtime import Runtime, RuntimeName
 from waggle.infra.spool import Spool
 from waggle.mcp.context import Services
@@ -35,7 +36,9 @@ from waggle.service.environments import EnvironmentService, Limits
 from waggle.service.execution import ExecutionLimits, ExecutionService
 from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
-from waggle.web.app import DEFAULT_BODIES, DEFAULT_SESSIONS, WebApp, build_app
+from waggle.service.rates import RateLimiter
+from waggle.web.access import OPEN, AccessRules
+from waggle.web.app import DEFAULT_BODIES, DEFAULT_SESSIONS, Scrape, WebApp, build_app
 from waggle.web.bodies import BodyLimits
 from waggle.web.endpoint import SessionLimits
 from waggle.web.hosts import host_policy
@@ -64,6 +67,11 @@ class Setup:
     bodies: BodyLimits = DEFAULT_BODIES
     limits: ServerLimits = field(default_factory=lambda: ServerLimits(grace=0.0))
     names: tuple[str, ...] = ()
+    access: AccessRules = OPEN
+    observer: Observer | None = None
+    scrape: Scrape | None = None
+    per_owner: int = 0
+    rates: RateLimiter | None = None
 
 
 @dataclass(slots=True)
@@ -94,10 +102,12 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
             idle_timeout=timedelta(minutes=30),
             network=NetworkPolicy.PUBLIC,
             images={name: f"local/{name}" for name in RuntimeName},
+            per_owner=setup.per_owner,
         ),
         clock=lambda: NOW,
         new_id=lambda: f"00000000-0000-4000-8000-{next(numbers):012x}",
         tasks=tasks,
+        observer=setup.observer,
     )
     jobs = JobService(
         environments,
@@ -112,6 +122,8 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
         filesystem=FilesystemService(environments),
         execution_limits=EXECUTION,
         heartbeat=setup.heartbeat,
+        rates=setup.rates,
+        observer=setup.observer or Observer(),
     )
 
 
@@ -148,6 +160,8 @@ async def serving(setup: Setup | None = None) -> AsyncGenerator[Rig]:
             hosts=host_policy("127.0.0.1", setup.names),
             sessions=setup.sessions,
             bodies=setup.bodies,
+            access=setup.access,
+            scrape=setup.scrape,
         )
         server = WebServer(web, bind("127.0.0.1", 0), setup.limits)
         running = anyio.CancelScope()

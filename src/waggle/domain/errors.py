@@ -9,6 +9,7 @@ succeed later without any change. Anything else that escapes is a bug of waggle.
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 
@@ -18,6 +19,8 @@ class WaggleError(Exception):
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
     default_hint: ClassVar[str] = ""
+    retry_after: int | None = None
+    """Seconds after which the same call will pass, where that is known."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -48,6 +51,28 @@ class MaxEnvironments(WaggleError):
     code = "max_environments"
     retryable = True
     default_hint = "Destroy an environment that is no longer needed, then try again."
+
+
+class QuotaExceeded(WaggleError):
+    """The owner has as many environments as one owner may have."""
+
+    code = "quota_exceeded"
+    retryable = True
+    default_hint = "Destroy one of your environments that is no longer needed, then try again."
+
+
+class RateLimited(WaggleError):
+    """The owner makes too many calls."""
+
+    code = "rate_limited"
+    retryable = True
+
+    def __init__(self, seconds: float) -> None:
+        self.retry_after = max(1, math.ceil(seconds))
+        super().__init__(
+            "Too many calls in the last minute.",
+            hint=f"Wait {self.retry_after} s, then try again; do more in one call.",
+        )
 
 
 class InvalidRuntime(WaggleError):

@@ -1,28 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a tool learns from its request: who calls, and where progress goes.
 
-Called by `waggle.mcp.tools`. The one place to change when callers are authenticated.
+Called by `waggle.mcp.tools` and `waggle.mcp.server`. Callers were authenticated by `waggle.web`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import anyio
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.mcpserver import Context
+from starlette.requests import Request
 
+from waggle.domain.access import LOCAL, Owner
 from waggle.domain.host import Progress
+from waggle.domain.observer import Observer
 from waggle.service.environments import EnvironmentService
 from waggle.service.execution import ExecutionLimits, ExecutionService
 from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
+from waggle.service.rates import RateLimiter
 
 Ctx = Context[Any, Any]
 T = TypeVar("T")
 
-LOCAL_OWNER = "local"
 HEARTBEAT_SECONDS = 5.0
 
 
@@ -39,11 +43,22 @@ class Services:
     filesystem: FilesystemService
     execution_limits: ExecutionLimits
     heartbeat: float = HEARTBEAT_SECONDS
+    rates: RateLimiter | None = None
+    observer: Observer = field(default_factory=Observer)
 
 
-def current_owner(_ctx: Ctx) -> str:
-    """Whose environments this request may see: until callers authenticate, all are one owner."""
-    return LOCAL_OWNER
+def current_owner(ctx: Ctx) -> Owner:
+    """Whose environments this request may see; without HTTP (stdio), those of the one owner there.
+
+    Raises RuntimeError for an HTTP request that nobody has let in, which would be a bug.
+    """
+    request: object = ctx.request_context.request
+    if request is None:
+        return LOCAL
+    user = request.scope.get("user") if isinstance(request, Request) else None
+    if not isinstance(user, AuthenticatedUser):
+        raise RuntimeError("a request reached the tools without authentication")
+    return Owner(user.access_token.client_id)
 
 
 def reporter(ctx: Ctx) -> Progress:

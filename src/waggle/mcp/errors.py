@@ -16,10 +16,11 @@ from typing import Any, cast
 
 import structlog
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult, Result, TextContent
 from pydantic import BaseModel, ValidationError
 
 from waggle.domain.errors import WaggleError
+from waggle.domain.observer import OK
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +38,8 @@ class Failure:
     message: str
     hint: str = ""
     retryable: bool = False
+    retry_after: int | None = None
+    """Seconds, where it is known when."""
 
     @property
     def text(self) -> str:
@@ -51,6 +54,7 @@ class Failure:
                 "message": self.message,
                 "hint": self.hint,
                 "retryable": self.retryable,
+                **({} if self.retry_after is None else {"retry_after_seconds": self.retry_after}),
             }
         }
 
@@ -59,6 +63,13 @@ def clean(text: str, limit: int = MAX_TEXT) -> str:
     """`text` without control, format and surrogate characters, cut to `limit` characters."""
     kept = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text[:limit])
     return kept if len(text) <= limit else f"{kept} [...]"
+
+
+def outcome(result: Result) -> str:
+    """`ok`, or the code of the failure in a result of ours."""
+    if not isinstance(result, CallToolResult) or not result.is_error:
+        return OK
+    return str((result.meta or {}).get(ERROR_META_KEY, {}).get("code"))
 
 
 def failure_result(
@@ -84,7 +95,13 @@ def describe(
     cause = _innermost(error)
     if isinstance(cause, WaggleError):
         log.info("tool_refused", tool=tool, code=cause.code, message=clean(cause.message, 300))
-        return Failure(cause.code, clean(cause.message), clean(cause.hint), cause.retryable)
+        return Failure(
+            cause.code,
+            clean(cause.message),
+            clean(cause.hint),
+            cause.retryable,
+            cause.retry_after,
+        )
     if isinstance(cause, ValidationError) and cause is not error:
         return _arguments(tool, cause, parameters)
     error_id = new_id()

@@ -7,6 +7,7 @@ low-level server) or over stdio. Calls `waggle.service` only, through the tools.
 
 from __future__ import annotations
 
+import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -16,10 +17,14 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, InputRequiredResult
 
+from waggle.domain.errors import RateLimited
+from waggle.domain.observer import NO_TOOL, Observer
 from waggle.mcp.arguments import parameter_names
-from waggle.mcp.context import Services
+from waggle.mcp.calls import ended_call
+from waggle.mcp.context import Services, current_owner
 from waggle.mcp.errors import describe, failure_result, unknown_tool
 from waggle.mcp.tools import all_tools
+from waggle.service.rates import RateLimiter
 
 INSTRUCTIONS = """\
 waggle gives you throw-away Linux machines ("environments") to run code in.
@@ -44,7 +49,9 @@ def package_version() -> str:
 class WaggleServer(MCPServer[dict[str, Any]]):
     """The SDK's server, with every failure of a tool turned into a result that helps."""
 
-    def __init__(self, tools: list[Tool]) -> None:
+    def __init__(
+        self, tools: list[Tool], *, observer: Observer, rates: RateLimiter | None = None
+    ) -> None:
         super().__init__(
             "waggle",
             title="waggle",
@@ -55,6 +62,8 @@ class WaggleServer(MCPServer[dict[str, Any]]):
             subscriptions=False,
         )
         self._by_name = {tool.name: tool for tool in tools}
+        self._observer = observer
+        self._rates = rates
 
     @property
     def lowlevel(self) -> Server[dict[str, Any]]:
@@ -73,13 +82,34 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         context: Context[dict[str, Any], Any] | None = None,
     ) -> CallToolResult | InputRequiredResult:
         """Call a tool. Never raises for a user's mistake, a guest's failure or a crash."""
-        tool = self._by_name.get(name)
-        if tool is None:
-            return failure_result(unknown_tool(name, self._by_name))
+        if context is None:
+            return await self._answer(name, arguments, None)
+        result: CallToolResult | InputRequiredResult | None = None
+        began = time.perf_counter()
         try:
+            result = await self._answer(name, arguments, context)
+            return result  # the `finally` looks at it
+        finally:
+            known = name if name in self._by_name else NO_TOOL
+            took = time.perf_counter() - began
+            self._observer.call_ended(ended_call(context, known, arguments, result, took))
+
+    async def _answer(
+        self,
+        name: str,
+        arguments: dict[str, Any],
+        context: Context[dict[str, Any], Any] | None,
+    ) -> CallToolResult | InputRequiredResult:
+        tool = self._by_name.get(name)
+        try:
+            if self._rates is not None and context is not None:
+                self._rates.take(current_owner(context))
+            if tool is None:
+                return failure_result(unknown_tool(name, self._by_name))
             return await super().call_tool(name, arguments, context)
-        except ToolError as error:
-            return failure_result(describe(name, error, parameters=parameter_names(tool)))
+        except (ToolError, RateLimited) as error:
+            names = parameter_names(tool) if tool else ()
+            return failure_result(describe(tool.name if tool else NO_TOOL, error, parameters=names))
 
 
 def build_mcp(services: Services) -> WaggleServer:
@@ -87,4 +117,4 @@ def build_mcp(services: Services) -> WaggleServer:
 
     The SDK configures the root logger if nobody has: configure logging before.
     """
-    return WaggleServer(all_tools(services))
+    return WaggleServer(all_tools(services), observer=services.observer, rates=services.rates)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 
 import anyio
@@ -18,8 +18,9 @@ import anyio.abc
 import structlog
 
 from waggle.domain.environment import Environment, State, parse_id
-from waggle.domain.errors import NotFound
+from waggle.domain.errors import NotFound, WaggleError
 from waggle.domain.host import EnvironmentHost, Guest, Progress, no_progress
+from waggle.domain.observer import CANCELLED, Observer
 from waggle.domain.protocols import Clock, EnvironmentStore, NewId
 from waggle.service.live import LiveEnvironment
 from waggle.service.registry import Registry
@@ -46,6 +47,7 @@ class EnvironmentService:
         clock: Clock,
         new_id: NewId,
         tasks: anyio.abc.TaskGroup,
+        observer: Observer | None = None,
     ) -> None:
         self._host = host
         self._store = store
@@ -53,7 +55,8 @@ class EnvironmentService:
         self._clock = clock
         self._new_id = new_id
         self._tasks = tasks
-        self._registry = Registry(limits.max_environments)
+        self._observer = observer or Observer()
+        self._registry = Registry(limits.max_environments, limits.per_owner)
         self._removed: list[Callable[[str], None]] = []
 
     def when_removed(self, tell: Callable[[str], None]) -> None:
@@ -92,8 +95,8 @@ class EnvironmentService:
         """Boot a new environment and return it running.
 
         Capacity is reserved before any work; a failed or cancelled create frees it and leaves
-        nothing. Raises MaxEnvironments, InvalidArgument, NotFound when it is destroyed meanwhile,
-        and what `EnvironmentHost.create` raises.
+        nothing. Raises MaxEnvironments, QuotaExceeded, InvalidArgument, NotFound when it is
+        destroyed meanwhile, and what `EnvironmentHost.create` raises.
         """
         environment = self._limits.describe(
             request, environment_id=self._new_id(), owner=owner, now=self._clock()
@@ -105,7 +108,20 @@ class EnvironmentService:
             removed=self._remove,
         )
         self._registry.admit(live)
-        return await live.bring_up(self._host, progress, self._tasks)
+        with self._timed():
+            return await live.bring_up(self._host, progress, self._tasks)
+
+    @contextlib.contextmanager
+    def _timed(self) -> Generator[None]:
+        """Tell the observer how a create ended."""
+        began = self._clock()
+        try:
+            yield
+        except BaseException as error:
+            crashed = "internal" if isinstance(error, Exception) else CANCELLED
+            self._observer.create_failed(error.code if isinstance(error, WaggleError) else crashed)
+            raise
+        self._observer.environment_created((self._clock() - began).total_seconds())
 
     # `builtins.list` because this class has a `list` of its own.
     def list(self, *, owner: str) -> builtins.list[Environment]:
@@ -157,7 +173,10 @@ class EnvironmentService:
         live = self._registry.find(environment_id)
         if live is None or not live.environment.is_expired(self._clock()):
             return False
-        return await live.end(wanted=lambda environment: environment.is_expired(self._clock()))
+        ended = await live.end(wanted=lambda environment: environment.is_expired(self._clock()))
+        if ended:
+            self._observer.environment_reaped()
+        return ended
 
     async def aclose(self) -> None:
         """Refuse new creates and destroy every environment, in parallel. Idempotent.

@@ -8,15 +8,17 @@ runs, and that is what makes the cap exact.
 from __future__ import annotations
 
 from waggle.domain.environment import Environment
-from waggle.domain.errors import MaxEnvironments
+from waggle.domain.errors import MaxEnvironments, QuotaExceeded
 from waggle.service.live import LiveEnvironment
 
 
 class Registry:
     """The live environments by id, in order of creation."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, per_owner: int = 0) -> None:
+        """`per_owner` is how many slots one owner may hold; 0 means any number."""
         self._capacity = capacity
+        self._per_owner = per_owner
         self._live: dict[str, LiveEnvironment] = {}
         self._closed = False
 
@@ -32,9 +34,13 @@ class Registry:
         return None
 
     def admit(self, live: LiveEnvironment) -> None:
-        """Take a slot for it. Raises MaxEnvironments."""
+        """Take a slot for it. Raises MaxEnvironments or QuotaExceeded."""
         if refusal := self.refusal():
             raise refusal
+        owner = live.environment.owner
+        own = [e for e in self.environments() if e.owner == owner and e.holds_capacity]
+        if self._per_owner and len(own) >= self._per_owner:
+            raise QuotaExceeded(f"You have {len(own)} environments, which is all you may have.")
         self._live[live.environment.id] = live
 
     def remove(self, live: LiveEnvironment) -> None:

@@ -40,6 +40,8 @@ class Limits:
     network: NetworkPolicy
     images: Mapping[RuntimeName, str]
     allowed: AllowedImages = NOTHING_ELSE
+    per_owner: int = 0
+    """Environments of one owner; 0 means any number."""
 
     def describe(
         self, request: CreateRequest, *, environment_id: str, owner: str, now: datetime

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The web application: /mcp, /healthz and /readyz, and what protects them.
+"""The web application: /mcp, /healthz, /readyz and /metrics, and what protects them.
 
 Built by the composition root with the low-level MCP server of `waggle.mcp` and a function that
 tells readiness; served by `waggle.web.server`. Knows no services, tools or settings.
@@ -21,7 +21,10 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
+from waggle.domain.access import METRICS
+from waggle.web.access import OPEN, AccessCheck, AccessRules, metadata_routes
 from waggle.web.answers import problem
 from waggle.web.bodies import BodyLimits
 from waggle.web.endpoint import McpEndpoint, SessionLimits
@@ -37,6 +40,8 @@ client escapes (`\\uXXXX` for two bytes: 3), with room for the rest of the messa
 
 NotReady = Callable[[], Awaitable[str | None]]
 """Why a create would fail right now, or None."""
+Scrape = Callable[[int], tuple[bytes, str]]
+"""Given how many sessions there are: what /metrics answers, and its content type."""
 
 
 DEFAULT_SESSIONS = SessionLimits(idle_seconds=1800, maximum=1000)
@@ -58,6 +63,8 @@ def build_app(
     hosts: HostPolicy,
     sessions: SessionLimits = DEFAULT_SESSIONS,
     bodies: BodyLimits = DEFAULT_BODIES,
+    access: AccessRules = OPEN,
+    scrape: Scrape | None = None,
 ) -> WebApp:
     """Put the application together. It runs the MCP sessions within its lifespan."""
     endpoint = McpEndpoint(server, sessions, bodies)
@@ -78,15 +85,29 @@ def build_app(
 
     asgi = Starlette(
         routes=[
-            Route("/mcp", endpoint),
+            Route("/mcp", AccessCheck(endpoint, access)),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readyz, methods=["GET"]),
+            *([_metrics_route(scrape, endpoint, access)] if scrape else []),
+            *metadata_routes(access),
         ],
         middleware=[Middleware(HostCheck, policy=hosts)],
         exception_handlers={HTTPException: _http_problem, Exception: _crash},
         lifespan=lifespan,
     )
     return WebApp(asgi, endpoint)
+
+
+def _metrics_route(scrape: Scrape, endpoint: McpEndpoint, access: AccessRules) -> Route:
+    async def metrics(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in ("GET", "HEAD"):
+            await problem(405, "Method Not Allowed", {"Allow": "GET"})(scope, receive, send)
+            return
+        text, media = scrape(endpoint.sessions)
+        await Response(text, headers={"Content-Type": media})(scope, receive, send)
+
+    only = METRICS if access.verifier else None
+    return Route("/metrics", AccessCheck(metrics, access, only=only))
 
 
 async def _ask(not_ready: NotReady) -> str | None:

@@ -70,6 +70,12 @@ class McpEndpoint:
         """POST requests being served now."""
         return len(self._requests)
 
+    @property
+    def sessions(self) -> int:
+        """2025 sessions that are open now."""
+        # The SDK counts them nowhere else.
+        return len(self._stateful._server_instances)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Own the SDK's managers and their tasks. Can be entered once."""

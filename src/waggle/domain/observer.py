@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens in the server, told to whoever keeps count: metrics and the audit log.
+
+Told by `waggle.mcp` (calls), `waggle.service` (environments) and the composition root (egress);
+`waggle.infra.observe` listens. A listener returns at once and never raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from waggle.domain.access import Owner
+
+OK = "ok"
+CANCELLED = "cancelled"
+NO_TOOL = "unknown_tool"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One tool call that has ended.
+
+    `outcome` is `ok`, `cancelled` or the code of an error; `tool` is one that exists, or
+    `unknown_tool`. `environment_id` is well-formed or None. `program` is the code or command as the
+    client sent it, hostile and of any size or type.
+    """
+
+    owner: Owner
+    tool: str
+    outcome: str
+    seconds: float
+    environment_id: str | None = None
+    session: str = "none"
+    """How it came: `stdio`, `session` (with an id) or `none` (HTTP without one)."""
+    address: str | None = None
+    program: object = None
+
+
+class Observer:
+    """Listens to nothing; the base of those that do."""
+
+    def call_ended(self, call: Call) -> None:
+        """A tool call ended, however it did."""
+
+    def environment_created(self, seconds: float) -> None:
+        """An environment runs, so long after it was asked for."""
+
+    def create_failed(self, code: str) -> None:
+        """One was not made: `cancelled` or the code of an error."""
+
+    def environment_reaped(self) -> None:
+        """One was removed because nobody used it."""
+
+    def egress_denied(self, why: str) -> None:
+        """A guest was kept from an address; `why` is the code of a verdict."""
+
+
+class Observers(Observer):
+    """Passes everything on to several, in order."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = tuple(observers)
+
+    def call_ended(self, call: Call) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.call_ended(call)
+
+    def environment_created(self, seconds: float) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.environment_created(seconds)
+
+    def create_failed(self, code: str) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.create_failed(code)
+
+    def environment_reaped(self) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.environment_reaped()
+
+    def egress_denied(self, why: str) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.egress_denied(why)

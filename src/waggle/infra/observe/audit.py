@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audit log: one JSON line for each tool call, appended to a file or to stderr.
+
+Built by the composition root. A file is the server's user's alone (0600), never followed through a
+link, and opened again when it was moved or removed (logrotate) and on `reopen` (SIGHUP). A disk
+that is full loses lines and says so in the server's log, but breaks no call. JSON escapes all that
+is not printable ASCII, so nothing that a client sends ends a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import structlog
+
+from waggle.domain.errors import SettingsInvalid
+from waggle.domain.observer import Call, Observer
+
+log = structlog.get_logger(__name__)
+
+MAX_PROGRAM = 8_000
+LOOK_SECONDS = 1.0
+COMPLAIN_SECONDS = 60.0
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class AuditLog(Observer):
+    """Writes lines. `path` None means stderr, which is not closed. Close it at the end."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        programs: bool,
+        now: Callable[[], datetime],
+        monotonic: Callable[[], float],
+    ) -> None:
+        """`programs`: also write code and commands. Raises SettingsInvalid if it cannot open."""
+        self._path = path
+        self._programs = programs
+        self._now = now
+        self._monotonic = monotonic
+        self._looked = monotonic()
+        self._complained = -COMPLAIN_SECONDS
+        self._lost = 0
+        self._torn = False
+        try:
+            self._descriptor = sys.stderr.fileno() if path is None else _open(path)
+        except OSError as error:
+            raise SettingsInvalid(
+                f"WAGGLE_AUDIT_LOG={path} cannot be written: {error.strerror}.",
+                hint="It must be a regular file, or one that can be made; links are not followed.",
+            ) from error
+
+    def call_ended(self, call: Call) -> None:
+        """Write a line. Never raises."""
+        try:
+            self._look()
+            self._write(audit_line(call, self._now(), programs=self._programs))
+        except OSError as error:
+            self._lost += 1
+            self._complain(error)
+
+    def reopen(self) -> None:
+        """Open the file by its name again. Never raises; when it cannot, the old one goes on."""
+        if self._path is None:
+            return
+        try:
+            fresh = _open(self._path)
+        except OSError as error:
+            self._complain(error)
+            return
+        self.close()
+        self._descriptor = fresh
+        self._torn = False
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._path is not None:
+            os.close(self._descriptor)
+
+    def _look(self) -> None:
+        """At most once a second: is the file still where its name says?"""
+        moment = self._monotonic()
+        if self._path is None or moment - self._looked < LOOK_SECONDS:
+            return
+        self._looked = moment
+        held = os.fstat(self._descriptor)
+        try:
+            there = self._path.lstat()
+        except FileNotFoundError:
+            self.reopen()
+            return
+        if (there.st_dev, there.st_ino) != (held.st_dev, held.st_ino):
+            self.reopen()
+
+    def _write(self, line: bytes) -> None:
+        data = b"\n" + line if self._torn else line
+        written = os.write(self._descriptor, data)
+        self._torn = written < len(data)
+        if self._torn:
+            raise OSError(0, "only a part of a line was written")
+        if self._lost:
+            log.error("audit_log_works_again", lost=self._lost)
+            self._lost = 0
+
+    def _complain(self, error: OSError) -> None:
+        moment = self._monotonic()
+        if moment - self._complained >= COMPLAIN_SECONDS:
+            self._complained = moment
+            log.error("audit_log_failed", why=error.strerror, lost=self._lost)
+
+
+def audit_line(call: Call, moment: datetime, *, programs: bool) -> bytes:
+    """The line, with its end. Pure."""
+    fields: dict[str, object] = {
+        "time": moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "owner": call.owner,
+        "tool": call.tool,
+        "environment": call.environment_id,
+        "outcome": call.outcome,
+        "duration_ms": round(call.seconds * 1000, 1),
+        "session": call.session,
+        "client": call.address,
+    }
+    if programs and call.program is not None:
+        fields["program"] = _program(call.program)
+    return json.dumps(fields, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _program(program: object) -> str:
+    """A client's code or command as text, cut."""
+    if isinstance(program, list):
+        words = [str(word)[:MAX_PROGRAM] for word in cast("list[object]", program)[:1000]]
+        program = shlex.join(words)
+    text = program if isinstance(program, str) else type(program).__name__
+    return text if len(text) <= MAX_PROGRAM else f"{text[:MAX_PROGRAM]}[...]"
+
+
+def _open(path: Path) -> int:
+    descriptor = os.open(path, _FLAGS, 0o600)
+    try:
+        if not _is_file(descriptor):
+            raise OSError(0, "not a regular file")
+        os.fchmod(descriptor, 0o600)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _is_file(descriptor: int) -> bool:
+    return (os.fstat(descriptor).st_mode & 0o170000) == 0o100000

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The numbers of /metrics, in a registry of their own. Built by the composition root.
+
+Labels are tools, outcomes and states, which are few and ours: never an owner, an id or a client's
+text. Gauges are read when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Count
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+from waggle.domain.environment import State
+from waggle.domain.observer import Call, Observer
+
+_CALL_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_CREATE_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 120)
+
+
+class Metrics(Observer):
+    """Counts what it is told, and answers a scrape."""
+
+    def __init__(self, states: Callable[[], Iterable[State]], capacity: int) -> None:
+        """`states` gives the state of every live environment now."""
+        self._registry = CollectorRegistry()
+        self._gauges = _Gauges(states, capacity)
+        self._registry.register(self._gauges)
+        ProcessCollector(registry=self._registry)
+        counter, registry = Counter, self._registry
+        self._calls = counter(
+            "waggle_tool_calls", "Tool calls.", ("tool", "outcome"), registry=registry
+        )
+        self._seconds = Histogram(
+            "waggle_tool_call_seconds",
+            "How long tool calls took.",
+            ("tool",),
+            registry=registry,
+            buckets=_CALL_SECONDS,
+        )
+        self._created = Histogram(
+            "waggle_environment_create_seconds",
+            "How long creates took that ended in a running environment.",
+            registry=registry,
+            buckets=_CREATE_SECONDS,
+        )
+        self._failed = counter(
+            "waggle_environment_create_failures", "Failed creates.", ("code",), registry=registry
+        )
+        self._reaped = counter(
+            "waggle_environments_reaped", "Environments removed unused.", registry=registry
+        )
+        self._denied = counter(
+            "waggle_egress_denied", "Connections kept from guests.", ("why",), registry=registry
+        )
+
+    def scrape(self, sessions: int) -> tuple[bytes, str]:
+        """The page, given how many sessions there are, and its content type."""
+        self._gauges.sessions = sessions
+        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
+
+    def call_ended(self, call: Call) -> None:
+        """Count it."""
+        self._calls.labels(call.tool, call.outcome).inc()
+        self._seconds.labels(call.tool).observe(call.seconds)
+
+    def environment_created(self, seconds: float) -> None:
+        """Count it."""
+        self._created.observe(seconds)
+
+    def create_failed(self, code: str) -> None:
+        """Count it."""
+        self._failed.labels(code).inc()
+
+    def environment_reaped(self) -> None:
+        """Count it."""
+        self._reaped.inc()
+
+    def egress_denied(self, why: str) -> None:
+        """Count it."""
+        self._denied.labels(why).inc()
+
+
+class _Gauges(Collector):
+    """What is true in the moment of a scrape."""
+
+    def __init__(self, states: Callable[[], Iterable[State]], capacity: int) -> None:
+        self._states = states
+        self._capacity = capacity
+        self.sessions = 0
+
+    def collect(self) -> Iterator[Metric]:
+        count = Count(self._states())
+        environments = GaugeMetricFamily(
+            "waggle_environments", "Environments by state.", labels=("state",)
+        )
+        for state in State:
+            if state is not State.DESTROYED:
+                environments.add_metric((state.value,), count[state])
+        yield environments
+        yield GaugeMetricFamily(
+            "waggle_environments_max", "Environments that may exist at once.", value=self._capacity
+        )
+        yield GaugeMetricFamily("waggle_sessions", "Open MCP sessions.", value=self.sessions)

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Let in who may: bearer tokens in front of /mcp and /metrics, and where to get one (RFC 9728).
+
+Built by `waggle.web.app` around its endpoints. What a verified caller is goes into the request's
+`user`, in the SDK's form: its session manager then gives a session only to the owner who opened it,
+and `waggle.mcp` reads the owner from there. The token itself goes no further than this module.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import structlog
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from waggle.domain.access import (
+    LOCAL,
+    METRICS,
+    CannotVerify,
+    Identity,
+    ScopeMissing,
+    TokenRefused,
+    Verifier,
+)
+from waggle.web.answers import problem
+
+log = structlog.get_logger(__name__)
+
+WELL_KNOWN = "/.well-known/oauth-protected-resource"
+RETRY_SECONDS = 10
+_BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthResource:
+    """What clients of an OAuth issuer are told: the URL of /mcp, the issuer, the scope needed."""
+
+    url: str
+    issuer: str
+    scope: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """The metadata of RFC 9728."""
+        scopes = {"scopes_supported": [self.scope]} if self.scope else {}
+        return {
+            "resource": self.url,
+            "authorization_servers": [self.issuer],
+            "bearer_methods_supported": ["header"],
+            "resource_name": "waggle",
+            **scopes,
+        }
+
+    @property
+    def metadata_url(self) -> str:
+        """Where clients find `document`: the well-known part goes between host and path."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}{WELL_KNOWN}{parts.path.rstrip('/')}"
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRules:
+    """Who is let in; without a verifier everybody is, as the owner `local`."""
+
+    verifier: Verifier | None = None
+    resource: OAuthResource | None = None
+
+    def challenge(self, error: str = "", scope: str = "") -> str:
+        """The WWW-Authenticate header."""
+        fields = {"realm": "waggle"}
+        if error:
+            fields["error"] = error
+        if self.resource is not None:
+            fields["resource_metadata"] = self.resource.metadata_url
+            scope = scope or self.resource.scope
+        if scope:
+            fields["scope"] = scope
+        return "Bearer " + ", ".join(f'{name}="{value}"' for name, value in fields.items())
+
+
+OPEN = AccessRules()
+
+
+class AccessCheck:
+    """ASGI middleware: passes on who is let in, and refuses everybody else before reading a body.
+
+    `only` is the one owner who may come here, with a token of the file; without it, all others may.
+    """
+
+    def __init__(self, app: ASGIApp, rules: AccessRules, *, only: str | None = None) -> None:
+        self._app = app
+        self._rules = rules
+        self._only = only
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse the request, or pass it on."""
+        identity = await self._identify(scope)
+        if isinstance(identity, Response):
+            await identity(scope, receive, send)
+            return
+        scope["user"] = _user(identity)
+        await self._app(scope, receive, send)
+
+    async def _identify(self, scope: Scope) -> Identity | Response:
+        rules = self._rules
+        if rules.verifier is None:
+            return Identity(LOCAL, "local")
+        given = Headers(scope=scope).getlist("authorization")
+        if not given:
+            return self._unauthorized("Authentication is needed: send Authorization: Bearer TOKEN.")
+        match = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
+        try:
+            if match is None:
+                raise TokenRefused("no bearer token")
+            identity = await rules.verifier.verify(match[1])
+        except TokenRefused as refusal:
+            log.info("auth_refused", why=refusal.reason, client=client_address(scope))
+            return self._refused(refusal)
+        return identity if self._may_enter(identity) else self._forbidden()
+
+    def _may_enter(self, identity: Identity) -> bool:
+        scraper = identity == Identity(METRICS, "token")
+        return scraper if self._only == METRICS else not scraper
+
+    def _refused(self, refusal: TokenRefused) -> Response:
+        if isinstance(refusal, CannotVerify):
+            return problem(
+                503,
+                "Tokens cannot be checked now: the issuer cannot be reached. Try again later.",
+                {"Retry-After": str(RETRY_SECONDS)},
+            )
+        if isinstance(refusal, ScopeMissing):
+            header = {
+                "WWW-Authenticate": self._rules.challenge("insufficient_scope", refusal.scope)
+            }
+            return problem(403, f"The token lacks the scope {refusal.scope}.", header)
+        return self._unauthorized("The token is not valid, or not any more.", "invalid_token")
+
+    def _unauthorized(self, message: str, error: str = "") -> Response:
+        return problem(401, message, {"WWW-Authenticate": self._rules.challenge(error)})
+
+    def _forbidden(self) -> Response:
+        return problem(403, "This token is for something else.")
+
+
+def _user(identity: Identity) -> AuthenticatedUser:
+    token = AccessToken.model_construct(
+        token="",
+        client_id=identity.owner,
+        scopes=[],
+        expires_at=None,
+        resource=None,
+        subject=None,
+        claims=None,
+    )
+    return AuthenticatedUser(token)
+
+
+def metadata_routes(rules: AccessRules) -> list[Route]:
+    """The routes of RFC 9728: for the resource's own path, and for clients that ask at the root."""
+    resource = rules.resource
+    if resource is None:
+        return []
+
+    async def metadata(_request: Request) -> Response:
+        return JSONResponse(resource.document(), headers={"Cache-Control": "max-age=3600"})
+
+    paths = dict.fromkeys((urlsplit(resource.metadata_url).path, f"{WELL_KNOWN}/mcp", WELL_KNOWN))
+    return [Route(path, metadata, methods=["GET"]) for path in paths]
+
+
+def client_address(scope: Scope) -> str | None:
+    """The address at the other end of the connection; a proxy's, if one stands between."""
+    client = scope.get("client")
+    return str(client[0]) if client else None
