@@ -186,18 +186,26 @@ async def _run(
 
 @asynccontextmanager
 async def client(
-    rig: Rig, era: str = LEGACY, *, max_event: int | None = 1024 * 1024
+    rig: Rig, era: str = LEGACY, *, max_event: int | None = 1024 * 1024, token: str = ""
 ) -> AsyncGenerator[Client]:
     """The SDK's client over real HTTP. `max_event` is the SDK's own default."""
-    transport = streamable_http_client(rig.mcp, max_sse_event_size=max_event)
-    async with Client(transport, mode=era, read_timeout_seconds=20) as connected:
-        yield connected
+    async with httpx2.AsyncClient(headers=bearer(token), timeout=20) as http:
+        transport = streamable_http_client(
+            rig.mcp, max_sse_event_size=max_event, http_client=http if token else None
+        )
+        async with Client(transport, mode=era, read_timeout_seconds=20) as connected:
+            yield connected
+
+
+def bearer(token: str) -> dict[str, str]:
+    """The header of a token; none for an empty one."""
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 @asynccontextmanager
-async def raw(rig: Rig) -> AsyncGenerator[httpx2.AsyncClient]:
+async def raw(rig: Rig, token: str = "") -> AsyncGenerator[httpx2.AsyncClient]:
     """A plain HTTP client with the headers that a person gives curl."""
-    headers = {"Accept": "application/json, text/event-stream"}
+    headers = {"Accept": "application/json, text/event-stream", **bearer(token)}
     async with httpx2.AsyncClient(base_url=rig.url, headers=headers, timeout=20) as http:
         yield http
 

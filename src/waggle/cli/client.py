@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import httpx2
 from mcp import Client, MCPError
+from mcp.client.streamable_http import streamable_http_client
 from mcp_types import TextContent
 
 from waggle.config import Settings
@@ -28,17 +30,40 @@ def server_url(settings: Settings) -> str:
     return f"http://{shown}:{settings.listen_addr.port}/mcp"
 
 
-@asynccontextmanager
-async def connected(url: str) -> AsyncGenerator[Client]:
-    """A connected client. Raises SetupIncomplete when no server of MCP answers, or not any more.
+class Unauthorized(WaggleError):
+    """The server wants to know who calls, or knows no such token."""
 
-    What the block raises comes out as it is, not inside the groups of the client's tasks.
+    code = "unauthorized"
+
+
+@asynccontextmanager
+async def connected(url: str, token: str = "") -> AsyncGenerator[Client]:
+    """A connected client, which sends the token if there is one.
+
+    Raises SetupIncomplete when no server of MCP answers, or not any more, and Unauthorized. What
+    the block raises comes out as it is, not inside the groups of the client's tasks.
     """
+    refused: list[int] = []
+
+    async def note(answer: httpx2.Response) -> None:
+        """The SDK's errors do not tell the status."""
+        if answer.status_code in (401, 403):
+            refused.append(answer.status_code)
+
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    timeout = httpx2.Timeout(30, read=300)
     try:
-        async with Client(url) as client:
+        async with (
+            httpx2.AsyncClient(
+                headers=headers, timeout=timeout, event_hooks={"response": [note]}
+            ) as http,
+            Client(streamable_http_client(url, http_client=http)) as client,
+        ):
             yield client
     except (httpx2.HTTPError, MCPError, BaseExceptionGroup) as error:
         cause = _first(cast("BaseException", error))
+        if refused and isinstance(cause, (httpx2.HTTPError, MCPError)):
+            raise _unauthorized(url, token, refused[-1]) from error
         if isinstance(cause, httpx2.ConnectError):
             raise SetupIncomplete(
                 f"No server answers at {url}.",
@@ -51,6 +76,22 @@ async def connected(url: str) -> AsyncGenerator[Client]:
                 hint="Look at its log, and at WAGGLE_LISTEN_ADDR.",
             ) from error
         raise cause from None
+
+
+def connected_by(settings: Settings) -> contextlib.AbstractAsyncContextManager[Client]:
+    """A client of the server of these settings, as `connected`."""
+    return connected(server_url(settings), settings.token.get_secret_value())
+
+
+def _unauthorized(url: str, token: str, status: int) -> Unauthorized:
+    if status == 403:
+        return Unauthorized(f"The token may not be used at {url}.", hint=_ASK)
+    if token:
+        return Unauthorized(f"The server at {url} refuses the token in WAGGLE_TOKEN.", hint=_ASK)
+    return Unauthorized(f"The server at {url} wants a token.", hint=_ASK)
+
+
+_ASK = "Set WAGGLE_TOKEN to one that 'waggle token new OWNER' printed on the server's machine."
 
 
 def _first(error: BaseException) -> BaseException:

@@ -56,7 +56,7 @@ async def _demo(settings: Settings, environ: Mapping[str, str]) -> None:
     started = time.monotonic()
     async with _interruptible(), _server(settings, environ) as url:
         say(f"A server listens at {url} (only its warnings are shown)")
-        async with connected(url) as client:
+        async with connected(url, settings.token.get_secret_value()) as client:
             await _tour(client)
     say(f"The server has stopped. All in all: {time.monotonic() - started:.1f} s")
 

@@ -12,7 +12,7 @@ import anyio
 from rich.console import Console
 from rich.table import Column, Table
 
-from waggle.cli.client import call, connected, find, server_url
+from waggle.cli.client import call, connected_by, find
 from waggle.cli.progress import say
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, WaggleError
@@ -36,7 +36,7 @@ def ls(*, as_json: bool) -> None:
 
 
 async def _list() -> list[dict[str, Any]]:
-    async with connected(server_url(load())) as client:
+    async with connected_by(load()) as client:
         listed = await call(client, "list_environments")
         return cast("list[dict[str, Any]]", listed["environments"])
 
@@ -54,7 +54,7 @@ def rm(environments: Sequence[str]) -> None:
 
 async def _remove(environments: Sequence[str]) -> list[WaggleError]:
     failures: list[WaggleError] = []
-    async with connected(server_url(load())) as client:
+    async with connected_by(load()) as client:
         for wanted in environments:
             try:
                 row = await find(client, wanted)

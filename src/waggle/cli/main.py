@@ -14,6 +14,7 @@ from cyclopts import App, Group
 
 from waggle.cli.image_commands import image
 from waggle.cli.options import Json, Yes
+from waggle.cli.token_commands import token
 from waggle.domain.errors import InvalidArgument, WaggleError
 
 app = App(
@@ -26,6 +27,7 @@ app.register_install_completion_command(name="--install-completion")  # pyright:
 env = App(name="env", help="The environments of the running server.")
 app.command(image)
 app.command(env)
+app.command(token)
 SERVER, MACHINE = Group("Server", sort_key=1), Group("This machine", sort_key=2)
 
 

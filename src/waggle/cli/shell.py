@@ -9,7 +9,7 @@ from pathlib import Path
 
 import anyio
 
-from waggle.cli.client import connected, find, server_url
+from waggle.cli.client import connected_by, find
 from waggle.config import Settings, load
 from waggle.domain.errors import SetupIncomplete
 from waggle.places import Places
@@ -52,5 +52,5 @@ def ssh_argv(ssh: str, directory: Path, port: str) -> list[str]:
 
 
 async def _find(settings: Settings, environment: str) -> str:
-    async with connected(server_url(settings)) as client:
+    async with connected_by(settings) as client:
         return str((await find(client, environment))["environment_id"])

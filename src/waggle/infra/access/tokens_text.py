@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -23,6 +22,7 @@ PREFIX = "wgl_"
 TOKEN_BYTES = 32
 MAX_BYTES = 1 << 20
 ID_LENGTH = 12
+MAX_DAYS = 3650
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
 _EXPIRES = re.compile(r"expires=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)")
 _COMMENT = re.compile(r"(?:^|\s)#")
@@ -59,6 +59,16 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def parse_days(text: str) -> int:
+    """How long a new token is good, such as `90d`. Raises InvalidArgument outside 1 to 3650 d."""
+    match = re.fullmatch(r"(\d{1,4})d", text)
+    if match is None or not 1 <= int(match[1]) <= MAX_DAYS:
+        raise InvalidArgument(
+            f"{text[:20]!r} is no time to expire.", hint=f"Use 1d to {MAX_DAYS}d, such as 90d."
+        )
+    return int(match[1])
+
+
 def parse_tokens(text: str) -> dict[str, Entry]:
     """The entries by their hash. Raises SettingsInvalid, with the line's number."""
     found: dict[str, Entry] = {}
@@ -74,11 +84,8 @@ def parse_tokens(text: str) -> dict[str, Entry]:
 
 def without(text: str, unwanted: str) -> str:
     """The text without the line whose hash is `unwanted`; other lines stay as they are."""
-    return "".join(line for line in _lines(text) if f"sha256:{unwanted}" not in line.split())
-
-
-def _lines(text: str) -> Iterator[str]:
-    yield from text.splitlines(keepends=True)
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if f"sha256:{unwanted}" not in line.split())
 
 
 def _entry(line: str, number: int) -> Entry | None:
