@@ -86,7 +86,7 @@ class JwtVerifier:
         except (jwt.PyJWTError, ValueError, RecursionError):
             raise TokenRefused("malformed") from None
         algorithm, kid = header.get("alg"), header.get("kid")
-        if algorithm not in ALGORITHMS:
+        if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
             raise TokenRefused("algorithm")
         if not isinstance(kid, str | None) or "crit" in header:
             raise TokenRefused("malformed")
