@@ -24,7 +24,7 @@ MAX_BYTES = 1 << 20
 ID_LENGTH = 12
 MAX_DAYS = 3650
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
-_EXPIRES = re.compile(r"expires=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)")
+_EXPIRES = re.compile(r"expires=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)", re.ASCII)
 _COMMENT = re.compile(r"(?:^|\s)#")
 
 
@@ -61,7 +61,7 @@ def digest(token: str) -> str:
 
 def parse_days(text: str) -> int:
     """How long a new token is good, such as `90d`. Raises InvalidArgument outside 1 to 3650 d."""
-    match = re.fullmatch(r"(\d{1,4})d", text)
+    match = re.fullmatch(r"([0-9]{1,4})d", text)
     if match is None or not 1 <= int(match[1]) <= MAX_DAYS:
         raise InvalidArgument(
             f"{text[:20]!r} is no time to expire.", hint=f"Use 1d to {MAX_DAYS}d, such as 90d."

@@ -138,7 +138,13 @@ def audit_line(call: Call, moment: datetime, *, programs: bool) -> bytes:
 def _program(program: object) -> str:
     """A client's code or command as text, cut."""
     if isinstance(program, list):
-        words = [str(word)[:MAX_PROGRAM] for word in cast("list[object]", program)[:1000]]
+        words: list[str] = []
+        size = 0
+        for word in cast("list[object]", program):
+            words.append(str(word)[: MAX_PROGRAM + 1])
+            size += len(words[-1]) + 1
+            if size > MAX_PROGRAM:
+                break
         program = shlex.join(words)
     text = program if isinstance(program, str) else type(program).__name__
     return text if len(text) <= MAX_PROGRAM else f"{text[:MAX_PROGRAM]}[...]"

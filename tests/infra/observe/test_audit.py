@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audit log: one line a call whatever a client sends, through log rotation and a full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from waggle.domain.access import Owner
+from waggle.domain.errors import SettingsInvalid
+from waggle.domain.observer import Call
+from waggle.infra.observe.audit import MAX_PROGRAM, AuditLog, audit_line
+
+NOW = datetime(2026, 3, 4, 5, 6, 7, 89_000, tzinfo=UTC)
+CALL = Call(
+    owner=Owner("ann"),
+    tool="execute",
+    outcome="ok",
+    seconds=0.1234,
+    environment_id="00000000-0000-4000-8000-000000000001",
+    session="session",
+    address="127.0.0.1",
+    program="print(1)",
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def audit(path: Path | None, clock: Clock | None = None, *, programs: bool = False) -> AuditLog:
+    return AuditLog(path, programs=programs, now=lambda: NOW, monotonic=clock or Clock())
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_what_a_line_says(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    log = audit(path)
+    log.call_ended(CALL)
+    log.close()
+    assert lines(path) == [
+        {
+            "time": "2026-03-04T05:06:07.089Z",
+            "owner": "ann",
+            "tool": "execute",
+            "environment": CALL.environment_id,
+            "outcome": "ok",
+            "duration_ms": 123.4,
+            "session": "session",
+            "client": "127.0.0.1",
+        }
+    ]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@given(st.text(), st.text() | st.lists(st.text() | st.integers()) | st.none() | st.binary())
+def test_nothing_that_a_client_sends_ends_a_line(tool: str, program: object) -> None:
+    line = audit_line(replace(CALL, tool=tool, program=program), NOW, programs=True)
+    assert line.endswith(b"\n")
+    assert all(0x20 <= byte < 0x7F for byte in line[:-1])
+    json.loads(line)
+
+
+def test_code_is_there_when_asked_for_and_bounded() -> None:
+    assert b"print" not in audit_line(CALL, NOW, programs=False)
+    assert json.loads(audit_line(CALL, NOW, programs=True))["program"] == "print(1)"
+    listed = replace(CALL, program=["ls", "a b"])
+    assert json.loads(audit_line(listed, NOW, programs=True))["program"] == "ls 'a b'"
+    for huge in ("x" * 1_000_000, ["x" * 1_000_000] * 50, ["x"] * 1_000_000):
+        line = audit_line(replace(CALL, program=huge), NOW, programs=True)
+        assert MAX_PROGRAM <= len(line) < 2 * MAX_PROGRAM
+
+
+def test_it_appends(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    for _ in range(2):
+        log = audit(path)
+        log.call_ended(CALL)
+        log.close()
+    assert len(lines(path)) == 2
+
+
+def test_a_file_that_was_moved_is_made_again_within_a_second(tmp_path: Path) -> None:
+    path, clock = tmp_path / "audit", Clock()
+    log = audit(path, clock)
+    path.rename(tmp_path / "audit.1")
+    log.call_ended(CALL)
+    clock.seconds = 1
+    log.call_ended(CALL)
+    assert (len(lines(tmp_path / "audit.1")), len(lines(path))) == (1, 1)
+    path.unlink()
+    log.reopen()  # as SIGHUP does, without waiting
+    log.call_ended(CALL)
+    assert len(lines(path)) == 1
+    log.close()
+
+
+def test_links_and_what_is_no_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe", "no/such", "."):
+        with pytest.raises(SettingsInvalid, match="WAGGLE_AUDIT_LOG"):
+            audit(tmp_path / name)
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_link_put_there_later_is_not_followed(tmp_path: Path) -> None:
+    path, clock = tmp_path / "audit", Clock()
+    log = audit(path, clock)
+    path.rename(tmp_path / "audit.1")
+    path.symlink_to(tmp_path / "target")
+    clock.seconds = 1
+    with capture_logs() as logs:
+        log.call_ended(CALL)
+    assert not (tmp_path / "target").exists()
+    assert len(lines(tmp_path / "audit.1")) == 1  # the old one goes on
+    assert [entry["event"] for entry in logs] == ["audit_log_failed"]
+    log.close()
+
+
+def test_a_full_disk_loses_lines_says_so_and_breaks_nothing() -> None:
+    clock = Clock()
+    log = audit(None, clock)
+    log._descriptor = os.open("/dev/full", os.O_WRONLY)
+    try:
+        with capture_logs() as logs:
+            for _ in range(50):
+                log.call_ended(CALL)
+            clock.seconds = 60
+            log.call_ended(CALL)
+        assert [(entry["event"], entry["lost"]) for entry in logs] == [
+            ("audit_log_failed", 1),
+            ("audit_log_failed", 51),
+        ]
+    finally:
+        os.close(log._descriptor)
+
+
+def test_after_a_torn_line_the_next_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    log = audit(path)
+    with path.open("ab") as file:
+        file.write(b'{"time": "20')
+    log._torn = True
+    log.call_ended(CALL)
+    log.close()
+    assert json.loads(path.read_text().splitlines()[1])["owner"] == "ann"

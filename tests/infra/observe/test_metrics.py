@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What /metrics says after calls and events, and what it never says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from prometheus_client.parser import text_string_to_metric_families
+from tests.infra.observe.test_audit import CALL
+
+from waggle.domain.environment import State
+from waggle.infra.observe.metrics import Metrics
+
+
+def samples(metrics: Metrics, sessions: int = 0) -> dict[str, float]:
+    """Every sample by `name{label=value}`, buckets left out."""
+    text = metrics.scrape(sessions)[0].decode()
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if not sample.name.endswith(("_bucket", "_created")):
+                labels = ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()))
+                found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found
+
+
+def test_calls_and_events_are_counted() -> None:
+    metrics = Metrics(list, 10)
+    metrics.call_ended(CALL)
+    metrics.call_ended(replace(CALL, seconds=2, outcome="timeout"))
+    metrics.environment_created(6)
+    metrics.create_failed("boot_failed")
+    metrics.environment_reaped()
+    metrics.egress_denied("private")
+    said = samples(metrics)
+    assert said["waggle_tool_calls_total{outcome=ok,tool=execute}"] == 1
+    assert said["waggle_tool_calls_total{outcome=timeout,tool=execute}"] == 1
+    assert said["waggle_tool_call_seconds_count{tool=execute}"] == 2
+    assert said["waggle_environment_create_seconds_sum"] == 6
+    assert said["waggle_environment_create_failures_total{code=boot_failed}"] == 1
+    assert said["waggle_environments_reaped_total"] == 1
+    assert said["waggle_egress_denied_total{why=private}"] == 1
+
+
+def test_gauges_are_read_when_asked() -> None:
+    states = [State.RUNNING, State.RUNNING, State.ERROR]
+    metrics = Metrics(lambda: states, 10)
+    said = samples(metrics, sessions=3)
+    assert said["waggle_environments{state=running}"] == 2
+    assert said["waggle_environments{state=creating}"] == 0
+    assert (said["waggle_environments_max"], said["waggle_sessions"]) == (10, 3)
+    states.clear()
+    assert samples(metrics)["waggle_environments{state=running}"] == 0
+
+
+def test_nobody_is_named() -> None:
+    metrics = Metrics(list, 10)
+    metrics.call_ended(CALL)
+    text = metrics.scrape(0)[0].decode()
+    for secret in ("ann", str(CALL.environment_id), "127.0.0.1", "print"):
+        assert secret not in text
+
+
+def test_two_servers_in_one_process_do_not_share() -> None:
+    one, other = Metrics(list, 1), Metrics(list, 2)
+    one.environment_reaped()
+    assert samples(other)["waggle_environments_reaped_total"] == 0

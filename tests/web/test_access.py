@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is let in, over real HTTP: tokens, sessions of others, metadata, and every route's Host."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import httpx2
+import pytest
+from structlog.testing import capture_logs
+from tests.support.issuer import AUDIENCE, Issuer, issuing
+from tests.support.server import (
+    ERAS,
+    INITIALIZE,
+    MODERN,
+    Rig,
+    Setup,
+    bearer,
+    client,
+    created,
+    data_of,
+    error_of,
+    raw,
+    request,
+    serving,
+)
+
+from waggle.domain.access import Identity, Owner, TokenRefused
+from waggle.infra.access.either import EitherVerifier
+from waggle.infra.access.jwks import Jwks, Pace
+from waggle.infra.access.jwt import JwtRules, JwtVerifier
+from waggle.web.access import AccessRules, OAuthResource
+
+pytestmark = pytest.mark.anyio
+
+ANN, BOB, SCRAPER = "wgl_" + "a" * 43, "wgl_" + "b" * 43, "wgl_" + "m" * 43
+LIST = request("tools/call", {"name": "list_environments", "arguments": {}})
+RESOURCE = OAuthResource("https://waggle.test/mcp", "https://issuer.test", "waggle")
+
+
+class Tokens:
+    """A tokens file without the file."""
+
+    def __init__(self) -> None:
+        self.owners = {ANN: "ann", BOB: "bob", SCRAPER: "metrics"}
+
+    async def verify(self, token: str) -> Identity:
+        if token not in self.owners:
+            raise TokenRefused("unknown")
+        return Identity(Owner(self.owners[token]), "token")
+
+
+def guarded(tokens: Tokens | None = None, resource: OAuthResource | None = None) -> Setup:
+    return Setup(access=AccessRules(tokens or Tokens(), resource))
+
+
+async def initialized(http: httpx2.AsyncClient) -> dict[str, str]:
+    """The headers of a new session."""
+    answer = await http.post("/mcp", json=INITIALIZE)
+    assert answer.status_code == 200, answer.text
+    return {
+        "Mcp-Session-Id": answer.headers["mcp-session-id"],
+        "MCP-Protocol-Version": "2025-11-25",
+    }
+
+
+BAD_HEADERS = {
+    "none": None,
+    "empty": "",
+    "basic": "Basic YTpi",
+    "no token": "Bearer",
+    "wrong": "Bearer wgl_nope",
+    "two words": f"Bearer {ANN} {ANN}",
+    "comma": f"Bearer {ANN},{BOB}",
+    "quoted": f'Bearer "{ANN}"',
+    "a prefix": f"Bearer {ANN[:-1]}",
+    "long": "Bearer " + "x" * 20_000,
+}
+
+
+@pytest.mark.parametrize("name", BAD_HEADERS)
+async def test_without_a_valid_token_nothing_is_reached(name: str) -> None:
+    value = BAD_HEADERS[name]
+    headers = {} if value is None else {"Authorization": value}
+    async with serving(guarded()) as rig, raw(rig) as http:
+        for method in ("POST", "GET", "DELETE", "PUT"):
+            with capture_logs() as logs:
+                answer = await http.request(method, "/mcp", headers=headers)
+            assert answer.status_code == 401
+            challenge = answer.headers["www-authenticate"]
+            assert challenge.startswith('Bearer realm="waggle"')
+            assert ("invalid_token" in challenge) == (value is not None)
+            for secret in (ANN, ANN[:-1], "x" * 100, "wgl_nope"):
+                assert secret not in answer.text + str(answer.headers) + str(logs)
+
+
+async def test_two_tokens_are_none() -> None:
+    async with serving(guarded()) as rig, raw(rig) as http:
+        both = [("Authorization", f"Bearer {ANN}"), ("Authorization", f"Bearer {BOB}")]
+        answer = await http.post("/mcp", json=LIST, headers=both)
+        assert answer.status_code == 401
+
+
+async def test_a_token_in_the_query_is_no_token() -> None:
+    async with serving(guarded()) as rig, raw(rig) as http:
+        answer = await http.post(f"/mcp?access_token={ANN}", json=LIST)
+        assert answer.status_code == 401
+
+
+async def test_the_body_of_a_stranger_is_not_read() -> None:
+    """The refusal comes while the body is still to come."""
+    async with serving(guarded()) as rig:
+        host, _, port = rig.url.removeprefix("http://").partition(":")
+        async with await anyio.connect_tcp(host, int(port)) as stream:
+            head = f"POST /mcp HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+            await stream.send(f"{head}Content-Length: 1000000\r\n\r\n".encode())
+            with anyio.fail_after(5):
+                assert b" 401 " in await stream.receive()
+
+
+async def test_health_is_for_everybody() -> None:
+    async with serving(guarded()) as rig, raw(rig) as http:
+        assert (await http.get("/healthz")).status_code == 200
+        assert (await http.get("/readyz")).status_code == 200
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_owners_do_not_meet(era: str) -> None:
+    """Whatever bob tries on ann's environment ends as with one that never was, word for word."""
+    nobody = "00000000-0000-4000-8000-ffffffffffff"
+    attempts = {
+        "execute": {"code": "print(1)"},
+        "install_packages": {"packages": "numpy"},
+        "write_file": {"path": "a", "content": "b"},
+        "read_file": {"path": "a"},
+        "list_files": {},
+        "destroy_environment": {},
+    }
+    async with (
+        serving(guarded()) as rig,
+        client(rig, era, token=ANN) as ann,
+        client(rig, era, token=BOB) as bob,
+    ):
+        hers = await created(ann)
+        assert data_of(await bob.call_tool("list_environments", {}))["count"] == 0
+        for tool, arguments in attempts.items():
+            refused = error_of(await bob.call_tool(tool, {"environment_id": hers, **arguments}))
+            unknown = error_of(await bob.call_tool(tool, {"environment_id": nobody, **arguments}))
+            assert refused["code"] == "not_found"
+            assert str(refused).replace(hers, nobody) == str(unknown)
+        assert data_of(await ann.call_tool("list_environments", {}))["count"] == 1
+        tools = {tool.name for tool in (await bob.list_tools()).tools}
+        takers = tools - {"create_environment", "list_environments"}
+        assert takers == attempts.keys(), "a new tool needs an attempt here"
+        # Destroyed ones stay hers, too.
+        await ann.call_tool("destroy_environment", {"environment_id": hers})
+        gone = error_of(await bob.call_tool("destroy_environment", {"environment_id": hers}))
+        assert gone["code"] == "not_found"
+
+
+async def test_a_session_is_its_owners_alone() -> None:
+    async with serving(guarded()) as rig, raw(rig, ANN) as ann, raw(rig, BOB) as bob:
+        session = await initialized(ann)
+        assert (await ann.post("/mcp", json=LIST, headers=session)).status_code == 200
+        made_up = {**session, "Mcp-Session-Id": "0" * 32}
+        for method in ("POST", "GET", "DELETE"):
+            body = LIST if method == "POST" else None
+            theirs = await bob.request(method, "/mcp", json=body, headers=session)
+            unknown = await bob.request(method, "/mcp", json=body, headers=made_up)
+            assert theirs.status_code == unknown.status_code == 404
+            assert theirs.text == unknown.text
+        async with raw(rig) as stranger:
+            assert (await stranger.post("/mcp", json=LIST, headers=session)).status_code == 401
+        # None of that has ended it; its end does, and then it cannot be replayed.
+        assert (await ann.post("/mcp", json=LIST, headers=session)).status_code == 200
+        assert (await ann.delete("/mcp", headers=session)).status_code == 200
+        assert (await ann.post("/mcp", json=LIST, headers=session)).status_code == 404
+
+
+async def test_the_owner_is_that_of_the_request_not_of_the_session() -> None:
+    """Another token of the same owner goes on with the session: tokens are renewed."""
+    tokens = Tokens()
+    async with serving(guarded(tokens)) as rig, raw(rig, ANN) as http:
+        session = await initialized(http)
+        tokens.owners = {BOB: "ann"}
+        assert (await http.post("/mcp", json=LIST, headers=session)).status_code == 401
+        answer = await http.post("/mcp", json=LIST, headers={**session, **bearer(BOB)})
+        assert answer.status_code == 200
+        tokens.owners = {BOB: "bob"}
+        answer = await http.post("/mcp", json=LIST, headers={**session, **bearer(BOB)})
+        assert answer.status_code == 404
+
+
+async def test_a_modern_request_does_not_become_the_sessions_owner() -> None:
+    async with serving(guarded()) as rig, raw(rig, ANN) as ann, raw(rig, BOB) as bob:
+        async with client(rig, token=ANN) as connected:
+            await created(connected)
+        session = await initialized(ann)
+        meta = {
+            "io.modelcontextprotocol/protocolVersion": MODERN,
+            "io.modelcontextprotocol/clientCapabilities": {},
+        }
+        message = request(
+            "tools/call", {"name": "list_environments", "arguments": {}, "_meta": meta}
+        )
+        modern = {
+            "MCP-Protocol-Version": MODERN,
+            "Mcp-Method": "tools/call",
+            "Mcp-Name": "list_environments",
+        }
+        answer = await bob.post("/mcp", json=message, headers={**session, **modern})
+        assert "python-" not in answer.text
+
+
+async def test_without_authentication_all_are_one_owner() -> None:
+    async with serving() as rig, client(rig) as one, client(rig, token=BOB) as other:
+        await created(one)
+        assert data_of(await other.call_tool("list_environments", {}))["count"] == 1
+
+
+def page(sessions: int) -> tuple[bytes, str]:
+    return b"sessions %d\n" % sessions, "text/plain; version=0.0.4"
+
+
+async def test_metrics_need_their_own_token() -> None:
+    setup = guarded()
+    setup.scrape = page
+    async with serving(setup) as rig, raw(rig) as http, client(rig, "legacy", token=ANN):
+        assert (await http.get("/metrics")).status_code == 401
+        assert (await http.get("/metrics", headers=bearer(ANN))).status_code == 403
+        answer = await http.get("/metrics", headers=bearer(SCRAPER))
+        assert (answer.status_code, answer.text) == (200, "sessions 1\n")
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        refused = await http.post("/mcp", json=LIST, headers=bearer(SCRAPER))
+        assert refused.status_code == 403
+        assert (await http.post("/metrics", headers=bearer(SCRAPER))).status_code == 405
+
+
+async def test_metrics_are_open_when_everything_is_and_absent_when_off() -> None:
+    async with serving(Setup(scrape=page)) as rig, raw(rig) as http:
+        assert (await http.get("/metrics")).text == "sessions 0\n"
+    async with serving() as rig, raw(rig) as http:
+        assert (await http.get("/metrics")).status_code == 404
+
+
+PATHS = ("/mcp", "/healthz", "/readyz", "/metrics", "/.well-known/oauth-protected-resource", "/x")
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_no_route_answers_a_page_that_rebinds(path: str) -> None:
+    """With a good token, too: a browser that has one must not lend it to a page."""
+    setup = guarded(resource=RESOURCE)
+    setup.scrape = page
+    async with serving(setup) as rig, raw(rig, ANN) as http:
+        for method in ("GET", "POST", "DELETE"):
+            rebound = await http.request(method, path, headers={"Host": "evil.test"})
+            assert rebound.status_code == 421
+            crossed = await http.request(method, path, headers={"Origin": "https://evil.test"})
+            assert crossed.status_code == 403
+            assert "python" not in rebound.text + crossed.text
+
+
+# With an OAuth issuer.
+
+
+@asynccontextmanager
+async def resource_server(scope: str = "waggle") -> AsyncGenerator[tuple[Rig, Issuer]]:
+    async with issuing() as issuer:
+        keys = Jwks(
+            issuer.url,
+            None,
+            tls=ssl.create_default_context(),
+            monotonic=time.monotonic,
+            pace=Pace(fetch=0.5),
+        )
+        rules = JwtRules(issuer.url, AUDIENCE, scope)
+        issued = JwtVerifier(rules, keys, now=time.time, monotonic=time.monotonic)
+        resource = OAuthResource(AUDIENCE, issuer.url, scope)
+        access = AccessRules(EitherVerifier(Tokens(), issued), resource)
+        async with serving(Setup(access=access)) as rig:
+            yield rig, issuer
+
+
+async def test_where_to_get_a_token() -> None:
+    async with resource_server() as (rig, issuer), raw(rig) as http:
+        refused = await http.post("/mcp", json=LIST)
+        challenge = refused.headers["www-authenticate"]
+        where = "https://waggle.test/.well-known/oauth-protected-resource/mcp"
+        assert f'resource_metadata="{where}"' in challenge
+        assert 'scope="waggle"' in challenge
+        for path in (where.removeprefix("https://waggle.test"), PATHS[4]):
+            answer = await http.get(path)
+            assert answer.json() == {
+                "resource": AUDIENCE,
+                "authorization_servers": [issuer.url],
+                "bearer_methods_supported": ["header"],
+                "resource_name": "waggle",
+                "scopes_supported": ["waggle"],
+            }
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_issued_tokens_work_beside_those_of_the_file(era: str) -> None:
+    async with (
+        resource_server() as (rig, issuer),
+        client(rig, era, token=issuer.token()) as subject,
+        client(rig, era, token=ANN) as ann,
+    ):
+        await created(subject)
+        assert data_of(await subject.call_tool("list_environments", {}))["count"] == 1
+        assert data_of(await ann.call_tool("list_environments", {}))["count"] == 0
+
+
+async def test_answers_to_issued_tokens_that_will_not_do() -> None:
+    async with resource_server() as (rig, issuer), raw(rig) as http:
+
+        async def post(token: str) -> httpx2.Response:
+            answer = await http.post("/mcp", json=LIST, headers=bearer(token))
+            assert token not in answer.text + str(answer.headers)
+            return answer
+
+        lacking = await post(issuer.token(scope="openid"))
+        assert lacking.status_code == 403
+        assert 'error="insufficient_scope"' in lacking.headers["www-authenticate"]
+        assert 'scope="waggle"' in lacking.headers["www-authenticate"]
+        expired = await post(issuer.token(exp=1000))
+        assert expired.status_code == 401
+        assert 'error="invalid_token"' in expired.headers["www-authenticate"]
+
+
+async def test_an_issuer_that_is_down_is_a_503_and_only_for_its_tokens() -> None:
+    async with resource_server() as (rig, issuer), raw(rig) as http:
+        issuer.answers = "error"
+        answer = await http.post("/mcp", json=LIST, headers=bearer(issuer.token()))
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
+        assert (await http.post("/mcp", json=LIST, headers=bearer(ANN))).status_code == 200
+
+
+async def test_a_session_of_an_issued_owner() -> None:
+    async with (
+        resource_server() as (rig, issuer),
+        raw(rig, issuer.token()) as ann,
+        raw(rig, issuer.token(sub="bob")) as bob,
+    ):
+        session = await initialized(ann)
+        assert (await ann.post("/mcp", json=LIST, headers=session)).status_code == 200
+        assert (await bob.post("/mcp", json=LIST, headers=session)).status_code == 404
+
+
+async def test_the_settings_make_such_rules(tmp_path: Path) -> None:
+    from waggle.callers import access_rules, public_names
+    from waggle.config import load
+    from waggle.infra.access.tokens_text import digest
+
+    file = tmp_path / "tokens"
+    file.touch(0o600)
+    file.write_text(f"ann sha256:{digest(ANN)}\n")
+    async with issuing() as issuer:
+        settings = load(
+            {
+                "WAGGLE_AUTH_TOKENS_FILE": str(file),
+                "WAGGLE_OAUTH_ISSUER": issuer.url,
+                "WAGGLE_OAUTH_AUDIENCE": "api://waggle",
+                "WAGGLE_PUBLIC_URL": "https://waggle.test/mcp",
+            }
+        )
+        rules = access_rules(settings)
+        assert rules.verifier is not None
+        assert (await rules.verifier.verify(ANN)).owner == "ann"
+        issued = await rules.verifier.verify(issuer.token(aud="api://waggle"))
+        assert issued == Identity(Owner(f"{issuer.url}#ann"), "oauth")
+        assert rules.resource == OAuthResource("https://waggle.test/mcp", issuer.url)
+        assert public_names(settings) == ("waggle.test",)
