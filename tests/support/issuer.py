@@ -17,6 +17,7 @@ import anyio.abc
 import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import get_default_algorithms
 
 AUDIENCE = "https://waggle.test/mcp"
 Private = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -46,10 +47,9 @@ def public_pem(key: Private) -> bytes:
 
 def jwk(kid: str, key: Private, **more: object) -> dict[str, Any]:
     """The public key as its JWKS shows it."""
-    algorithms = jwt.algorithms.get_default_algorithms()
     kind = "RS256" if isinstance(key, rsa.RSAPrivateKey) else "ES256"
     kind = "EdDSA" if isinstance(key, ed25519.Ed25519PrivateKey) else kind
-    public = cast("Any", algorithms[kind]).to_jwk(key.public_key(), as_dict=True)
+    public = cast("Any", get_default_algorithms()[kind]).to_jwk(key.public_key(), as_dict=True)
     return {**public, "kid": kid, "use": "sig", **more}
 
 

@@ -201,7 +201,7 @@ async def test_a_modern_request_does_not_become_the_sessions_owner() -> None:
         async with client(rig, token=ANN) as connected:
             await created(connected)
         session = await initialized(ann)
-        meta = {
+        meta: dict[str, object] = {
             "io.modelcontextprotocol/protocolVersion": MODERN,
             "io.modelcontextprotocol/clientCapabilities": {},
         }

@@ -67,12 +67,10 @@ class RateLimited(WaggleError):
     code = "rate_limited"
     retryable = True
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, seconds: float = 1.0) -> None:
         self.retry_after = max(1, math.ceil(seconds))
-        super().__init__(
-            "Too many calls in the last minute.",
-            hint=f"Wait {self.retry_after} s, then try again; do more in one call.",
-        )
+        wait = f"Wait {self.retry_after} s, then try again; do more in one call."
+        super().__init__(message, hint=wait if hint is None else hint)
 
 
 class InvalidRuntime(WaggleError):

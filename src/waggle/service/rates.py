@@ -34,7 +34,7 @@ class RateLimiter:
         full_at = max(now, self._full_at.get(owner, now)) + 1 / self._per_second
         missing = full_at - now - self._size / self._per_second
         if missing > 1e-9:
-            raise RateLimited(missing)
+            raise RateLimited("Too many calls in the last minute.", seconds=missing)
         if owner not in self._full_at and len(self._full_at) >= _PRUNE_AT:
             self._full_at = {name: at for name, at in self._full_at.items() if at > now}
         self._full_at[owner] = full_at

@@ -98,7 +98,7 @@ async def test_each_kind_of_key_signs(kind: str) -> None:
 
 
 NOW = int(time.time())
-BAD_CLAIMS: dict[str, tuple[dict[str, object], str]] = {
+BAD_CLAIMS: dict[str, tuple[dict[str, Any], str]] = {
     "expired": ({"exp": NOW - 3600}, "refused: expired"),
     "no expiry": ({"exp": None}, "refused: no expiry"),
     "not yet valid": ({"nbf": NOW + 3600}, "refused: not yet valid"),
