@@ -8,6 +8,7 @@ import os
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -287,3 +288,73 @@ class TestDocumentation:
         text = (ROOT / "docs" / "configuration.md").read_text("utf-8")
         assert text == module.page(), "run ./task docs"
         assert all(f"`{variable(name)}`" in text for name in fields())
+
+
+class TestAccess:
+    """Who may call, and what goes together."""
+
+    OAUTH: ClassVar = {"OAUTH_ISSUER": "https://i.test", "OAUTH_AUDIENCE": "https://w.test/mcp"}
+
+    def test_nobody_authenticates_unless_told(self) -> None:
+        default = settings()
+        assert not default.authenticates
+        assert (default.max_environments_per_owner, default.max_calls_per_minute) == (0, 0)
+        assert default.metrics
+        assert default.audit_log is None
+        assert not default.audit_code
+
+    def test_beyond_loopback_somebody_has_to(self) -> None:
+        (line,) = problems(LISTEN_ADDR="0.0.0.0:80")
+        assert "WAGGLE_AUTH_TOKENS_FILE" in line
+        for more in ({"AUTH_TOKENS_FILE": "/t"}, self.OAUTH, {"ALLOW_REMOTE": "true"}):
+            assert not settings(LISTEN_ADDR="0.0.0.0:80", **more).listen_addr.is_loopback
+
+    def test_an_issuer_needs_an_audience(self) -> None:
+        assert "WAGGLE_OAUTH_AUDIENCE" in problems(OAUTH_ISSUER="https://i.test")[0]
+
+    def test_clients_must_know_a_url(self) -> None:
+        oauth = {**self.OAUTH, "OAUTH_AUDIENCE": "api://waggle"}
+        assert "WAGGLE_PUBLIC_URL" in problems(**oauth)[0]
+        both = settings(**oauth, PUBLIC_URL="https://w.test/mcp")
+        assert both.resource_url == "https://w.test/mcp"
+        assert settings(**self.OAUTH).resource_url == "https://w.test/mcp"
+
+    def test_what_has_no_effect_is_told(self) -> None:
+        (line,) = problems(OAUTH_SCOPE="waggle")
+        assert line == "WAGGLE_OAUTH_SCOPE has no effect without WAGGLE_OAUTH_ISSUER."
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://i.test",
+            "https://",
+            "https://u:p@i.test",
+            "https://i.test/?a=b",
+            "https://i.test/#a",
+            'https://i.test/"',
+            "https://i.test/ x",
+            "ftp://i.test",
+            "i.test",
+            "https://i.test:99999",
+        ],
+    )
+    def test_urls_that_will_not_do(self, url: str) -> None:
+        (line,) = problems(OAUTH_ISSUER=url, OAUTH_AUDIENCE="https://w.test/mcp")
+        assert line.startswith("WAGGLE_OAUTH_ISSUER=")
+        assert "u:p" not in line
+
+    @pytest.mark.parametrize(
+        "url", ["https://i.test", "https://i.test/a/", "http://127.0.0.1:8/x", "http://[::1]:8"]
+    )
+    def test_urls_that_will(self, url: str) -> None:
+        assert settings(OAUTH_ISSUER=url, OAUTH_AUDIENCE="https://w.test").oauth_issuer == url
+
+    def test_the_token_is_never_shown(self) -> None:
+        given = settings(TOKEN="wgl_hunter2")
+        assert given.token.get_secret_value() == "wgl_hunter2"
+        assert "hunter2" not in repr(given) + str(given)
+
+    def test_where_the_audit_log_goes(self) -> None:
+        assert settings(AUDIT_LOG="-").audit_log == "-"
+        assert settings(AUDIT_LOG="/a").audit_log == Path("/a")
+        assert "WAGGLE_AUDIT_LOG='a'" in problems(AUDIT_LOG="a")[0]
