@@ -20,7 +20,7 @@ import anyio
 import anyio.abc
 import structlog
 
-from waggle.callers import Watch, access_rules, public_names, rates, watching
+from waggle.callers import Watch, access_rules, log_egress, public_names, rates, watching
 from waggle.config import Settings
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DataDirBusy, SettingsInvalid
@@ -31,7 +31,7 @@ from waggle.hypervisors import hypervisor
 from waggle.infra.files import FileLock
 from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.net.egress import EgressProxy
-from waggle.infra.net.policy import AddressPolicy, Verdict
+from waggle.infra.net.policy import AddressPolicy
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.net.resolve import SystemResolver, dns_pool
 from waggle.infra.rootfs.kit.build import GuestKit
@@ -199,7 +199,7 @@ def _local_host(
             policy,
             SystemResolver(pool),
             ports=frozenset(settings.egress_ports),
-            on_decision=partial(_log_egress, observer, environment.id),
+            on_decision=partial(log_egress, observer, environment.id),
         )
 
     return LocalHost(
@@ -217,14 +217,6 @@ def _local_host(
         boot_timeout=settings.boot_timeout.total_seconds(),
         uid_base=settings.vm_uid_base if is_root() else None,
     )
-
-
-def _log_egress(
-    observer: Observer, environment: str, host: str, port: int, verdict: Verdict
-) -> None:
-    if not verdict.allowed:
-        observer.egress_denied(verdict.code)
-        log.info("egress_denied", environment=environment, host=host, port=port, why=verdict.code)
 
 
 def _services(

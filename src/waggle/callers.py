@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
+import structlog
+
 from waggle.config import Settings
 from waggle.domain.environment import State
 from waggle.domain.errors import SettingsInvalid
@@ -22,12 +24,15 @@ from waggle.infra.access.either import EitherVerifier
 from waggle.infra.access.jwks import Jwks
 from waggle.infra.access.jwt import JwtRules, JwtVerifier
 from waggle.infra.access.tokens_file import TokensFile
+from waggle.infra.net.policy import Verdict
 from waggle.infra.observe.audit import AuditLog
 from waggle.infra.observe.metrics import Metrics
 from waggle.presets import certificates
 from waggle.service.rates import RateLimiter
 from waggle.web.access import OPEN, AccessRules, OAuthResource
 from waggle.web.app import Scrape
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,15 @@ def watching(settings: Settings, states: Callable[[], Iterable[State]]) -> Gener
     finally:
         if audit is not None:
             audit.close()
+
+
+def log_egress(
+    observer: Observer, environment: str, host: str, port: int, verdict: Verdict
+) -> None:
+    """Tell what a guest was kept from; what it may do is nobody's business."""
+    if not verdict.allowed:
+        observer.egress_denied(verdict.code)
+        log.info("egress_denied", environment=environment, host=host, port=port, why=verdict.code)
 
 
 def _now() -> datetime:

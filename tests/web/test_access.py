@@ -7,7 +7,6 @@ import ssl
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import anyio
 import httpx2
@@ -350,29 +349,3 @@ async def test_a_session_of_an_issued_owner() -> None:
         session = await initialized(ann)
         assert (await ann.post("/mcp", json=LIST, headers=session)).status_code == 200
         assert (await bob.post("/mcp", json=LIST, headers=session)).status_code == 404
-
-
-async def test_the_settings_make_such_rules(tmp_path: Path) -> None:
-    from waggle.callers import access_rules, public_names
-    from waggle.config import load
-    from waggle.infra.access.tokens_text import digest
-
-    file = tmp_path / "tokens"
-    file.touch(0o600)
-    file.write_text(f"ann sha256:{digest(ANN)}\n")
-    async with issuing() as issuer:
-        settings = load(
-            {
-                "WAGGLE_AUTH_TOKENS_FILE": str(file),
-                "WAGGLE_OAUTH_ISSUER": issuer.url,
-                "WAGGLE_OAUTH_AUDIENCE": "api://waggle",
-                "WAGGLE_PUBLIC_URL": "https://waggle.test/mcp",
-            }
-        )
-        rules = access_rules(settings)
-        assert rules.verifier is not None
-        assert (await rules.verifier.verify(ANN)).owner == "ann"
-        issued = await rules.verifier.verify(issuer.token(aud="api://waggle"))
-        assert issued == Identity(Owner(f"{issuer.url}#ann"), "oauth")
-        assert rules.resource == OAuthResource("https://waggle.test/mcp", issuer.url)
-        assert public_names(settings) == ("waggle.test",)

@@ -87,6 +87,15 @@ def test_code_is_there_when_asked_for_and_bounded() -> None:
         assert MAX_PROGRAM <= len(line) < 2 * MAX_PROGRAM
 
 
+def test_a_file_that_is_there_is_closed_to_others_but_not_to_its_group(tmp_path: Path) -> None:
+    for before, after in ((0o666, 0o640), (0o640, 0o640), (0o600, 0o600)):
+        path = tmp_path / f"{before:o}"
+        path.touch()
+        path.chmod(before)
+        audit(path).close()
+        assert path.stat().st_mode & 0o777 == after
+
+
 def test_it_appends(tmp_path: Path) -> None:
     path = tmp_path / "audit"
     for _ in range(2):

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The audit log: one JSON line for each tool call, appended to a file or to stderr.
 
-Built by the composition root. A file is the server's user's alone (0600), never followed through a
-link, and opened again when it was moved or removed (logrotate) and on `reopen` (SIGHUP). A disk
-that is full loses lines and says so in the server's log, but breaks no call. JSON escapes all that
-is not printable ASCII, so nothing that a client sends ends a line.
+Built by the composition root. A file is made for the server's user alone (0600), or closed to
+others if it is there already, and never followed through a link. It is opened again when it was
+moved or removed (logrotate) and on `reopen` (SIGHUP). A disk that is full loses lines and says so
+in the server's log, but breaks no call. JSON escapes all that is not printable ASCII, so nothing
+that a client sends ends a line.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import stat
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -29,6 +31,9 @@ MAX_PROGRAM = 8_000
 LOOK_SECONDS = 1.0
 COMPLAIN_SECONDS = 60.0
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_KEPT = 0o640
+"""Of the mode of a file that is there already, such as one that logrotate has made."""
+_TOO_OPEN = 0o137
 
 
 class AuditLog(Observer):
@@ -153,14 +158,12 @@ def _program(program: object) -> str:
 def _open(path: Path) -> int:
     descriptor = os.open(path, _FLAGS, 0o600)
     try:
-        if not _is_file(descriptor):
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
             raise OSError(0, "not a regular file")
-        os.fchmod(descriptor, 0o600)
+        if mode & _TOO_OPEN:
+            os.fchmod(descriptor, mode & _KEPT)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def _is_file(descriptor: int) -> bool:
-    return (os.fstat(descriptor).st_mode & 0o170000) == 0o100000
