@@ -14,7 +14,8 @@ import httpx2
 import pytest
 from tests.support.issuer import AUDIENCE, issuing
 from tests.support.server import bearer, request
-from tests.support.waggle_process import Waggle, beside, command_line, running, until
+from tests.support.waggle_client import until
+from tests.support.waggle_process import Waggle, beside, command_line, running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

@@ -134,6 +134,11 @@ async def test_owners_do_not_meet(era: str) -> None:
     nobody = "00000000-0000-4000-8000-ffffffffffff"
     attempts = {
         "execute": {"code": "print(1)"},
+        "run_command": {"command": "id"},
+        "wait_job": {"job_id": 1},
+        "read_job": {"job_id": 1},
+        "kill_job": {"job_id": 1},
+        "list_jobs": {},
         "install_packages": {"packages": "numpy"},
         "write_file": {"path": "a", "content": "b"},
         "read_file": {"path": "a"},
@@ -146,6 +151,8 @@ async def test_owners_do_not_meet(era: str) -> None:
         client(rig, era, token=BOB) as bob,
     ):
         hers = await created(ann)
+        await ann.call_tool("execute", {"environment_id": hers, "code": "1"})  # her job 1
+        assert data_of(await ann.call_tool("list_jobs", {"environment_id": hers}))["jobs"]
         assert data_of(await bob.call_tool("list_environments", {}))["count"] == 0
         for tool, arguments in attempts.items():
             refused = error_of(await bob.call_tool(tool, {"environment_id": hers, **arguments}))
