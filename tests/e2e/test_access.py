@@ -15,7 +15,7 @@ import pytest
 from tests.support.issuer import AUDIENCE, issuing
 from tests.support.server import bearer, request
 from tests.support.waggle_client import until
-from tests.support.waggle_process import Waggle, beside, command_line, running
+from tests.support.waggle_process import Waggle, beside, command_line, running, small
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -264,3 +264,50 @@ async def test_a_server_of_an_issuer(tmp_path: Path) -> None:
                 answer = await http.get("/.well-known/oauth-protected-resource/mcp")
                 assert answer.json()["authorization_servers"] == [issuer.url]
             assert issuer.token() not in server.text()
+
+
+@pytest.mark.vm
+@pytest.mark.timeout(300)
+async def test_two_owners_and_a_machine(operator: Operator, tmp_path: Path) -> None:
+    ann, bob, scraper = operator.new("ann"), operator.new("bob"), operator.new("metrics")
+    settings = {
+        **small(tmp_path),
+        "auth_tokens_file": str(operator.tokens),
+        "audit_log": str(operator.audit),
+        "max_environments_per_owner": "1",
+    }
+
+    async def tool(token: str, name: str, **arguments: object) -> dict[str, Any]:
+        message = request("tools/call", {"name": name, "arguments": arguments})
+        text = (await post(server, token, message)).text
+        data = [line[5:] for line in text.splitlines() if line.startswith("data:")]
+        return json.loads(data[-1])["result"]
+
+    with running(tmp_path, settings) as server:
+        made = await tool(ann, "create_environment", runtime="shell")
+        hers = made["structuredContent"]["environment_id"]
+        ran = await tool(ann, "execute", environment_id=hers, code="echo hers > f; cat f")
+        assert ran["structuredContent"]["stdout"] == "hers\n"
+        stolen = await tool(bob, "read_file", environment_id=hers, path="f")
+        assert stolen["_meta"]["waggle/error"]["code"] == "not_found"
+        assert "hers" not in stolen["content"][0]["text"]
+        more = await tool(ann, "create_environment", runtime="shell")
+        assert more["_meta"]["waggle/error"]["code"] == "quota_exceeded"
+        async with httpx2.AsyncClient(base_url=server.url, headers=bearer(scraper)) as http:
+            page = (await http.get("/metrics")).text
+        assert 'waggle_environments{state="running"} 1.0' in page
+        assert "waggle_environment_create_seconds_count 1.0" in page
+        assert 'waggle_tool_calls_total{outcome="quota_exceeded",' in page
+        for secret in ("ann", "bob", hers):
+            assert secret not in page
+        await tool(ann, "destroy_environment", environment_id=hers)
+    lines = [json.loads(line) for line in operator.audit.read_text().splitlines()]
+    assert [(line["owner"], line["tool"], line["outcome"]) for line in lines] == [
+        ("ann", "create_environment", "ok"),
+        ("ann", "execute", "ok"),
+        ("bob", "read_file", "not_found"),
+        ("ann", "create_environment", "quota_exceeded"),
+        ("ann", "destroy_environment", "ok"),
+    ]
+    assert [line["environment"] for line in lines] == [hers, hers, hers, None, hers]
+    assert "echo" not in operator.audit.read_text()
