@@ -18,6 +18,7 @@ from waggle.service.environments import EnvironmentService
 from waggle.service.execution import ExecutionService
 from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
+from waggle.service.repeats import Repeats
 
 TARGET = Path(__file__).with_name("tools.md")
 
@@ -52,6 +53,7 @@ def default_tools() -> list[Tool]:
         environments=cast("EnvironmentService", None),
         execution=cast("ExecutionService", None),
         filesystem=cast("FilesystemService", None),
+        repeats=cast("Repeats", None),
         jobs=cast("JobService", None),
         execution_limits=execution_limits(settings),
     )

@@ -37,6 +37,7 @@ from waggle.infra.net.resolve import SystemResolver, dns_pool
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.infra.spool import Spool
+from waggle.infra.store.calls import SqliteCalls
 from waggle.infra.store.sqlite import SqliteStore
 from waggle.mcp.context import Services
 from waggle.mcp.server import build_mcp
@@ -49,6 +50,7 @@ from waggle.service.jobs import JobService
 from waggle.service.local_host import GuestParts, LocalHost, is_root
 from waggle.service.pruner import Pruner
 from waggle.service.reaper import Reaper
+from waggle.service.repeats import Repeats
 from waggle.signals import Signals, on_hangup
 from waggle.web.access import AccessRules
 from waggle.web.app import build_app
@@ -137,7 +139,7 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
         yield App(
             settings=settings,
             environments=environments,
-            services=_services(settings, environments, clock, tasks, watch.observer),
+            services=_services(settings, environments, store, clock, tasks, watch.observer),
             hypervisor=chosen.label,
             reason=chosen.reason,
             watch=watch,
@@ -222,6 +224,7 @@ def _local_host(
 def _services(
     settings: Settings,
     environments: EnvironmentService,
+    store: SqliteStore,
     clock: Clock,
     tasks: anyio.abc.TaskGroup,
     observer: Observer,
@@ -239,6 +242,7 @@ def _services(
         execution=ExecutionService(environments, jobs, runtimes(settings), spoken),
         jobs=jobs,
         filesystem=FilesystemService(environments),
+        repeats=Repeats(SqliteCalls(store.database, time.time)),
         execution_limits=spoken,
         rates=rates(settings),
         observer=observer,

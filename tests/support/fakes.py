@@ -15,8 +15,9 @@ from tests.support.guest import FakeFile, FakeGuest, output
 
 from waggle.domain.environment import Environment, MachineIdentity
 from waggle.domain.host import Progress
+from waggle.domain.repeat import KeyedCall, KnownCall
 
-__all__ = ["FakeFile", "FakeGuest", "FakeHost", "MemoryStore", "output"]
+__all__ = ["FakeFile", "FakeGuest", "FakeHost", "MemoryCalls", "MemoryStore", "output"]
 
 
 @dataclass(slots=True)
@@ -109,3 +110,33 @@ class MemoryStore:
     async def aclose(self) -> None:
         await anyio.lowlevel.checkpoint()
         self.closed = True
+
+
+@dataclass(slots=True)
+class MemoryCalls:
+    """A CallStore that forgets with the process. `error` makes every write fail."""
+
+    known: dict[tuple[str, str], KnownCall] = field(
+        default_factory=dict[tuple[str, str], KnownCall]
+    )
+    error: Exception | None = None
+
+    async def find(self, call: KeyedCall) -> KnownCall | None:
+        await anyio.lowlevel.checkpoint()
+        return self.known.get((call.owner, call.key))
+
+    async def begin(self, call: KeyedCall) -> None:
+        await self._set(call, None)
+
+    async def finish(self, call: KeyedCall, result: str) -> None:
+        await self._set(call, result)
+
+    async def forget(self, call: KeyedCall) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.known.pop((call.owner, call.key), None)
+
+    async def _set(self, call: KeyedCall, result: str | None) -> None:
+        await anyio.lowlevel.checkpoint()
+        if self.error is not None:
+            raise self.error
+        self.known[call.owner, call.key] = KnownCall(call.fingerprint, result)

@@ -22,7 +22,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, TextContent
-from tests.support.fakes import FakeHost, MemoryStore
+from tests.support.fakes import FakeHost, MemoryCalls, MemoryStore
 
 from waggle.domain.environment import Resources
 from waggle.domain.network import NetworkPolicy
@@ -37,6 +37,7 @@ from waggle.service.execution import ExecutionLimits, ExecutionService
 from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
 from waggle.service.rates import RateLimiter
+from waggle.service.repeats import Repeats
 from waggle.web.access import OPEN, AccessRules
 from waggle.web.app import DEFAULT_BODIES, DEFAULT_SESSIONS, Scrape, WebApp, build_app
 from waggle.web.bodies import BodyLimits
@@ -61,6 +62,7 @@ class Setup:
 
     host: FakeHost = field(default_factory=FakeHost)
     store: MemoryStore = field(default_factory=MemoryStore)
+    calls: MemoryCalls = field(default_factory=MemoryCalls)
     max_environments: int = 3
     heartbeat: float = 60.0
     sessions: SessionLimits = DEFAULT_SESSIONS
@@ -120,6 +122,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
         execution=ExecutionService(environments, jobs, RUNTIMES, EXECUTION),
         jobs=jobs,
         filesystem=FilesystemService(environments),
+        repeats=Repeats(setup.calls),
         execution_limits=EXECUTION,
         heartbeat=setup.heartbeat,
         rates=setup.rates,
@@ -130,7 +133,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
 def default_tools() -> list[Tool]:
     """Every tool; they can be looked at, not called."""
     unused = cast("Any", None)
-    return all_tools(Services(unused, unused, unused, unused, EXECUTION))
+    return all_tools(Services(unused, unused, unused, unused, unused, EXECUTION))
 
 
 @asynccontextmanager

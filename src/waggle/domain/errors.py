@@ -159,6 +159,20 @@ class TooManyJobs(WaggleError):
     default_hint = "Wait for one with wait_job, or end one with kill_job."
 
 
+class KeyReused(WaggleError):
+    """An idempotency key came with another tool or other arguments than at first."""
+
+    code = "idempotency_key_reused"
+    default_hint = "Use a new key for a new call, or repeat the first call unchanged."
+
+
+class OutcomeUnknown(WaggleError):
+    """A keyed call was interrupted by the end of the server."""
+
+    code = "outcome_unknown"
+    default_hint = "Its environment is gone; create a new one, and use a new key."
+
+
 class TimedOut(WaggleError):
     """A deadline of waggle's own passed."""
 

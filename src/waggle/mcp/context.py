@@ -23,6 +23,7 @@ from waggle.service.execution import ExecutionLimits, ExecutionService
 from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
 from waggle.service.rates import RateLimiter
+from waggle.service.repeats import Repeats
 
 Ctx = Context[Any, Any]
 T = TypeVar("T")
@@ -41,6 +42,7 @@ class Services:
     execution: ExecutionService
     jobs: JobService
     filesystem: FilesystemService
+    repeats: Repeats
     execution_limits: ExecutionLimits
     heartbeat: float = HEARTBEAT_SECONDS
     rates: RateLimiter | None = None

@@ -8,6 +8,7 @@ low-level server) or over stdio. Calls `waggle.service` only, through the tools.
 from __future__ import annotations
 
 import time
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -17,14 +18,16 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, InputRequiredResult
 
-from waggle.domain.errors import RateLimited
+from waggle.domain.errors import WaggleError
 from waggle.domain.observer import NO_TOOL, Observer
 from waggle.mcp.arguments import parameter_names
 from waggle.mcp.calls import ended_call
 from waggle.mcp.context import Services, current_owner
 from waggle.mcp.errors import describe, failure_result, unknown_tool
+from waggle.mcp.repeats import PARAMETER, once
 from waggle.mcp.tools import all_tools
 from waggle.service.rates import RateLimiter
+from waggle.service.repeats import Repeats
 
 INSTRUCTIONS = """\
 waggle gives you throw-away Linux machines ("environments") to run code in.
@@ -50,7 +53,12 @@ class WaggleServer(MCPServer[dict[str, Any]]):
     """The SDK's server, with every failure of a tool turned into a result that helps."""
 
     def __init__(
-        self, tools: list[Tool], *, observer: Observer, rates: RateLimiter | None = None
+        self,
+        tools: list[Tool],
+        *,
+        repeats: Repeats,
+        observer: Observer,
+        rates: RateLimiter | None = None,
     ) -> None:
         super().__init__(
             "waggle",
@@ -64,6 +72,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         self._by_name = {tool.name: tool for tool in tools}
         self._observer = observer
         self._rates = rates
+        self._repeats = repeats
 
     @property
     def lowlevel(self) -> Server[dict[str, Any]]:
@@ -106,8 +115,11 @@ class WaggleServer(MCPServer[dict[str, Any]]):
                 self._rates.take(current_owner(context))
             if tool is None:
                 return failure_result(unknown_tool(name, self._by_name))
-            return await super().call_tool(name, arguments, context)
-        except (ToolError, RateLimited) as error:
+            if context is None or PARAMETER not in tool.parameters["properties"]:
+                return await super().call_tool(name, arguments, context)
+            call = partial(super().call_tool, name, arguments, context)
+            return await once(self._repeats, name, arguments, current_owner(context), call)
+        except (ToolError, WaggleError) as error:
             names = parameter_names(tool) if tool else ()
             return failure_result(describe(tool.name if tool else NO_TOOL, error, parameters=names))
 
@@ -117,4 +129,9 @@ def build_mcp(services: Services) -> WaggleServer:
 
     The SDK configures the root logger if nobody has: configure logging before.
     """
-    return WaggleServer(all_tools(services), observer=services.observer, rates=services.rates)
+    return WaggleServer(
+        all_tools(services),
+        repeats=services.repeats,
+        observer=services.observer,
+        rates=services.rates,
+    )

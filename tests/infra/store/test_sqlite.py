@@ -222,7 +222,7 @@ async def test_a_migration_that_fails_changes_nothing(
     connection = sqlite3.connect(path)
     tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
     connection.close()
-    assert tables == [("environments",)]
+    assert tables == [("environments",), ("calls",)]
 
 
 async def test_a_symlink_or_a_missing_directory_is_refused(path: Path) -> None:
@@ -237,9 +237,7 @@ async def test_a_symlink_or_a_missing_directory_is_refused(path: Path) -> None:
 async def test_a_full_disk_is_told_and_loses_nothing(path: Path) -> None:
     async with opened(path) as store:
         await store.save(environment())
-        assert store._connection is not None
-        limit = "PRAGMA max_page_count = 1"
-        await store._call(lambda: sqlite.SqliteStore._open_connection(store).execute(limit))
+        await store.database.read("PRAGMA max_page_count = 1", ())
         large = replace(environment(2), error="x" * 100_000)
         with pytest.raises(StateUnavailable, match="full"):
             await store.save(large)

@@ -38,6 +38,19 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX environments_by_change ON environments (state, changed)",
         "CREATE INDEX environments_last_change ON environments (changed)",
     ),
+    (
+        """
+        CREATE TABLE calls (
+            owner TEXT NOT NULL,
+            key TEXT NOT NULL,
+            fingerprint TEXT NOT NULL,
+            started_at REAL NOT NULL,
+            result TEXT,
+            PRIMARY KEY (owner, key)
+        ) STRICT, WITHOUT ROWID
+        """,
+        "CREATE INDEX calls_by_start ON calls (started_at)",
+    ),
 )
 
 

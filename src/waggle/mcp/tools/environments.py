@@ -16,6 +16,7 @@ from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
+from waggle.mcp.repeats import IdempotencyKey
 from waggle.mcp.results import (
     CreatedEnvironment,
     DestroyedEnvironment,
@@ -84,6 +85,7 @@ class EnvironmentTools:
         name: _NameArgument = None,
         timeout_minutes: _MinutesArgument = None,
         network: _NetworkArgument = None,
+        idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
     ) -> Annotated[CallToolResult, CreatedEnvironment]:
         """Boot an environment, with progress for a client that asked for it."""
         request = CreateRequest(

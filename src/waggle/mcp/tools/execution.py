@@ -15,6 +15,7 @@ from waggle.domain.job import parse_wait
 from waggle.domain.runtime import RuntimeName
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
+from waggle.mcp.repeats import IdempotencyKey
 from waggle.mcp.results import CommandOutput
 from waggle.mcp.tools.attend import attend, result_of
 from waggle.mcp.tools.parameters import Background, Cwd, Env, EnvironmentId, Seconds, Stdin, Wait
@@ -68,6 +69,7 @@ class ExecutionTools:
         cwd: Cwd = None,
         env: Env = None,
         stdin: Stdin = "",
+        idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
     ) -> Annotated[CallToolResult, CommandOutput]:
         """Run code; a timeout is an error result that carries the output so far."""
         wait = self._wait(wait_seconds, background=background)
@@ -93,6 +95,7 @@ class ExecutionTools:
         cwd: Cwd = None,
         env: Env = None,
         stdin: Stdin = "",
+        idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
     ) -> Annotated[CallToolResult, CommandOutput]:
         """Run a command; results as those of execute."""
         wait = self._wait(wait_seconds, background=background)

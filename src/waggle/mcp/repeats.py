@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The idempotency key of a tool call: which calls have one, and what is kept of their results.
+
+Called by `waggle.mcp.server` around every call. `waggle.service.repeats` does the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any
+
+from mcp_types import CallToolResult, InputRequiredResult
+from pydantic import Field
+
+from waggle.domain.repeat import MAX_KEY, KeyedCall, parse_key
+from waggle.service.repeats import Repeats
+
+PARAMETER = "idempotency_key"
+REPEATED_META_KEY = "waggle/repeated"
+LOST_WITH_SERVER = frozenset({"create_environment"})
+"""Tools whose interrupted work is undone when the server starts again."""
+IdempotencyKey = Annotated[
+    str | None,
+    Field(
+        max_length=MAX_KEY,
+        description="Any text that is unique for what is to be done. A call that is repeated with "
+        "its key within a day, after a lost connection for example, returns the first result and "
+        "does nothing.",
+    ),
+]
+Result = CallToolResult | InputRequiredResult
+Call = Callable[[], Awaitable[Result]]
+
+
+async def once(
+    repeats: Repeats, name: str, arguments: Mapping[str, Any], owner: str, call: Call
+) -> Result:
+    """Call the tool, or return the result of an earlier call with the same key.
+
+    What was refused before anything was done is not kept. Raises as `Repeats.once`.
+    """
+    given = arguments.get(PARAMETER)
+    if not isinstance(given, str) or not given:
+        return await call()
+    keyed = KeyedCall(owner, parse_key(given), fingerprint(name, arguments))
+    fresh: list[Result] = []
+
+    async def work() -> str | None:
+        result = await call()
+        fresh.append(result)
+        done = isinstance(result, CallToolResult) and result.structured_content is not None
+        return result.model_dump_json(by_alias=True) if done else None
+
+    kept = await repeats.once(keyed, work, lost_with_server=name in LOST_WITH_SERVER)
+    if kept is None:
+        return fresh[0]
+    result = CallToolResult.model_validate_json(kept)
+    return result.model_copy(update={"meta": {**(result.meta or {}), REPEATED_META_KEY: True}})
+
+
+def fingerprint(name: str, arguments: Mapping[str, Any]) -> str:
+    """The digest of a call without its key. Pure."""
+    rest = {key: value for key, value in arguments.items() if key != PARAMETER}
+    canonical = json.dumps([name, rest], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
