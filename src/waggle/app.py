@@ -45,6 +45,7 @@ from waggle.service.execution import ExecutionService
 from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
 from waggle.service.local_host import GuestParts, LocalHost, is_root
+from waggle.service.private_state import keep_swept, sweep
 from waggle.service.pruner import Pruner
 from waggle.service.reaper import Reaper
 from waggle.signals import Signals
@@ -247,6 +248,9 @@ async def serve(
             bind(settings.listen_addr.host, settings.listen_addr.port)
         ) as listener:
             async with open_app(settings) as app:
+                stdio = Places.of(settings).stdio
+                await sweep(stdio)
+                group.start_soon(keep_swept, stdio, settings.reaper_interval.total_seconds())
                 await _serve(app, listener, signals, task_status)
         group.cancel_scope.cancel()
 

@@ -13,7 +13,7 @@ from typing import cast
 from cyclopts import App, Group
 
 from waggle.cli.image_commands import image
-from waggle.cli.options import Json, Yes
+from waggle.cli.options import Json, Stdio, Yes
 from waggle.domain.errors import InvalidArgument, WaggleError
 
 app = App(
@@ -30,10 +30,19 @@ SERVER, MACHINE = Group("Server", sort_key=1), Group("This machine", sort_key=2)
 
 
 @app.command(group=SERVER)
-def serve() -> None:
+def serve(*, stdio: Stdio = False) -> None:
     """Run the server in the foreground until Ctrl-C or SIGTERM."""
     from waggle.config import load
 
+    if stdio:
+        from waggle.stdio.descriptors import claim
+
+        wire = claim()  # before anything can print
+        settings = load()
+        from waggle.cli.serve import serve_stdio
+
+        serve_stdio(settings, wire)
+        return
     settings = load()  # a bad value is told before the many imports of a server
     from waggle.cli.serve import serve as run
 

@@ -17,6 +17,7 @@ from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, InputRequiredResult
 
 from waggle.mcp.arguments import parameter_names
+from waggle.mcp.calls import CUT, REFUSED, Calls
 from waggle.mcp.context import Services
 from waggle.mcp.errors import describe, failure_result, unknown_tool
 from waggle.mcp.tools import all_tools
@@ -55,6 +56,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
             subscriptions=False,
         )
         self._by_name = {tool.name: tool for tool in tools}
+        self.calls = Calls()
 
     @property
     def lowlevel(self) -> Server[dict[str, Any]]:
@@ -76,10 +78,14 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         tool = self._by_name.get(name)
         if tool is None:
             return failure_result(unknown_tool(name, self._by_name))
-        try:
-            return await super().call_tool(name, arguments, context)
-        except ToolError as error:
-            return failure_result(describe(name, error, parameters=parameter_names(tool)))
+        if self.calls.stopping:
+            return failure_result(REFUSED)
+        with self.calls.one():
+            try:
+                return await super().call_tool(name, arguments, context)
+            except ToolError as error:
+                return failure_result(describe(name, error, parameters=parameter_names(tool)))
+        return failure_result(CUT)
 
 
 def build_mcp(services: Services) -> WaggleServer:
