@@ -11,7 +11,7 @@ import contextlib
 import socket
 import time
 import uuid
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -37,7 +37,7 @@ from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.infra.spool import Spool
 from waggle.infra.store.sqlite import SqliteStore
 from waggle.mcp.context import Services
-from waggle.mcp.server import build_mcp
+from waggle.mcp.server import WaggleServer, build_mcp
 from waggle.places import Places
 from waggle.presets import certificates, execution_limits, image_service, limits, runtimes
 from waggle.service.environments import EnvironmentService
@@ -234,7 +234,10 @@ def _services(
 
 
 async def serve(
-    settings: Settings, *, task_status: anyio.abc.TaskStatus[str] = anyio.TASK_STATUS_IGNORED
+    settings: Settings,
+    build: Callable[[Services], WaggleServer] = build_mcp,
+    *,
+    task_status: anyio.abc.TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the HTTP server until SIGINT or SIGTERM; a second signal ends the grace.
 
@@ -251,23 +254,28 @@ async def serve(
                 stdio = Places.of(settings).stdio
                 await sweep(stdio)
                 group.start_soon(keep_swept, stdio, settings.reaper_interval.total_seconds())
-                await _serve(app, listener, signals, task_status)
+                await _serve(app, build(app.services), listener, signals, task_status)
         group.cancel_scope.cancel()
 
 
 async def _serve(
-    app: App, listener: socket.socket, signals: Signals, task_status: anyio.abc.TaskStatus[str]
+    app: App,
+    mcp: WaggleServer,
+    listener: socket.socket,
+    signals: Signals,
+    task_status: anyio.abc.TaskStatus[str],
 ) -> None:
     settings = app.settings
     names = (*settings.allowed_hosts, *(o.partition("://")[2] for o in settings.allowed_origins))
     web = build_app(
-        build_mcp(app.services).lowlevel,
+        mcp.lowlevel,
         not_ready=app.environments.not_ready,
         hosts=host_policy(settings.listen_addr.host, names),
         sessions=SessionLimits(
             idle_seconds=settings.session_idle_timeout.total_seconds(),
             maximum=settings.max_sessions,
         ),
+        cut_calls=mcp.calls.cut,
     )
     limits = ServerLimits(grace=settings.shutdown_timeout.total_seconds())
     server = WebServer(web, listener, limits)

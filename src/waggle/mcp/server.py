@@ -55,7 +55,6 @@ class WaggleServer(MCPServer[dict[str, Any]]):
             tools=tools,
             subscriptions=False,
         )
-        self._by_name = {tool.name: tool for tool in tools}
         self.calls = Calls()
 
     @property
@@ -66,7 +65,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
     @property
     def tools(self) -> list[Tool]:
         """The registered tools, for the generated documentation."""
-        return list(self._by_name.values())
+        return self._tool_manager.list_tools()
 
     async def call_tool(
         self,
@@ -75,9 +74,9 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         context: Context[dict[str, Any], Any] | None = None,
     ) -> CallToolResult | InputRequiredResult:
         """Call a tool. Never raises for a user's mistake, a guest's failure or a crash."""
-        tool = self._by_name.get(name)
+        tool = self._tool_manager.get_tool(name)
         if tool is None:
-            return failure_result(unknown_tool(name, self._by_name))
+            return failure_result(unknown_tool(name, [each.name for each in self.tools]))
         if self.calls.stopping:
             return failure_result(REFUSED)
         with self.calls.one():
