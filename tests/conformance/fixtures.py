@@ -47,7 +47,9 @@ def png() -> bytes:
 
     header = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)
     pixels = zlib.compress(b"\0\xff\0\0")
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
 
 
 def wav() -> bytes:
@@ -66,9 +68,7 @@ def text(said: str) -> TextContent:
 
 
 def embedded(uri: str, said: str, mime_type: str = "text/plain") -> EmbeddedResource:
-    return EmbeddedResource(
-        resource=TextResourceContents(uri=uri, mime_type=mime_type, text=said)
-    )
+    return EmbeddedResource(resource=TextResourceContents(uri=uri, mime_type=mime_type, text=said))
 
 
 def add_tools(server: MCPServer[Any]) -> None:
