@@ -8,12 +8,13 @@ says what to do, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import cast
 
 from cyclopts import App, Group
 
 from waggle.cli.image_commands import image
-from waggle.cli.options import Json, Stdio, Yes
+from waggle.cli.options import Json, Stdio, Write, Yes
 from waggle.domain.errors import InvalidArgument, WaggleError
 
 app = App(
@@ -47,6 +48,34 @@ def serve(*, stdio: Stdio = False) -> None:
     from waggle.cli.serve import serve as run
 
     run(settings)
+
+
+@app.command(name="mcp-config", group=SERVER)
+def mcp_config(
+    client: str | None = None,
+    *,
+    http: str | None = None,
+    token_env: str | None = None,
+    write: Write = False,
+    file: Path | None = None,
+) -> None:
+    """Print or write the configuration of an MCP client; without one, list the clients.
+
+    Parameters
+    ----------
+    http
+        The URL of a running server; without it, the client starts one over stdio.
+    token_env
+        The variable in which the client finds the bearer token for that server.
+    file
+        The file to merge into, instead of the client's own.
+    """
+    from waggle.cli import mcp_config as commands
+
+    if client is None:
+        commands.clients()
+        return
+    commands.mcp_config(client, http=http, token_env=token_env, write=write, file=file)
 
 
 @app.command(group=MACHINE)

@@ -17,3 +17,7 @@ Stdio = Annotated[
         help="Serve the one client that started this over standard input and output.",
     ),
 ]
+Write = Annotated[
+    bool,
+    Parameter(name="--write", negative="", help="Merge it into the client's file."),
+]
