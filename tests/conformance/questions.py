@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import anyio
 from mcp import MCPError
@@ -81,8 +81,8 @@ def asking(message: str, name: str, kind: str = "string") -> ElicitRequest:
 def answer(ctx: Ctx, key: str, name: str) -> Any:
     """The answer to one question of an earlier round; None without a valid one."""
     given = (ctx.input_responses or {}).get(key)
-    content = getattr(given, "content", None)
-    return content.get(name) if isinstance(content, dict) else None
+    content: object = getattr(given, "content", None)
+    return cast("dict[str, Any]", content).get(name) if isinstance(content, dict) else None
 
 
 def add_2025(server: MCPServer[Any]) -> None:
@@ -93,7 +93,9 @@ def add_2025(server: MCPServer[Any]) -> None:
         """Log three times."""
         for said in ("started", "processing data", "completed"):
             verb = "Tool" if said == "processing data" else "Tool execution"
-            await ctx.info(f"{verb} {said}")
+            await ctx.info(  # pyright: ignore[reportDeprecated]  # the suite asks for it
+                f"{verb} {said}"
+            )
             await anyio.sleep(STEP_SECONDS)
         return "Logged."
 
@@ -101,7 +103,7 @@ def add_2025(server: MCPServer[Any]) -> None:
     async def test_sampling(prompt: str, ctx: Ctx) -> str:
         """Ask the client's model."""
         said = SamplingMessage(role="user", content=TextContent(text=prompt))
-        result = await ctx.session.create_message(
+        result = await ctx.session.create_message(  # pyright: ignore[reportDeprecated]  # as above
             messages=[said], max_tokens=100, related_request_id=ctx.request_context.request_id
         )
         return f"LLM response: {getattr(result.content, 'text', '')}"
@@ -126,18 +128,19 @@ def add_2025(server: MCPServer[Any]) -> None:
         return f"Elicitation completed: {result.model_dump_json()}"
 
 
-def add_2026(server: MCPServer[Any]) -> None:
-    """Results that ask for input; the client calls again with it."""
+def ask(questions: dict[str, InputRequest], state: str | None = None) -> InputRequiredResult:
+    return InputRequiredResult(input_requests=questions, request_state=state)
 
-    def ask(state: str | None = None, **questions: InputRequest) -> InputRequiredResult:
-        return InputRequiredResult(input_requests=questions, request_state=state)
+
+def add_one_question(server: MCPServer[Any]) -> None:
+    """Results that ask for one thing; the client calls again with it."""
 
     @server.tool(structured_output=False)
     async def test_input_required_result_elicitation(ctx: Ctx) -> str | InputRequiredResult:
         """Ask for a name."""
         name = answer(ctx, "user_name", "name")
         if not isinstance(name, str):
-            return ask(user_name=asking("What is your name?", "name"))
+            return ask({"user_name": asking("What is your name?", "name")})
         return f"Hello, {name}!"
 
     @server.tool(structured_output=False)
@@ -145,7 +148,7 @@ def add_2026(server: MCPServer[Any]) -> None:
         """Ask the client's model."""
         said = (ctx.input_responses or {}).get("capital_question")
         if said is None:
-            return ask(capital_question=sampling("What is the capital of France?"))
+            return ask({"capital_question": sampling("What is the capital of France?")})
         return str(getattr(getattr(said, "content", None), "text", said))
 
     @server.tool(structured_output=False)
@@ -153,22 +156,30 @@ def add_2026(server: MCPServer[Any]) -> None:
         """Ask for the client's roots."""
         said = (ctx.input_responses or {}).get("client_roots")
         if said is None:
-            return ask(client_roots=ListRootsRequest())
+            return ask({"client_roots": ListRootsRequest()})
         return " ".join(str(root.uri) for root in getattr(said, "roots", []))
+
+
+def add_states(server: MCPServer[Any]) -> None:
+    """Results that carry a state through the client."""
 
     @server.tool(structured_output=False)
     async def test_input_required_result_request_state(ctx: Ctx) -> str | InputRequiredResult:
         """Carry a state through the client."""
         if ctx.request_state != "first" or not ctx.input_responses:
-            return ask("first", confirm=asking("Please confirm", "ok", "boolean"))
+            return ask({"confirm": asking("Please confirm", "ok", "boolean")}, "first")
         return "state-ok"
 
     @server.tool(structured_output=False)
     async def test_input_required_result_tampered_state(ctx: Ctx) -> str | InputRequiredResult:
         """Carry a state that must not be changed."""
         if ctx.request_state != "sealed" or not ctx.input_responses:
-            return ask("sealed", confirm=asking("Please confirm", "ok", "boolean"))
+            return ask({"confirm": asking("Please confirm", "ok", "boolean")}, "sealed")
         return "state-ok"
+
+
+def add_more_questions(server: MCPServer[Any]) -> None:
+    """Results that ask for several things, again, or only what the client can answer."""
 
     @server.tool(structured_output=False)
     async def test_input_required_result_multiple_inputs(ctx: Ctx) -> str | InputRequiredResult:
@@ -179,17 +190,17 @@ def add_2026(server: MCPServer[Any]) -> None:
             "client_roots": ListRootsRequest(),
         }
         if not wanted.keys() <= (ctx.input_responses or {}).keys():
-            return ask("several", **wanted)
+            return ask(wanted, "several")
         return "All three came."
 
     @server.tool(structured_output=False)
     async def test_input_required_result_multi_round(ctx: Ctx) -> str | InputRequiredResult:
         """Ask twice."""
         if ctx.request_state is None or not ctx.input_responses:
-            return ask("round-1", step1=asking("Step 1: What is your name?", "name"))
+            return ask({"step1": asking("Step 1: What is your name?", "name")}, "round-1")
         if ctx.request_state == "round-1":
             color = asking("Step 2: What is your favorite color?", "color")
-            return ask("round-2", step2=color)
+            return ask({"step2": color}, "round-2")
         return "Both steps are done."
 
     @server.tool(structured_output=False)
@@ -203,14 +214,18 @@ def add_2026(server: MCPServer[Any]) -> None:
             wanted["name"] = asking("What is your name?", "name")
         if not wanted or ctx.input_responses:
             return "Nothing to ask."
-        return ask(**wanted)
+        return ask(wanted)
+
+
+def add_others(server: MCPServer[Any]) -> None:
+    """A prompt that asks, and the diagnostic tools of the stateless scenario."""
 
     @server.prompt(description="Asks for context.")
     async def test_input_required_result_prompt(ctx: Ctx) -> str | InputRequiredResult:
         context = answer(ctx, "user_context", "context")
         if context is None:
             question = asking("What context should the prompt use?", "context")
-            return ask(user_context=question)
+            return ask({"user_context": question})
         return f"Use this context: {context}"
 
     @server.tool(structured_output=False)
@@ -230,11 +245,13 @@ def add_2026(server: MCPServer[Any]) -> None:
         """Report progress, then ask."""
         await ctx.report_progress(1, 2)
         if answer(ctx, "user_name", "name") is None:
-            return ask(user_name=asking("What is your name?", "name"))
+            return ask({"user_name": asking("What is your name?", "name")})
         return "Thank you."
 
     @server.tool(structured_output=False)
     async def test_logging_tool(ctx: Ctx) -> str:
         """Log, for clients that asked for it."""
-        await ctx.info("A message.")
+        await ctx.info(  # pyright: ignore[reportDeprecated]  # the suite asks for it
+            "A message."
+        )
         return "Logged."

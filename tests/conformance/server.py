@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m tests.conformance.server`: `waggle serve` with the suite's fixtures beside the tools."""
+"""`python -m tests.conformance.server`: `waggle serve` with the suite's fixtures."""
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 
 import anyio
+from mcp.shared.exceptions import MCPDeprecationWarning
 from tests.conformance import fixtures, questions
 
 from waggle import app
@@ -22,11 +24,15 @@ def build(services: Services) -> WaggleServer:
     fixtures.add_resources(server)
     fixtures.add_prompts(server)
     questions.add_2025(server)
-    questions.add_2026(server)
+    questions.add_one_question(server)
+    questions.add_states(server)
+    questions.add_more_questions(server)
+    questions.add_others(server)
     return server
 
 
 if __name__ == "__main__":
+    warnings.simplefilter("ignore", MCPDeprecationWarning)  # the suite covers what goes, too
     settings = load()
     configure_logging(settings.log_level, settings.log_format)
     anyio.run(partial(app.serve, settings, build))

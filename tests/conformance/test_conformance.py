@@ -28,7 +28,9 @@ SECONDS = 240
 def fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Waggle]:
     directory = tmp_path_factory.mktemp("conformance")
     own = {"image_cache_dir": str(directory / "cache")}
-    with running(directory, own, module=("tests.conformance.server",)) as server:
+    crashes = ("tool_crashed",)  # the suite wants tools that fail
+    module = ("tests.conformance.server",)
+    with running(directory, own, module=module, expected=crashes) as server:
         yield server
 
 

@@ -315,7 +315,8 @@ def running(
         raise
     server.end()
     assert server.remains() == {}
-    assert server.complaints() == []
+    complaints = server.complaints()
+    assert not complaints, complaints
 
 
 def command_line(

@@ -34,7 +34,7 @@ def clients() -> None:
     base = directories(process_environment(), sys.platform)
     for client in CLIENTS:
         where = client.file(base) if client.file else "printed only"
-        sys.stdout.write(f"{client.name:<16}{client.title:<24}{where}\n")
+        sys.stdout.write(f"{client.name:<15} {client.title:<19} {where}\n")
 
 
 def mcp_config(
@@ -93,7 +93,7 @@ def _entry(
 
 
 def local_server(environ: Mapping[str, str]) -> Local:
-    """How a client starts this installation, with the settings that hold here and are no secrets."""
+    """How a client starts this installation, with the settings of now that are no secrets."""
     load(environ)  # a client would only show that it does not start
     program = Path(sys.argv[0])
     given = {

@@ -95,7 +95,13 @@ class StdioServer:
         """
         read_send, read_receive = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         write_send, write_receive = anyio.create_memory_object_stream[SessionMessage](0)
-        async with anyio.create_task_group() as group:
+        async with (
+            read_send,
+            read_receive,
+            write_send,
+            write_receive,
+            anyio.create_task_group() as group,
+        ):
             group.start_soon(self._receive, read_send)
             group.start_soon(self._send, write_receive)
             group.start_soon(self._until_end, read_send)

@@ -28,7 +28,7 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A server that listens: its URL, and the variable that holds the bearer token, if it wants one."""
+    """A server that listens: its URL, and the variable with the bearer token, if it wants one."""
 
     url: str
     token_variable: str | None = None
@@ -95,6 +95,7 @@ def _goose_remote(server: Remote) -> Entry:
         "description": "Throw-away Linux machines",
         "uri": server.url,
         "headers": _headers(server, "${NAME}").get("headers", {}),
+        "env_keys": [server.token_variable] if server.token_variable else [],
         "timeout": 300,
     }
 
@@ -195,7 +196,7 @@ CLIENTS: tuple[Client, ...] = (
     ),
     Client(
         "json",
-        "any client that reads the common JSON form",
+        "Any other",
         "mcpServers",
         None,
         _plain,

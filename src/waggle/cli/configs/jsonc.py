@@ -51,14 +51,14 @@ class _Reader:
         """A value, its members if it is an object, and where it starts."""
         self.space()
         start = self.at
-        token = self.token()
-        if token == "{":
+        word = self.token()
+        if word == "{":
             values, members = self._object()
             return values, members, start
-        if token == "[":
+        if word == "[":
             return self._array(), [], start
         try:
-            return json.loads(token), [], start
+            return json.loads(word), [], start
         except ValueError:
             raise _broken(self.text, start) from None
 

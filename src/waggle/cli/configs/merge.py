@@ -76,7 +76,7 @@ def _toml_end(lines: list[str], header: int) -> int:
 
 def _toml_table(path: str, entry: Mapping[str, Any]) -> str:
     plain = {key: value for key, value in entry.items() if not isinstance(value, dict)}
-    tables = {key: value for key, value in entry.items() if isinstance(value, dict)}
+    tables = {key: cast("Entry", value) for key, value in entry.items() if isinstance(value, dict)}
     lines = [f"[{path}]", *(f"{key} = {json.dumps(value)}" for key, value in plain.items())]
     text = "\n".join(lines) + "\n"
     return text + "".join(f"\n{_toml_table(f'{path}.{key}', each)}" for key, each in tables.items())
@@ -97,8 +97,7 @@ def _yaml(text: str, section: str, name: str, entry: Entry) -> str:
         raise CannotMerge(f"Its {section!r} is not in the plain block style.")
     start = keys[0] + 1
     first = next((line for line in lines[start:] if _has_content(line)), "")
-    indent = re.match(" *", first)[0] if first else ""  # pyright: ignore[reportOptionalSubscript]  # matches always
-    indent = indent or "  "
+    indent = first[: len(first) - len(first.lstrip(" "))] or "  "
     if first.startswith("- "):
         raise CannotMerge(f"Its {section!r} is a list.")
     block = _yaml_block(name, entry, indent)
