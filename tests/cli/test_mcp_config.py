@@ -44,9 +44,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             monkeypatch.delenv(name)
         for name, value in {"HOME": str(home), **variables}.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sys, "argv", ["waggle", "mcp-config", *words])
         with pytest.raises(SystemExit) as ended:
-            main()
+            main(["mcp-config", *words])
         said = capsys.readouterr()
         return Ended(ended.value.code or 0, said.out, said.err)
 

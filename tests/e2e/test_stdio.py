@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -58,9 +57,14 @@ def desktop(tmp_path: Path) -> Desktop:
     return Desktop(tmp_path, {"image_cache_dir": str(tmp_path / "cache")})
 
 
-def popen(desktop: Desktop, **more: Any) -> subprocess.Popen[bytes]:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(ARGV, env=desktop.variables, **{**pipes, **more})
+def popen(desktop: Desktop, log: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        ARGV,
+        env=desktop.variables,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+    )
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -161,7 +165,7 @@ async def test_two_at_once_have_machines_of_their_own_that_go_with_them(tmp_path
 async def test_sigkill_leaves_nothing_for_long(tmp_path: Path, whom: str) -> None:
     """Of the client: its end of the pipe closes. Of the server: the next one tidies up."""
     desktop = Desktop(tmp_path, small(tmp_path))
-    process = popen(desktop, stderr=subprocess.DEVNULL)
+    process = popen(desktop, subprocess.DEVNULL)
     assert process.stdin is not None
     assert process.stdout is not None
     call = {"name": "create_environment", "arguments": {"runtime": "shell"}}

@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 from tests.support.server import INITIALIZE, Setup, make_services, request
 
+from waggle.mcp.calls import Calls
 from waggle.mcp.context import Services
 from waggle.mcp.server import build_mcp
 from waggle.stdio.descriptors import Wire
@@ -25,6 +26,7 @@ class Peer:
     """The client's side. `ended` is set when the server has ended by itself."""
 
     services: Services
+    calls: Calls
     server: StdioServer
     wire: Wire
     ended: anyio.Event = field(default_factory=anyio.Event)
@@ -93,7 +95,7 @@ async def serving(
         services = make_services(setup or Setup(), tasks)
         mcp = build_mcp(services)
         server = StdioServer(mcp.lowlevel, mcp.calls, Wire(source, target), limits or StdioLimits())
-        peer = Peer(services, server, Wire(from_server, to_server))
+        peer = Peer(services, mcp.calls, server, Wire(from_server, to_server))
 
         async def run() -> None:
             await server.run()

@@ -40,14 +40,14 @@ async def test_a_session_of_2025() -> None:
 
 
 async def test_the_protocol_of_2026() -> None:
-    meta = {
+    meta: dict[str, Any] = {
         "io.modelcontextprotocol/protocolVersion": MODERN,
         "io.modelcontextprotocol/clientCapabilities": {},
     }
     async with serving() as peer:
         await peer.send(request("server/discover", {"_meta": meta}, number=1))
         assert MODERN in (await peer.answer(1))["result"]["supportedVersions"]
-        params = {"name": "list_environments", "arguments": {}, "_meta": meta}
+        params: dict[str, Any] = {"name": "list_environments", "arguments": {}, "_meta": meta}
         await peer.send(request("tools/call", params, number=2))
         assert (await peer.answer(2))["result"]["structuredContent"]["count"] == 0
 
@@ -106,6 +106,7 @@ async def test_a_client_that_does_not_read_is_not_served_without_end() -> None:
     async with serving(limits=StdioLimits(requests=4)) as peer:
         await peer.start()
         sent = 0
+        answers = list[dict[str, Any]]()
         async with anyio.create_task_group() as group:
 
             async def flood() -> None:
@@ -121,7 +122,7 @@ async def test_a_client_that_does_not_read_is_not_served_without_end() -> None:
                 await anyio.sleep(0.2)
             assert sent < 4999
             assert len(peer.server._requests) <= 4
-            answers = [await peer.message() for _ in range(100, 5000)]
+            answers.extend([await peer.message() for _ in range(100, 5000)])
         codes = {answer["error"]["code"] for answer in answers if "error" in answer}
         assert codes <= {-32000}
         assert {answer["id"] for answer in answers} == set(range(100, 5000))
@@ -150,7 +151,7 @@ async def test_a_stopping_server_refuses_new_calls_and_lets_old_ones_end() -> No
         await peer.start()
         await hanging(peer, 5, host)
         peer.server.stop()
-        await until(lambda: peer.server._calls.stopping)  # pyright: ignore[reportAttributeAccessIssue]  # Calls has it
+        await until(lambda: peer.calls.stopping)
         refused = await peer.call(6, "list_environments")
         assert refused["isError"]
         assert "shutting down" in refused["content"][0]["text"]

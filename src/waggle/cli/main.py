@@ -8,6 +8,7 @@ says what to do, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -149,10 +150,10 @@ def env_rm(*environments: str) -> None:
     run(environments)
 
 
-def main() -> None:
-    """Run the command line and exit."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command line, this process's own unless `words` are given, and exit."""
     try:
-        code = app()
+        code = app() if words is None else app(words)
     except (WaggleError, BaseExceptionGroup) as error:
         told = refusals(error)
         if not told:

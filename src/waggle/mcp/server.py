@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The MCP server: the tools, the instructions, and the edge where errors become results.
+"""The MCP server: tools, prompts, instructions, and the edge where errors become results.
 
 Built by the composition root with `build_mcp`; served over HTTP by `waggle.web` (which gets the
 low-level server) or over stdio. Calls `waggle.service` only, through the tools.
@@ -20,6 +20,7 @@ from waggle.mcp.arguments import parameter_names
 from waggle.mcp.calls import CUT, REFUSED, Calls
 from waggle.mcp.context import Services
 from waggle.mcp.errors import describe, failure_result, unknown_tool
+from waggle.mcp.prompts import add_prompts
 from waggle.mcp.tools import all_tools
 
 INSTRUCTIONS = """\
@@ -88,8 +89,10 @@ class WaggleServer(MCPServer[dict[str, Any]]):
 
 
 def build_mcp(services: Services) -> WaggleServer:
-    """The server with all tools. It owns nothing that needs closing.
+    """The server with all tools and prompts. It owns nothing that needs closing.
 
     The SDK configures the root logger if nobody has: configure logging before.
     """
-    return WaggleServer(all_tools(services))
+    server = WaggleServer(all_tools(services))
+    add_prompts(server)
+    return server

@@ -93,17 +93,13 @@ VALUES = st.recursive(
 @given(
     st.dictionaries(st.text(max_size=8), VALUES, max_size=4), st.sampled_from([None, 1, 4, "\t"])
 )
-def test_any_json_stays_what_it_was(data: dict[str, Any], indent: Any) -> None:
-    text = json.dumps(data, indent=indent)
-    assert (
-        json.loads(put(text, "m", "waggle", ENTRY))
-        == {
-            **data,
-            "m": {**(data.get("m") if isinstance(data.get("m"), dict) else {}), "waggle": ENTRY},
-        }
-        if isinstance(data.get("m", {}), dict)
-        else True
-    )
+def test_any_json_stays_what_it_was(data: dict[str, object], indent: int | str | None) -> None:
+    data.pop("m", None)
+    text = json.dumps({**data, "m": {"other": data}}, indent=indent)
+    wanted = {**data, "m": {"other": data, "waggle": ENTRY}}
+    assert json.loads(put(text, "m", "waggle", ENTRY)) == wanted
+    alone = {**data, "m": {"waggle": ENTRY}}
+    assert json.loads(put(json.dumps(data), "m", "waggle", ENTRY)) == alone
 
 
 TOML = {
@@ -166,7 +162,8 @@ BLOCK = (
             + "    # first\n    dev:\n        enabled: true\nmodel: x\n",
         ),
         (
-            "extensions:\n  waggle:\n    old: 1\n    args:\n    - x\n\n  # next\n  dev:\n    a: 1\n",
+            "extensions:\n  waggle:\n    old: 1\n    args:\n    - x\n"
+            "\n  # next\n  dev:\n    a: 1\n",
             "extensions:\n  " + BLOCK.format("  ") + "\n  # next\n  dev:\n    a: 1\n",
         ),
         (
