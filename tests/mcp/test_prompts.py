@@ -48,7 +48,8 @@ async def test_they_name_only_tools_that_exist() -> None:
             text = said(await client.get_prompt(name, arguments))
             named = set(re.findall(r"\b[a-z]+_[a-z_]+\b", text)) - {"environment_id", "exit_code"}
             assert named - tools == set()
-            assert {"create_environment", "execute", "destroy_environment"} <= named
+            assert {"create_environment", "destroy_environment"} <= named
+            assert "execute" in text
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,11 @@ class NodeTools:
 @functools.cache
 def node_tools() -> NodeTools:
     """The Node packages; takes half a minute when they are not there."""
-    pins = sorted((PINS / "node").iterdir())
-    return NodeTools(_installed("node", [*pins, NODE.parent.parent / "__init__.py"], _node))
+    pins = [PINS / "node" / name for name in (".npmrc", "package-lock.json", "package.json")]
+    directory = _installed("node", pins, _node)
+    for script in (PINS / "node").glob("*.mjs"):  # what they import lies beside them there
+        shutil.copy(script, directory)
+    return NodeTools(directory)
 
 
 @functools.cache
