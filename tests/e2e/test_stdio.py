@@ -18,7 +18,8 @@ import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from tests.support.server import ERAS, INITIALIZE
-from tests.support.waggle_process import Waggle, create, environ, execute, next_ports, small, until
+from tests.support.waggle_client import create, execute, until
+from tests.support.waggle_process import Waggle, environ, next_ports, small
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 ARGV = [sys.executable, "-m", "waggle", "serve", "--stdio"]
