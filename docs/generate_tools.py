@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from mcp.server.mcpserver.prompts import Prompt
 from mcp.server.mcpserver.tools import Tool
 from mcp_types import ToolAnnotations
 
 from waggle.config import load
 from waggle.mcp.context import Services
+from waggle.mcp.prompts import PROMPTS
 from waggle.mcp.server import INSTRUCTIONS, build_mcp
 from waggle.presets import execution_limits
 from waggle.service.environments import EnvironmentService
@@ -62,7 +64,25 @@ def default_tools() -> list[Tool]:
 
 def page() -> str:
     """Return the whole page."""
-    return HEAD + "".join(f"\n{section(tool)}" for tool in default_tools())
+    tools = "".join(f"\n{section(tool)}" for tool in default_tools())
+    return f"{HEAD}{tools}\n{prompts()}"
+
+
+def prompts() -> str:
+    """Return the part about prompts."""
+    lines = [
+        "# Prompts\n",
+        "What a person picks in a client; each tells the agent how to use the tools for one kind",
+        "of work. Arguments with `*` must be given.\n",
+        "| Prompt | Arguments | |",
+        "|---|---|---|",
+    ]
+    for name, function in PROMPTS:
+        prompt = Prompt.from_function(function, name=name)
+        given = [f"`{each.name}`{' *' * bool(each.required)}: {each.description}"
+                 for each in prompt.arguments or []]  # fmt: skip
+        lines.append(f"| `{name}` | {' '.join(given)} | {prompt.description} |")
+    return "\n".join(lines) + "\n"
 
 
 def section(tool: Tool) -> str:

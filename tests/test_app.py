@@ -18,7 +18,8 @@ from structlog.testing import capture_logs
 from tests.support.leaks import Leaks
 from tests.support.vm import environment
 
-from waggle.app import open_app, serve
+from waggle.app import open_app
+from waggle.app_http import serve
 from waggle.config import Settings, load
 from waggle.domain.environment import State
 from waggle.domain.errors import DataDirBusy, MaxEnvironments, SettingsInvalid

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The composition root: every part is built here from `Settings`, and nowhere else.
 
-Used by `waggle.cli`. Owns the data directory's lock, the state, one task group and their order of
+Used by `waggle.app_http` and `waggle.app_stdio`. Owns the data directory's lock, the state, one task group and their order of
 shutdown; knows no use case.
 """
 
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 import uuid
 from collections.abc import AsyncGenerator, Generator
@@ -20,7 +19,7 @@ import anyio
 import anyio.abc
 import structlog
 
-from waggle.callers import Watch, access_rules, log_egress, public_names, rates, watching
+from waggle.callers import Watch, log_egress, rates, watching
 from waggle.config import Settings
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DataDirBusy, SettingsInvalid
@@ -40,7 +39,6 @@ from waggle.infra.spool import Spool
 from waggle.infra.store.calls import SqliteCalls
 from waggle.infra.store.sqlite import SqliteStore
 from waggle.mcp.context import Services
-from waggle.mcp.server import build_mcp
 from waggle.places import Places
 from waggle.presets import certificates, execution_limits, image_service, limits, runtimes
 from waggle.service.environments import EnvironmentService
@@ -51,12 +49,6 @@ from waggle.service.local_host import GuestParts, LocalHost, is_root
 from waggle.service.pruner import Pruner
 from waggle.service.reaper import Reaper
 from waggle.service.repeats import Repeats
-from waggle.signals import Signals, on_hangup
-from waggle.web.access import AccessRules
-from waggle.web.app import build_app
-from waggle.web.endpoint import SessionLimits
-from waggle.web.hosts import host_policy
-from waggle.web.server import ServerLimits, WebServer, bind
 
 log = structlog.get_logger(__name__)
 
@@ -247,54 +239,3 @@ def _services(
         rates=rates(settings),
         observer=observer,
     )
-
-
-async def serve(
-    settings: Settings, *, task_status: anyio.abc.TaskStatus[str] = anyio.TASK_STATUS_IGNORED
-) -> None:
-    """Run the HTTP server until SIGINT or SIGTERM; a second signal ends the grace.
-
-    Tells its base URL through `task_status` once it accepts connections. When it returns, every
-    environment is destroyed. What `open_app` and `bind` raise may come inside groups of one.
-    """
-    access = access_rules(settings)
-    signals = Signals()
-    async with anyio.create_task_group() as group:
-        await group.start(signals.receive)
-        with contextlib.closing(
-            bind(settings.listen_addr.host, settings.listen_addr.port)
-        ) as listener:
-            async with open_app(settings) as app:
-                await _serve(app, access, listener, signals, task_status)
-        group.cancel_scope.cancel()
-
-
-async def _serve(
-    app: App,
-    access: AccessRules,
-    listener: socket.socket,
-    signals: Signals,
-    task_status: anyio.abc.TaskStatus[str],
-) -> None:
-    settings = app.settings
-    names = (*settings.allowed_hosts, *(o.partition("://")[2] for o in settings.allowed_origins))
-    web = build_app(
-        build_mcp(app.services).lowlevel,
-        not_ready=app.environments.not_ready,
-        hosts=host_policy(settings.listen_addr.host, (*names, *public_names(settings))),
-        sessions=SessionLimits(
-            idle_seconds=settings.session_idle_timeout.total_seconds(),
-            maximum=settings.max_sessions,
-        ),
-        access=access,
-        scrape=app.watch.scrape,
-    )
-    limits = ServerLimits(grace=settings.shutdown_timeout.total_seconds())
-    server = WebServer(web, listener, limits)
-    async with anyio.create_task_group() as group:
-        group.start_soon(signals.control, server.stop, group.cancel_scope.cancel)
-        if app.watch.reopen is not None:
-            await group.start(on_hangup, app.watch.reopen)
-        log.info("listening", mcp=f"{server.url}/mcp", hypervisor=app.hypervisor, why=app.reason)
-        await server.run(task_status=task_status)
-        group.cancel_scope.cancel()

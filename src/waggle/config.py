@@ -168,9 +168,14 @@ def accepted(field: str) -> str:
     return f"a whole number from {low} to {high}"
 
 
+def is_secret(name: str) -> bool:
+    """Whether a variable's value must not be shown or stored, by its name."""
+    return _SECRET.search(name) is not None
+
+
 def shown(name: str, value: str) -> str:
     """Return a value fit for a message: no secrets, no control characters, not too long."""
-    if _SECRET.search(name):
+    if is_secret(name):
         return "'***'"
     value = _USER_INFO.sub("***@", value)
     return ascii(value if len(value) <= _SHOWN else value[:_SHOWN] + "...")

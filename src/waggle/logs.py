@@ -6,7 +6,10 @@ stdout is never written to: it belongs to commands' results and to the stdio tra
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import select
 import sys
 from typing import Literal
 
@@ -25,8 +28,33 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not (record.name.startswith("mcp.") and isinstance(error, anyio.ClosedResourceError))
 
 
-def configure_logging(level: str, form: Literal["auto", "console", "json"]) -> None:
-    """Send every log line to stderr, as text for people or as JSON for machines."""
+class _Unread:
+    """Standard error of a client that may not read it: lines are lost before the server waits."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+
+    def write(self, text: str) -> int:
+        """Write what there is room for."""
+        data = text.encode("utf-8", "replace")
+        with contextlib.suppress(OSError):
+            while data and self._poll.poll(0):
+                data = data[os.write(self._descriptor, data[: select.PIPE_BUF]) :]
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+
+def configure_logging(
+    level: str, form: Literal["auto", "console", "json"], *, waiting: bool = True
+) -> None:
+    """Send every log line to stderr, as text for people or as JSON for machines.
+
+    Without `waiting`, what a reader of stderr is too slow for is lost.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -48,7 +76,7 @@ def configure_logging(level: str, form: Literal["auto", "console", "json"]) -> N
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr if waiting else _Unread(sys.stderr.fileno()))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -40,6 +40,11 @@ class Places:
         return self.data / "environments"
 
     @property
+    def stdio(self) -> Path:
+        """One directory for each stdio server, its own `data`."""
+        return self.data / "stdio"
+
+    @property
     def images(self) -> Path:
         """The image store, OCI layouts."""
         return self.cache / "images"

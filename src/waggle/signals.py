@@ -2,7 +2,7 @@
 """Signals of a server: the first SIGINT or SIGTERM asks it to stop, the second to stop at once.
 
 SIGHUP makes it open its files again, where it has any to open.
-Used by `waggle.app`. Knows nothing of servers.
+Used by `waggle.app_http` and `waggle.app_stdio`. Knows nothing of servers.
 """
 
 from __future__ import annotations

@@ -1,160 +1,64 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quotas, rates, and what is told of calls, through real clients of a real server."""
+"""Calls are counted, waited for and cut; a caller's own cancel stays a cancel."""
 
 from __future__ import annotations
 
 import anyio
 import pytest
-from mcp import Client
-from tests.support.server import (
-    ERAS,
-    LEGACY,
-    Setup,
-    client,
-    created,
-    data_of,
-    error_of,
-    mcp_server,
-    serving,
-)
-from tests.support.waiting import until
-from tests.web.test_access import ANN, BOB, guarded
 
-from waggle.domain.observer import Call, Observer
-from waggle.service.rates import RateLimiter
+from waggle.mcp.calls import Calls
 
 pytestmark = pytest.mark.anyio
 
 
-class Kept(Observer):
-    """Keeps all that it is told."""
+async def test_waiting_ends_with_the_last_call() -> None:
+    calls, order = Calls(), list[str]()
 
-    def __init__(self) -> None:
-        self.calls: list[Call] = []
-        self.events: list[str] = []
+    async def one(end: anyio.Event) -> None:
+        with calls.one():
+            await end.wait()
 
-    def call_ended(self, call: Call) -> None:
-        self.calls.append(call)
+    async def wait() -> None:
+        await calls.finished()
+        order.append("finished")
 
-    def environment_created(self, seconds: float) -> None:
-        assert seconds >= 0
-        self.events.append("created")
-
-    def create_failed(self, code: str) -> None:
-        self.events.append(code)
-
-    @property
-    def outcomes(self) -> list[tuple[str, str]]:
-        return [(call.tool, call.outcome) for call in self.calls]
-
-
-async def test_a_quota_is_an_owners_own_and_exact_in_a_race() -> None:
-    setup = guarded()
-    setup.per_owner, setup.max_environments = 2, 3
-    async with (
-        serving(setup) as rig,
-        client(rig, token=ANN) as ann,
-        client(rig, token=BOB) as bob,
-    ):
-        codes: list[str] = []
-
-        async def create() -> None:
-            result = await ann.call_tool("create_environment", {"runtime": "shell"})
-            codes.append(error_of(result)["code"] if result.is_error else "ok")
-
-        async with anyio.create_task_group() as group:
-            for _ in range(12):
-                group.start_soon(create)
-        assert sorted(codes) == ["ok"] * 2 + ["quota_exceeded"] * 10
-        refused = error_of(await ann.call_tool("create_environment", {"runtime": "shell"}))
-        assert refused["retryable"]
-        assert "Destroy one of your" in refused["hint"]
-        await created(bob)  # has room of his own
-        listed = data_of(await ann.call_tool("list_environments", {}))
-        first = listed["environments"][0]["environment_id"]
-        await ann.call_tool("destroy_environment", {"environment_id": first})
-        await created(ann)
+    first, second = anyio.Event(), anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(one, first)
+        group.start_soon(one, second)
+        await anyio.wait_all_tasks_blocked()
+        assert len(calls) == 2
+        group.start_soon(wait)
+        for end in (first, second):
+            await anyio.wait_all_tasks_blocked()
+            assert not order
+            end.set()
+    assert order == ["finished"]
 
 
-@pytest.mark.parametrize("era", ERAS)
-async def test_calls_over_the_rate_are_refused_with_the_time_to_wait(era: str) -> None:
-    now = [0.0]
-    setup = guarded()
-    setup.rates = RateLimiter(2, lambda: now[0])
-    async with (
-        serving(setup) as rig,
-        client(rig, era, token=ANN) as ann,
-        client(rig, era, token=BOB) as bob,
-    ):
-        for _ in range(2):
-            data_of(await ann.call_tool("list_environments", {}))
-        refused = error_of(await ann.call_tool("list_environments", {}))
-        assert (refused["code"], refused["retryable"]) == ("rate_limited", True)
-        assert refused["retry_after_seconds"] == 30
-        assert "30 s" in refused["hint"]
-        data_of(await bob.call_tool("list_environments", {}))
-        await ann.list_tools()  # only calls count
-        now[0] = 30
-        data_of(await ann.call_tool("list_environments", {}))
+async def test_cut_calls_end_and_say_so() -> None:
+    calls, told = Calls(), list[bool]()
+
+    async def one() -> None:
+        with calls.one() as scope:
+            await anyio.sleep_forever()
+        told.append(scope.cancelled_caught)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(one)
+        await anyio.wait_all_tasks_blocked()
+        assert calls.cut() == 1
+    assert told == [True]
+    assert calls.cut() == 0
+    await calls.finished()
 
 
-async def test_a_tool_that_does_not_exist_counts_too() -> None:
-    setup = Setup(rates=RateLimiter(1, lambda: 0.0))
-    async with serving(setup) as rig, client(rig) as one:
-        assert error_of(await one.call_tool("nope", {}))["code"] == "unknown_tool"
-        assert error_of(await one.call_tool("nope", {}))["code"] == "rate_limited"
-
-
-@pytest.mark.parametrize("era", ERAS)
-async def test_what_is_told_of_a_call(era: str) -> None:
-    kept = Kept()
-    setup = guarded()
-    setup.observer = kept
-    async with serving(setup) as rig, client(rig, era, token=ANN) as ann:
-        environment = await created(ann)
-        await ann.call_tool("execute", {"environment_id": environment.upper(), "code": "1\n"})
-        await ann.call_tool("execute", {"environment_id": "../etc/passwd", "code": "1"})
-        await ann.call_tool("execute", {"environment_id": 5})
-        await ann.call_tool("no\nsuch", {"environment_id": environment})
-    assert kept.outcomes == [
-        ("create_environment", "ok"),
-        ("execute", "ok"),
-        ("execute", "invalid_argument"),
-        ("execute", "invalid_argument"),
-        ("unknown_tool", "unknown_tool"),
-    ]
-    assert [call.environment_id for call in kept.calls] == [
-        environment,
-        environment,
-        None,
-        None,
-        environment,
-    ]
-    assert kept.calls[1].program == "1\n"
-    assert {call.owner for call in kept.calls} == {"ann"}
-    assert {call.address for call in kept.calls} == {"127.0.0.1"}
-    assert {call.session for call in kept.calls} == {"session" if era == LEGACY else "none"}
-    assert kept.events == ["created"]
-
-
-async def test_a_cancelled_call_is_told_too() -> None:
-    kept = Kept()
-    setup = Setup(observer=kept)
-    setup.host.hold = anyio.Event()
-    async with serving(setup) as rig:
-        async with client(rig) as one, anyio.create_task_group() as group:
-            group.start_soon(one.call_tool, "create_environment", {"runtime": "shell"})
-            await setup.host.creating.wait()
-            group.cancel_scope.cancel()
-        await until(lambda: bool(kept.calls))
-    assert kept.outcomes == [("create_environment", "cancelled")]
-    assert kept.events == ["cancelled"]
-
-
-async def test_a_client_in_the_same_process_is_the_local_owner() -> None:
-    kept = Kept()
-    async with mcp_server(Setup(observer=kept)) as server, Client(server) as one:
-        await created(one)
-    assert [(call.owner, call.session, call.address) for call in kept.calls] == [
-        ("local", "stdio", None)
-    ]
+async def test_a_callers_cancel_is_not_swallowed() -> None:
+    calls = Calls()
+    with anyio.CancelScope() as outer:
+        with calls.one():
+            outer.cancel()
+            await anyio.sleep_forever()
+        pytest.fail("the cancel was swallowed")
+    assert outer.cancelled_caught
+    assert len(calls) == 0

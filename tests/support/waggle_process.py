@@ -132,6 +132,8 @@ class Waggle:
     """Events that may be logged as errors."""
     user: int | None = None
     """The user and group id that it runs as; by default those of the tests."""
+    module: tuple[str, ...] = ("waggle", "serve")
+    """What runs: a module of Python and its arguments."""
     url: str = ""
     """Of the last start; the port is chosen by the system."""
 
@@ -162,7 +164,7 @@ class Waggle:
         self._read_from = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "waggle", "serve"],
+                [sys.executable, "-m", *self.module],
                 env=self.variables(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -294,10 +296,17 @@ def running(
     ports: int = PORTS_EACH,
     expected: tuple[str, ...] = (),
     user: int | None = None,
+    module: tuple[str, ...] = ("waggle", "serve"),
 ) -> Generator[Waggle]:
     """A server that must end well, without complaints and without leaving anything."""
-    given = dict(settings or {})
-    server = Waggle(directory, given, ports=next_ports(ports), expected=expected, user=user)
+    server = Waggle(
+        directory,
+        dict(settings or {}),
+        ports=next_ports(ports),
+        expected=expected,
+        user=user,
+        module=module,
+    )
     server.start()
     try:
         yield server
@@ -306,7 +315,8 @@ def running(
         raise
     server.end()
     assert server.remains() == {}
-    assert server.complaints() == []
+    complaints = server.complaints()
+    assert not complaints, complaints
 
 
 def command_line(

@@ -8,12 +8,14 @@ says what to do, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 from cyclopts import App, Group
 
 from waggle.cli.image_commands import image
-from waggle.cli.options import Json, Yes
+from waggle.cli.options import Json, Stdio, Write, Yes
 from waggle.cli.token_commands import token
 from waggle.domain.errors import InvalidArgument, WaggleError
 
@@ -32,14 +34,51 @@ SERVER, MACHINE = Group("Server", sort_key=1), Group("This machine", sort_key=2)
 
 
 @app.command(group=SERVER)
-def serve() -> None:
+def serve(*, stdio: Stdio = False) -> None:
     """Run the server in the foreground until Ctrl-C or SIGTERM."""
     from waggle.config import load
 
+    if stdio:
+        from waggle.stdio.descriptors import claim
+
+        wire = claim()  # before anything can print
+        settings = load()
+        from waggle.cli.serve import serve_stdio
+
+        serve_stdio(settings, wire)
+        return
     settings = load()  # a bad value is told before the many imports of a server
     from waggle.cli.serve import serve as run
 
     run(settings)
+
+
+@app.command(name="mcp-config", group=SERVER)
+def mcp_config(
+    client: str | None = None,
+    *,
+    http: str | None = None,
+    token_env: str | None = None,
+    write: Write = False,
+    file: Path | None = None,
+) -> None:
+    """Print or write the configuration of an MCP client; without one, list the clients.
+
+    Parameters
+    ----------
+    http
+        The URL of a running server; without it, the client starts one over stdio.
+    token_env
+        The variable in which the client finds the bearer token for that server.
+    file
+        The file to merge into, instead of the client's own.
+    """
+    from waggle.cli import mcp_config as commands
+
+    if client is None:
+        commands.clients()
+        return
+    commands.mcp_config(client, http=http, token_env=token_env, write=write, file=file)
 
 
 @app.command(group=MACHINE)
@@ -113,10 +152,10 @@ def env_rm(*environments: str) -> None:
     run(environments)
 
 
-def main() -> None:
-    """Run the command line and exit."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command line, this process's own unless `words` are given, and exit."""
     try:
-        code = app()
+        code = app() if words is None else app(words)
     except (WaggleError, BaseExceptionGroup) as error:
         told = refusals(error)
         if not told:

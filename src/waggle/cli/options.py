@@ -9,3 +9,15 @@ from cyclopts import Parameter
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for scripts.")]
 Yes = Annotated[bool, Parameter(name=("--yes", "-y"), negative="", help="Do not ask.")]
+Stdio = Annotated[
+    bool,
+    Parameter(
+        name="--stdio",
+        negative="",
+        help="Serve the one client that started this over standard input and output.",
+    ),
+]
+Write = Annotated[
+    bool,
+    Parameter(name="--write", negative="", help="Merge it into the client's file."),
+]

@@ -1,17 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle serve`."""
+"""`waggle serve` and `waggle serve --stdio`."""
 
 from __future__ import annotations
 
 import anyio
 
-from waggle import app
+from waggle import app_http, app_stdio
 from waggle.config import Settings, name_user
 from waggle.logs import configure_logging
+from waggle.stdio.descriptors import Wire
 
 
 def serve(settings: Settings) -> None:
     """Set up logging and serve. Raises WaggleError, also inside groups."""
     configure_logging(settings.log_level, settings.log_format)
     name_user()
-    anyio.run(app.serve, settings)
+    anyio.run(app_http.serve, settings)
+
+
+def serve_stdio(settings: Settings, wire: Wire) -> None:
+    """Set up logging and serve one client. Raises WaggleError, also inside groups."""
+    configure_logging(settings.log_level, settings.log_format, waiting=False)
+    name_user()
+    anyio.run(app_stdio.serve_stdio, settings, wire)

@@ -1,55 +1,72 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is told of a tool call once it has ended, for metrics and the audit log.
+"""The tool calls in progress, so that a stopping server can refuse new ones and end the last.
 
-Called by `waggle.mcp.server`. Takes from the request what is safe to keep, and from the arguments
-only the environment's id, and the program for an audit log that wants it.
+Held by `waggle.mcp.server`; told to stop by whoever runs a transport. Knows no transport.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
+import contextlib
+from collections.abc import Generator
 
-from mcp_types import CallToolResult, Result
-from starlette.requests import Request
+import anyio
 
-from waggle.domain.environment import parse_id
-from waggle.domain.errors import InvalidArgument
-from waggle.domain.observer import CANCELLED, Call
-from waggle.mcp.context import Ctx, current_owner
-from waggle.mcp.errors import outcome
+from waggle.mcp.errors import Failure
 
-_PROGRAMS = ("code", "command")
-
-
-def ended_call(
-    ctx: Ctx, tool: str, arguments: Mapping[str, Any], result: Result | None, seconds: float
-) -> Call:
-    """The call as it ended; without a result it was cancelled. Never raises."""
-    request: object = ctx.request_context.request
-    http = cast("Request[Any]", request) if isinstance(request, Request) else None
-    session = "stdio" if http is None else "session" if "mcp-session-id" in http.headers else "none"
-    return Call(
-        owner=current_owner(ctx),
-        tool=tool,
-        outcome=CANCELLED if result is None else outcome(result),
-        seconds=seconds,
-        environment_id=_environment(arguments, result),
-        session=session,
-        address=http.client.host if http and http.client else None,
-        program=next((arguments[name] for name in _PROGRAMS if name in arguments), None),
-    )
+REFUSED = Failure(
+    "shutting_down",
+    "The server is shutting down and takes no new calls.",
+    "Its environments end with it: call again when it is back, and create a new one.",
+    retryable=True,
+)
+CUT = Failure(
+    "shutting_down",
+    "The server is shutting down and had to stop this call.",
+    "Its environments end with it: call again when it is back, and create a new one.",
+    retryable=True,
+)
 
 
-def _environment(arguments: Mapping[str, Any], result: Result | None) -> str | None:
-    """The environment of a call: the one that it names, or the one that it made."""
-    given: object = arguments.get("environment_id")
-    if given is None:
-        made = result.structured_content if isinstance(result, CallToolResult) else None
-        given = cast("dict[str, object]", made or {}).get("environment_id")
-    if not isinstance(given, str):
-        return None
-    try:
-        return parse_id(given[:100])
-    except InvalidArgument:
-        return None
+class Calls:
+    """Which calls run, and whether more may begin."""
+
+    def __init__(self) -> None:
+        self._scopes: set[anyio.CancelScope] = set()
+        self._stopping = False
+        self._idle = anyio.Event()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether new calls are refused."""
+        return self._stopping
+
+    def __len__(self) -> int:
+        return len(self._scopes)
+
+    @contextlib.contextmanager
+    def one(self) -> Generator[anyio.CancelScope]:
+        """Count a call for the length of the block; `cut` cancels the scope."""
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                self._scopes.discard(scope)
+                if not self._scopes:
+                    self._idle.set()
+
+    def stop(self) -> None:
+        """Refuse new calls from now on. Idempotent."""
+        self._stopping = True
+
+    def cut(self) -> int:
+        """End the calls in progress, each with an error result; returns how many there were."""
+        for scope in self._scopes:
+            scope.cancel()
+        return len(self._scopes)
+
+    async def finished(self) -> None:
+        """Wait until no call is in progress."""
+        while self._scopes:
+            self._idle = anyio.Event()
+            await self._idle.wait()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The MCP server: the tools, the instructions, and the edge where errors become results.
+"""The MCP server: tools, prompts, instructions, and the edge where errors become results.
 
 Built by the composition root with `build_mcp`; served over HTTP by `waggle.web` (which gets the
 low-level server) or over stdio. Calls `waggle.service` only, through the tools.
@@ -13,18 +13,19 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from mcp.server.lowlevel import Server
-from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
-from mcp_types import CallToolResult, InputRequiredResult
 
 from waggle.domain.errors import WaggleError
 from waggle.domain.observer import NO_TOOL, Observer
 from waggle.mcp.arguments import parameter_names
-from waggle.mcp.calls import ended_call
-from waggle.mcp.context import Services, current_owner
+from waggle.mcp.call_record import ended_call
+from waggle.mcp.calls import CUT, REFUSED, Calls
+from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import describe, failure_result, unknown_tool
-from waggle.mcp.repeats import PARAMETER, once
+from waggle.mcp.prompts import add_prompts
+from waggle.mcp.repeats import PARAMETER, Result, once
 from waggle.mcp.tools import all_tools
 from waggle.service.rates import RateLimiter
 from waggle.service.repeats import Repeats
@@ -69,7 +70,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
             tools=tools,
             subscriptions=False,
         )
-        self._by_name = {tool.name: tool for tool in tools}
+        self.calls = Calls()
         self._observer = observer
         self._rates = rates
         self._repeats = repeats
@@ -82,42 +83,45 @@ class WaggleServer(MCPServer[dict[str, Any]]):
     @property
     def tools(self) -> list[Tool]:
         """The registered tools, for the generated documentation."""
-        return list(self._by_name.values())
+        return self._tool_manager.list_tools()
 
     async def call_tool(
         self,
         name: str,
         arguments: dict[str, Any],
-        context: Context[dict[str, Any], Any] | None = None,
-    ) -> CallToolResult | InputRequiredResult:
+        context: Ctx | None = None,
+    ) -> Result:
         """Call a tool. Never raises for a user's mistake, a guest's failure or a crash."""
         if context is None:
-            return await self._answer(name, arguments, None)
-        result: CallToolResult | InputRequiredResult | None = None
+            return await self._admit(name, arguments, None)
+        result: Result | None = None
         began = time.perf_counter()
         try:
-            result = await self._answer(name, arguments, context)
+            result = await self._admit(name, arguments, context)
             return result  # the `finally` looks at it
         finally:
-            known = name if name in self._by_name else NO_TOOL
+            known = name if self._tool_manager.get_tool(name) else NO_TOOL
             took = time.perf_counter() - began
             self._observer.call_ended(ended_call(context, known, arguments, result, took))
 
-    async def _answer(
-        self,
-        name: str,
-        arguments: dict[str, Any],
-        context: Context[dict[str, Any], Any] | None,
-    ) -> CallToolResult | InputRequiredResult:
-        tool = self._by_name.get(name)
+    async def _admit(self, name: str, arguments: dict[str, Any], context: Ctx | None) -> Result:
+        """Answer, unless the server stops before or meanwhile."""
+        if self.calls.stopping:
+            return failure_result(REFUSED)
+        with self.calls.one():
+            return await self._answer(name, arguments, context)
+        return failure_result(CUT)
+
+    async def _answer(self, name: str, arguments: dict[str, Any], context: Ctx | None) -> Result:
+        tool = self._tool_manager.get_tool(name)
         try:
             if self._rates is not None and context is not None:
                 self._rates.take(current_owner(context))
             if tool is None:
-                return failure_result(unknown_tool(name, self._by_name))
-            if context is None or PARAMETER not in tool.parameters["properties"]:
-                return await super().call_tool(name, arguments, context)
+                return failure_result(unknown_tool(name, [each.name for each in self.tools]))
             call = partial(super().call_tool, name, arguments, context)
+            if context is None or PARAMETER not in tool.parameters["properties"]:
+                return await call()
             return await once(self._repeats, name, arguments, current_owner(context), call)
         except (ToolError, WaggleError) as error:
             names = parameter_names(tool) if tool else ()
@@ -125,13 +129,15 @@ class WaggleServer(MCPServer[dict[str, Any]]):
 
 
 def build_mcp(services: Services) -> WaggleServer:
-    """The server with all tools. It owns nothing that needs closing.
+    """The server with all tools and prompts. It owns nothing that needs closing.
 
     The SDK configures the root logger if nobody has: configure logging before.
     """
-    return WaggleServer(
+    server = WaggleServer(
         all_tools(services),
         repeats=services.repeats,
         observer=services.observer,
         rates=services.rates,
     )
+    add_prompts(server)
+    return server

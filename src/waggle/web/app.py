@@ -65,9 +65,13 @@ def build_app(
     bodies: BodyLimits = DEFAULT_BODIES,
     access: AccessRules = OPEN,
     scrape: Scrape | None = None,
+    cut_calls: Callable[[], object] = lambda: None,
 ) -> WebApp:
-    """Put the application together. It runs the MCP sessions within its lifespan."""
-    endpoint = McpEndpoint(server, sessions, bodies)
+    """Put the application together. It runs the MCP sessions within its lifespan.
+
+    `cut_calls` ends tool calls that outlast the grace of a shutdown, with an answer.
+    """
+    endpoint = McpEndpoint(server, sessions, bodies, cut_calls)
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})

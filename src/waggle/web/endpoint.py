@@ -10,7 +10,7 @@ without a session, is plain JSON. Called by `waggle.web.app`; knows no tools.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -31,6 +31,9 @@ from waggle.web.single_event import as_json
 
 log = structlog.get_logger(__name__)
 
+FLUSH_SECONDS = 1.0
+"""For the answers of calls that were cut to reach their clients."""
+
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
@@ -43,7 +46,14 @@ class SessionLimits:
 class McpEndpoint:
     """An ASGI application for one path. Serves within `running`, until `drain`."""
 
-    def __init__(self, server: Server[Any], sessions: SessionLimits, bodies: BodyLimits) -> None:
+    def __init__(
+        self,
+        server: Server[Any],
+        sessions: SessionLimits,
+        bodies: BodyLimits,
+        cut_calls: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`cut_calls` ends the tool calls in progress, so that each is still answered."""
         self._stateful = StreamableHTTPSessionManager(
             server,
             session_idle_timeout=sessions.idle_seconds,
@@ -53,6 +63,7 @@ class McpEndpoint:
         self._stateless = StreamableHTTPSessionManager(
             server, stateless=True, max_request_body_size=bodies.one
         )
+        self._cut_calls = cut_calls
         self._bodies = Bodies(bodies)
         self._requests: set[anyio.CancelScope] = set()
         self._idle = anyio.Event()
@@ -106,16 +117,22 @@ class McpEndpoint:
         self._draining = True
         log.info("draining", calls=self.in_flight, grace_seconds=grace)
         with anyio.move_on_after(grace):
-            while self._requests:
-                self._idle = anyio.Event()
-                await self._idle.wait()
+            await self._all_answered()
         cut = self.in_flight
+        self._cut_calls()
+        with anyio.move_on_after(FLUSH_SECONDS):
+            await self._all_answered()
         self._closing.set()
         await self._closed.wait()
         for request in list(self._requests):
             request.cancel()
         log.info("drained", calls_cut=cut)
         return cut
+
+    async def _all_answered(self) -> None:
+        while self._requests:
+            self._idle = anyio.Event()
+            await self._idle.wait()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""

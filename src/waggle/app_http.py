@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server for any number of clients over HTTP: the parts of `waggle.app`, a socket and signals.
+
+Used by `waggle.cli`. `waggle.app_stdio` is the other way to serve.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+
+import anyio
+import anyio.abc
+import structlog
+
+from waggle.app import App, open_app
+from waggle.callers import access_rules, public_names
+from waggle.config import Settings
+from waggle.mcp.context import Services
+from waggle.mcp.server import WaggleServer, build_mcp
+from waggle.places import Places
+from waggle.service.private_state import keep_swept, sweep
+from waggle.signals import Signals, on_hangup
+from waggle.web.access import AccessRules
+from waggle.web.app import build_app
+from waggle.web.endpoint import SessionLimits
+from waggle.web.hosts import host_policy
+from waggle.web.server import ServerLimits, WebServer, bind
+
+log = structlog.get_logger(__name__)
+
+
+async def serve(
+    settings: Settings,
+    build: Callable[[Services], WaggleServer] = build_mcp,
+    *,
+    task_status: anyio.abc.TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run the HTTP server until SIGINT or SIGTERM; a second signal ends the grace.
+
+    Tells its base URL through `task_status` once it accepts connections. When it returns, every
+    environment is destroyed. What `open_app` and `bind` raise may come inside groups of one.
+    """
+    access = access_rules(settings)
+    signals = Signals()
+    async with anyio.create_task_group() as group:
+        await group.start(signals.receive)
+        with contextlib.closing(
+            bind(settings.listen_addr.host, settings.listen_addr.port)
+        ) as listener:
+            async with open_app(settings) as app:
+                stdio = Places.of(settings).stdio
+                await sweep(stdio)
+                group.start_soon(keep_swept, stdio, settings.reaper_interval.total_seconds())
+                await _serve(app, build(app.services), access, listener, signals, task_status)
+        group.cancel_scope.cancel()
+
+
+async def _serve(
+    app: App,
+    mcp: WaggleServer,
+    access: AccessRules,
+    listener: socket.socket,
+    signals: Signals,
+    task_status: anyio.abc.TaskStatus[str],
+) -> None:
+    settings = app.settings
+    names = (*settings.allowed_hosts, *(o.partition("://")[2] for o in settings.allowed_origins))
+    web = build_app(
+        mcp.lowlevel,
+        not_ready=app.environments.not_ready,
+        hosts=host_policy(settings.listen_addr.host, (*names, *public_names(settings))),
+        sessions=SessionLimits(
+            idle_seconds=settings.session_idle_timeout.total_seconds(),
+            maximum=settings.max_sessions,
+        ),
+        access=access,
+        scrape=app.watch.scrape,
+        cut_calls=mcp.calls.cut,
+    )
+    limits = ServerLimits(grace=settings.shutdown_timeout.total_seconds())
+    server = WebServer(web, listener, limits)
+    async with anyio.create_task_group() as group:
+        group.start_soon(signals.control, server.stop, group.cancel_scope.cancel)
+        if app.watch.reopen is not None:
+            await group.start(on_hangup, app.watch.reopen)
+        log.info("listening", mcp=f"{server.url}/mcp", hypervisor=app.hypervisor, why=app.reason)
+        await server.run(task_status=task_status)
+        group.cancel_scope.cancel()

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The prompts: what a person picks in a client to have the agent use the tools well.
+
+Registered by `waggle.mcp.server`. What a person fills in is shown to the model as data between
+marks, so that pasted output does not read like instructions of this server.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from mcp.server.mcpserver import MCPServer
+from pydantic import Field
+
+from waggle.domain.errors import InvalidArgument
+from waggle.domain.runtime import RuntimeName
+
+MOST_TEXT = 20_000
+
+
+def quoted(name: str, text: str) -> str:
+    """`text` between marks. Raises InvalidArgument when it is too long for a prompt."""
+    if len(text) > MOST_TEXT:
+        raise InvalidArgument(f"{name} is longer than {MOST_TEXT} characters.")
+    return f"<{name}>\n{text.strip()}\n</{name}>"
+
+
+def _runtime(name: str) -> str:
+    if name.strip().lower() not in set(RuntimeName):
+        raise InvalidArgument(f"runtime is one of: {', '.join(RuntimeName)}.")
+    return name.strip().lower()
+
+
+def run_code(
+    task: Annotated[str, Field(description="What the program is to do.")],
+    runtime: Annotated[str, Field(description="python, node or shell.")] = "python",
+) -> str:
+    """Write a program for a task, run it on a fresh machine, and show that it works."""
+    return f"""\
+Write and run a program for this task:
+{quoted("task", task)}
+1. create_environment with the runtime {_runtime(runtime)}; keep the environment_id for all that \
+follows.
+2. Install only what the task needs, with install_packages.
+3. execute the program in small steps, and read exit_code and stderr after each before you go on.
+4. Check the result in a second run: other input, an edge case, or the file that was written.
+5. Read what is to be kept with read_file, then destroy_environment.
+Report what you ran, its output, and what you did not check."""
+
+
+def debug_failure(
+    failure: Annotated[str, Field(description="The error: message, traceback or log.")],
+    code: Annotated[str, Field(description="The code that failed, if it is at hand.")] = "",
+) -> str:
+    """Reproduce a failure on a fresh machine, find its cause, and prove the fix."""
+    given = f"\n{quoted('code', code)}" if code.strip() else ""
+    return f"""\
+Find the cause of this failure, and a fix that is proven:
+{quoted("failure", failure)}{given}
+1. create_environment with the runtime that it belongs to, and put the code there with write_file.
+2. Reproduce the failure with execute before you change anything. If it does not appear, say what \
+differs (versions, input, network) and look there.
+3. Narrow it down: the smallest input and code that still fail. Change one thing at a time.
+4. State the cause in a sentence, and show the run that proves it.
+5. Apply the smallest fix; run the reproduction again, and a case that worked before.
+6. destroy_environment.
+Report cause, fix and the two runs. If you could not reproduce it, say so rather than guess."""
+
+
+def analyse_data(
+    question: Annotated[str, Field(description="What is to be found out.")],
+    data: Annotated[str, Field(description="The data itself, or where to get it.")],
+) -> str:
+    """Answer a question about data with a program, and show the figures behind the answer."""
+    return f"""\
+Answer this question about the data below, with a program rather than by eye:
+{quoted("question", question)}
+{quoted("data", data)}
+1. create_environment with the runtime python; keep the environment_id.
+2. Put the data into a file with write_file, or fetch it there with execute. Do not paste it into \
+every program.
+3. Look first: size, columns, types, missing and odd values. Print samples and counts, never the \
+whole.
+4. Prefer the standard library; install_packages (pandas, matplotlib) when it saves work.
+5. Compute the answer, then check it another way: totals, a sample by hand, a second method.
+6. Read results that are to be kept with read_file, then destroy_environment.
+Give the answer first, then the figures, how they were made, and what in the data limits them."""
+
+
+PROMPTS = (("run-code", run_code), ("debug-failure", debug_failure), ("analyse-data", analyse_data))
+
+
+def add_prompts(server: MCPServer[Any]) -> None:
+    """Register all prompts."""
+    for name, prompt in PROMPTS:
+        server.prompt(name=name, title=name.replace("-", " ").capitalize())(prompt)

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One stdio client: messages as lines, in both eras, until it goes or the server is to stop.
+
+Used by the composition root. The SDK's own stdio transport holds a line of any length and as many
+requests as the client sends; this one bounds both, and answers what is no message. Knows no tools.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import anyio
+import mcp_types
+import pydantic_core
+import structlog
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.server.lowlevel import Server
+from mcp.shared.message import ServerMessageMetadata, SessionMessage
+from mcp_types import JSONRPCError, JSONRPCRequest, JSONRPCResponse, RequestId
+
+from waggle.stdio.descriptors import Wire
+from waggle.stdio.lines import Lines, TooLong
+
+log = structlog.get_logger(__name__)
+
+MIB = 1 << 20
+EOF_GRACE = 1.0
+"""Seconds for calls that are about to end when the client closed its side."""
+FLUSH_SECONDS = 1.0
+"""Seconds for the last answers to reach a client that reads."""
+PARSE_ERROR, INVALID_REQUEST, INTERNAL_ERROR, SERVER_BUSY = -32700, -32600, -32603, -32000
+
+
+@dataclass(frozen=True, slots=True)
+class StdioLimits:
+    """Bytes of one line, requests and bytes of requests in progress, seconds to finish on stop.
+
+    A line of 31 MiB lets a file of 10 MiB through, whatever its client escapes.
+    """
+
+    line: int = 31 * MIB
+    requests: int = 64
+    together: int = 128 * MIB
+    grace: float = 30.0
+
+
+class StoppableCalls(Protocol):
+    """The tool calls in progress; see `waggle.mcp.calls`."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def stop(self) -> None:
+        """Refuse new ones."""
+        ...
+
+    def cut(self) -> int:
+        """End them."""
+        ...
+
+    async def finished(self) -> None:
+        """Wait for their end."""
+        ...
+
+
+class StdioServer:
+    """One connection. Run it once; it ends at end of input, after `stop`, or when cancelled."""
+
+    def __init__(
+        self, server: Server[Any], calls: StoppableCalls, wire: Wire, limits: StdioLimits
+    ) -> None:
+        self._server = server
+        self._calls = calls
+        self._wire = wire
+        self._limits = limits
+        self._requests: dict[RequestId, int] = {}
+        self._settled = anyio.Event()
+        self._stopping = anyio.Event()
+        self._gone = anyio.Event()
+        self._writing = anyio.Lock()
+
+    def stop(self) -> None:
+        """Begin to stop: new calls are refused, those in progress get their grace. Idempotent."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Serve until the client is gone or `stop` is done.
+
+        Calls still in progress then are cancelled. Never raises for what the client does.
+        """
+        read_send, read_receive = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+        write_send, write_receive = anyio.create_memory_object_stream[SessionMessage](0)
+        async with (
+            read_send,
+            read_receive,
+            write_send,
+            write_receive,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(self._receive, read_send)
+            group.start_soon(self._send, write_receive)
+            group.start_soon(self._until_end, read_send)
+            options = self._server.create_initialization_options()
+            await self._server.run(read_receive, write_send, options)
+            group.cancel_scope.cancel()
+
+    async def _until_end(self, inbox: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
+        """Wait for a reason to end, let calls finish, then close the SDK's input."""
+        async with anyio.create_task_group() as group:
+            for reason in (self._stopping, self._gone):
+                group.start_soon(_wake, reason, group.cancel_scope.cancel)
+        if not self._gone.is_set():
+            await self._drain()
+        await inbox.aclose()
+
+    async def _drain(self) -> None:
+        self._calls.stop()
+        log.info("draining", calls=len(self._calls), grace_seconds=self._limits.grace)
+        with anyio.move_on_after(self._limits.grace):
+            await self._calls.finished()
+        cut = self._calls.cut()
+        with anyio.move_on_after(FLUSH_SECONDS):
+            await self._all_answered()
+        log.info("drained", calls_cut=cut)
+
+    async def _all_answered(self) -> None:
+        while self._requests:
+            self._settled = anyio.Event()
+            await self._settled.wait()
+
+    def _settle(self, number: RequestId) -> None:
+        self._requests.pop(number, None)
+        if not self._requests:
+            self._settled.set()
+
+    async def _receive(self, inbox: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
+        lines = Lines(self._limits.line)
+        try:
+            while data := await self._wire.read():
+                for line in lines.feed(data):
+                    await self._take(line, inbox)
+            await self._take(lines.end(), inbox)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            return  # the SDK's side has ended
+        except OSError as error:
+            log.info("client_gone", why=error.strerror)
+        log.info("input_ended", requests=len(self._requests))
+        with anyio.move_on_after(EOF_GRACE):
+            await self._all_answered()
+        self._gone.set()
+
+    async def _take(
+        self, line: bytes | TooLong, inbox: MemoryObjectSendStream[SessionMessage | Exception]
+    ) -> None:
+        """Hand one message to the SDK, or answer why not. Waits for a client that does not read."""
+        if isinstance(line, TooLong):
+            most = self._limits.line // MIB
+            said = f"A message of {line.size} bytes is refused: at most {most} MiB are read."
+            await self._refuse(line.request_id(), INVALID_REQUEST, said)
+            return
+        if not line.strip():
+            return
+        try:
+            message = mcp_types.jsonrpc_message_adapter.validate_json(line, by_name=False)
+        except ValueError:
+            await self._refuse(*_explain(line))
+            return
+        if not isinstance(message, JSONRPCRequest):
+            await inbox.send(SessionMessage(message))
+            return
+        held = sum(self._requests.values())
+        if len(self._requests) >= self._limits.requests or (
+            held and held + len(line) > self._limits.together
+        ):
+            said = f"{len(self._requests)} requests are in progress: wait for answers."
+            await self._refuse(message.id, SERVER_BUSY, said)
+            return
+        self._requests[message.id] = len(line)
+        metadata = ServerMessageMetadata(
+            on_request_unanswered=partial(self._unanswered, message.id)
+        )
+        await inbox.send(SessionMessage(message, metadata))
+
+    async def _unanswered(self, number: RequestId) -> None:
+        self._settle(number)
+
+    async def _refuse(self, number: RequestId | None, code: int, said: str) -> None:
+        log.info("message_refused", code=code, why=said)
+        error = {"jsonrpc": "2.0", "id": number, "error": {"code": code, "message": said}}
+        await self._put(json.dumps(error).encode())
+
+    async def _send(self, outbox: MemoryObjectReceiveStream[SessionMessage]) -> None:
+        async with outbox:
+            async for envelope in outbox:
+                message = envelope.message
+                await self._put(_encoded(message))
+                if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
+                    self._settle(message.id)
+
+    async def _put(self, message: bytes) -> None:
+        """Write a line. What a client that is gone would have got is dropped."""
+        if self._gone.is_set():
+            return
+        try:
+            async with self._writing:
+                await self._wire.write(message + b"\n")
+        except OSError as error:
+            log.info("client_gone", why=error.strerror)
+            self._gone.set()
+
+
+async def _wake(reason: anyio.Event, then: Callable[[], None]) -> None:
+    await reason.wait()
+    then()
+
+
+def _encoded(message: mcp_types.JSONRPCMessage) -> bytes:
+    try:
+        return message.model_dump_json(by_alias=True, exclude_unset=True).encode()
+    except ValueError:  # text that is no Unicode got into a result
+        log.exception("answer_not_encodable")
+        number = getattr(message, "id", None)
+        error = {"code": INTERNAL_ERROR, "message": "The answer cannot be written as JSON."}
+        return json.dumps({"jsonrpc": "2.0", "id": number, "error": error}).encode()
+
+
+def _explain(line: bytes) -> tuple[RequestId | None, int, str]:
+    """Why a line is no message: the id to answer to, if it has one, the code, and the words."""
+    try:
+        value: object = pydantic_core.from_json(line)
+    except ValueError:
+        return None, PARSE_ERROR, "The line is not valid JSON in UTF-8: send one message a line."
+    if isinstance(value, list):
+        return None, INVALID_REQUEST, "Batches are not supported: send one message a line."
+    number = value.get("id") if isinstance(value, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # whatever JSON there is
+    known = number if isinstance(number, int | str) and not isinstance(number, bool) else None
+    return known, INVALID_REQUEST, "The line is not a JSON-RPC 2.0 message."

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clients of other makers do the main job: list, create, execute, be refused, cancel, destroy.
+
+Python's SDK in both eras and curl have tests of their own; see tests/mcp, tests/web and tests/e2e.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from tests.support.server import ERAS, data_of, error_of, raw, request, serving
+from tests.support.server import client as sdk
+from tests.support.tools import environment, fastmcp_python, node_tools
+from tests.support.waggle_process import running, small
+
+pytestmark = [pytest.mark.anyio, pytest.mark.net, pytest.mark.timeout(300)]
+MAKERS = ("TypeScript", "fastmcp")
+
+
+def command(maker: str) -> list[str]:
+    if maker == "TypeScript":
+        return node_tools().script("client.mjs")
+    return [str(fastmcp_python()), str(Path(__file__).with_name("fastmcp_client.py"))]
+
+
+async def seen_by(maker: str, home: Path, url: str, hang: str) -> dict[str, Any]:
+    argv = await anyio.to_thread.run_sync(command, maker)
+    variables = {k: v for k, v in environment(home).items() if k != "PYTHONPATH"}
+    ended = await anyio.run_process([*argv, url, hang], env=variables, check=False)
+    assert ended.returncode == 0, ended.stderr.decode()
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def check(seen: dict[str, Any], maker: str) -> None:
+    assert {"create_environment", "execute", "destroy_environment"} <= set(seen["tools"])
+    assert seen["stdout"] == f"from {maker}\n"
+    assert seen["refused"]
+    assert "environment_id" in seen["why"]
+    assert seen["ended"] == "cancelled"
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+async def test_another_makers_client(maker: str, tmp_path: Path) -> None:
+    async with serving() as rig:
+        check(await seen_by(maker, tmp_path, rig.mcp, "hang"), maker)
+        assert rig.host.only.cancelled
+        assert rig.host.only.destroys
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("maker", MAKERS)
+async def test_another_makers_client_and_a_real_machine(maker: str, tmp_path: Path) -> None:
+    with running(tmp_path / "server", small(tmp_path)) as server:
+        check(await seen_by(maker, tmp_path, server.mcp, "sleep 1000"), maker)
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_the_python_sdk(era: str) -> None:
+    async with serving() as rig, sdk(rig, era) as client:
+        made = data_of(await client.call_tool("create_environment", {"runtime": "shell"}))
+        arguments = {"environment_id": made["environment_id"], "code": "echo from Python"}
+        assert data_of(await client.call_tool("execute", arguments))["stdout"] == "from Python\n"
+        refused = await client.call_tool("execute", {"environment_id": "x", "code": "1"})
+        assert error_of(refused)["code"] == "invalid_argument"
+        with anyio.move_on_after(20):
+            async with anyio.create_task_group() as group:
+                arguments = {**arguments, "code": "hang"}
+                group.start_soon(client.call_tool, "execute", arguments)
+                await rig.host.only.started.wait()
+                group.cancel_scope.cancel()
+        with anyio.fail_after(10):
+            await rig.host.only.was_cancelled.wait()
+
+
+async def test_plain_http() -> None:
+    async with serving() as rig, raw(rig) as http:
+        listed = (await http.post("/mcp", json=request("tools/list"))).json()
+        assert "execute" in {tool["name"] for tool in listed["result"]["tools"]}

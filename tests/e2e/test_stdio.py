@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`waggle serve --stdio` as desktop clients start it: several at once, killed, and not read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from tests.support.server import ERAS, INITIALIZE
+from tests.support.waggle_client import create, execute, until
+from tests.support.waggle_process import Waggle, environ, next_ports, small
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+ARGV = [sys.executable, "-m", "waggle", "serve", "--stdio"]
+
+
+class Desktop:
+    """A data directory and ports, and the variables of every server that shares them."""
+
+    def __init__(self, directory: Path, settings: dict[str, str]) -> None:
+        self.data = directory / "data"
+        self.ports = next_ports()
+        ports = {"ssh_port_base": str(self.ports.start), "ssh_port_max": str(self.ports.stop)}
+        self.variables = environ(self.data, {**ports, **settings})
+        self._look = Waggle(directory, ports=self.ports)
+
+    def left(self) -> dict[str, object]:
+        """What exists of servers and their machines."""
+        stdio = self.data / "stdio"
+        states = (
+            [entry.name for entry in stdio.iterdir() if entry.is_dir()] if stdio.exists() else []
+        )
+        return {**self._look.remains(), **({"states": states} if states else {})}
+
+    @contextlib.asynccontextmanager
+    async def client(self, log: Path, era: str = "legacy") -> AsyncGenerator[Client]:
+        server = StdioServerParameters(command=ARGV[0], args=ARGV[1:], env=self.variables)
+        with log.open("ab") as errors:
+            transport = stdio_client(server, errlog=errors)  # pyright: ignore[reportArgumentType]  # any file will do
+            async with Client(transport, mode=era, read_timeout_seconds=240) as client:
+                yield client
+
+
+@pytest.fixture
+def desktop(tmp_path: Path) -> Desktop:
+    """Without images: servers start, machines do not."""
+    return Desktop(tmp_path, {"image_cache_dir": str(tmp_path / "cache")})
+
+
+def popen(desktop: Desktop, log: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        ARGV,
+        env=desktop.variables,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+    )
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_the_sdks_client_in_both_eras(desktop: Desktop, tmp_path: Path, era: str) -> None:
+    async with desktop.client(tmp_path / "log", era) as client:
+        listed = await client.list_tools()
+        assert "create_environment" in {tool.name for tool in listed.tools}
+        result = await client.call_tool("execute", {"environment_id": "x", "code": "1"})
+        assert result.is_error
+    events = [json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines()]
+    assert events[0] == "serving_stdio"
+    assert desktop.left() == {}
+
+
+async def test_nothing_but_messages_is_on_standard_output(desktop: Desktop) -> None:
+    """Not even of what prints: the line below is run in the server's own process."""
+    program = (
+        "import atexit, os, subprocess, sys; from waggle.cli import main;"
+        "import waggle.mcp.server as s; build = s.build_mcp\n"
+        "def noisy(services):\n"
+        "    print('printed', flush=True); os.write(1, b'written')\n"
+        "    subprocess.run(['echo', 'child'])\n"
+        "    return build(services)\n"
+        "import waggle.app_stdio as a; a.build_mcp = noisy\n"
+        "sys.argv = ['waggle', 'serve', '--stdio']; main.main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env=desktop.variables,
+        input=json.dumps(INITIALIZE).encode() + b"\n",
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    (line,) = ended.stdout.splitlines()
+    assert json.loads(line)["result"]["serverInfo"]["name"] == "waggle"
+    assert all(word in ended.stderr for word in (b"printed", b"written", b"child"))
+
+
+async def test_a_client_that_never_reads_the_log_is_served_all_the_same(desktop: Desktop) -> None:
+    """Each line that is no message is logged: together far more than a pipe holds."""
+    with popen(desktop) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for number in range(3000):
+            process.stdin.write(b"no message %d\n" % number)
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["error"]["code"] == -32700
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_signals_end_it(desktop: Desktop, number: signal.Signals) -> None:
+    with popen(desktop) as process:
+        assert process.stderr is not None
+        assert b"serving_stdio" in process.stderr.readline()
+        process.send_signal(number)
+        assert process.wait(60) == 0
+        said, logged = process.communicate()
+    assert said == b""
+    assert b"drained" in logged
+    assert desktop.left() == {}
+
+
+async def test_a_closed_standard_input_is_told(desktop: Desktop) -> None:
+    command = ["sh", "-c", 'exec "$@" <&-', "sh", *ARGV]
+    ended = subprocess.run(
+        command, env=desktop.variables, capture_output=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1
+    assert b"Standard input or output is closed" in ended.stderr
+
+
+@pytest.mark.vm
+@pytest.mark.timeout(300)
+async def test_two_at_once_have_machines_of_their_own_that_go_with_them(tmp_path: Path) -> None:
+    desktop = Desktop(tmp_path, small(tmp_path))
+    async with desktop.client(tmp_path / "first") as first:
+        async with desktop.client(tmp_path / "second", "2026-07-28") as second:
+            mine, other = await create(first, "shell"), await create(second, "shell")
+            assert await execute(first, mine, "echo one") == "one\n"
+            assert await execute(second, other, "echo two") == "two\n"
+            machines = desktop._look.machines()
+            assert len(machines) == 2
+            if os.geteuid() == 0:
+                assert len({Path(f"/proc/{pid}").stat().st_uid for pid in machines}) == 2
+            refused = await first.call_tool("execute", {"environment_id": other, "code": "1"})
+            assert refused.is_error
+        await until(lambda: len(desktop._look.machines()) == 1)
+        assert await execute(first, mine, "echo still") == "still\n"
+    await until(lambda: desktop.left() == {})
+
+
+@pytest.mark.vm
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("whom", ["client", "server"])
+async def test_sigkill_leaves_nothing_for_long(tmp_path: Path, whom: str) -> None:
+    """Of the client: its end of the pipe closes. Of the server: the next one tidies up."""
+    desktop = Desktop(tmp_path, small(tmp_path))
+    process = popen(desktop, subprocess.DEVNULL)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    call = {"name": "create_environment", "arguments": {"runtime": "shell"}}
+    messages = [
+        INITIALIZE,
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call},
+    ]
+    process.stdin.writelines(json.dumps(message).encode() + b"\n" for message in messages)
+    process.stdin.flush()
+    while b'"id":2' not in await anyio.to_thread.run_sync(process.stdout.readline):
+        pass
+    assert len(desktop._look.machines()) == 1
+    if whom == "client":
+        process.stdin.close()
+        process.stdout.close()
+        assert await anyio.to_thread.run_sync(lambda: process.wait(30)) == 0
+    else:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+        await until(lambda: not desktop._look.machines())
+        assert len(desktop.left()) == 1  # its directory
+        async with desktop.client(tmp_path / "next"):
+            assert len(list((desktop.data / "stdio").glob("*/environments/*"))) == 0
+    assert desktop.left() == {}

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts as clients see them, in both eras; what people paste stays marked as theirs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from mcp import Client, MCPError
+from mcp_types import GetPromptResult, TextContent
+from tests.support.server import ERAS, mcp_server
+
+from waggle.mcp.prompts import MOST_TEXT, PROMPTS
+
+pytestmark = pytest.mark.anyio
+ARGUMENTS = {
+    "run-code": {"task": "count words", "runtime": "node"},
+    "debug-failure": {"failure": "KeyError: 'x'", "code": "print({}['x'])"},
+    "analyse-data": {"question": "which month?", "data": "a,b\n1,2"},
+}
+
+
+def said(result: GetPromptResult) -> str:
+    (message,) = result.messages
+    assert message.role == "user"
+    assert isinstance(message.content, TextContent)
+    return message.content.text
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_they_are_listed_and_got(era: str) -> None:
+    async with mcp_server() as server, Client(server, mode=era) as client:
+        listed = (await client.list_prompts()).prompts
+        assert [prompt.name for prompt in listed] == [name for name, _ in PROMPTS]
+        for prompt in listed:
+            assert prompt.description
+            assert all(argument.description for argument in prompt.arguments or [])
+            text = said(await client.get_prompt(prompt.name, ARGUMENTS[prompt.name]))
+            for name, value in ARGUMENTS[prompt.name].items():
+                assert value in text
+                assert name == "runtime" or f"<{name}>\n{value}\n</{name}>" in text
+
+
+async def test_they_name_only_tools_that_exist() -> None:
+    async with mcp_server() as server, Client(server) as client:
+        tools = {tool.name for tool in (await client.list_tools()).tools}
+        for name, arguments in ARGUMENTS.items():
+            text = said(await client.get_prompt(name, arguments))
+            named = set(re.findall(r"\b[a-z]+_[a-z_]+\b", text)) - {"environment_id", "exit_code"}
+            assert named - tools == set()
+            assert {"create_environment", "destroy_environment"} <= named
+            assert "execute" in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"task": "x" * (MOST_TEXT + 1)}, {"task": "x", "runtime": "cobol"}],
+)
+async def test_arguments_that_cannot_be_used_are_refused(arguments: dict[str, str]) -> None:
+    async with mcp_server() as server, Client(server) as client:
+        with pytest.raises(MCPError):
+            await client.get_prompt("run-code", arguments)
