@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The composition root: every part is built here from `Settings`, and nowhere else.
 
-Used by `waggle.app_http` and `waggle.app_stdio`. Owns the data directory's lock, the state, one task group and their order of
-shutdown; knows no use case.
+Used by `waggle.app_http` and `waggle.app_stdio`. Owns the data directory's lock, the state, one
+task group and their order of shutdown; knows no use case.
 """
 
 from __future__ import annotations
