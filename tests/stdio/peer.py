@@ -106,6 +106,8 @@ async def serving(
             yield peer
         finally:
             group.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await services.environments.aclose()  # as the composition root does
             tasks.cancel_scope.cancel()
             for descriptor in (source, target, from_server, to_server):
                 peer.close(descriptor)

@@ -57,7 +57,10 @@ def as_user(
 def _hindrance() -> str:
     if os.geteuid() != 0:
         return "NOT COMPARED WITH ROOT: run these tests as root too"
-    tried = as_user(sys.executable, "-c", "import waggle.cli.main")
+    try:
+        tried = as_user(sys.executable, "-c", "import waggle.cli.main")
+    except PermissionError:
+        return f"NOT TESTED AS ANOTHER USER, who cannot run {sys.executable}"
     if tried.returncode:
         return f"NOT TESTED AS ANOTHER USER, who cannot read waggle: {tried.stderr[-300:]}"
     return ""

@@ -66,6 +66,7 @@ class RateLimited(WaggleError):
 
     code = "rate_limited"
     retryable = True
+    default_hint = "Wait 1 s, then try again; do more in one call."
 
     def __init__(self, message: str, *, hint: str | None = None, seconds: float = 1.0) -> None:
         self.retry_after = max(1, math.ceil(seconds))
