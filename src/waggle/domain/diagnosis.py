@@ -25,6 +25,7 @@ _FULL_BYTES = 64 << 10
 _FULL_INODES = 1
 _MANY_SHARED = 0.25
 _SHOWN_REFUSALS = 3
+_SHM = "/dev/shm"  # noqa: S108 - a name in a sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def _out_of_memory(evidence: Evidence) -> Diagnosis | None:
     advice = "Use less memory: read data in pieces, run fewer processes at once."
     if record.memory_shared > _MANY_SHARED * max(record.memory_limit, 1):
         advice = (
-            f"Delete files in /dev/shm and other memory file systems, which hold "
+            f"Delete files in {_SHM} and other memory file systems, which hold "
             f"{_mib(record.memory_shared)} MiB, or use less memory otherwise."
         )
     return Diagnosis(
@@ -166,7 +167,8 @@ def _disk_full(evidence: Evidence) -> Diagnosis | None:
     if disk is not None and disk.free < _FULL_BYTES:
         what = f"The disk is full: {_room(disk)}"
     else:
-        what = f"The disk has no room for another file: all {inodes.total if inodes else 0:,} are taken"
+        most = inodes.total if inodes else 0
+        what = f"The disk has no room for another file: all {most:,} are taken"
     return Diagnosis(
         "disk_full",
         f"{what}. Writing fails.",
@@ -185,7 +187,7 @@ def _memory_files_full(evidence: Evidence) -> Diagnosis | None:
         return None
     return Diagnosis(
         "disk_full",
-        f"/dev/shm is full: {_room(shm)}. Writing there fails.",
+        f"{_SHM} is full: {_room(shm)}. Writing there fails.",
         "Delete what is not needed there, or write to the disk: /tmp and the home directory.",
     )
 

@@ -43,7 +43,7 @@ for part in sys.argv[1].split('.'):
     if not found:
         print('missing')
         break
-    path = getattr(found, 'submodule_search_locations', None)
+    path = getattr(found, 'submodule_search_locations', None) or []
 """
 _ASK_NODE = """\
 try { require.resolve(process.argv[1], {paths: [process.cwd()]}) }
