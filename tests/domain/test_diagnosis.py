@@ -68,7 +68,7 @@ def test_out_of_memory_says_at_how_much_and_what_helps() -> None:
     )
     shared = told(killed, oom_kills=1, memory_shared=300 * MIB)
     assert shared
-    assert "/dev/shm" in shared.next_step  # noqa: S108 - a name in a sentence
+    assert "/dev/shm" in shared.next_step
     assert "hold 300 MiB" in shared.next_step
 
 
@@ -78,7 +78,7 @@ def test_a_kill_that_was_not_for_memory_is_no_lack_of_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "expected", "words"),
+    "record, expected, words",
     [
         ({}, "command_not_found", "no program prog in"),
         ({"file": "/x/prog", "needs": "/usr/bin/p9"}, "interpreter_not_found", "/x/prog is there"),
@@ -168,7 +168,7 @@ def test_a_missing_module_says_where_it_comes_from() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cause", "words"),
+    "cause, words",
     [
         ("QEMU was killed by SIGKILL", "for lack of memory"),
         ("libkrun was killed by SIGKILL", "for lack of memory"),

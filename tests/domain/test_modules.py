@@ -32,7 +32,7 @@ ESM = (
 
 
 @pytest.mark.parametrize(
-    ("stderr", "expected"),
+    "stderr, expected",
     [
         (TRACE + "ModuleNotFoundError: No module named 'a.b_c'\n", Module(PYTHON, "a.b_c")),
         ("/usr/bin/python3: No module named pytest\n", Module(PYTHON, "pytest")),
@@ -79,7 +79,7 @@ def test_the_failed_commands_own_interpreter_is_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "is_missing"),
+    "name, is_missing",
     [("json", False), ("sys", False), ("json.tool", False), ("os.path", True), ("nope.x", True)],
 )
 def test_python_answers_without_importing(tmp_path: Path, name: str, is_missing: bool) -> None:
@@ -89,7 +89,7 @@ def test_python_answers_without_importing(tmp_path: Path, name: str, is_missing:
     (package / "__init__.py").write_text("print('ran')")
     (package / "part.py").touch()
     for asked, expected in ((name, is_missing), ("loud.part", False), ("loud.other", True)):
-        done = subprocess.run(  # noqa: S603 - our own interpreter
+        done = subprocess.run(
             question(Module(PYTHON, asked), [sys.executable]),
             cwd=tmp_path,
             capture_output=True,

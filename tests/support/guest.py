@@ -80,6 +80,8 @@ class FakeGuest:
     destroy_error: Exception | None = None
     listing: Listing | None = None
     diagnosis: Diagnosis | None = None
+    diagnosing: anyio.Event = field(default_factory=anyio.Event)
+    diagnose_until: anyio.Event | None = None
     destroys: int = 0
     dead: anyio.Event = field(default_factory=anyio.Event)
     cause: str = ""
@@ -110,7 +112,10 @@ class FakeGuest:
             raise
 
     async def diagnose(self, command: Command, result: ExecutionResult) -> Diagnosis | None:
-        """What the test set, for a failure."""
+        """What the test set, for a failure; `diagnose_until` holds it up."""
+        self.diagnosing.set()
+        if self.diagnose_until is not None:
+            await self.diagnose_until.wait()
         await anyio.lowlevel.checkpoint()
         return None if result.exit_code == 0 else self.diagnosis
 

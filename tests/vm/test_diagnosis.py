@@ -97,7 +97,7 @@ async def test_full_memory_files(guest: LocalGuest) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "code", "words"),
+    "asked, code, words",
     [
         (command("no-such-program"), "command_not_found", "no program no-such-program in"),
         (command("/nowhere/at-all"), "command_not_found", "no program /nowhere/at-all in"),
@@ -120,7 +120,7 @@ async def test_ends_that_the_launcher_saw(
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "words"),
+    "content, code, words",
     [
         (b"#!/usr/bin/python9\n", "interpreter_not_found", "but /usr/bin/python9, the interpreter"),
         (b"#!/bin/sh\r\necho x\r\n", "interpreter_not_found", "ends with a carriage return"),

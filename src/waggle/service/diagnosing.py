@@ -8,11 +8,12 @@ time, and never an error: a failure that cannot be explained has no diagnosis.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+import structlog
 
 from waggle.domain.diagnosis import Diagnosis, diagnose
 from waggle.domain.environment import Environment
@@ -20,6 +21,8 @@ from waggle.domain.errors import WaggleError
 from waggle.domain.evidence import NO_RECORD, Evidence, Record, Refused
 from waggle.domain.execution import Command, ExecutionResult
 from waggle.domain.modules import MAX_TAIL, MISSING, Module, question, suspected
+
+log = structlog.get_logger(__name__)
 
 PATIENCE: Final = 10.0
 """Seconds for everything that a guest is asked about one failure."""
@@ -46,11 +49,15 @@ class Diagnostician:
             return None
         refused = tuple(self.refused_since(time.monotonic() - result.duration))
         record, missing = NO_RECORD, None
-        with contextlib.suppress(TimeoutError, WaggleError):
+        try:
             async with asyncio.timeout(self.patience):
                 record = await self.why(result.run_id)
                 if suspect := suspected(_last(result), result.exit_code):
                     missing = await self._confirmed(suspect, command)
+        except (TimeoutError, WaggleError) as error:
+            log.info("diagnosis_incomplete", environment=self.environment.id, why=repr(error))
+        except Exception:
+            log.exception("diagnosis_failed", environment=self.environment.id)
         return diagnose(
             Evidence(
                 program=command.argv[0],

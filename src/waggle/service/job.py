@@ -95,12 +95,12 @@ class Job:
     async def run(self, guest: Guest, command: Command) -> None:
         """Run it to its end; see `Guest.run`. Never raises but when the server stops."""
         into = Streams(self.streams[StreamName.STDOUT], self.streams[StreamName.STDERR])
-        state = JobState.KILLED
+        state, result = JobState.KILLED, None
         try:
             with self._scope:
-                self._result = await guest.run(command, into)
-                state = _ending(self._result)
-                self._diagnosis = await guest.diagnose(command, self._result)
+                result = await guest.run(command, into)
+                state = _ending(result)
+                self._diagnosis = await guest.diagnose(command, result)
         except Exception as error:
             self.failure = error
             state = JobState.LOST
@@ -108,7 +108,7 @@ class Job:
             if not isinstance(error, WaggleError):
                 log.exception("job_failed", environment=self.environment_id, job=self.number)
         finally:
-            self._state = state
+            self._state, self._result = state, result
             self._ended_at = self._clock()
 
     def settle(self) -> None:

@@ -57,8 +57,15 @@ def command_text(output: CommandOutput) -> str:
         )
         if dropped
     ]
-    why = [f"{output.diagnosis.cause} {output.diagnosis.next_step}"] if output.diagnosis else []
-    return "\n".join([*(parts or ["(no output)"]), *cut, _ending(output), *why])
+    return "\n".join([*(parts or ["(no output)"]), *cut, _ending(output), *_why(output)])
+
+
+def _why(output: CommandOutput) -> list[str]:
+    """The diagnosis as a line; of a lost job its error tells the same."""
+    found = output.diagnosis
+    if found is None or output.status == JobState.LOST:
+        return []
+    return [f"{found.cause} {found.next_step}"]
 
 
 def _ending(output: CommandOutput) -> str:
