@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +98,26 @@ def test_python_answers_without_importing(tmp_path: Path, name: str, is_missing:
             check=True,
         )
         assert done.stdout.strip() == (MISSING if expected else "")
+
+
+NODE_PROGRAM = shutil.which("node") or ""
+
+
+@pytest.mark.skipif(not NODE_PROGRAM, reason="no node on this machine")
+@pytest.mark.parametrize("line", ["require('NAME')", "import 'NAME'"])
+def test_node_answers_without_running_the_module(tmp_path: Path, line: str) -> None:
+    """Node's real last words lead to a question, which it answers."""
+    package = tmp_path / "node_modules" / "there"
+    package.mkdir(parents=True)
+    (package / "index.js").write_text("console.log('ran')")
+    program = tmp_path / ("a.mjs" if "import" in line else "a.js")
+    program.write_text(line.replace("NAME", "@not/there"))
+    failed = subprocess.run(
+        [NODE_PROGRAM, program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    missing = Module(NODE, "@not/there")
+    assert suspected(failed.stderr, failed.returncode) == missing
+    for module, expected in ((missing, MISSING), (Module(NODE, "there"), "")):
+        asked = question(module, [NODE_PROGRAM])
+        done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected

@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 from tests.support.vm import PYTHON, Lab, command, lines, root, sh
 
+from waggle.config import load
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import GuestLost
 from waggle.domain.execution import Command, GuestUser
+from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.network import NetworkPolicy
+from waggle.presets import image_service
 from waggle.service.local_guest import LocalGuest
 
 pytestmark = [
@@ -211,3 +215,14 @@ async def test_a_guest_that_lies_has_no_diagnosis(lab: Lab) -> None:
     await root(liar, cover)
     asked = sh("exit 3", user=GuestUser.ROOT)
     assert await why(liar, asked) is None
+
+
+async def test_a_missing_module_of_node(lab: Lab) -> None:
+    """With the real node image of this machine's store."""
+    lab.images.known["node"] = await image_service(load()).boot_image("node", no_progress)
+    node = await lab.guest("node", memory=384, disk=512)
+    asked = command("node", FILE, code=b"require('left-pad')", extension=".js", timeout=120.0)
+    told = await found(node, asked)
+    assert told.code == "module_not_found"
+    assert "The Node.js module left-pad is not installed" in told.cause
+    assert await why(node, replace(asked, code=b"throw new Error('x')")) is None
