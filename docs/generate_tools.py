@@ -124,6 +124,9 @@ def _rows(schema: Schema, root: Schema, prefix: str) -> Iterator[str]:
         item = about.get("items", {})
         if "$ref" in item:
             yield from _rows(_resolve(item["$ref"], root), root, f"{name}[].")
+        for variant in about.get("anyOf", []):
+            if "$ref" in variant:
+                yield from _rows(_resolve(variant["$ref"], root), root, f"{name}.")
 
 
 def _is_input(schema: Schema) -> bool:
@@ -146,6 +149,8 @@ def _kind(about: Schema) -> str:
         return ", ".join(f"`{value}`" for value in about["enum"])
     if "const" in about:
         return f"`{about['const']}`"
+    if "$ref" in about:
+        return "object"
     if about["type"] == "array":
         items = about["items"]
         return "list" if "$ref" in items else f"list of {_kind(items)}s"

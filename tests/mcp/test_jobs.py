@@ -10,6 +10,8 @@ import pytest
 from mcp import Client
 from tests.support.server import ERAS, Setup, client, created, data_of, error_of, serving, text_of
 
+from waggle.domain.diagnosis import Diagnosis
+
 pytestmark = pytest.mark.anyio
 
 SOON = {"wait_seconds": 0.01}
@@ -162,3 +164,23 @@ async def test_a_waiting_client_hears_the_last_line() -> None:
         arguments = {"environment_id": await created(agent), "code": code}
         await agent.call_tool("execute", arguments, progress_callback=listen)
         assert heard[0] == "running: second\ufffd[31m, 0.02 s"
+
+
+async def test_a_failure_is_a_result_that_says_why() -> None:
+    async with serving() as rig, client(rig) as agent:
+        environment = await created(agent)
+        rig.host.only.diagnosis = Diagnosis(
+            "disk_full", "The disk is full.", "Delete \x1b[1m files."
+        )
+        arguments = {"environment_id": environment, "code": "exit 3"}
+        result = await agent.call_tool("execute", arguments)
+        assert not result.is_error
+        cleaned = "Delete \ufffd[1m files."
+        assert data_of(result)["diagnosis"] == {
+            "code": "disk_full",
+            "cause": "The disk is full.",
+            "next_step": cleaned,
+        }
+        assert text_of(result).splitlines()[-1] == f"The disk is full. {cleaned}"
+        good = await agent.call_tool("execute", {**arguments, "code": "echo x"})
+        assert data_of(good)["diagnosis"] is None

@@ -7,6 +7,7 @@ import anyio
 import pytest
 from tests.service.world import LONG, OWNER, World, settle, world
 
+from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import State
 from waggle.domain.errors import GuestLost, JobNotFound, NotFound, TooManyJobs
 from waggle.domain.execution import Command
@@ -184,3 +185,37 @@ async def test_a_server_that_stops_ends_every_job() -> None:
             job = await start(here.jobs(), environment, "hang")
             await here.host.only.started.wait()
         assert job.view().state is JobState.KILLED
+
+
+FOUND = Diagnosis("disk_full", "The disk is full.", "Delete something.")
+
+
+async def test_a_failure_is_told_with_its_cause(here: World, jobs: JobService) -> None:
+    environment = (await here.created()).id
+    here.host.only.diagnosis = FOUND
+    assert (await (await start(jobs, environment, "exit 3")).attend(LONG)).diagnosis == FOUND
+    assert (await (await start(jobs, environment, "echo x")).attend(LONG)).diagnosis is None
+
+
+async def test_a_kill_while_its_cause_is_looked_for_does_not_undo_its_end(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    guest = here.host.only
+    guest.diagnose_until = anyio.Event()
+    job = await start(jobs, environment, "exit 3")
+    await guest.diagnosing.wait()
+    assert (job.view().state, job.view().exit_code) == (JobState.RUNNING, None)
+    await job.kill()
+    view = job.view()
+    assert (view.state, view.exit_code, view.diagnosis) == (JobState.EXITED, 3, None)
+
+
+async def test_a_lost_job_says_why_and_what_then(here: World, jobs: JobService) -> None:
+    environment = (await here.created()).id
+    job = await start(jobs, environment, "die")
+    await job.wait(LONG)
+    found = job.view().diagnosis
+    assert found
+    assert (found.code, found.cause) == ("guest_lost", "The machine died: killed by signal 9")
+    assert "new environment" in found.next_step

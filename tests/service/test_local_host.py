@@ -26,6 +26,7 @@ from waggle.domain.errors import (
     PortTaken,
     TimedOut,
 )
+from waggle.domain.evidence import Refused
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.machine import MachineSpec
@@ -107,6 +108,9 @@ class PretendProxy:
             raise AssertionError("nobody connects")
 
         return refuse
+
+    def refused_since(self, moment: float) -> Sequence[Refused]:
+        raise AssertionError("nothing runs")
 
     async def aclose(self) -> None:
         self.log.append("proxy")
@@ -277,6 +281,7 @@ class TestGuest:
             machine,
             SshConnection(1, new_keys()),
             PretendProxy(log),
+            environment=environment(),
             ssh_port=1,
             directory="/home/sandbox",
             booted_from={},

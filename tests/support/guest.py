@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 import anyio
 import anyio.lowlevel
 
+from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment, MachineIdentity
 from waggle.domain.errors import FileNotFound, FileRefused, GuestLost, TooLarge
 from waggle.domain.execution import HOME, Command, ExecutionResult, Output, Streams
@@ -78,6 +79,9 @@ class FakeGuest:
     file_error: Exception | None = None
     destroy_error: Exception | None = None
     listing: Listing | None = None
+    diagnosis: Diagnosis | None = None
+    diagnosing: anyio.Event = field(default_factory=anyio.Event)
+    diagnose_until: anyio.Event | None = None
     destroys: int = 0
     dead: anyio.Event = field(default_factory=anyio.Event)
     cause: str = ""
@@ -106,6 +110,14 @@ class FakeGuest:
             self.cancelled.append(command)
             self.was_cancelled.set()
             raise
+
+    async def diagnose(self, command: Command, result: ExecutionResult) -> Diagnosis | None:
+        """What the test set, for a failure; `diagnose_until` holds it up."""
+        self.diagnosing.set()
+        if self.diagnose_until is not None:
+            await self.diagnose_until.wait()
+        await anyio.lowlevel.checkpoint()
+        return None if result.exit_code == 0 else self.diagnosis
 
     async def interpret(self, command: Command, into: Streams) -> ExecutionResult:
         await anyio.lowlevel.checkpoint()

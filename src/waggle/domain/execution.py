@@ -129,7 +129,8 @@ class Streams:
 class ExecutionResult:
     """How a command ended. Exactly one of `exit_code`, `signal`, `timed_out` tells why.
 
-    `exit_code` is None when a signal or the timeout ended it. `duration` is seconds.
+    `exit_code` is None when a signal or the timeout ended it. `duration` is seconds. `run_id` is
+    the guest's name for this run, under which it remembers why it failed.
     """
 
     stdout: Output
@@ -138,6 +139,7 @@ class ExecutionResult:
     signal: str | None
     timed_out: bool
     duration: float
+    run_id: str = ""
 
 
 def parse_code(code: str) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment, MachineIdentity
 from waggle.domain.execution import Command, ExecutionResult, Streams
 from waggle.domain.filesystem import FileSlice, Listing
@@ -52,6 +53,13 @@ class Guest(Protocol):
         command's `output_limit`.
 
         Raises GuestLost when the guest dies or stops answering; a failing command is a result.
+        """
+        ...
+
+    async def diagnose(self, command: Command, result: ExecutionResult) -> Diagnosis | None:
+        """Why a run that has just ended failed, from evidence; None where there is none.
+
+        Does not raise; takes seconds at most. Safe to cancel.
         """
         ...
 

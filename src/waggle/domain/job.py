@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.execution import Output
 
@@ -51,7 +52,7 @@ class JobView:
 
     `number` counts from 1 in its environment. `duration` is seconds, so far or in all. `exit_code`
     is set for EXITED, `signal` for SIGNALED; `error` says why it is LOST. A KILLED job was ended by
-    its owner or with its environment.
+    its owner or with its environment. `diagnosis` says why it failed, where that is known.
     """
 
     environment_id: str
@@ -66,6 +67,7 @@ class JobView:
     exit_code: int | None = None
     signal: str | None = None
     error: str = ""
+    diagnosis: Diagnosis | None = None
 
     @property
     def is_running(self) -> bool:

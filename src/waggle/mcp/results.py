@@ -67,6 +67,18 @@ class DestroyedEnvironment(BaseModel):
     message: str
 
 
+class FailureCause(BaseModel):
+    """Why a program failed, from evidence: what the machine knows, not what was printed."""
+
+    code: str = Field(
+        description="out_of_memory, disk_full, network_refused, no_direct_network, "
+        "command_not_found, interpreter_not_found, not_executable, module_not_found, "
+        "too_many_processes, killed_by_signal or guest_lost."
+    )
+    cause: str
+    next_step: str
+
+
 class CommandOutput(BaseModel):
     """How a program stands and what it printed; text that is not UTF-8 has U+FFFD in it."""
 
@@ -84,6 +96,9 @@ class CommandOutput(BaseModel):
     stderr_bytes_cut: int = Field(description="Bytes cut from the middle of stderr; usually 0.")
     stdout_uri: str = Field(description="Resource with all of stdout.")
     stderr_uri: str = Field(description="Resource with all of stderr.")
+    diagnosis: FailureCause | None = Field(
+        description="Why it failed, where that is known; usually null."
+    )
 
 
 class JobOutput(BaseModel):

@@ -14,7 +14,8 @@ from typing import Protocol
 import anyio
 import structlog
 
-from waggle.domain.errors import WaggleError
+from waggle.domain.diagnosis import Diagnosis
+from waggle.domain.errors import GuestLost, WaggleError
 from waggle.domain.execution import Command, ExecutionResult, Output, Stream, Streams
 from waggle.domain.host import Guest
 from waggle.domain.job import JobKind, JobState, JobView, StreamName
@@ -77,6 +78,7 @@ class Job:
         self._ended_at: datetime | None = None
         self._state = JobState.RUNNING
         self._result: ExecutionResult | None = None
+        self._diagnosis: Diagnosis | None = None
         self._scope = anyio.CancelScope()
         self._ended = anyio.Event()
 
@@ -93,18 +95,20 @@ class Job:
     async def run(self, guest: Guest, command: Command) -> None:
         """Run it to its end; see `Guest.run`. Never raises but when the server stops."""
         into = Streams(self.streams[StreamName.STDOUT], self.streams[StreamName.STDERR])
-        state = JobState.KILLED
+        state, result = JobState.KILLED, None
         try:
             with self._scope:
-                self._result = await guest.run(command, into)
-                state = _ending(self._result)
+                result = await guest.run(command, into)
+                state = _ending(result)
+                self._diagnosis = await guest.diagnose(command, result)
         except Exception as error:
             self.failure = error
             state = JobState.LOST
+            self._diagnosis = _lost(error)
             if not isinstance(error, WaggleError):
                 log.exception("job_failed", environment=self.environment_id, job=self.number)
         finally:
-            self._state = state
+            self._state, self._result = state, result
             self._ended_at = self._clock()
 
     def settle(self) -> None:
@@ -156,6 +160,7 @@ class Job:
             exit_code=result.exit_code if result else None,
             signal=result.signal if result else None,
             error=_words(self.failure),
+            diagnosis=self._diagnosis,
         )
 
     def _output(self, name: StreamName) -> Output:
@@ -171,6 +176,12 @@ def _ending(result: ExecutionResult) -> JobState:
     if result.timed_out:
         return JobState.TIMED_OUT
     return JobState.EXITED if result.signal is None else JobState.SIGNALED
+
+
+def _lost(error: Exception) -> Diagnosis | None:
+    if not isinstance(error, GuestLost):
+        return None
+    return Diagnosis(error.code, error.message, error.hint)
 
 
 def _words(error: Exception | None) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
-from waggle.domain.environment import MachineIdentity
+from waggle.domain.diagnosis import Diagnosis, machine_died
+from waggle.domain.environment import Environment, MachineIdentity
 from waggle.domain.errors import GuestLost
+from waggle.domain.evidence import Refused
 from waggle.domain.execution import Command, ExecutionResult, Streams
 from waggle.domain.filesystem import FileSlice, Listing
 from waggle.domain.machine import Machine
@@ -18,6 +20,7 @@ from waggle.infra.ssh.files import Files
 from waggle.infra.ssh.readahead import ReadAhead
 from waggle.infra.ssh.shell import Shell
 from waggle.infra.tasks import finish
+from waggle.service.diagnosing import Diagnostician
 
 _SETTLE_SECONDS = 1.0
 """How long a broken call waits to learn that the machine itself died, to name that as the cause."""
@@ -29,6 +32,10 @@ class Proxy(Protocol):
     @property
     def serve(self) -> ServeTunnel:
         """Serve one connection of the guest."""
+        ...
+
+    def refused_since(self, moment: float) -> Sequence[Refused]:
+        """What it refused from that moment of the monotonic clock on."""
         ...
 
     async def aclose(self) -> None:
@@ -45,6 +52,7 @@ class LocalGuest:
         connection: SshConnection,
         proxy: Proxy | None,
         *,
+        environment: Environment,
         ssh_port: int,
         directory: str,
         booted_from: dict[str, str],
@@ -53,6 +61,12 @@ class LocalGuest:
         self._connection = connection
         self._proxy = proxy
         self._shell = Shell(connection)
+        self._diagnostician = Diagnostician(
+            environment=environment,
+            why=self._shell.why,
+            run=self._shell.run,
+            refused_since=proxy.refused_since if proxy else lambda _moment: (),
+        )
         self._files = Files(connection)
         self._pages = ReadAhead(self._files.read)
         self._owned = contextlib.ExitStack()
@@ -80,6 +94,10 @@ class LocalGuest:
         self._pages.forget()
         async with self._naming_the_cause():
             return await self._shell.run(command, into)
+
+    async def diagnose(self, command: Command, result: ExecutionResult) -> Diagnosis | None:
+        """Why a run failed; see `domain.host.Guest`."""
+        return await self._diagnostician.explain(command, result)
 
     async def write_file(self, path: str, data: bytes, mode: int) -> None:
         """Write a file; see `domain.host.Guest`."""
@@ -115,7 +133,8 @@ class LocalGuest:
                     cause = await self._machine.wait()
             if cause is None:
                 raise
-            raise GuestLost(f"The machine died: {cause}.") from error
+            died = machine_died(cause)
+            raise GuestLost(died.cause, hint=died.next_step) from error
 
     async def wait_dead(self) -> str:
         """Return when the machine is dead, with the cause."""

@@ -109,6 +109,7 @@ class LocalHost:
                 machine,
                 SshConnection(lease.port, keys, proxy=proxy.serve if proxy else None),
                 proxy,
+                environment=environment,
                 ssh_port=lease.port,
                 directory=image.directory or HOME,
                 booted_from={"image": image.digest, "kernel": kernel.stem, "kit": kit.stem},

@@ -12,7 +12,11 @@ interpreted except by h11.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
 
+from waggle.domain.evidence import Refused
 from waggle.infra.net import refusal
 from waggle.infra.net.dial import Dialer, OnDecision
 from waggle.infra.net.limits import EgressLimits, Traffic
@@ -23,6 +27,8 @@ from waggle.infra.net.streams import Stream, StreamReaderLike, StreamWriterLike
 
 TOLD_AT_ONCE = 16
 """So many connections too many may be told so at the same time; the rest are just dropped."""
+REMEMBERED = 64
+"""Refusals that are remembered; the oldest are forgotten first."""
 
 
 def _ignore(host: str, port: int, verdict: Verdict) -> None:
@@ -40,14 +46,28 @@ class EgressProxy:
         ports: frozenset[int] | None = DEFAULT_PORTS,
         limits: EgressLimits | None = None,
         on_decision: OnDecision = _ignore,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         """`ports` None means all but 25. `on_decision` hears of each host, port and verdict."""
+        self._on_decision = on_decision
+        self._now = now
+        self._refused: deque[tuple[float, Refused]] = deque(maxlen=REMEMBERED)
         self._limits = EgressLimits() if limits is None else limits
-        self._dialer = Dialer(policy, ports, resolver, self._limits.dial, on_decision)
+        self._dialer = Dialer(policy, ports, resolver, self._limits.dial, self._decided)
         self._serving: set[asyncio.Task[object]] = set()
         self._turning_away: set[asyncio.Task[object]] = set()
         self._closed = False
         self.traffic = Traffic()
+
+    def _decided(self, host: str, port: int, verdict: Verdict) -> None:
+        if not verdict.allowed:
+            refused = Refused(host, port, verdict.code, verdict.reason)
+            self._refused.append((self._now(), refused))
+        self._on_decision(host, port, verdict)
+
+    def refused_since(self, moment: float) -> tuple[Refused, ...]:
+        """What the policy refused from that moment of `now` on, as far as it is remembered."""
+        return tuple(refused for at, refused in self._refused if at >= moment)
 
     @property
     def active(self) -> int:

@@ -17,9 +17,11 @@ import asyncssh
 import structlog
 
 from waggle.domain.errors import GuestLost
+from waggle.domain.evidence import NO_RECORD, Record
 from waggle.domain.execution import Command, ExecutionResult, Streams
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.frame import frame
+from waggle.infra.ssh.record import MAX_RECORD, parse_record
 from waggle.infra.ssh.session import CommandSession
 from waggle.infra.ssh.typed import Channel, open_exec
 from waggle.infra.tasks import end, finish
@@ -91,6 +93,25 @@ class Shell:
                 hint=_CALL_AGAIN,
             )
         return _result(run, started, timed_out=False)
+
+    async def why(self, run_id: str) -> Record:
+        """What the guest knows of the end of a run that did not end with exit code 0.
+
+        NO_RECORD when it knows nothing. Not bounded in time. Raises GuestLost; safe to cancel.
+        """
+        answer = CommandSession(2 * MAX_RECORD)
+        connection = await self._connection.get()
+        try:
+            channel = await open_exec(connection, answer, f"why {run_id}", window=_WINDOW)
+        except (OSError, asyncssh.Error):
+            return NO_RECORD
+        try:
+            channel.write_eof()
+            await answer.ended.wait()
+        finally:
+            channel.abort()
+        said = answer.stdout.output()
+        return parse_record(said.head + said.tail, run_id)
 
     async def _timed_out(self, run: _Run, started: float) -> ExecutionResult:
         if run.opening is None:
@@ -177,4 +198,5 @@ def _result(run: _Run, started: float, *, timed_out: bool) -> ExecutionResult:
         signal=None if timed_out else run.signal,
         timed_out=timed_out,
         duration=time.monotonic() - started,
+        run_id=run.id,
     )

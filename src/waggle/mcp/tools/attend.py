@@ -44,9 +44,10 @@ def result_of(view: JobView, longest: float) -> CallToolResult:
     if view.state is JobState.TIMED_OUT:
         return _failed(output, text, _timeout(view, longest))
     if view.state is JobState.LOST:
-        failure = Failure(
-            "guest_lost", f"Job {view.number} was lost: {clean(view.error)}", "Run it again."
-        )
+        why, step = view.error, "Run it again."
+        if view.diagnosis is not None:
+            why, step = view.diagnosis.cause, view.diagnosis.next_step
+        failure = Failure("guest_lost", f"Job {view.number} was lost: {clean(why)}", clean(step))
         return _failed(output, text, failure)
     return success(output, text)
 

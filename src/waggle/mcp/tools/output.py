@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from waggle.domain.job import JobState, JobView, StreamName
 from waggle.mcp.budget import share
-from waggle.mcp.results import CommandOutput
+from waggle.mcp.errors import clean
+from waggle.mcp.results import CommandOutput, FailureCause
 
 
 def output_uri(environment_id: str, number: int, stream: StreamName) -> str:
@@ -29,7 +30,16 @@ def command_output(view: JobView) -> CommandOutput:
         stderr_bytes_cut=stderr.dropped,
         stdout_uri=output_uri(view.environment_id, view.number, StreamName.STDOUT),
         stderr_uri=output_uri(view.environment_id, view.number, StreamName.STDERR),
+        diagnosis=_cause(view),
     )
+
+
+def _cause(view: JobView) -> FailureCause | None:
+    found = view.diagnosis
+    if found is None:
+        return None
+    cause, next_step = clean(found.cause), clean(found.next_step)
+    return FailureCause(code=found.code, cause=cause, next_step=next_step)
 
 
 def command_text(output: CommandOutput) -> str:
@@ -47,7 +57,15 @@ def command_text(output: CommandOutput) -> str:
         )
         if dropped
     ]
-    return "\n".join([*(parts or ["(no output)"]), *cut, _ending(output)])
+    return "\n".join([*(parts or ["(no output)"]), *cut, _ending(output), *_why(output)])
+
+
+def _why(output: CommandOutput) -> list[str]:
+    """The diagnosis as a line; of a lost job its error tells the same."""
+    found = output.diagnosis
+    if found is None or output.status == JobState.LOST:
+        return []
+    return [f"{found.cause} {found.next_step}"]
 
 
 def _ending(output: CommandOutput) -> str:

@@ -51,6 +51,14 @@ int kill_run(const char *id) {
 
 static void forget(void) { rmdir(cgroup); }
 
+// What runs out of memory ends as a whole: half of a process tree hangs, or fails later in a way
+// that nobody understands.
+static void end_as_one(void) {
+  char file[192];
+  snprintf(file, sizeof file, "%s/memory.oom.group", cgroup);
+  write_text(file, "1");
+}
+
 // While something was left running in the background, its cgroup must stay. A process that holds
 // nothing else of the run waits for the last one to end.
 static void forget_later(void) {
@@ -75,8 +83,10 @@ static void start(const struct job *job, const sigset_t *signals) {
   if (chdir(job->directory)) fail(job->directory);
   umask(022);
   execvp(job->argv[0], job->argv);
+  int error = errno;
   complain(job->argv[0]);
-  _exit(errno == ENOENT ? 127 : 126);
+  note_exec_failure(job->argv[0], error);
+  _exit(error == ENOENT ? 127 : 126);
 }
 
 // Wait for the program's end, or for that of our SSH connection, which ends the program too.
@@ -118,6 +128,7 @@ int run(const char *id) {
   cgroup_path(cgroup, sizeof cgroup, id, "");
   atexit(forget);
   if (mkdir(cgroup, 0755)) fail(id);
+  end_as_one();
   show_notice();
   job.account = base_environment();
   job.directory = job.account->directory;
@@ -125,11 +136,13 @@ int run(const char *id) {
   read_frame(&job);
   if (job.code != NO_CODE) write_code(&job);
   if (prctl(PR_SET_PDEATHSIG, SIGHUP) || getppid() != server) raise(SIGHUP);
+  watch_run();
   pid_t child = fork();
   if (child == 0) start(&job, &theirs);
   if (child < 0) complain("fork");
   int status = await(child, id, &mine);
   if (job.code != NO_CODE) unlink(job.file);
+  leave_record(id, status, cgroup);
   forget_later();
   return pass_on(status);
 }

@@ -2,6 +2,7 @@
 // The login shell of the kit's root, which only the host can log in to. It enters the image's
 // root and becomes the wanted user there. Its commands, all from the host:
 //   run ID    read a frame from stdin (frame.c), then run its argv in a cgroup of its own (run.c)
+//   why ID    print what is known of that run's failure (why.c)
 //   kill ID   kill everything in that cgroup, children of children included
 //   any other path that ends in sftp-server: SFTP as that user, in waggle's home directory
 //   (none)    an interactive shell
@@ -58,6 +59,7 @@ int main(int argc, char **argv) {
   const char *command = argv[2], *end = strrchr(command, '/');
   if (strncmp(command, "run ", 4) == 0) return run(command + 4);
   if (strncmp(command, "kill ", 5) == 0) return kill_run(command + 5);
+  if (strncmp(command, "why ", 4) == 0) return why(command + 4);
   if (end && strcmp(end, "/sftp-server") == 0) return sftp();
   dprintf(2, "waggle: not a command: %s\n", command);
   return FAILED;

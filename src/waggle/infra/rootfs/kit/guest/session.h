@@ -37,4 +37,11 @@ void write_code(struct job *job);
 int run(const char *id);
 int kill_run(const char *id);
 
+// why.c: remember how things are before a run; note, as the child, why its program could not be
+// executed; leave a record of a run that failed. `why ID` prints it and returns the exit code.
+void watch_run(void);
+void note_exec_failure(const char *name, int error);
+void leave_record(const char *id, int status, const char *cgroup);
+int why(const char *id);
+
 #endif

@@ -84,7 +84,12 @@ static void answer(const struct pollfd *door) {
   close(connection);
 }
 
+// Neither PID 1 nor what it starts, SSH and the agent, is what the kernel kills for memory. What
+// runs for a user gives that up (image.c).
+static void be_spared(void) { write_text("/proc/self/oom_score_adj", "-1000"); }
+
 void supervise(void) {
+  be_spared();
   sigset_t child, waiting;
   sigemptyset(&child);
   sigaddset(&child, SIGCHLD);

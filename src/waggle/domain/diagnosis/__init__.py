@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a run failed and what to do next, judged from evidence. Pure.
+
+Used by `waggle.service.diagnosing`. `RULES` is the table: the first rule that can say something
+does. A rule says only what its evidence proves; no rule looks at what the program printed, and a
+failure of which nothing is known has no diagnosis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from waggle.domain.diagnosis import programs, reach, resources
+from waggle.domain.diagnosis.told import Diagnosis
+from waggle.domain.evidence import Evidence
+
+__all__ = ["RULES", "Diagnosis", "diagnose", "machine_died"]
+
+Rule = Callable[[Evidence], Diagnosis | None]
+RULES: tuple[Rule, ...] = (
+    resources.out_of_memory,
+    programs.cannot_execute,
+    programs.killed,
+    resources.too_many_processes,
+    resources.disk_full,
+    resources.memory_files_full,
+    reach.missing_module,
+    reach.network_refused,
+    reach.network_bypassed,
+    programs.code_of_shell,
+)
+
+
+def diagnose(evidence: Evidence) -> Diagnosis | None:
+    """What the evidence proves, or None. For runs that did not end with exit code 0."""
+    if evidence.exit_code == 0:
+        return None
+    return next((found for rule in RULES if (found := rule(evidence))), None)
+
+
+def machine_died(cause: str) -> Diagnosis:
+    """Why a guest was lost whose machine died; `cause` is what `Machine.wait` returned."""
+    if "Kernel panic" in cause:
+        step = "Something in it made its kernel give up: run less at once, or not as root."
+    elif cause.endswith("was killed by SIGKILL"):
+        step = (
+            "Somebody on the server killed it, often the kernel for lack of memory: the operator "
+            "finds that in the server's kernel log (dmesg)."
+        )
+    elif cause == "the guest shut down":
+        step = "Something in it shut the machine down: leave out reboot, shutdown and the like."
+    else:
+        step = "The operator finds more in the server's log."
+    return Diagnosis(
+        "guest_lost",
+        f"The machine died: {cause}.",
+        f"Its files are gone: create a new environment. {step}",
+    )

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of a run that failed, beside what it printed.
+
+Gathered by `waggle.service.diagnosing`, judged by `domain.diagnosis`. The guest wrote `Record`: it
+may lie, which misleads nobody but its owner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from waggle.domain.modules import Module
+from waggle.domain.network import NetworkPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes, or inodes, of a file system."""
+
+    free: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the guest's kernel and launcher know; see kit/guest/why.c. Zero or None: nothing.
+
+    `exec_error` is the errno with which the launcher could not execute the program: `file` is that
+    program where it was found, `needs` what it names as its interpreter or loader and is missing.
+    Memory is bytes. `forks_refused`, `unrouted` (packets and connections to addresses without a
+    route) and `unheard` (datagrams to ports where nothing listens, as name servers that are not
+    there) count for the whole guest, during the run.
+    """
+
+    exit_code: int | None = None
+    signal: int | None = None
+    exec_error: int | None = None
+    file: str = ""
+    needs: str = ""
+    needs_carriage_return: bool = False
+    oom_kills: int = 0
+    memory_peak: int = 0
+    memory_limit: int = 0
+    memory_shared: int = 0
+    forks_refused: int = 0
+    process_limit: int = 0
+    disk: Space | None = None
+    inodes: Space | None = None
+    shm: Space | None = None
+    unrouted: int = 0
+    unheard: int = 0
+
+
+NO_RECORD = Record()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A connection that the egress policy refused. The guest chose host and port.
+
+    `code` and `reason` are those of the verdict.
+    """
+
+    host: str
+    port: int
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All of it. `signal` is a name such as SIGKILL; `program` the first word of the command.
+
+    `missing` is a module of which the guest confirmed that it is not there. `memory_mib` and
+    `disk_mib` are what the machine was given.
+    """
+
+    program: str
+    exit_code: int | None
+    signal: str | None
+    memory_mib: int
+    disk_mib: int
+    network: NetworkPolicy
+    record: Record = NO_RECORD
+    refused: tuple[Refused, ...] = ()
+    missing: Module | None = None

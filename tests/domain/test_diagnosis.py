@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What evidence proves, which of several causes is told, and that nothing is told without any."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waggle.domain.diagnosis import Diagnosis, diagnose, machine_died
+from waggle.domain.evidence import Evidence, Record, Refused, Space
+from waggle.domain.modules import Module
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
+
+MIB = 1 << 20
+FAILED = Evidence(
+    program="prog",
+    exit_code=1,
+    signal=None,
+    memory_mib=512,
+    disk_mib=1024,
+    network=NetworkPolicy.PUBLIC,
+    record=Record(
+        exit_code=1,
+        memory_limit=460 * MIB,
+        disk=Space(500 * MIB, 1000 * MIB),
+        inodes=Space(1000, 2000),
+        shm=Space(9 * MIB, 9 * MIB),
+        process_limit=1024,
+    ),
+)
+FULL = Space(4096, 1000 * MIB)
+
+
+def told(evidence: Evidence, **record: object) -> Diagnosis | None:
+    return diagnose(replace(evidence, record=replace(evidence.record, **record)))  # pyright: ignore[reportArgumentType] - fields by name
+
+
+def code(evidence: Evidence, **record: object) -> str | None:
+    found = told(evidence, **record)
+    return found.code if found else None
+
+
+@pytest.mark.parametrize("exit_code", [1, 2, 3, 64, 125, 128, 254, 255])
+def test_a_failure_of_which_nothing_is_known_has_no_diagnosis(exit_code: int) -> None:
+    assert diagnose(replace(FAILED, exit_code=exit_code)) is None
+
+
+def test_a_timeout_of_which_nothing_is_known_has_none_though_we_killed_it() -> None:
+    ended = replace(FAILED, exit_code=None)
+    assert told(ended, exit_code=None, signal=9) is None
+    assert code(ended, forks_refused=3) == "too_many_processes"
+
+
+def test_out_of_memory_says_at_how_much_and_what_helps() -> None:
+    killed = replace(FAILED, exit_code=None, signal="SIGKILL")
+    found = told(killed, oom_kills=2, memory_peak=455 * MIB)
+    assert found == Diagnosis(
+        "out_of_memory",
+        "Out of memory at 512 MiB, of which programs share 460: the guest's kernel killed the run. "
+        "This run used up to 455 MiB.",
+        "Use less memory: read data in pieces, run fewer processes at once. The operator can give "
+        "new environments more, such as WAGGLE_DEFAULT_MEMORY_MB=1024.",
+    )
+    shared = told(killed, oom_kills=1, memory_shared=300 * MIB)
+    assert shared
+    assert "/dev/shm" in shared.next_step
+    assert "hold 300 MiB" in shared.next_step
+
+
+def test_a_kill_that_was_not_for_memory_is_no_lack_of_memory() -> None:
+    killed = replace(FAILED, exit_code=None, signal="SIGKILL")
+    assert code(killed) == "killed_by_signal"
+
+
+@pytest.mark.parametrize(
+    "record, expected, words",
+    [
+        ({}, "command_not_found", "no program prog in"),
+        ({"file": "/x/prog", "needs": "/usr/bin/p9"}, "interpreter_not_found", "/x/prog is there"),
+        (
+            {"file": "/x/prog", "needs": "/bin/sh?", "needs_carriage_return": True},
+            "interpreter_not_found",
+            "carriage return",
+        ),
+    ],
+)
+def test_what_the_launcher_could_not_execute(
+    record: dict[str, object], expected: str, words: str
+) -> None:
+    found = told(replace(FAILED, exit_code=127), exec_error=errno.ENOENT, **record)
+    assert found
+    assert found.code == expected
+    assert words in found.cause
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOEXEC, errno.ELOOP, 9999])
+def test_any_other_refusal_to_execute(number: int) -> None:
+    assert code(replace(FAILED, exit_code=126), exec_error=number) == "not_executable"
+
+
+def test_what_only_a_code_says_is_told_as_that() -> None:
+    for number, expected in ((127, "command_not_found"), (126, "not_executable")):
+        found = diagnose(replace(FAILED, exit_code=number))
+        assert found
+        assert found.code == expected
+        assert "may also have chosen it" in found.cause
+    found = diagnose(replace(FAILED, exit_code=139))
+    assert found
+    assert "SIGSEGV" in found.cause
+    assert "no proof" in found.cause
+
+
+def test_a_signal_that_ssh_cannot_name_is_known_from_the_record() -> None:
+    found = told(replace(FAILED, exit_code=135), exit_code=None, signal=7)
+    assert found
+    assert found.cause.startswith("Signal SIGBUS ended it:")
+
+
+def test_a_full_disk_or_no_more_inodes() -> None:
+    found = told(FAILED, disk=FULL)
+    assert found
+    assert found.cause == "The disk is full: 0.0 of 1,000 MiB are free. Writing fails."
+    assert "WAGGLE_SCRATCH_MB=2048" in found.next_step
+    assert code(FAILED, disk=Space(MIB, 1000 * MIB)) is None
+    found = told(FAILED, inodes=Space(0, 2000))
+    assert found
+    assert "all 2,000 are taken" in found.cause
+    assert code(FAILED, inodes=Space(0, 0)) is None  # a file system without a fixed number
+    assert code(replace(FAILED, exit_code=135), exit_code=None, signal=7, disk=FULL) == "disk_full"
+
+
+REFUSED = Refused("10.0.0.9", 443, "private", "it is a private address")
+
+
+def test_refusals_are_told_once_each_and_not_all() -> None:
+    many = tuple(
+        Refused(f"h{n}.test", 22, "port", "port 22 is not open to guests") for n in range(5)
+    )
+    found = diagnose(replace(FAILED, refused=(REFUSED, REFUSED, *many)))
+    assert found
+    assert found.cause.count("10.0.0.9") == 1
+    assert found.cause.endswith(" and 3 more.")
+    assert "WAGGLE_EGRESS_ALLOW_CIDRS and WAGGLE_EGRESS_PORTS" in found.next_step
+
+
+def test_ways_that_are_not_there() -> None:
+    assert code(FAILED, unrouted=2, unheard=1) == "no_direct_network"
+    inside = told(replace(FAILED, network=NetworkPolicy.NONE), unrouted=1)
+    assert inside
+    assert "network 'public'" in inside.next_step
+
+
+def test_a_missing_module_says_where_it_comes_from() -> None:
+    missing = replace(FAILED, missing=Module(RuntimeName.NODE, "left-pad"), refused=(REFUSED,))
+    found = diagnose(missing)
+    assert found
+    assert found.code == "module_not_found"
+    assert "The Node.js module left-pad" in found.cause
+    assert "install_packages" in found.next_step
+    inside = diagnose(replace(missing, network=NetworkPolicy.NONE))
+    assert inside
+    assert "install_packages" not in inside.next_step
+
+
+@pytest.mark.parametrize(
+    "cause, words",
+    [
+        ("QEMU was killed by SIGKILL", "for lack of memory"),
+        ("libkrun was killed by SIGKILL", "for lack of memory"),
+        ("[ 1.0] Kernel panic - not syncing: was killed by SIGKILL", "kernel give up"),
+        ("the guest shut down", "shut the machine down"),
+        ("QEMU ended with status 3", "server's log"),
+    ],
+)
+def test_a_machine_that_died(cause: str, words: str) -> None:
+    found = machine_died(cause)
+    assert (found.code, found.cause) == ("guest_lost", f"The machine died: {cause}.")
+    assert words in found.next_step
+
+
+counts = st.integers(0, 10**20 - 1)
+spaces = st.none() | st.builds(Space, counts, counts)
+records = st.builds(
+    Record,
+    exit_code=st.none() | st.integers(0, 255),
+    signal=st.none() | counts,
+    exec_error=st.none() | st.integers(0, 200),
+    file=st.text(),
+    needs=st.text(),
+    needs_carriage_return=st.booleans(),
+    oom_kills=counts,
+    memory_peak=counts,
+    memory_limit=counts,
+    memory_shared=counts,
+    forks_refused=counts,
+    process_limit=counts,
+    disk=spaces,
+    inodes=spaces,
+    shm=spaces,
+    unrouted=counts,
+    unheard=counts,
+)
+everything = st.builds(
+    Evidence,
+    program=st.text(min_size=1),
+    exit_code=st.none() | st.integers(0, 2**32),
+    signal=st.none() | st.text(min_size=1, max_size=20),
+    memory_mib=st.integers(128, 65_536),
+    disk_mib=st.integers(1, 65_536),
+    network=st.sampled_from(NetworkPolicy),
+    record=records,
+    refused=st.lists(
+        st.builds(Refused, st.text(), st.integers(0, 65_535), st.text(), st.just("x")), max_size=64
+    ).map(tuple),
+    missing=st.none() | st.builds(Module, st.sampled_from(RuntimeName), st.text()),
+)
+
+
+@given(everything)
+def test_whatever_a_guest_says_comes_out_short_and_printable(evidence: Evidence) -> None:
+    found = diagnose(evidence)
+    if evidence.exit_code == 0:
+        assert found is None
+    if found is not None:
+        assert found.cause
+        assert found.next_step
+        assert found.text.isprintable()
+        assert len(found.text) < 1_500

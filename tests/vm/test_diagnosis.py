@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a run failed, told from what the machine knows and never from what the program printed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+from tests.support.vm import PYTHON, Lab, command, lines, root, sh
+
+from waggle.config import load
+from waggle.domain.diagnosis import Diagnosis
+from waggle.domain.errors import GuestLost
+from waggle.domain.execution import Command, GuestUser
+from waggle.domain.host import no_progress
+from waggle.domain.image import BootImage
+from waggle.domain.network import NetworkPolicy
+from waggle.presets import image_service
+from waggle.service.local_guest import LocalGuest
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.vm,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("leaks"),
+]
+FILE = "{file}"
+SCRATCH_MIB = 128
+
+
+async def why(guest: LocalGuest, asked: Command) -> Diagnosis | None:
+    """Run something that fails, and what is told of it."""
+    result = await guest.run(asked)
+    assert result.exit_code != 0, result.stdout.text()
+    return await guest.diagnose(asked, result)
+
+
+async def found(guest: LocalGuest, asked: Command) -> Diagnosis:
+    """Run something that fails of a cause which must be found."""
+    told = await why(guest, asked)
+    assert told is not None
+    return told
+
+
+async def test_a_memory_hog_ends_as_a_whole_and_the_guest_goes_on_answering(
+    guest: LocalGuest,
+) -> None:
+    hog = sh("sleep 31401 & tail /dev/zero; echo survived", timeout=120.0)
+    result = await guest.run(hog)
+    assert (result.signal, result.stdout.text()) == ("SIGKILL", "")
+    told = await guest.diagnose(hog, result)
+    assert told is not None
+    assert told.code == "out_of_memory"
+    assert told.cause.startswith("Out of memory at 256 MiB, of which programs share ")
+    assert "WAGGLE_DEFAULT_MEMORY_MB=512" in told.next_step
+    assert lines(await guest.run(sh("pgrep -f 'sleep 3140[1]' || echo none"))) == ["none"]
+
+
+async def test_ssh_and_the_agent_are_spared_and_programs_are_not(guest: LocalGuest) -> None:
+    """Also where the kernel as a whole has no memory, and not only the programs' share."""
+    adjusted = await root(
+        guest,
+        "cat /proc/1/oom_score_adj;"
+        "for name in dropbear qemu-ga session; do"
+        "  for pid in $(pidof $name); do cat /proc/$pid/oom_score_adj; done | sort -u; done;"
+        "cat /proc/self/oom_score_adj",
+    )
+    assert adjusted.split() == ["-1000", "-1000", "-1000", "-1000", "0"]
+
+
+async def test_refused_forks(guest: LocalGuest) -> None:
+    runs = "/.waggle/cgroup/run"
+    usual = (await root(guest, f"cat {runs}/pids.max")).strip()
+    await root(guest, f"echo 24 > {runs}/pids.max")
+    try:
+        bomb = "for i in $(seq 60); do sleep 31402 & done 2> /dev/null; exit 1"
+        told = await found(guest, sh(bomb, timeout=60.0))
+    finally:
+        await root(guest, f"echo {usual} > {runs}/pids.max")
+    assert told.code == "too_many_processes"
+    assert "at its limit of 24 processes" in told.cause
+    await root(guest, "pkill -f 'sleep 3140[2]' || true")
+
+
+async def test_a_full_disk(guest: LocalGuest) -> None:
+    told = await found(guest, sh("cat /dev/zero > filler"))
+    await root(guest, "rm /home/sandbox/filler")
+    assert told.code == "disk_full"
+    assert told.cause.startswith("The disk is full: 0.0 of ")
+    assert f"WAGGLE_SCRATCH_MB={2 * SCRATCH_MIB}" in told.next_step
+    assert await why(guest, sh("exit 1")) is None  # there is room again
+
+
+async def test_full_memory_files(guest: LocalGuest) -> None:
+    await root(guest, "mount -o remount,size=4m /dev/shm")
+    told = await found(guest, sh("cat /dev/zero > /dev/shm/filler"))
+    await root(guest, "rm /dev/shm/filler; mount -o remount,size=50% /dev/shm")
+    assert (told.code, told.cause[:17]) == ("disk_full", "/dev/shm is full:")
+
+
+@pytest.mark.parametrize(
+    "asked, code, words",
+    [
+        (command("no-such-program"), "command_not_found", "no program no-such-program in"),
+        (command("/nowhere/at-all"), "command_not_found", "no program /nowhere/at-all in"),
+        (command("/etc/passwd"), "not_executable", "/etc/passwd may not be executed"),
+        (command("/home"), "not_executable", "/home may not be executed"),
+        (sh("no-such-program"), "command_not_found", "Exit code 127 is how a shell says"),
+        (sh("/etc/passwd"), "not_executable", "Exit code 126 is how a shell says"),
+        (sh("kill -SEGV $$"), "killed_by_signal", "Signal SIGSEGV ended it"),
+        (sh("kill -BUS $$"), "killed_by_signal", "Signal SIGBUS ended it"),
+        (sh("kill -KILL $$"), "killed_by_signal", "Signal SIGKILL ended it: something in the"),
+        (sh("exit 137"), "killed_by_signal", "Exit code 137 is how a shell says that SIGKILL"),
+    ],
+)
+async def test_ends_that_the_launcher_saw(
+    guest: LocalGuest, asked: Command, code: str, words: str
+) -> None:
+    told = await found(guest, asked)
+    assert told.code == code
+    assert words in told.cause
+
+
+@pytest.mark.parametrize(
+    "content, code, words",
+    [
+        (b"#!/usr/bin/python9\n", "interpreter_not_found", "but /usr/bin/python9, the interpreter"),
+        (b"#!/bin/sh\r\necho x\r\n", "interpreter_not_found", "ends with a carriage return"),
+        (b"no program\n", "not_executable", "script is not a program for this machine"),
+    ],
+)
+async def test_files_that_cannot_run(
+    guest: LocalGuest, content: bytes, code: str, words: str
+) -> None:
+    await guest.write_file("/home/sandbox/script", content, 0o755)
+    told = await found(guest, command("/home/sandbox/script"))
+    assert told.code == code
+    assert words in told.cause
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo MemoryError >&2; exit 1",
+        "echo 'No space left on device' >&2; exit 1",
+        "echo \"ModuleNotFoundError: No module named 'numpy'\" >&2; exit 1",
+        "echo 'Killed' >&2; exit 2",
+        "echo 'X-Waggle-Denied: private' >&2; exit 22",
+    ],
+)
+async def test_what_a_program_prints_is_no_evidence(guest: LocalGuest, script: str) -> None:
+    assert await why(guest, sh(script)) is None
+
+
+async def test_a_network_that_is_not_there(guest: LocalGuest) -> None:
+    told = await found(guest, sh("nc -w 2 192.0.2.1 443 < /dev/null"))
+    assert told.code == "no_direct_network"
+    assert "create one with network 'public'" in told.next_step
+
+
+async def test_a_refused_address(lab: Lab) -> None:
+    connected = await lab.guest(network=NetworkPolicy.PUBLIC)
+    asked = sh("exec wget -q -O - http://10.1.2.3/secret")
+    told = await found(connected, asked)
+    assert told.code == "network_refused"
+    assert "connections to 10.1.2.3 port 80 (it is a private address)" in told.cause
+    assert "WAGGLE_EGRESS_ALLOW_CIDRS" in told.next_step
+    assert await why(connected, sh("exit 1")) is None  # that was before
+
+
+@pytest.fixture(scope="module")
+async def python(shared_lab: Lab, python_image: BootImage) -> LocalGuest:
+    shared_lab.images.known[PYTHON] = python_image
+    return await shared_lab.guest(PYTHON, memory=384, disk=512)
+
+
+def code(text: str) -> Command:
+    return command("python3", FILE, code=text.encode(), extension=".py")
+
+
+async def test_a_missing_module_of_python(python: LocalGuest) -> None:
+    told = await found(python, code("import json, no_such_module.part"))
+    assert told.code == "module_not_found"
+    assert "The Python module no_such_module is not installed" in told.cause
+    told = await found(python, code("import json.no_such_part"))
+    assert "module json.no_such_part is not" in told.cause
+    again = await found(python, command("python3", "-m", "no_such_module"))
+    assert again.code == "module_not_found"
+
+
+async def test_a_module_that_is_there_after_all(python: LocalGuest) -> None:
+    lie = "import sys; sys.exit(\"ModuleNotFoundError: No module named 'json.tool'\")"
+    assert await why(python, code(lie)) is None
+
+
+async def test_a_python_program_that_fails_by_itself(python: LocalGuest) -> None:
+    assert await why(python, code("raise MemoryError")) is None
+    assert await why(python, code("1/0")) is None
+
+
+async def test_a_machine_that_is_killed(lab: Lab) -> None:
+    doomed = await lab.guest()
+    os.kill(doomed.machine.pid, signal.SIGKILL)
+    with pytest.raises(GuestLost, match="killed by SIGKILL") as lost:
+        await doomed.run(sh("sleep 60"))
+    assert "kernel for lack of memory" in lost.value.hint
+
+
+async def test_a_guest_that_lies_has_no_diagnosis(lab: Lab) -> None:
+    liar = await lab.guest()
+    await root(liar, "mkdir -p -m 0700 /.waggle/run/why")
+    cover = "for i in $(seq 0 255); do mkdir /.waggle/run/why/$(printf %02x $i); done"
+    await root(liar, cover)
+    asked = sh("exit 3", user=GuestUser.ROOT)
+    assert await why(liar, asked) is None
+
+
+async def test_a_missing_module_of_node(lab: Lab) -> None:
+    """With the real node image of this machine's store."""
+    lab.images.known["node"] = await image_service(load()).boot_image("node", no_progress)
+    node = await lab.guest("node", memory=384, disk=512)
+    asked = command("node", FILE, code=b"require('left-pad')", extension=".js", timeout=120.0)
+    told = await found(node, asked)
+    assert told.code == "module_not_found"
+    assert "The Node.js module left-pad is not installed" in told.cause
+    assert await why(node, replace(asked, code=b"throw new Error('x')")) is None
