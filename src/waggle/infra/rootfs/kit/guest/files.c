@@ -19,6 +19,9 @@
 #include <unistd.h>
 
 #define MAX_MEMORY (512ul << 20)
+#define WIDTH 300 // bytes shown of a line
+#define LEAD 80   // of these before the place, in a line that is longer
+#define CUT "\xe2\x80\xa6"
 
 static char buffer[64 << 10];
 static size_t used;
@@ -44,6 +47,24 @@ void put_number(long long number) {
   char text[32];
   snprintf(text, sizeof text, "%lld", number);
   put_text(text);
+}
+
+static bool continues(const char *at) { return (*at & 0xc0) == 0x80; }
+
+long put_line(const char *begin, const char *end, const char *focus) {
+  if (end > begin && end[-1] == '\r') end--;
+  const char *from = begin, *to = end;
+  if (end - begin > WIDTH) {
+    if (focus - begin > LEAD) from = focus - LEAD;
+    if (from > end - WIDTH) from = end - WIDTH;
+    to = from + WIDTH;
+    while (from > begin && from < to && continues(from)) from++;
+    while (to < end && to > from && continues(to)) to--;
+  }
+  if (from > begin) put(CUT, strlen(CUT));
+  put(from, (size_t)(to - from));
+  if (to < end) put(CUT, strlen(CUT));
+  return to - from + 16;
 }
 
 regex_t *compile(const char *expression, int flags) {

@@ -16,6 +16,7 @@
 struct walk {
   regex_t *exclude;
   long entries, max_entries, unreadable;
+  bool is_file;        // the root is no directory
   const char *stopped; // why the walk ended early, in one word; NULL while it goes on
   void (*visit)(int directory, const char *name, const char *path, const struct stat *about);
 };
@@ -42,6 +43,9 @@ void put(const void *data, size_t size);
 void put_text(const char *text);
 void put_number(long long number);
 void put_flush(void);
+// Write a line, or so much of it around FOCUS as is shown, in whole characters; returns about how
+// many bytes that were.
+long put_line(const char *begin, const char *end, const char *focus);
 
 int search(int argc, char **argv);
 int pack(int argc, char **argv);

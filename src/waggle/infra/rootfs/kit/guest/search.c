@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // search [-i] [-n REGEX] [-x REGEX] [-t TEXT | -e REGEX] -m RESULTS -c CONTEXT -s SECONDS ROOT
 // Finds what -n matches by its path below ROOT, or the lines in those files that hold TEXT or match
-// an expression. -i takes letters of ASCII in TEXT, and all letters in expressions, as the same.
+// an expression. PATH is empty when ROOT is a file. -i takes letters of ASCII in TEXT, and all letters in expressions, as the same.
 // Prints NUL-terminated fields:
 //   f PATH KIND SIZE                         a name that matches; KIND is f, d, l or o
 //   m PATH LINE COLUMN BEFORE LINES          a line that matches, BEFORE of those LINES before it
@@ -20,9 +20,6 @@
 #define MAX_FILE (10l << 20)
 #define MAX_TOTAL (512ll << 20)
 #define MAX_PRINTED (1l << 20)
-#define WIDTH 300 // bytes shown of a line
-#define LEAD 80   // of these before the place, in a line that is longer
-#define CUT "\xe2\x80\xa6"
 
 static struct walk walk;
 static regex_t *wanted_name, *expression;
@@ -63,25 +60,6 @@ static void counted(void) {
   else if (printed > MAX_PRINTED) walk.stopped = "output";
 }
 
-static bool continues(const char *at) { return (*at & 0xc0) == 0x80; }
-
-// A line, or so much of it around FOCUS as is shown, whole characters.
-static void put_line(const char *begin, const char *end, const char *focus) {
-  if (end > begin && end[-1] == '\r') end--;
-  const char *from = begin, *to = end;
-  if (end - begin > WIDTH) {
-    if (focus - begin > LEAD) from = focus - LEAD;
-    if (from > end - WIDTH) from = end - WIDTH;
-    to = from + WIDTH;
-    while (from > begin && from < to && continues(from)) from++;
-    while (to < end && to > from && continues(to)) to--;
-  }
-  if (from > begin) put(CUT, strlen(CUT));
-  put(from, (size_t)(to - from));
-  if (to < end) put(CUT, strlen(CUT));
-  printed += to - from + 16;
-}
-
 static const char *line_begin(const char *at) {
   while (at > shown && at[-1] != '\n') at--;
   return at;
@@ -98,19 +76,20 @@ static void put_match(const char *path, long line, const char *begin, const char
   for (; before < context && first > shown; before++) first = line_begin(first - 1);
   hold_alarm(true);
   put_text("m");
-  put_text(path);
+  put_text(walk.is_file ? "" : path);
   put_number(line);
   put_number(place - begin + 1);
   put_number(before);
   for (const char *at = first; at < begin; at = line_end(at) + 1) {
-    put_line(at, line_end(at), at);
+    printed += put_line(at, line_end(at), at);
     put("\n", 1);
   }
-  put_line(begin, end, place);
+  printed += put_line(begin, end, place);
   for (long after = 0; after < context && end + 1 < shown + data_size; after++) {
     put("\n", 1);
     const char *next = end + 1;
-    put_line(next, end = line_end(next), next);
+    end = line_end(next);
+    printed += put_line(next, end, next);
   }
   put("", 1);
   printed += (long)strlen(path) + 32;
@@ -188,7 +167,7 @@ static void visit(int directory, const char *name, const char *path, const struc
   }
   hold_alarm(true);
   put_text("f");
-  put_text(path);
+  put_text(walk.is_file ? "" : path);
   put_text(kind(about->st_mode));
   put_number(about->st_size);
   printed += (long)strlen(path) + 32;

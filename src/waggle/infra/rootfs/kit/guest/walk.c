@@ -113,6 +113,7 @@ static bool walk_file(struct walk *walk, const char *root, const struct stat *ab
   if (directory < 0) return false;
   strcpy(path, slash + 1);
   walk->entries = 1;
+  walk->is_file = true;
   walk->visit(directory, slash + 1, path, about);
   close(directory);
   return true;
