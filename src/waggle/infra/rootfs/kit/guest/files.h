@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/stat.h>
+#include <sys/types.h>
 
 #define MAX_TREE_DEPTH 100
 #define MAX_RELATIVE (MAX_TREE_DEPTH * 256)
