@@ -102,7 +102,6 @@ class Files:
             raise too_large(path, f"more than {limit}", limit)
         return FileSlice(data[wanted.start : wanted.stop], len(data))
 
-
     async def _read_version(
         self, sftp: asyncssh.SFTPClient, path: str, limit: int
     ) -> tuple[bytes, FileVersion]:
