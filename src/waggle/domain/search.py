@@ -145,27 +145,27 @@ _TOKEN = re.compile(r"(\*\*/)|(\*\*)|(\*)|(\?)|(\[[!^]?\]?[^\]/]*\])|(.)", re.DO
 def _pieces(glob: str) -> Iterator[str]:
     depth = 0
     closes = glob.count("}")
-    for token in (match.group() for match in _TOKEN.finditer(glob)):
-        if token == "**/":
+    for piece in (match.group() for match in _TOKEN.finditer(glob)):
+        if piece == "**/":
             yield "(.*/)?"
-        elif token == "**":
+        elif piece == "**":
             yield ".*"
-        elif token == "*":
+        elif piece == "*":
             yield "[^/]*"
-        elif token == "?":
+        elif piece == "?":
             yield "[^/]"
-        elif len(token) > 1:
-            yield "[^" + token[2:] if token[1] in "!^" else token
-        elif token == "{" and depth < closes:
+        elif len(piece) > 1:
+            yield "[^" + piece[2:] if piece[1] in "!^" else piece
+        elif piece == "{" and depth < closes:
             depth += 1
             yield "("
-        elif token == "}" and depth:
+        elif piece == "}" and depth:
             depth -= 1
             yield ")"
-        elif token == "," and depth:
+        elif piece == "," and depth:
             yield "|"
         else:
-            yield escaped(token)
+            yield escaped(piece)
     yield ")" * depth
 
 

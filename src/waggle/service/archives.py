@@ -15,7 +15,6 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO
 
 from waggle.domain.errors import ImageCorrupt, InvalidArgument, TooLarge
 from waggle.domain.search import Kind
@@ -200,7 +199,7 @@ def _dos_time(moment: tuple[int, int, int, int, int, int]) -> int:
         return 0
 
 
-def write_archive(entries: Iterable[TreeEntry | Skipped], out: BinaryIO) -> list[Skipped]:
+def write_archive(entries: Iterable[TreeEntry | Skipped], out: io.RawIOBase) -> list[Skipped]:
     """Write a tar.gz of what a guest packed, and return what was left out and why.
 
     Names and links lead nowhere but into the tree, owners are 0, modes have no special bits. An

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a tar stream from an untrusted archive, entry by entry, into plain values.
 
-Called by `layers`, and for archives of clients. Takes ustar, PAX, GNU long names and sparse files, base-256 numbers and the
-old V7 form; all names are bytes. It never touches a file system: there is nothing that a hostile
-name could reach. Memory is bounded by `Limits`. Whatever is malformed raises `ImageCorrupt`.
+Called by `layers`, and for archives of clients. Takes ustar, PAX, GNU long names and sparse files,
+base-256 numbers and the old V7 form; all names are bytes. It never touches a file system: there is
+nothing that a hostile name could reach. Memory is bounded by `Limits`. Whatever is malformed raises
+`ImageCorrupt`.
 """
 
 from __future__ import annotations

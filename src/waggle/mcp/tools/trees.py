@@ -181,7 +181,7 @@ def tree_tools(services: Services) -> list[Tool]:
                 f"{MAX_TREE_BYTES:,} bytes unpacked, {MAX_TREE_FILE:,} in one file. Entries that "
                 "are absolute, climb out with '..', link out or are devices make it refuse the "
                 "whole archive.\n"
-                'Example: {"environment_id": "...", "archive": "H4sIAAAAAAAA...", "path": "project"}'
+                'Example: {"environment_id": "...", "archive": "H4sIAAAA...", "path": "project"}'
             ),
             annotations=ToolAnnotations(
                 read_only_hint=False,
