@@ -161,7 +161,7 @@ async def test_a_hostile_guest_or_client_writes_nothing() -> None:
         await begin(agent)
         before = dict(rig.host.only.files)
         bad = await call(agent, "upload_files", archive=archive(**{"ok": b"", "../x": b""}))
-        assert "refused" in told(bad)
+        assert "climbs out with" in told(bad)
         assert rig.host.only.files == before
         assert "base64" in told(await call(agent, "upload_files", archive="%"))
         rig.host.only.packed = encode(TreeEntry(Kind.FILE, b"../../x", data=b"evil"))

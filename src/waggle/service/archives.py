@@ -41,7 +41,7 @@ _LIMITS = Limits(
 )
 _HEADERS = MAX_TREE_ENTRIES * 2_048
 """Bytes that a tar may have beside the files' own."""
-_SUPPORTED = "Send a tar, tar.gz, tar.zst or zip."
+_SUPPORTED = "Nothing was written. Send a tar, tar.gz, tar.zst or zip."
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 
 
