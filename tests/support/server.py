@@ -139,7 +139,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
 def default_tools() -> list[Tool]:
     """Every tool; they can be looked at, not called."""
     unused = cast("Any", None)
-    return all_tools(Services(unused, unused, unused, unused, unused, EXECUTION))
+    return all_tools(Services(unused, unused, unused, unused, unused, unused, EXECUTION))
 
 
 @asynccontextmanager
