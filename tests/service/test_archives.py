@@ -30,6 +30,9 @@ from waggle.service.archives import read_archive, write_archive
 from waggle.service.trees import batches
 
 
+Member = tuple[str, dict[str, Any], bytes]
+
+
 def tar(*members: tuple[str, dict[str, Any], bytes]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
@@ -118,7 +121,8 @@ def test_hostile_names_of_a_zip_are_refused() -> None:
 
 def test_bombs_are_told_before_they_burst() -> None:
     zeros = bytes(9_000_000)
-    members = [(f"f{n}", {}, zeros) for n in range(MAX_TREE_BYTES // len(zeros) + 1)]
+    count = MAX_TREE_BYTES // len(zeros) + 1
+    members: list[Member] = [(f"f{n}", {}, zeros) for n in range(count)]
     for bomb in (gzip.compress(tar(*members), 1), zstandard.compress(tar(*members))):
         with pytest.raises(TooLarge):
             read_archive(bomb)

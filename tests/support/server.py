@@ -39,10 +39,9 @@ from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
 from waggle.service.rates import RateLimiter
 from waggle.service.repeats import Repeats
+from waggle.service.trees import TreeService
 from waggle.web.access import OPEN, AccessRules
 from waggle.web.app import DEFAULT_BODIES, DEFAULT_SESSIONS, Scrape, WebApp, build_app
-from waggle.service.trees import TreeService
-from waggle.web.app import DEFAULT_BODIES, DEFAULT_SESSIONS, WebApp, build_app
 from waggle.web.bodies import BodyLimits
 from waggle.web.endpoint import SessionLimits
 from waggle.web.hosts import host_policy
