@@ -29,7 +29,6 @@ from waggle.domain.tree import (
 from waggle.service.archives import read_archive, write_archive
 from waggle.service.trees import batches
 
-
 Member = tuple[str, dict[str, Any], bytes]
 
 
