@@ -21,6 +21,7 @@ from waggle.service.execution import ExecutionService
 from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
 from waggle.service.repeats import Repeats
+from waggle.service.trees import TreeService
 
 TARGET = Path(__file__).with_name("tools.md")
 
@@ -57,6 +58,7 @@ def default_tools() -> list[Tool]:
         filesystem=cast("FilesystemService", None),
         repeats=cast("Repeats", None),
         jobs=cast("JobService", None),
+        trees=cast("TreeService", None),
         execution_limits=execution_limits(settings),
     )
     return build_mcp(services).tools

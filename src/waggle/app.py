@@ -26,6 +26,7 @@ from waggle.domain.errors import DataDirBusy, SettingsInvalid
 from waggle.domain.machine import Hypervisor
 from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock
+from waggle.domain.tree import MAX_RECORDS_BYTES
 from waggle.hypervisors import hypervisor
 from waggle.infra.files import FileLock
 from waggle.infra.host.kernel import GuestKernel
@@ -49,6 +50,7 @@ from waggle.service.local_host import GuestParts, LocalHost, is_root
 from waggle.service.pruner import Pruner
 from waggle.service.reaper import Reaper
 from waggle.service.repeats import Repeats
+from waggle.service.trees import TreeService
 
 log = structlog.get_logger(__name__)
 
@@ -228,6 +230,7 @@ def _services(
         keep=settings.output_keep_mb << 20,
         view=settings.output_limit,
     )
+    archive = partial(Spool, Places.of(settings).data, keep=MAX_RECORDS_BYTES, view=0)
     jobs = JobService(environments, record=record, clock=clock, tasks=tasks)
     return Services(
         environments=environments,
@@ -235,6 +238,7 @@ def _services(
         jobs=jobs,
         filesystem=FilesystemService(environments),
         repeats=Repeats(SqliteCalls(store.database, time.time)),
+        trees=TreeService(environments, record=archive),
         execution_limits=spoken,
         rates=rates(settings),
         observer=observer,

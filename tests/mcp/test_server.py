@@ -78,7 +78,7 @@ async def test_the_examples_in_the_descriptions_fit_the_schemas() -> None:
         for example in re.findall(r"\{.*?\}(?= or |$)", str(tool.description), re.M):
             assert validator.is_valid(json.loads(example)), example
             count += 1
-    assert count == 19
+    assert count == 26
 
 
 async def test_hints_are_honest() -> None:
@@ -93,6 +93,8 @@ async def test_hints_are_honest() -> None:
         "wait_job",
         "read_job",
         "list_jobs",
+        "search_files",
+        "download_files",
     }
     destructive = {name for name, hint in hints.items() if hint and hint.destructive_hint}
     assert destructive == {
@@ -101,9 +103,17 @@ async def test_hints_are_honest() -> None:
         "run_command",
         "kill_job",
         "write_file",
+        "edit_file",
+        "upload_files",
     }
     idempotent = {name for name, hint in hints.items() if hint and hint.idempotent_hint}
-    assert idempotent == {"destroy_environment", "write_file", "install_packages", "kill_job"}
+    assert idempotent == {
+        "destroy_environment",
+        "write_file",
+        "install_packages",
+        "kill_job",
+        "upload_files",
+    }
     outside = {name for name, hint in hints.items() if hint and hint.open_world_hint}
     assert outside == {"execute", "run_command", "install_packages"}
 

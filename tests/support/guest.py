@@ -8,7 +8,8 @@ sleeps. Everything that happened is recorded in lists. Made by `tests.support.fa
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -17,9 +18,17 @@ import anyio.lowlevel
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment, MachineIdentity
-from waggle.domain.errors import FileNotFound, FileRefused, GuestLost, TooLarge
-from waggle.domain.execution import HOME, Command, ExecutionResult, Output, Streams
-from waggle.domain.filesystem import MAX_LIST_ENTRIES, FileEntry, FileSlice, Listing
+from waggle.domain.errors import (
+    FileNotFound,
+    FileRefused,
+    GuestLost,
+    InvalidArgument,
+    TooLarge,
+)
+from waggle.domain.execution import HOME, Command, ExecutionResult, Output, Stream, Streams
+from waggle.domain.filesystem import MAX_LIST_ENTRIES, FileEntry, FileSlice, FileVersion, Listing
+from waggle.domain.search import Kind, Match, Searched, SearchQuery, glob_expression
+from waggle.domain.tree import Skipped, TreeEntry, Unpacked, decode, encode
 
 Program = Callable[[Command, Streams], Awaitable[ExecutionResult]]
 MODIFIED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -59,7 +68,8 @@ class FakeGuest:
 
     `programs` maps argv[0] to what runs instead of the line language. `started` is set when a
     `hang` line begins, `release` ends it; `cancelled` lists the commands that were cancelled.
-    `listing` is what every `list_files` answers instead of what is there.
+    `listing` and `searched` are what every `list_files` and `search` answers instead of what is
+    there; `packed` are records that `pack_tree` adds.
     """
 
     environment: Environment
@@ -82,6 +92,8 @@ class FakeGuest:
     diagnosis: Diagnosis | None = None
     diagnosing: anyio.Event = field(default_factory=anyio.Event)
     diagnose_until: anyio.Event | None = None
+    searched: Searched | None = None
+    packed: bytes = b""
     destroys: int = 0
     dead: anyio.Event = field(default_factory=anyio.Event)
     cause: str = ""
@@ -135,10 +147,14 @@ class FakeGuest:
         if self.file_error is not None:
             raise self.file_error
 
-    async def write_file(self, path: str, data: bytes, mode: int) -> None:
+    async def write_file(
+        self, path: str, data: bytes, mode: int, *, unless_changed: FileVersion | None = None
+    ) -> None:
         await anyio.lowlevel.checkpoint()
         self._enter()
         path = posixpath.normpath(path)
+        if unless_changed is not None and self._version(path) != unless_changed:
+            raise FileRefused(f"{path} changed while it was edited.")
         if path in self.directories:
             raise FileRefused(f"{path} is a directory.")
         parent = posixpath.dirname(path)
@@ -161,6 +177,77 @@ class FakeGuest:
         if len(data) > limit:
             raise TooLarge(f"{path} is {len(data)} bytes; the limit is {limit}.")
         return FileSlice(data[offset : offset + length], len(data))
+
+    async def read_version(self, path: str, *, limit: int) -> tuple[bytes, FileVersion]:
+        part = await self.read_file(path, offset=0, length=limit, limit=limit)
+        return part.data, self._version(path)
+
+    def _version(self, path: str) -> FileVersion:
+        file = self.files[posixpath.normpath(path)]
+        return FileVersion(len(file.data), int(MODIFIED.timestamp()), file.mode)
+
+    async def search(self, query: SearchQuery) -> Searched:
+        """Search `files` with Python's expressions, which are not the kit's but near."""
+        await anyio.lowlevel.checkpoint()
+        self._enter()
+        if self.searched is not None:
+            return self.searched
+        root = posixpath.normpath(query.path)
+        if root not in self.directories and root not in self.files:
+            raise FileNotFound(f"There is no {root}.")
+        content = (query.content or "") if query.regex else re.escape(query.content or "")
+        try:
+            wanted = re.compile(content, re.IGNORECASE if query.ignore_case else 0)
+        except re.error as error:
+            raise InvalidArgument(f"The pattern cannot be used: {error}.") from None
+        matches: list[Match] = []
+        for path in sorted(self.files):
+            name = path.removeprefix(root).lstrip("/")
+            if not path.startswith(root) or not _fits(query, name):
+                continue
+            data = self.files[path].data
+            if query.content is None:
+                matches.append(Match(path, Kind.FILE, size=len(data)))
+                continue
+            for number, line in enumerate(data.decode("utf-8", "replace").split("\n"), 1):
+                if hit := wanted.search(line):
+                    place = hit.start() + 1
+                    matches.append(Match(path, Kind.FILE, None, number, place, line))
+        cut = len(matches) > query.max_results
+        return Searched(
+            query.path, tuple(matches[: query.max_results]), "results" if cut else "", len(matches)
+        )
+
+    async def pack_tree(self, path: str, exclude: Sequence[str], into: Stream) -> None:
+        await anyio.lowlevel.checkpoint()
+        self._enter()
+        root = posixpath.normpath(path)
+        if root not in self.directories and root not in self.files:
+            raise FileNotFound(f"There is no {root}.")
+        for name, file in sorted(self.files.items()):
+            below = name.removeprefix(root.rstrip("/") + "/")
+            if below != name and not (exclude and re.search(glob_expression(exclude), below)):
+                into.feed(encode(TreeEntry(Kind.FILE, below.encode(), file.mode, 0, file.data)))
+        into.feed(self.packed + b"e 0 0 0\0\0")
+
+    async def unpack_tree(self, path: str, records: bytes) -> Unpacked:
+        await anyio.lowlevel.checkpoint()
+        self._enter()
+        stream = records + b"e 0 0 0\0\0"
+        done = Unpacked()
+        for entry in decode(lambda at, size: stream[at : at + size], len(stream)):
+            assert isinstance(entry, TreeEntry)
+            name = posixpath.join(path, entry.name.decode("utf-8", "surrogateescape"))
+            if entry.kind is not Kind.FILE:
+                self.directories.add(name)
+                done += Unpacked(directories=1)
+                continue
+            try:
+                await self.write_file(name, entry.data, entry.mode)
+                done += Unpacked(files=1, size=len(entry.data))
+            except FileRefused as error:
+                done += Unpacked(failed=1, failures=(Skipped(entry.name, error.message),))
+        return done
 
     async def list_files(self, path: str) -> Listing:
         await anyio.lowlevel.checkpoint()
@@ -199,6 +286,12 @@ class FakeGuest:
             raise self.destroy_error
         if not self.dead.is_set():
             self.die("destroyed")
+
+
+def _fits(query: SearchQuery, name: str) -> bool:
+    if query.exclude and re.search(glob_expression(query.exclude), name):
+        return False
+    return not query.name or re.search(glob_expression([query.name]), name) is not None
 
 
 @dataclass(slots=True)

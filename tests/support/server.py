@@ -28,6 +28,7 @@ from waggle.domain.environment import Resources
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.observer import Observer
 from waggle.domain.runtime import Runtime, RuntimeName
+from waggle.domain.tree import MAX_RECORDS_BYTES
 from waggle.infra.spool import Spool
 from waggle.mcp.context import Services
 from waggle.mcp.server import WaggleServer, build_mcp
@@ -38,6 +39,7 @@ from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
 from waggle.service.rates import RateLimiter
 from waggle.service.repeats import Repeats
+from waggle.service.trees import TreeService
 from waggle.web.access import OPEN, AccessRules
 from waggle.web.app import DEFAULT_BODIES, DEFAULT_SESSIONS, Scrape, WebApp, build_app
 from waggle.web.bodies import BodyLimits
@@ -123,6 +125,9 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
         jobs=jobs,
         filesystem=FilesystemService(environments),
         repeats=Repeats(setup.calls),
+        trees=TreeService(
+            environments, record=lambda: Spool(Path("/tmp"), keep=MAX_RECORDS_BYTES, view=0)
+        ),
         execution_limits=EXECUTION,
         heartbeat=setup.heartbeat,
         rates=setup.rates,
@@ -133,7 +138,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
 def default_tools() -> list[Tool]:
     """Every tool; they can be looked at, not called."""
     unused = cast("Any", None)
-    return all_tools(Services(unused, unused, unused, unused, unused, EXECUTION))
+    return all_tools(Services(unused, unused, unused, unused, unused, unused, EXECUTION))
 
 
 @asynccontextmanager

@@ -40,6 +40,19 @@ class FileSlice:
 
 
 @dataclass(frozen=True, slots=True)
+class FileVersion:
+    """What tells a file from the same one after a change: bytes, and seconds since the epoch.
+
+    Another change of the same size within the same second is not seen. `mode` is its permission
+    bits.
+    """
+
+    size: int
+    modified: int
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """A directory's entries by name; `truncated` when it holds more than MAX_LIST_ENTRIES."""
 

@@ -7,13 +7,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment, MachineIdentity
-from waggle.domain.execution import Command, ExecutionResult, Streams
-from waggle.domain.filesystem import FileSlice, Listing
+from waggle.domain.execution import Command, ExecutionResult, Stream, Streams
+from waggle.domain.filesystem import FileSlice, FileVersion, Listing
+from waggle.domain.search import Searched, SearchQuery
+from waggle.domain.tree import Unpacked
 
 Progress = Callable[[float, str], Awaitable[None]]
 """Called with the share done (0 to 1) and what is happening, in a few words."""
@@ -63,10 +65,20 @@ class Guest(Protocol):
         """
         ...
 
-    async def write_file(self, path: str, data: bytes, mode: int) -> None:
+    async def write_file(
+        self, path: str, data: bytes, mode: int, *, unless_changed: FileVersion | None = None
+    ) -> None:
         """Write a file as the user that programs run as; atomic where the guest allows.
 
-        Parents are made. Raises FileRefused (permission, directory, disk full) or GuestLost.
+        Parents are made. With `unless_changed`, only while the file is still that version. Raises
+        FileRefused (permission, directory, disk full, changed) or GuestLost.
+        """
+        ...
+
+    async def read_version(self, path: str, *, limit: int) -> tuple[bytes, FileVersion]:
+        """Read a whole file of at most `limit` bytes, and what tells it from a changed one.
+
+        Raises as `read_file` does.
         """
         ...
 
@@ -79,6 +91,28 @@ class Guest(Protocol):
 
     async def list_files(self, path: str) -> Listing:
         """List a directory. Raises FileNotFound or FileRefused."""
+        ...
+
+    async def search(self, query: SearchQuery) -> Searched:
+        """Search names and contents, for SEARCH_SECONDS at most; links are not followed.
+
+        Raises FileNotFound, FileRefused, InvalidArgument (the expression) or GuestLost.
+        """
+        ...
+
+    async def pack_tree(self, path: str, exclude: Sequence[str], into: Stream) -> None:
+        """Write the records of `domain.tree` for a directory or file, without what globs exclude.
+
+        At most MAX_TREE_BYTES and MAX_TREE_ENTRIES. The guest wrote them. Raises FileNotFound,
+        FileRefused, InvalidArgument, TimedOut or GuestLost.
+        """
+        ...
+
+    async def unpack_tree(self, path: str, records: bytes) -> Unpacked:
+        """Make files of records below a directory, which is made. Not all of them may succeed.
+
+        Each file appears whole or not at all. Raises FileRefused, TimedOut or GuestLost.
+        """
         ...
 
     async def wait_dead(self) -> str:

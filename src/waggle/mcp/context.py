@@ -24,6 +24,7 @@ from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
 from waggle.service.rates import RateLimiter
 from waggle.service.repeats import Repeats
+from waggle.service.trees import TreeService
 
 Ctx = Context[Any, Any]
 T = TypeVar("T")
@@ -43,6 +44,7 @@ class Services:
     jobs: JobService
     filesystem: FilesystemService
     repeats: Repeats
+    trees: TreeService
     execution_limits: ExecutionLimits
     heartbeat: float = HEARTBEAT_SECONDS
     rates: RateLimiter | None = None

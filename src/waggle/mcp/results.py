@@ -176,6 +176,81 @@ class FileList(BaseModel):
     truncated: bool = Field(description="The directory holds more than is listed.")
 
 
+class SearchMatch(BaseModel):
+    """A file, or a line of one."""
+
+    path: str
+    kind: str = Field(description="file, directory, link or other.")
+    size: int | None = Field(description="Bytes; null for a line.")
+    line: int | None = Field(description="Counts from 1; null for a match by name alone.")
+    column: int | None = Field(description="Where it begins in the line, in bytes from 1.")
+    text: str | None = Field(description="The line; a long one is cut around the place.")
+    before: list[str] = Field(description="Lines before it.")
+    after: list[str] = Field(description="Lines after it.")
+
+
+class SearchResult(BaseModel):
+    """What a search found, in the order of paths."""
+
+    path: str
+    matches: list[SearchMatch]
+    count: int = Field(description="Matches in this result.")
+    truncated: bool = Field(description="There may be more.")
+    stopped_by: str | None = Field(description="results, output, entries, bytes, time or null.")
+    entries_seen: int
+    files_searched: int
+    binary_skipped: int
+    large_skipped: int
+    unreadable: int
+
+
+class EditedFile(BaseModel):
+    """A file that was edited."""
+
+    status: Literal["edited"] = "edited"
+    path: str
+    replacements: int
+    first_line: int = Field(description="The line of the first one, from 1.")
+    size: int = Field(description="Bytes of the file now.")
+    diff: str = Field(description="What changed, as a unified diff; a long one is cut.")
+
+
+class LeftOut(BaseModel):
+    """Something that is missing, and why."""
+
+    path: str
+    reason: str
+
+
+class UploadedFiles(BaseModel):
+    """What became of an archive."""
+
+    status: str = Field(description="uploaded, or partial when some entries failed.")
+    path: str
+    files: int
+    directories: int
+    links: int
+    bytes_written: int
+    failed: int
+    failures: list[LeftOut] = Field(description="The first ones.")
+
+
+class DownloadedFiles(BaseModel):
+    """A tree as a tar.gz, or one page of it."""
+
+    path: str
+    archive_id: str = Field(description="Names this archive, for its other pages.")
+    sha256: str = Field(description="Of the whole archive.")
+    size: int = Field(description="Bytes of the whole archive.")
+    entries: int = Field(description="Files, directories and links that the guest sent.")
+    left_out: list[LeftOut] = Field(description="What is not in the archive; the first ones.")
+    left_out_count: int
+    content: str = Field(description="This page as base64.")
+    offset: int
+    truncated: bool = Field(description="There is more after this page.")
+    next_offset: int | None = Field(description="The offset of the next page, or null.")
+
+
 def summary(environment: Environment) -> EnvironmentSummary:
     """One line of list_environments."""
     return EnvironmentSummary(

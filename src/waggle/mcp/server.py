@@ -33,8 +33,9 @@ from waggle.service.repeats import Repeats
 INSTRUCTIONS = """\
 waggle gives you throw-away Linux machines ("environments") to run code in.
 1. create_environment with a runtime (python, node or shell); keep the environment_id.
-2. write_file, execute, run_command, install_packages, read_file, list_files with that id, as \
-often as you like. Files and packages stay; every execute is a new process.
+2. write_file, edit_file, execute, run_command, install_packages, read_file, list_files, \
+search_files with that id, as often as you like. Files and packages stay; every execute is a new \
+process. upload_files and download_files move whole trees as archives.
 3. What is not done after wait_seconds goes on as a job, and so does what you start with \
 background: wait_job, read_job, kill_job and list_jobs look after it.
 4. destroy_environment when the work is done. An environment that is not used is destroyed by \

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import anyio.to_thread
+
+from waggle.domain.edit import Edited, replace_exactly
 from waggle.domain.errors import TooLarge
 from waggle.domain.execution import HOME
 from waggle.domain.filesystem import (
@@ -13,11 +16,12 @@ from waggle.domain.filesystem import (
     parse_mode,
     parse_path,
 )
+from waggle.domain.search import Searched, SearchQuery
 from waggle.service.environments import EnvironmentService
 
 
 class FilesystemService:
-    """Write, read and list files, as the user that programs run as in the guest."""
+    """Write, read, edit, list and search files, as the user that programs run as in the guest."""
 
     def __init__(self, environments: EnvironmentService) -> None:
         self._environments = environments
@@ -64,3 +68,37 @@ class FilesystemService:
         target = HOME if path is None else parse_path(path)
         async with self._environments.using(environment_id, owner=owner) as (_, guest):
             return await guest.list_files(target)
+
+    async def search(self, environment_id: str, query: SearchQuery, *, owner: str) -> Searched:
+        """Find files and lines. Raises FileNotFound, FileRefused, InvalidArgument and as `read`."""
+        parse_path(query.path)
+        async with self._environments.using(environment_id, owner=owner) as (_, guest):
+            return await guest.search(query)
+
+    async def edit(
+        self,
+        environment_id: str,
+        path: str,
+        old: str,
+        new: str,
+        *,
+        owner: str,
+        replace_all: bool = False,
+    ) -> tuple[str, Edited]:
+        """Replace the one place, or all, where `old` stands; keeps the file's mode.
+
+        Not idempotent. Raises as `read` and `write` do, InvalidArgument when it does not fit, and
+        FileRefused when the file changed meanwhile, as far as its size and its time tell.
+        """
+        target = parse_path(path)
+        async with self._environments.using(environment_id, owner=owner) as (_, guest):
+            data, version = await guest.read_version(target, limit=MAX_FILE_BYTES)
+            edited = await anyio.to_thread.run_sync(
+                lambda: replace_exactly(data, old, new, replace_all=replace_all)
+            )
+            if len(edited.data) > MAX_FILE_BYTES:
+                raise TooLarge(
+                    f"The file would have {len(edited.data)} bytes; the limit is {MAX_FILE_BYTES}."
+                )
+            await guest.write_file(target, edited.data, version.mode, unless_changed=version)
+        return target, edited

@@ -12,13 +12,16 @@ from waggle.domain.diagnosis import Diagnosis, machine_died
 from waggle.domain.environment import Environment, MachineIdentity
 from waggle.domain.errors import GuestLost
 from waggle.domain.evidence import Refused
-from waggle.domain.execution import Command, ExecutionResult, Streams
-from waggle.domain.filesystem import FileSlice, Listing
+from waggle.domain.execution import Command, ExecutionResult, Stream, Streams
+from waggle.domain.filesystem import FileSlice, FileVersion, Listing
 from waggle.domain.machine import Machine
+from waggle.domain.search import Searched, SearchQuery
+from waggle.domain.tree import Unpacked
 from waggle.infra.ssh.connection import ServeTunnel, SshConnection
 from waggle.infra.ssh.files import Files
 from waggle.infra.ssh.readahead import ReadAhead
 from waggle.infra.ssh.shell import Shell
+from waggle.infra.ssh.trees import Trees
 from waggle.infra.tasks import finish
 from waggle.service.diagnosing import Diagnostician
 
@@ -68,6 +71,7 @@ class LocalGuest:
             refused_since=proxy.refused_since if proxy else lambda _moment: (),
         )
         self._files = Files(connection)
+        self._trees = Trees(self._shell.run)
         self._pages = ReadAhead(self._files.read)
         self._owned = contextlib.ExitStack()
         self.ssh_port = ssh_port
@@ -99,11 +103,18 @@ class LocalGuest:
         """Why a run failed; see `domain.host.Guest`."""
         return await self._diagnostician.explain(command, result)
 
-    async def write_file(self, path: str, data: bytes, mode: int) -> None:
+    async def write_file(
+        self, path: str, data: bytes, mode: int, *, unless_changed: FileVersion | None = None
+    ) -> None:
         """Write a file; see `domain.host.Guest`."""
         self._pages.forget()
         async with self._naming_the_cause():
-            await self._files.write(path, data, mode)
+            await self._files.write(path, data, mode, unless_changed=unless_changed)
+
+    async def read_version(self, path: str, *, limit: int) -> tuple[bytes, FileVersion]:
+        """Read a whole file to edit it; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            return await self._files.read_version(path, limit)
 
     async def read_file(self, path: str, *, offset: int, length: int, limit: int) -> FileSlice:
         """Read a part of a file; see `domain.host.Guest`."""
@@ -114,6 +125,22 @@ class LocalGuest:
         """List a directory; see `domain.host.Guest`."""
         async with self._naming_the_cause():
             return await self._files.list(path)
+
+    async def search(self, query: SearchQuery) -> Searched:
+        """Search files; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            return await self._trees.search(query)
+
+    async def pack_tree(self, path: str, exclude: Sequence[str], into: Stream) -> None:
+        """Pack a tree; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            await self._trees.pack(path, exclude, into)
+
+    async def unpack_tree(self, path: str, records: bytes) -> Unpacked:
+        """Unpack a tree; see `domain.host.Guest`."""
+        self._pages.forget()
+        async with self._naming_the_cause():
+            return await self._trees.unpack(path, records)
 
     async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
         """Call the guest agent. Raises GuestLost."""

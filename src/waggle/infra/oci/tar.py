@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a tar stream from an untrusted archive, entry by entry, into plain values.
 
-Called by `layers`. Takes ustar, PAX, GNU long names and sparse files, base-256 numbers and the
-old V7 form; all names are bytes. It never touches a file system: there is nothing that a hostile
-name could reach. Memory is bounded by `Limits`. Whatever is malformed raises `ImageCorrupt`.
+Called by `layers`, and for archives of clients. Takes ustar, PAX, GNU long names and sparse files,
+base-256 numbers and the old V7 form; all names are bytes. It never touches a file system: there is
+nothing that a hostile name could reach. Memory is bounded by `Limits`. Whatever is malformed raises
+`ImageCorrupt`.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Entry:
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     offset: int = 0
     """Where the content starts in the layer's data file; set by `layers`."""
+    is_absolute: bool = False
+    """Whether the archive's name began with a slash, which `path` does not show."""
 
     @property
     def is_hard_link(self) -> bool:
@@ -174,6 +177,7 @@ class TarReader:
             link=link if mode in {0, stat.S_IFLNK} else b"",
             device=device(header) if is_device else (0, 0),
             xattrs=xattrs_of(records),
+            is_absolute=name.startswith(b"/"),
         )
 
     def _arrange(self, header: bytes, records: Records, stored: int) -> int:

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import asyncssh
 
 from waggle.domain.errors import FileRefused, GuestLost, WaggleError
-from waggle.domain.filesystem import FileSlice, Listing
+from waggle.domain.filesystem import FileSlice, FileVersion, Listing
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.entries import shown
 from waggle.infra.ssh.listing import list_directory
@@ -41,9 +41,15 @@ class Files:
         self._deadline = deadline
         self._opener = Opener()
 
-    async def write(self, path: str, data: bytes, mode: int) -> None:
+    async def write(
+        self, path: str, data: bytes, mode: int, *, unless_changed: FileVersion | None = None
+    ) -> None:
         """See `domain.host.Guest.write_file`."""
-        await self._call(path, lambda sftp: _write(sftp, path, data, mode))
+        await self._call(path, lambda sftp: _write(sftp, path, data, mode, unless_changed))
+
+    async def read_version(self, path: str, limit: int) -> tuple[bytes, FileVersion]:
+        """See `domain.host.Guest.read_version`."""
+        return await self._call(path, lambda sftp: self._read_version(sftp, path, limit))
 
     async def read(
         self, path: str, *, offset: int = 0, length: int | None = None, limit: int
@@ -96,8 +102,27 @@ class Files:
             raise too_large(path, f"more than {limit}", limit)
         return FileSlice(data[wanted.start : wanted.stop], len(data))
 
+    async def _read_version(
+        self, sftp: asyncssh.SFTPClient, path: str, limit: int
+    ) -> tuple[bytes, FileVersion]:
+        version = _version(await sftp.stat(path.encode()))
+        part = await self._read(sftp, path, range(limit), limit)
+        return part.data, version
 
-async def _write(sftp: asyncssh.SFTPClient, path: str, data: bytes, mode: int) -> None:
+
+def _version(attributes: asyncssh.SFTPAttrs) -> FileVersion:
+    return FileVersion(
+        attributes.size or 0, attributes.mtime or 0, stat.S_IMODE(attributes.permissions or 0)
+    )
+
+
+async def _write(
+    sftp: asyncssh.SFTPClient,
+    path: str,
+    data: bytes,
+    mode: int,
+    unless_changed: FileVersion | None,
+) -> None:
     """Write beside the target, then rename over it: readers see the old file or the new one."""
     target = await _target(sftp, path)
     directory = posixpath.dirname(target)
@@ -112,6 +137,10 @@ async def _write(sftp: asyncssh.SFTPClient, path: str, data: bytes, mode: int) -
         except BaseException:
             await finish(close(file))
             raise
+        if unless_changed is not None and _version(await sftp.stat(target)) != unless_changed:
+            raise FileRefused(
+                f"{shown(path)} changed while it was edited.", hint="Read it and edit it again."
+            )
         await sftp.posix_rename(temporary, target)
     except BaseException as error:
         await finish(_remove(sftp, temporary))

@@ -11,6 +11,8 @@ from waggle.mcp.tools.execution import execution_tools
 from waggle.mcp.tools.filesystem import filesystem_tools
 from waggle.mcp.tools.jobs import job_tools
 from waggle.mcp.tools.packages import package_tools
+from waggle.mcp.tools.search import search_tools
+from waggle.mcp.tools.trees import tree_tools
 
 
 def all_tools(services: Services) -> list[Tool]:
@@ -20,5 +22,7 @@ def all_tools(services: Services) -> list[Tool]:
         *execution_tools(services),
         *job_tools(services),
         *filesystem_tools(services),
+        *search_tools(services),
+        *tree_tools(services),
         *package_tools(services),
     ]

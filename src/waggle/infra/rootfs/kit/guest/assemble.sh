@@ -21,6 +21,7 @@ cd $sources
 cc -o /kit/init init.c mounts.c identity.c account.c users.c network.c doors.c agent.c \
   supervise.c common.c
 cc -o /kit/bin/session session.c run.c why.c frame.c image.c common.c
+cc -o /kit/bin/files files.c walk.c search.c pack.c unpack.c common.c
 x86_64-linux-gnu-gcc -B/tools/ -shared -nostdlib -fPIC -Os -s -Wall -Wextra -Werror \
   -fno-builtin -o /kit/lib/address.so address.c
 cd /kit

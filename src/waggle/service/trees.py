@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole trees in and out of an environment, as archives. Called by `waggle.mcp`.
+
+Archives that go out are kept for their pages, in files without names, until the next ones of the
+same environment replace them, or it goes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import anyio.to_thread
+
+from waggle.domain.errors import GuestLost, InvalidArgument, TooLarge
+from waggle.domain.execution import HOME, MAX_STDIN_BYTES
+from waggle.domain.filesystem import parse_path
+from waggle.domain.search import check_excludes
+from waggle.domain.tree import (
+    MAX_ARCHIVE_BYTES,
+    Skipped,
+    TreeEntry,
+    Unpacked,
+    decode,
+    encode,
+)
+from waggle.service.archives import read_archive, write_archive
+from waggle.service.environments import EnvironmentService
+from waggle.service.job import NewRecording, Recording
+
+MAX_KEPT = 2
+"""Archives of one environment whose pages can still be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A tar.gz that was made of a directory. `id` is the start of its sha256."""
+
+    id: str
+    path: str
+    sha256: str
+    size: int
+    entries: int
+    left_out: tuple[Skipped, ...]
+    content: Recording
+
+    def read(self, offset: int, length: int) -> bytes:
+        """A part of it. Raises InvalidArgument beyond the end."""
+        if offset > self.size:
+            raise InvalidArgument(
+                f"offset is {offset}, but the archive has only {self.size} bytes.",
+                hint="Use the next_offset of the previous page.",
+            )
+        return self.content.read(offset, length)
+
+
+class TreeService:
+    """Upload and download. `record` makes what an archive is kept in, of MAX_RECORDS_BYTES."""
+
+    def __init__(self, environments: EnvironmentService, *, record: NewRecording) -> None:
+        self._environments = environments
+        self._record = record
+        self._archives: dict[str, dict[str, Archive]] = {}
+        environments.when_removed(self._forget)
+
+    async def upload(
+        self, environment_id: str, path: str | None, archive: bytes, *, owner: str
+    ) -> tuple[str, Unpacked]:
+        """Unpack a tar, tar.gz, tar.zst or zip below a directory; returns that and what became.
+
+        Nothing is written when any entry is refused. Repeating it is safe. Raises InvalidArgument,
+        TooLarge, FileRefused, NotFound, NotRunning, TimedOut or GuestLost.
+        """
+        target = HOME if path is None else parse_path(path)
+        if len(archive) > MAX_ARCHIVE_BYTES:
+            raise TooLarge(
+                f"The archive has {len(archive)} bytes; the limit is {MAX_ARCHIVE_BYTES}.",
+                hint="Send it in parts.",
+            )
+        async with self._environments.using(environment_id, owner=owner) as (_, guest):
+            entries = await anyio.to_thread.run_sync(read_archive, archive)
+            done = Unpacked()
+            for batch in batches(entries):
+                done += await guest.unpack_tree(target, batch)
+        return target, done
+
+    async def download(
+        self, environment_id: str, path: str, *, owner: str, exclude: Sequence[str] = ()
+    ) -> Archive:
+        """Pack a directory, or a file, as a tar.gz that is kept for `kept` to find.
+
+        Raises FileNotFound, FileRefused, InvalidArgument, TooLarge, NotFound, NotRunning, TimedOut
+        or GuestLost.
+        """
+        target = parse_path(path)
+        left_out = check_excludes(exclude)
+        async with self._environments.using(environment_id, owner=owner) as (environment, guest):
+            packed, content = self._record(), self._record()
+            try:
+                await guest.pack_tree(target, left_out, packed)
+                archive = await anyio.to_thread.run_sync(_rewrite, target, packed, content)
+                self._environments.get(environment.id, owner=owner)  # or it went meanwhile
+                self._keep(environment.id, archive)
+            except BaseException:
+                content.close()
+                raise
+            finally:
+                packed.close()
+        return archive
+
+    def kept(self, environment_id: str, archive_id: str, *, owner: str) -> Archive:
+        """An archive that `download` made. Raises NotFound, or InvalidArgument when it is gone."""
+        environment = self._environments.get(environment_id, owner=owner)
+        archive = self._archives.get(environment.id, {}).get(archive_id)
+        if archive is None:
+            raise InvalidArgument(
+                "There is no such archive any more.", hint="Call again without archive_id."
+            )
+        return archive
+
+    def _keep(self, environment_id: str, archive: Archive) -> None:
+        kept = self._archives.setdefault(environment_id, {})
+        if (old := kept.pop(archive.id, None)) is not None:
+            old.content.close()
+        kept[archive.id] = archive
+        while len(kept) > MAX_KEPT:
+            kept.pop(next(iter(kept))).content.close()
+
+    def _forget(self, environment_id: str) -> None:
+        for archive in self._archives.pop(environment_id, {}).values():
+            archive.content.close()
+
+
+def batches(entries: Sequence[TreeEntry], limit: int = MAX_STDIN_BYTES) -> Iterator[bytes]:
+    """The records of entries, as few pieces as one run each can take. Keeps their order."""
+    batch = bytearray()
+    for entry in entries:
+        record = encode(entry)
+        if batch and len(batch) + len(record) > limit:
+            yield bytes(batch)
+            batch.clear()
+        batch += record
+    if batch:
+        yield bytes(batch)
+
+
+def _rewrite(path: str, packed: Recording, content: Recording) -> Archive:
+    """Make the archive of what a guest packed. For a worker thread."""
+    if packed.kept < packed.total:
+        raise GuestLost("The guest sent more than it was asked for.", hint="")
+    out = _Hashed(content.feed)
+    count = 0
+
+    def counted() -> Iterator[TreeEntry | Skipped]:
+        nonlocal count
+        for entry in decode(packed.read, packed.total):
+            count += isinstance(entry, TreeEntry)
+            yield entry
+
+    try:
+        left_out = write_archive(counted(), out)
+    except ValueError as error:
+        raise GuestLost(
+            "The guest's program for files gave an answer that is none.",
+            hint="Something in the environment changed its tools; use run_command instead.",
+        ) from error
+    if content.kept < out.tell():
+        raise TooLarge("The archive is too large to keep.", hint="Leave out more.")
+    digest = out.sha256.hexdigest()
+    return Archive(digest[:16], path, digest, out.tell(), count, tuple(left_out), content)
+
+
+class _Hashed(io.RawIOBase):
+    """A file to write to whose bytes go elsewhere, counted and hashed."""
+
+    def __init__(self, feed: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._feed = feed
+        self._size = 0
+        self.sha256 = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:  # pyright: ignore[reportIncompatibleMethodOverride] # gzip writes bytes
+        self._feed(bytes(data))
+        self._size += len(data)
+        self.sha256.update(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._size
