@@ -36,6 +36,7 @@ from waggle.service.environments import EnvironmentService, Limits
 from waggle.service.execution import ExecutionLimits, ExecutionService
 from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
+from waggle.service.ports import PortService
 from waggle.service.rates import RateLimiter
 from waggle.service.repeats import Repeats
 from waggle.web.access import OPEN, AccessRules
@@ -123,6 +124,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
         jobs=jobs,
         filesystem=FilesystemService(environments),
         repeats=Repeats(setup.calls),
+        ports=PortService(environments),
         execution_limits=EXECUTION,
         heartbeat=setup.heartbeat,
         rates=setup.rates,
@@ -130,10 +132,15 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
     )
 
 
+def unused_services() -> Services:
+    """For tools that are looked at, not called."""
+    unused = cast("Any", None)
+    return Services(unused, unused, unused, unused, unused, unused, EXECUTION)
+
+
 def default_tools() -> list[Tool]:
     """Every tool; they can be looked at, not called."""
-    unused = cast("Any", None)
-    return all_tools(Services(unused, unused, unused, unused, unused, EXECUTION))
+    return all_tools(unused_services())
 
 
 @asynccontextmanager

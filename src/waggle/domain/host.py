@@ -13,6 +13,7 @@ from typing import Protocol
 from waggle.domain.environment import Environment, MachineIdentity
 from waggle.domain.execution import Command, ExecutionResult, Streams
 from waggle.domain.filesystem import FileSlice, Listing
+from waggle.domain.usage import ExposedPort, Usage
 
 Progress = Callable[[float, str], Awaitable[None]]
 """Called with the share done (0 to 1) and what is happening, in a few words."""
@@ -71,6 +72,30 @@ class Guest(Protocol):
 
     async def list_files(self, path: str) -> Listing:
         """List a directory. Raises FileNotFound or FileRefused."""
+        ...
+
+    async def usage(self) -> Usage | None:
+        """What it takes of the host, without asking the guest; None when its machine is gone."""
+        ...
+
+    @property
+    def exposed(self) -> tuple[ExposedPort, ...]:
+        """Its ports that can be reached from the server's 127.0.0.1, oldest first."""
+        ...
+
+    async def expose(self, port: int) -> ExposedPort:
+        """Have a TCP port of the guest's 127.0.0.1 on a port of the server's. Idempotent.
+
+        Until `unexpose` or `destroy`. Raises TooManyPorts, or GuestLost when it is destroyed.
+        """
+        ...
+
+    async def unexpose(self, port: int) -> bool:
+        """Close it with all its connections; say whether it was exposed."""
+        ...
+
+    async def answers(self, port: int, seconds: float) -> bool:
+        """Whether something listens on that port of the guest, or does within so many seconds."""
         ...
 
     async def wait_dead(self) -> str:

@@ -22,6 +22,7 @@ from waggle.service.environments import EnvironmentService
 from waggle.service.execution import ExecutionLimits, ExecutionService
 from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
+from waggle.service.ports import PortService
 from waggle.service.rates import RateLimiter
 from waggle.service.repeats import Repeats
 
@@ -43,6 +44,7 @@ class Services:
     jobs: JobService
     filesystem: FilesystemService
     repeats: Repeats
+    ports: PortService
     execution_limits: ExecutionLimits
     heartbeat: float = HEARTBEAT_SECONDS
     rates: RateLimiter | None = None
@@ -73,12 +75,12 @@ def reporter(ctx: Ctx) -> Progress:
 
 
 async def with_heartbeat(
-    ctx: Ctx, message: Callable[[], str], every: float, work: Awaitable[T]
+    ctx: Ctx, message: Callable[[], str], every: float, work: Awaitable[T], *, since: float = 0.0
 ) -> T:
     """Await `work`, telling the client every so many seconds that it goes on.
 
-    Clients with a time limit for silence keep waiting. An exception of `work` may come wrapped in
-    a group of one. Cancelling cancels the work.
+    Clients with a time limit for silence keep waiting. Progress counts from `since` seconds.
+    An exception of `work` may come wrapped in a group of one. Cancelling cancels the work.
     """
 
     async def beat() -> None:
@@ -86,7 +88,9 @@ async def with_heartbeat(
         while True:
             await anyio.sleep(every)
             beats += 1
-            await ctx.report_progress(beats * every, None, f"{message()}, {beats * every:g} s")
+            await ctx.report_progress(
+                since + beats * every, None, f"{message()}, {beats * every:g} s"
+            )
 
     async with anyio.create_task_group() as group:
         group.start_soon(beat)
