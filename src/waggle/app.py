@@ -239,5 +239,6 @@ def _services(
         ports=PortService(environments),
         execution_limits=spoken,
         rates=rates(settings),
+        toolsets=settings.toolsets,
         observer=observer,
     )

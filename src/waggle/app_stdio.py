@@ -42,7 +42,7 @@ async def serve_stdio(settings: Settings, wire: Wire) -> None:
 
 
 async def _serve(app: App, wire: Wire, signals: Signals) -> None:
-    mcp = build_mcp(app.services, app.settings.toolsets)
+    mcp = build_mcp(app.services)
     limits = StdioLimits(grace=app.settings.shutdown_timeout.total_seconds())
     server = StdioServer(mcp.lowlevel, mcp.calls, wire, limits)
     async with anyio.create_task_group() as group:

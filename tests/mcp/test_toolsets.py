@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from mcp import Client
@@ -23,7 +24,7 @@ def offered(*toolsets: Toolset) -> list[str]:
 
 @pytest.mark.anyio
 async def test_what_is_not_offered_is_neither_listed_nor_called() -> None:
-    server = build_mcp(unused_services(), {Toolset.RUN, Toolset.PORTS})
+    server = build_mcp(replace(unused_services(), toolsets={Toolset.RUN, Toolset.PORTS}))
     async with Client(server) as agent:
         names = {tool.name for tool in (await agent.list_tools()).tools}
         assert names == {"run_code", "expose_port", "unexpose_port"}

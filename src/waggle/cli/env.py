@@ -75,7 +75,7 @@ def expose(environment: str, port: int) -> None:
 
 
 async def _expose(environment: str, port: int) -> dict[str, Any]:
-    async with connected(server_url(load())) as client:
+    async with connected_by(load()) as client:
         row = await find(client, environment)
         identity = row["environment_id"]
         return await call(client, "expose_port", environment_id=identity, port=port)

@@ -8,7 +8,6 @@ low-level server) or over stdio. Calls `waggle.service` only, through the tools.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -20,7 +19,6 @@ from mcp.server.mcpserver.tools import Tool
 
 from waggle.domain.errors import WaggleError
 from waggle.domain.observer import NO_TOOL, Observer
-from waggle.domain.toolset import ALL_TOOLSETS, Toolset
 from waggle.mcp.arguments import parameter_names
 from waggle.mcp.call_record import ended_call
 from waggle.mcp.calls import CUT, REFUSED, Calls
@@ -120,13 +118,13 @@ class WaggleServer(MCPServer[dict[str, Any]]):
             return failure_result(describe(tool.name if tool else NO_TOOL, error, parameters=names))
 
 
-def build_mcp(services: Services, toolsets: Collection[Toolset] = ALL_TOOLSETS) -> WaggleServer:
-    """The server with prompts and the tools of these sets. It owns nothing that needs closing.
+def build_mcp(services: Services) -> WaggleServer:
+    """The server with prompts and the tools that are offered. It owns nothing that needs closing.
 
     The SDK configures the root logger if nobody has: configure logging before.
     """
     server = WaggleServer(
-        all_tools(services, toolsets),
+        all_tools(services, services.toolsets),
         repeats=services.repeats,
         observer=services.observer,
         rates=services.rates,
