@@ -13,19 +13,21 @@ from mcp_types import ToolAnnotations
 
 from waggle.config import load
 from waggle.mcp.context import Services
+from waggle.mcp.instructions import instructions
 from waggle.mcp.prompts import PROMPTS
-from waggle.mcp.server import INSTRUCTIONS, build_mcp
+from waggle.mcp.server import build_mcp
 from waggle.presets import execution_limits
 from waggle.service.environments import EnvironmentService
 from waggle.service.execution import ExecutionService
 from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
+from waggle.service.ports import PortService
 from waggle.service.repeats import Repeats
 from waggle.service.trees import TreeService
 
 TARGET = Path(__file__).with_name("tools.md")
 
-HEAD = f"""\
+HEAD = """\
 <!-- SPDX-License-Identifier: Apache-2.0 -->
 <!-- Written by docs/generate_tools.py from src/waggle/mcp; do not edit. -->
 
@@ -42,7 +44,7 @@ Unknown parameters are refused; those without `*` may be left out or `null`.
 The server tells every client:
 
 ```text
-{INSTRUCTIONS}
+INSTRUCTIONS
 ```
 """
 
@@ -59,6 +61,7 @@ def default_tools() -> list[Tool]:
         repeats=cast("Repeats", None),
         jobs=cast("JobService", None),
         trees=cast("TreeService", None),
+        ports=cast("PortService", None),
         execution_limits=execution_limits(settings),
     )
     return build_mcp(services).tools
@@ -66,8 +69,10 @@ def default_tools() -> list[Tool]:
 
 def page() -> str:
     """Return the whole page."""
-    tools = "".join(f"\n{section(tool)}" for tool in default_tools())
-    return f"{HEAD}{tools}\n{prompts()}"
+    tools = default_tools()
+    head = HEAD.replace("INSTRUCTIONS", instructions([tool.name for tool in tools]))
+    sections = "".join(f"\n{section(tool)}" for tool in tools)
+    return f"{head}{sections}\n{prompts()}"
 
 
 def prompts() -> str:

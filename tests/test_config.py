@@ -28,6 +28,7 @@ from waggle.config_values import (
 )
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.network import NetworkPolicy
+from waggle.domain.toolset import Toolset
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,6 +42,18 @@ def problems(**values: str) -> list[str]:
         settings(**values)
     assert "docs/configuration.md" in caught.value.hint
     return caught.value.message.splitlines()
+
+
+class TestToolsets:
+    def test_all_or_some_by_name(self) -> None:
+        assert settings().toolsets == settings(TOOLSETS="ALL").toolsets == frozenset(Toolset)
+        some = settings(TOOLSETS="run, files").toolsets
+        assert some == {Toolset.RUN, Toolset.FILES}
+
+    @pytest.mark.parametrize("text", ["runs", "run,all", ",", "execute"])
+    def test_a_name_that_is_unknown_refuses_the_start(self, text: str) -> None:
+        (line,) = problems(TOOLSETS=text)
+        assert "environments, execution, jobs" in line
 
 
 class TestDefaults:

@@ -47,6 +47,7 @@ from waggle.service.execution import ExecutionService
 from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
 from waggle.service.local_host import GuestParts, LocalHost, is_root
+from waggle.service.ports import PortService
 from waggle.service.pruner import Pruner
 from waggle.service.reaper import Reaper
 from waggle.service.repeats import Repeats
@@ -239,7 +240,9 @@ def _services(
         filesystem=FilesystemService(environments),
         repeats=Repeats(SqliteCalls(store.database, time.time)),
         trees=TreeService(environments, record=archive),
+        ports=PortService(environments),
         execution_limits=spoken,
         rates=rates(settings),
+        toolsets=settings.toolsets,
         observer=observer,
     )

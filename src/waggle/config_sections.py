@@ -35,6 +35,7 @@ from waggle.config_values import (
     Origins,
     Ports,
     Program,
+    Toolsets,
     lower,
 )
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
@@ -55,6 +56,9 @@ class ServerSection(Section):
     )
     allowed_origins: Origins = setting(
         "", "Browser origins that may call, beside those on loopback."
+    )
+    toolsets: Toolsets = setting(
+        "all", "Which tools clients are offered; what is left out cannot be called either."
     )
     max_sessions: Whole = setting("1000", "MCP sessions kept at once.", ge=1, le=100_000)
     session_idle_timeout: Duration = setting("30m", "An MCP session unused so long is forgotten.")

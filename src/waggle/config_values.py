@@ -17,6 +17,7 @@ from typing import Annotated, NamedTuple
 from pydantic import AfterValidator, BeforeValidator
 
 from waggle.domain.runtime import FILE, PACKAGES, parse_template
+from waggle.domain.toolset import ALL_TOOLSETS, Toolset
 
 _UNITS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 _DURATION = re.compile(r"(?:([0-9]{1,7})h)?(?:([0-9]{1,7})m)?(?:([0-9]{1,7})s)?(?:([0-9]{1,7})ms)?")
@@ -132,6 +133,16 @@ def parse_ports(value: object) -> object:
     return ports
 
 
+def parse_toolsets(value: object) -> object:
+    """Read names of sets of tools separated by commas or spaces, or `all`."""
+    if not isinstance(value, str):
+        return value
+    names = split_words(value.lower())
+    if not names:
+        raise ValueError("nothing is offered")
+    return ALL_TOOLSETS if names == ("all",) else frozenset(Toolset(name) for name in names)
+
+
 def parse_absolute_path(value: object) -> object:
     """Read an absolute path; nothing is looked up, `~` is not expanded."""
     if not isinstance(value, str):
@@ -235,4 +246,9 @@ ExecCommand = Annotated[
 ]
 InstallCommand = Annotated[
     str, _template_with(PACKAGES), Accepts(f"a command with {PACKAGES} once, as a word of its own")
+]
+Toolsets = Annotated[
+    frozenset[Toolset],
+    BeforeValidator(parse_toolsets),
+    Accepts(f"`all`, or some of {', '.join(Toolset)}, separated by commas"),
 ]

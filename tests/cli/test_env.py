@@ -25,7 +25,9 @@ from waggle.cli.shell import ssh_argv
 NO_PARTS = {"image_cache_dir": "/nonexistent"}
 
 
-@pytest.mark.parametrize("words", [("env", "ls"), ("env", "rm", "x"), ("shell", "x")])
+@pytest.mark.parametrize(
+    "words", [("env", "ls"), ("env", "rm", "x"), ("shell", "x"), ("port", "x", "80")]
+)
 def test_without_a_server(tmp_path: Path, words: tuple[str, ...]) -> None:
     settings = {**NO_PARTS, "listen_addr": "127.0.0.1:1"}
     ended = command_line(*words, data=tmp_path, settings=settings)
@@ -124,6 +126,10 @@ def check_commands(server: Waggle, one: str, two: str) -> None:
     said = in_a_terminal(server, "box-one", "busybox id -un; busybox hostname; exit 7\n")
     assert re.search(r"^sandbox\s+box-one\s", said, re.M), said
     assert "status 7" in said
+
+    opened = beside(server, "port", "box-one", "8000")
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\n", opened.stdout), opened
+    assert opened.stderr == "Nothing listens on port 8000 yet.\n"
 
     unknown = beside(server, "env", "rm", "box")
     assert unknown.returncode == 1

@@ -13,7 +13,8 @@ from mcp import Client
 from mcp_types import Tool
 from tests.support.server import ERAS, LEGACY, MODERN, client, default_tools, mcp_server, serving
 
-from waggle.mcp.server import INSTRUCTIONS, package_version
+from waggle.mcp.instructions import instructions
+from waggle.mcp.server import package_version
 
 pytestmark = pytest.mark.anyio
 
@@ -27,6 +28,8 @@ ORIGINAL: dict[str, tuple[set[str], set[str]]] = {
     "list_files": ({"environment_id"}, {"path"}),
     "install_packages": ({"environment_id", "packages"}, set()),
 }
+NAMES = [tool.name for tool in default_tools()]
+INSTRUCTIONS = instructions(NAMES)
 RESULTS = {
     "create_environment": "environment_id name runtime status ssh_port created_at timeout",
     "destroy_environment": "status message",
@@ -78,7 +81,7 @@ async def test_the_examples_in_the_descriptions_fit_the_schemas() -> None:
         for example in re.findall(r"\{.*?\}(?= or |$)", str(tool.description), re.M):
             assert validator.is_valid(json.loads(example)), example
             count += 1
-    assert count == 26
+    assert count == 34
 
 
 async def test_hints_are_honest() -> None:
@@ -88,6 +91,7 @@ async def test_hints_are_honest() -> None:
     reading = {name for name, hint in hints.items() if hint and hint.read_only_hint}
     assert reading == {
         "list_environments",
+        "get_environment",
         "read_file",
         "list_files",
         "wait_job",
@@ -109,13 +113,16 @@ async def test_hints_are_honest() -> None:
     idempotent = {name for name, hint in hints.items() if hint and hint.idempotent_hint}
     assert idempotent == {
         "destroy_environment",
+        "upload_files",
+        "extend_environment",
         "write_file",
         "install_packages",
         "kill_job",
-        "upload_files",
+        "expose_port",
+        "unexpose_port",
     }
     outside = {name for name, hint in hints.items() if hint and hint.open_world_hint}
-    assert outside == {"execute", "run_command", "install_packages"}
+    assert outside == {"execute", "run_command", "run_code", "install_packages"}
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -130,7 +137,7 @@ async def test_the_server_introduces_itself(era: str) -> None:
             assert agent.instructions == INSTRUCTIONS
         await agent.list_tools()
     assert len(INSTRUCTIONS.splitlines()) < 12
-    for name in (tool.name for tool in default_tools()):
+    for name in NAMES:
         assert name in INSTRUCTIONS or name == "list_environments"
 
 

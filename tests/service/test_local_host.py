@@ -285,6 +285,7 @@ class TestGuest:
             ssh_port=1,
             directory="/home/sandbox",
             booted_from={},
+            scratch=Path("/nowhere"),
         )
         for name in ("port", "files"):
             guest.owns(lambda name=name: log.append(name))

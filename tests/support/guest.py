@@ -29,8 +29,10 @@ from waggle.domain.execution import HOME, Command, ExecutionResult, Output, Stre
 from waggle.domain.filesystem import MAX_LIST_ENTRIES, FileEntry, FileSlice, FileVersion, Listing
 from waggle.domain.search import Kind, Match, Searched, SearchQuery, glob_expression
 from waggle.domain.tree import Skipped, TreeEntry, Unpacked, decode, encode
+from waggle.domain.usage import ExposedPort, Usage
 
 Program = Callable[[Command, Streams], Awaitable[ExecutionResult]]
+USED = Usage(cpu_seconds=1.5, memory_bytes=200 << 20, disk_bytes=3 << 20)
 MODIFIED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
@@ -70,6 +72,7 @@ class FakeGuest:
     `hang` line begins, `release` ends it; `cancelled` lists the commands that were cancelled.
     `listing` and `searched` are what every `list_files` and `search` answers instead of what is
     there; `packed` are records that `pack_tree` adds.
+    `listening` holds the guest's ports that answer, `asked` which were tried and for how long.
     """
 
     environment: Environment
@@ -94,6 +97,10 @@ class FakeGuest:
     diagnose_until: anyio.Event | None = None
     searched: Searched | None = None
     packed: bytes = b""
+    used: Usage = USED
+    ports: dict[int, int] = field(default_factory=dict[int, int])
+    listening: set[int] = field(default_factory=set[int])
+    asked: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     destroys: int = 0
     dead: anyio.Event = field(default_factory=anyio.Event)
     cause: str = ""
@@ -275,6 +282,27 @@ class FakeGuest:
             mode=file.mode if file else 0o755,
             modified=MODIFIED,
         )
+
+    async def usage(self) -> Usage | None:
+        await anyio.lowlevel.checkpoint()
+        return None if self.dead.is_set() else self.used
+
+    @property
+    def exposed(self) -> tuple[ExposedPort, ...]:
+        return tuple(ExposedPort(*each) for each in self.ports.items())
+
+    async def expose(self, port: int) -> ExposedPort:
+        await anyio.lowlevel.checkpoint()
+        return ExposedPort(port, self.ports.setdefault(port, 40_000 + len(self.ports)))
+
+    async def unexpose(self, port: int) -> bool:
+        await anyio.lowlevel.checkpoint()
+        return self.ports.pop(port, None) is not None
+
+    async def answers(self, port: int, seconds: float) -> bool:
+        await anyio.lowlevel.checkpoint()
+        self.asked.append((port, seconds))
+        return port in self.listening
 
     async def wait_dead(self) -> str:
         await self.dead.wait()

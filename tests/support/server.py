@@ -37,6 +37,7 @@ from waggle.service.environments import EnvironmentService, Limits
 from waggle.service.execution import ExecutionLimits, ExecutionService
 from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
+from waggle.service.ports import PortService
 from waggle.service.rates import RateLimiter
 from waggle.service.repeats import Repeats
 from waggle.service.trees import TreeService
@@ -128,6 +129,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
         trees=TreeService(
             environments, record=lambda: Spool(Path("/tmp"), keep=MAX_RECORDS_BYTES, view=0)
         ),
+        ports=PortService(environments),
         execution_limits=EXECUTION,
         heartbeat=setup.heartbeat,
         rates=setup.rates,
@@ -135,10 +137,15 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
     )
 
 
+def unused_services() -> Services:
+    """For tools that are looked at, not called."""
+    unused = cast("Any", None)
+    return Services(unused, unused, unused, unused, unused, unused, unused, EXECUTION)
+
+
 def default_tools() -> list[Tool]:
     """Every tool; they can be looked at, not called."""
-    unused = cast("Any", None)
-    return all_tools(Services(unused, unused, unused, unused, unused, unused, EXECUTION))
+    return all_tools(unused_services())
 
 
 @asynccontextmanager

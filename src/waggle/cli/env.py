@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle env ls` and `waggle env rm`, through the running server."""
+"""`waggle env ls`, `waggle env rm` and `waggle port`, through the running server."""
 
 from __future__ import annotations
 
@@ -64,3 +64,18 @@ async def _remove(environments: Sequence[str]) -> list[WaggleError]:
             else:
                 sys.stdout.write(f"{row['environment_id']}\n")
     return failures
+
+
+def expose(environment: str, port: int) -> None:
+    """Expose a port and print its URL; say so when nothing listens there yet."""
+    opened = anyio.run(_expose, environment, port)
+    if not opened["listening"]:
+        say(f"Nothing listens on port {port} yet.")
+    sys.stdout.write(f"{opened['url']}\n")
+
+
+async def _expose(environment: str, port: int) -> dict[str, Any]:
+    async with connected_by(load()) as client:
+        row = await find(client, environment)
+        identity = row["environment_id"]
+        return await call(client, "expose_port", environment_id=identity, port=port)

@@ -125,6 +125,22 @@ def shell(environment: str) -> int:
     return run(environment)
 
 
+@app.command(group=SERVER)
+def port(environment: str, port: int) -> None:
+    """Expose a port of an environment on this machine's 127.0.0.1, and print its URL.
+
+    Parameters
+    ----------
+    environment
+        Its id, the beginning of its id, or its name.
+    port
+        The TCP port that a program in it listens on.
+    """
+    from waggle.cli.env import expose
+
+    expose(environment, port)
+
+
 @app.command(group=MACHINE)
 def version() -> None:
     """Print the version."""

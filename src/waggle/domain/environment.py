@@ -155,6 +155,14 @@ class Environment:
             self, active_calls=self.active_calls - 1, last_used_at=max(now, self.last_used_at)
         )
 
+    def used(self, now: datetime) -> Environment:
+        """Somebody asked after it: idle time counts from here."""
+        return replace(self, last_used_at=max(now, self.last_used_at))
+
+    def extended(self, idle_timeout: timedelta, now: datetime) -> Environment:
+        """It may stay unused for so long, counted from now on."""
+        return replace(self.used(now), idle_timeout=idle_timeout)
+
     def expires_at(self) -> datetime:
         """When it becomes idle for too long, unless it is used before."""
         return self.last_used_at + self.idle_timeout
@@ -192,11 +200,11 @@ def parse_name(text: str) -> str:
     return text
 
 
-def parse_timeout(minutes: int) -> timedelta:
-    """The idle timeout. Raises InvalidArgument outside 1 to 60 minutes."""
+def parse_timeout(minutes: int, name: str = "timeout_minutes") -> timedelta:
+    """The idle timeout, given as parameter `name`. Raises InvalidArgument outside 1 to 60."""
     if not MIN_TIMEOUT_MINUTES <= minutes <= MAX_TIMEOUT_MINUTES:
         raise InvalidArgument(
-            f"timeout_minutes must be {MIN_TIMEOUT_MINUTES} to {MAX_TIMEOUT_MINUTES}.",
+            f"{name} must be {MIN_TIMEOUT_MINUTES} to {MAX_TIMEOUT_MINUTES}.",
             hint="Every call restarts the idle time, so a long job does not need a long timeout.",
         )
     return timedelta(minutes=minutes)

@@ -174,6 +174,13 @@ class OutcomeUnknown(WaggleError):
     default_hint = "Its environment is gone; create a new one, and use a new key."
 
 
+class TooManyPorts(WaggleError):
+    """As many ports of the environment are exposed as may be, or none is free on this machine."""
+
+    code = "too_many_ports"
+    default_hint = "Close one with unexpose_port; get_environment lists them."
+
+
 class TimedOut(WaggleError):
     """A deadline of waggle's own passed."""
 

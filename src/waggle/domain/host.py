@@ -16,6 +16,7 @@ from waggle.domain.execution import Command, ExecutionResult, Stream, Streams
 from waggle.domain.filesystem import FileSlice, FileVersion, Listing
 from waggle.domain.search import Searched, SearchQuery
 from waggle.domain.tree import Unpacked
+from waggle.domain.usage import ExposedPort, Usage
 
 Progress = Callable[[float, str], Awaitable[None]]
 """Called with the share done (0 to 1) and what is happening, in a few words."""
@@ -113,6 +114,30 @@ class Guest(Protocol):
 
         Each file appears whole or not at all. Raises FileRefused, TimedOut or GuestLost.
         """
+        ...
+
+    async def usage(self) -> Usage | None:
+        """What it takes of the host, without asking the guest; None when its machine is gone."""
+        ...
+
+    @property
+    def exposed(self) -> tuple[ExposedPort, ...]:
+        """Its ports that can be reached from the server's 127.0.0.1, oldest first."""
+        ...
+
+    async def expose(self, port: int) -> ExposedPort:
+        """Have a TCP port of the guest's 127.0.0.1 on a port of the server's. Idempotent.
+
+        Until `unexpose` or `destroy`. Raises TooManyPorts, or GuestLost when it is destroyed.
+        """
+        ...
+
+    async def unexpose(self, port: int) -> bool:
+        """Close it with all its connections; say whether it was exposed."""
+        ...
+
+    async def answers(self, port: int, seconds: float) -> bool:
+        """Whether something listens on that port of the guest, or does within so many seconds."""
         ...
 
     async def wait_dead(self) -> str:

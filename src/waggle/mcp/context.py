@@ -6,7 +6,7 @@ Called by `waggle.mcp.tools` and `waggle.mcp.server`. Callers were authenticated
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,10 +18,12 @@ from starlette.requests import Request
 from waggle.domain.access import LOCAL, Owner
 from waggle.domain.host import Progress
 from waggle.domain.observer import Observer
+from waggle.domain.toolset import ALL_TOOLSETS, Toolset
 from waggle.service.environments import EnvironmentService
 from waggle.service.execution import ExecutionLimits, ExecutionService
 from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
+from waggle.service.ports import PortService
 from waggle.service.rates import RateLimiter
 from waggle.service.repeats import Repeats
 from waggle.service.trees import TreeService
@@ -36,7 +38,8 @@ HEARTBEAT_SECONDS = 5.0
 class Services:
     """The use cases behind the tools, and the limits that their descriptions state.
 
-    `heartbeat` is seconds between progress reports of work whose end is not known.
+    `heartbeat` is seconds between progress reports of work whose end is not known, `toolsets` what
+    is offered.
     """
 
     environments: EnvironmentService
@@ -45,10 +48,12 @@ class Services:
     filesystem: FilesystemService
     repeats: Repeats
     trees: TreeService
+    ports: PortService
     execution_limits: ExecutionLimits
     heartbeat: float = HEARTBEAT_SECONDS
     rates: RateLimiter | None = None
     observer: Observer = field(default_factory=Observer)
+    toolsets: Collection[Toolset] = ALL_TOOLSETS
 
 
 def current_owner(ctx: Ctx) -> Owner:
@@ -75,12 +80,12 @@ def reporter(ctx: Ctx) -> Progress:
 
 
 async def with_heartbeat(
-    ctx: Ctx, message: Callable[[], str], every: float, work: Awaitable[T]
+    ctx: Ctx, message: Callable[[], str], every: float, work: Awaitable[T], *, since: float = 0.0
 ) -> T:
     """Await `work`, telling the client every so many seconds that it goes on.
 
-    Clients with a time limit for silence keep waiting. An exception of `work` may come wrapped in
-    a group of one. Cancelling cancels the work.
+    Clients with a time limit for silence keep waiting. Progress counts from `since` seconds.
+    An exception of `work` may come wrapped in a group of one. Cancelling cancels the work.
     """
 
     async def beat() -> None:
@@ -88,7 +93,9 @@ async def with_heartbeat(
         while True:
             await anyio.sleep(every)
             beats += 1
-            await ctx.report_progress(beats * every, None, f"{message()}, {beats * every:g} s")
+            await ctx.report_progress(
+                since + beats * every, None, f"{message()}, {beats * every:g} s"
+            )
 
     async with anyio.create_task_group() as group:
         group.start_soon(beat)

@@ -24,23 +24,12 @@ from waggle.mcp.call_record import ended_call
 from waggle.mcp.calls import CUT, REFUSED, Calls
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import describe, failure_result, unknown_tool
+from waggle.mcp.instructions import instructions
 from waggle.mcp.prompts import add_prompts
 from waggle.mcp.repeats import PARAMETER, Result, once
 from waggle.mcp.tools import all_tools
 from waggle.service.rates import RateLimiter
 from waggle.service.repeats import Repeats
-
-INSTRUCTIONS = """\
-waggle gives you throw-away Linux machines ("environments") to run code in.
-1. create_environment with a runtime (python, node or shell); keep the environment_id.
-2. write_file, edit_file, execute, run_command, install_packages, read_file, list_files, \
-search_files with that id, as often as you like. Files and packages stay; every execute is a new \
-process. upload_files and download_files move whole trees as archives.
-3. What is not done after wait_seconds goes on as a job, and so does what you start with \
-background: wait_job, read_job, kill_job and list_jobs look after it.
-4. destroy_environment when the work is done. An environment that is not used is destroyed by \
-itself after its timeout, with its files: read what you need before.
-An error says what to do next. A non-zero exit_code is the program's own result: read stderr."""
 
 
 def package_version() -> str:
@@ -66,7 +55,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
             "waggle",
             title="waggle",
             description="Throw-away Linux machines for AI agents.",
-            instructions=INSTRUCTIONS,
+            instructions=instructions([tool.name for tool in tools]),
             version=package_version(),
             tools=tools,
             subscriptions=False,
@@ -130,12 +119,12 @@ class WaggleServer(MCPServer[dict[str, Any]]):
 
 
 def build_mcp(services: Services) -> WaggleServer:
-    """The server with all tools and prompts. It owns nothing that needs closing.
+    """The server with prompts and the tools that are offered. It owns nothing that needs closing.
 
     The SDK configures the root logger if nobody has: configure logging before.
     """
     server = WaggleServer(
-        all_tools(services),
+        all_tools(services, services.toolsets),
         repeats=services.repeats,
         observer=services.observer,
         rates=services.rates,

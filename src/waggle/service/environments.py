@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import replace
 
 import anyio
 import anyio.abc
 import structlog
 
-from waggle.domain.environment import Environment, State, parse_id
+from waggle.domain.environment import Environment, State, parse_id, parse_timeout
 from waggle.domain.errors import NotFound, WaggleError
 from waggle.domain.host import EnvironmentHost, Guest, Progress, no_progress
 from waggle.domain.observer import CANCELLED, Observer
 from waggle.domain.protocols import Clock, EnvironmentStore, NewId
+from waggle.service.inspection import Inspection
 from waggle.service.live import LiveEnvironment
 from waggle.service.registry import Registry
 from waggle.service.request import CreateRequest, Limits
@@ -136,6 +137,25 @@ class EnvironmentService:
         """One environment. Raises InvalidArgument (malformed id) or NotFound."""
         return self._owned(environment_id, owner).environment
 
+    async def inspect(self, environment_id: str, *, owner: str) -> Inspection:
+        """All that is known of it, without its guest. Not a use. Raises as `get` does."""
+        live = self._owned(environment_id, owner)
+        usage = await live.usage()
+        return Inspection(live.environment, self._clock(), usage, live.exposed)
+
+    def touch(self, environment_id: str, *, owner: str) -> Environment:
+        """Restart its idle time if it runs, and return it. Raises as `get` does."""
+        live = self._owned(environment_id, owner)
+        live.touch()
+        return live.environment
+
+    async def extend(self, environment_id: str, minutes: int, *, owner: str) -> Environment:
+        """Let it stay unused for so many minutes from now on.
+
+        Raises NotFound, NotRunning, or InvalidArgument outside 1 to 60 minutes.
+        """
+        return await self._owned(environment_id, owner).extend(parse_timeout(minutes, "minutes"))
+
     def _owned(self, environment_id: str, owner: str) -> LiveEnvironment:
         live = self._registry.find(parse_id(environment_id))
         if live is None or live.environment.owner != owner:
@@ -150,6 +170,21 @@ class EnvironmentService:
         Raises NotFound, InvalidArgument or, on entry, NotRunning.
         """
         return self._owned(environment_id, owner).using()
+
+    @contextlib.asynccontextmanager
+    async def temporary(
+        self, request: CreateRequest, *, owner: str, progress: Progress = no_progress
+    ) -> AsyncGenerator[Environment]:
+        """An environment for the length of a block: destroyed at its end, however that comes.
+
+        One that cannot be destroyed is left to the reaper. Raises as `create` does.
+        """
+        environment = await self.create(request, owner=owner, progress=progress)
+        try:
+            yield environment
+        finally:
+            if live := self._registry.find(environment.id):
+                await _end_quietly(live)
 
     async def destroy(self, environment_id: str, *, owner: str) -> Environment:
         """Destroy an environment and return it destroyed. Idempotent while it is remembered.

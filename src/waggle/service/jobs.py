@@ -104,8 +104,11 @@ class JobService:
                 job.close()  # its environment went meanwhile
 
     def get(self, environment_id: str, number: int, *, owner: str) -> Job:
-        """A job that is remembered. Raises NotFound, InvalidArgument or JobNotFound."""
-        environment = self._environments.get(environment_id, owner=owner)
+        """A job that is remembered. Asking is a use of a running environment.
+
+        Raises NotFound, InvalidArgument or JobNotFound.
+        """
+        environment = self._environments.touch(environment_id, owner=owner)
         jobs = self._jobs.get(environment.id)
         job = jobs.by_number.get(number) if jobs else None
         if job is None:
@@ -113,10 +116,18 @@ class JobService:
         return job
 
     def list(self, environment_id: str, *, owner: str) -> tuple[JobView, ...]:
-        """The jobs that are remembered, oldest first. Raises NotFound or InvalidArgument."""
-        environment = self._environments.get(environment_id, owner=owner)
+        """The jobs that are remembered, oldest first. Asking is a use, as with `get`.
+
+        Raises NotFound or InvalidArgument.
+        """
+        environment = self._environments.touch(environment_id, owner=owner)
         jobs = self._jobs.get(environment.id)
         return tuple(job.view() for job in jobs.by_number.values()) if jobs else ()
+
+    def running(self, environment_id: str) -> int:
+        """How many run in an environment."""
+        jobs = self._jobs.get(environment_id)
+        return jobs.running() if jobs else 0
 
     def _forget(self, environment_id: str) -> None:
         if jobs := self._jobs.pop(environment_id, None):

@@ -11,15 +11,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
+from datetime import timedelta
 
 import anyio
 import anyio.abc
 import structlog
 
 from waggle.domain.environment import Environment, State
-from waggle.domain.errors import NotFound, NotRunning, WaggleError
+from waggle.domain.errors import NotFound, NotRunning
 from waggle.domain.host import EnvironmentHost, Guest, Progress
 from waggle.domain.protocols import Clock, EnvironmentStore
+from waggle.domain.usage import ExposedPort, Usage
+from waggle.service.death import cause_of, death
 
 log = structlog.get_logger(__name__)
 
@@ -94,7 +97,7 @@ class LiveEnvironment:
         with anyio.CancelScope(shield=True):
             async with self._ending:
                 with contextlib.suppress(Exception):  # logged; the first failure is the one to tell
-                    await self._tear_down(reason=f"Create failed: {_cause(error)}")
+                    await self._tear_down(reason=f"Create failed: {cause_of(error)}")
 
     @contextlib.asynccontextmanager
     async def using(self) -> AsyncGenerator[tuple[Environment, Guest]]:
@@ -110,6 +113,32 @@ class LiveEnvironment:
             yield self.environment, self._guest
         finally:
             self.environment = self.environment.call_ended(self._clock())
+
+    def touch(self) -> None:
+        """Count a look after its programs as use: the idle time of a running one starts anew."""
+        if self.environment.state is State.RUNNING:
+            self.environment = self.environment.used(self._clock())
+
+    async def extend(self, idle_timeout: timedelta) -> Environment:
+        """Let it stay unused for so long from now on, on record too; return it so.
+
+        Raises NotRunning, or what the store raises. Finishes when the caller is cancelled.
+        """
+        with anyio.CancelScope(shield=True):
+            async with self._ending:
+                self.environment.require_running()
+                self.environment = self.environment.extended(idle_timeout, self._clock())
+                await self._store.save(self.environment)
+        return self.environment
+
+    async def usage(self) -> Usage | None:
+        """What its machine takes, if there is one. Does not count as use."""
+        return None if self._guest is None else await self._guest.usage()
+
+    @property
+    def exposed(self) -> tuple[ExposedPort, ...]:
+        """Its exposed ports."""
+        return () if self._guest is None else self._guest.exposed
 
     async def end(self, *, wanted: Callable[[Environment], bool] = always) -> bool:
         """Destroy it, unless it is destroyed already or no longer `wanted` when its turn comes.
@@ -136,7 +165,7 @@ class LiveEnvironment:
             await self._free_guest()
         except BaseException as error:
             self.environment = self.environment.to(
-                State.ERROR, error=f"Destroy failed: {_cause(error)}"
+                State.ERROR, error=f"Destroy failed: {cause_of(error)}"
             )
             log.exception("environment_destroy_failed", environment=self.environment.id)
             raise
@@ -167,7 +196,7 @@ class LiveEnvironment:
         """Notice a machine that dies by itself, free what it held, and keep the cause to show."""
         if self._guest is None:
             return
-        cause = await _death(self._guest)
+        cause = await death(self._guest)
         with anyio.CancelScope(shield=True):
             async with self._ending:
                 if self.environment.state not in (State.RUNNING, State.PAUSED):
@@ -181,21 +210,3 @@ class LiveEnvironment:
                 except Exception:
                     log.exception("environment_cleanup_failed", environment=self.environment.id)
                 await self._record(self.environment)
-
-
-async def _death(guest: Guest) -> str:
-    """The cause, once the guest is dead. A guest that cannot be watched counts as dead."""
-    try:
-        return await guest.wait_dead()
-    except Exception as error:
-        log.exception("guest_watch_failed")
-        return f"it could not be watched any more ({_cause(error)})"
-
-
-def _cause(error: BaseException) -> str:
-    """What a client may read of an error; the rest is in the log."""
-    if isinstance(error, WaggleError):
-        return error.message
-    return (
-        f"internal error ({type(error).__name__})" if isinstance(error, Exception) else "cancelled"
-    )

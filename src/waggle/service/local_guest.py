@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from waggle.domain.diagnosis import Diagnosis, machine_died
@@ -17,12 +18,16 @@ from waggle.domain.filesystem import FileSlice, FileVersion, Listing
 from waggle.domain.machine import Machine
 from waggle.domain.search import Searched, SearchQuery
 from waggle.domain.tree import Unpacked
+from waggle.domain.usage import ExposedPort, Usage
+from waggle.infra.net.exposure import Exposures
 from waggle.infra.ssh.connection import ServeTunnel, SshConnection
 from waggle.infra.ssh.files import Files
+from waggle.infra.ssh.ports import GuestPorts
 from waggle.infra.ssh.readahead import ReadAhead
 from waggle.infra.ssh.shell import Shell
 from waggle.infra.ssh.trees import Trees
 from waggle.infra.tasks import finish
+from waggle.infra.usage import allocated_bytes, process_usage
 from waggle.service.diagnosing import Diagnostician
 
 _SETTLE_SECONDS = 1.0
@@ -59,6 +64,7 @@ class LocalGuest:
         ssh_port: int,
         directory: str,
         booted_from: dict[str, str],
+        scratch: Path,
     ) -> None:
         self._machine = machine
         self._connection = connection
@@ -73,6 +79,8 @@ class LocalGuest:
         self._files = Files(connection)
         self._trees = Trees(self._shell.run)
         self._pages = ReadAhead(self._files.read)
+        self._exposures = Exposures(GuestPorts(connection).connect)
+        self._scratch = scratch
         self._owned = contextlib.ExitStack()
         self.ssh_port = ssh_port
         self.directory = directory
@@ -148,6 +156,30 @@ class LocalGuest:
         async with self._naming_the_cause():
             return await self._machine.agent(command, arguments)
 
+    async def usage(self) -> Usage | None:
+        """What its process and its disk take of this machine; see `domain.host.Guest`."""
+        process = process_usage(self._machine.identity)
+        if process is None:
+            return None
+        return Usage(process.cpu_seconds, process.memory_bytes, allocated_bytes(self._scratch))
+
+    @property
+    def exposed(self) -> tuple[ExposedPort, ...]:
+        """What is exposed; see `domain.host.Guest`."""
+        return self._exposures.ports
+
+    async def expose(self, port: int) -> ExposedPort:
+        """Listen for a port of the guest; see `domain.host.Guest`."""
+        return await self._exposures.expose(port)
+
+    async def unexpose(self, port: int) -> bool:
+        """Close it; see `domain.host.Guest`."""
+        return await self._exposures.unexpose(port)
+
+    async def answers(self, port: int, seconds: float) -> bool:
+        """Try to connect; see `domain.host.Guest`."""
+        return await self._exposures.answers(port, seconds)
+
     @contextlib.asynccontextmanager
     async def _naming_the_cause(self) -> AsyncGenerator[None]:
         """When a call breaks because the machine died, say that, and why it died."""
@@ -178,6 +210,7 @@ class LocalGuest:
     async def _destroy(self) -> None:
         async with self._ending:
             try:
+                await self._exposures.aclose()
                 if self._proxy is not None:
                     await self._proxy.aclose()
                 await self._connection.aclose()

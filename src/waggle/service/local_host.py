@@ -113,6 +113,7 @@ class LocalHost:
                 ssh_port=lease.port,
                 directory=image.directory or HOME,
                 booted_from={"image": image.digest, "kernel": kernel.stem, "kit": kit.stem},
+                scratch=disks.scratch,
             )
             guest.owns(lease.release)
             guest.owns(partial(shutil.rmtree, files, ignore_errors=True))

@@ -125,6 +125,7 @@ async def peer(
     shown_key: asyncssh.SSHKey | None = None,
     lets_in: bool = True,
     forwards: bool = False,
+    tunnels: bool = False,
     session: SessionFactory | None = None,
 ) -> AsyncGenerator[Peer]:
     """Serve until the end of the block: `run` and `kill` are what the launcher would be."""
@@ -140,6 +141,11 @@ async def peer(
 
         def server_requested(self, listen_host: str, listen_port: int) -> bool:
             return forwards
+
+        def connection_requested(
+            self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
+        ) -> bool:
+            return tunnels and dest_host == "127.0.0.1"
 
         def session_requested(self) -> RawSession | Awaitable[RawSession] | bool:
             return session() if session else False

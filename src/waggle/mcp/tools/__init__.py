@@ -3,26 +3,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping, Sequence
+
 from mcp.server.mcpserver.tools import Tool
 
+from waggle.domain.toolset import ALL_TOOLSETS, Toolset
 from waggle.mcp.context import Services
 from waggle.mcp.tools.environments import environment_tools
 from waggle.mcp.tools.execution import execution_tools
 from waggle.mcp.tools.filesystem import filesystem_tools
 from waggle.mcp.tools.jobs import job_tools
+from waggle.mcp.tools.lifetime import lifetime_tools
 from waggle.mcp.tools.packages import package_tools
+from waggle.mcp.tools.ports import port_tools
+from waggle.mcp.tools.run import run_tools
 from waggle.mcp.tools.search import search_tools
 from waggle.mcp.tools.trees import tree_tools
 
+_MAKERS: Mapping[Toolset, Sequence[Callable[[Services], list[Tool]]]] = {
+    Toolset.ENVIRONMENTS: (environment_tools, lifetime_tools),
+    Toolset.EXECUTION: (execution_tools,),
+    Toolset.JOBS: (job_tools,),
+    Toolset.FILES: (filesystem_tools, search_tools, tree_tools),
+    Toolset.PACKAGES: (package_tools,),
+    Toolset.PORTS: (port_tools,),
+    Toolset.RUN: (run_tools,),
+}
+"""In the order in which a client lists them."""
 
-def all_tools(services: Services) -> list[Tool]:
-    """Every tool, in the order in which a client lists them."""
-    return [
-        *environment_tools(services),
-        *execution_tools(services),
-        *job_tools(services),
-        *filesystem_tools(services),
-        *search_tools(services),
-        *tree_tools(services),
-        *package_tools(services),
-    ]
+
+def all_tools(services: Services, offered: Collection[Toolset] = ALL_TOOLSETS) -> list[Tool]:
+    """Every tool of the sets that are offered."""
+    makers = (make for name, each in _MAKERS.items() if name in offered for make in each)
+    return [tool for make in makers for tool in make(services)]

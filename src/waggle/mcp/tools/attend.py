@@ -15,9 +15,15 @@ from waggle.service.job import Job
 _MAX_LINE = 120
 
 
-async def attend(ctx: Ctx, job: Job, seconds: float, *, every: float, doing: str) -> JobView:
-    """Wait as the call that started it; see `Job.attend`. Tells the client what it prints."""
-    return await with_heartbeat(ctx, lambda: _heard(job, doing), every, job.attend(seconds))
+async def attend(
+    ctx: Ctx, job: Job, seconds: float, *, every: float, doing: str, since: float = 0.0
+) -> JobView:
+    """Wait as the call that started it; see `Job.attend`. Tells the client what it prints.
+
+    `since` is what the client's progress stands at, in seconds.
+    """
+    work = job.attend(seconds)
+    return await with_heartbeat(ctx, lambda: _heard(job, doing), every, work, since=since)
 
 
 async def watch(ctx: Ctx, job: Job, seconds: float, *, every: float) -> JobView:

@@ -10,9 +10,7 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES, Environment
-from waggle.domain.errors import InvalidArgument
 from waggle.domain.execution import HOME
-from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
@@ -25,23 +23,15 @@ from waggle.mcp.results import (
     success,
     summary,
 )
+from waggle.mcp.tools.creation import (
+    ImageArgument,
+    NetworkArgument,
+    RuntimeArgument,
+    parse_network,
+)
 from waggle.mcp.tools.parameters import EnvironmentId
 from waggle.service.environments import CreateRequest
 
-_RuntimeArgument = Annotated[
-    str,
-    Field(
-        description="What runs the code: python, node or shell.",
-        json_schema_extra={"enum": [name.value for name in RuntimeName]},
-    ),
-]
-_ImageArgument = Annotated[
-    str | None,
-    Field(
-        description="An OCI image instead of the runtime's own, such as "
-        "registry.example/team/app:tag; the operator decides which are allowed."
-    ),
-]
 _NameArgument = Annotated[
     str | None,
     Field(
@@ -60,14 +50,6 @@ _MinutesArgument = Annotated[
         f"{MAX_TIMEOUT_MINUTES}. Every call restarts the time."
     ),
 ]
-_NetworkArgument = Annotated[
-    Annotated[str, Field(json_schema_extra={"enum": [policy.value for policy in NetworkPolicy]})]
-    | None,
-    Field(
-        description="public: the internet, through a proxy; never the server's own network. "
-        "none: nothing. Default: the operator's choice, usually public."
-    ),
-]
 
 
 class EnvironmentTools:
@@ -80,11 +62,11 @@ class EnvironmentTools:
         self,
         ctx: Ctx,
         *,
-        runtime: _RuntimeArgument,
-        image: _ImageArgument = None,
+        runtime: RuntimeArgument,
+        image: ImageArgument = None,
         name: _NameArgument = None,
         timeout_minutes: _MinutesArgument = None,
-        network: _NetworkArgument = None,
+        network: NetworkArgument = None,
         idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
     ) -> Annotated[CallToolResult, CreatedEnvironment]:
         """Boot an environment, with progress for a client that asked for it."""
@@ -93,7 +75,7 @@ class EnvironmentTools:
             image=image or None,
             name=name or None,
             timeout_minutes=timeout_minutes,
-            network=_parse_network(network) if network else None,
+            network=parse_network(network),
         )
         environment = await self._environments.create(
             request, owner=current_owner(ctx), progress=reporter(ctx)
@@ -135,16 +117,6 @@ def _start(directory: str) -> str:
     if directory == HOME:
         return ""
     return f" Programs start in {directory}; relative paths of the file tools count from {HOME}."
-
-
-def _parse_network(text: str) -> NetworkPolicy:
-    try:
-        return NetworkPolicy(text)
-    except ValueError:
-        raise InvalidArgument(
-            f"There is no network policy {text[:40]!r}.",
-            hint=f"Use one of: {', '.join(NetworkPolicy)}.",
-        ) from None
 
 
 def _line(environment: Environment) -> str:

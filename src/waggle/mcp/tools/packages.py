@@ -46,16 +46,20 @@ class PackageTools:
         text = command_text(output)
         if view.exit_code == 0:
             return success(output, text)
-        timed_out = view.state is JobState.TIMED_OUT
-        failure = Failure(
-            "timeout" if timed_out else "install_failed",
-            "The packages were not installed.",
-            "The output above has the installer's reason; check the names and versions. Refused "
-            "connections (403) mean that the package index has no public address: the operator can "
-            "allow it with WAGGLE_EGRESS_ALLOW_CIDRS.",
-            retryable=timed_out,
-        )
+        failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)
         return failure_result(failure, text=f"{text}\n{failure.text}", structured=output)
+
+
+def install_failure(*, timed_out: bool) -> Failure:
+    """What to say when the installer did not succeed; its output says why."""
+    return Failure(
+        "timeout" if timed_out else "install_failed",
+        "The packages were not installed.",
+        "The output above has the installer's reason; check the names and versions. Refused "
+        "connections (403) mean that the package index has no public address: the operator can "
+        "allow it with WAGGLE_EGRESS_ALLOW_CIDRS.",
+        retryable=timed_out,
+    )
 
 
 def package_tools(services: Services) -> list[Tool]:

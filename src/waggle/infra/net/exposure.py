@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ports of a guest on 127.0.0.1: a listener for each, and bytes both ways, unseen.
+
+Owned by an environment's guest, which says how the guest is reached. A listener leads to one port
+of the guest and nowhere else. Guest and callers are hostile: connections and bytes on their way
+are bounded, every wait has an end. Must not know SSH or HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from waggle.domain.errors import GuestLost, TooManyPorts
+from waggle.domain.usage import MAX_EXPOSED_PORTS, ExposedPort
+from waggle.infra.net.ports import LOOPBACK
+from waggle.infra.net.streams import PeerGone, Stream, StreamReaderLike, StreamWriterLike
+from waggle.infra.net.tunnel import relay
+from waggle.infra.tasks import end
+
+MAX_CONNECTIONS: Final = 64
+"""Of one environment, over all its ports; more are closed at once."""
+_BACKLOG: Final = 16
+_PAUSE: Final = 0.25
+
+Streams = tuple[StreamReaderLike, StreamWriterLike]
+Connect = Callable[[int], Awaitable[Streams]]
+"""Connects to a port of the guest; whatever it raises means that nothing answers there."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExposureLimits:
+    """Seconds: for the guest to answer, without a byte either way, and to take the last bytes."""
+
+    answer: float = 10.0
+    idle: float = 3600.0
+    flush: float = 10.0
+    linger: float = 2.0
+
+
+@dataclass(slots=True)
+class _Door:
+    """One listener and whom it serves."""
+
+    server: asyncio.Server | None = None
+    serving: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+    closed: bool = False
+
+    @property
+    def local_port(self) -> int:
+        return 0 if self.server is None else int(self.server.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        """Stop listening and drop every connection. Idempotent."""
+        self.closed = True
+        if self.server is not None:
+            self.server.close()
+        await end(*self.serving)
+
+
+class Exposures:
+    """The exposed ports of one guest. `aclose` it; safe for concurrent use on one event loop."""
+
+    def __init__(self, connect: Connect, limits: ExposureLimits | None = None) -> None:
+        self._connect = connect
+        self._limits = limits or ExposureLimits()
+        self._doors: dict[int, _Door] = {}
+        self._late: set[asyncio.Future[Streams]] = set()
+        self._turn = asyncio.Lock()
+        self._closed = False
+
+    @property
+    def ports(self) -> tuple[ExposedPort, ...]:
+        """In the order in which they were exposed."""
+        return tuple(ExposedPort(port, door.local_port) for port, door in self._doors.items())
+
+    @property
+    def connections(self) -> int:
+        """Those being served, and those that the guest has still not answered."""
+        return len(self._late) + sum(len(door.serving) for door in self._doors.values())
+
+    async def expose(self, port: int) -> ExposedPort:
+        """Listen for it on a free port of 127.0.0.1. Idempotent.
+
+        Raises TooManyPorts, or GuestLost after `aclose`.
+        """
+        async with self._turn:
+            if self._closed:
+                raise GuestLost("The environment is being destroyed.")
+            if port not in self._doors:
+                if len(self._doors) >= MAX_EXPOSED_PORTS:
+                    raise TooManyPorts(f"{MAX_EXPOSED_PORTS} ports of the environment are exposed.")
+                self._doors[port] = await self._listen(port)
+            return ExposedPort(port, self._doors[port].local_port)
+
+    async def _listen(self, port: int) -> _Door:
+        door = _Door()
+        accept = partial(self._accept, port, door)
+        try:
+            door.server = await asyncio.start_server(accept, LOOPBACK, 0, backlog=_BACKLOG)
+        except OSError as error:
+            raise TooManyPorts(f"No more can listen here: {error.strerror or error}.") from error
+        return door
+
+    async def unexpose(self, port: int) -> bool:
+        """Close its listener and every connection through it; say whether there was one."""
+        async with self._turn:
+            door = self._doors.pop(port, None)
+            if door is not None:
+                await door.close()
+            return door is not None
+
+    async def answers(self, port: int, seconds: float) -> bool:
+        """Whether something listens on the guest's port, or does within so many seconds.
+
+        It is tried by connecting, and the connection is closed at once.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while True:
+            left = max(until - loop.time(), _PAUSE)
+            stream = await self._open(port, min(left, self._limits.answer))
+            if stream is not None:
+                stream.abort()
+                return True
+            if self._closed or loop.time() + _PAUSE >= until:
+                return False
+            await asyncio.sleep(_PAUSE)
+
+    async def aclose(self) -> None:
+        """Close every listener and connection, and take no more. Idempotent."""
+        self._closed = True
+        async with self._turn:
+            while self._doors:
+                await self._doors.popitem()[1].close()
+        await end(*self._late)
+
+    def _accept(
+        self, port: int, door: _Door, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Serve a caller in a task of our own: asyncio reports one of its own that is cancelled."""
+        client = Stream(reader, writer)
+        if door.closed or self.connections >= MAX_CONNECTIONS:
+            client.abort()
+            return
+        task = asyncio.create_task(self._pass(port, client))
+        door.serving.add(task)
+        task.add_done_callback(door.serving.discard)
+        task.add_done_callback(lambda _: client.abort())  # also of one that never began
+
+    async def _pass(self, port: int, client: Stream) -> None:
+        upstream = await self._open(port, self._limits.answer)
+        if upstream is None:
+            return
+        try:
+            with contextlib.suppress(PeerGone, TimeoutError):
+                await relay(client, upstream, b"", self._limits.idle)
+                await client.finish(self._limits.flush, self._limits.linger)
+        finally:
+            upstream.abort()
+
+    async def _open(self, port: int, seconds: float) -> Stream | None:
+        """Connect to the guest. What it does not answer in time goes on counting until it does.
+
+        An SSH channel cannot be taken back before the other side has answered, so a guest that
+        never does would otherwise be asked for more and more of them.
+        """
+        if len(self._late) >= MAX_CONNECTIONS:
+            return None
+        opening = asyncio.ensure_future(self._connect(port))
+        try:
+            async with asyncio.timeout(seconds):
+                return Stream(*await asyncio.shield(opening))
+        except asyncio.CancelledError:
+            self._leave(opening)
+            raise
+        except Exception:
+            self._leave(opening)
+            return None
+
+    def _leave(self, opening: asyncio.Future[Streams]) -> None:
+        self._late.add(opening)
+        if opening.done():
+            self._came_late(opening)
+        else:
+            opening.add_done_callback(self._came_late)
+
+    def _came_late(self, opening: asyncio.Future[Streams]) -> None:
+        self._late.discard(opening)
+        if not opening.cancelled() and opening.exception() is None:
+            Stream(*opening.result()).abort()

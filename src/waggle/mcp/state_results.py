@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tools for an environment's state, ports and one-call runs return, as models.
+
+As in `waggle.mcp.results`: times are RFC 3339 in UTC, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pydantic import BaseModel, Field
+
+from waggle.domain.environment import State
+from waggle.domain.usage import ExposedPort
+from waggle.mcp.results import readable, rfc3339
+from waggle.service.inspection import Inspection
+
+
+class PortItem(BaseModel):
+    """An exposed port."""
+
+    port: int = Field(description="The port in the environment.")
+    url: str = Field(description="Where it answers on the server's machine.")
+
+
+class EnvironmentState(BaseModel):
+    """One environment now."""
+
+    environment_id: str
+    name: str
+    runtime: str
+    image: str = Field(description="What it was booted from.")
+    status: str = Field(description="creating, running, paused, destroying or error.")
+    error: str | None = Field(description="Why it is in the error status; null otherwise.")
+    network: str = Field(description="none or public.")
+    working_directory: str
+    created_at: str = Field(description="RFC 3339.")
+    age_seconds: int
+    timeout: str = Field(description="It is destroyed after being unused for this long, e.g. 30m.")
+    idle_seconds_left: int = Field(description="Until then, if nothing uses it.")
+    expires_at: str | None = Field(description="RFC 3339; null while a call or a job runs.")
+    running_jobs: int
+    cpus: int = Field(description="Virtual processors it may use.")
+    memory_bytes: int = Field(description="Memory it may use.")
+    disk_bytes: int = Field(description="Size of its writable disk.")
+    cpu_seconds_used: float | None = Field(description="Processor time so far; null if not up.")
+    memory_bytes_used: int | None = Field(description="Memory of the host it holds now.")
+    disk_bytes_used: int | None = Field(description="Disk of the host it takes now.")
+    ports: list[PortItem] = Field(description="Ports that expose_port opened.")
+
+
+class ExtendedEnvironment(BaseModel):
+    """How long an environment may now stay unused."""
+
+    environment_id: str
+    timeout: str = Field(description="It is destroyed after being unused for this long, e.g. 30m.")
+    expires_at: str = Field(description="RFC 3339; when that is, if nothing uses it before.")
+
+
+class OpenedPort(BaseModel):
+    """A port that can be reached."""
+
+    environment_id: str
+    port: int
+    url: str = Field(description="Where it answers on the server's machine.")
+    listening: bool = Field(description="Something in the environment accepts connections there.")
+
+
+class ClosedPort(BaseModel):
+    """A port that can no longer be reached."""
+
+    environment_id: str
+    port: int
+    was_exposed: bool
+
+
+class RunOutput(BaseModel):
+    """How a program ended and what it printed; its environment is gone."""
+
+    phase: str = Field(description="run, or install when the packages could not be installed.")
+    status: str = Field(description="exited, signaled, timed_out, killed or lost.")
+    stdout: str
+    stderr: str
+    exit_code: int | None = Field(description="null unless it exited by itself.")
+    duration_ms: int
+    signal: str | None = Field(description="The signal that ended it, e.g. SIGKILL; usually null.")
+    timed_out: bool = Field(description="The timeout ended it; the output is what came until then.")
+    stdout_bytes_cut: int = Field(description="Bytes cut from the middle of stdout; usually 0.")
+    stderr_bytes_cut: int = Field(description="Bytes cut from the middle of stderr; usually 0.")
+
+
+def in_minutes(time: timedelta) -> str:
+    """Whole minutes, as `30m`."""
+    return f"{int(time.total_seconds()) // 60}m"
+
+
+def port_item(exposed: ExposedPort) -> PortItem:
+    """One line of the list of ports."""
+    return PortItem(port=exposed.port, url=exposed.url)
+
+
+def environment_state(found: Inspection, running_jobs: int) -> EnvironmentState:
+    """What get_environment answers."""
+    environment, usage = found.environment, found.usage
+    return EnvironmentState(
+        environment_id=environment.id,
+        name=environment.name,
+        runtime=environment.runtime,
+        image=readable(environment.image),
+        status=environment.state,
+        error=environment.error,
+        network=environment.network,
+        working_directory=readable(environment.directory),
+        created_at=rfc3339(environment.created_at),
+        age_seconds=int((found.now - environment.created_at).total_seconds()),
+        timeout=in_minutes(environment.idle_timeout),
+        idle_seconds_left=int(found.idle_left.total_seconds()),
+        expires_at=None if found.is_busy else rfc3339(environment.expires_at()),
+        running_jobs=running_jobs,
+        cpus=environment.resources.cpus,
+        memory_bytes=environment.resources.memory_mib << 20,
+        disk_bytes=environment.resources.disk_mib << 20,
+        cpu_seconds_used=round(usage.cpu_seconds, 2) if usage else None,
+        memory_bytes_used=usage.memory_bytes if usage else None,
+        disk_bytes_used=usage.disk_bytes if usage else None,
+        ports=[port_item(port) for port in found.ports],
+    )
+
+
+def state_text(state: EnvironmentState) -> str:
+    """The same for a model, in a few lines."""
+    used = [
+        f"{name} {_mib(used)} of {_mib(granted)}"
+        for name, used, granted in (
+            ("memory", state.memory_bytes_used, state.memory_bytes),
+            ("disk", state.disk_bytes_used, state.disk_bytes),
+        )
+        if used is not None
+    ]
+    lines = [
+        f"{state.name} ({state.runtime}, {state.image}, network {state.network}): {state.status}"
+        + (f": {state.error}" if state.error else ""),
+        f"{state.age_seconds} s old, {state.running_jobs} jobs running; destroyed after "
+        f"{state.idle_seconds_left} s without a call",
+        *([f"on the host: {', '.join(used)}; {state.cpu_seconds_used:g} s of CPU"] if used else []),
+        *(f"port {item.port}: {item.url}" for item in state.ports),
+    ]
+    return "\n".join(lines) if state.status != State.CREATING else lines[0]
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.0f} MiB"

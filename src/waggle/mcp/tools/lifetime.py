@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tools that tell how an environment is and let it stay longer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from mcp.server.mcpserver.tools import Tool
+from mcp_types import CallToolResult, ToolAnnotations
+from pydantic import Field
+
+from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
+from waggle.mcp.arguments import make_tool
+from waggle.mcp.context import Ctx, Services, current_owner
+from waggle.mcp.results import rfc3339, success
+from waggle.mcp.state_results import (
+    EnvironmentState,
+    ExtendedEnvironment,
+    environment_state,
+    in_minutes,
+    state_text,
+)
+from waggle.mcp.tools.parameters import EnvironmentId
+
+_Minutes = Annotated[
+    int,
+    Field(
+        description="How long it may stay unused from now on, "
+        f"{MIN_TIMEOUT_MINUTES} to {MAX_TIMEOUT_MINUTES}.",
+        json_schema_extra={"minimum": MIN_TIMEOUT_MINUTES, "maximum": MAX_TIMEOUT_MINUTES},
+    ),
+]
+
+
+class LifetimeTools:
+    """get_environment and extend_environment."""
+
+    def __init__(self, services: Services) -> None:
+        self._environments = services.environments
+        self._jobs = services.jobs
+
+    async def get_environment(
+        self, ctx: Ctx, *, environment_id: EnvironmentId
+    ) -> Annotated[CallToolResult, EnvironmentState]:
+        """Tell how it is, without a word from its guest; not a use of it."""
+        found = await self._environments.inspect(environment_id, owner=current_owner(ctx))
+        state = environment_state(found, self._jobs.running(found.environment.id))
+        return success(state, state_text(state))
+
+    async def extend_environment(
+        self, ctx: Ctx, *, environment_id: EnvironmentId, minutes: _Minutes
+    ) -> Annotated[CallToolResult, ExtendedEnvironment]:
+        """Set its idle time and restart it."""
+        environment = await self._environments.extend(
+            environment_id, minutes, owner=current_owner(ctx)
+        )
+        result = ExtendedEnvironment(
+            environment_id=environment.id,
+            timeout=in_minutes(environment.idle_timeout),
+            expires_at=rfc3339(environment.expires_at()),
+        )
+        return success(
+            result,
+            f"Environment {environment.id} is destroyed after {result.timeout} without a call: "
+            f"at {result.expires_at} if none comes.",
+        )
+
+
+def lifetime_tools(services: Services) -> list[Tool]:
+    """The tools of this module."""
+    tools = LifetimeTools(services)
+    return [
+        make_tool(
+            tools.get_environment,
+            title="Look at an environment",
+            description=(
+                "Tell an environment's state, the time it has left, its running jobs and exposed "
+                "ports, and what it takes of processor, memory and disk. It does not count as use: "
+                'the idle time goes on.\nExample: {"environment_id": "..."}'
+            ),
+            annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+        ),
+        make_tool(
+            tools.extend_environment,
+            title="Keep an environment longer",
+            description=(
+                "Set for how many minutes an environment may stay unused, and restart that time. "
+                "Use it before a pause; while you make calls or a job runs, nothing expires.\n"
+                'Example: {"environment_id": "...", "minutes": 60}'
+            ),
+            annotations=ToolAnnotations(
+                read_only_hint=False,
+                destructive_hint=False,
+                idempotent_hint=True,
+                open_world_hint=False,
+            ),
+        ),
+    ]

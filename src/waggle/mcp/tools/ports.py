@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tools that open and close ports of an environment on the server's machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from mcp.server.mcpserver.tools import Tool
+from mcp_types import CallToolResult, ToolAnnotations
+from pydantic import Field
+
+from waggle.domain.job import MAX_WAIT_SECONDS
+from waggle.domain.usage import MAX_EXPOSED_PORTS, MAX_PORT
+from waggle.mcp.arguments import make_tool
+from waggle.mcp.context import Ctx, Services, current_owner, with_heartbeat
+from waggle.mcp.results import success
+from waggle.mcp.state_results import ClosedPort, OpenedPort
+from waggle.mcp.tools.parameters import EnvironmentId
+from waggle.service.ports import WAIT_SECONDS
+
+_Port = Annotated[
+    int,
+    Field(
+        description="The TCP port that a program in the environment listens on, on 127.0.0.1 or "
+        "on all addresses.",
+        json_schema_extra={"minimum": 1, "maximum": MAX_PORT},
+    ),
+]
+_Wait = Annotated[
+    Annotated[float, Field(json_schema_extra={"minimum": 0, "maximum": MAX_WAIT_SECONDS})] | None,
+    Field(
+        description="How long to wait until something listens there. "
+        f"Default {WAIT_SECONDS:g}; the port stays open either way."
+    ),
+]
+
+
+class PortTools:
+    """expose_port and unexpose_port."""
+
+    def __init__(self, services: Services) -> None:
+        self._ports = services.ports
+        self._heartbeat = services.heartbeat
+
+    async def expose_port(
+        self, ctx: Ctx, *, environment_id: EnvironmentId, port: _Port, wait_seconds: _Wait = None
+    ) -> Annotated[CallToolResult, OpenedPort]:
+        """Open a port and wait a while until something listens."""
+        work = self._ports.expose(
+            environment_id, port, owner=current_owner(ctx), wait_seconds=wait_seconds
+        )
+        exposed, listening = await with_heartbeat(
+            ctx, lambda: "waiting for the port", self._heartbeat, work
+        )
+        result = OpenedPort(
+            environment_id=environment_id, port=port, url=exposed.url, listening=listening
+        )
+        text = f"Port {port} of the environment is at {exposed.url} on the server's machine."
+        if not listening:
+            text += (
+                " Nothing listens there yet: start the server as a background job, on 127.0.0.1 "
+                "or 0.0.0.0 (not only on ::1), and use the URL then."
+            )
+        return success(result, text)
+
+    async def unexpose_port(
+        self, ctx: Ctx, *, environment_id: EnvironmentId, port: _Port
+    ) -> Annotated[CallToolResult, ClosedPort]:
+        """Close a port."""
+        was = await self._ports.unexpose(environment_id, port, owner=current_owner(ctx))
+        result = ClosedPort(environment_id=environment_id, port=port, was_exposed=was)
+        return success(result, f"Port {port} is {'closed' if was else 'not exposed'}.")
+
+
+def port_tools(services: Services) -> list[Tool]:
+    """The tools of this module."""
+    tools = PortTools(services)
+    return [
+        make_tool(
+            tools.expose_port,
+            title="Expose a port",
+            description=(
+                "Make an HTTP (or other TCP) server that runs in an environment reachable at a URL "
+                "on the server's machine, and only there; works with network none, too. Open until "
+                "unexpose_port or the end of the environment. At most "
+                f"{MAX_EXPOSED_PORTS} ports. What goes through it does not count as use.\n"
+                'Example: {"environment_id": "...", "port": 8000} or '
+                '{"environment_id": "...", "port": 3000, "wait_seconds": 60}'
+            ),
+            annotations=ToolAnnotations(
+                read_only_hint=False,
+                destructive_hint=False,
+                idempotent_hint=True,
+                open_world_hint=False,
+            ),
+        ),
+        make_tool(
+            tools.unexpose_port,
+            title="Close an exposed port",
+            description=(
+                "Close a port that expose_port opened, with all connections through it. The "
+                "program in the environment goes on.\n"
+                'Example: {"environment_id": "...", "port": 8000}'
+            ),
+            annotations=ToolAnnotations(
+                read_only_hint=False,
+                destructive_hint=False,
+                idempotent_hint=True,
+                open_world_hint=False,
+            ),
+        ),
+    ]

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tool that does everything in one call: an environment, files, packages, a run, the end."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import anyio
+from mcp.server.mcpserver.tools import Tool
+from mcp_types import CallToolResult, ToolAnnotations
+from pydantic import Field
+
+from waggle.domain.errors import InvalidArgument
+from waggle.domain.execution import MAX_CODE_BYTES, parse_code, parse_seconds
+from waggle.domain.filesystem import parse_path
+from waggle.domain.job import JobState, JobView
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
+from waggle.mcp.arguments import make_tool
+from waggle.mcp.context import Ctx, Services, current_owner
+from waggle.mcp.errors import Failure, clean, failure_result
+from waggle.mcp.results import success
+from waggle.mcp.state_results import RunOutput
+from waggle.mcp.tools.attend import attend
+from waggle.mcp.tools.creation import (
+    ImageArgument,
+    NetworkArgument,
+    RuntimeArgument,
+    parse_network,
+)
+from waggle.mcp.tools.output import command_output, command_text
+from waggle.mcp.tools.packages import install_failure
+from waggle.mcp.tools.parameters import Stdin
+from waggle.service.environments import CreateRequest
+from waggle.service.execution import Surroundings
+from waggle.service.job import Job
+
+MAX_FILES = 20
+
+_Code = Annotated[
+    str,
+    Field(description=f"The whole program, at most {MAX_CODE_BYTES:,} bytes of UTF-8. No quoting."),
+]
+_Packages = Annotated[
+    str | list[str] | None,
+    Field(description="Packages to install first, as install_packages takes them."),
+]
+_Files = Annotated[
+    dict[str, str] | None,
+    Field(
+        max_length=MAX_FILES,
+        description=f"Text files to write first, by path: at most {MAX_FILES}.",
+    ),
+]
+_Seconds = Annotated[
+    Annotated[float, Field(json_schema_extra={"exclusiveMinimum": 0})] | None,
+    Field(description="Kill the program after so many seconds. Default 30."),
+]
+
+
+class _Phases:
+    """Tells the client what goes on, from the first step to the last: seconds that only grow."""
+
+    def __init__(self, ctx: Ctx, heartbeat: float) -> None:
+        self._ctx = ctx
+        self._heartbeat = heartbeat
+        self._start = anyio.current_time()
+
+    @property
+    def elapsed(self) -> float:
+        return anyio.current_time() - self._start
+
+    async def say(self, message: str) -> None:
+        await self._ctx.report_progress(self.elapsed, None, message)
+
+    async def creating(self, _share: float, message: str) -> None:
+        await self.say(message)
+
+    async def attend(self, job: Job, doing: str) -> JobView:
+        await self.say(doing)
+        return await attend(
+            self._ctx, job, math.inf, every=self._heartbeat, doing=doing, since=self.elapsed
+        )
+
+
+class RunTools:
+    """run_code."""
+
+    def __init__(self, services: Services) -> None:
+        self._environments = services.environments
+        self._execution = services.execution
+        self._filesystem = services.filesystem
+        self._limits = services.execution_limits
+        self._heartbeat = services.heartbeat
+
+    async def run_code(
+        self,
+        ctx: Ctx,
+        *,
+        code: _Code,
+        runtime: RuntimeArgument = RuntimeName.PYTHON.value,
+        packages: _Packages = None,
+        files: _Files = None,
+        stdin: Stdin = "",
+        timeout_seconds: _Seconds = None,
+        network: NetworkArgument = None,
+        image: ImageArgument = None,
+    ) -> Annotated[CallToolResult, RunOutput]:
+        """Run code in an environment of its own, which is gone when this ends, however it ends."""
+        request = CreateRequest(
+            RuntimeName.parse(runtime), image=image or None, network=parse_network(network)
+        )
+        contents = _checked(code, files or {}, packages, request.network)
+        seconds = parse_seconds(timeout_seconds, self._limits.wait, self._limits.max_timeout)
+        owner = current_owner(ctx)
+        phases = _Phases(ctx, self._heartbeat)
+        async with self._environments.temporary(
+            request, owner=owner, progress=phases.creating
+        ) as environment:
+            for path, data in contents.items():
+                await phases.say(f"writing {clean(path, 60)}")
+                await self._filesystem.write(environment.id, path, data, owner=owner)
+            if packages:
+                job = await self._execution.install(environment.id, packages, owner=owner)
+                view = await phases.attend(job, "installing")
+                if view.exit_code != 0:
+                    failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)
+                    return _result(view, "install", failure)
+            how = Surroundings(seconds, stdin=stdin)
+            job = await self._execution.execute(environment.id, code, owner=owner, how=how)
+            view = await phases.attend(job, "running")
+            await phases.say("destroying the environment")
+            return _result(view, "run", _failure(view, self._limits.max_timeout))
+
+
+def _checked(
+    code: str,
+    files: dict[str, str],
+    packages: str | list[str] | None,
+    network: NetworkPolicy | None,
+) -> dict[str, bytes]:
+    """What can be refused before anything is booted; the files as bytes. Raises InvalidArgument."""
+    parse_code(code)
+    if packages and network is NetworkPolicy.NONE:
+        raise InvalidArgument(
+            "Packages cannot be installed without a network.",
+            hint="Leave network out, or bring an image with the packages.",
+        )
+    if len(files) > MAX_FILES:
+        raise InvalidArgument(f"At most {MAX_FILES} files can be written.")
+    try:
+        return {parse_path(path): text.encode("utf-8") for path, text in files.items()}
+    except UnicodeEncodeError:
+        raise InvalidArgument("A file's content is not valid Unicode text.") from None
+
+
+def _failure(view: JobView, longest: float) -> Failure | None:
+    if view.state is JobState.TIMED_OUT:
+        return Failure(
+            "timeout",
+            f"The program ran into its timeout and was killed after {view.duration:.1f} s.",
+            f"Give a larger timeout_seconds (at most {longest:g}), or use create_environment and "
+            "execute, where long work goes on as a job.",
+        )
+    return None
+
+
+def _result(view: JobView, phase: str, failure: Failure | None) -> CallToolResult:
+    """The output as of execute, without what points to an environment that is gone."""
+    output = command_output(view)
+    text = command_text(output.model_copy(update={"stdout_bytes_cut": 0, "stderr_bytes_cut": 0}))
+    result = RunOutput(phase=phase, **output.model_dump(include=set(RunOutput.model_fields)))
+    if failure is None:
+        return success(result, text)
+    return failure_result(failure, text=f"{text}\n{failure.text}", structured=result)
+
+
+def run_tools(services: Services) -> list[Tool]:
+    """The tools of this module."""
+    return [
+        make_tool(
+            RunTools(services).run_code,
+            title="Run code once",
+            description=(
+                "Run one program in a new environment that is destroyed at once, with all files: "
+                "for a calculation or a try that needs nothing before and nothing after. Returns "
+                "stdout, stderr and the exit code. Takes seconds longer than execute in an "
+                "environment that runs already; for more than one call use create_environment.\n"
+                'Example: {"code": "print(6 * 7)"} or {"code": "import numpy; print(numpy.pi)", '
+                '"packages": "numpy"} or {"runtime": "shell", "code": "wc -l data.csv", '
+                '"files": {"data.csv": "a,b"}, "network": "none"}'
+            ),
+            annotations=ToolAnnotations(
+                read_only_hint=False,
+                destructive_hint=False,
+                idempotent_hint=False,
+                open_world_hint=True,
+            ),
+        )
+    ]

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""get_environment, extend_environment and the ports, through a real client."""
+
+from __future__ import annotations
+
+import pytest
+from tests.support.server import (
+    ERAS,
+    MODERN,
+    client,
+    created,
+    data_of,
+    error_of,
+    serving,
+    text_of,
+)
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_everything_that_the_host_knows_of_an_environment(era: str) -> None:
+    async with serving() as rig, client(rig, era) as agent:
+        identity = await created(agent)
+        await agent.call_tool("expose_port", {"environment_id": identity, "port": 8000})
+        result = await agent.call_tool("get_environment", {"environment_id": identity})
+        assert data_of(result) == {
+            "environment_id": identity,
+            "name": f"python-{identity[:8]}",
+            "runtime": "python",
+            "image": "local/python",
+            "status": "running",
+            "error": None,
+            "network": "public",
+            "working_directory": "/home/sandbox",
+            "created_at": "2026-03-04T05:06:07Z",
+            "age_seconds": 0,
+            "timeout": "30m",
+            "idle_seconds_left": 1800,
+            "expires_at": "2026-03-04T05:36:07Z",
+            "running_jobs": 0,
+            "cpus": 1,
+            "memory_bytes": 512 * MIB,
+            "disk_bytes": 1024 * MIB,
+            "cpu_seconds_used": 1.5,
+            "memory_bytes_used": 200 * MIB,
+            "disk_bytes_used": 3 * MIB,
+            "ports": [{"port": 8000, "url": "http://127.0.0.1:40000/"}],
+        }
+        assert text_of(result).splitlines() == [
+            f"python-{identity[:8]} (python, local/python, network public): running",
+            "0 s old, 0 jobs running; destroyed after 1800 s without a call",
+            "on the host: memory 200 MiB of 512 MiB, disk 3 MiB of 1024 MiB; 1.5 s of CPU",
+            "port 8000: http://127.0.0.1:40000/",
+        ]
+
+
+async def test_one_in_which_something_runs_does_not_expire() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        identity = await created(agent)
+        code = {"environment_id": identity, "code": "hang", "background": True}
+        await agent.call_tool("execute", code)
+        state = data_of(await agent.call_tool("get_environment", {"environment_id": identity}))
+        assert (state["running_jobs"], state["expires_at"]) == (1, None)
+
+
+async def test_one_whose_machine_died_takes_nothing() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        identity = await created(agent)
+        rig.host.only.die("out of memory")
+        result = await agent.call_tool("get_environment", {"environment_id": identity})
+        state = data_of(result)
+        assert (state["status"], state["memory_bytes_used"]) == ("error", None)
+        assert "error: The machine died: out of memory" in text_of(result)
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_an_environment_is_extended(era: str) -> None:
+    async with serving() as rig, client(rig, era) as agent:
+        identity = await created(agent)
+        arguments = {"environment_id": identity, "minutes": 60}
+        result = await agent.call_tool("extend_environment", arguments)
+        assert data_of(result) == {
+            "environment_id": identity,
+            "timeout": "60m",
+            "expires_at": "2026-03-04T06:06:07Z",
+        }
+        arguments = {"environment_id": identity, "minutes": 61}
+        refused = error_of(await agent.call_tool("extend_environment", arguments))
+        assert refused["code"] == "invalid_argument"
+
+
+async def test_a_port_that_answers_and_one_that_does_not() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        identity = await created(agent)
+        rig.host.only.listening.add(8000)
+        arguments = {"environment_id": identity, "port": 8000}
+        assert data_of(await agent.call_tool("expose_port", arguments)) == {
+            "environment_id": identity,
+            "port": 8000,
+            "url": "http://127.0.0.1:40000/",
+            "listening": True,
+        }
+        silent = await agent.call_tool("expose_port", {**arguments, "port": 9000})
+        assert data_of(silent)["listening"] is False
+        assert "Nothing listens there yet" in text_of(silent)
+        closed = await agent.call_tool("unexpose_port", arguments)
+        assert data_of(closed)["was_exposed"] is True
+        again = await agent.call_tool("unexpose_port", arguments)
+        assert (data_of(again)["was_exposed"], text_of(again)) == (
+            False,
+            "Port 8000 is not exposed.",
+        )

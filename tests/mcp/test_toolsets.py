@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Only what is offered is listed, called and spoken of."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from mcp import Client
+from tests.support.server import default_tools, error_of, unused_services
+
+from waggle.domain.toolset import Toolset
+from waggle.mcp.instructions import instructions
+from waggle.mcp.server import build_mcp
+from waggle.mcp.tools import all_tools
+
+ALL = [tool.name for tool in default_tools()]
+
+
+def offered(*toolsets: Toolset) -> list[str]:
+    return [tool.name for tool in all_tools(unused_services(), toolsets)]
+
+
+@pytest.mark.anyio
+async def test_what_is_not_offered_is_neither_listed_nor_called() -> None:
+    server = build_mcp(replace(unused_services(), toolsets={Toolset.RUN, Toolset.PORTS}))
+    async with Client(server) as agent:
+        names = {tool.name for tool in (await agent.list_tools()).tools}
+        assert names == {"run_code", "expose_port", "unexpose_port"}
+        refused = error_of(await agent.call_tool("execute", {"code": "1"}))
+        assert refused["code"] == "unknown_tool"
+        assert "execute" not in refused["hint"]
+
+
+def test_each_tool_is_in_one_set() -> None:
+    assert offered(*Toolset) == ALL
+    assert sorted(name for each in Toolset for name in offered(each)) == sorted(ALL)
+    assert all(offered(each) for each in Toolset)
+
+
+@pytest.mark.parametrize("left_out", Toolset)
+def test_the_instructions_name_only_what_is_offered(left_out: Toolset) -> None:
+    names = offered(*(each for each in Toolset if each is not left_out))
+    text = instructions(names)
+    named = {name for name in ALL if re.search(rf"\b{name}\b", text)}
+    assert named <= set(names)
+    assert set(names) - named <= {"list_environments"}
+
+
+def test_the_steps_are_numbered_without_gaps() -> None:
+    text = instructions(offered(Toolset.ENVIRONMENTS, Toolset.FILES))
+    assert re.findall(r"^(\d)\.", text, re.M) == ["1", "2", "3"]
+    assert instructions(offered(Toolset.RUN)).count("\n") == 2

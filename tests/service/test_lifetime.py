@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long an environment stays, what counts as use, and what is told of it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import anyio
+import pytest
+from tests.service.world import IDLE, OWNER, PYTHON, Broken, Job, World, settle, world
+from tests.support.guest import USED
+
+from waggle.domain.environment import Environment, State
+from waggle.domain.errors import GuestLost, InvalidArgument, NotFound, NotRunning
+from waggle.domain.execution import Command
+from waggle.domain.job import JobKind
+from waggle.domain.usage import ExposedPort
+from waggle.service.job import What
+from waggle.service.ports import PortService
+from waggle.service.reaper import Reaper
+
+pytestmark = pytest.mark.anyio
+
+OTHER = "bob"
+
+
+async def started(here: World, code: str = "hang") -> tuple[str, Environment]:
+    """An environment in which a job runs."""
+    environment = await here.created()
+    jobs = here.jobs()
+    command = Command(("python3", "{file}"), timeout=60, output_limit=1_000, code=code.encode())
+    await jobs.start(environment.id, command, What(JobKind.EXECUTE, "a test"), owner=OWNER)
+    return environment.id, environment
+
+
+class TestInspection:
+    async def test_it_tells_what_is_left_and_does_not_count_as_use(self) -> None:
+        async with world() as here:
+            environment = await here.created()
+            here.clock.advance(minutes=10)
+            found = await here.service.inspect(environment.id, owner=OWNER)
+            assert found.idle_left == IDLE - timedelta(minutes=10)
+            assert (found.usage, found.ports, found.is_busy) == (USED, (), False)
+            assert here.get(environment.id).last_used_at == environment.last_used_at
+            here.clock.advance(hours=1)
+            overdue = await here.service.inspect(environment.id, owner=OWNER)
+            assert overdue.idle_left == timedelta(0)
+
+    async def test_the_time_stands_still_while_something_runs(self) -> None:
+        async with world() as here:
+            identity, _ = await started(here)
+            here.clock.advance(hours=2)
+            found = await here.service.inspect(identity, owner=OWNER)
+            assert (found.is_busy, found.idle_left) == (True, IDLE)
+
+    async def test_what_has_no_machine_takes_nothing(self) -> None:
+        async with world() as here:
+            environment = await here.created()
+            here.host.only.die()
+            await settle()
+            found = await here.service.inspect(environment.id, owner=OWNER)
+            assert (found.environment.state, found.usage, found.ports) == (State.ERROR, None, ())
+
+    async def test_it_is_nobody_elses_business(self) -> None:
+        async with world() as here:
+            environment = await here.created()
+            for call in (
+                here.service.inspect(environment.id, owner=OTHER),
+                here.service.extend(environment.id, 5, owner=OTHER),
+            ):
+                with pytest.raises(NotFound):
+                    await call
+            with pytest.raises(NotFound):
+                here.service.touch(environment.id, owner=OTHER)
+
+
+class TestExtending:
+    async def test_it_sets_the_time_from_now_on_and_on_record(self) -> None:
+        async with world() as here:
+            environment = await here.created()
+            here.clock.advance(minutes=29)
+            extended = await here.service.extend(environment.id, 60, owner=OWNER)
+            assert extended.expires_at() == here.clock.now + timedelta(hours=1)
+            assert here.get(environment.id) == extended == here.store.records[environment.id]
+            here.clock.advance(minutes=59)
+            reaper = Reaper(here.service, interval=1, clock=here.clock, sleep=anyio.sleep)
+            assert await reaper.sweep() == []
+            here.clock.advance(minutes=1)
+            assert await reaper.sweep() == [environment.id]
+
+    async def test_it_can_shorten_the_time_too(self) -> None:
+        async with world() as here:
+            environment = await here.created()
+            extended = await here.service.extend(environment.id, 1, owner=OWNER)
+            assert extended.idle_timeout == timedelta(minutes=1)
+
+    @pytest.mark.parametrize("minutes", [-1, 0, 61])
+    async def test_only_from_1_to_60_minutes(self, minutes: int) -> None:
+        async with world() as here:
+            environment = await here.created()
+            with pytest.raises(InvalidArgument, match="minutes must be 1 to 60"):
+                await here.service.extend(environment.id, minutes, owner=OWNER)
+            assert here.get(environment.id) == environment
+
+    async def test_what_does_not_run_cannot_be_extended(self) -> None:
+        async with world() as here:
+            environment = await here.created()
+            here.host.only.die()
+            await settle()
+            with pytest.raises(NotRunning):
+                await here.service.extend(environment.id, 5, owner=OWNER)
+
+    async def test_a_call_meanwhile_is_not_forgotten(self) -> None:
+        async with world() as here:
+            environment = await here.created()
+            here.gates.closed = {"save running"}
+            extending = here.start(here.service.extend(environment.id, 5, owner=OWNER))
+            await here.gates.reached("save running")
+            async with here.service.using(environment.id, owner=OWNER):
+                here.gates.open_all()
+                await settle()
+                assert here.get(environment.id).active_calls == 1
+            assert (await extending.result()).idle_timeout == timedelta(minutes=5)
+            assert here.get(environment.id).active_calls == 0
+
+    async def test_a_destroy_meanwhile_is_the_last_word_on_record(self) -> None:
+        async with world() as here:
+            environment = await here.created()
+            here.gates.closed = {"save running"}
+            extending = here.start(here.service.extend(environment.id, 5, owner=OWNER))
+            await here.gates.reached("save running")
+            destroying = here.destroy(environment.id)
+            await settle()
+            here.gates.open_all()
+            await extending.result()
+            await destroying.result()
+            assert here.store.records[environment.id].state is State.DESTROYED
+
+
+class TestUse:
+    async def test_a_look_after_a_job_restarts_the_time(self) -> None:
+        async with world() as here:
+            environment = await here.created()
+            jobs = here.jobs()
+            here.clock.advance(minutes=20)
+            assert jobs.list(environment.id, owner=OWNER) == ()
+            assert here.get(environment.id).last_used_at == here.clock.now
+
+    async def test_a_failed_environment_is_not_kept_by_looking(self) -> None:
+        async with world() as here:
+            environment = await here.created()
+            here.host.only.die()
+            await settle()
+            here.clock.advance(minutes=20)
+            here.service.touch(environment.id, owner=OWNER)
+            assert here.get(environment.id).last_used_at == environment.last_used_at
+
+
+class TestTemporary:
+    async def test_it_is_gone_afterwards(self) -> None:
+        async with world() as here:
+            async with here.service.temporary(PYTHON, owner=OWNER) as environment:
+                assert here.get(environment.id).state is State.RUNNING
+            assert here.service.all() == []
+            assert here.store.records[environment.id].state is State.DESTROYED
+
+    @pytest.mark.parametrize("error", [Broken(), GuestLost("it is gone")])
+    async def test_whatever_happens_in_it(self, error: Exception) -> None:
+        async with world() as here:
+            with pytest.raises(type(error)):
+                async with here.service.temporary(PYTHON, owner=OWNER):
+                    raise error
+            assert here.service.all() == []
+
+    async def test_a_machine_that_died_is_forgotten(self) -> None:
+        async with world() as here:
+            async with here.service.temporary(PYTHON, owner=OWNER):
+                here.host.only.die()
+                await settle()
+            assert here.service.all() == []
+
+    @pytest.mark.parametrize("place", ["save creating", "create", "save running", "inside"])
+    async def test_a_caller_that_leaves_leaves_nothing(self, place: str) -> None:
+        async with world() as here:
+            inside = anyio.Event()
+
+            async def use() -> None:
+                async with here.service.temporary(PYTHON, owner=OWNER):
+                    inside.set()
+                    await anyio.sleep_forever()
+
+            here.gates.closed = {place}
+            using: Job[None] = here.start(use())
+            await (inside.wait() if place == "inside" else here.gates.reached(place))
+            using.cancel()
+            here.gates.open_all()
+            await settle()
+            assert (here.service.all(), here.host.machines) == ([], 0)
+
+    async def test_one_that_cannot_be_destroyed_is_left_to_the_reaper(self) -> None:
+        async with world() as here:
+            async with here.service.temporary(PYTHON, owner=OWNER) as environment:
+                here.host.only.destroy_error = Broken()
+            assert here.get(environment.id).state is State.ERROR
+            here.host.only.destroy_error = None
+            reaper = Reaper(here.service, interval=1, clock=here.clock, sleep=anyio.sleep)
+            assert await reaper.sweep() == [environment.id]
+
+
+class TestPorts:
+    async def test_a_port_is_exposed_whether_or_not_something_listens(self) -> None:
+        async with world() as here:
+            environment = await here.created()
+            ports = PortService(here.service)
+            exposed = ExposedPort(8000, 40_000)
+            assert await ports.expose(environment.id, 8000, owner=OWNER) == (exposed, False)
+            here.host.only.listening.add(8000)
+            told = await ports.expose(environment.id, 8000, owner=OWNER, wait_seconds=0)
+            assert told == (exposed, True)
+            assert here.host.only.asked == [(8000, 10.0), (8000, 0)]
+            assert (await here.service.inspect(environment.id, owner=OWNER)).ports == (exposed,)
+            assert await ports.unexpose(environment.id, 8000, owner=OWNER)
+            assert not await ports.unexpose(environment.id, 8000, owner=OWNER)
+
+    async def test_it_is_refused_before_anything_happens(self) -> None:
+        async with world() as here:
+            environment = await here.created()
+            ports = PortService(here.service)
+            with pytest.raises(InvalidArgument):
+                await ports.expose(environment.id, 0, owner=OWNER)
+            with pytest.raises(InvalidArgument):
+                await ports.expose(environment.id, 1, owner=OWNER, wait_seconds=-1)
+            with pytest.raises(NotFound):
+                await ports.expose(environment.id, 1, owner=OTHER)
+            with pytest.raises(NotFound):
+                await ports.unexpose(environment.id, 1, owner=OTHER)
+            assert here.host.only.ports == {}
