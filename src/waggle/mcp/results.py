@@ -67,6 +67,15 @@ class DestroyedEnvironment(BaseModel):
     message: str
 
 
+class ShownImage(BaseModel):
+    """An image file that a program wrote."""
+
+    path: str
+    mime_type: str = Field(description="By its content.")
+    size: int
+    uri: str = Field(description="Resource with the image.")
+
+
 class CommandOutput(BaseModel):
     """How a program stands and what it printed; text that is not UTF-8 has U+FFFD in it."""
 
@@ -84,6 +93,10 @@ class CommandOutput(BaseModel):
     stderr_bytes_cut: int = Field(description="Bytes cut from the middle of stderr; usually 0.")
     stdout_uri: str = Field(description="Resource with all of stdout.")
     stderr_uri: str = Field(description="Resource with all of stderr.")
+    images: list[ShownImage] = Field(
+        default_factory=list[ShownImage],
+        description="Images that the program wrote; they are in the result's content.",
+    )
 
 
 class JobOutput(BaseModel):
@@ -134,7 +147,7 @@ class FileContent(BaseModel):
     path: str
     content: str = Field(description="Text, or base64: see encoding.")
     encoding: str = Field(description="utf-8 or base64.")
-    mime_type: str = Field(description="By the file's name.")
+    mime_type: str = Field(description="By the file's name; an image's by its content.")
     size: int = Field(description="Bytes of the whole file.")
     offset: int = Field(description="Where this page begins, in bytes.")
     truncated: bool = Field(description="There is more after this page.")

@@ -26,6 +26,8 @@ from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import describe, failure_result, unknown_tool
 from waggle.mcp.prompts import add_prompts
 from waggle.mcp.repeats import PARAMETER, Result, once
+from waggle.mcp.resources.changes import Changes
+from waggle.mcp.resources.handlers import Resources, sending
 from waggle.mcp.tools import all_tools
 from waggle.service.rates import RateLimiter
 from waggle.service.repeats import Repeats
@@ -68,6 +70,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
             instructions=INSTRUCTIONS,
             version=package_version(),
             tools=tools,
+            lifespan=sending,
             subscriptions=False,
         )
         self.calls = Calls()
@@ -140,4 +143,7 @@ def build_mcp(services: Services) -> WaggleServer:
         rates=services.rates,
     )
     add_prompts(server)
+    changes = Changes()
+    changes.follow(services.environments, services.jobs)
+    Resources(services, changes).add_to(server.lowlevel)
     return server
