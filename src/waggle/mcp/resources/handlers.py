@@ -69,7 +69,9 @@ class Resources:
 
     async def _list(self, ctx: Request, params: PaginatedRequestParams) -> ListResourcesResult:
         owner = _owner(ctx)
-        result = list_page(self._services, params.cursor, owner=owner)
+        async with refusing("resources/list", "", ctx.protocol_version):
+            self._paced(owner)
+            result = list_page(self._services, params.cursor, owner=owner)
         self._subscriptions.listed(ctx, owner)
         return result
 
@@ -80,8 +82,15 @@ class Resources:
 
     async def _read(self, ctx: Request, params: ReadResourceRequestParams) -> ReadResourceResult:
         async with refusing("resources/read", params.uri[:_SHOWN_URI], ctx.protocol_version):
-            contents = await read_resource(self._services, params.uri, owner=_owner(ctx))
+            owner = _owner(ctx)
+            self._paced(owner)
+            contents = await read_resource(self._services, params.uri, owner=owner)
         return ReadResourceResult(contents=[contents])
+
+    def _paced(self, owner: Owner) -> None:
+        """Count a request as a call of a tool is counted. Raises RateLimited."""
+        if self._services.rates is not None:
+            self._services.rates.take(owner)
 
     async def _complete(self, ctx: Request, params: CompleteRequestParams) -> CompleteResult:
         return complete(self._services, params, owner=_owner(ctx))
