@@ -94,7 +94,7 @@ class Changes:
                 watcher.mark(key, final=final)
 
     def _environment(self, environment: Environment) -> None:
-        for watcher in self._lists.get(environment.owner, ()):
+        for watcher in self._lists.get(Owner(environment.owner), ()):
             watcher.mark(None)
         if environment.state is not State.DESTROYED:
             return
