@@ -13,9 +13,15 @@ from mcp_types import ToolAnnotations
 
 from waggle.config import load
 from waggle.mcp.context import Services
+from waggle.mcp.images import MAX_IMAGE_BYTES
 from waggle.mcp.instructions import instructions
 from waggle.mcp.prompts import PROMPTS
-from waggle.mcp.server import build_mcp
+from waggle.mcp.resources.listing import ENVIRONMENTS_LISTED, EXECUTIONS_LISTED, TEMPLATES
+from waggle.mcp.resources.read import PAGE_META_KEY
+from waggle.mcp.resources.refusals import NOT_FOUND_BEFORE_2026
+from waggle.mcp.resources.subscriptions import MAX_SUBSCRIPTIONS
+from waggle.mcp.tools import all_tools
+from waggle.mcp.tools.pictures import MAX_IMAGES
 from waggle.presets import execution_limits
 from waggle.service.environments import EnvironmentService
 from waggle.service.execution import ExecutionService
@@ -48,6 +54,30 @@ INSTRUCTIONS
 ```
 """
 
+RESOURCES = f"""\
+## Resources
+
+What the tools leave behind can be read as resources, in parts that every client accepts. The
+`_meta` of what is read has `{PAGE_META_KEY}` with `offset`, `next_offset` (null at the end) and
+`size`, and for output the `status` of the execution. `resources/list` has the caller's environments
+and the newest {EXECUTIONS_LISTED} executions of each, {ENVIRONMENTS_LISTED} environments a page.
+`id`, `n` and `stream` of the templates can be completed.
+
+Environments and output can be subscribed to: a 2025 session by `resources/subscribe`, 2026-07-28 by
+`subscriptions/listen`, at most {MAX_SUBSCRIPTIONS} each. A client is told at most once a second of
+the same resource, and when a program ends. A session that has read the list is also told when
+environments come and go.
+
+A resource that is missing, or another owner's, is an error with code {NOT_FOUND_BEFORE_2026}, in
+2026-07-28 -32602; `data` has `waggle/error` as with tools.
+
+Images are told by their content. `read_file` shows a png, jpeg, gif, webp or svg of at most
+{MAX_IMAGE_BYTES:,} bytes as an image, and keeps it in the structured content too. `execute` and
+`run_command` show up to {MAX_IMAGES} that the program wrote into its working directory, once it has
+ended within the call: by default when its text names an image file (or `savefig`), or with
+`images`. The structured content has their paths and URIs.
+"""
+
 Schema = Mapping[str, Any]
 
 
@@ -64,7 +94,7 @@ def default_tools() -> list[Tool]:
         ports=cast("PortService", None),
         execution_limits=execution_limits(settings),
     )
-    return build_mcp(services).tools
+    return all_tools(services)
 
 
 def page() -> str:
@@ -72,7 +102,7 @@ def page() -> str:
     tools = default_tools()
     head = HEAD.replace("INSTRUCTIONS", instructions([tool.name for tool in tools]))
     sections = "".join(f"\n{section(tool)}" for tool in tools)
-    return f"{head}{sections}\n{prompts()}"
+    return f"{head}{sections}\n{resources()}\n{prompts()}"
 
 
 def prompts() -> str:
@@ -90,6 +120,12 @@ def prompts() -> str:
                  for each in prompt.arguments or []]  # fmt: skip
         lines.append(f"| `{name}` | {' '.join(given)} | {prompt.description} |")
     return "\n".join(lines) + "\n"
+
+
+def resources() -> str:
+    """Return the part of the page about resources."""
+    each = "\n".join(f"| `{one.uri_template}` | {one.description} |" for one in TEMPLATES)
+    return f"{RESOURCES}\n| Template | |\n|---|---|\n{each}\n"
 
 
 def section(tool: Tool) -> str:

@@ -59,6 +59,7 @@ async def test_the_main_job(era: str) -> None:
             "stderr_bytes_cut": 0,
             "stdout_uri": f"waggle://environments/{made_id}/executions/1/stdout",
             "stderr_uri": f"waggle://environments/{made_id}/executions/1/stderr",
+            "images": [],
         }
         assert text_of(ran) == "stdout:\n42\nstderr:\noh\nexit code: 0 (250 ms)"
         wrote = await agent.call_tool(
@@ -275,19 +276,19 @@ async def read(agent: Client, environment: str, **arguments: object) -> CallTool
 async def test_reading_bytes_gives_base64_with_the_media_type() -> None:
     async with serving() as rig, client(rig) as agent:
         environment = await created(agent)
-        rig.host.only.files["/tmp/a b.png"] = FakeFile(b"\x89PNG\0\xff", 0o644)
-        result = await read(agent, environment, path="/tmp/a b.png")
+        rig.host.only.files["/tmp/a b.pdf"] = FakeFile(b"\x89PNG\0\xff", 0o644)
+        result = await read(agent, environment, path="/tmp/a b.pdf")
         assert data_of(result)["content"] == "iVBORwD/"
         assert data_of(result)["encoding"] == "base64"
-        assert data_of(result)["mime_type"] == "image/png"
+        assert data_of(result)["mime_type"] == "application/pdf"
         note, block = result.content
         assert isinstance(note, TextContent)
-        assert note.text == "/tmp/a b.png: image/png, 6 bytes, as base64."
+        assert note.text == "/tmp/a b.pdf: application/pdf, 6 bytes, as base64."
         assert isinstance(block, EmbeddedResource)
         assert isinstance(block.resource, BlobResourceContents)
         assert block.resource.blob == "iVBORwD/"
-        assert block.resource.mime_type == "image/png"
-        assert str(block.resource.uri).endswith(f"{environment}/files/tmp/a%20b.png")
+        assert block.resource.mime_type == "application/pdf"
+        assert str(block.resource.uri).endswith(f"{environment}/files/tmp/a%20b.pdf")
 
 
 async def test_reading_in_pages_says_where_the_next_begins() -> None:

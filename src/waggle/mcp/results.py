@@ -79,6 +79,15 @@ class FailureCause(BaseModel):
     next_step: str
 
 
+class ShownImage(BaseModel):
+    """An image file that a program wrote."""
+
+    path: str
+    mime_type: str = Field(description="By its content.")
+    size: int
+    uri: str = Field(description="Resource with the image.")
+
+
 class CommandOutput(BaseModel):
     """How a program stands and what it printed; text that is not UTF-8 has U+FFFD in it."""
 
@@ -98,6 +107,10 @@ class CommandOutput(BaseModel):
     stderr_uri: str = Field(description="Resource with all of stderr.")
     diagnosis: FailureCause | None = Field(
         description="Why it failed, where that is known; usually null."
+    )
+    images: list[ShownImage] = Field(
+        default_factory=list[ShownImage],
+        description="Images that the program wrote; they are in the result's content.",
     )
 
 
@@ -149,7 +162,7 @@ class FileContent(BaseModel):
     path: str
     content: str = Field(description="Text, or base64: see encoding.")
     encoding: str = Field(description="utf-8 or base64.")
-    mime_type: str = Field(description="By the file's name.")
+    mime_type: str = Field(description="By the file's name; an image's by its content.")
     size: int = Field(description="Bytes of the whole file.")
     offset: int = Field(description="Where this page begins, in bytes.")
     truncated: bool = Field(description="There is more after this page.")

@@ -27,6 +27,8 @@ from waggle.mcp.errors import describe, failure_result, unknown_tool
 from waggle.mcp.instructions import instructions
 from waggle.mcp.prompts import add_prompts
 from waggle.mcp.repeats import PARAMETER, Result, once
+from waggle.mcp.resources.changes import Changes
+from waggle.mcp.resources.handlers import Resources, sending
 from waggle.mcp.tools import all_tools
 from waggle.service.rates import RateLimiter
 from waggle.service.repeats import Repeats
@@ -58,6 +60,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
             instructions=instructions([tool.name for tool in tools]),
             version=package_version(),
             tools=tools,
+            lifespan=sending,
             subscriptions=False,
         )
         self.calls = Calls()
@@ -130,4 +133,7 @@ def build_mcp(services: Services) -> WaggleServer:
         rates=services.rates,
     )
     add_prompts(server)
+    changes = Changes()
+    changes.follow(services.environments, services.jobs)
+    Resources(services, changes).add_to(server.lowlevel)
     return server

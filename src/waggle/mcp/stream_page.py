@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from waggle.domain.errors import InvalidArgument
 from waggle.mcp.budget import COPY_BUDGET
+from waggle.mcp.pages import DEFAULT_PAGE_BYTES, Page, page
 from waggle.service.job import Recording
 
 DEFAULT_BYTES = 16_000
@@ -40,7 +41,7 @@ def read_page(
 ) -> StreamPage:
     """One page. An offset below 0 counts from the end. Raises InvalidArgument for a gap."""
     size = stream.total
-    begin = max(0, size + offset) if offset < 0 else min(offset, size)
+    begin = _begin(size, offset)
     if search is not None:
         return _search(stream, begin, size, search)
     data = _read(stream, begin, limit or DEFAULT_BYTES)
@@ -48,6 +49,32 @@ def read_page(
         data = _whole_characters(data)
     end = begin + len(data)
     return StreamPage(data.decode("utf-8", "replace"), begin, end if end < size else None, size)
+
+
+def exact_page(stream: Recording, *, offset: int, length: int | None) -> Page:
+    """One page, byte for byte: text, or base64 where it is not text. Otherwise as `read_page`.
+
+    Pages that are read one after the other, joined, give the stream.
+    """
+    size = stream.total
+    begin = _begin(size, offset)
+    data = _read(stream, begin, min(length or DEFAULT_PAGE_BYTES, DEFAULT_PAGE_BYTES))
+    if offset < 0:
+        inside = _continuation(data)
+        begin, data = begin + inside, data[inside:]
+    part = page(_whole_characters(data), offset=begin, size=size)
+    if part.end == begin and data:
+        return page(data, offset=begin, size=size, encoding="base64")
+    return part
+
+
+def _begin(size: int, offset: int) -> int:
+    return max(0, size + offset) if offset < 0 else min(offset, size)
+
+
+def _continuation(data: bytes) -> int:
+    """How many bytes at the start continue a character that began earlier: at most 3."""
+    return next((at for at, byte in enumerate(data[:3]) if byte & 0xC0 != 0x80), len(data[:3]))
 
 
 def _read(stream: Recording, offset: int, length: int) -> bytes:

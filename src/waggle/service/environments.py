@@ -59,15 +59,25 @@ class EnvironmentService:
         self._observer = observer or Observer()
         self._registry = Registry(limits.max_environments, limits.per_owner)
         self._removed: list[Callable[[str], None]] = []
+        self._changed: list[Callable[[Environment], None]] = []
 
     def when_removed(self, tell: Callable[[str], None]) -> None:
         """Call `tell` with the id of each environment that is gone. It must not raise or wait."""
         self._removed.append(tell)
 
+    def when_changed(self, tell: Callable[[Environment], None]) -> None:
+        """Call `tell` with each environment that has come or gone. It must not raise or wait."""
+        self._changed.append(tell)
+
+    def _tell(self, environment: Environment) -> None:
+        for tell in self._changed:
+            tell(environment)
+
     def _remove(self, live: LiveEnvironment) -> None:
         self._registry.remove(live)
         for tell in self._removed:
             tell(live.environment.id)
+        self._tell(live.environment)
 
     async def recover(self) -> int:
         """Remove what an earlier server left behind; returns how many environments that were.
@@ -110,7 +120,9 @@ class EnvironmentService:
         )
         self._registry.admit(live)
         with self._timed():
-            return await live.bring_up(self._host, progress, self._tasks)
+            environment = await live.bring_up(self._host, progress, self._tasks)
+        self._tell(environment)
+        return environment
 
     @contextlib.contextmanager
     def _timed(self) -> Generator[None]:

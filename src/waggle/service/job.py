@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 import anyio
@@ -51,6 +52,23 @@ class Recording(Stream, Protocol):
 
 
 NewRecording = Callable[[], Recording]
+Grown = Callable[["Job", StreamName], None]
+"""Told that a job has printed. It must not raise or wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """A recording that tells when something was fed."""
+
+    recording: Recording
+    grown: Callable[[], None]
+
+    def feed(self, data: bytes) -> None:
+        self.recording.feed(data)
+        self.grown()
+
+    def output(self) -> Output:
+        return self.recording.output()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +106,22 @@ class Job:
         return self._state is JobState.RUNNING
 
     @property
+    def state(self) -> JobState:
+        """How it stands."""
+        return self._state
+
+    @property
     def kept_bytes(self) -> int:
         """Bytes of output that it holds."""
         return sum(stream.kept for stream in self.streams.values())
 
-    async def run(self, guest: Guest, command: Command) -> None:
+    async def run(self, guest: Guest, command: Command, grown: Grown) -> None:
         """Run it to its end; see `Guest.run`. Never raises but when the server stops."""
-        into = Streams(self.streams[StreamName.STDOUT], self.streams[StreamName.STDERR])
+        out, err = (
+            _Watched(self.streams[name], partial(grown, self, name))
+            for name in (StreamName.STDOUT, StreamName.STDERR)
+        )
+        into = Streams(out, err)
         state, result = JobState.KILLED, None
         try:
             with self._scope:

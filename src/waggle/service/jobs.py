@@ -9,6 +9,7 @@ environment. Output is kept within bounds: what ended longest ago goes first.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -18,7 +19,7 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import JobNotFound, TooManyJobs
 from waggle.domain.execution import Command
 from waggle.domain.host import Guest
-from waggle.domain.job import JobView
+from waggle.domain.job import JobView, StreamName
 from waggle.domain.protocols import Clock
 from waggle.service.environments import EnvironmentService
 from waggle.service.job import Job, NewRecording, What
@@ -29,6 +30,9 @@ MAX_REMEMBERED = 100
 """Jobs of one environment whose output can still be read."""
 MAX_KEPT_BYTES = 64 << 20
 """Bytes of output kept of one environment's jobs that have ended."""
+Changed = Callable[[Job, StreamName | None], None]
+"""Told that a job has printed to a stream or, without one, started or ended. It must not raise or
+wait."""
 
 
 @dataclass(slots=True)
@@ -68,7 +72,16 @@ class JobService:
         self._clock = clock
         self._tasks = tasks
         self._jobs: dict[str, _Jobs] = {}
+        self._tellers: list[Changed] = []
         environments.when_removed(self._forget)
+
+    def when_changed(self, tell: Changed) -> None:
+        """Call `tell` when a job starts, prints or ends; see `Changed`."""
+        self._tellers.append(tell)
+
+    def _tell(self, job: Job, stream: StreamName | None = None) -> None:
+        for tell in self._tellers:
+            tell(job, stream)
 
     async def start(self, environment_id: str, command: Command, what: What, *, owner: str) -> Job:
         """Start a program; the job is the caller's to wait for, and goes on if nobody does.
@@ -81,6 +94,7 @@ class JobService:
             )
             job = self._admit(environment, what)
             self._tasks.start_soon(self._run, job, guest, command, stack.pop_all())
+            self._tell(job)
             return job
 
     def _admit(self, environment: Environment, what: What) -> Job:
@@ -95,9 +109,10 @@ class JobService:
     async def _run(self, job: Job, guest: Guest, command: Command, held: AsyncExitStack) -> None:
         try:
             async with held:
-                await job.run(guest, command)
+                await job.run(guest, command, self._tell)
         finally:
             job.settle()
+            self._tell(job)
             if jobs := self._jobs.get(job.environment_id):
                 jobs.trim()
             else:
@@ -114,6 +129,12 @@ class JobService:
         if job is None:
             raise JobNotFound(f"There is no job {number} in environment {environment.id}.")
         return job
+
+    def newest(self, environment_id: str, count: int, *, owner: str) -> tuple[Job, ...]:
+        """The last jobs that are remembered, newest first. Raises NotFound or InvalidArgument."""
+        environment = self._environments.get(environment_id, owner=owner)
+        jobs = self._jobs.get(environment.id)
+        return tuple(itertools.islice(reversed(jobs.by_number.values()), count)) if jobs else ()
 
     def list(self, environment_id: str, *, owner: str) -> tuple[JobView, ...]:
         """The jobs that are remembered, oldest first. Asking is a use, as with `get`.

@@ -30,6 +30,7 @@ from waggle.web.bodies import Bodies, BodyLimits, BodyRefusedError, ClientGoneEr
 from waggle.web.single_event import as_json
 
 log = structlog.get_logger(__name__)
+_LISTEN = "subscriptions/listen"
 
 FLUSH_SECONDS = 1.0
 """For the answers of calls that were cut to reach their clients."""
@@ -66,6 +67,7 @@ class McpEndpoint:
         self._cut_calls = cut_calls
         self._bodies = Bodies(bodies)
         self._requests: set[anyio.CancelScope] = set()
+        self._streams: set[anyio.CancelScope] = set()
         self._idle = anyio.Event()
         self._draining = False
         self._closing = anyio.Event()
@@ -78,7 +80,7 @@ class McpEndpoint:
 
     @property
     def in_flight(self) -> int:
-        """POST requests being served now."""
+        """POST requests being served now, but for streams of changes, which have no end."""
         return len(self._requests)
 
     @property
@@ -124,7 +126,7 @@ class McpEndpoint:
             await self._all_answered()
         self._closing.set()
         await self._closed.wait()
-        for request in list(self._requests):
+        for request in [*self._requests, *self._streams]:
             request.cancel()
         log.info("drained", calls_cut=cut)
         return cut
@@ -157,7 +159,9 @@ class McpEndpoint:
             return
         send = until_complete(send)
         request = anyio.CancelScope()
-        self._requests.add(request)
+        listens = headers.get("mcp-method") == _LISTEN  # the SDK refuses another one in the body
+        among = self._streams if listens else self._requests
+        among.add(request)
         try:
             with request:
                 async with self._bodies.read(scope, receive) as body:
@@ -174,7 +178,7 @@ class McpEndpoint:
         except ClientGoneError:
             pass
         finally:
-            self._requests.discard(request)
+            among.discard(request)
             if not self._requests:
                 self._idle.set()
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mcp_types import CallToolResult
 
 from waggle.domain.job import JobState, JobView, StreamName
@@ -10,6 +12,7 @@ from waggle.mcp.context import Ctx, with_heartbeat
 from waggle.mcp.errors import Failure, clean, failure_result
 from waggle.mcp.results import CommandOutput, success
 from waggle.mcp.tools.output import command_output, command_text
+from waggle.mcp.tools.pictures import Picture, hang
 from waggle.service.job import Job
 
 _MAX_LINE = 120
@@ -40,10 +43,10 @@ def _heard(job: Job, doing: str) -> str:
     return doing
 
 
-def result_of(view: JobView, longest: float) -> CallToolResult:
+def result_of(view: JobView, longest: float, pictures: Sequence[Picture] = ()) -> CallToolResult:
     """How a job stands, as a result: ended, still running, or an error with the output so far.
 
-    `longest` is the greatest timeout_seconds, for the advice.
+    `longest` is the greatest timeout_seconds, for the advice. `pictures` are shown beside it.
     """
     output = command_output(view)
     text = command_text(output)
@@ -55,6 +58,9 @@ def result_of(view: JobView, longest: float) -> CallToolResult:
             why, step = view.diagnosis.cause, view.diagnosis.next_step
         failure = Failure("guest_lost", f"Job {view.number} was lost: {clean(why)}", clean(step))
         return _failed(output, text, failure)
+    if pictures:
+        output, lines, images = hang(view.environment_id, output, pictures)
+        return success(output, f"{text}\n{lines}", also=images)
     return success(output, text)
 
 

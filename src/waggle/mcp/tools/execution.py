@@ -19,6 +19,7 @@ from waggle.mcp.repeats import IdempotencyKey
 from waggle.mcp.results import CommandOutput
 from waggle.mcp.tools.attend import attend, result_of
 from waggle.mcp.tools.parameters import Background, Cwd, Env, EnvironmentId, Seconds, Stdin, Wait
+from waggle.mcp.tools.pictures import MAX_IMAGES, Album, album_of, names_image
 from waggle.service.execution import Surroundings
 from waggle.service.job import Job
 
@@ -46,12 +47,21 @@ _User = Annotated[
         description="Who runs it: sandbox, the same user as with execute (the default), or root."
     ),
 ]
+_Images = Annotated[
+    bool | None,
+    Field(
+        description="Show the image files (png, jpeg, gif, webp, svg) that the program writes into "
+        f"its working directory, at most {MAX_IMAGES}. Default: if its text names one."
+    ),
+]
 
 
 class ExecutionTools:
     """execute and run_command."""
 
     def __init__(self, services: Services) -> None:
+        self._environments = services.environments
+        self._files = services.filesystem
         self._execution = services.execution
         self._limits = services.execution_limits
         self._heartbeat = services.heartbeat
@@ -70,9 +80,12 @@ class ExecutionTools:
         env: Env = None,
         stdin: Stdin = "",
         idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
+        images: _Images = None,
     ) -> Annotated[CallToolResult, CommandOutput]:
         """Run code; a timeout is an error result that carries the output so far."""
         wait = self._wait(wait_seconds, background=background)
+        look = names_image(code) if images is None else images
+        album = await self._album(ctx, environment_id, cwd) if look and wait else None
         job = await self._execution.execute(
             environment_id,
             code,
@@ -80,7 +93,7 @@ class ExecutionTools:
             language=language,
             how=Surroundings(timeout_seconds, cwd or None, env or {}, stdin),
         )
-        return await self._answer(ctx, job, wait)
+        return await self._answer(ctx, job, wait, album)
 
     async def run_command(
         self,
@@ -96,9 +109,12 @@ class ExecutionTools:
         env: Env = None,
         stdin: Stdin = "",
         idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
+        images: _Images = None,
     ) -> Annotated[CallToolResult, CommandOutput]:
         """Run a command; results as those of execute."""
         wait = self._wait(wait_seconds, background=background)
+        look = names_image(command) if images is None else images
+        album = await self._album(ctx, environment_id, cwd) if look and wait else None
         job = await self._execution.run_command(
             environment_id,
             command,
@@ -106,14 +122,21 @@ class ExecutionTools:
             user=_parse_user(user),
             how=Surroundings(timeout_seconds, cwd or None, env or {}, stdin),
         )
-        return await self._answer(ctx, job, wait)
+        return await self._answer(ctx, job, wait, album)
 
     def _wait(self, seconds: float | None, *, background: bool) -> float:
         return 0.0 if background else parse_wait(seconds, self._limits.wait)
 
-    async def _answer(self, ctx: Ctx, job: Job, wait: float) -> CallToolResult:
+    async def _album(self, ctx: Ctx, environment_id: str, cwd: str | None) -> Album | None:
+        owner = current_owner(ctx)
+        environment = self._environments.get(environment_id, owner=owner)
+        directory = cwd or environment.directory
+        return await album_of(self._files, environment.id, directory, owner=owner)
+
+    async def _answer(self, ctx: Ctx, job: Job, wait: float, album: Album | None) -> CallToolResult:
         view = await attend(ctx, job, wait, every=self._heartbeat, doing="running")
-        return result_of(view, self._limits.max_timeout)
+        pictures = await album.new(view) if album else ()
+        return result_of(view, self._limits.max_timeout, pictures)
 
 
 def _parse_user(text: str | None) -> GuestUser:
@@ -147,7 +170,8 @@ def execution_tools(services: Services) -> list[Tool]:
                 "output so far and a job_id, and the program goes on; it is killed after "
                 f"timeout_seconds (at most and by default {limits.max_timeout:g}). Of each stream "
                 f"about {limits.output_bytes:,} bytes are shown (start and end); read_job has the "
-                "rest.\n"
+                "rest. Save a chart to a file such as chart.png in the working directory to see "
+                "it.\n"
                 'Example: {"environment_id": "...", "code": "print(6 * 7)"} or '
                 '{"environment_id": "...", "language": "shell", "code": "ls -l | head"}'
             ),

@@ -3,18 +3,23 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
-from mcp_types import BlobResourceContents, CallToolResult, EmbeddedResource
+from mcp_types import BlobResourceContents, CallToolResult, ContentBlock, EmbeddedResource
 
 from waggle.domain.filesystem import FileEntry
 from waggle.mcp.budget import COPY_BUDGET, wire_size
+from waggle.mcp.images import MAX_IMAGE_BYTES, image_content, image_type
 from waggle.mcp.pages import Page
+from waggle.mcp.resources.uris import file_uri
 from waggle.mcp.results import FileContent, FileItem, readable, rfc3339, success
 
 
-def file_result(environment_id: str, result: FileContent, part: Page) -> CallToolResult:
-    """The text itself as the first block, then a note where one is needed."""
+def file_result(
+    environment_id: str, result: FileContent, data: bytes, part: Page
+) -> CallToolResult:
+    """The text itself as the first block, then a note where one is needed; images as images.
+
+    The page `part` was made of `data`.
+    """
     if part.next_offset is not None:
         note = (
             f"[bytes {part.offset} to {part.end} of {part.size}; "
@@ -24,14 +29,29 @@ def file_result(environment_id: str, result: FileContent, part: Page) -> CallToo
         note = f"[bytes {part.offset} to {part.end} of {part.size}; this is the end]"
     else:
         note = "" if part.content else "[the file is empty]"
+    picture = _picture(data, part)
     if part.encoding == "utf-8":
-        return success(result, *([part.content] if part.content else []), *([note] if note else []))
+        texts = (*([part.content] if part.content else []), *([note] if note else []))
+        return success(result, *texts, also=picture)
     about = f"{result.path}: {result.mime_type}, {result.size} bytes, as base64."
-    uri = f"waggle://environments/{quote(environment_id)}/files{quote(result.path)}"
+    if picture:
+        return success(result, about, also=picture)
+    uri = file_uri(environment_id, result.path)
     blob = BlobResourceContents(uri=uri, mime_type=result.mime_type, blob=part.content)
     return success(
         result, f"{about} {note}".strip(), also=(EmbeddedResource(type="resource", resource=blob),)
     )
+
+
+def _picture(data: bytes, part: Page) -> tuple[ContentBlock, ...]:
+    """The file as an image, if all of it is here, it is one and there is room for it."""
+    kind = image_type(data) if part.offset == 0 and part.next_offset is None else None
+    if kind is None or len(data) > MAX_IMAGE_BYTES:
+        return ()
+    picture = image_content(data, kind)
+    copies = 2 if part.encoding == "utf-8" else 1  # base64 is in the structured content only
+    fits = copies * wire_size(part.content) + len(picture.data) <= 2 * COPY_BUDGET
+    return (picture,) if fits else ()
 
 
 def file_items(entries: tuple[FileEntry, ...]) -> tuple[list[FileItem], bool]:

@@ -14,11 +14,11 @@ from waggle.domain.execution import HOME
 from waggle.domain.filesystem import MAX_FILE_BYTES, MAX_LIST_ENTRIES
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
+from waggle.mcp.images import page_type
 from waggle.mcp.pages import (
     DEFAULT_PAGE_BYTES,
     SMALLEST_PAGE,
     decode_base64,
-    mime_type,
     page,
     window,
 )
@@ -109,13 +109,13 @@ class FilesystemTools:
             path=readable(name),
             content=part.content,
             encoding=part.encoding,
-            mime_type=mime_type(name, part.encoding),
+            mime_type=page_type(name, read.data, part),
             size=part.size,
             offset=part.offset,
             truncated=part.next_offset is not None,
             next_offset=part.next_offset,
         )
-        return file_result(environment_id, result, part)
+        return file_result(environment_id, result, read.data, part)
 
     async def list_files(
         self, ctx: Ctx, *, environment_id: EnvironmentId, path: _Directory = None
@@ -171,7 +171,7 @@ def filesystem_tools(services: Services) -> list[Tool]:
             title="Read a file",
             description=(
                 f"Read a file of at most {MAX_FILE_BYTES:,} bytes (10 MiB) from an environment. "
-                "Text comes as text, other content as base64 with its media type. A large file "
+                "Text comes as text, an image as an image, other content as base64. A large file "
                 "comes in pages: while truncated is true, call again with offset set to "
                 f"next_offset.\nExample: {{{example}}}"
             ),

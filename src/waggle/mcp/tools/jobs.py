@@ -12,10 +12,10 @@ from pydantic import Field
 from waggle.domain.job import JobState, JobView, StreamName, parse_wait
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
+from waggle.mcp.resources.uris import output_uri
 from waggle.mcp.results import CommandOutput, JobItem, JobList, JobOutput, rfc3339, success
 from waggle.mcp.stream_page import DEFAULT_BYTES, MAX_BYTES, MAX_PATTERN, StreamPage, read_page
 from waggle.mcp.tools.attend import result_of, watch
-from waggle.mcp.tools.output import output_uri
 from waggle.mcp.tools.parameters import EnvironmentId, JobId, Wait
 
 _Stream = Annotated[Literal["stdout", "stderr"], Field(description="Which of its streams.")]

@@ -6,12 +6,8 @@ from __future__ import annotations
 from waggle.domain.job import JobState, JobView, StreamName
 from waggle.mcp.budget import share
 from waggle.mcp.errors import clean
+from waggle.mcp.resources.uris import output_uri
 from waggle.mcp.results import CommandOutput, FailureCause
-
-
-def output_uri(environment_id: str, number: int, stream: StreamName) -> str:
-    """Where the whole stream can be read as a resource."""
-    return f"waggle://environments/{environment_id}/executions/{number}/{stream}"
 
 
 def command_output(view: JobView) -> CommandOutput:

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answer what the protocol asks of resources. Called by `waggle.mcp.server`, once per server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import anyio
+from mcp.server import MCPServer
+from mcp.server.context import CallNext, HandlerResult
+from mcp.server.lowlevel import Server
+from mcp.server.mcpserver import Context
+from mcp_types import (
+    CompleteRequestParams,
+    CompleteResult,
+    ListResourcesResult,
+    ListResourceTemplatesResult,
+    PaginatedRequestParams,
+    ReadResourceRequestParams,
+    ReadResourceResult,
+    SubscribeRequestParams,
+    SubscriptionsListenRequestParams,
+    UnsubscribeRequestParams,
+)
+
+from waggle.domain.access import Owner
+from waggle.mcp.context import Services, current_owner
+from waggle.mcp.resources.changes import Changes
+from waggle.mcp.resources.completion import complete
+from waggle.mcp.resources.listing import TEMPLATES, list_page
+from waggle.mcp.resources.read import read_resource
+from waggle.mcp.resources.refusals import refusing
+from waggle.mcp.resources.subscriptions import TASKS, Request, Subscriptions
+
+_SHOWN_URI = 300
+
+
+@asynccontextmanager
+async def sending(_server: MCPServer[dict[str, Any]]) -> AsyncGenerator[dict[str, Any]]:
+    """The server's lifespan: the tasks that tell clients of changes, cancelled at its end."""
+    async with anyio.create_task_group() as group:
+        try:
+            yield {TASKS: group}
+        finally:
+            group.cancel_scope.cancel()
+
+
+class Resources:
+    """The handlers for one server."""
+
+    def __init__(self, services: Services, changes: Changes) -> None:
+        self._services = services
+        self._subscriptions = Subscriptions(services, changes, _owner)
+
+    def add_to(self, server: Server[dict[str, Any]]) -> None:
+        """Serve resources, completion of their templates, and changes."""
+        handle = server.add_request_handler
+        handle("resources/list", PaginatedRequestParams, self._list)
+        handle("resources/templates/list", PaginatedRequestParams, self._templates)
+        handle("resources/read", ReadResourceRequestParams, self._read)
+        handle("completion/complete", CompleteRequestParams, self._complete)
+        handle("resources/subscribe", SubscribeRequestParams, self._subscriptions.subscribe)
+        handle("resources/unsubscribe", UnsubscribeRequestParams, self._subscriptions.unsubscribe)
+        listen = self._subscriptions.listen
+        handle("subscriptions/listen", SubscriptionsListenRequestParams, listen)
+        server.middleware.append(_announcing)
+
+    async def _list(self, ctx: Request, params: PaginatedRequestParams) -> ListResourcesResult:
+        owner = _owner(ctx)
+        async with refusing("resources/list", "", ctx.protocol_version):
+            self._paced(owner)
+            result = list_page(self._services, params.cursor, owner=owner)
+        self._subscriptions.listed(ctx, owner)
+        return result
+
+    async def _templates(
+        self, _ctx: Request, _params: PaginatedRequestParams
+    ) -> ListResourceTemplatesResult:
+        return ListResourceTemplatesResult(resource_templates=TEMPLATES)
+
+    async def _read(self, ctx: Request, params: ReadResourceRequestParams) -> ReadResourceResult:
+        async with refusing("resources/read", params.uri[:_SHOWN_URI], ctx.protocol_version):
+            owner = _owner(ctx)
+            self._paced(owner)
+            contents = await read_resource(self._services, params.uri, owner=owner)
+        return ReadResourceResult(contents=[contents])
+
+    def _paced(self, owner: Owner) -> None:
+        """Count a request as a call of a tool is counted. Raises RateLimited."""
+        if self._services.rates is not None:
+            self._services.rates.take(owner)
+
+    async def _complete(self, ctx: Request, params: CompleteRequestParams) -> CompleteResult:
+        return complete(self._services, params, owner=_owner(ctx))
+
+
+def _owner(ctx: Request) -> Owner:
+    return current_owner(Context(request_context=ctx))
+
+
+async def _announcing(ctx: Request, call_next: CallNext) -> HandlerResult:
+    """Say to 2025 clients that they hear of changes to the list, which the SDK cannot be told."""
+    result = await call_next(ctx)
+    if ctx.method == "initialize" and isinstance(result, dict):
+        capabilities = cast("dict[str, dict[str, Any]]", result["capabilities"])
+        capabilities["resources"]["listChanged"] = True
+    return result

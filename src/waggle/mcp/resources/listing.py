@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""List resources: the caller's environments and what ran last in each, page by page.
+
+A cursor says after which environment the next page begins. It is only ever a place in the list of
+whoever brings it, so one that is made up, or another owner's, shows nothing new.
+"""
+
+from __future__ import annotations
+
+import base64
+
+from mcp_types import Annotations, ListResourcesResult, Resource, ResourceTemplate
+
+from waggle.domain.access import Owner
+from waggle.domain.environment import Environment
+from waggle.domain.job import StreamName
+from waggle.mcp.context import Services
+from waggle.mcp.resources.refusals import invalid
+from waggle.mcp.resources.uris import (
+    ENVIRONMENT_TEMPLATE,
+    FILE_TEMPLATE,
+    STREAM_TEMPLATE,
+    environment_uri,
+    output_uri,
+)
+from waggle.service.job import Job
+
+ENVIRONMENTS_LISTED = 20
+"""Environments on one page."""
+EXECUTIONS_LISTED = 10
+"""Of each environment, the newest."""
+MAX_CURSOR = 200
+
+TEMPLATES = [
+    ResourceTemplate(
+        uri_template=ENVIRONMENT_TEMPLATE,
+        name="environment",
+        title="Environment",
+        description="An environment as JSON: its status, and its last executions with their "
+        "output's URIs. Can be subscribed to: it changes when an execution starts or ends.",
+        mime_type="application/json",
+    ),
+    ResourceTemplate(
+        uri_template=STREAM_TEMPLATE,
+        name="output",
+        title="Output of an execution",
+        description="What execution n (its job_id) printed to stream stdout or stderr, while it "
+        "runs and afterwards. offset is in bytes and counts from the end below 0; length is bytes; "
+        "search gives only the lines with that text, each after its offset. Text, or a blob where "
+        "it is not UTF-8. Can be subscribed to, without a query.",
+        annotations=Annotations(audience=["user", "assistant"]),
+    ),
+    ResourceTemplate(
+        uri_template=FILE_TEMPLATE,
+        name="file",
+        title="File",
+        description="A file of the environment by its absolute path, without the first slash: "
+        "files/tmp/chart.png is /tmp/chart.png. Percent-encode what is not a letter, a digit or "
+        "one of /._~-. offset and length are in bytes. Text, or a blob.",
+    ),
+]
+
+
+def list_page(services: Services, cursor: str | None, *, owner: Owner) -> ListResourcesResult:
+    """One page of the owner's resources. Raises MCPError for what is no cursor."""
+    everything = sorted(services.environments.list(owner=owner), key=_place)
+    after = _decode(cursor)
+    rest = [each for each in everything if _place(each) > after]
+    shown = rest[:ENVIRONMENTS_LISTED]
+    return ListResourcesResult(
+        resources=[each for one in shown for each in _resources(services, one, owner)],
+        next_cursor=_encode(_place(shown[-1])) if len(rest) > len(shown) else None,
+    )
+
+
+def _resources(services: Services, environment: Environment, owner: Owner) -> list[Resource]:
+    about = Resource(
+        uri=environment_uri(environment.id),
+        name=environment.name,
+        title=f"Environment {environment.name}",
+        description=f"{environment.runtime}, {environment.state}",
+        mime_type="application/json",
+    )
+    jobs = services.jobs.newest(environment.id, EXECUTIONS_LISTED, owner=owner)
+    return [about, *(each for job in jobs for each in _streams(environment, job))]
+
+
+def _streams(environment: Environment, job: Job) -> list[Resource]:
+    """Its stdout, and its stderr if it printed something there."""
+    return [
+        Resource(
+            uri=output_uri(environment.id, job.number, name),
+            name=f"{environment.name}/{job.number}/{name}",
+            title=f"{name} of execution {job.number} in {environment.name}",
+            description=f"{job.what.kind}: {job.what.summary} ({job.state})",
+            mime_type="text/plain",
+            size=recording.total,
+        )
+        for name, recording in job.streams.items()
+        if recording.total or name is StreamName.STDOUT
+    ]
+
+
+def _place(environment: Environment) -> str:
+    """Where it stands: by age. Sortable as text."""
+    return f"{environment.created_at.isoformat(timespec='microseconds')} {environment.id}"
+
+
+def _encode(place: str) -> str:
+    return base64.urlsafe_b64encode(place.encode()).decode("ascii")
+
+
+def _decode(cursor: str | None) -> str:
+    if cursor is None:
+        return ""
+    try:
+        if len(cursor) > MAX_CURSOR:
+            raise ValueError
+        return base64.b64decode(cursor, altchars=b"-_", validate=True).decode("ascii")
+    except ValueError:
+        raise invalid("This is no cursor.", "Use next_cursor of the page before.") from None

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read a resource: an environment, what a program printed, a file. Within the client's budget.
+
+Called by the handlers of this package with an owner; raises what the services raise. A page says
+in its `_meta` under PAGE_META_KEY where it begins, where the next one does, and how much there is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcp_types import BlobResourceContents, TextResourceContents
+from pydantic import BaseModel
+
+from waggle.domain.access import Owner
+from waggle.mcp.context import Services
+from waggle.mcp.images import page_type
+from waggle.mcp.pages import DEFAULT_PAGE_BYTES, Page, page, window
+from waggle.mcp.resources.refusals import unknown
+from waggle.mcp.resources.uris import (
+    EnvironmentAddress,
+    FileAddress,
+    StreamAddress,
+    output_uri,
+    parse_uri,
+)
+from waggle.mcp.results import EnvironmentSummary, summary
+from waggle.mcp.stream_page import exact_page, read_page
+from waggle.service.job import Job
+
+PAGE_META_KEY = "waggle/page"
+EXECUTIONS_SHOWN = 20
+
+Contents = TextResourceContents | BlobResourceContents
+
+
+class StreamItem(BaseModel):
+    """One stream of an execution."""
+
+    uri: str
+    bytes: int
+
+
+class ExecutionItem(BaseModel):
+    """An execution of an environment."""
+
+    job_id: int
+    tool: str
+    summary: str
+    status: str
+    stdout: StreamItem
+    stderr: StreamItem
+
+
+class EnvironmentContent(EnvironmentSummary):
+    """What reading an environment gives, as JSON."""
+
+    executions: list[ExecutionItem]
+
+
+async def read_resource(services: Services, uri: str, *, owner: Owner) -> Contents:
+    """What `uri` names. Raises NotFound for none of ours, and what the services raise."""
+    match parse_uri(uri):
+        case EnvironmentAddress() as address:
+            return _environment(services, uri, address, owner)
+        case StreamAddress() as address:
+            return _stream(services, uri, address, owner)
+        case FileAddress() as address:
+            return await _file(services, uri, address, owner)
+        case None:
+            raise unknown()
+
+
+def _environment(
+    services: Services, uri: str, address: EnvironmentAddress, owner: Owner
+) -> TextResourceContents:
+    environment = services.environments.get(address.environment_id, owner=owner)
+    jobs = services.jobs.newest(environment.id, EXECUTIONS_SHOWN, owner=owner)
+    content = EnvironmentContent(
+        **summary(environment).model_dump(), executions=[_execution(job) for job in jobs]
+    )
+    return TextResourceContents(
+        uri=uri, mime_type="application/json", text=content.model_dump_json(indent=2)
+    )
+
+
+def _execution(job: Job) -> ExecutionItem:
+    stdout, stderr = (
+        StreamItem(uri=output_uri(job.environment_id, job.number, name), bytes=recording.total)
+        for name, recording in job.streams.items()
+    )
+    return ExecutionItem(
+        job_id=job.number,
+        tool=job.what.kind.value,
+        summary=job.what.summary,
+        status=job.state.value,
+        stdout=stdout,
+        stderr=stderr,
+    )
+
+
+def _stream(services: Services, uri: str, address: StreamAddress, owner: Owner) -> Contents:
+    job = services.jobs.get(address.environment_id, address.number, owner=owner)
+    recording, part = job.streams[address.stream], address.part
+    status = {"status": job.state.value}
+    if part.search is not None:
+        found = read_page(recording, offset=part.offset, limit=None, search=part.search)
+        return TextResourceContents(
+            uri=uri,
+            mime_type="text/plain",
+            text=found.content,
+            _meta=_meta(found.offset, found.next_offset, found.size, status),
+        )
+    printed = exact_page(recording, offset=part.offset, length=part.length)
+    kind = "text/plain" if printed.encoding == "utf-8" else "application/octet-stream"
+    return _contents(uri, printed, kind, status)
+
+
+async def _file(services: Services, uri: str, address: FileAddress, owner: Owner) -> Contents:
+    part = address.part
+    name, read = await services.filesystem.read(
+        address.environment_id,
+        address.path,
+        owner=owner,
+        offset=part.offset,
+        length=min(window(part.length), DEFAULT_PAGE_BYTES),
+    )
+    shown = page(read.data, offset=part.offset, size=read.size)
+    return _contents(uri, shown, page_type(name, read.data, shown), {})
+
+
+def _contents(uri: str, part: Page, kind: str, more: dict[str, str]) -> Contents:
+    meta = _meta(part.offset, part.next_offset, part.size, more)
+    if part.encoding == "utf-8":
+        return TextResourceContents(uri=uri, mime_type=kind, text=part.content, _meta=meta)
+    return BlobResourceContents(uri=uri, mime_type=kind, blob=part.content, _meta=meta)
+
+
+def _meta(offset: int, following: int | None, size: int, more: dict[str, str]) -> dict[str, Any]:
+    return {PAGE_META_KEY: {"offset": offset, "next_offset": following, "size": size, **more}}

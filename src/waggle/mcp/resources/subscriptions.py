@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Let clients hear of changes: resources/subscribe of 2025 sessions, subscriptions/listen of 2026.
+
+Opens a `Watcher` per session or stream and closes it with it. Nobody can watch what they may not
+read: an unknown URI is refused, or left out of what a stream acknowledges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import anyio.abc
+from mcp.server.connection import Connection
+from mcp.server.context import ServerRequestContext
+from mcp.server.subscriptions import ListenHandler, ServerEvent
+from mcp.shared.subscriptions import ResourceUpdated
+from mcp_types import (
+    EmptyResult,
+    SubscribeRequestParams,
+    SubscriptionsListenRequestParams,
+    SubscriptionsListenResult,
+    UnsubscribeRequestParams,
+)
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+
+from waggle.domain.access import Owner
+from waggle.domain.errors import InvalidArgument, WaggleError
+from waggle.mcp.context import Services
+from waggle.mcp.resources.changes import Changes, Event, Key, Watcher
+from waggle.mcp.resources.refusals import invalid, refusing, unknown
+from waggle.mcp.resources.uris import EnvironmentAddress, Range, StreamAddress, parse_uri
+
+MAX_SUBSCRIPTIONS = 100
+"""Resources that one session or one stream may watch."""
+MAX_STREAMS = 200
+"""Streams that one owner may keep open."""
+TASKS = "tasks"
+"""Where the server's lifespan context has the task group for sending."""
+
+Request = ServerRequestContext[dict[str, Any], Any]
+OwnerOf = Callable[[Request], Owner]
+
+
+class Subscriptions:
+    """The handlers. `owner_of` says who sends a request."""
+
+    def __init__(self, services: Services, changes: Changes, owner_of: OwnerOf) -> None:
+        self._services = services
+        self._changes = changes
+        self._owner_of = owner_of
+        self._streams: dict[Owner, int] = {}
+
+    async def subscribe(self, ctx: Request, params: SubscribeRequestParams) -> EmptyResult:
+        """Hear of a resource until the session ends. Idempotent."""
+        owner = self._owner_of(ctx)
+        async with refusing("resources/subscribe", params.uri, ctx.protocol_version):
+            key = self._key(params.uri, owner)
+            watcher = self._of_session(ctx, owner)
+            if watcher is None:
+                raise InvalidArgument(
+                    "Only a session can subscribe.", hint="Initialize one, or read it again."
+                )
+            if key not in watcher and len(watcher) >= MAX_SUBSCRIPTIONS:
+                raise InvalidArgument(
+                    f"This session has {MAX_SUBSCRIPTIONS} subscriptions.",
+                    hint="Unsubscribe from what has ended.",
+                )
+            watcher.add(key, params.uri)
+        return EmptyResult()
+
+    async def unsubscribe(self, ctx: Request, params: UnsubscribeRequestParams) -> EmptyResult:
+        """Hear of it no more. Idempotent, and fine for what is gone."""
+        watcher = self._of_session(ctx, self._owner_of(ctx))
+        key = _key_of(params.uri)
+        if watcher is not None and key is not None:
+            watcher.remove(key)
+        return EmptyResult()
+
+    def listed(self, ctx: Request, owner: Owner) -> None:
+        """A session has seen the list: it hears of environments that come and go from now on."""
+        watcher = self._of_session(ctx, owner)
+        if watcher is not None:
+            watcher.add_list()
+
+    async def listen(
+        self, ctx: Request, params: SubscriptionsListenRequestParams
+    ) -> SubscriptionsListenResult:
+        """Serve one stream of 2026-07-28, until the client hangs up."""
+        owner = self._owner_of(ctx)
+        uris = params.notifications.resource_subscriptions or []
+        if len(uris) > MAX_SUBSCRIPTIONS:
+            raise invalid(f"A stream takes at most {MAX_SUBSCRIPTIONS} resources.")
+        if self._streams.get(owner, 0) >= MAX_STREAMS:
+            raise invalid(f"{MAX_STREAMS} streams are open.", "Close one first.")
+        known = self._known(uris, owner)
+        honoured = params.notifications.model_copy(
+            update={"resource_subscriptions": [*known.values()]}
+        )
+        bus = _Bus(self._changes, owner, ctx, known)
+        self._streams[owner] = self._streams.get(owner, 0) + 1
+        try:
+            return await ListenHandler(bus)(
+                ctx, params.model_copy(update={"notifications": honoured})
+            )
+        finally:
+            self._streams[owner] -= 1
+            if not self._streams[owner]:
+                del self._streams[owner]
+
+    def _known(self, uris: list[str], owner: Owner) -> Mapping[Key, str]:
+        known: dict[Key, str] = {}
+        for uri in uris:
+            try:
+                known[self._key(uri, owner)] = uri
+            except WaggleError:
+                continue
+        return known
+
+    def _key(self, uri: str, owner: Owner) -> Key:
+        """What to watch. Raises NotFound, JobNotFound or InvalidArgument."""
+        key = _key_of(uri)
+        if isinstance(key, StreamAddress):
+            self._services.jobs.get(key.environment_id, key.number, owner=owner)
+        elif key is not None:
+            self._services.environments.get(key.environment_id, owner=owner)
+        elif parse_uri(uri) is None:
+            raise unknown()
+        else:
+            raise InvalidArgument(
+                "This cannot be subscribed to.",
+                hint="Environments and streams of executions can, without a query; files cannot.",
+            )
+        return key
+
+    def _of_session(self, ctx: Request, owner: Owner) -> Watcher | None:
+        """The session's watcher, made if need be; None without a session that hears."""
+        connection = _connection(ctx)
+        lasts = connection.session_id is not None or ctx.request is None
+        if ctx.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS or not lasts:
+            return None
+        name = f"waggle/watcher/{owner}"
+        watcher = cast("Watcher | None", connection.state.get(name))
+        if watcher is None:
+            tasks: anyio.abc.TaskGroup = ctx.lifespan_context[TASKS]
+            watcher = self._changes.watch(owner, _sender(connection), tasks)
+            connection.state[name] = watcher
+            connection.exit_stack.callback(watcher.close)
+        return watcher
+
+
+class _Bus:
+    """What happens, as the SDK's handler of a stream wants it: only this owner's, and paced."""
+
+    def __init__(
+        self, changes: Changes, owner: Owner, ctx: Request, known: Mapping[Key, str]
+    ) -> None:
+        self._changes = changes
+        self._owner = owner
+        self._tasks: anyio.abc.TaskGroup = ctx.lifespan_context[TASKS]
+        self._known = known
+
+    async def publish(self, event: ServerEvent) -> None:
+        """Nothing: events come from the services."""
+
+    def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
+        """Open a watcher; what is returned closes it."""
+
+        async def send(event: Event) -> None:
+            listener(event)
+
+        watcher = self._changes.watch(self._owner, send, self._tasks)
+        watcher.add_list()  # the handler drops it for a stream that did not ask
+        for key, uri in self._known.items():
+            watcher.add(key, uri)
+        return watcher.close
+
+
+def _key_of(uri: str) -> Key | None:
+    try:
+        address = parse_uri(uri)
+    except InvalidArgument:
+        return None
+    if isinstance(address, StreamAddress) and address.part == Range():
+        return address
+    return address if isinstance(address, EnvironmentAddress) else None
+
+
+def _connection(ctx: Request) -> Connection:
+    # The SDK (2.3.0) tells handlers to use `connection.exit_stack`, and has no public way to it.
+    return ctx.session._connection  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+def _sender(connection: Connection) -> Callable[[Event], Any]:
+    async def send(event: Event) -> None:
+        if isinstance(event, ResourceUpdated):
+            await connection.send_resource_updated(event.uri)
+        else:
+            await connection.send_resource_list_changed()
+
+    return send

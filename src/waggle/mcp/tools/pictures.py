@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images that a program wrote, shown beside its output. Used by execute and run_command.
+
+What counts as shown needs nothing in the guest: an image file in the program's working directory
+that was not there, or was another, before it ran. Looking costs a listing before and one after,
+so it is done only for programs that name an image file, or when the client asks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import anyio
+from mcp_types import ContentBlock
+
+from waggle.domain.access import Owner
+from waggle.domain.errors import WaggleError
+from waggle.domain.filesystem import FileEntry
+from waggle.domain.job import JobState, JobView
+from waggle.mcp.budget import COPY_BUDGET, wire_size
+from waggle.mcp.errors import clean
+from waggle.mcp.images import MAX_IMAGE_BYTES, image_content, image_type
+from waggle.mcp.resources.uris import file_uri
+from waggle.mcp.results import CommandOutput, ShownImage
+from waggle.service.filesystem import FilesystemService
+
+MAX_IMAGES = 4
+LOOK_SECONDS = 5.0
+"""For a look; a guest that takes longer shows nothing."""
+_SUFFIX = r"\.(?:png|jpe?g|gif|webp|svg)\b"
+_NAMED = re.compile(rf"{_SUFFIX}|\bsavefig\b", re.IGNORECASE)
+_NAME = re.compile(rf"[^/]*{_SUFFIX}\Z", re.IGNORECASE | re.DOTALL)
+
+Seen = Mapping[str, tuple[int, datetime]]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image of the guest. `data` is checked to be one, of the type `kind`."""
+
+    path: str
+    kind: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Album:
+    """Where to look, and what was there before the program ran."""
+
+    files: FilesystemService
+    environment_id: str
+    directory: str
+    owner: Owner
+    before: Seen
+
+    async def new(self, view: JobView) -> list[Picture]:
+        """At most MAX_IMAGES images, by name, of a program that has ended by itself.
+
+        A guest that cannot be asked has none: the program's own result counts.
+        """
+        if view.state is not JobState.EXITED:
+            return []
+        found: list[Picture] = []
+        with anyio.move_on_after(LOOK_SECONDS), contextlib.suppress(WaggleError):
+            listing = await self.files.list(self.environment_id, self.directory, owner=self.owner)
+            for entry in _changed(listing.entries, self.before)[: 2 * MAX_IMAGES]:
+                picture = await self._read(f"{listing.path.rstrip('/')}/{entry.name}")
+                found += [picture] if picture else []
+        return found[:MAX_IMAGES]
+
+    async def _read(self, path: str) -> Picture | None:
+        try:
+            path, read = await self.files.read(
+                self.environment_id, path, owner=self.owner, length=MAX_IMAGE_BYTES
+            )
+        except WaggleError:
+            return None
+        kind = image_type(read.data) if len(read.data) == read.size else None
+        return Picture(path, kind, read.data) if kind else None
+
+
+async def album_of(
+    files: FilesystemService, environment_id: str, directory: str, *, owner: Owner
+) -> Album | None:
+    """Remember what images a directory holds. None when it cannot be listed."""
+    with anyio.move_on_after(LOOK_SECONDS), contextlib.suppress(WaggleError):
+        entries = (await files.list(environment_id, directory, owner=owner)).entries
+        seen = {each.name: (each.size, each.modified) for each in entries if _is_image(each)}
+        return Album(files, environment_id, directory, owner, seen)
+    return None
+
+
+def names_image(program: str | Sequence[str]) -> bool:
+    """Whether a program's text mentions an image file."""
+    return _NAMED.search(program if isinstance(program, str) else " ".join(program)) is not None
+
+
+def _changed(entries: Sequence[FileEntry], before: Seen) -> list[FileEntry]:
+    return [
+        each
+        for each in entries
+        if _is_image(each) and before.get(each.name) != (each.size, each.modified)
+    ]
+
+
+def _is_image(entry: FileEntry) -> bool:
+    """By its name, and small enough; what it really is, its content says."""
+    regular = not entry.is_dir and not entry.is_link
+    return regular and 0 < entry.size <= MAX_IMAGE_BYTES and _NAME.match(entry.name) is not None
+
+
+def hang(
+    environment_id: str, output: CommandOutput, pictures: Sequence[Picture]
+) -> tuple[CommandOutput, str, tuple[ContentBlock, ...]]:
+    """The output with its images named, a line of text about each, and the images that fit."""
+    room = 2 * (COPY_BUDGET - wire_size(output.stdout) - wire_size(output.stderr))
+    shown: list[ContentBlock] = []
+    items: list[ShownImage] = []
+    lines: list[str] = []
+    for picture in pictures:
+        block = image_content(picture.data, picture.kind)
+        room -= len(block.data)
+        fits = room >= 0
+        name, size = " ".join(clean(picture.path, 300).split()), len(picture.data)
+        how = "shown below" if fits else "no room to show it: use read_file"
+        lines.append(f"[image {name}, {picture.kind}, {size} bytes: {how}]")
+        uri = file_uri(environment_id, picture.path)
+        items.append(ShownImage(path=name, mime_type=picture.kind, size=size, uri=uri))
+        if fits:
+            shown.append(block)
+        else:
+            room += len(block.data)
+    named = output.model_copy(update={"images": items}) if items else output
+    return named, "\n".join(lines), tuple(shown)

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clients hear of changes: sessions of 2025 by subscription, 2026-07-28 by a stream."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import anyio
+import pytest
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
+from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
+from mcp_types import (
+    EmptyResult,
+    ResourceListChangedNotification,
+    ResourcesCapability,
+    ResourceUpdatedNotification,
+    SubscribeRequest,
+    SubscribeRequestParams,
+    UnsubscribeRequest,
+    UnsubscribeRequestParams,
+)
+from tests.support.server import (
+    MODERN,
+    Rig,
+    client,
+    created,
+    data_of,
+    raw,
+    request,
+    serving,
+)
+
+from waggle.domain.access import Owner
+from waggle.domain.execution import ExecutionResult
+from waggle.domain.runtime import RuntimeName
+from waggle.mcp.resources.changes import Changes
+from waggle.mcp.resources.subscriptions import MAX_SUBSCRIPTIONS
+from waggle.service.environments import CreateRequest
+
+pytestmark = pytest.mark.anyio
+
+
+async def subscribe(agent: Client, uri: str) -> None:
+    """As 2025 clients do it; 2026-07-28 has removed it."""
+    asked = SubscribeRequest(params=SubscribeRequestParams(uri=uri))
+    await agent.session.send_request(asked, EmptyResult)
+
+
+async def unsubscribe(agent: Client, uri: str) -> None:
+    asked = UnsubscribeRequest(params=UnsubscribeRequestParams(uri=uri))
+    await agent.session.send_request(asked, EmptyResult)
+
+
+@dataclass(slots=True)
+class Heard:
+    """What a 2025 client was told, as URIs; `list` stands for a change of the list."""
+
+    told: list[str] = field(default_factory=list[str])
+    news: anyio.Event = field(default_factory=anyio.Event)
+
+    async def take(self, message: object) -> None:
+        if isinstance(message, ResourceUpdatedNotification):
+            self.told.append(message.params.uri)
+        elif isinstance(message, ResourceListChangedNotification):
+            self.told.append("list")
+        self.news.set()
+
+    async def until(self, enough: Callable[[list[str]], bool]) -> None:
+        with anyio.fail_after(5):
+            while not enough(self.told):
+                self.news = anyio.Event()
+                await self.news.wait()
+
+
+@asynccontextmanager
+async def session(rig: Rig, heard: Heard) -> AsyncGenerator[Client]:
+    transport = streamable_http_client(rig.mcp)
+    async with Client(
+        transport, mode="legacy", read_timeout_seconds=20, message_handler=heard.take
+    ) as agent:
+        yield agent
+
+
+async def talking(rig: Rig, agent: Client) -> tuple[str, Any]:
+    """A program that prints when it is told to: the URI of its stdout, and how to tell it."""
+    environment = await created(agent)
+    guest = rig.host.guests[environment]
+    lines, said = anyio.create_memory_object_stream[bytes](100)
+
+    async def program(_command: object, into: Any) -> ExecutionResult:
+        guest.started.set()
+        with said:
+            async for line in said:
+                into.stdout.feed(line)
+        kept = into.stdout.output(), into.stderr.output()
+        return ExecutionResult(*kept, exit_code=0, signal=None, timed_out=False, duration=0.1)
+
+    guest.programs["talk"] = program
+    arguments = {"environment_id": environment, "command": ["talk"], "background": True}
+    uri = data_of(await agent.call_tool("run_command", arguments))["stdout_uri"]
+    await guest.started.wait()
+    return str(uri), lines
+
+
+def changes_of(rig: Rig) -> Changes:
+    """The server's watchers: the one object of its kind that hears this rig's jobs."""
+    (teller,) = rig.services.jobs._tellers  # pyright: ignore[reportPrivateUsage]  # to look inside
+    return cast("Changes", cast("Any", teller).__self__)
+
+
+async def test_a_session_hears_that_output_grew_and_ended() -> None:
+    heard = Heard()
+    async with serving() as rig, session(rig, heard) as agent:
+        uri, lines = await talking(rig, agent)
+        await subscribe(agent, uri)
+        began = time.monotonic()
+        for _ in range(50):
+            lines.send_nowait(b"line\n")
+        await heard.until(lambda told: uri in told)
+        before = len(heard.told)
+        lines.close()
+        await heard.until(lambda told: len(told) > before)
+        assert len(heard.told) < 3 + time.monotonic() - began
+        (content,) = (await agent.read_resource(uri)).contents
+        assert dict(content.meta or {})["waggle/page"]["size"] == 250
+
+
+async def test_a_session_hears_of_an_environment_and_its_end() -> None:
+    heard = Heard()
+    async with serving() as rig, session(rig, heard) as agent:
+        told = agent.server_capabilities.resources
+        assert told == ResourcesCapability(subscribe=True, list_changed=True)
+        await agent.list_resources()
+        uri, lines = await talking(rig, agent)
+        environment = uri.partition("/executions")[0]
+        await heard.until(lambda told: told == ["list"])
+        await subscribe(agent, environment)
+        await subscribe(agent, uri)
+        lines.close()
+        await heard.until(lambda told: {environment, uri} < {*told})
+        await agent.call_tool("destroy_environment", {"environment_id": environment[-36:]})
+        await heard.until(lambda told: told.count(environment) == 2 and told.count("list") == 2)
+        with pytest.raises(MCPError):
+            await subscribe(agent, environment)
+
+
+async def test_nothing_is_told_after_unsubscribing() -> None:
+    heard = Heard()
+    async with serving() as rig, session(rig, heard) as agent:
+        uri, lines = await talking(rig, agent)
+        other = uri.replace("stdout", "stderr")
+        await subscribe(agent, uri)
+        await subscribe(agent, other)
+        await unsubscribe(agent, uri)
+        await unsubscribe(agent, uri)
+        lines.send_nowait(b"line\n")
+        lines.close()
+        await heard.until(lambda told: told == [other])
+
+
+@pytest.mark.parametrize("uri", ["waggle://environments/{}/files/tmp/x", "{}?offset=1", "x", ""])
+async def test_what_cannot_be_watched_is_refused(uri: str) -> None:
+    async with serving() as rig, session(rig, Heard()) as agent:
+        stream, lines = await talking(rig, agent)
+        lines.close()
+        wanted = uri.format(stream if uri.startswith("{") else stream[22:58])
+        with pytest.raises(MCPError):
+            await subscribe(agent, wanted)
+
+
+async def test_the_subscriptions_of_a_session_are_bounded_and_gone_with_it() -> None:
+    async with serving() as rig:
+        changes = changes_of(rig)
+        async with session(rig, Heard()) as agent:
+            environment = await created(agent)
+            arguments = {"environment_id": environment, "code": "exit 0"}
+            uri = ""
+            for number in range(1, MAX_SUBSCRIPTIONS // 2 + 1):
+                uri = data_of(await agent.call_tool("execute", arguments))["stdout_uri"]
+                assert uri.endswith(f"/{number}/stdout")
+                await subscribe(agent, uri)
+                await subscribe(agent, uri.replace("stdout", "stderr"))
+            await subscribe(agent, uri)
+            with pytest.raises(MCPError, match="100 subscriptions"):
+                await subscribe(agent, f"waggle://environments/{environment}")
+            (watcher,) = changes.watchers
+            assert len(watcher) == MAX_SUBSCRIPTIONS
+        with anyio.fail_after(5):
+            while changes.watchers:
+                await anyio.lowlevel.checkpoint()
+        assert vars(changes) == {"_watched": {}, "_lists": {}, "_watchers": set()}
+
+
+async def test_bare_http_without_a_session_cannot_subscribe() -> None:
+    async with serving() as rig, client(rig) as agent, raw(rig) as http:
+        environment = await created(agent)
+        message = request("resources/subscribe", {"uri": f"waggle://environments/{environment}"})
+        answer = (await http.post("/mcp", json=message)).json()
+        assert "Only a session can subscribe" in answer["error"]["message"]
+
+
+async def test_a_stream_of_2026_hears_the_same_and_only_what_it_may() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        theirs = await rig.services.environments.create(
+            CreateRequest(runtime=RuntimeName.SHELL), owner=Owner("somebody else")
+        )
+        uri, lines = await talking(rig, agent)
+        foreign = f"waggle://environments/{theirs.id}"
+        async with agent.listen(
+            resources_list_changed=True, resource_subscriptions=[uri, foreign, "x"]
+        ) as events:
+            assert events.honored.resource_subscriptions == [uri]
+            await rig.services.environments.destroy(theirs.id, owner=Owner("somebody else"))
+            lines.send_nowait(b"line\n")
+            with anyio.fail_after(5):
+                assert await anext(events) == ResourceUpdated(uri)
+                lines.close()
+                await agent.call_tool("destroy_environment", {"environment_id": uri[22:58]})
+                later: set[object] = set()
+                while len(later) < 2:
+                    later.add(await anext(events))
+            assert later == {ResourceUpdated(uri), ResourcesListChanged()}
+        changes = changes_of(rig)
+        with anyio.fail_after(5):
+            while changes.watchers:
+                await anyio.lowlevel.checkpoint()
+        assert vars(changes) == {"_watched": {}, "_lists": {}, "_watchers": set()}
+
+
+async def test_an_open_stream_does_not_keep_a_server_from_stopping() -> None:
+    async with (
+        serving() as rig,
+        client(rig, MODERN) as agent,
+        agent.listen(resources_list_changed=True),
+    ):
+        with anyio.fail_after(5):
+            assert await rig.web.endpoint.drain(60) == 0

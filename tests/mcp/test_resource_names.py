@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of resources, both ways; and when a client is told of a change."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mcp.shared.uri_template import UriTemplate
+
+from waggle.domain.errors import InvalidArgument
+from waggle.domain.job import StreamName
+from waggle.mcp.resources.pace import SECONDS, Pace
+from waggle.mcp.resources.uris import (
+    FILE_TEMPLATE,
+    STREAM_TEMPLATE,
+    EnvironmentAddress,
+    FileAddress,
+    Range,
+    StreamAddress,
+    environment_uri,
+    file_uri,
+    output_uri,
+    parse_uri,
+)
+
+ID = "0123abcd-0000-4000-8000-00000000000f"
+names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+
+
+@given(names)
+def test_any_name_of_a_file_comes_back(name: str) -> None:
+    path = f"/{name.lstrip('/')}"
+    if path != "/":
+        uri = file_uri(ID, path)
+        assert uri.isascii()
+        assert parse_uri(uri) == FileAddress(ID, path)
+        assert parse_uri(f"{uri}?offset=3&length=4") == FileAddress(ID, path, Range(3, 4))
+
+
+@given(st.integers(1, 10**9 - 1), st.sampled_from(StreamName), st.text(min_size=1, max_size=200))
+def test_streams_and_searches_come_back(number: int, stream: StreamName, search: str) -> None:
+    assert parse_uri(output_uri(ID, number, stream)) == StreamAddress(ID, number, stream)
+    if search.isascii() and "\0" not in search:
+        variables = {"id": ID, "n": str(number), "stream": stream, "search": search}
+        uri = UriTemplate.parse(STREAM_TEMPLATE).expand(variables)
+        assert parse_uri(uri) == StreamAddress(ID, number, stream, Range(search=search))
+
+
+def test_a_client_that_expands_the_template_names_the_same_file() -> None:
+    template = UriTemplate.parse(FILE_TEMPLATE)
+    for path in ("tmp/a b/ü.txt", "/tmp/a b/ü.txt"):
+        uri = template.expand({"id": ID, "path": path, "offset": "5"})
+        assert parse_uri(uri) == FileAddress(ID, "/tmp/a b/ü.txt", Range(5))
+
+
+def test_an_environment_has_one_name() -> None:
+    assert parse_uri(environment_uri(ID)) == EnvironmentAddress(ID)
+    assert parse_uri(environment_uri(ID).replace("abcd", "ABCD")) == EnvironmentAddress(ID)
+    assert parse_uri(f"{environment_uri(ID)}/") == EnvironmentAddress(ID)
+
+
+@given(st.text())
+@pytest.mark.parametrize(
+    "before", ["", "waggle://environments/", f"waggle://environments/{ID}/files/"]
+)
+def test_nothing_that_a_client_sends_breaks_it(before: str, text: str) -> None:
+    address = None
+    with contextlib.suppress(InvalidArgument):
+        address = parse_uri(before + text)
+    if isinstance(address, FileAddress):
+        assert address.path.startswith("/")
+        assert "\0" not in address.path
+        address.path.encode()
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 3), st.booleans()), max_size=40),
+    st.floats(0, 0.5),
+)
+def test_changes_are_told_in_time_and_not_too_often(
+    marks: list[tuple[str, float, bool]], step: float
+) -> None:
+    pace: Pace[str] = Pace()
+    now = 0.0
+    told: dict[str, float] = {}
+    untold: dict[str, float] = {}
+    for event, later, final in marks:
+        now += later
+        pace.mark(event, now, final=final)
+        untold.setdefault(event, now)
+        now += step
+        for each in pace.take(now):
+            if not final or each != event:
+                assert now - told.get(each, -SECONDS) >= SECONDS
+            told[each] = now
+            del untold[each]
+        for each, since in untold.items():
+            assert now - since < SECONDS
+            assert told[each] + SECONDS > now
+    while (due := pace.next()) is not None:
+        for each in pace.take(due):
+            del untold[each]
+    assert untold == {}
