@@ -282,7 +282,7 @@ async def resource_server(scope: str = "waggle") -> AsyncGenerator[tuple[Rig, Is
             None,
             tls=ssl.create_default_context(),
             monotonic=time.monotonic,
-            pace=Pace(fetch=0.5),
+            pace=Pace(fetch=3.0),
         )
         rules = JwtRules(issuer.url, AUDIENCE, scope)
         issued = JwtVerifier(rules, keys, now=time.time, monotonic=time.monotonic)

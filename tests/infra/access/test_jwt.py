@@ -37,7 +37,7 @@ from waggle.infra.access.jwt import JwtRules, JwtVerifier, judge
 pytestmark = pytest.mark.anyio
 
 TLS = ssl.create_default_context()
-FAST = Pace(fetch=0.5)
+FAST = Pace(fetch=3.0)
 
 
 class Clock:
