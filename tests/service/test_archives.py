@@ -85,25 +85,25 @@ def test_a_zip_is_read() -> None:
     assert (entries[b"d/l"].kind, entries[b"d/l"].data) == (Kind.LINK, b"run")
 
 
-@pytest.mark.parametrize(
-    "members, why",
-    [
-        ([("/etc/passwd", {}, b"")], "absolute"),
-        ([("a/../../b", {}, b"")], r"\.\."),
-        ([link("l", "/etc")], "absolute"),
-        ([link("l", "../x")], "out of the tree"),
-        ([link("d/l", "x/../../../y")], "out of the tree"),
-        ([link("l", "d"), ("l/f", {}, b"")], "not a directory"),
-        ([("a", {}, b""), ("a", {}, b"")], "twice"),
-        ([("a/b", {}, b""), ("a", {}, b"")], "twice"),
-        ([link("a", "b", tarfile.LNKTYPE)], "hard link"),
-        ([link("a", "/etc/passwd", tarfile.LNKTYPE)], "hard link"),
-        ([("p", {"type": tarfile.FIFOTYPE}, b"")], "no file, directory or link"),
-        ([("n", {"type": tarfile.CHRTYPE}, b"")], "no file, directory or link"),
-        ([("x" * 256, {}, b"")], "too long"),
-        ([], "empty"),
-    ],
-)
+HOSTILE: list[tuple[list[Any], str]] = [
+    ([("/etc/passwd", {}, b"")], "absolute"),
+    ([("a/../../b", {}, b"")], r"\.\."),
+    ([link("l", "/etc")], "absolute"),
+    ([link("l", "../x")], "out of the tree"),
+    ([link("d/l", "x/../../../y")], "out of the tree"),
+    ([link("l", "d"), ("l/f", {}, b"")], "not a directory"),
+    ([("a", {}, b""), ("a", {}, b"")], "twice"),
+    ([("a/b", {}, b""), ("a", {}, b"")], "twice"),
+    ([link("a", "b", tarfile.LNKTYPE)], "hard link"),
+    ([link("a", "/etc/passwd", tarfile.LNKTYPE)], "hard link"),
+    ([("p", {"type": tarfile.FIFOTYPE}, b"")], "no file, directory or link"),
+    ([("n", {"type": tarfile.CHRTYPE}, b"")], "no file, directory or link"),
+    ([("x" * 256, {}, b"")], "too long"),
+    ([], "empty"),
+]
+
+
+@pytest.mark.parametrize("members, why", HOSTILE)
 def test_a_hostile_archive_is_refused_whole(members: list[Any], why: str) -> None:
     with pytest.raises(InvalidArgument, match=why):
         read_archive(tar(("good", {}, b"x"), *members) if members else tar())

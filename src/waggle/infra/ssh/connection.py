@@ -16,6 +16,7 @@ import asyncssh
 import structlog
 
 from waggle.domain.errors import GuestLost
+from waggle.infra.ssh.brake import BrakedWriter, brake
 from waggle.infra.ssh.keys import KEY_TYPE, EnvironmentKeys
 
 CONNECT_TIMEOUT: Final = 20.0
@@ -27,8 +28,9 @@ _TUNNEL_WINDOW: Final = 128 << 10
 _CIPHERS: Final = ["chacha20-poly1305@openssh.com", "aes128-ctr"]
 log = structlog.get_logger(__name__)
 
-ServeTunnel = Callable[["asyncssh.SSHReader[bytes]", "asyncssh.SSHWriter[bytes]"], Awaitable[None]]
+ServeTunnel = Callable[["asyncssh.SSHReader[bytes]", BrakedWriter], Awaitable[None]]
 """Serves one connection that a program in the guest made to 127.0.0.1, port PROXY_PORT."""
+_Accept = Callable[["asyncssh.SSHReader[bytes]", "asyncssh.SSHWriter[bytes]"], Awaitable[None]]
 
 
 class SshConnection:
@@ -50,6 +52,8 @@ class SshConnection:
         self._proxy_port = proxy_port
         self._timeout = timeout
         self._connection: asyncssh.SSHClientConnection | None = None
+        self.clear = asyncio.Event()
+        """Set while the connection can take more; see `brake`."""
         self._offered = False
         self._turn = asyncio.Lock()
         self._closed = False
@@ -67,7 +71,8 @@ class SshConnection:
                 if self._closed:
                     connection.abort()
                 self._require_open()
-                self._connection = connection
+                self.clear.set()  # who waits for an earlier connection finds it closed
+                self._connection, self.clear = connection, brake(connection)
             if not self._offered:
                 self._offered = await self._offer_proxy(self._connection)
             return self._connection
@@ -121,10 +126,10 @@ class SshConnection:
         """
         if self._proxy is None:
             return True
-        serve = self._proxy
+        serve, clear = self._proxy, self.clear
 
-        def accept(_host: str, _port: int) -> ServeTunnel:
-            return serve
+        def accept(_host: str, _port: int) -> _Accept:
+            return lambda reader, writer: serve(reader, BrakedWriter(writer, clear))
 
         try:
             async with asyncio.timeout(self._timeout):
