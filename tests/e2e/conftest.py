@@ -92,6 +92,7 @@ def aging(
                 environment_id=busy["environment_id"],
                 code=code,
                 timeout_seconds=2 * WORKING_SECONDS,
+                wait_seconds=2 * WORKING_SECONDS,
             ),
             stdout=subprocess.PIPE,
             text=True,

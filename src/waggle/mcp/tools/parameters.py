@@ -22,7 +22,7 @@ Wait = Annotated[
     Annotated[float, Field(json_schema_extra={"minimum": 0, "maximum": MAX_WAIT_SECONDS})] | None,
     Field(
         description="Answer after so many seconds at the latest; a program that still runs then "
-        "goes on as a job. Default 30."
+        "goes on as a job. Default: the operator's choice, usually 30."
     ),
 ]
 Background = Annotated[
