@@ -59,6 +59,7 @@ async def test_the_main_job(era: str) -> None:
             "stderr_bytes_cut": 0,
             "stdout_uri": f"waggle://environments/{made_id}/executions/1/stdout",
             "stderr_uri": f"waggle://environments/{made_id}/executions/1/stderr",
+            "diagnosis": None,
             "images": [],
         }
         assert text_of(ran) == "stdout:\n42\nstderr:\noh\nexit code: 0 (250 ms)"

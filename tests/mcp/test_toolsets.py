@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import pytest
 from mcp import Client
-from tests.support.server import default_tools, error_of, unused_services
+from tests.support.server import Setup, default_tools, error_of, mcp_server, unused_services
 
 from waggle.domain.toolset import Toolset
 from waggle.mcp.instructions import instructions
-from waggle.mcp.server import build_mcp
 from waggle.mcp.tools import all_tools
 
 ALL = [tool.name for tool in default_tools()]
@@ -24,8 +22,8 @@ def offered(*toolsets: Toolset) -> list[str]:
 
 @pytest.mark.anyio
 async def test_what_is_not_offered_is_neither_listed_nor_called() -> None:
-    server = build_mcp(replace(unused_services(), toolsets={Toolset.RUN, Toolset.PORTS}))
-    async with Client(server) as agent:
+    toolsets = {Toolset.RUN, Toolset.PORTS}
+    async with mcp_server(Setup(toolsets=toolsets)) as server, Client(server) as agent:
         names = {tool.name for tool in (await agent.list_tools()).tools}
         assert names == {"run_code", "expose_port", "unexpose_port"}
         refused = error_of(await agent.call_tool("execute", {"code": "1"}))
@@ -50,5 +48,5 @@ def test_the_instructions_name_only_what_is_offered(left_out: Toolset) -> None:
 
 def test_the_steps_are_numbered_without_gaps() -> None:
     text = instructions(offered(Toolset.ENVIRONMENTS, Toolset.FILES))
-    assert re.findall(r"^(\d)\.", text, re.M) == ["1", "2", "3"]
+    assert re.findall(r"^(\d)\.", text, re.M) == ["1", "2", "3", "4"]
     assert instructions(offered(Toolset.RUN)).count("\n") == 2

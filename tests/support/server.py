@@ -8,7 +8,7 @@ era. Everything ends with the `async with`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -28,6 +28,7 @@ from waggle.domain.environment import Resources
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.observer import Observer
 from waggle.domain.runtime import Runtime, RuntimeName
+from waggle.domain.toolset import ALL_TOOLSETS, Toolset
 from waggle.domain.tree import MAX_RECORDS_BYTES
 from waggle.infra.spool import Spool
 from waggle.mcp.context import Services
@@ -77,6 +78,7 @@ class Setup:
     scrape: Scrape | None = None
     per_owner: int = 0
     rates: RateLimiter | None = None
+    toolsets: Collection[Toolset] = ALL_TOOLSETS
 
 
 @dataclass(slots=True)
@@ -132,6 +134,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
         ports=PortService(environments),
         execution_limits=EXECUTION,
         heartbeat=setup.heartbeat,
+        toolsets=setup.toolsets,
         rates=setup.rates,
         observer=setup.observer or Observer(),
     )

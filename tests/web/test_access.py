@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import ssl
+import tarfile
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -128,6 +131,13 @@ async def test_health_is_for_everybody() -> None:
         assert (await http.get("/readyz")).status_code == 200
 
 
+def archive() -> str:
+    """A whole archive with nothing in it, in base64."""
+    into = io.BytesIO()
+    tarfile.open(fileobj=into, mode="w:gz").close()
+    return base64.b64encode(into.getvalue()).decode()
+
+
 @pytest.mark.parametrize("era", ERAS)
 async def test_owners_do_not_meet(era: str) -> None:
     """Whatever bob tries on ann's environment ends as with one that never was, word for word."""
@@ -143,6 +153,14 @@ async def test_owners_do_not_meet(era: str) -> None:
         "write_file": {"path": "a", "content": "b"},
         "read_file": {"path": "a"},
         "list_files": {},
+        "search_files": {"name": "*"},
+        "edit_file": {"path": "a", "old_text": "b", "new_text": "c"},
+        "upload_files": {"archive": archive()},
+        "download_files": {},
+        "get_environment": {},
+        "extend_environment": {"minutes": 5},
+        "expose_port": {"port": 8000},
+        "unexpose_port": {"port": 8000},
         "destroy_environment": {},
     }
     async with (
@@ -161,7 +179,7 @@ async def test_owners_do_not_meet(era: str) -> None:
             assert str(refused).replace(hers, nobody) == str(unknown)
         assert data_of(await ann.call_tool("list_environments", {}))["count"] == 1
         tools = {tool.name for tool in (await bob.list_tools()).tools}
-        takers = tools - {"create_environment", "list_environments"}
+        takers = tools - {"create_environment", "list_environments", "run_code"}
         assert takers == attempts.keys(), "a new tool needs an attempt here"
         # Destroyed ones stay hers, too.
         await ann.call_tool("destroy_environment", {"environment_id": hers})

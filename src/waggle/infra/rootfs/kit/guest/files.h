@@ -48,6 +48,15 @@ void put_flush(void);
 // many bytes that were.
 long put_line(const char *begin, const char *end, const char *focus);
 
+// content.c: what a search looks for in files: a text, or else an expression; neither means names.
+void seek_content(char *text, const char *pattern, bool folds);
+bool seeks_content(void);
+// What of a file's SIZE bytes is searched, as long as they are and NUL-terminated: folded for a
+// text, valid UTF-8 for an expression. It lives until the next call.
+const char *content_of(const char *shown, size_t size);
+// Where the next match begins, from the beginning of a line on; NULL when there is none.
+const char *next_match(const char *from);
+
 int search(int argc, char **argv);
 int pack(int argc, char **argv);
 int unpack(int argc, char **argv);

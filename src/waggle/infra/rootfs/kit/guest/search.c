@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // search [-i] [-n REGEX] [-x REGEX] [-t TEXT | -e REGEX] -m RESULTS -c CONTEXT -s SECONDS ROOT
 // Finds what -n matches by its path below ROOT, or the lines in those files that hold TEXT or match
-// an expression. PATH is empty when ROOT is a file. -i takes letters of ASCII in TEXT, and all letters in expressions, as the same.
+// an expression. PATH is empty when ROOT is a file. -i takes letters of ASCII in TEXT, and all
+// letters in expressions, as the same.
 // Prints NUL-terminated fields:
 //   f PATH KIND SIZE                         a name that matches; KIND is f, d, l or o
 //   m PATH LINE COLUMN BEFORE LINES          a line that matches, BEFORE of those LINES before it
@@ -22,15 +23,12 @@
 #define MAX_PRINTED (1l << 20)
 
 static struct walk walk;
-static regex_t *wanted_name, *expression;
-static char *text;
-static size_t text_size;
-static bool folds;
+static regex_t *wanted_name;
 static long max_results, results, context, searched, binary, large, printed;
 static long long total;
 
-// `data` is what is searched, with its letters folded where that is asked for; `shown` as it is.
-static char *data, *shown;
+static char *shown; // a file as it is; `data` is what content.c made of it, as long
+static const char *data;
 static size_t data_size;
 
 static void finish(const char *why) {
@@ -97,39 +95,16 @@ static void put_match(const char *path, long line, const char *begin, const char
   counted();
 }
 
-// Where the next match begins, from the beginning of a line on; NULL when there is none.
-static char *next_match(char *from) {
-  if (text) return memmem(from, (size_t)(data + data_size - from), text, text_size);
-  regmatch_t match;
-  return regexec(expression, from, 1, &match, 0) == 0 ? from + match.rm_so : NULL;
-}
-
 static void search_data(const char *path) {
   long line = 1;
-  char *counted_to = data;
-  for (char *from = data, *at; from < data + data_size && !walk.stopped;) {
-    if (!(at = next_match(from)) || at >= data + data_size) return;
+  const char *counted_to = data;
+  for (const char *from = data, *at; from < data + data_size && !walk.stopped;) {
+    if (!(at = next_match(from))) return;
     const char *begin = line_begin(shown + (at - data));
-    char *folded_begin = data + (begin - shown);
+    const char *folded_begin = data + (begin - shown);
     for (; counted_to < folded_begin; counted_to++) line += *counted_to == '\n';
     put_match(path, line, begin, shown + (at - data));
     from = data + (line_end(begin) - shown) + 1;
-  }
-}
-
-// Make `data` of what was read: folded for TEXT, valid UTF-8 for an expression, as long as it was.
-static void prepare(void) {
-  memcpy(data, shown, data_size);
-  data[data_size] = 0;
-  if (text && folds)
-    for (char *at = data; at < data + data_size; at++)
-      if (*at >= 'A' && *at <= 'Z') *at |= 0x20;
-  if (text) return;
-  for (char *at = data; *at;) {
-    wchar_t wide;
-    int size = *at & 0x80 ? mbtowc(&wide, at, 4) : 1;
-    if (size <= 0) *at = '?', size = 1;
-    at += size;
   }
 }
 
@@ -149,7 +124,7 @@ static void search_file(int directory, const char *name, const char *path) {
     searched++;
     total += size;
     data_size = (size_t)size;
-    prepare();
+    data = content_of(shown, data_size);
     search_data(path);
     if (!walk.stopped && total > MAX_TOTAL) walk.stopped = "bytes";
   }
@@ -161,7 +136,7 @@ static const char *kind(mode_t mode) {
 
 static void visit(int directory, const char *name, const char *path, const struct stat *about) {
   if (wanted_name && !matches(wanted_name, path)) return;
-  if (text || expression) {
+  if (seeks_content()) {
     if (S_ISREG(about->st_mode)) search_file(directory, name, path);
     return;
   }
@@ -177,6 +152,8 @@ static void visit(int directory, const char *name, const char *path, const struc
 
 static void take_options(int argc, char **argv) {
   const char *name = NULL, *pattern = NULL, *excluded = NULL;
+  char *text = NULL;
+  bool folds = false;
   for (int option; (option = getopt(argc, argv, "in:x:t:e:m:c:s:")) != -1;) switch (option) {
     case 'i': folds = true; break;
     case 'n': name = optarg; break;
@@ -191,10 +168,7 @@ static void take_options(int argc, char **argv) {
   int flags = folds ? REG_ICASE : 0;
   if (name) wanted_name = compile(name, flags | REG_NOSUB);
   if (excluded) walk.exclude = compile(excluded, REG_NOSUB);
-  if (pattern) expression = compile(pattern, flags | REG_NEWLINE);
-  if (text) text_size = strlen(text);
-  for (char *at = text; folds && at && *at; at++)
-    if (*at >= 'A' && *at <= 'Z') *at |= 0x20;
+  seek_content(text, pattern, folds);
 }
 
 int search(int argc, char **argv) {
@@ -202,9 +176,8 @@ int search(int argc, char **argv) {
   walk.visit = visit;
   signal(SIGALRM, on_alarm);
   take_options(argc, argv);
-  data = malloc(MAX_FILE + 2);
-  shown = malloc(MAX_FILE + 2);
-  if (optind + 1 != argc || !data || !shown) return 2;
+  shown = malloc(MAX_FILE + 1);
+  if (optind + 1 != argc || !shown) return 2;
   if (!walk_tree(&walk, argv[optind])) return dprintf(2, "%s\n", strerror(errno)), 1;
   hold_alarm(true);
   finish(walk.stopped ? walk.stopped : "");

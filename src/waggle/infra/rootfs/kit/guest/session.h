@@ -37,6 +37,12 @@ void write_code(struct job *job);
 int run(const char *id);
 int kill_run(const char *id);
 
+// program.c: where the program is, as execvp looks for it; the interpreter or loader that its file
+// names. Each returns false when there is none.
+#define MAX_NAME 512
+bool find_program(const char *name, char file[MAX_NAME]);
+bool interpreter_of(const char *file, char needs[MAX_NAME]);
+
 // why.c: remember how things are before a run; note, as the child, why its program could not be
 // executed; leave a record of a run that failed. `why ID` prints it and returns the exit code.
 void watch_run(void);

@@ -7,7 +7,6 @@
 //   forks REFUSED LIMIT; disk FREE ALL, inodes FREE ALL, shm FREE ALL; unrouted N; unheard N
 #include "session.h"
 
-#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -20,7 +19,6 @@
 #include <unistd.h>
 
 #define RECORDS KIT "/run/why"
-#define MAX_NAME 512
 #define MAX_DEPTH 4 // a script's interpreter may be a script
 #define OUT_NO_ROUTES 12 // the field of that name in the lines "Ip:"
 #define NO_PORTS 2       // and in the lines "Udp:"
@@ -82,48 +80,6 @@ void watch_run(void) {
   exec_failure = mmap(NULL, sizeof *exec_failure, PROT_READ | PROT_WRITE,
                       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (exec_failure == MAP_FAILED) exec_failure = NULL;
-}
-
-// The interpreter or loader that a program file names; false when it names none.
-static bool interpreter_of(const char *file, char needs[MAX_NAME]) {
-  union {
-    char text[4096];
-    Elf64_Ehdr elf;
-  } head = {{0}};
-  int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  bool found = fd >= 0 && read(fd, head.text, sizeof head.text - 1) > 2;
-  if (found && !strncmp(head.text, "#!", 2)) {
-    const char *name = head.text + 2 + strspn(head.text + 2, " \t");
-    snprintf(needs, MAX_NAME, "%.*s", (int)strcspn(name, " \t\n"), name);
-  } else if (found && !memcmp(head.text, ELFMAG, SELFMAG)) {
-    found = false;
-    Elf64_Phdr part;
-    for (int i = 0; !found && i < head.elf.e_phnum && i < 64; i++) {
-      off_t at = (off_t)(head.elf.e_phoff + (size_t)i * sizeof part);
-      if (pread(fd, &part, sizeof part, at) != sizeof part) break;
-      if (part.p_type != PT_INTERP) continue;
-      ssize_t size = pread(fd, needs, MAX_NAME - 1, (off_t)part.p_offset);
-      if (size > 0) needs[size] = 0, found = true;
-    }
-  } else {
-    found = false;
-  }
-  if (fd >= 0) close(fd);
-  return found && *needs;
-}
-
-// Where the program is, as execvp looks for it.
-static bool find_program(const char *name, char file[MAX_NAME]) {
-  snprintf(file, MAX_NAME, "%s", name);
-  if (strchr(name, '/')) return access(file, F_OK) == 0;
-  const char *path = getenv("PATH");
-  for (const char *at = path ? path : ""; *at; at += *at == ':') {
-    int length = (int)strcspn(at, ":");
-    snprintf(file, MAX_NAME, "%.*s/%s", length, at, name);
-    if (access(file, F_OK) == 0) return true;
-    at += length;
-  }
-  return false;
 }
 
 void note_exec_failure(const char *name, int error) {
