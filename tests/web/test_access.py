@@ -156,7 +156,7 @@ async def test_owners_do_not_meet(era: str) -> None:
         "search_files": {"name": "*"},
         "edit_file": {"path": "a", "old_text": "b", "new_text": "c"},
         "upload_files": {"archive": archive()},
-        "download_files": {},
+        "download_files": {"path": "a"},
         "get_environment": {},
         "extend_environment": {"minutes": 5},
         "expose_port": {"port": 8000},

@@ -16,6 +16,7 @@ import pytest
 from tests.infra.ssh.peer import peer, private_host_key, raw_peer
 
 from waggle.domain.errors import GuestLost
+from waggle.infra.ssh.brake import BrakedWriter
 from waggle.infra.ssh.connection import ATTEMPTS, SshConnection
 from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
 
@@ -167,7 +168,7 @@ async def test_closing_ends_a_connect_under_way_and_every_later_one() -> None:
 async def test_the_proxy_is_offered_and_serves_what_the_guest_connects() -> None:
     served = asyncio.Event()
 
-    async def proxy(reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]) -> None:
+    async def proxy(reader: asyncssh.SSHReader[bytes], writer: BrakedWriter) -> None:
         writer.write(await reader.readexactly(4))
         writer.close()
         served.set()
@@ -186,9 +187,7 @@ async def test_the_proxy_is_offered_and_serves_what_the_guest_connects() -> None
 
 
 async def test_a_taken_proxy_port_costs_the_network_but_not_the_guest() -> None:
-    async def proxy(
-        reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]
-    ) -> None: ...
+    async def proxy(reader: asyncssh.SSHReader[bytes], writer: BrakedWriter) -> None: ...
 
     async with peer(forwards=True) as made:
         port = free_port()
