@@ -75,7 +75,7 @@ class Bringing:
         self, blob: Descriptor, directory: Path, meter: Meter
     ) -> Callable[[], Awaitable[None]]:
         async def fetch() -> None:
-            incoming = await asyncio.to_thread(Incoming, directory / blob.hex)
+            incoming = Incoming(directory / blob.hex)  # in a thread, a cancel would lose it open
 
             async def from_one(server: Endpoint) -> None:
                 try:
