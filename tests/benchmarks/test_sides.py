@@ -51,7 +51,7 @@ def test_the_bare_machine_is_the_same_machine(accelerator: str) -> None:
 
 def ours_argv(settings: Settings, accelerator: str) -> list[str]:
     resources = Resources(settings.default_cpus, settings.default_memory_mb, settings.scratch_mb)
-    fds = Descriptors(3, 4, 5, 6, 7, monitor=8, console=9, agent=10)
+    fds = Descriptors(3, 4, 5, 6, 7, monitor=8, console=9, agent=10, renewal=11)
     return qemu_argv(
         settings.qemu_binary, accelerator=accelerator, resources=resources, ssh_port=1, fds=fds
     )

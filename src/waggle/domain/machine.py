@@ -7,7 +7,7 @@ Knows nothing of images, SSH or MCP: disks are files, the guest is a port and a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -98,5 +98,49 @@ class Hypervisor(Protocol):
         Raises BootFailed, with the console's last lines, when the process exits, the kernel
         panics or `boot_timeout` passes. A failed or cancelled boot leaves nothing behind; the
         caller owns the returned machine and must `stop` it.
+        """
+        ...
+
+
+class FreezableMachine(Machine, Protocol):
+    """A machine that can be frozen, whose copies then go on from that moment."""
+
+    async def freeze(self, directory: Path) -> None:
+        """End it, with all of its state but its disks in an existing directory.
+
+        Close what is connected to the guest before: copies would find it broken. Raises
+        BootFailed, OSError. Not to be repeated; `stop` it in any case. A crash may leave part of
+        it: what counts as frozen is for the caller to mark.
+        """
+        ...
+
+
+class ResumedMachine(Machine, Protocol):
+    """The copy of a frozen machine. It is that machine's twin until it is renewed."""
+
+    async def renew(self, records: Mapping[str, bytes]) -> None:
+        """Give it an identity of its own, fresh random state, and the time, within 50 ms.
+
+        `records` are those of the identity disk. Raises GuestLost: it must not be used then.
+        """
+        ...
+
+
+class FreezingHypervisor(Hypervisor, Protocol):
+    """A hypervisor that freezes machines and resumes copies of them, any number at once."""
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """What a frozen machine is locked to: it resumes only where all of this is the same."""
+        ...
+
+    async def boot_freezable(self, spec: MachineSpec) -> FreezableMachine:
+        """Boot a machine that can be frozen; as `boot` in everything else."""
+        ...
+
+    async def resume(self, spec: MachineSpec, frozen: Path) -> ResumedMachine:
+        """Go on from a frozen machine, as a copy that shares the memory that it does not write.
+
+        `spec` must name the same kernel, kit, image and resources, and a scratch disk that is a
+        copy of the frozen machine's. Raises as `boot` does; the caller owns the machine.
         """
         ...

@@ -14,7 +14,15 @@ from waggle.domain.environment import Resources
 from waggle.infra.qemu.argv import COMMAND_LINE, Descriptors, qemu_argv
 
 FDS = Descriptors(
-    kernel=10, kit=11, image=12, scratch=13, identity=14, monitor=15, console=16, agent=17
+    kernel=10,
+    kit=11,
+    image=12,
+    scratch=13,
+    identity=14,
+    monitor=15,
+    console=16,
+    agent=17,
+    renewal=18,
 )
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from waggle.infra.guest.records import MAX_NAME
 from waggle.infra.rootfs.identity import (
     MAX_ENVIRONMENT,
-    MAX_NAME,
     MAX_PATH,
     MAX_USER,
     identity_disk,

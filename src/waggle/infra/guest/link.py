@@ -20,6 +20,7 @@ from waggle.infra.guest.console import Console
 from waggle.infra.tasks import end
 
 AGENT_PORT = "org.qemu.guest_agent.0"
+RENEWAL_PORT = "waggle.renewal"
 KERNEL_ARGUMENTS = (
     "root=/dev/vda rootfstype=erofs ro init=/init console=hvc0 panic=-1 quiet random.trust_cpu=on"
 )
@@ -50,13 +51,16 @@ class GuestLink:
         else:
             await self._follow_pipe(console)
         await self._follow(messages, self.console.follow_messages)
-        reader, writer = await asyncio.open_connection(sock=agent, limit=MAX_ANSWER)
+        self._agent = GuestAgent(*await self.open(agent))
+
+    async def open(self, wire: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Streams over one more descriptor, closed with the others."""
+        reader, writer = await asyncio.open_connection(sock=wire, limit=MAX_ANSWER)
         self._writers.append(writer)
-        self._agent = GuestAgent(reader, writer)
+        return reader, writer
 
     async def _follow(self, wire: socket.socket, read: Follow) -> None:
-        reader, writer = await asyncio.open_connection(sock=wire)
-        self._writers.append(writer)
+        reader, _ = await self.open(wire)
         self._followers.append(asyncio.create_task(read(reader)))
 
     async def _follow_pipe(self, pipe: io.FileIO) -> None:

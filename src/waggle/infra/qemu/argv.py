@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from waggle.domain.environment import Resources
 from waggle.domain.machine import GUEST_SSH_PORT
-from waggle.infra.guest.link import AGENT_PORT, KERNEL_ARGUMENTS
+from waggle.infra.guest.link import AGENT_PORT, KERNEL_ARGUMENTS, RENEWAL_PORT
 
 COMMAND_LINE = f"{KERNEL_ARGUMENTS} reboot=t"
+MACHINE = "microvm,acpi=off,isa-serial=off,rtc=on,pcie=off,usb=off"
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _TRANSLATION_BUFFER_MIB = 256
 """A boot alone fills 64, and QEMU then drops all translated code. Costs memory as it is used."""
@@ -22,7 +23,11 @@ _TRANSLATION_BUFFER_MIB = 256
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """File descriptors that the process inherits. The sockets are connected."""
+    """File descriptors that the process inherits. The sockets are connected.
+
+    With `ram` alone the machine's memory is that file; with `state`, too, the machine waits to be
+    resumed from both, and what it writes to its memory is its own.
+    """
 
     kernel: int
     kit: int
@@ -32,11 +37,16 @@ class Descriptors:
     monitor: int
     console: int
     agent: int
+    renewal: int
+    ram: int | None = None
+    state: int | None = None
 
     def all(self) -> tuple[int, ...]:
         """Every one of them, in the order of the fields."""
         disks = (self.kit, self.image, self.scratch, self.identity)
-        return (self.kernel, *disks, self.monitor, self.console, self.agent)
+        channels = (self.monitor, self.console, self.agent, self.renewal)
+        frozen = (fd for fd in (self.ram, self.state) if fd is not None)
+        return (self.kernel, *disks, *channels, *frozen)
 
 
 def qemu_argv(
@@ -47,7 +57,8 @@ def qemu_argv(
     if accelerator == "tcg":
         accel = f"tcg,thread=multi,tb-size={_TRANSLATION_BUFFER_MIB}"
     return [
-        *(binary, "-M", "microvm,acpi=off,isa-serial=off,rtc=on,pcie=off,usb=off"),
+        *(binary, "-M", MACHINE if fds.ram is None else f"{MACHINE},memory-backend=ram"),
+        *_ram(fds, resources.memory_mib),
         *("-accel", accel, "-cpu", "host" if accelerator == "kvm" else "max"),
         *("-smp", str(resources.cpus), "-m", f"{resources.memory_mib}M"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
@@ -64,6 +75,14 @@ def qemu_argv(
         *_disk("scratch", fds.scratch, 3, read_only=False),
         *_disk("identity", fds.identity, 4, read_only=True),
     ]
+
+
+def _ram(fds: Descriptors, mib: int) -> list[str]:
+    if fds.ram is None:
+        return []
+    share = "on" if fds.state is None else "off"
+    file = f"memory-backend-file,id=ram,size={mib}M,mem-path=/proc/self/fd/{fds.ram},share={share}"
+    return ["-object", file, *(() if fds.state is None else ("-incoming", "defer"))]
 
 
 def _channels(fds: Descriptors) -> list[str]:
@@ -83,6 +102,8 @@ def _channels(fds: Descriptors) -> list[str]:
         ),
         *("-chardev", f"socket,id=agent,fd={fds.agent}"),
         *("-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"),
+        *("-chardev", f"socket,id=renewal,fd={fds.renewal}"),
+        *("-device", f"virtserialport,chardev=renewal,name={RENEWAL_PORT}"),
     ]
 
 

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boot machines with QEMU's `microvm`; implements `domain.machine.Hypervisor`.
+"""Boot machines with QEMU's `microvm`; implements `domain.machine.FreezingHypervisor`.
 
 Starts one confined QEMU per machine with everything passed as descriptors, then waits for the
-first of: the guest's ready line, the process's end, a panic on the console, the deadline.
+first of: the guest's ready line, the process's end, a panic on the console, the deadline. A frozen
+machine is a directory with two files, RAM and STATE.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from waggle.domain.errors import BootFailed, PortTaken
@@ -16,8 +20,10 @@ from waggle.domain.machine import MachineSpec
 from waggle.infra.confined import ConfinedProcess
 from waggle.infra.guest.boot import until_booted
 from waggle.infra.guest.console import Console
-from waggle.infra.qemu.argv import qemu_argv
-from waggle.infra.qemu.machine import QemuMachine
+from waggle.infra.qemu.argv import MACHINE, qemu_argv
+from waggle.infra.qemu.identity import host_cpu, program_digest
+from waggle.infra.qemu.machine import RAM, STATE, QemuMachine
+from waggle.infra.qemu.ram import load_ram, new_ram
 from waggle.infra.qemu.wires import open_wires
 
 _PORT_TAKEN = "host forwarding rule"
@@ -38,7 +44,37 @@ class QemuHypervisor:
 
         Raises BootFailed, PortTaken, or SetupIncomplete when QEMU itself cannot be started.
         """
-        machine = self._start(spec)
+        return await self._until_booted(self._start(spec), spec)
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """See `domain.machine.FreezingHypervisor.fingerprint`. Raises SetupIncomplete."""
+        return {
+            "vmm": program_digest(self._binary),
+            "machine": MACHINE,
+            "accelerator": self._accelerator,
+            "cpu": "max" if self._accelerator == "tcg" else host_cpu(),
+        }
+
+    async def boot_freezable(self, spec: MachineSpec) -> QemuMachine:
+        """See `domain.machine.FreezingHypervisor.boot_freezable`."""
+        ram = new_ram(spec.resources.memory_mib)
+        try:
+            machine = self._start(spec, ram=ram)
+        except BaseException:
+            os.close(ram)
+            raise
+        return await self._until_booted(machine, spec)
+
+    async def resume(self, spec: MachineSpec, frozen: Path) -> QemuMachine:
+        """See `domain.machine.FreezingHypervisor.resume`."""
+        ram = await asyncio.to_thread(load_ram, frozen / RAM)
+        try:
+            machine = self._start(spec, ram=ram, state=frozen / STATE)
+        finally:
+            os.close(ram)
+        return await self._until_booted(machine, spec)
+
+    async def _until_booted(self, machine: QemuMachine, spec: MachineSpec) -> QemuMachine:
         try:
             await until_booted(machine, spec.boot_timeout)
         except BootFailed as error:
@@ -47,12 +83,14 @@ class QemuHypervisor:
             raise
         return machine
 
-    def _start(self, spec: MachineSpec) -> QemuMachine:
+    def _start(
+        self, spec: MachineSpec, *, ram: int | None = None, state: Path | None = None
+    ) -> QemuMachine:
         """Open everything, start QEMU, close what only QEMU needs."""
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
             console = Console(spec.console_log)
             undo.callback(console.close)
-            wires, inherited = open_wires(spec, undo, theirs)
+            wires, inherited = open_wires(spec, undo, theirs, ram=ram, state=state)
             argv = qemu_argv(
                 self._binary,
                 accelerator=self._accelerator,
@@ -68,7 +106,9 @@ class QemuHypervisor:
                 groups=self._groups(),
             )
             undo.pop_all()
-            return QemuMachine(spec.id, process, console, wires)
+            resumed_from = inherited.descriptors.state
+            own = ram if state is None else None
+            return QemuMachine(spec.id, process, console, wires, ram=own, state=resumed_from)
 
     def _groups(self) -> list[int]:
         """The group that may use /dev/kvm, for a QEMU that is not root."""

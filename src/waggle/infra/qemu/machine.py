@@ -1,25 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """One QEMU: its process, its console, its agent and its monitor.
 
-Made and booted by `hypervisor`. Owns all of these from its first moment, so that `stop` releases
-everything however far the boot got.
+Made and booted, or resumed, by `hypervisor`. Owns all of these from its first moment, so that
+`stop` releases everything however far the boot got.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
 
 from qemu.qmp import QMPClient, QMPError
 
 from waggle.domain.environment import MachineIdentity
-from waggle.domain.errors import GuestLost
+from waggle.domain.errors import BootFailed, GuestLost
 from waggle.infra.confined import ConfinedProcess
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.link import GuestLink, explain
+from waggle.infra.guest.renewal import Renewal
+from waggle.infra.qemu import freezing
+from waggle.infra.qemu.ram import save_ram
 from waggle.infra.qemu.wires import Wires
 from waggle.infra.tasks import end, finish
 
+RAM, STATE = "ram", "state"
+"""The files of a frozen machine."""
 _LAST_SECONDS = 2.0
 """How long the connection to the monitor of a dead QEMU may take to fail."""
 
@@ -27,8 +35,24 @@ _LAST_SECONDS = 2.0
 class QemuMachine:
     """A machine; implements `domain.machine.Machine` once `until_ready` has returned None."""
 
-    def __init__(self, name: str, process: ConfinedProcess, console: Console, wires: Wires) -> None:
+    def __init__(
+        self,
+        name: str,
+        process: ConfinedProcess,
+        console: Console,
+        wires: Wires,
+        *,
+        ram: int | None = None,
+        state: int | None = None,
+    ) -> None:
+        """`ram` is the memory's file if it can be frozen; closed with the machine.
+
+        `state` is QEMU's descriptor of what it is to resume from; without it, QEMU boots.
+        """
         self._process = process
+        self._ram = ram
+        self._state = state
+        self._renewal: Renewal | None = None
         self._link = GuestLink(console)
         self._wires = wires
         self._monitor = QMPClient(name)
@@ -40,6 +64,7 @@ class QemuMachine:
         """Start to listen on every wire. A QEMU that ends meanwhile is for `until_ready` to see."""
         wires = self._wires
         await self._link.connect(wires.console, wires.messages, wires.agent)
+        self._renewal = Renewal(*await self._link.open(wires.renewal))
         self._connecting = asyncio.create_task(self._connect_monitor())
         await asyncio.shield(self._connecting)
 
@@ -50,7 +75,45 @@ class QemuMachine:
 
     async def until_ready(self) -> str | None:
         """Wait for the guest; the cause when it panics or ends instead. Safe to cancel."""
-        return await self._link.until_ready(self.wait)
+        if self._state is None:
+            return await self._link.until_ready(self.wait)
+        return await self._unless_ended(freezing.resume(self._monitor, self._state))
+
+    async def freeze(self, directory: Path) -> None:
+        """End it, frozen into a directory; see `domain.machine.FreezableMachine.freeze`."""
+        if self._ram is None:
+            raise BootFailed("This machine's memory is not in a file, so it cannot be frozen.")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(directory / STATE, flags, 0o600), "wb") as state:
+            writing = freezing.freeze(self._monitor, state.fileno())
+            if (cause := await self._unless_ended(writing)) is not None:
+                raise BootFailed(f"The machine could not be frozen: {cause}.")
+            await self._process.kill()
+            await asyncio.to_thread(os.fsync, state.fileno())
+        await finish(asyncio.to_thread(save_ram, self._ram, directory / RAM))
+        await self.stop()
+
+    async def renew(self, records: Mapping[str, bytes]) -> None:
+        """Make the copy of a frozen machine another one; see `domain.machine.Machine.renew`."""
+        if self._renewal is None:
+            raise GuestLost("The machine is not connected.")
+        await self._renewal.renew(records)
+
+    async def _unless_ended(self, work: Coroutine[None, None, None]) -> str | None:
+        """Do work of the monitor; why it failed, or why QEMU ended meanwhile."""
+        working = asyncio.ensure_future(work)
+        ended = asyncio.ensure_future(self.wait())
+        try:
+            await asyncio.wait({working, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                return ended.result()
+            if (error := working.exception()) is None:
+                return None
+            if isinstance(error, QMPError | OSError | EOFError | BootFailed):
+                return f"QEMU refused: {error}"
+            raise error
+        finally:
+            await end(working, ended)
 
     @property
     def identity(self) -> MachineIdentity:
@@ -100,6 +163,8 @@ class QemuMachine:
             await _disconnect(self._monitor)
             await self._link.close()
             self._wires.close()
+            if self._ram is not None:
+                os.close(self._ram)
 
 
 async def _disconnect(monitor: QMPClient) -> None:

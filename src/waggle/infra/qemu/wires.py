@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What connects a QEMU to the server: four socket pairs, and the files that it gets as descriptors.
+"""What connects a QEMU to the server: five socket pairs, and the files that it gets as descriptors.
 
 Used by `hypervisor` only. Opens and closes; knows nothing of what is said over them.
 """
@@ -19,16 +19,17 @@ from waggle.infra.qemu.argv import Descriptors
 
 @dataclass(frozen=True, slots=True)
 class Wires:
-    """Our ends: QMP, the guest's console, the guest agent, QEMU's own error messages."""
+    """Our ends: QMP, the guest's console and agent, its renewal, QEMU's own error messages."""
 
     monitor: socket.socket
     console: socket.socket
     agent: socket.socket
+    renewal: socket.socket
     messages: socket.socket
 
     def close(self) -> None:
         """Close all that still is open. Idempotent."""
-        for end in (self.monitor, self.console, self.agent, self.messages):
+        for end in (self.monitor, self.console, self.agent, self.renewal, self.messages):
             end.close()
 
 
@@ -41,9 +42,16 @@ class Inherited:
 
 
 def open_wires(
-    spec: MachineSpec, ours: contextlib.ExitStack, theirs: contextlib.ExitStack
+    spec: MachineSpec,
+    ours: contextlib.ExitStack,
+    theirs: contextlib.ExitStack,
+    *,
+    ram: int | None = None,
+    state: Path | None = None,
 ) -> tuple[Wires, Inherited]:
     """Open everything one QEMU needs; each end is put on the stack of its owner.
+
+    `ram` is a descriptor that stays the caller's, `state` the file of a frozen machine's devices.
 
     Raises BootFailed when a file cannot be opened, OSError when descriptors run out.
     """
@@ -59,15 +67,23 @@ def open_wires(
     ]
     ends: list[socket.socket] = []
     others: list[int] = []
-    for _ in range(4):
+    for _ in range(5):
         end, other = socket.socketpair()
         ours.callback(end.close)
         theirs.callback(other.close)
         end.setblocking(False)
         ends.append(end)
         others.append(other.fileno())
-    monitor, console, agent, messages = others
-    descriptors = Descriptors(*files, monitor=monitor, console=console, agent=agent)
+    monitor, console, agent, renewal, messages = others
+    descriptors = Descriptors(
+        *files,
+        monitor=monitor,
+        console=console,
+        agent=agent,
+        renewal=renewal,
+        ram=ram,
+        state=None if state is None else _open(state, os.O_RDONLY, theirs),
+    )
     return Wires(*ends), Inherited(descriptors, messages)
 
 

@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The identity disk: what makes one machine this environment and no other. Pure.
+"""The identity: what makes one machine this environment and no other. Pure.
 
-Records as the kit's init reads them (kit/guest/identity.c): u32 name length, u32 data length,
-little endian, then name and data; two zeros end the list.
+It reaches a guest on a disk when it boots, and as records when it is the copy of a frozen one
+(`infra.guest.renewal`).
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 
-_HEADER = struct.Struct("<II")
+from waggle.infra.guest.records import END, record
+
 _SIZE_STEP = 64 * 1024
 """A disk smaller than the kernel's partition probes makes it complain on the console."""
-MAX_NAME = 63
-MAX_DATA = 8 << 20
 MAX_USER, MAX_PATH = 255, 4095
 MAX_ENVIRONMENT = 64 * 1024
 """Bytes of variables with their names; the kit reads no more (kit/guest/waggle.h)."""
@@ -66,11 +64,5 @@ def identity_disk(
 
 def pack(records: Mapping[str, bytes]) -> bytes:
     """Records in the order given, ended and padded. Raises ValueError when one is too long."""
-    parts: list[bytes] = []
-    for name, data in records.items():
-        raw = name.encode()
-        if not 0 < len(raw) <= MAX_NAME or len(data) > MAX_DATA:
-            raise ValueError(f"the record {name!r} is too long")
-        parts += [_HEADER.pack(len(raw), len(data)), raw, data]
-    body = b"".join(parts) + _HEADER.pack(0, 0)
+    body = b"".join(record(name, data) for name, data in records.items()) + END
     return body.ljust(-(-len(body) // _SIZE_STEP) * _SIZE_STEP, b"\0")

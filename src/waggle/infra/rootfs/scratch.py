@@ -8,8 +8,6 @@ milliseconds. No journal: the disk dies with its machine. Called by the local ho
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
 import os
 import shutil
 import tempfile
@@ -17,9 +15,9 @@ from pathlib import Path
 
 from waggle.infra import debian
 from waggle.infra.files import FileLock
+from waggle.infra.sparse import clone
 
 _FORMAT = 2
-_FICLONE = 0x40049409
 _LOCK_SECONDS = 60.0
 _UUID = "c6d5b2a0-6a5e-4d0b-9f3b-2f1f8f6f7a01"
 """Of every scratch disk; nothing mounts by it, and equal inputs make equal disks."""
@@ -78,31 +76,3 @@ def mke2fs_argv(disk: Path) -> list[str]:
 def _tool(name: str) -> str:
     """Find a program that Debian keeps off the PATH of users who are not root."""
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin") or name
-
-
-def clone(source: Path, target: Path) -> None:
-    """Copy a sparse file: by reference where the file system can, else only its data."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with source.open("rb") as origin, os.fdopen(os.open(target, flags, 0o600), "wb") as copy:
-        try:
-            fcntl.ioctl(copy.fileno(), _FICLONE, origin.fileno())
-        except OSError:
-            _copy_data(origin.fileno(), copy.fileno())
-
-
-def _copy_data(source: int, target: int) -> None:
-    """Copy what is not a hole; see lseek(2), SEEK_DATA."""
-    size = os.fstat(source).st_size
-    os.ftruncate(target, size)
-    end = 0
-    while True:
-        try:
-            start = os.lseek(source, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # no data behind this offset
-                return
-            raise
-        end = os.lseek(source, start, os.SEEK_HOLE)
-        while start < end:
-            data = os.pread(source, min(end - start, 1 << 20), start)
-            start += os.pwrite(target, data, start)

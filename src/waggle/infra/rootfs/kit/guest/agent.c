@@ -4,8 +4,6 @@
 // and the process that starts it carries bytes between the two.
 #include "waggle.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,25 +18,6 @@
 #define FIRST_INHERITED 3 // where sd_listen_fds(3) has a service expect its socket
 
 static int port = -1;
-
-// Open the virtio port with the agent's name; -1 while (or where) there is none.
-static int open_port(void) {
-  DIR *ports = opendir("/sys/class/virtio-ports");
-  int found = -1;
-  struct dirent *entry;
-  while (ports && found < 0 && (entry = readdir(ports))) {
-    char path[300], name[64] = {0};
-    snprintf(path, sizeof path, "/sys/class/virtio-ports/%s/name", entry->d_name);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) continue;
-    bool ours = read(fd, name, sizeof name - 1) > 0 && !strncmp(name, PORT_NAME, strlen(PORT_NAME));
-    close(fd);
-    snprintf(path, sizeof path, "/dev/%s", entry->d_name);
-    if (ours) found = open(path, O_RDWR | O_CLOEXEC);
-  }
-  if (ports) closedir(ports);
-  return found;
-}
 
 // The agent accepts one caller on the socket that it inherits, and ends with the relay.
 static void become_agent(int listener) {
@@ -77,7 +56,7 @@ static void relay(int agent) {
 }
 
 bool has_agent_port(void) {
-  if (port < 0) port = open_port();
+  if (port < 0) port = open_port(PORT_NAME);
   return port >= 0;
 }
 

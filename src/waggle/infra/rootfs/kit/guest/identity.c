@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What makes this machine this environment: keys, name, variables, certificates. They arrive on
-// a small disk as records: u32 name length, u32 size (little endian), name, data; then a zero.
+// What makes this machine this environment: keys, name, variables, certificates, the kernel's
+// random state, the time. They arrive on a small disk, and when a copy of a frozen machine is to
+// become another environment through a port, as records: u32 name length, u32 size (little
+// endian), name, data; then two zeros.
 // Runs in the image's root, so that links in the image lead to places in the image.
 #include "waggle.h"
 
@@ -9,12 +11,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <time.h>
 #include <unistd.h>
 
 #define BUNDLE "/etc/ssl/certs/ca-certificates.crt"
 #define MAX_RECORD (8u << 20)
+#define MAX_SEED 64
+#define BILLION 1000000000u
+// From linux/random.h, which musl does not have.
+#define RNDADDENTROPY _IOW('R', 3, int[2])
+#define RNDRESEEDCRNG _IO('R', 7)
 
 static void append(const char *path, const char *text) {
   write_file(path, O_APPEND, 0644, text, strlen(text));
@@ -38,28 +47,65 @@ static void trust(const char *pem, size_t size) {
   write_file("/etc/ssl/certs/waggle-ca.pem", O_TRUNC, 0644, pem, size);
 }
 
+static void name_machine(const char *id, size_t size) {
+  unlink("/etc/machine-id"); // often a link, or empty
+  write_file("/etc/machine-id", O_TRUNC, 0444, id, size);
+}
+
+// Mix SEED into what the kernel draws random bytes from, and have it draw anew at once.
+static bool seed_kernel(const char *seed, size_t size) {
+  struct {
+    int bits, size;
+    char data[MAX_SEED];
+  } pool = {.bits = (int)size * 8, .size = (int)size};
+  int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
+  bool good = fd >= 0 && size <= MAX_SEED;
+  if (good) memcpy(pool.data, seed, size);
+  good = good && ioctl(fd, RNDADDENTROPY, &pool) == 0 && ioctl(fd, RNDRESEEDCRNG) == 0;
+  if (!good) complain("seed");
+  if (fd >= 0) close(fd);
+  return good;
+}
+
+static bool set_clock(const char *data, size_t size) {
+  uint64_t now;
+  if (size != sizeof now) return false;
+  memcpy(&now, data, sizeof now);
+  struct timespec time = {.tv_sec = (time_t)(now / BILLION), .tv_nsec = (long)(now % BILLION)};
+  return clock_settime(CLOCK_REALTIME, &time) == 0;
+}
+
 static bool install_record(const char *name, const char *data, size_t size) {
   if (strcmp(name, "hostname") == 0) return set_hostname(data, size), true;
   if (strcmp(name, "ca.pem") == 0) return trust(data, size), true;
+  if (strcmp(name, "machine-id") == 0) return name_machine(data, size), true;
+  if (strcmp(name, "seed") == 0) return seed_kernel(data, size);
+  if (strcmp(name, "clock") == 0) return set_clock(data, size);
   char path[128];
   if (strchr(name, '/') || snprintf(path, sizeof path, KIT_IDENTITY "/%s", name) >= 128) return false;
   bool is_public = strcmp(name, "environment") == 0;
   return write_file(path, O_TRUNC, is_public ? 0644 : 0600, data, size);
 }
 
+bool install_records(int fd) {
+  uint32_t sizes[2];
+  for (;;) {
+    if (!read_exactly(fd, sizes, sizeof sizes)) return false;
+    if (sizes[0] == 0) return true;
+    char name[64] = {0};
+    char *data = sizes[0] < sizeof name && sizes[1] <= MAX_RECORD ? malloc(sizes[1] + 1) : NULL;
+    bool good = data && read_exactly(fd, name, sizes[0]) && read_exactly(fd, data, sizes[1]) &&
+                install_record(name, data, sizes[1]);
+    free(data);
+    if (!good) return false;
+  }
+}
+
 bool install_identity(const char *device) {
   int fd = open(device, O_RDONLY | O_CLOEXEC);
   if (fd < 0) return complain(device), false;
   mkdir(KIT_IDENTITY, 0711);
-  uint32_t sizes[2];
-  bool good = true;
-  while (good && read_exactly(fd, sizes, sizeof sizes) && sizes[0] != 0) {
-    char name[64] = {0};
-    char *data = sizes[0] < sizeof name && sizes[1] <= MAX_RECORD ? malloc(sizes[1] + 1) : NULL;
-    good = data && read_exactly(fd, name, sizes[0]) && read_exactly(fd, data, sizes[1]) &&
-           install_record(name, data, sizes[1]);
-    free(data);
-  }
+  bool good = install_records(fd);
   close(fd);
   return good;
 }

@@ -95,8 +95,9 @@ void supervise(void) {
   sigaddset(&child, SIGCHLD);
   sigprocmask(SIG_BLOCK, &child, &waiting);
   signal(SIGCHLD, on_child);
-  struct pollfd doors[DOORS];
+  struct pollfd doors[DOORS + 1];
   open_doors(doors);
+  doors[DOORS] = (struct pollfd){.fd = renewal_port(), .events = POLLIN};
   dprintf(1, "waggle: ready\n");
   time_t due = seconds() + AGENT_DELAY; // what the host says until then waits in its channel
   for (;;) {
@@ -104,7 +105,9 @@ void supervise(void) {
     time_t now = seconds();
     if (agent == 0 && now >= due) due = now + 1, start_agent();
     struct timespec soon = {.tv_sec = 1}, *wait_for = agent == 0 ? &soon : NULL;
-    if (ppoll(doors, DOORS, wait_for, &waiting) <= 0) continue;
+    if (ppoll(doors, DOORS + 1, wait_for, &waiting) <= 0) continue;
+    if (doors[DOORS].revents & POLLIN) renew();
+    else if (doors[DOORS].revents) doors[DOORS].fd = -1; // the host has closed it
     for (int i = 0; i < DOORS; i++)
       if (doors[i].revents) answer(&doors[i]);
   }

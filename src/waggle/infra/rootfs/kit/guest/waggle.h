@@ -66,6 +66,16 @@ void open_doors(struct pollfd doors[DOORS]);
 // Whether a connection comes from the host and not from code inside the guest.
 bool from_outside(int connection);
 
+// ports.c: open the console's port of that name for good; -1 while (or where) there is none.
+int open_port(const char *name);
+
+// Install records from FD until their end; false when one is malformed or cannot be installed.
+bool install_records(int fd);
+
+// renew.c: the port over which the host renews a copied machine, or -1; do what it sends.
+int renewal_port(void);
+void renew(void);
+
 // Open the agent's channel to the host, if the machine has one; PID 1 keeps it from then on.
 bool has_agent_port(void);
 // Run a guest agent on that channel until either of them ends. In a process of its own, in the kit.
