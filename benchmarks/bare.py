@@ -25,7 +25,7 @@ from waggle.domain.runtime import RuntimeName
 from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
 from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.qemu.argv import COMMAND_LINE
-from waggle.infra.rootfs.identity import identity_disk
+from waggle.infra.rootfs.identity import identity_records, pack
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.infra.ssh.keys import new_keys
@@ -58,12 +58,12 @@ async def prepare(settings: Settings, runtime: RuntimeName, directory: Path) -> 
     scratch, identity = directory / "scratch.img", directory / "identity.img"
     await ScratchDisks(places.disks).make(settings.scratch_mb, scratch)
     identity.write_bytes(
-        identity_disk(
+        pack(identity_records(
             host_key=keys.host_key,
             authorized_keys=keys.authorized_keys,
             hostname="bare",
             environment=guest_variables(image.variables, proxy_port=None, has_certificates=False),
-        )
+        ))
     )
     port = free_port()
     known = f"[127.0.0.1]:{port} ".encode() + keys.host_public.export_public_key()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from waggle.config import load
 from waggle.infra.host.kernel import GuestKernel
-from waggle.infra.rootfs.identity import identity_disk
+from waggle.infra.rootfs.identity import identity_records, pack
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.infra.ssh.keys import new_keys
@@ -27,12 +27,12 @@ async def prepare(directory: Path, image: Path) -> list[str]:
     scratch, identity = directory / "scratch.img", directory / "identity.img"
     await ScratchDisks(places.disks).make(64, scratch)
     identity.write_bytes(
-        identity_disk(
+        pack(identity_records(
             host_key=keys.host_key,
             authorized_keys=keys.authorized_keys,
             hostname="minimal",
             environment={},
-        )
+        ))
     )
     disks = (GuestKit(places.guest).require(), image, f"{scratch}:rw", identity)
     return ["--kernel", str(GuestKernel(places.guest).require()), *map(str, disks)]

@@ -34,23 +34,36 @@ from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import AddressPolicy
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.net.resolve import SystemResolver, dns_pool
+from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.infra.spool import Spool
 from waggle.infra.store.calls import SqliteCalls
 from waggle.infra.store.sqlite import SqliteStore
+from waggle.infra.store.templates import TemplateStore
 from waggle.mcp.context import Services
 from waggle.places import Places
-from waggle.presets import certificates, execution_limits, image_service, limits, runtimes
+from waggle.presets import (
+    certificates,
+    execution_limits,
+    image_service,
+    limits,
+    runtimes,
+    warm_up,
+)
+from waggle.service.blueprint import GuestParts
 from waggle.service.environments import EnvironmentService
 from waggle.service.execution import ExecutionService
 from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
-from waggle.service.local_host import GuestParts, LocalHost, is_root
+from waggle.service.launcher import Launcher
+from waggle.service.local_host import LocalHost, is_root
+from waggle.service.local_machines import LocalMachines
 from waggle.service.ports import PortService
 from waggle.service.pruner import Pruner
 from waggle.service.reaper import Reaper
 from waggle.service.repeats import Repeats
+from waggle.service.templates import Recipe, Templates
 from waggle.service.trees import TreeService
 
 log = structlog.get_logger(__name__)
@@ -97,10 +110,10 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
         watch = stack.enter_context(
             watching(settings, lambda: [each.state for each in environments.all()])
         )
-        host = _local_host(settings, places, chosen.hypervisor, stack, watch.observer)
         store = await SqliteStore.open(places.state)
         stack.push_async_callback(store.aclose)
         tasks = await stack.enter_async_context(_tasks())
+        host = _local_host(settings, places, chosen.hypervisor, stack, watch.observer, tasks)
         environments = EnvironmentService(
             host=host,
             store=store,
@@ -186,6 +199,7 @@ def _local_host(
     machines: Hypervisor,
     stack: contextlib.AsyncExitStack,
     observer: Observer,
+    tasks: anyio.abc.TaskGroup,
 ) -> LocalHost:
     pool = dns_pool()
     stack.callback(pool.shutdown, wait=False, cancel_futures=True)
@@ -199,20 +213,29 @@ def _local_host(
             on_decision=partial(log_egress, observer, environment.id),
         )
 
-    return LocalHost(
-        directory=places.environments,
-        hypervisor=machines,
-        images=image_service(settings),
-        parts=GuestParts(
-            kernel=GuestKernel(places.guest, settings.libkrunfw_path).require,
-            kit=GuestKit(places.guest).require,
-            scratch=ScratchDisks(places.disks),
-            certificates=certificates(settings),
-        ),
-        ports=PortAllocator(settings.ssh_port_base, settings.ssh_port_max),
-        new_proxy=new_proxy,
+    parts = GuestParts(
+        kernel=GuestKernel(places.guest, settings.libkrunfw_path).require,
+        kit=GuestKit(places.guest).require,
+        scratch=ScratchDisks(places.disks),
+        certificates=certificates(settings),
+    )
+    launcher = Launcher(
+        PortAllocator(settings.ssh_port_base, settings.ssh_port_max),
         boot_timeout=settings.boot_timeout.total_seconds(),
         uid_base=settings.vm_uid_base if is_root() else None,
+    )
+    templates = None
+    if settings.templates == "on" and isinstance(machines, QemuHypervisor):
+        recipe = Recipe(parts.scratch, parts.certificates, warm_up(settings))
+        kept = TemplateStore(places.templates)
+        kept.sweep()
+        templates = Templates(kept, machines, launcher, recipe, tasks)
+    return LocalHost(
+        directory=places.environments,
+        machines=LocalMachines(machines, launcher, parts.scratch, templates),
+        images=image_service(settings),
+        parts=parts,
+        new_proxy=new_proxy,
     )
 
 

@@ -230,6 +230,9 @@ class MachineSection(Section):
         "Hardware virtualisation (`kvm`) or emulation (`tcg`); `auto` takes KVM where usable.",
     )
     qemu_binary: Program = setting("qemu-system-x86_64", "The QEMU program.")
+    templates: Annotated[Literal["on", "off"], BeforeValidator(lower)] = setting(
+        "on", "Whether QEMU's machines go on from frozen ones instead of booting."
+    )
     ssh_port_base: Whole = setting(
         "10000", "First port on 127.0.0.1 for the machines.", ge=1024, le=65_535
     )

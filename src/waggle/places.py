@@ -60,6 +60,11 @@ class Places:
         return self.cache / "disks"
 
     @property
+    def templates(self) -> Path:
+        """Frozen machines, from which others go on."""
+        return self.cache / "templates"
+
+    @property
     def guest(self) -> Path:
         """The guest kernel and kit."""
         return self.cache / "guest"

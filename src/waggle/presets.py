@@ -12,6 +12,7 @@ from pathlib import Path
 from waggle.config import Settings
 from waggle.domain.environment import Resources
 from waggle.domain.errors import SettingsInvalid
+from waggle.domain.execution import Command
 from waggle.domain.image import AllowedImages
 from waggle.domain.reference import ImageReference, parse_reference
 from waggle.domain.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template
@@ -25,6 +26,7 @@ from waggle.service.request import Limits
 
 AUTH_FILES = (".config/containers/auth.json", ".docker/config.json")
 """Where podman and docker keep credentials, below the home directory."""
+_WARM_SECONDS = 60.0
 EXTENSIONS = {RuntimeName.PYTHON: ".py", RuntimeName.NODE: ".js", RuntimeName.SHELL: ".sh"}
 
 
@@ -53,6 +55,20 @@ def runtimes(settings: Settings) -> dict[RuntimeName, Runtime]:
             install_as_root=name is RuntimeName.SHELL,
         )
         for name, (execute, install) in commands.items()
+    }
+
+
+def warm_up(settings: Settings) -> dict[RuntimeName, Command]:
+    """What a machine of each runtime runs before it is frozen: nothing, by its interpreter."""
+    return {
+        name: Command(
+            runtime.exec_argv(FILE),
+            code=b"",
+            extension=runtime.file_extension,
+            timeout=_WARM_SECONDS,
+            output_limit=1024,
+        )
+        for name, runtime in runtimes(settings).items()
     }
 
 

@@ -28,7 +28,7 @@ from waggle.infra.krun.hypervisor import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.qemu.hypervisor import QemuHypervisor
-from waggle.infra.rootfs.identity import identity_disk
+from waggle.infra.rootfs.identity import identity_records, pack
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
@@ -95,12 +95,12 @@ class Subject:
         home = self.tmp / f"machine-{lease.port}"
         home.mkdir(mode=0o700)
         keys = new_keys()
-        identity = identity_disk(
+        identity = pack(identity_records(
             host_key=keys.host_key,
             authorized_keys=keys.authorized_keys,
             hostname="contract",
             environment={},
-        )
+        ))
         (home / "identity.img").write_bytes(identity)
         await ScratchDisks(CACHE / "disks").make(resources.disk_mib, home / "scratch.img")
         spec = MachineSpec(

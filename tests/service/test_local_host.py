@@ -34,8 +34,11 @@ from waggle.domain.network import NetworkPolicy
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.ssh.connection import ServeTunnel, SshConnection
 from waggle.infra.ssh.keys import new_keys
+from waggle.service.blueprint import GuestParts
 from waggle.service.local_guest import LocalGuest
-from waggle.service.local_host import GuestParts, LocalHost
+from waggle.service.launcher import Launcher
+from waggle.service.local_host import LocalHost
+from waggle.service.local_machines import LocalMachines
 
 pytestmark = pytest.mark.anyio
 
@@ -156,15 +159,14 @@ class Rig:
 
     @property
     def host(self) -> LocalHost:
+        launcher = Launcher(self.ports, boot_timeout=1.0, uid_base=None)
+        parts = GuestParts(lambda: Path("/kernel"), lambda: Path("/kit"), self.scratch, b"")
         return LocalHost(
             directory=self.directory / "environments",
-            hypervisor=self.hypervisor,
+            machines=LocalMachines(self.hypervisor, launcher, self.scratch),
             images=self.images,
-            parts=GuestParts(lambda: Path("/kernel"), lambda: Path("/kit"), self.scratch, b""),
-            ports=self.ports,
+            parts=parts,
             new_proxy=lambda _environment: PretendProxy(self.hypervisor.log),
-            boot_timeout=1.0,
-            uid_base=None,
         )
 
     def left(self) -> tuple[list[Path], frozenset[int]]:

@@ -39,9 +39,12 @@ from waggle.infra.net.ranges import Address
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.places import Places
+from waggle.service.blueprint import GuestParts
 from waggle.service.images import ImageService
+from waggle.service.launcher import Launcher
 from waggle.service.local_guest import LocalGuest
-from waggle.service.local_host import GuestParts, LocalHost, NewProxy, is_root
+from waggle.service.local_host import LocalHost, NewProxy, is_root
+from waggle.service.local_machines import LocalMachines
 
 CACHE = Path(__file__).parents[2] / ".cache" / "waggle-test"
 BOOT_SECONDS = load().boot_timeout.total_seconds()
@@ -102,20 +105,23 @@ class Lab:
         return self.directory / "environments"
 
     def host(self) -> LocalHost:
-        return LocalHost(
-            directory=self.environments,
-            hypervisor=self.hypervisor,
-            images=self.images,
-            parts=GuestParts(
-                kernel=lambda: self.parts.kernel,
-                kit=lambda: self.parts.kit,
-                scratch=ScratchDisks(CACHE / "disks"),
-                certificates=self.certificates,
-            ),
-            ports=self.ports,
-            new_proxy=self.new_proxy,
+        parts = GuestParts(
+            kernel=lambda: self.parts.kernel,
+            kit=lambda: self.parts.kit,
+            scratch=ScratchDisks(CACHE / "disks"),
+            certificates=self.certificates,
+        )
+        launcher = Launcher(
+            self.ports,
             boot_timeout=self.boot_timeout,
             uid_base=_UID_BASE if is_root() else None,
+        )
+        return LocalHost(
+            directory=self.environments,
+            machines=LocalMachines(self.hypervisor, launcher, parts.scratch),
+            images=self.images,
+            parts=parts,
+            new_proxy=self.new_proxy,
         )
 
     async def guest(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The identity: what makes one machine this environment and no other. Pure.
+"""The identity: what makes one machine this environment and no other.
 
 It reaches a guest on a disk when it boots, and as records when it is the copy of a frozen one
 (`infra.guest.renewal`).
@@ -7,6 +7,7 @@ It reaches a guest on a disk when it boots, and as records when it is the copy o
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 
 from waggle.infra.guest.records import END, record
@@ -18,7 +19,12 @@ MAX_ENVIRONMENT = 64 * 1024
 """Bytes of variables with their names; the kit reads no more (kit/guest/waggle.h)."""
 
 
-def identity_disk(
+RENEWED = ("host_key", "authorized_keys", "hostname", "environment", "machine-id", "seed")
+"""The records in which two machines differ that are otherwise alike."""
+_SEED_BYTES = 64
+
+
+def identity_records(
     *,
     host_key: bytes,
     authorized_keys: bytes,
@@ -28,8 +34,8 @@ def identity_disk(
     user: str = "",
     directory: str = "",
     shell: str = "",
-) -> bytes:
-    """The disk's bytes. `host_key` is in dropbear's format, `certificates` is PEM or empty.
+) -> dict[str, bytes]:
+    """The records. `host_key` is in dropbear's format, `certificates` is PEM or empty.
 
     `user`, `directory` and `shell` are what the image asks for (`domain.image.BootImage`).
     Raises ValueError when a variable cannot be expressed or a record is too long.
@@ -45,6 +51,8 @@ def identity_disk(
         "authorized_keys": authorized_keys,
         "hostname": hostname.encode("ascii"),
         "environment": variables.encode(),
+        "machine-id": secrets.token_hex(16).encode() + b"\n",
+        "seed": secrets.token_bytes(_SEED_BYTES),
     }
     if certificates:
         records["ca.pem"] = certificates
@@ -59,7 +67,7 @@ def identity_disk(
             raise ValueError(f"the image's {name} is too long or has a NUL in it")
         if data:
             records[name] = data
-    return pack(records)
+    return records
 
 
 def pack(records: Mapping[str, bytes]) -> bytes:

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts machines on leased ports, each as a user of its own.
+
+Used by `local_machines` and `templates`. Knows ports and users, not what is started or why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from waggle.domain.errors import NoPorts, PortTaken
+from waggle.domain.machine import GuestDisks, Machine, MachineSpec
+from waggle.infra.net.ports import PortAllocator, PortLease
+from waggle.service.blueprint import Blueprint
+
+PORT_ATTEMPTS = 5
+_M = TypeVar("_M", bound=Machine)
+
+
+class Launcher:
+    """`uid_base` plus the SSH port is the user of each VMM; None keeps the server's user."""
+
+    def __init__(self, ports: PortAllocator, *, boot_timeout: float, uid_base: int | None) -> None:
+        """`boot_timeout` is seconds."""
+        self._ports = ports
+        self._boot_timeout = boot_timeout
+        self._uid_base = uid_base
+
+    async def launch(
+        self,
+        blueprint: Blueprint,
+        disks: GuestDisks,
+        start: Callable[[MachineSpec], Awaitable[_M]],
+    ) -> tuple[_M, PortLease]:
+        """Start on a leased port; when something else takes that port in between, on another.
+
+        The caller stops the machine and, once it is dead, releases the lease. Raises NoPorts, and
+        what `start` raises.
+        """
+        for _ in range(PORT_ATTEMPTS):
+            lease = self._ports.lease()
+            spec = MachineSpec(
+                id=blueprint.id,
+                resources=blueprint.resources,
+                kernel=blueprint.kernel,
+                disks=disks,
+                ssh_port=lease.port,
+                console_log=blueprint.files / "console.log",
+                boot_timeout=self._boot_timeout,
+                uid=None if self._uid_base is None else self._uid_base + lease.port,
+            )
+            try:
+                machine = await start(spec)
+            except PortTaken:
+                lease.release()
+                continue
+            except BaseException:
+                lease.release()
+                raise
+            return machine, lease
+        raise NoPorts("Other programs keep taking the ports of this range.")
+
+    def check_ports(self) -> None:
+        """Raise NoPorts when no port is free."""
+        self._ports.lease().release()

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Templates: machines that were booted once and frozen, for others to go on from.
+
+`find` is asked for each create. What it does not find is made in the background, one at a time,
+with a machine of its own: booted, its runtime run once so that its pages are in memory, frozen. Its
+keys open nothing afterwards: only its end of them existed, and that is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import anyio.abc
+import structlog
+
+from waggle.domain.errors import WaggleError
+from waggle.domain.execution import Command
+from waggle.domain.machine import FreezingHypervisor
+from waggle.domain.runtime import RuntimeName
+from waggle.domain.template import Template, TemplateKey
+from waggle.infra.rootfs.identity import pack
+from waggle.infra.ssh.connection import SshConnection
+from waggle.infra.ssh.files import Files
+from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
+from waggle.infra.ssh.shell import Shell
+from waggle.infra.store.templates import TemplateStore
+from waggle.service.blueprint import Blueprint, Scratch
+from waggle.service.launcher import Launcher
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How templates are made. `warm` is what each runtime runs once; `certificates` is PEM."""
+
+    scratch: Scratch
+    certificates: bytes
+    warm: Mapping[RuntimeName, Command]
+
+
+class Templates:
+    """The templates of this machine's hypervisor."""
+
+    def __init__(
+        self,
+        store: TemplateStore,
+        hypervisor: FreezingHypervisor,
+        launcher: Launcher,
+        recipe: Recipe,
+        tasks: anyio.abc.TaskGroup,
+    ) -> None:
+        self.hypervisor = hypervisor
+        self._store = store
+        self._launcher = launcher
+        self._recipe = recipe
+        self._tasks = tasks
+        self._given_up: set[str] = set()
+        self._wanted: set[str] = set()
+        self._turn = asyncio.Lock()
+
+    async def find(self, blueprint: Blueprint) -> Template | None:
+        """The template that such a machine can go on from; when there is none, have one made.
+
+        Raises SetupIncomplete without a VMM.
+        """
+        key = self._key(blueprint)
+        template = await asyncio.to_thread(self._store.find, key)
+        if template is None and not {key.id} & (self._given_up | self._wanted):
+            self._wanted.add(key.id)
+            self._tasks.start_soon(self._make, key, blueprint)
+        return template
+
+    def reject(self, template: Template) -> None:
+        """Remove a template that does not work; another is made when it is wanted again."""
+        self._store.remove(template.key.id)
+
+    def _key(self, blueprint: Blueprint) -> TemplateKey:
+        return TemplateKey.of(
+            image=blueprint.image.digest,
+            kernel=blueprint.kernel.stem,
+            kit=blueprint.kit.stem,
+            resources=blueprint.resources,
+            certificates=self._recipe.certificates,
+            warmed=self._recipe.warm[blueprint.runtime].argv,
+            vmm=self.hypervisor.fingerprint(),
+        )
+
+    async def _make(self, key: TemplateKey, blueprint: Blueprint) -> None:
+        """Make a template in the background; a failure is logged, and not tried again."""
+        try:
+            async with self._turn:
+                await self.make(key, blueprint)
+        except (WaggleError, OSError) as error:
+            self._given_up.add(key.id)
+            log.warning("template_not_made", template=key.id, error=str(error))
+        finally:
+            self._wanted.discard(key.id)
+
+    async def make(self, key: TemplateKey, blueprint: Blueprint) -> None:
+        """Boot a machine of that kind, warm it, freeze it. Leaves nothing when it fails.
+
+        Raises BootFailed, GuestLost, NoPorts, SetupIncomplete or OSError.
+        """
+        with self._store.workspace() as work:
+            keys = new_keys()
+            own = replace(blueprint, id=f"template-{key.id}", files=work)
+            disks = own.disks
+            await self._recipe.scratch.make(own.resources.disk_mib, disks.scratch)
+            disks.identity.write_bytes(pack(_identity(blueprint, keys)))
+            machine, lease = await self._launcher.launch(own, disks, self.hypervisor.boot_freezable)
+            try:
+                await self._warm(lease.port, keys, own.runtime)
+                await machine.agent("guest-ping")  # it starts late; copies are to have it at once
+                await machine.freeze(work)
+            finally:
+                await machine.stop()
+                lease.release()
+            await asyncio.to_thread(_finish, work)
+            await asyncio.to_thread(self._store.place, key, work)
+        log.info("template_made", template=key.id, image=blueprint.image.reference)
+
+    async def _warm(self, port: int, keys: EnvironmentKeys, runtime: RuntimeName) -> None:
+        """Have in memory what the first call of an environment needs."""
+        connection = SshConnection(port, keys)
+        try:
+            await Shell(connection).run(self._recipe.warm[runtime])
+            await Files(connection).list("/")
+        finally:
+            await connection.aclose()
+
+
+def _identity(blueprint: Blueprint, keys: EnvironmentKeys) -> dict[str, bytes]:
+    """That of the machine that is frozen; nobody meets it."""
+    return {
+        **blueprint.identity,
+        "host_key": keys.host_key,
+        "authorized_keys": keys.authorized_keys,
+        "hostname": b"template",
+        "seed": secrets.token_bytes(64),
+    }
+
+
+def _finish(work: Path) -> None:
+    """Leave no secret and nothing that a copy does not need."""
+    (work / "identity.img").write_bytes(bytes(64 << 10))
+    (work / "console.log").unlink(missing_ok=True)
