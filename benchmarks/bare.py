@@ -58,12 +58,16 @@ async def prepare(settings: Settings, runtime: RuntimeName, directory: Path) -> 
     scratch, identity = directory / "scratch.img", directory / "identity.img"
     await ScratchDisks(places.disks).make(settings.scratch_mb, scratch)
     identity.write_bytes(
-        pack(identity_records(
-            host_key=keys.host_key,
-            authorized_keys=keys.authorized_keys,
-            hostname="bare",
-            environment=guest_variables(image.variables, proxy_port=None, has_certificates=False),
-        ))
+        pack(
+            identity_records(
+                host_key=keys.host_key,
+                authorized_keys=keys.authorized_keys,
+                hostname="bare",
+                environment=guest_variables(
+                    image.variables, proxy_port=None, has_certificates=False
+                ),
+            )
+        )
     )
     port = free_port()
     known = f"[127.0.0.1]:{port} ".encode() + keys.host_public.export_public_key()

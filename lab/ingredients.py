@@ -27,12 +27,14 @@ async def prepare(directory: Path, image: Path) -> list[str]:
     scratch, identity = directory / "scratch.img", directory / "identity.img"
     await ScratchDisks(places.disks).make(64, scratch)
     identity.write_bytes(
-        pack(identity_records(
-            host_key=keys.host_key,
-            authorized_keys=keys.authorized_keys,
-            hostname="minimal",
-            environment={},
-        ))
+        pack(
+            identity_records(
+                host_key=keys.host_key,
+                authorized_keys=keys.authorized_keys,
+                hostname="minimal",
+                environment={},
+            )
+        )
     )
     disks = (GuestKit(places.guest).require(), image, f"{scratch}:rw", identity)
     return ["--kernel", str(GuestKernel(places.guest).require()), *map(str, disks)]

@@ -95,12 +95,14 @@ class Subject:
         home = self.tmp / f"machine-{lease.port}"
         home.mkdir(mode=0o700)
         keys = new_keys()
-        identity = pack(identity_records(
-            host_key=keys.host_key,
-            authorized_keys=keys.authorized_keys,
-            hostname="contract",
-            environment={},
-        ))
+        identity = pack(
+            identity_records(
+                host_key=keys.host_key,
+                authorized_keys=keys.authorized_keys,
+                hostname="contract",
+                environment={},
+            )
+        )
         (home / "identity.img").write_bytes(identity)
         await ScratchDisks(CACHE / "disks").make(resources.disk_mib, home / "scratch.img")
         spec = MachineSpec(

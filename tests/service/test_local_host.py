@@ -35,8 +35,8 @@ from waggle.infra.net.ports import PortAllocator
 from waggle.infra.ssh.connection import ServeTunnel, SshConnection
 from waggle.infra.ssh.keys import new_keys
 from waggle.service.blueprint import GuestParts
-from waggle.service.local_guest import LocalGuest
 from waggle.service.launcher import Launcher
+from waggle.service.local_guest import LocalGuest
 from waggle.service.local_host import LocalHost
 from waggle.service.local_machines import LocalMachines
 

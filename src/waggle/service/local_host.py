@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import AsyncGenerator, Callable, Mapping
 from functools import partial
@@ -28,7 +29,7 @@ from waggle.domain.image import BootImage, BootImages
 from waggle.domain.network import NetworkPolicy
 from waggle.infra.confined import kill_identified
 from waggle.infra.files import atomic_write
-from waggle.infra.rootfs.identity import identity_records
+from waggle.infra.rootfs.identity import DRAWN_BYTES, drawn_records, identity_records
 from waggle.infra.ssh.connection import PROXY_PORT, SshConnection
 from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
 from waggle.service.blueprint import Blueprint, GuestParts
@@ -76,7 +77,10 @@ class LocalHost:
                 kernel=kernel,
                 kit=kit,
                 resources=environment.resources,
-                identity=self._identity(environment, image, keys),
+                identity={
+                    **self._identity(environment, image, keys),
+                    **drawn_records(secrets.token_bytes(DRAWN_BYTES)),
+                },
                 files=files,
             )
             await progress(0.4, "Booting the machine")

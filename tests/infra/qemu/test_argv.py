@@ -85,7 +85,7 @@ def test_only_the_scratch_disk_is_writable_and_the_order_is_the_guests() -> None
         assert ("read-only=on" in layer) != ("scratch" in layer)
 
 
-@given(st.permutations(range(3, 11)))
+@given(st.permutations(range(3, 14)))
 def test_every_descriptor_is_named_exactly_where_it_belongs(numbers: list[int]) -> None:
     fds = Descriptors(*numbers)
     words = qemu_argv("q", accelerator="tcg", resources=Resources(1, 64, 1), ssh_port=1, fds=fds)
@@ -102,7 +102,10 @@ def test_every_descriptor_is_named_exactly_where_it_belongs(numbers: list[int]) 
         ["id=monitor", f"fd={fds.monitor}"],
         ["id=console", f"fd={fds.console}"],
         ["id=agent", f"fd={fds.agent}"],
+        ["id=renewal", f"fd={fds.renewal}"],
     ]
+    (memory,) = option(words, "-object")
+    assert f"mem-path=/proc/self/fd/{fds.ram}," in memory
     assert sorted(fds.all()) == sorted(numbers)
 
 

@@ -15,7 +15,7 @@ from waggle.infra.rootfs.identity import (
     MAX_ENVIRONMENT,
     MAX_PATH,
     MAX_USER,
-    identity_disk,
+    identity_records,
     pack,
 )
 from waggle.infra.rootfs.kit.build import GUEST_SOURCES
@@ -45,7 +45,7 @@ def disk(**changes: object) -> bytes:
         "environment": {"K": "v"},
         **changes,
     }
-    return identity_disk(**given)  # type: ignore[arg-type]
+    return pack(identity_records(**given))  # type: ignore[arg-type]
 
 
 def test_all_that_was_given_is_there() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The identity: what makes one machine this environment and no other.
+"""The identity: what makes one machine this environment and no other. Pure.
 
 It reaches a guest on a disk when it boots, and as records when it is the copy of a frozen one
 (`infra.guest.renewal`).
@@ -7,7 +7,6 @@ It reaches a guest on a disk when it boots, and as records when it is the copy o
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 
 from waggle.infra.guest.records import END, record
@@ -21,7 +20,8 @@ MAX_ENVIRONMENT = 64 * 1024
 
 RENEWED = ("host_key", "authorized_keys", "hostname", "environment", "machine-id", "seed")
 """The records in which two machines differ that are otherwise alike."""
-_SEED_BYTES = 64
+DRAWN_BYTES = 80
+"""For the machine's id, 16, and to seed the guest kernel's random state, 64."""
 
 
 def identity_records(
@@ -51,8 +51,6 @@ def identity_records(
         "authorized_keys": authorized_keys,
         "hostname": hostname.encode("ascii"),
         "environment": variables.encode(),
-        "machine-id": secrets.token_hex(16).encode() + b"\n",
-        "seed": secrets.token_bytes(_SEED_BYTES),
     }
     if certificates:
         records["ca.pem"] = certificates
@@ -68,6 +66,11 @@ def identity_records(
         if data:
             records[name] = data
     return records
+
+
+def drawn_records(drawn: bytes) -> dict[str, bytes]:
+    """More records, from DRAWN_BYTES of the host's random source, fresh for each machine."""
+    return {"machine-id": f"{drawn[:16].hex()}\n".encode(), "seed": drawn[16:]}
 
 
 def pack(records: Mapping[str, bytes]) -> bytes:
