@@ -35,12 +35,12 @@ class TemplateStore:
     """The templates below `directory`, which is made when the first one is."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
         self._verified: dict[Path, int] = {}
 
     def find(self, key: TemplateKey) -> Template | None:
         """The template for that key, verified once in this process; a corrupt one is removed."""
-        path = self._directory / key.id
+        path = self.directory / key.id
         if (template := _read(path)) is None or template.key.differences(key):
             return None
         inode = path.stat().st_ino
@@ -56,16 +56,16 @@ class TemplateStore:
 
     def all(self) -> list[Template]:
         """Every whole template, the one used last first."""
-        if not self._directory.is_dir():
+        if not self.directory.is_dir():
             return []
-        found = (_read(path) for path in self._directory.iterdir() if path.name[0] != ".")
+        found = (_read(path) for path in self.directory.iterdir() if path.name[0] != ".")
         return sorted(filter(None, found), key=lambda each: each.used_at, reverse=True)
 
     @contextlib.contextmanager
     def workspace(self) -> Generator[Path]:
         """A new directory, which is locked and goes with the block unless `place` took it."""
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._directory))
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self.directory))
         try:
             with FileLock(path.with_suffix(".lock"), timeout=0):
                 try:
@@ -84,12 +84,12 @@ class TemplateStore:
         manifest = {"format": _FORMAT, "key": dict(key.parts), "sha256": files}
         atomic_write(work / _MANIFEST, json.dumps(manifest, indent=1).encode(), 0o600)
         with contextlib.suppress(FileExistsError, OSError):
-            work.rename(self._directory / key.id)
-        sync_directory(self._directory)
+            work.rename(self.directory / key.id)
+        sync_directory(self.directory)
 
     def remove(self, template_id: str) -> bool:
         """Remove a template; machines that came of it go on. Says whether there was one."""
-        path = self._directory / template_id
+        path = self.directory / template_id
         self._verified.pop(path, None)
         if not (path / _MANIFEST).exists():
             return False
@@ -99,9 +99,9 @@ class TemplateStore:
 
     def sweep(self) -> None:
         """Remove workspaces that nobody holds, and directories without a manifest."""
-        if not self._directory.is_dir():
+        if not self.directory.is_dir():
             return
-        for path in self._directory.iterdir():
+        for path in self.directory.iterdir():
             if not path.is_dir():
                 continue
             if path.name.startswith(_PREFIX):
@@ -118,13 +118,13 @@ class TemplateStore:
 def _read(path: Path) -> Template | None:
     try:
         about = path.stat()
-        manifest = _manifest(path)
+        key, _ = _manifest(path)
         made = (path / _MANIFEST).stat()
         size = sum(each.stat().st_blocks * 512 for each in path.iterdir())
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Template(
-        key=TemplateKey(cast("Mapping[str, str]", manifest["key"])),
+        key=key,
         directory=path,
         created_at=datetime.fromtimestamp(made.st_mtime, UTC),
         used_at=datetime.fromtimestamp(about.st_mtime, UTC),
@@ -132,16 +132,23 @@ def _read(path: Path) -> Template | None:
     )
 
 
-def _manifest(path: Path) -> dict[str, object]:
-    manifest = cast("dict[str, object]", json.loads((path / _MANIFEST).read_bytes()))
+def _manifest(path: Path) -> tuple[TemplateKey, Mapping[str, str]]:
+    """The key and the digests of the files. Raises ValueError, TypeError or KeyError."""
+    manifest = json.loads((path / _MANIFEST).read_bytes())
     if manifest["format"] != _FORMAT:
         raise ValueError("another format")
-    return manifest
+    return TemplateKey(_texts(manifest["key"])), _texts(manifest["sha256"])
+
+
+def _texts(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise TypeError("not an object")
+    return {str(name): str(text) for name, text in cast("dict[object, object]", value).items()}
 
 
 def _problem(path: Path) -> str | None:
     """What is wrong with a template's files, if anything."""
-    digests = cast("Mapping[str, str]", _manifest(path)["sha256"])
+    _, digests = _manifest(path)
     for name in _CHECKED:
         try:
             if _sha256(path / name) != digests[name]:

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Templates on the disk: whole or not there, and removed when they are not what they were."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from waggle.domain.template import TemplateKey
+from waggle.infra.store.templates import TemplateStore
+
+FILES = ("ram", "state", "scratch.img", "identity.img")
+KEY = TemplateKey({"image": "sha256:1", "kernel": "k", "cpus": "1"})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> TemplateStore:
+    return TemplateStore(tmp_path / "templates")
+
+
+def make(store: TemplateStore, key: TemplateKey = KEY) -> None:
+    with store.workspace() as work:
+        for name in FILES:
+            with (work / name).open("wb") as file:
+                file.write(name.encode())
+                file.truncate(1 << 20)  # mostly a hole
+        store.place(key, work)
+
+
+def again(store: TemplateStore) -> TemplateStore:
+    """As another process sees it."""
+    return TemplateStore(store.directory)
+
+
+def test_what_was_placed_is_found_by_its_key_alone(store: TemplateStore) -> None:
+    assert store.find(KEY) is None
+    make(store)
+    found = store.find(KEY)
+    assert found is not None
+    assert found.key == KEY
+    assert (found.directory / "ram").read_bytes().startswith(b"ram")
+    assert found.size < 1 << 20
+    other = TemplateKey({**KEY.parts, "kernel": "newer"})
+    assert store.find(other) is None
+    assert other.differences(KEY) == ["kernel"]
+    assert [each.key for each in store.all()] == [KEY]
+
+
+def test_a_workspace_that_is_given_up_leaves_nothing(store: TemplateStore) -> None:
+    with store.workspace() as work:
+        (work / "ram").write_bytes(b"half")
+    assert list(store.directory.iterdir()) == []
+
+
+def test_what_a_killed_server_left_is_swept_and_what_is_in_work_stays(store: TemplateStore) -> None:
+    left = store.directory / ".tmp-dead"
+    left.mkdir(parents=True)
+    (left / "ram").write_bytes(b"half")
+    (store.directory / KEY.id).mkdir()  # removed by half
+    with store.workspace() as work:
+        again(store).sweep()
+        assert work.exists()
+    make(store)
+    again(store).sweep()
+    assert [each.name for each in store.directory.iterdir()] == [KEY.id]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", ["flip", "cut", "gone", "grown"])
+def test_a_corrupt_template_is_removed_once_it_is_looked_for(
+    store: TemplateStore, name: str, harm: str
+) -> None:
+    make(store)
+    path = store.directory / KEY.id / name
+    match harm:
+        case "flip":
+            with path.open("r+b") as file:
+                file.seek(700_000)
+                file.write(b"\1")
+        case "cut":
+            os.truncate(path, 100)
+        case "grown":
+            os.truncate(path, 2 << 20)
+        case _:
+            path.unlink()
+    assert again(store).find(KEY) is None
+    assert store.all() == []
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b'{"format": 99}', b"\xff", b'{"format": 1}'])
+def test_a_manifest_that_is_none_is_no_template(store: TemplateStore, text: bytes) -> None:
+    make(store)
+    (store.directory / KEY.id / "manifest.json").write_bytes(text)
+    assert store.find(KEY) is None
+    assert store.all() == []
+
+
+def test_a_manifest_of_another_key_does_not_serve(store: TemplateStore) -> None:
+    make(store)
+    other = TemplateKey({"image": "sha256:2"})
+    (store.directory / KEY.id).rename(store.directory / other.id)
+    assert store.find(other) is None
+
+
+def test_two_who_made_the_same_keep_one(store: TemplateStore) -> None:
+    make(store)
+    first = store.directory / KEY.id / "ram"
+    inode = first.stat().st_ino
+    make(store)
+    assert first.stat().st_ino == inode
+    assert len(list(store.directory.iterdir())) == 1
+
+
+def test_removing_is_idempotent(store: TemplateStore) -> None:
+    make(store)
+    assert store.remove(KEY.id)
+    assert not store.remove(KEY.id)
+    assert store.find(KEY) is None
