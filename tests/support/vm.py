@@ -45,6 +45,7 @@ from waggle.service.launcher import Launcher
 from waggle.service.local_guest import LocalGuest
 from waggle.service.local_host import LocalHost, NewProxy, is_root
 from waggle.service.local_machines import LocalMachines
+from waggle.service.templates import Templates
 
 CACHE = Path(__file__).parents[2] / ".cache" / "waggle-test"
 BOOT_SECONDS = load().boot_timeout.total_seconds()
@@ -98,11 +99,19 @@ class Lab:
     new_proxy: NewProxy = deny_all
     boot_timeout: float = BOOT_SECONDS
     certificates: bytes = b""
+    templates: Templates | None = None
     _guests: list[LocalGuest] = field(default_factory=list[LocalGuest])
 
     @property
     def environments(self) -> Path:
         return self.directory / "environments"
+
+    def launcher(self) -> Launcher:
+        return Launcher(
+            self.ports,
+            boot_timeout=self.boot_timeout,
+            uid_base=_UID_BASE if is_root() else None,
+        )
 
     def host(self) -> LocalHost:
         parts = GuestParts(
@@ -111,14 +120,9 @@ class Lab:
             scratch=ScratchDisks(CACHE / "disks"),
             certificates=self.certificates,
         )
-        launcher = Launcher(
-            self.ports,
-            boot_timeout=self.boot_timeout,
-            uid_base=_UID_BASE if is_root() else None,
-        )
         return LocalHost(
             directory=self.environments,
-            machines=LocalMachines(self.hypervisor, launcher, parts.scratch),
+            machines=LocalMachines(self.hypervisor, self.launcher(), parts.scratch, self.templates),
             images=self.images,
             parts=parts,
             new_proxy=self.new_proxy,

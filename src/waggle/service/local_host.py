@@ -84,7 +84,7 @@ class LocalHost:
                 files=files,
             )
             await progress(0.4, "Booting the machine")
-            machine, lease = await self._machines.bring_up(blueprint)
+            machine, lease, template = await self._machines.bring_up(blueprint)
             proxy = self._new_proxy(environment) if _has_network(environment) else None
             guest = LocalGuest(
                 machine,
@@ -93,7 +93,12 @@ class LocalHost:
                 environment=environment,
                 ssh_port=lease.port,
                 directory=image.directory or HOME,
-                booted_from={"image": image.digest, "kernel": kernel.stem, "kit": kit.stem},
+                booted_from={
+                    "image": image.digest,
+                    "kernel": kernel.stem,
+                    "kit": kit.stem,
+                    **({"template": template} if template else {}),
+                },
                 scratch=blueprint.disks.scratch,
             )
             guest.owns(lease.release)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 
@@ -24,6 +25,14 @@ from waggle.service.launcher import Launcher
 from waggle.service.templates import Templates
 
 log = structlog.get_logger(__name__)
+
+
+class BroughtUp(NamedTuple):
+    """A machine whose guest is ready, its port, and the id of the template that it came from."""
+
+    machine: Machine
+    lease: PortLease
+    template: str | None
 
 
 class LocalMachines:
@@ -41,20 +50,22 @@ class LocalMachines:
         self._scratch = scratch
         self._templates = templates
 
-    async def bring_up(self, blueprint: Blueprint) -> tuple[Machine, PortLease]:
-        """A machine whose guest is ready and has its identity, and its port.
+    async def bring_up(self, blueprint: Blueprint) -> BroughtUp:
+        """A machine whose guest is ready and has its identity.
 
         The caller stops the machine and, once it is dead, releases the lease. A template that does
         not work is given up for a boot. Raises BootFailed, NoPorts, SetupIncomplete or OSError.
         """
         if self._templates is not None and (found := await self._templates.find(blueprint)):
             try:
-                return await self._resume(self._templates, blueprint, found)
+                return BroughtUp(
+                    *await self._resume(self._templates, blueprint, found), found.key.id
+                )
             except (BootFailed, GuestLost) as error:
                 log.warning("template_failed", template=found.key.id, error=str(error))
                 self._templates.reject(found)
                 blueprint.disks.scratch.unlink(missing_ok=True)
-        return await self._boot(blueprint)
+        return BroughtUp(*await self._boot(blueprint), None)
 
     def check_ports(self) -> None:
         """Raise NoPorts when no machine could have a port now."""

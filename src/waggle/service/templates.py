@@ -55,13 +55,14 @@ class Templates:
         tasks: anyio.abc.TaskGroup,
     ) -> None:
         self.hypervisor = hypervisor
-        self._store = store
+        self.store = store
         self._launcher = launcher
         self._recipe = recipe
         self._tasks = tasks
         self._given_up: set[str] = set()
         self._wanted: set[str] = set()
         self._turn = asyncio.Lock()
+        self._idle = asyncio.Event()
 
     async def find(self, blueprint: Blueprint) -> Template | None:
         """The template that such a machine can go on from; when there is none, have one made.
@@ -69,15 +70,21 @@ class Templates:
         Raises SetupIncomplete without a VMM.
         """
         key = self._key(blueprint)
-        template = await asyncio.to_thread(self._store.find, key)
+        template = await asyncio.to_thread(self.store.find, key)
         if template is None and not {key.id} & (self._given_up | self._wanted):
             self._wanted.add(key.id)
+            self._idle.clear()
             self._tasks.start_soon(self._make, key, blueprint)
         return template
 
+    async def idle(self) -> None:
+        """Return once what was wanted is made or given up."""
+        while self._wanted:
+            await self._idle.wait()
+
     def reject(self, template: Template) -> None:
         """Remove a template that does not work; another is made when it is wanted again."""
-        self._store.remove(template.key.id)
+        self.store.remove(template.key.id)
 
     def _key(self, blueprint: Blueprint) -> TemplateKey:
         return TemplateKey.of(
@@ -100,13 +107,15 @@ class Templates:
             log.warning("template_not_made", template=key.id, error=str(error))
         finally:
             self._wanted.discard(key.id)
+            if not self._wanted:
+                self._idle.set()
 
     async def make(self, key: TemplateKey, blueprint: Blueprint) -> None:
         """Boot a machine of that kind, warm it, freeze it. Leaves nothing when it fails.
 
         Raises BootFailed, GuestLost, NoPorts, SetupIncomplete or OSError.
         """
-        with self._store.workspace() as work:
+        with self.store.workspace() as work:
             keys = new_keys()
             own = replace(blueprint, id=f"template-{key.id}", files=work)
             disks = own.disks
@@ -121,7 +130,7 @@ class Templates:
                 await machine.stop()
                 lease.release()
             await asyncio.to_thread(_finish, work)
-            await asyncio.to_thread(self._store.place, key, work)
+            await asyncio.to_thread(self.store.place, key, work)
         log.info("template_made", template=key.id, image=blueprint.image.reference)
 
     async def _warm(self, port: int, keys: EnvironmentKeys, runtime: RuntimeName) -> None:

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Machines that go on from a frozen one: soon there, alike, and yet nobody's twin."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.support.vm import CACHE, Lab, command, lines, root, sh
+
+from waggle.domain.runtime import RuntimeName
+from waggle.domain.template import Template
+from waggle.infra.qemu.hypervisor import QemuHypervisor
+from waggle.infra.rootfs.scratch import ScratchDisks
+from waggle.infra.store.templates import TemplateStore
+from waggle.service.local_guest import LocalGuest
+from waggle.service.templates import Recipe, Templates
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.vm,
+    pytest.mark.usefixtures("leaks"),
+    pytest.mark.timeout(300),
+]
+WARM = command("/.waggle/bin/busybox", "true")
+DRIFT = 0.05
+"""Seconds by which a new machine's clock may differ."""
+MANY = 4
+
+
+@pytest.fixture
+async def templated(lab: Lab, tmp_path: Path) -> AsyncGenerator[Lab]:
+    """A lab whose machines go on from templates, which it makes when they are missing."""
+    if not isinstance(lab.hypervisor, QemuHypervisor):
+        pytest.skip("NOT TESTED: this hypervisor freezes no machines")
+    async with anyio.create_task_group() as tasks:
+        recipe = Recipe(ScratchDisks(CACHE / "disks"), b"", dict.fromkeys(RuntimeName, WARM))
+        store = TemplateStore(tmp_path / "templates")
+        lab.templates = Templates(store, lab.hypervisor, lab.launcher(), recipe, tasks)
+        yield lab
+        await lab.close()
+        tasks.cancel_scope.cancel()
+
+
+async def made(lab: Lab) -> Template:
+    """Boot one machine, which has a template made; wait for that."""
+    assert lab.templates is not None
+    guest = await lab.guest()
+    assert "template" not in guest.booted_from
+    with anyio.fail_after(120):
+        await lab.templates.idle()
+    await guest.destroy()
+    (template,) = lab.templates.store.all()
+    return template
+
+
+async def copies(lab: Lab, template: Template, count: int = MANY) -> list[LocalGuest]:
+    guests: list[LocalGuest] = []
+
+    async def one() -> None:
+        guests.append(await lab.guest())
+
+    async with anyio.create_task_group() as group:
+        for _ in range(count):
+            group.start_soon(one)
+    assert {each.booted_from.get("template") for each in guests} == {template.key.id}
+    return guests
+
+
+async def test_copies_at_once_differ_in_all_that_makes_a_machine(templated: Lab) -> None:
+    guests = await copies(templated, await made(templated))
+    drawn = "head -c 32 /dev/urandom | sha256sum; cat /proc/sys/kernel/random/uuid"
+    ask = sh(f"{drawn}; cat /etc/machine-id")
+    told = [lines(await guest.run(ask)) for guest in guests]
+    for values in zip(*told, strict=True):
+        assert len(set(values)) == MANY, values
+    for guest in guests:
+        assert lines(await guest.run(sh("hostname; grep -c test-1 /etc/hosts"))) == ["test-1", "1"]
+
+
+async def test_their_clocks_are_the_hosts(templated: Lab) -> None:
+    for guest in await copies(templated, await made(templated), 2):
+        before = time.time()
+        (told,) = lines(await guest.run(sh("cut -d. -f1 /proc/uptime >&2; date +%s.%N")))
+        assert before - DRIFT <= float(told) <= time.time() + DRIFT
+
+
+async def test_disks_and_memory_are_their_own(templated: Lab) -> None:
+    template = await made(templated)
+    first, second = await copies(templated, template, 2)
+    await root(first, "echo mine > /etc/mine; dd if=/dev/urandom of=/dev/shm/x bs=1M count=20")
+    nothing = "test ! -e /etc/mine && test ! -e /dev/shm/x && echo none"
+    assert await root(second, nothing) == "none\n"
+    again = (await copies(templated, template, 1))[0]
+    assert await root(again, nothing) == "none\n"
+
+
+async def test_the_template_lets_nobody_in(templated: Lab) -> None:
+    """Neither do its keys lie on the disk."""
+    template = await made(templated)
+    assert not any(template.identity.read_bytes())
+    names = {each.name for each in template.directory.iterdir()}
+    assert names == {"manifest.json", "ram", "state", "scratch.img", "identity.img"}
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 0xFF
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["state", "ram", "scratch.img"])
+@pytest.mark.parametrize("harm", [cut, flip, Path.unlink])
+async def test_a_template_that_was_harmed_is_replaced_by_a_boot(
+    templated: Lab, name: str, harm: Callable[[Path], None]
+) -> None:
+    template = await made(templated)
+    harm(template.directory / name)
+    assert templated.templates is not None
+    templated.templates.store = TemplateStore(template.directory.parent)  # as after a restart
+    guest = await templated.guest()
+    assert "template" not in guest.booted_from
+    assert lines(await guest.run(sh("echo works"))) == ["works"]
+
+
+async def test_a_template_of_another_qemu_is_not_used(templated: Lab) -> None:
+    """Its state alone would be loaded and fail: found out by QEMU, and booted instead."""
+    template = await made(templated)
+    (template.directory / "state").write_bytes(b"QEVM\0\0\0\3 and then nonsense" * 100)
+    guest = await templated.guest()
+    assert "template" not in guest.booted_from
+    assert templated.templates is not None
+    assert template.key.id not in {each.key.id for each in templated.templates.store.all()}
+
+
+async def test_a_build_that_is_cut_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
+    if not isinstance(lab.hypervisor, QemuHypervisor):
+        pytest.skip("NOT TESTED: this hypervisor freezes no machines")
+    recipe = Recipe(ScratchDisks(CACHE / "disks"), b"", dict.fromkeys(RuntimeName, WARM))
+    store = TemplateStore(tmp_path / "templates")
+    async with anyio.create_task_group() as tasks:
+        lab.templates = Templates(store, lab.hypervisor, lab.launcher(), recipe, tasks)
+        await (await lab.guest()).destroy()
+        tasks.cancel_scope.cancel()
+    assert list(store.directory.iterdir()) == []
+    assert not lab.ports.leased
