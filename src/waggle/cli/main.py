@@ -16,6 +16,7 @@ from cyclopts import App, Group
 
 from waggle.cli.image_commands import image
 from waggle.cli.options import Json, Stdio, Write, Yes
+from waggle.cli.template_commands import template
 from waggle.cli.token_commands import token
 from waggle.domain.errors import InvalidArgument, WaggleError
 
@@ -29,6 +30,7 @@ app.register_install_completion_command(name="--install-completion")  # pyright:
 env = App(name="env", help="The environments of the running server.")
 app.command(image)
 app.command(env)
+app.command(template)
 app.command(token)
 SERVER, MACHINE = Group("Server", sort_key=1), Group("This machine", sort_key=2)
 
