@@ -262,6 +262,7 @@ class DownloadedFiles(BaseModel):
     offset: int
     truncated: bool = Field(description="There is more after this page.")
     next_offset: int | None = Field(description="The offset of the next page, or null.")
+    uri: str = Field(description="Resource with the archive, in pages.")
 
 
 def summary(environment: Environment) -> EnvironmentSummary:

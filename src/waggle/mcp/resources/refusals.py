@@ -15,12 +15,18 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
-from waggle.domain.errors import FileNotFound, InvalidArgument, JobNotFound, NotFound
+from waggle.domain.errors import (
+    ArchiveNotFound,
+    FileNotFound,
+    InvalidArgument,
+    JobNotFound,
+    NotFound,
+)
 from waggle.mcp.errors import describe
 
 NOT_FOUND_BEFORE_2026: Final = -32002
 """The code for a resource that is not there, until 2026-07-28 made it INVALID_PARAMS."""
-_ABSENT = (NotFound, JobNotFound, FileNotFound)
+_ABSENT = (NotFound, JobNotFound, FileNotFound, ArchiveNotFound)
 
 
 def unknown() -> NotFound:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from typing import Annotated
-from urllib.parse import quote
 
 from mcp.server.mcpserver.tools import Tool
 from mcp_types import BlobResourceContents, CallToolResult, EmbeddedResource, ToolAnnotations
@@ -27,12 +26,13 @@ from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import Failure, failure_result
 from waggle.mcp.pages import BASE64_PAGE_BYTES, SMALLEST_PAGE, decode_base64
+from waggle.mcp.resources.read import ARCHIVE_TYPE
+from waggle.mcp.resources.uris import archive_uri
 from waggle.mcp.results import DownloadedFiles, LeftOut, UploadedFiles, readable, success
 from waggle.mcp.tools.parameters import EnvironmentId
-from waggle.service.trees import Archive
+from waggle.service.trees import MAX_KEPT, Archive
 
 _MAX_TOLD = 20
-_TYPE = "application/gzip"
 
 _Archive = Annotated[
     str,
@@ -116,7 +116,7 @@ class TreeTools:
                 environment_id, path, owner=owner, exclude=exclude or ()
             )
         data = archive.read(offset, BASE64_PAGE_BYTES if limit is None else limit)
-        return _downloaded(environment_id, archive, offset, data)
+        return _downloaded(archive, offset, data)
 
 
 def _uploaded(path: str, done: Unpacked) -> UploadedFiles:
@@ -139,7 +139,7 @@ def _left_out(skipped: Sequence[Skipped]) -> list[LeftOut]:
     ]
 
 
-def _downloaded(environment_id: str, archive: Archive, offset: int, data: bytes) -> CallToolResult:
+def _downloaded(archive: Archive, offset: int, data: bytes) -> CallToolResult:
     end = offset + len(data)
     next_offset = end if end < archive.size else None
     result = DownloadedFiles(
@@ -154,6 +154,7 @@ def _downloaded(environment_id: str, archive: Archive, offset: int, data: bytes)
         offset=offset,
         truncated=next_offset is not None,
         next_offset=next_offset,
+        uri=archive_uri(archive.environment_id, archive.id),
     )
     text = f"{result.path} as tar.gz: {result.entries} entries, {result.size} bytes."
     if archive.left_out:
@@ -163,8 +164,8 @@ def _downloaded(environment_id: str, archive: Archive, offset: int, data: bytes)
     if next_offset is not None or offset:
         last = "this is the end" if next_offset is None else f"go on at {next_offset}"
         text += f"\n[bytes {offset} to {end}; {last}, with archive_id {archive.id}]"
-    uri = f"waggle://environments/{quote(environment_id)}/archives/{archive.id}?offset={offset}"
-    blob = BlobResourceContents(uri=uri, mime_type=_TYPE, blob=result.content)
+    page_uri = f"{result.uri}?offset={offset}&length={max(len(data), 1)}"
+    blob = BlobResourceContents(uri=page_uri, mime_type=ARCHIVE_TYPE, blob=result.content)
     return success(result, text, also=(EmbeddedResource(type="resource", resource=blob),))
 
 
@@ -197,7 +198,8 @@ def tree_tools(services: Services) -> list[Tool]:
                 "Pack a directory as a tar.gz, for programs that keep it (to look at files, "
                 f"read_file is better). At most {MAX_TREE_ENTRIES:,} entries and "
                 f"{MAX_TREE_BYTES:,} bytes. Comes as base64, a large one in pages: while truncated "
-                "is true, call again with archive_id and offset set to next_offset.\n"
+                "is true, call again with archive_id and offset set to next_offset. The last "
+                f"{MAX_KEPT} archives of an environment stay readable, also as resources.\n"
                 'Example: {"environment_id": "...", "path": "project", "exclude": '
                 '["node_modules", "*.pyc"]} or {"environment_id": "...", "path": "project", '
                 '"archive_id": "0f3a...", "offset": 360000}'
