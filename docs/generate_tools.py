@@ -59,9 +59,9 @@ RESOURCES = f"""\
 
 What the tools leave behind can be read as resources, in parts that every client accepts. The
 `_meta` of what is read has `{PAGE_META_KEY}` with `offset`, `next_offset` (null at the end) and
-`size`, for output the `status` of the execution, and for an archive its `sha256`. `resources/list` has
-the caller's environments and the newest {EXECUTIONS_LISTED} executions of each, {ENVIRONMENTS_LISTED}
-environments a page.
+`size`, for output the `status` of the execution, for an archive its `sha256`. `resources/list` has
+the caller's environments and the newest {EXECUTIONS_LISTED} executions of each, with
+{ENVIRONMENTS_LISTED} environments a page.
 `id`, `n` and `stream` of the templates can be completed.
 
 Environments and output can be subscribed to: a 2025 session by `resources/subscribe`, 2026-07-28 by
