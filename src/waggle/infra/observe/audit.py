@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The audit log: one JSON line for each tool call, appended to a file or to stderr.
+"""The audit log: one JSON line for each tool call and each request for resources.
 
-Built by the composition root. A file is made for the server's user alone (0600), or closed to
-others if it is there already, and never followed through a link. It is opened again when it was
-moved or removed (logrotate) and on `reopen` (SIGHUP). A disk that is full loses lines and says so
-in the server's log, but breaks no call. JSON escapes all that is not printable ASCII, so nothing
+Built by the composition root; appends to a file or to stderr. A file is made for the server's user
+alone (0600), or closed to others if it is there already, and never followed through a link. It is
+opened again when it was moved or removed (logrotate) and on `reopen` (SIGHUP). A disk that is full
+loses lines and says so in the server's log, but breaks no call. JSON escapes all that is not printable ASCII, so nothing
 that a client sends ends a line.
 """
 
@@ -128,7 +128,8 @@ def audit_line(call: Call, moment: datetime, *, programs: bool) -> bytes:
     fields: dict[str, object] = {
         "time": moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "owner": call.owner,
-        "tool": call.tool,
+        "method": call.method,
+        "tool": call.tool or None,
         "environment": call.environment_id,
         "outcome": call.outcome,
         "duration_ms": round(call.seconds * 1000, 1),

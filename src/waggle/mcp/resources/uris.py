@@ -125,6 +125,12 @@ def parse_uri(uri: str) -> Address | None:
             return EnvironmentAddress(environment_id) if not kind and not marked else None
 
 
+def environment_in(uri: str) -> str | None:
+    """The environment that a URI is about, whatever its query; None when it is none of ours."""
+    address = parse_uri(uri.partition("?")[0])
+    return None if address is None else address.environment_id
+
+
 def _stream(environment_id: str, rest: str, query: str) -> StreamAddress | None:
     number, _, stream = rest.partition("/")
     if not _JOB.fullmatch(number) or stream not in set(StreamName):
