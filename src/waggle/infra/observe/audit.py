@@ -4,8 +4,8 @@
 Built by the composition root; appends to a file or to stderr. A file is made for the server's user
 alone (0600), or closed to others if it is there already, and never followed through a link. It is
 opened again when it was moved or removed (logrotate) and on `reopen` (SIGHUP). A disk that is full
-loses lines and says so in the server's log, but breaks no call. JSON escapes all that is not printable ASCII, so nothing
-that a client sends ends a line.
+loses lines and says so in the server's log, but breaks no call. JSON escapes all that is not
+printable ASCII, so nothing that a client sends ends a line.
 """
 
 from __future__ import annotations
