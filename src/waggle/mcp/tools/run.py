@@ -20,6 +20,7 @@ from waggle.domain.runtime import RuntimeName
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import Failure, clean, failure_result
+from waggle.mcp.repeats import IdempotencyKey
 from waggle.mcp.results import success
 from waggle.mcp.state_results import RunOutput
 from waggle.mcp.tools.attend import attend
@@ -106,6 +107,7 @@ class RunTools:
         timeout_seconds: _Seconds = None,
         network: NetworkArgument = None,
         image: ImageArgument = None,
+        idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
     ) -> Annotated[CallToolResult, RunOutput]:
         """Run code in an environment of its own, which is gone when this ends, however it ends."""
         request = CreateRequest(
