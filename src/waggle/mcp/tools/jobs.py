@@ -12,8 +12,9 @@ from pydantic import Field
 from waggle.domain.job import JobState, JobView, StreamName, parse_wait
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
+from waggle.mcp.job_results import CommandOutput, JobItem, JobList, JobOutput
 from waggle.mcp.resources.uris import output_uri
-from waggle.mcp.results import CommandOutput, JobItem, JobList, JobOutput, rfc3339, success
+from waggle.mcp.results import rfc3339, success
 from waggle.mcp.stream_page import DEFAULT_BYTES, MAX_BYTES, MAX_PATTERN, StreamPage, read_page
 from waggle.mcp.tools.attend import result_of, watch
 from waggle.mcp.tools.parameters import EnvironmentId, JobId, Wait
