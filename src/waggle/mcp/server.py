@@ -132,7 +132,7 @@ def build_mcp(services: Services) -> WaggleServer:
         observer=services.observer,
         rates=services.rates,
     )
-    add_prompts(server)
+    add_prompts(server, [tool.name for tool in server.tools])
     changes = Changes()
     changes.follow(services.environments, services.jobs)
     Resources(services, changes).add_to(server.lowlevel)

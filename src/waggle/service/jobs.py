@@ -73,7 +73,7 @@ class JobService:
         self._tasks = tasks
         self._jobs: dict[str, _Jobs] = {}
         self._tellers: list[Changed] = []
-        environments.when_removed(self._forget)
+        environments.news.when_removed(self._forget)
 
     def when_changed(self, tell: Changed) -> None:
         """Call `tell` when a job starts, prints or ends; see `Changed`."""

@@ -64,7 +64,7 @@ class TreeService:
         self._environments = environments
         self._record = record
         self._archives: dict[str, dict[str, Archive]] = {}
-        environments.when_removed(self._forget)
+        environments.news.when_removed(self._forget)
 
     async def upload(
         self, environment_id: str, path: str | None, archive: bytes, *, owner: str
