@@ -111,7 +111,8 @@ def prompts() -> str:
     lines = [
         "# Prompts\n",
         "What a person picks in a client; each tells the agent how to use the tools for one kind",
-        "of work, and is offered only with the tools that it names. Arguments with `*` must be given.\n",
+        "of work, and is offered only with the tools that it names. Arguments with `*` must be",
+        "given.\n",
         "| Prompt | Arguments | |",
         "|---|---|---|",
     ]

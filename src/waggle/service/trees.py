@@ -28,7 +28,7 @@ from waggle.domain.tree import (
 )
 from waggle.service.archives import read_archive, write_archive
 from waggle.service.environments import EnvironmentService
-from waggle.service.job import NewRecording, Recording
+from waggle.service.recording import NewRecording, Recording
 
 MAX_KEPT = 2
 """Archives of one environment whose pages can still be read."""
