@@ -28,12 +28,13 @@ from pydantic import BaseModel
 
 from waggle.domain.access import Owner
 from waggle.mcp.call_record import telling
+from waggle.mcp.calls import CUT, REFUSED, Calls
 from waggle.mcp.context import Services, current_owner
 from waggle.mcp.resources.changes import Changes
 from waggle.mcp.resources.completion import complete
 from waggle.mcp.resources.listing import TEMPLATES, list_page
 from waggle.mcp.resources.read import read_resource
-from waggle.mcp.resources.refusals import refusing
+from waggle.mcp.resources.refusals import failed, refusing
 from waggle.mcp.resources.subscriptions import TASKS, Request, Subscriptions
 from waggle.mcp.resources.uris import environment_in
 
@@ -55,8 +56,9 @@ async def sending(_server: MCPServer[dict[str, Any]]) -> AsyncGenerator[dict[str
 class Resources:
     """The handlers for one server."""
 
-    def __init__(self, services: Services, changes: Changes) -> None:
+    def __init__(self, services: Services, changes: Changes, calls: Calls) -> None:
         self._services = services
+        self._calls = calls
         self._subscriptions = Subscriptions(services, changes, _owner)
 
     def add_to(self, server: Server[dict[str, Any]]) -> None:
@@ -68,13 +70,15 @@ class Resources:
         server.add_request_handler("completion/complete", CompleteRequestParams, self._complete)
 
         def counted(method: str, kind: type[P], handle: Handle[P]) -> None:
-            server.add_request_handler(method, kind, self._counted(method, handle))
+            bounded = self._until_stop(handle)
+            server.add_request_handler(method, kind, self._counted(method, bounded))
 
         counted("resources/list", PaginatedRequestParams, self._list)
         counted("resources/read", ReadResourceRequestParams, self._read)
         counted("resources/subscribe", SubscribeRequestParams, subscriptions.subscribe)
         counted("resources/unsubscribe", UnsubscribeRequestParams, subscriptions.unsubscribe)
-        counted("subscriptions/listen", SubscriptionsListenRequestParams, subscriptions.listen)
+        listen = self._counted("subscriptions/listen", subscriptions.listen)
+        server.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, listen)
         server.middleware.append(_announcing)
 
     def _counted(self, method: str, handle: Handle[P]) -> Handle[P]:
@@ -90,6 +94,18 @@ class Resources:
                 return await handle(ctx, params)
 
         return counting
+
+    def _until_stop(self, handle: Handle[P]) -> Handle[P]:
+        """A handler that is answered also when the server stops before or meanwhile."""
+
+        async def bounded(ctx: Request, params: P) -> HandlerResult:
+            if self._calls.stopping:
+                raise failed(REFUSED)
+            with self._calls.one():
+                return await handle(ctx, params)
+            raise failed(CUT)
+
+        return bounded
 
     async def _list(self, ctx: Request, params: PaginatedRequestParams) -> ListResourcesResult:
         owner = _owner(ctx)
