@@ -106,6 +106,17 @@ ROWS: tuple[Row, ...] = (
         3,
     ),
     Row(
+        "call-1",
+        "calls",
+        "p50 of `list_environments`, 10 environments, with tokens, metrics and audit log, 1 client",
+        "a no-op tool in the least server of the SDK",
+        RATIO,
+        1.3,
+    ),
+    Row("call-32", "calls", "the same, 32 clients at once", "the same", RATIO, 1.3),
+    Row("session-1", "calls", "`call-1` in a session of 2025-11-25", "the same", RATIO, 1.3),
+    Row("session-32", "calls", "`call-32` in sessions of 2025-11-25", "the same", RATIO, 1.3),
+    Row(
         "pull-cold",
         "images",
         "an image of 150 MB in 6 layers, from a registry on loopback to a bootable disk",

@@ -7,8 +7,10 @@ them. Times are RFC 3339 in UTC, sizes bytes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 from mcp_types import CallToolResult, ContentBlock, TextContent
 from pydantic import BaseModel, Field
@@ -16,6 +18,7 @@ from pydantic import BaseModel, Field
 from waggle.domain.environment import Environment
 
 
+@lru_cache(maxsize=1024)
 def rfc3339(moment: datetime) -> str:
     """A moment as clients expect it, for example `2026-03-04T05:06:07Z`."""
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -264,17 +267,17 @@ class DownloadedFiles(BaseModel):
     next_offset: int | None = Field(description="The offset of the next page, or null.")
 
 
-def summary(environment: Environment) -> EnvironmentSummary:
-    """One line of list_environments."""
-    return EnvironmentSummary(
-        environment_id=environment.id,
-        name=environment.name,
-        runtime=environment.runtime,
-        status=environment.state,
-        network=environment.network,
-        created_at=rfc3339(environment.created_at),
-        error=environment.error,
-    )
+def summary(environment: Environment) -> dict[str, Any]:
+    """One line of list_environments: the fields of EnvironmentSummary, as JSON has them."""
+    return {
+        "environment_id": environment.id,
+        "name": environment.name,
+        "runtime": environment.runtime.value,
+        "status": environment.state.value,
+        "network": environment.network.value,
+        "created_at": rfc3339(environment.created_at),
+        "error": environment.error,
+    }
 
 
 def created(environment: Environment) -> CreatedEnvironment:
@@ -292,9 +295,13 @@ def created(environment: Environment) -> CreatedEnvironment:
     )
 
 
-def success(model: BaseModel, *texts: str, also: tuple[ContentBlock, ...] = ()) -> CallToolResult:
-    """A result with its text blocks for a model and its structured content for a program."""
+def success(
+    model: BaseModel | Mapping[str, Any], *texts: str, also: tuple[ContentBlock, ...] = ()
+) -> CallToolResult:
+    """A result with its text blocks for a model and its structured content for a program.
+
+    The content may be given as its JSON, which the SDK compares with the tool's output schema.
+    """
     blocks: list[ContentBlock] = [TextContent(type="text", text=text) for text in texts]
-    return CallToolResult(
-        content=[*blocks, *also], structured_content=model.model_dump(mode="json")
-    )
+    fields = model.model_dump(mode="json") if isinstance(model, BaseModel) else {**model}
+    return CallToolResult(content=[*blocks, *also], structured_content=fields)

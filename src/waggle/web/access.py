@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -151,6 +152,7 @@ class AccessCheck:
         return problem(403, "This token is for something else.")
 
 
+@lru_cache(maxsize=1024)
 def _user(identity: Identity) -> AuthenticatedUser:
     token = AccessToken.model_construct(
         token="",

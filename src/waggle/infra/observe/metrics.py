@@ -48,6 +48,7 @@ class Metrics(Observer):
             registry=registry,
             buckets=_CALL_SECONDS,
         )
+        self._of_calls: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self._created = Histogram(
             "waggle_environment_create_seconds",
             "How long creates took that ended in a running environment.",
@@ -71,8 +72,14 @@ class Metrics(Observer):
 
     def call_ended(self, call: Call) -> None:
         """Count it."""
-        self._calls.labels(call.tool, call.outcome).inc()
-        self._seconds.labels(call.tool).observe(call.seconds)
+        kind = (call.tool, call.outcome)
+        found = self._of_calls.get(kind)
+        if found is None:  # looking a child up by its labels takes longer than counting
+            found = self._calls.labels(*kind), self._seconds.labels(call.tool)
+            self._of_calls[kind] = found
+        count, seconds = found
+        count.inc()
+        seconds.observe(call.seconds)
 
     def environment_created(self, seconds: float) -> None:
         """Count it."""
