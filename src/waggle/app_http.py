@@ -16,6 +16,7 @@ import structlog
 
 from waggle.app import App, open_app
 from waggle.callers import access_rules, public_names
+from waggle.collector import set_for_serving
 from waggle.config import Settings
 from waggle.mcp.context import Services
 from waggle.mcp.server import WaggleServer, build_mcp
@@ -86,5 +87,6 @@ async def _serve(
         if app.watch.reopen is not None:
             await group.start(on_hangup, app.watch.reopen)
         log.info("listening", mcp=f"{server.url}/mcp", hypervisor=app.hypervisor, why=app.reason)
-        await server.run(task_status=task_status)
+        with set_for_serving():
+            await server.run(task_status=task_status)
         group.cancel_scope.cancel()

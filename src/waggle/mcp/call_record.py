@@ -16,7 +16,7 @@ from starlette.requests import Request
 from waggle.domain.environment import parse_id
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.observer import CANCELLED, Call
-from waggle.mcp.context import Ctx, current_owner
+from waggle.mcp.context import Ctx, owner_of
 from waggle.mcp.errors import outcome
 
 _PROGRAMS = ("code", "command")
@@ -30,7 +30,7 @@ def ended_call(
     http = cast("Request[Any]", request) if isinstance(request, Request) else None
     session = "stdio" if http is None else "session" if "mcp-session-id" in http.headers else "none"
     return Call(
-        owner=current_owner(ctx),
+        owner=owner_of(request),
         tool=tool,
         outcome=CANCELLED if result is None else outcome(result),
         seconds=seconds,

@@ -61,7 +61,11 @@ def current_owner(ctx: Ctx) -> Owner:
 
     Raises RuntimeError for an HTTP request that nobody has let in, which would be a bug.
     """
-    request: object = ctx.request_context.request
+    return owner_of(ctx.request_context.request)
+
+
+def owner_of(request: object) -> Owner:
+    """The same, of the HTTP request itself, or None. Raises as `current_owner` does."""
     if request is None:
         return LOCAL
     user = request.scope.get("user") if isinstance(request, Request) else None

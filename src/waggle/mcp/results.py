@@ -272,9 +272,9 @@ def summary(environment: Environment) -> dict[str, Any]:
     return {
         "environment_id": environment.id,
         "name": environment.name,
-        "runtime": environment.runtime.value,
-        "status": environment.state.value,
-        "network": environment.network.value,
+        "runtime": str(environment.runtime),
+        "status": str(environment.state),
+        "network": str(environment.network),
         "created_at": rfc3339(environment.created_at),
         "error": environment.error,
     }

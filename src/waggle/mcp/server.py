@@ -12,10 +12,12 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from mcp.server._otel import OpenTelemetryMiddleware as Spans
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
+from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
 
 from waggle.domain.errors import WaggleError
 from waggle.domain.observer import NO_TOOL, Observer
@@ -63,6 +65,10 @@ class WaggleServer(MCPServer[dict[str, Any]]):
             lifespan=sending,
             subscriptions=False,
         )
+        if isinstance(get_tracer_provider(), ProxyTracerProvider):  # nobody takes spans
+            self.lowlevel.middleware[:] = [
+                each for each in self.lowlevel.middleware if not isinstance(each, Spans)
+            ]
         self.calls = Calls()
         self._observer = observer
         self._rates = rates
