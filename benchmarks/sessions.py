@@ -21,6 +21,8 @@ WARM = 500
 """Sessions before the first look: what a server that was used for a while keeps does not count."""
 CLIENTS = 8
 IDLE_SECONDS = 60
+TIDY_SECONDS = 15
+"""Within which the server gives memory back once they are forgotten."""
 GONE_SECONDS = 3 * IDLE_SECONDS
 MEGABYTE = 1_000_000
 VARIABLES = {
@@ -34,10 +36,12 @@ async def measure(options: Options) -> list[Result]:
     async with guarded(VARIABLES) as server:
         await _abandon(server, WARM, options)
         await _until_forgotten(server, options)
+        await asyncio.sleep(TIDY_SECONDS)
         idle = resident_bytes(server.server.pid)
         await _abandon(server, SESSIONS, options)
         most, held = await _open(server), resident_bytes(server.server.pid)
         await _until_forgotten(server, options)
+        await asyncio.sleep(TIDY_SECONDS)
         after = resident_bytes(server.server.pid)
     return [
         Result(
