@@ -34,8 +34,6 @@ BATCHES = ((1, 60), (32, 10))
 READY_SECONDS = 30.0
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class Side:
     """A server, the tool that is called, and the token that it wants."""
