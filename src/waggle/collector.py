@@ -19,7 +19,7 @@ YOUNG = 10_000
 """Objects that are made before it looks at them; each call makes some hundreds, and few cycles."""
 LOOK_SECONDS = 5.0
 MANY = 100
-"""Sessions that are worth a pause; each leaves about 40 kB in cycles."""
+"""Sessions that are worth a pause; each leaves some 40 objects in cycles."""
 
 
 @contextlib.contextmanager
