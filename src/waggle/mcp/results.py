@@ -8,7 +8,9 @@ those of the Go original where it has them. Times are RFC 3339 in UTC, sizes byt
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from mcp_types import CallToolResult, ContentBlock, TextContent
 from pydantic import BaseModel, Field
@@ -67,17 +69,17 @@ class DestroyedEnvironment(BaseModel):
     message: str
 
 
-def summary(environment: Environment) -> EnvironmentSummary:
-    """One line of list_environments."""
-    return EnvironmentSummary(
-        environment_id=environment.id,
-        name=environment.name,
-        runtime=environment.runtime,
-        status=environment.state,
-        network=environment.network,
-        created_at=rfc3339(environment.created_at),
-        error=environment.error,
-    )
+def summary(environment: Environment) -> dict[str, Any]:
+    """One line of list_environments: the fields of EnvironmentSummary, as JSON has them."""
+    return {
+        "environment_id": environment.id,
+        "name": environment.name,
+        "runtime": str(environment.runtime),
+        "status": str(environment.state),
+        "network": str(environment.network),
+        "created_at": rfc3339(environment.created_at),
+        "error": environment.error,
+    }
 
 
 def created(environment: Environment) -> CreatedEnvironment:
@@ -95,9 +97,13 @@ def created(environment: Environment) -> CreatedEnvironment:
     )
 
 
-def success(model: BaseModel, *texts: str, also: tuple[ContentBlock, ...] = ()) -> CallToolResult:
-    """A result with its text blocks for a model and its structured content for a program."""
+def success(
+    model: BaseModel | Mapping[str, Any], *texts: str, also: tuple[ContentBlock, ...] = ()
+) -> CallToolResult:
+    """A result with its text blocks for a model and its structured content for a program.
+
+    The content may be given as its JSON, which the SDK compares with the tool's output schema.
+    """
     blocks: list[ContentBlock] = [TextContent(type="text", text=text) for text in texts]
-    return CallToolResult(
-        content=[*blocks, *also], structured_content=model.model_dump(mode="json")
-    )
+    fields = model.model_dump(mode="json") if isinstance(model, BaseModel) else {**model}
+    return CallToolResult(content=[*blocks, *also], structured_content=fields)

@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 MAX_PROGRAM = 8_000
 LOOK_SECONDS = 1.0
 COMPLAIN_SECONDS = 60.0
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _KEPT = 0o640
 """Of the mode of a file that is there already, such as one that logrotate has made."""
@@ -138,7 +139,7 @@ def audit_line(call: Call, moment: datetime, *, programs: bool) -> bytes:
     }
     if programs and call.program is not None:
         fields["program"] = _program(call.program)
-    return json.dumps(fields, separators=(",", ":")).encode("ascii") + b"\n"
+    return _ENCODER.encode(fields).encode("ascii") + b"\n"
 
 
 def _program(program: object) -> str:

@@ -82,7 +82,7 @@ def _environment(
     environment = services.environments.get(address.environment_id, owner=owner)
     jobs = services.jobs.newest(environment.id, EXECUTIONS_SHOWN, owner=owner)
     content = EnvironmentContent(
-        **summary(environment).model_dump(), executions=[_execution(job) for job in jobs]
+        **summary(environment), executions=[_execution(job) for job in jobs]
     )
     return TextResourceContents(
         uri=uri, mime_type="application/json", text=content.model_dump_json(indent=2)
