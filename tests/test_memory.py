@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cycle collector while serving, and when memory is given back."""
+"""Who allocates a server's memory, the collector while serving, and when memory is given back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gc
 
 import pytest
 
-from waggle.collector import MANY, YOUNG, free, give_back, set_for_serving
+from waggle.memory import MANY, YOUNG, free, give_back, set_for_serving, with_malloc
 
 
 def test_it_is_set_for_serving_and_as_before_afterwards() -> None:
@@ -57,5 +57,20 @@ async def test_memory_is_given_back_when_half_of_many_have_gone(
             raise Over
 
     with pytest.raises(Over):
-        await give_back(lambda: left[0], act=lambda: freed.append(left[0]), sleep=sleep)
+        await give_back(lambda: left[0], sleep, act=lambda: freed.append(left[0]))
     assert freed == freed_at
+
+
+@pytest.mark.parametrize(
+    "environ, libc, expected",
+    [
+        ({"A": "b"}, "glibc", {"A": "b", "PYTHONMALLOC": "malloc"}),
+        ({"PYTHONMALLOC": "pymalloc"}, "glibc", None),
+        ({"PYTHONMALLOC": "malloc"}, "glibc", None),
+        ({"A": "b"}, "", None),
+    ],
+)
+def test_a_server_gets_the_c_librarys_allocator_unless_told_otherwise(
+    environ: dict[str, str], libc: str, expected: dict[str, str] | None
+) -> None:
+    assert with_malloc(environ, libc) == expected
