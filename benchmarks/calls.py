@@ -2,7 +2,8 @@
 """list_environments of a server with all its guards on, against a no-op tool of the SDK alone.
 
 What waggle adds to a call that needs no machine: authentication, the audit log, metrics, the
-checks of requests, and an answer about ten environments instead of none.
+checks of requests, and an answer about ten environments instead of none. A client's call is one of
+the SDK's client; `wire` sends bytes that were made before, which leaves the servers alone.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ import asyncio
 import statistics
 import sys
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+
+import httpx2
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
 
 from benchmarks import noop
 from benchmarks.figures import compare
@@ -24,7 +29,7 @@ from benchmarks.options import Options
 from benchmarks.results import ratio
 from benchmarks.server import environment, free_port, stopped
 from benchmarks.table import Result
-from benchmarks.wire import Wire, initialize, tool_call, wire
+from benchmarks.wire import MODERN, tool_call, wire
 from waggle.cli.client import connected
 
 ROUNDS = 30
@@ -43,24 +48,22 @@ class Side:
     token: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """A client: its connection, and the request that it sends over and over."""
-
-    wire: Wire
-    request: bytes
+Call = Callable[[], Awaitable[None]]
+"""Calls a tool once, and fails when that fails."""
+Open = Callable[[AsyncExitStack, Side], Awaitable[Call]]
+"""Connects a client."""
 
 
 async def measure(options: Options) -> list[Result]:
-    """The rows `call-1`, `call-32`, `session-1` and `session-32`."""
+    """The rows `call-*`, `session-*` and `wire-*`."""
     results: list[Result] = []
     async with guarded() as ours, _sdk() as theirs, _environments(ours, options):
         waggle = Side(ours.server.url, "list_environments", ours.token)
-        for key, sessions in (("call", False), ("session", True)):
+        for key, opened in KINDS.items():
             for clients, calls in BATCHES:
                 async with (
-                    _callers(waggle, clients, sessions) as of_waggle,
-                    _callers(Side(theirs, noop.TOOL), clients, sessions) as of_sdk,
+                    _callers(waggle, clients, opened) as of_waggle,
+                    _callers(Side(theirs, noop.TOOL), clients, opened) as of_sdk,
                 ):
                     seconds = await interleave(
                         {
@@ -113,35 +116,59 @@ async def _until_open(port: int, process: asyncio.subprocess.Process) -> None:
 
 
 @asynccontextmanager
-async def _callers(side: Side, count: int, sessions: bool) -> AsyncGenerator[list[Caller]]:
+async def _callers(side: Side, count: int, opened: Open) -> AsyncGenerator[list[Call]]:
     async with AsyncExitStack() as stack:
-        callers: list[Caller] = []
-        for _ in range(count):
-            connection = await stack.enter_async_context(wire(side.url))
-            session = ""
-            if sessions:
-                opened = await connection.ask(initialize(side.url, side.token))
-                session = opened.headers["mcp-session-id"]
-            request = tool_call(side.url, side.tool, token=side.token, session=session)
-            callers.append(Caller(connection, request))
-        yield callers
+        yield [await opened(stack, side) for _ in range(count)]
 
 
-async def _median(callers: Sequence[Caller], calls: int) -> float:
+async def _client(stack: AsyncExitStack, side: Side, *, era: str) -> Call:
+    """The SDK's client."""
+    headers = {"Authorization": f"Bearer {side.token}"} if side.token else {}
+    http = await stack.enter_async_context(httpx2.AsyncClient(headers=headers, timeout=60))
+    transport = streamable_http_client(side.url, http_client=http)
+    client = await stack.enter_async_context(Client(transport, mode=era))
+
+    async def call() -> None:
+        result = await client.call_tool(side.tool, {})
+        if result.is_error:
+            raise RuntimeError(f"a call failed: {result}")
+
+    return call
+
+
+async def _wire(stack: AsyncExitStack, side: Side) -> Call:
+    """A bare socket, in the revision 2026-07-28."""
+    connection = await stack.enter_async_context(wire(side.url))
+    request = tool_call(side.url, side.tool, token=side.token)
+
+    async def call() -> None:
+        answer = await connection.ask(request)
+        if answer.status != 200 or b'"isError":false' not in answer.body.replace(b": ", b":"):
+            raise RuntimeError(f"a call failed: {answer}")
+
+    return call
+
+
+KINDS: Mapping[str, Open] = {
+    "call": partial(_client, era=MODERN),
+    "session": partial(_client, era="legacy"),
+    "wire": _wire,
+}
+
+
+async def _median(callers: Sequence[Call], calls: int) -> float:
     """Seconds of a call while all clients call one after another."""
     return statistics.median(
         second
-        for seconds in await asyncio.gather(*(_calls(caller, calls) for caller in callers))
+        for seconds in await asyncio.gather(*(_seconds(call, calls) for call in callers))
         for second in seconds
     )
 
 
-async def _calls(caller: Caller, count: int) -> list[float]:
+async def _seconds(call: Call, count: int) -> list[float]:
     seconds: list[float] = []
     for _ in range(count):
         began = time.perf_counter()
-        answer = await caller.wire.ask(caller.request)
+        await call()
         seconds.append(time.perf_counter() - began)
-        if answer.status != 200 or b'"isError":false' not in answer.body.replace(b": ", b":"):
-            raise RuntimeError(f"a call failed: {answer}")
     return seconds

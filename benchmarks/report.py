@@ -29,9 +29,9 @@ that is itself emulated. Run them with `./task bench`, or only some: `./task ben
 otherwise idle machine gives the narrowest ranges, but the ratios hold on a busy one too.
 
 In the groups `calls`, `load` and `sessions` the server has a tokens file, metrics and an audit log,
-and its environments are real machines. `calls` and `sessions` send bytes that were made before, for
-the SDK's client takes longer for a call than a server does. The answer about ten environments
-alone, given by the SDK's own server, is 1.1 to 1.25 x of its no-op.
+and its environments are real machines. `call` and `session` are calls of the SDK's client; `wire`
+and `sessions` send bytes that were made before, which shows the server's share alone. Of that, the
+answer about ten environments is 1.1 to 1.25 x of a no-op when the SDK's own server gives it.
 """
 
 _COLUMNS = ("Name", "What", "Against", "waggle", "other", "Result", "Limit", "Kept", "How")

@@ -117,6 +117,15 @@ ROWS: tuple[Row, ...] = (
     Row("session-1", "calls", "`call-1` in a session of 2025-11-25", "the same", RATIO, 1.3),
     Row("session-32", "calls", "`call-32` in sessions of 2025-11-25", "the same", RATIO, 1.3),
     Row(
+        "wire-1",
+        "calls",
+        "`call-1` with bytes made before instead of a client",
+        "the same",
+        RATIO,
+        None,
+    ),
+    Row("wire-32", "calls", "`call-32` with bytes made before", "the same", RATIO, None),
+    Row(
         "load-errors",
         "load",
         "errors of `execute` from 32 clients at once in 4 environments, for 60 s",

@@ -19,13 +19,16 @@ def test_it_is_set_for_serving_and_as_before_afterwards() -> None:
     assert gc.get_freeze_count() == 0
 
 
+def make_cycle() -> None:
+    cycle: list[object] = []
+    cycle.append(cycle)
+
+
 def test_freeing_collects_what_refers_to_itself() -> None:
     gc.disable()
     try:
         for _ in range(MANY):
-            cycle: list[object] = []
-            cycle.append(cycle)
-        del cycle
+            make_cycle()
         free()
         assert gc.collect() < MANY
     finally:
