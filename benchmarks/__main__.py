@@ -13,7 +13,19 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import cold, cycles, execute, files, images, krun, listing, memory
+from benchmarks import (
+    calls,
+    cold,
+    cycles,
+    execute,
+    files,
+    images,
+    krun,
+    listing,
+    load,
+    memory,
+    sessions,
+)
 from benchmarks.machine import describe
 from benchmarks.options import Options
 from benchmarks.report import missed, page, read_page, terminal
@@ -28,6 +40,9 @@ MEASURES: dict[str, Callable[[Options], Awaitable[list[Result]]]] = {
     "memory": memory.measure,
     "cycles": cycles.measure,
     "list": listing.measure,
+    "calls": calls.measure,
+    "load": load.measure,
+    "sessions": sessions.measure,
     "images": images.measure,
     "krun": krun.measure,
 }

@@ -72,10 +72,10 @@ async def serving(
             await _until_ready(url, process)
             yield Server(f"{url}/mcp", process.pid, data, temporary, settings)
         finally:
-            await asyncio.shield(_stop(process))
+            await asyncio.shield(stopped(process))
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
+async def stopped(process: asyncio.subprocess.Process) -> None:
     """Ask it to stop, which destroys what it has; kill it only when it does not obey."""
     if process.returncode is None:
         process.terminate()

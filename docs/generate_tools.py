@@ -59,14 +59,15 @@ RESOURCES = f"""\
 
 What the tools leave behind can be read as resources, in parts that every client accepts. The
 `_meta` of what is read has `{PAGE_META_KEY}` with `offset`, `next_offset` (null at the end) and
-`size`, and for output the `status` of the execution. `resources/list` has the caller's environments
-and the newest {EXECUTIONS_LISTED} executions of each, {ENVIRONMENTS_LISTED} environments a page.
+`size`, for output the `status` of the execution, for an archive its `sha256`. `resources/list` has
+the caller's environments and the newest {EXECUTIONS_LISTED} executions of each, with
+{ENVIRONMENTS_LISTED} environments a page.
 `id`, `n` and `stream` of the templates can be completed.
 
 Environments and output can be subscribed to: a 2025 session by `resources/subscribe`, 2026-07-28 by
 `subscriptions/listen`, at most {MAX_SUBSCRIPTIONS} each. A client is told at most once a second of
 the same resource, and when a program ends. A session that has read the list is also told when
-environments come and go.
+environments come, die and go.
 
 A resource that is missing, or another owner's, is an error with code {NOT_FOUND_BEFORE_2026}, in
 2026-07-28 -32602; `data` has `waggle/error` as with tools.
@@ -110,11 +111,12 @@ def prompts() -> str:
     lines = [
         "# Prompts\n",
         "What a person picks in a client; each tells the agent how to use the tools for one kind",
-        "of work. Arguments with `*` must be given.\n",
+        "of work, and is offered only with the tools that it names. Arguments with `*` must be",
+        "given.\n",
         "| Prompt | Arguments | |",
         "|---|---|---|",
     ]
-    for name, function in PROMPTS:
+    for name, (function, _) in PROMPTS.items():
         prompt = Prompt.from_function(function, name=name)
         given = [f"`{each.name}`{' *' * bool(each.required)}: {each.description}"
                  for each in prompt.arguments or []]  # fmt: skip

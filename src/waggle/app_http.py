@@ -19,6 +19,7 @@ from waggle.callers import access_rules, public_names
 from waggle.config import Settings
 from waggle.mcp.context import Services
 from waggle.mcp.server import WaggleServer, build_mcp
+from waggle.memory import give_back, set_for_serving
 from waggle.places import Places
 from waggle.service.private_state import keep_swept, sweep
 from waggle.signals import Signals, on_hangup
@@ -85,6 +86,8 @@ async def _serve(
         group.start_soon(signals.control, server.stop, group.cancel_scope.cancel)
         if app.watch.reopen is not None:
             await group.start(on_hangup, app.watch.reopen)
+        group.start_soon(give_back, lambda: web.endpoint.sessions, anyio.sleep)
         log.info("listening", mcp=f"{server.url}/mcp", hypervisor=app.hypervisor, why=app.reason)
-        await server.run(task_status=task_status)
+        with set_for_serving():
+            await server.run(task_status=task_status)
         group.cancel_scope.cancel()

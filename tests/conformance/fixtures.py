@@ -26,6 +26,7 @@ from mcp_types import (
     EmptyResult,
     ImageContent,
     PromptReference,
+    ReadResourceRequestParams,
     ResourceTemplateReference,
     SetLevelRequestParams,
     SubscribeRequestParams,
@@ -143,6 +144,14 @@ def add_resources(server: MCPServer[Any]) -> None:
         return EmptyResult()
 
     low = server._lowlevel_server
+    waggles = low.get_request_handler("resources/read")
+    assert waggles is not None
+
+    async def read(ctx: Any, params: ReadResourceRequestParams) -> Any:
+        handle = server._handle_read_resource if params.uri.startswith("test:") else waggles.handler
+        return await handle(ctx, params)
+
+    low.add_request_handler("resources/read", ReadResourceRequestParams, read)
     low.add_request_handler("resources/subscribe", SubscribeRequestParams, accept)
     low.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, accept)
     low.add_request_handler("logging/setLevel", SetLevelRequestParams, accept)

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from mcp import Client
+from mcp import Client, MCPError
+from tests.mcp.test_resource_changes import subscribe, unsubscribe
 from tests.support.server import (
     ERAS,
     LEGACY,
+    MODERN,
     Setup,
     client,
     created,
@@ -135,6 +137,70 @@ async def test_what_is_told_of_a_call(era: str) -> None:
     assert {call.address for call in kept.calls} == {"127.0.0.1"}
     assert {call.session for call in kept.calls} == {"session" if era == LEGACY else "none"}
     assert kept.events == ["created"]
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_what_is_asked_of_resources_is_told_as_calls_are(era: str) -> None:
+    kept = Kept()
+    setup = guarded()
+    setup.observer = kept
+    async with serving(setup) as rig, client(rig, era, token=ANN) as ann:
+        environment = await created(ann)
+        kept.calls.clear()
+        uri = f"waggle://environments/{environment}"
+        await ann.list_resources()
+        await ann.read_resource(uri)
+        for wrong in (f"{uri}/executions/9/stdout", f"{uri}/files/a?offset=x", "file:///etc"):
+            with pytest.raises(MCPError):
+                await ann.read_resource(wrong)
+        with pytest.raises(MCPError):
+            await ann.list_resources(cursor="x")
+        read = "resources/read"
+        assert [(call.method, call.outcome, call.environment_id) for call in kept.calls] == [
+            ("resources/list", "ok", None),
+            (read, "ok", environment),
+            (read, "job_not_found", environment),
+            (read, "invalid_argument", environment),
+            (read, "not_found", None),
+            ("resources/list", "invalid_argument", None),
+        ]
+        assert {(call.owner, call.tool, call.address) for call in kept.calls} == {
+            ("ann", "", "127.0.0.1")
+        }
+
+
+async def test_subscriptions_are_told_and_those_of_a_stream_when_it_is_closed() -> None:
+    kept = Kept()
+    async with serving(Setup(observer=kept)) as rig:
+        async with client(rig, LEGACY) as one:
+            environment = await created(one)
+            uri = f"waggle://environments/{environment}"
+            await subscribe(one, uri)
+            with pytest.raises(MCPError):
+                await subscribe(one, f"{uri}/files/a")
+            await unsubscribe(one, uri)
+        async with client(rig, MODERN) as one, one.listen(resource_subscriptions=[uri]):
+            pass
+        await until(lambda: len(kept.calls) == 5)
+    assert [(call.method, call.outcome, call.environment_id) for call in kept.calls[1:]] == [
+        ("resources/subscribe", "ok", environment),
+        ("resources/subscribe", "invalid_argument", environment),
+        ("resources/unsubscribe", "ok", environment),
+        ("subscriptions/listen", "cancelled", None),
+    ]
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_requests_for_resources_count_for_the_rate(era: str) -> None:
+    setup = Setup(rates=RateLimiter(3, lambda: 0.0))
+    async with serving(setup) as rig, client(rig, era) as one:
+        uri = f"waggle://environments/{await created(one)}"
+        await one.list_resources()
+        await one.read_resource(uri)
+        for ask in (one.list_resources, lambda: one.read_resource(uri)):
+            with pytest.raises(MCPError) as refused:
+                await ask()
+            assert refused.value.error.data["waggle/error"]["code"] == "rate_limited"
 
 
 async def test_a_cancelled_call_is_told_too() -> None:

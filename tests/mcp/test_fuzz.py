@@ -3,25 +3,25 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import tarfile
 from collections.abc import Callable, Generator
 from typing import Any, cast
 
-import httpx2
 import pytest
-from anyio.from_thread import start_blocking_portal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from structlog.testing import capture_logs
-from tests.support.fakes import FakeFile
-from tests.support.server import MODERN, Setup, default_tools, request, serving
+from tests.support.server import default_tools
+from tests.support.wire import FOREIGN, OWN, SECRET, TRACES, Ground, hunting_ground
 
 from waggle.mcp.errors import ERROR_META_KEY
 
 TOOLS = tuple(tool.name for tool in default_tools())
-ENVIRONMENT = "00000000-0000-4000-8000-000000000001"
-TRACES = ("Traceback", 'File "', "pydantic", "site-packages", "src/waggle")
+"""One test for each; that they are all that `tools/list` has is tested below."""
 
 texts = st.text(max_size=30) | st.sampled_from(
     ["a", "/tmp/a", "..", "\0", "\ud800", "-1", "null", "[1]", "{}", "a b", "x" * 500]
@@ -31,6 +31,28 @@ anything: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=6,
 )
+
+
+def packed(name: str, kind: bytes = tarfile.REGTYPE) -> str:
+    """A tar with one entry, as base64."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname = kind, "/etc/passwd" if kind == tarfile.SYMTYPE else ""
+        tar.addfile(entry)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+LIKELY: dict[str, st.SearchStrategy[Any]] = {
+    "environment_id": st.sampled_from([OWN, OWN, FOREIGN]) | texts,
+    "path": st.sampled_from(["/tmp/a", "/tmp", "a", f"../{FOREIGN}"]) | texts,
+    "job_id": st.integers(-1, 3),
+    "code": st.sampled_from(["echo x", "exit 3", "flood 9", "stdin"]) | texts,
+    "archive": texts
+    | st.sampled_from([packed("a"), packed("../a"), packed("l", tarfile.SYMTYPE), packed("/x")]),
+    "idempotency_key": st.sampled_from(["k", "l"]) | texts,
+}
+"""By a parameter's name: what gets further than any text does."""
 
 
 def from_schema(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
@@ -64,8 +86,7 @@ def from_schema(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
 
 def from_properties(schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     parts = {name: from_schema(about) for name, about in schema["properties"].items()}
-    if "environment_id" in parts:
-        parts["environment_id"] = st.just(ENVIRONMENT) | texts
+    parts |= {name: likely for name, likely in LIKELY.items() if name in parts}
     required = schema.get("required", [])
     return st.fixed_dictionaries(
         {name: part for name, part in parts.items() if name in required},
@@ -81,51 +102,11 @@ def hostile(schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     ).map(lambda t: {k: v for k, v in {**t[0], **t[1]}.items() if k not in t[2]})
 
 
-class Wire:
-    """Calls tools by raw HTTP, as no well-behaved client could."""
-
-    def __init__(self, url: str) -> None:
-        self._http = httpx2.Client(base_url=url, timeout=20)
-
-    def rpc(self, method: str, params: dict[str, Any], name: str | None = None) -> dict[str, Any]:
-        headers = {
-            "Content-Type": "application/json",
-            "Accept": "application/json, text/event-stream",
-            "MCP-Protocol-Version": MODERN,
-            "Mcp-Method": method,
-            **({} if name is None else {"Mcp-Name": name}),
-        }
-        meta: dict[str, Any] = {
-            "io.modelcontextprotocol/protocolVersion": MODERN,
-            "io.modelcontextprotocol/clientCapabilities": {},
-        }
-        body = json.dumps(request(method, {**params, "_meta": meta}))
-        answer = self._http.post("/mcp", content=body, headers=headers)
-        assert answer.status_code == 200, answer.text
-        assert "error" not in answer.json(), answer.text
-        return answer.json()["result"]
-
-    def call(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        return self.rpc("tools/call", {"name": name, "arguments": arguments}, name)
-
-    def tool(self, name: str) -> dict[str, Any]:
-        return next(t for t in self.rpc("tools/list", {})["tools"] if t["name"] == name)
-
-    def close(self) -> None:
-        self._http.close()
-
-
 @pytest.fixture
-def wire() -> Generator[Wire]:
-    """A server of its own, in another thread, with one environment in which there is a file."""
-    server = serving(Setup(max_environments=5))
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(server) as rig:
-        connected = Wire(rig.url)
-        made = connected.call("create_environment", {"runtime": "python"})
-        assert made["structuredContent"]["environment_id"] == ENVIRONMENT
-        rig.host.only.files["/tmp/a"] = FakeFile("a€\0".encode(), 0o644)
-        yield connected
-        connected.close()
+def ground() -> Generator[Ground]:
+    """A server of its own, with an environment of the caller and one that is another's."""
+    with hunting_ground() as made:
+        yield made
 
 
 def valid(schema: dict[str, Any], value: object) -> bool:
@@ -136,6 +117,7 @@ def check(tool: dict[str, Any], arguments: dict[str, Any], result: dict[str, Any
     """Whatever was sent, this is what may come back."""
     text, echoed = json.dumps(result), json.dumps(arguments)
     assert not [trace for trace in TRACES if trace in text and trace not in echoed]
+    assert SECRET not in text
     structured = result.get("structuredContent")
     assert structured is None or valid(tool["outputSchema"], structured)
     if not result["isError"]:
@@ -149,16 +131,19 @@ def check(tool: dict[str, Any], arguments: dict[str, Any], result: dict[str, Any
 
 
 @pytest.mark.parametrize("name", TOOLS)
-def test_whatever_is_sent_a_result_comes_back(name: str, wire: Wire) -> None:
-    tool = wire.tool(name)
+def test_whatever_is_sent_a_result_comes_back(name: str, ground: Ground) -> None:
+    tools = ground.wire.tools()
+    assert set(tools) == set(TOOLS)
+    tool = tools[name]
     fitting, broken = from_properties(tool["inputSchema"]), hostile(tool["inputSchema"])
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(fitting | broken)
     def whatever(arguments: dict[str, Any]) -> None:
-        check(tool, arguments, wire.call(name, arguments))
+        check(tool, arguments, ground.wire.call(name, arguments))
 
     with capture_logs() as logs:
         whatever()
     assert not [entry for entry in logs if entry["log_level"] == "error"]
-    assert len(wire.rpc("tools/list", {})["tools"]) == len(TOOLS)
+    assert set(ground.wire.tools()) == set(TOOLS)
+    ground.assert_untouched()

@@ -8,8 +8,9 @@ import re
 import pytest
 from mcp import Client, MCPError
 from mcp_types import GetPromptResult, TextContent
-from tests.support.server import ERAS, mcp_server
+from tests.support.server import ERAS, Setup, mcp_server
 
+from waggle.domain.toolset import ALL_TOOLSETS, Toolset
 from waggle.mcp.prompts import MOST_TEXT, PROMPTS
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +32,7 @@ def said(result: GetPromptResult) -> str:
 async def test_they_are_listed_and_got(era: str) -> None:
     async with mcp_server() as server, Client(server, mode=era) as client:
         listed = (await client.list_prompts()).prompts
-        assert [prompt.name for prompt in listed] == [name for name, _ in PROMPTS]
+        assert [prompt.name for prompt in listed] == [*PROMPTS]
         for prompt in listed:
             assert prompt.description
             assert all(argument.description for argument in prompt.arguments or [])
@@ -48,8 +49,29 @@ async def test_they_name_only_tools_that_exist() -> None:
             text = said(await client.get_prompt(name, arguments))
             named = set(re.findall(r"\b[a-z]+_[a-z_]+\b", text)) - {"environment_id", "exit_code"}
             assert named - tools == set()
-            assert {"create_environment", "destroy_environment"} <= named
+            assert {*named, "execute"} == PROMPTS[name][1]
             assert "execute" in text
+
+
+@pytest.mark.parametrize(
+    "left_out, names",
+    [
+        ({Toolset.JOBS, Toolset.PORTS, Toolset.RUN}, [*PROMPTS]),
+        ({Toolset.PACKAGES}, ["debug-failure"]),
+        ({Toolset.FILES}, []),
+        ({Toolset.EXECUTION}, []),
+        ({Toolset.ENVIRONMENTS}, []),
+    ],
+)
+async def test_a_prompt_is_offered_only_with_the_tools_that_it_names(
+    left_out: set[Toolset], names: list[str]
+) -> None:
+    setup = Setup(toolsets=ALL_TOOLSETS - left_out)
+    async with mcp_server(setup) as server, Client(server) as client:
+        assert [prompt.name for prompt in (await client.list_prompts()).prompts] == names
+        for name in {*PROMPTS} - {*names}:
+            with pytest.raises(MCPError):
+                await client.get_prompt(name, ARGUMENTS[name])
 
 
 @pytest.mark.parametrize(

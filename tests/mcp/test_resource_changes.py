@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -148,6 +149,49 @@ async def test_a_session_hears_of_an_environment_and_its_end() -> None:
         await heard.until(lambda told: told.count(environment) == 2 and told.count("list") == 2)
         with pytest.raises(MCPError):
             await subscribe(agent, environment)
+
+
+async def test_a_session_hears_that_a_machine_died_in_which_nothing_ran() -> None:
+    heard = Heard()
+    async with serving() as rig, session(rig, heard) as agent:
+        environment = await created(agent)
+        uri = f"waggle://environments/{environment}"
+        await agent.list_resources()
+        await subscribe(agent, uri)
+        rig.host.only.die("killed by signal 9")
+        await heard.until(lambda told: set(told) == {"list", uri})
+        (content,) = (await agent.read_resource(uri)).contents
+        assert json.loads(cast("Any", content).text)["status"] == "error"
+        # The subscription holds until it is destroyed.
+        await agent.call_tool("destroy_environment", {"environment_id": environment})
+        await heard.until(lambda told: told.count(uri) == 2)
+
+
+async def test_a_session_hears_of_a_destroy_that_failed_and_of_what_the_reaper_took() -> None:
+    heard = Heard()
+    async with serving() as rig, session(rig, heard) as agent:
+        environment = await created(agent)
+        uri = f"waggle://environments/{environment}"
+        await subscribe(agent, uri)
+        rig.host.only.destroy_error = OSError("stuck")
+        failed = await agent.call_tool("destroy_environment", {"environment_id": environment})
+        assert failed.is_error
+        await heard.until(lambda told: told == [uri])
+        rig.host.only.destroy_error = None
+        assert await rig.services.environments.destroy_expired(environment)
+        await heard.until(lambda told: told == [uri] * 2)
+
+
+async def test_a_stream_of_2026_hears_of_a_death() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        uri = f"waggle://environments/{await created(agent)}"
+        async with agent.listen(
+            resources_list_changed=True, resource_subscriptions=[uri]
+        ) as events:
+            rig.host.only.die()
+            with anyio.fail_after(5):
+                told = {await anext(events), await anext(events)}
+            assert told == {ResourceUpdated(uri), ResourcesListChanged()}
 
 
 async def test_nothing_is_told_after_unsubscribing() -> None:

@@ -14,12 +14,15 @@ from waggle.domain.errors import InvalidArgument
 from waggle.domain.job import StreamName
 from waggle.mcp.resources.pace import SECONDS, Pace
 from waggle.mcp.resources.uris import (
+    ARCHIVE_TEMPLATE,
     FILE_TEMPLATE,
     STREAM_TEMPLATE,
+    ArchiveAddress,
     EnvironmentAddress,
     FileAddress,
     Range,
     StreamAddress,
+    archive_uri,
     environment_uri,
     file_uri,
     output_uri,
@@ -54,6 +57,15 @@ def test_a_client_that_expands_the_template_names_the_same_file() -> None:
     for path in ("tmp/a b/ü.txt", "/tmp/a b/ü.txt"):
         uri = template.expand({"id": ID, "path": path, "offset": "5"})
         assert parse_uri(uri) == FileAddress(ID, "/tmp/a b/ü.txt", Range(5))
+
+
+def test_archives_come_back() -> None:
+    archive = "0123456789abcdef"
+    assert parse_uri(archive_uri(ID, archive)) == ArchiveAddress(ID, archive)
+    uri = UriTemplate.parse(ARCHIVE_TEMPLATE).expand({"id": ID, "archive": archive, "offset": "7"})
+    assert parse_uri(uri) == ArchiveAddress(ID, archive, Range(7))
+    for wrong in ("", "0123", archive.upper(), f"{archive}/x", f"../{archive}"):
+        assert parse_uri(f"{environment_uri(ID)}/archives/{wrong}") is None
 
 
 def test_an_environment_has_one_name() -> None:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import random
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     BlobResourceContents,
+    ContentBlock,
+    EmbeddedResource,
     ReadResourceResult,
     ResourceTemplateReference,
     TextResourceContents,
@@ -35,12 +39,15 @@ from waggle.domain.execution import ExecutionResult
 from waggle.domain.runtime import RuntimeName
 from waggle.mcp.resources.listing import EXECUTIONS_LISTED
 from waggle.mcp.resources.uris import (
+    ARCHIVE_TEMPLATE,
     ENVIRONMENT_TEMPLATE,
     FILE_TEMPLATE,
     STREAM_TEMPLATE,
+    archive_uri,
     file_uri,
 )
 from waggle.service.environments import CreateRequest
+from waggle.service.trees import MAX_KEPT
 
 pytestmark = pytest.mark.anyio
 
@@ -157,6 +164,53 @@ async def test_files_of_the_guest_are_resources(era: str) -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
+async def test_an_archive_is_a_resource_while_it_is_kept(era: str) -> None:
+    async with serving() as rig, client(rig, era) as agent:
+        environment = await created(agent)
+        arguments = {"environment_id": environment, "path": "."}
+        noise = random.Random(1)
+        packed: list[dict[str, Any]] = []
+        content: list[ContentBlock] = []
+        for _ in range(MAX_KEPT + 1):
+            rig.host.only.files["/home/sandbox/a"] = FakeFile(noise.randbytes(500_000), 0o644)
+            result = await agent.call_tool("download_files", {**arguments, "limit": 1_000})
+            packed.append(data_of(result))
+            content = result.content
+        old, *_, new = packed
+        data = await whole(agent, new["uri"])
+        assert hashlib.sha256(data).hexdigest() == new["sha256"]
+        assert len(data) == new["size"] > 500_000
+        # The page that a result holds has a name of its own.
+        (held,) = [each for each in content if isinstance(each, EmbeddedResource)]
+        assert isinstance(held.resource, BlobResourceContents)
+        again, page = bytes_in(await agent.read_resource(held.resource.uri))
+        assert again == base64.b64decode(held.resource.blob) == data[:1_000]
+        assert page["next_offset"] == 1_000
+        with pytest.raises(MCPError) as refused:
+            await agent.read_resource(f"{new['uri']}?offset={new['size'] + 1}")
+        assert refused.value.error.code == -32602
+        with pytest.raises(MCPError) as refused:
+            await agent.read_resource(old["uri"])
+        assert refused.value.error.data["waggle/error"]["code"] == "archive_not_found"
+        await agent.call_tool("destroy_environment", {"environment_id": environment})
+        with pytest.raises(MCPError):
+            await agent.read_resource(new["uri"])
+
+
+async def test_an_archive_of_another_owner_is_not_to_be_had_by_its_name() -> None:
+    async with serving() as rig, client(rig) as agent:
+        theirs = await foreign(rig)
+        archive = await rig.services.trees.download(theirs, ".", owner=Owner("somebody else"))
+        with pytest.raises(MCPError) as refused:
+            await agent.read_resource(archive_uri(theirs, archive.id))
+        assert refused.value.error.data["waggle/error"]["code"] == "not_found"
+        mine = await created(agent)
+        with pytest.raises(MCPError) as refused:
+            await agent.read_resource(archive_uri(mine, archive.id))
+        assert refused.value.error.data["waggle/error"]["code"] == "archive_not_found"
+
+
+@pytest.mark.parametrize("era", ERAS)
 async def test_what_can_be_read_is_listed(era: str) -> None:
     async with serving() as rig, client(rig, era) as agent:
         environment = await created(agent)
@@ -179,6 +233,7 @@ async def test_what_can_be_read_is_listed(era: str) -> None:
             ENVIRONMENT_TEMPLATE,
             STREAM_TEMPLATE,
             FILE_TEMPLATE,
+            ARCHIVE_TEMPLATE,
         ]
 
 
@@ -236,7 +291,9 @@ async def foreign(rig: Rig) -> str:
 
 
 @pytest.mark.parametrize("era", ERAS)
-@pytest.mark.parametrize("rest", ["", "/executions/1/stdout", "/files/tmp/x"])
+@pytest.mark.parametrize(
+    "rest", ["", "/executions/1/stdout", "/files/tmp/x", "/archives/0123456789abcdef"]
+)
 async def test_anothers_resource_is_as_unknown_as_none(era: str, rest: str) -> None:
     async with serving() as rig, client(rig, era) as agent:
         theirs = await foreign(rig)
@@ -263,6 +320,12 @@ async def test_anothers_resource_is_as_unknown_as_none(era: str, rest: str) -> N
         ("/files/%00", -32002),
         ("/files/%ff", -32002),
         ("/files/tmp/none", -32002),
+        ("/archives/0123456789abcdef", -32002),
+        ("/archives/0123456789ABCDEF", -32002),
+        ("/archives/../x", -32002),
+        ("/archives/", -32002),
+        ("/archives/0123456789abcdef?offset=-1", -32602),
+        ("/archives/0123456789abcdef?search=x", -32602),
         ("/nothing", -32002),
         ("?x=1", -32002),
         ("/executions/1/stdout?offset=x", -32602),

@@ -9,11 +9,22 @@ import anyio
 import pytest
 from mcp import Client
 from tests.support.fakes import FakeGuest, FakeHost
-from tests.support.server import ERAS, MODERN, Rig, Setup, client, data_of, error_of, serving
+from tests.support.server import (
+    ERAS,
+    LEGACY,
+    MODERN,
+    Rig,
+    Setup,
+    client,
+    data_of,
+    error_of,
+    serving,
+)
 from tests.support.waiting import until
 
 from waggle.domain.errors import BootFailed
 from waggle.domain.execution import HOME, Command, ExecutionResult, Streams
+from waggle.mcp.repeats import REPEATED_META_KEY
 
 pytestmark = pytest.mark.anyio
 
@@ -43,6 +54,29 @@ async def test_a_program_runs_and_its_environment_is_gone(era: str) -> None:
         assert "job_id" not in output
         files = rig.host.only.files
         assert (files[f"{HOME}/data/a.txt"].data, files["/tmp/b"].data) == (b"one", b"two")
+        gone(rig)
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_what_came_with_a_key_runs_once(era: str) -> None:
+    async with serving() as rig:
+        keyed = {"code": "echo hello\nexit 3", "idempotency_key": "once"}
+        async with client(rig, LEGACY) as agent:
+            first = await run(agent, **keyed)
+        async with client(rig, era) as agent:
+            again = await run(agent, **keyed)
+            assert data_of(again) == data_of(first)
+            assert again.meta[REPEATED_META_KEY]
+            assert len(rig.host.guests) == 1
+            other = await run(agent, **{**keyed, "code": "echo bye"})
+            assert error_of(other)["code"] == "idempotency_key_reused"
+            timed_out = {"code": "echo begun\ntimeout", "idempotency_key": "late"}
+            late = [await run(agent, **timed_out) for _ in range(2)]
+            assert [error_of(each)["code"] for each in late] == ["timeout"] * 2
+            assert len(rig.host.guests) == 2
+            refused = {"code": "", "idempotency_key": "bad"}
+            assert error_of(await run(agent, **refused))["code"] == "invalid_argument"
+            data_of(await run(agent, **{**refused, "code": "echo good"}))
         gone(rig)
 
 

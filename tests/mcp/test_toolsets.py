@@ -37,9 +37,13 @@ def test_each_tool_is_in_one_set() -> None:
     assert all(offered(each) for each in Toolset)
 
 
-@pytest.mark.parametrize("left_out", Toolset)
-def test_the_instructions_name_only_what_is_offered(left_out: Toolset) -> None:
-    names = offered(*(each for each in Toolset if each is not left_out))
+@pytest.mark.parametrize(
+    "toolsets",
+    [*({each} for each in Toolset), *({*Toolset} - {each} for each in Toolset)],
+    ids=lambda toolsets: "+".join(sorted(toolsets)),
+)
+def test_the_instructions_name_only_what_is_offered(toolsets: set[Toolset]) -> None:
+    names = offered(*toolsets)
     text = instructions(names)
     named = {name for name in ALL if re.search(rf"\b{name}\b", text)}
     assert named <= set(names)

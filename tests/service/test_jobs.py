@@ -2,6 +2,7 @@
 """Jobs outlive the call that started them, never their environment, and stay within bounds."""
 
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import anyio
 import pytest
@@ -10,8 +11,9 @@ from tests.service.world import LONG, OWNER, World, settle, world
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import State
 from waggle.domain.errors import GuestLost, JobNotFound, NotFound, TooManyJobs
-from waggle.domain.execution import Command
+from waggle.domain.execution import Command, Output
 from waggle.domain.job import JobKind, JobState, StreamName
+from waggle.infra.spool import Spool
 from waggle.service.job import Job, What
 from waggle.service.jobs import MAX_REMEMBERED, MAX_RUNNING, JobService
 
@@ -164,6 +166,37 @@ async def test_the_number_that_runs_at_once_is_bounded(here: World, jobs: JobSer
     assert here.get(environment).active_calls == MAX_RUNNING
     await running[0].kill()
     assert (await (await start(jobs, environment, "echo")).attend(LONG)).exit_code == 0
+
+
+class Asked(Spool):
+    """A recording that counts who reads it."""
+
+    reads = 0
+
+    def output(self) -> Output:
+        Asked.reads += 1
+        return super().output()
+
+    def read(self, offset: int, length: int) -> bytes:
+        Asked.reads += 1
+        return super().read(offset, length)
+
+
+async def test_a_list_tells_sizes_without_reading_any_output(here: World) -> None:
+    jobs = JobService(
+        here.service,
+        record=lambda: Asked(Path("/tmp"), keep=1_000_000, view=1_000),
+        clock=here.clock,
+        tasks=here.tasks,
+    )
+    environment = (await here.created()).id
+    job = await start(jobs, environment, "flood 5000\nerr oops\nexit 3")
+    view = await job.attend(LONG)
+    before = Asked.reads
+    (brief,) = jobs.list(environment, owner=OWNER)
+    assert Asked.reads == before > 0
+    assert (brief.stdout_bytes, brief.stderr_bytes) == (view.stdout.total, 5) == (5_000, 5)
+    assert (brief.state, brief.exit_code, brief.duration) == (view.state, 3, view.duration)
 
 
 async def test_what_ended_longest_ago_is_forgotten_first(here: World, jobs: JobService) -> None:

@@ -68,6 +68,8 @@ class FakeFile:
 class FakeGuest:
     """A guest. Set `run_error`, `file_error` or `destroy_error` to make those calls fail.
 
+    `file_hold` keeps reads of files waiting, once `started` is set.
+
     `programs` maps argv[0] to what runs instead of the line language. `started` is set when a
     `hang` line begins, `release` ends it; `cancelled` lists the commands that were cancelled.
     `listing` and `searched` are what every `list_files` and `search` answers instead of what is
@@ -90,6 +92,7 @@ class FakeGuest:
     was_cancelled: anyio.Event = field(default_factory=anyio.Event)
     run_error: Exception | None = None
     file_error: Exception | None = None
+    file_hold: anyio.Event | None = None
     destroy_error: Exception | None = None
     listing: Listing | None = None
     diagnosis: Diagnosis | None = None
@@ -174,6 +177,9 @@ class FakeGuest:
 
     async def read_file(self, path: str, *, offset: int, length: int, limit: int) -> FileSlice:
         await anyio.lowlevel.checkpoint()
+        if self.file_hold is not None:
+            self.started.set()
+            await self.file_hold.wait()
         self._enter()
         path = posixpath.normpath(path)
         if path in self.directories:

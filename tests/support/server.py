@@ -172,8 +172,10 @@ async def serving(setup: Setup | None = None) -> AsyncGenerator[Rig]:
     setup = setup or Setup()
     async with anyio.create_task_group() as group:
         services = make_services(setup, group)
+        mcp = build_mcp(services)
         web = build_app(
-            build_mcp(services).lowlevel,
+            mcp.lowlevel,
+            cut_calls=mcp.calls.cut,
             not_ready=services.environments.not_ready,
             hosts=host_policy("127.0.0.1", setup.names),
             sessions=setup.sessions,

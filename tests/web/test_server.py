@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import anyio.lowlevel
+import httpx2
 import pytest
-from mcp import Client
+from mcp import Client, MCPError
 from tests.support.server import (
     ERAS,
     INITIALIZE,
@@ -20,6 +23,7 @@ from tests.support.server import (
     client,
     created,
     data_of,
+    error_of,
     raw,
     request,
     serving,
@@ -170,18 +174,71 @@ async def test_a_stop_lets_calls_finish_and_refuses_new_ones(era: str) -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_a_stop_ends_calls_that_take_longer_than_the_grace(era: str) -> None:
+async def test_a_call_that_outlasts_the_grace_is_told_why_it_ended(era: str) -> None:
     setup = Setup(limits=ServerLimits(grace=0.05))
     async with serving(setup) as rig, client(rig, era) as connected:
         environment = await created(connected)
         guest = rig.host.guests[environment]
-        async with anyio.create_task_group() as group:
-            group.start_soon(call_until_cut, connected, environment)
-            await guest.started.wait()
-            rig.server.stop()
-            with anyio.fail_after(5):
-                await guest.was_cancelled.wait()
-            group.cancel_scope.cancel()
+        told: list[dict[str, Any]] = []
+
+        async def call() -> None:
+            arguments = {"environment_id": environment, "code": "hang"}
+            told.append(error_of(await connected.call_tool("execute", arguments)))
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                group.start_soon(call)
+                await guest.started.wait()
+                rig.server.stop()
+        assert guest.was_cancelled.is_set()
+        assert (told[0]["code"], told[0]["retryable"]) == ("shutting_down", True)
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_read_that_outlasts_the_grace_is_told_why_it_ended(era: str) -> None:
+    setup = Setup(limits=ServerLimits(grace=0.05))
+    async with serving(setup) as rig, client(rig, era) as connected:
+        environment = await created(connected)
+        guest = rig.host.guests[environment]
+        guest.file_hold = anyio.Event()
+        told: list[MCPError] = []
+
+        async def read() -> None:
+            with pytest.raises(MCPError) as refused:
+                await connected.read_resource(f"waggle://environments/{environment}/files/a")
+            told.append(refused.value)
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                group.start_soon(read)
+                await guest.started.wait()
+                rig.server.stop()
+        assert told[0].error.data["waggle/error"]["code"] == "shutting_down"
+
+
+async def test_a_bare_call_that_is_cut_gets_its_whole_answer_and_a_clean_end() -> None:
+    setup = Setup(limits=ServerLimits(grace=0.05))
+    async with serving(setup) as rig, client(rig) as connected, raw(rig) as http:
+        environment = await created(connected)
+        guest = rig.host.guests[environment]
+        answers: list[httpx2.Response] = []
+
+        async def call() -> None:
+            arguments = {"environment_id": environment, "code": "hang"}
+            message = request("tools/call", {"name": "execute", "arguments": arguments})
+            answers.append(await http.post("/mcp", json=message))
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                group.start_soon(call)
+                await guest.started.wait()
+                rig.server.stop()
+        (answer,) = answers
+        assert answer.status_code == 200
+        data = next(x for x in answer.text.splitlines() if x.startswith("data: {"))
+        result = json.loads(data.removeprefix("data: "))["result"]
+        assert result["isError"]
+        assert "had to stop this call" in result["content"][0]["text"]
 
 
 async def call_until_cut(connected: Client, environment: str) -> None:

@@ -201,6 +201,13 @@ class FileNotFound(WaggleError):
     default_hint = "Use list_files to see what is there."
 
 
+class ArchiveNotFound(WaggleError):
+    """No archive with this id is kept any more."""
+
+    code = "archive_not_found"
+    default_hint = "Make it anew: call download_files without archive_id."
+
+
 class FileRefused(WaggleError):
     """The guest refused the file operation: permission, is a directory, disk full, ..."""
 

@@ -75,6 +75,21 @@ class JobView:
         return self.state is JobState.RUNNING
 
 
+@dataclass(frozen=True, slots=True)
+class JobBrief:
+    """A job in a list: as `JobView`, with the bytes that it has printed instead of its output."""
+
+    number: int
+    kind: JobKind
+    summary: str
+    state: JobState
+    started_at: datetime
+    duration: float
+    exit_code: int | None
+    stdout_bytes: int
+    stderr_bytes: int
+
+
 def summarise(text: str) -> str:
     """The first line of a program that is not empty, for a list. Pure."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")

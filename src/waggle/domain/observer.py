@@ -15,15 +15,16 @@ from waggle.domain.access import Owner
 OK = "ok"
 CANCELLED = "cancelled"
 NO_TOOL = "unknown_tool"
+CALL_TOOL = "tools/call"
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One tool call that has ended.
+    """One request of a client that has ended: a tool call, or something about resources.
 
     `outcome` is `ok`, `cancelled` or the code of an error; `tool` is one that exists, or
-    `unknown_tool`. `environment_id` is well-formed or None. `program` is the code or command as the
-    client sent it, hostile and of any size or type.
+    `unknown_tool`, and empty when `method` is not `tools/call`. `environment_id` is well-formed or
+    None. `program` is the code or command as the client sent it, hostile and of any size or type.
     """
 
     owner: Owner
@@ -35,13 +36,15 @@ class Call:
     """How it came: `stdio`, `session` (with an id) or `none` (HTTP without one)."""
     address: str | None = None
     program: object = None
+    method: str = CALL_TOOL
+    """The protocol's name of the request: one of a few that are ours to answer."""
 
 
 class Observer:
     """Listens to nothing; the base of those that do."""
 
     def call_ended(self, call: Call) -> None:
-        """A tool call ended, however it did."""
+        """A tool call or a request for resources ended, however it did."""
 
     def environment_created(self, seconds: float) -> None:
         """An environment runs, so long after it was asked for."""

@@ -16,6 +16,8 @@ from waggle.domain.errors import InvalidArgument
 
 KEEP = timedelta(hours=24)
 KEEP_PER_OWNER = 1_000
+KEEP_BYTES_PER_OWNER = 32 << 20
+"""Of results, which may carry images."""
 MAX_KEY = 128
 _KEY = re.compile(rf"[!-~]{{1,{MAX_KEY}}}")
 
@@ -59,7 +61,7 @@ class CallStore(Protocol):
         ...
 
     async def finish(self, call: KeyedCall, result: str) -> None:
-        """Keep its result."""
+        """Keep its result, and forget the owner's oldest results while all are too much."""
         ...
 
     async def forget(self, call: KeyedCall) -> None:

@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is told of a tool call once it has ended, for metrics and the audit log.
+"""What is told of a tool call or a request for resources once it has ended, to those who count.
 
-Called by `waggle.mcp.server`. Takes from the request what is safe to keep, and from the arguments
-only the environment's id, and the program for an audit log that wants it.
+Called by `waggle.mcp.server` and `waggle.mcp.resources`. Takes from the request what is safe to
+keep, and from the arguments only the environment's id, and the program for an audit log that wants
+it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
+from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, Result
 from starlette.requests import Request
 
 from waggle.domain.environment import parse_id
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.observer import CANCELLED, Call
+from waggle.domain.observer import CANCELLED, OK, Call, Observer
 from waggle.mcp.context import Ctx, current_owner
-from waggle.mcp.errors import outcome
+from waggle.mcp.errors import outcome, refusal
 
 _PROGRAMS = ("code", "command")
 
@@ -26,9 +30,7 @@ def ended_call(
     ctx: Ctx, tool: str, arguments: Mapping[str, Any], result: Result | None, seconds: float
 ) -> Call:
     """The call as it ended; without a result it was cancelled. Never raises."""
-    request: object = ctx.request_context.request
-    http = cast("Request[Any]", request) if isinstance(request, Request) else None
-    session = "stdio" if http is None else "session" if "mcp-session-id" in http.headers else "none"
+    session, address = _origin(ctx)
     return Call(
         owner=current_owner(ctx),
         tool=tool,
@@ -36,9 +38,50 @@ def ended_call(
         seconds=seconds,
         environment_id=_environment(arguments, result),
         session=session,
-        address=http.client.host if http and http.client else None,
+        address=address,
         program=next((arguments[name] for name in _PROGRAMS if name in arguments), None),
     )
+
+
+@contextmanager
+def telling(
+    observer: Observer, ctx: Ctx, method: str, environment_id: str | None
+) -> Generator[None]:
+    """Tell how the block ended, which answers a request that is no tool call."""
+    session, address = _origin(ctx)
+    began = time.perf_counter()
+    ended = CANCELLED
+    try:
+        yield
+        ended = OK
+    except MCPError as error:
+        ended = refusal(error)
+        raise
+    except Exception:
+        ended = "internal"
+        raise
+    finally:
+        took = time.perf_counter() - began
+        observer.call_ended(
+            Call(
+                owner=current_owner(ctx),
+                tool="",
+                outcome=ended,
+                seconds=took,
+                environment_id=environment_id,
+                session=session,
+                address=address,
+                method=method,
+            )
+        )
+
+
+def _origin(ctx: Ctx) -> tuple[str, str | None]:
+    """How a request came, and from where."""
+    request: object = ctx.request_context.request
+    http = cast("Request[Any]", request) if isinstance(request, Request) else None
+    session = "stdio" if http is None else "session" if "mcp-session-id" in http.headers else "none"
+    return session, http.client.host if http and http.client else None
 
 
 def _environment(arguments: Mapping[str, Any], result: Result | None) -> str | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tool calls in progress, so that a stopping server can refuse new ones and end the last.
+"""The calls and reads in progress, so that a stopping server refuses new ones and ends the last.
 
 Held by `waggle.mcp.server`; told to stop by whoever runs a transport. Knows no transport.
 """

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import structlog
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, Result, TextContent
 from pydantic import BaseModel, ValidationError
 
@@ -70,6 +71,13 @@ def outcome(result: Result) -> str:
     if not isinstance(result, CallToolResult) or not result.is_error:
         return OK
     return str((result.meta or {}).get(ERROR_META_KEY, {}).get("code"))
+
+
+def refusal(error: MCPError) -> str:
+    """The code of the failure in a protocol's error, which has ours in its data."""
+    data: object = error.error.data
+    ours = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
+    return str(ours.get(ERROR_META_KEY, {}).get("code", "refused"))
 
 
 def failure_result(

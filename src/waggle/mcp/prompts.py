@@ -7,6 +7,7 @@ marks, so that pasted output does not read like instructions of this server.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any
 
 from mcp.server.mcpserver import MCPServer
@@ -87,10 +88,17 @@ whole.
 Give the answer first, then the figures, how they were made, and what in the data limits them."""
 
 
-PROMPTS = (("run-code", run_code), ("debug-failure", debug_failure), ("analyse-data", analyse_data))
+_ALWAYS = frozenset({"create_environment", "execute", "destroy_environment"})
+PROMPTS: Mapping[str, tuple[Callable[..., str], frozenset[str]]] = {
+    "run-code": (run_code, _ALWAYS | {"install_packages", "read_file"}),
+    "debug-failure": (debug_failure, _ALWAYS | {"write_file"}),
+    "analyse-data": (analyse_data, _ALWAYS | {"install_packages", "read_file", "write_file"}),
+}
+"""By name, each with the tools that its text names."""
 
 
-def add_prompts(server: MCPServer[Any]) -> None:
-    """Register all prompts."""
-    for name, prompt in PROMPTS:
-        server.prompt(name=name, title=name.replace("-", " ").capitalize())(prompt)
+def add_prompts(server: MCPServer[Any], offered: Collection[str]) -> None:
+    """Register the prompts that send an agent after no tool but those that are offered."""
+    for name, (prompt, tools) in PROMPTS.items():
+        if tools <= set(offered):
+            server.prompt(name=name, title=name.replace("-", " ").capitalize())(prompt)

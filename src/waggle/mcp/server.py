@@ -132,8 +132,8 @@ def build_mcp(services: Services) -> WaggleServer:
         observer=services.observer,
         rates=services.rates,
     )
-    add_prompts(server)
+    add_prompts(server, [tool.name for tool in server.tools])
     changes = Changes()
     changes.follow(services.environments, services.jobs)
-    Resources(services, changes).add_to(server.lowlevel)
+    Resources(services, changes, server.calls).add_to(server.lowlevel)
     return server

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from waggle.domain.errors import InvalidArgument
 from waggle.mcp.budget import COPY_BUDGET
 from waggle.mcp.pages import DEFAULT_PAGE_BYTES, Page, page
-from waggle.service.job import Recording
+from waggle.service.recording import Recording
 
 DEFAULT_BYTES = 16_000
 MAX_BYTES = COPY_BUDGET // 6

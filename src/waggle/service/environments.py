@@ -10,25 +10,22 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Generator
-from dataclasses import replace
+from collections.abc import AsyncGenerator
 
 import anyio
 import anyio.abc
-import structlog
 
 from waggle.domain.environment import Environment, State, parse_id, parse_timeout
-from waggle.domain.errors import NotFound, WaggleError
+from waggle.domain.errors import NotFound
 from waggle.domain.host import EnvironmentHost, Guest, Progress, no_progress
-from waggle.domain.observer import CANCELLED, Observer
+from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock, EnvironmentStore, NewId
 from waggle.service.inspection import Inspection
 from waggle.service.live import LiveEnvironment
+from waggle.service.news import News
+from waggle.service.records import recover
 from waggle.service.registry import Registry
 from waggle.service.request import CreateRequest, Limits
-
-log = structlog.get_logger(__name__)
-
 
 __all__ = ["CreateRequest", "EnvironmentService", "Limits"]
 
@@ -57,48 +54,18 @@ class EnvironmentService:
         self._new_id = new_id
         self._tasks = tasks
         self._observer = observer or Observer()
+        self.news = News(self._observer, clock)
+        """Told of what comes, changes and goes."""
         self._registry = Registry(limits.max_environments, limits.per_owner)
-        self._removed: list[Callable[[str], None]] = []
-        self._changed: list[Callable[[Environment], None]] = []
 
-    def when_removed(self, tell: Callable[[str], None]) -> None:
-        """Call `tell` with the id of each environment that is gone. It must not raise or wait."""
-        self._removed.append(tell)
-
-    def when_changed(self, tell: Callable[[Environment], None]) -> None:
-        """Call `tell` with each environment that has come or gone. It must not raise or wait."""
-        self._changed.append(tell)
-
-    def _tell(self, environment: Environment) -> None:
-        for tell in self._changed:
-            tell(environment)
-
-    def _remove(self, live: LiveEnvironment) -> None:
-        self._registry.remove(live)
-        for tell in self._removed:
-            tell(live.environment.id)
-        self._tell(live.environment)
+    def _changed(self, live: LiveEnvironment) -> None:
+        if live.environment.state is State.DESTROYED:
+            self._registry.remove(live)
+        self.news.tell(live.environment)
 
     async def recover(self) -> int:
-        """Remove what an earlier server left behind; returns how many environments that were.
-
-        One that cannot be removed stays on record for the next start and stops nothing.
-        """
-        removed = 0
-        for environment in await self._store.unfinished():
-            why = environment.error or "The server was restarted."
-            gone = replace(
-                environment.without_machine(), state=State.DESTROYED, error=why, active_calls=0
-            )
-            try:
-                await self._host.discard(environment)
-                await self._store.save(gone)
-            except Exception:
-                log.exception("environment_recovery_failed", environment=environment.id)
-            else:
-                removed += 1
-                log.info("environment_removed_at_start", environment=environment.id)
-        return removed
+        """Remove what an earlier server left behind; see `records.recover`."""
+        return await recover(self._host, self._store)
 
     async def create(
         self, request: CreateRequest, *, owner: str, progress: Progress = no_progress
@@ -113,28 +80,13 @@ class EnvironmentService:
             request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
         live = LiveEnvironment(
-            environment,
-            store=self._store,
-            clock=self._clock,
-            removed=self._remove,
+            environment, store=self._store, clock=self._clock, changed=self._changed
         )
         self._registry.admit(live)
-        with self._timed():
+        with self.news.creating():
             environment = await live.bring_up(self._host, progress, self._tasks)
-        self._tell(environment)
+        self.news.tell(environment)
         return environment
-
-    @contextlib.contextmanager
-    def _timed(self) -> Generator[None]:
-        """Tell the observer how a create ended."""
-        began = self._clock()
-        try:
-            yield
-        except BaseException as error:
-            crashed = "internal" if isinstance(error, Exception) else CANCELLED
-            self._observer.create_failed(error.code if isinstance(error, WaggleError) else crashed)
-            raise
-        self._observer.environment_created((self._clock() - began).total_seconds())
 
     # `builtins.list` because this class has a `list` of its own.
     def list(self, *, owner: str) -> builtins.list[Environment]:

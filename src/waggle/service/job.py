@@ -10,65 +10,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Protocol
 
 import anyio
 import structlog
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import GuestLost, WaggleError
-from waggle.domain.execution import Command, ExecutionResult, Output, Stream, Streams
+from waggle.domain.execution import Command, ExecutionResult, Output, Streams
 from waggle.domain.host import Guest
-from waggle.domain.job import JobKind, JobState, JobView, StreamName
+from waggle.domain.job import JobBrief, JobKind, JobState, JobView, StreamName
 from waggle.domain.protocols import Clock
+from waggle.service.recording import NewRecording, Watched
 
 log = structlog.get_logger(__name__)
 
 
-class Recording(Stream, Protocol):
-    """A stream that can be read again while it is written. `waggle.infra.spool` has one."""
-
-    @property
-    def total(self) -> int:
-        """Bytes that were written."""
-        ...
-
-    @property
-    def kept(self) -> int:
-        """Bytes kept of its beginning."""
-        ...
-
-    def read(self, offset: int, length: int) -> bytes:
-        """At most `length` bytes; fewer at the end. ValueError where nothing was kept."""
-        ...
-
-    def last_line(self) -> str:
-        """The last line that is not empty. The guest wrote it."""
-        ...
-
-    def close(self) -> None:
-        """Free what is kept. Idempotent."""
-        ...
-
-
-NewRecording = Callable[[], Recording]
 Grown = Callable[["Job", StreamName], None]
 """Told that a job has printed. It must not raise or wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Watched:
-    """A recording that tells when something was fed."""
-
-    recording: Recording
-    grown: Callable[[], None]
-
-    def feed(self, data: bytes) -> None:
-        self.recording.feed(data)
-        self.grown()
-
-    def output(self) -> Output:
-        return self.recording.output()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +76,7 @@ class Job:
     async def run(self, guest: Guest, command: Command, grown: Grown) -> None:
         """Run it to its end; see `Guest.run`. Never raises but when the server stops."""
         out, err = (
-            _Watched(self.streams[name], partial(grown, self, name))
+            Watched(self.streams[name], partial(grown, self, name))
             for name in (StreamName.STDOUT, StreamName.STDERR)
         )
         into = Streams(out, err)
@@ -173,7 +131,6 @@ class Job:
     def view(self) -> JobView:
         """What is known now."""
         result = self._result
-        until = self._ended_at or self._clock()
         return JobView(
             environment_id=self.environment_id,
             number=self.number,
@@ -181,7 +138,7 @@ class Job:
             summary=self.what.summary,
             state=self._state,
             started_at=self._started_at,
-            duration=result.duration if result else (until - self._started_at).total_seconds(),
+            duration=self._duration(),
             stdout=self._output(StreamName.STDOUT),
             stderr=self._output(StreamName.STDERR),
             exit_code=result.exit_code if result else None,
@@ -189,6 +146,26 @@ class Job:
             error=_words(self.failure),
             diagnosis=self._diagnosis,
         )
+
+    def brief(self) -> JobBrief:
+        """What is known now but for its output, which is not read."""
+        result = self._result
+        return JobBrief(
+            number=self.number,
+            kind=self.what.kind,
+            summary=self.what.summary,
+            state=self._state,
+            started_at=self._started_at,
+            duration=self._duration(),
+            exit_code=result.exit_code if result else None,
+            stdout_bytes=self.streams[StreamName.STDOUT].total,
+            stderr_bytes=self.streams[StreamName.STDERR].total,
+        )
+
+    def _duration(self) -> float:
+        if self._result is not None:
+            return self._result.duration
+        return ((self._ended_at or self._clock()) - self._started_at).total_seconds()
 
     def _output(self, name: StreamName) -> Output:
         return self.streams[name].output()

@@ -19,10 +19,11 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import JobNotFound, TooManyJobs
 from waggle.domain.execution import Command
 from waggle.domain.host import Guest
-from waggle.domain.job import JobView, StreamName
+from waggle.domain.job import JobBrief, StreamName
 from waggle.domain.protocols import Clock
 from waggle.service.environments import EnvironmentService
-from waggle.service.job import Job, NewRecording, What
+from waggle.service.job import Job, What
+from waggle.service.recording import NewRecording
 
 MAX_RUNNING = 16
 """Jobs that run in one environment at once."""
@@ -73,7 +74,7 @@ class JobService:
         self._tasks = tasks
         self._jobs: dict[str, _Jobs] = {}
         self._tellers: list[Changed] = []
-        environments.when_removed(self._forget)
+        environments.news.when_removed(self._forget)
 
     def when_changed(self, tell: Changed) -> None:
         """Call `tell` when a job starts, prints or ends; see `Changed`."""
@@ -136,14 +137,14 @@ class JobService:
         jobs = self._jobs.get(environment.id)
         return tuple(itertools.islice(reversed(jobs.by_number.values()), count)) if jobs else ()
 
-    def list(self, environment_id: str, *, owner: str) -> tuple[JobView, ...]:
+    def list(self, environment_id: str, *, owner: str) -> tuple[JobBrief, ...]:
         """The jobs that are remembered, oldest first. Asking is a use, as with `get`.
 
         Raises NotFound or InvalidArgument.
         """
         environment = self._environments.touch(environment_id, owner=owner)
         jobs = self._jobs.get(environment.id)
-        return tuple(job.view() for job in jobs.by_number.values()) if jobs else ()
+        return tuple(job.brief() for job in jobs.by_number.values()) if jobs else ()
 
     def running(self, environment_id: str) -> int:
         """How many run in an environment."""

@@ -23,20 +23,17 @@ from waggle.domain.host import EnvironmentHost, Guest, Progress
 from waggle.domain.protocols import Clock, EnvironmentStore
 from waggle.domain.usage import ExposedPort, Usage
 from waggle.service.death import cause_of, death
+from waggle.service.records import record_end
 
 log = structlog.get_logger(__name__)
-
-
-def always(_environment: Environment) -> bool:
-    """For an end that is wanted whatever the environment does."""
-    return True
 
 
 class LiveEnvironment:
     """An environment that is not destroyed yet. Build it reserved, then `bring_up` once.
 
     A change of state never straddles an await unless `_ending` is held, so what `environment`
-    shows is always true. `removed` is called, without an await, when the environment is destroyed.
+    shows is always true. `changed` is called, without an await, when it has failed, died or been
+    destroyed.
     """
 
     def __init__(
@@ -45,12 +42,12 @@ class LiveEnvironment:
         *,
         store: EnvironmentStore,
         clock: Clock,
-        removed: Callable[[LiveEnvironment], None],
+        changed: Callable[[LiveEnvironment], None],
     ) -> None:
         self.environment: Environment = environment
         self._store = store
         self._clock = clock
-        self._removed = removed
+        self._changed = changed
         self._guest: Guest | None = None
         self._creation = anyio.CancelScope()
         self._settled = anyio.Event()
@@ -140,7 +137,7 @@ class LiveEnvironment:
         """Its exposed ports."""
         return () if self._guest is None else self._guest.exposed
 
-    async def end(self, *, wanted: Callable[[Environment], bool] = always) -> bool:
+    async def end(self, *, wanted: Callable[[Environment], bool] | None = None) -> bool:
         """Destroy it, unless it is destroyed already or no longer `wanted` when its turn comes.
 
         Returns whether this call destroyed it. A create in progress is cancelled and undone.
@@ -153,7 +150,8 @@ class LiveEnvironment:
                 self._creation.cancel()
                 await self._settled.wait()
             async with self._ending:
-                if self.environment.state is not State.DESTROYED and wanted(self.environment):
+                still = wanted is None or wanted(self.environment)
+                if still and self.environment.state is not State.DESTROYED:
                     await self._tear_down(reason=None)
                     ended = True
         return ended
@@ -168,12 +166,13 @@ class LiveEnvironment:
                 State.ERROR, error=f"Destroy failed: {cause_of(error)}"
             )
             log.exception("environment_destroy_failed", environment=self.environment.id)
+            self._changed(self)
             raise
         try:
-            await self._record(self.environment.to(State.DESTROYED, error=reason))
+            await record_end(self._store, self.environment.to(State.DESTROYED, error=reason))
         finally:
             self.environment = self.environment.to(State.DESTROYED, error=reason)
-            self._removed(self)
+            self._changed(self)
             log.info("environment_destroyed", environment=self.environment.id, reason=reason)
 
     async def _free_guest(self) -> None:
@@ -181,16 +180,6 @@ class LiveEnvironment:
             await self._guest.destroy()
             self._guest = None
             self.environment = self.environment.without_machine()
-
-    async def _record(self, environment: Environment) -> None:
-        """Save; a store that fails cannot bring back a machine that is gone.
-
-        The old record then says unfinished, so the next start of the server clears it.
-        """
-        try:
-            await self._store.save(environment)
-        except Exception:
-            log.exception("environment_record_failed", environment=environment.id)
 
     async def _watch(self) -> None:
         """Notice a machine that dies by itself, free what it held, and keep the cause to show."""
@@ -205,8 +194,9 @@ class LiveEnvironment:
                     State.ERROR, error=f"The machine died: {cause}"
                 )
                 log.warning("environment_died", environment=self.environment.id, cause=cause)
+                self._changed(self)
                 try:
                     await self._free_guest()
                 except Exception:
                     log.exception("environment_cleanup_failed", environment=self.environment.id)
-                await self._record(self.environment)
+                await record_end(self._store, self.environment)

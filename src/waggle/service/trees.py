@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import anyio.to_thread
 
-from waggle.domain.errors import GuestLost, InvalidArgument, TooLarge
+from waggle.domain.errors import ArchiveNotFound, GuestLost, InvalidArgument, TooLarge
 from waggle.domain.execution import HOME, MAX_STDIN_BYTES
 from waggle.domain.filesystem import parse_path
 from waggle.domain.search import check_excludes
@@ -28,7 +28,7 @@ from waggle.domain.tree import (
 )
 from waggle.service.archives import read_archive, write_archive
 from waggle.service.environments import EnvironmentService
-from waggle.service.job import NewRecording, Recording
+from waggle.service.recording import NewRecording, Recording
 
 MAX_KEPT = 2
 """Archives of one environment whose pages can still be read."""
@@ -39,6 +39,7 @@ class Archive:
     """A tar.gz that was made of a directory. `id` is the start of its sha256."""
 
     id: str
+    environment_id: str
     path: str
     sha256: str
     size: int
@@ -63,7 +64,7 @@ class TreeService:
         self._environments = environments
         self._record = record
         self._archives: dict[str, dict[str, Archive]] = {}
-        environments.when_removed(self._forget)
+        environments.news.when_removed(self._forget)
 
     async def upload(
         self, environment_id: str, path: str | None, archive: bytes, *, owner: str
@@ -100,7 +101,9 @@ class TreeService:
             packed, content = self._record(), self._record()
             try:
                 await guest.pack_tree(target, left_out, packed)
-                archive = await anyio.to_thread.run_sync(_rewrite, target, packed, content)
+                archive = await anyio.to_thread.run_sync(
+                    _rewrite, environment.id, target, packed, content
+                )
                 self._environments.get(environment.id, owner=owner)  # or it went meanwhile
                 self._keep(environment.id, archive)
             except BaseException:
@@ -111,13 +114,14 @@ class TreeService:
         return archive
 
     def kept(self, environment_id: str, archive_id: str, *, owner: str) -> Archive:
-        """An archive that `download` made. Raises NotFound, or InvalidArgument when it is gone."""
-        environment = self._environments.get(environment_id, owner=owner)
+        """An archive that `download` made. Asking is a use of a running environment.
+
+        Raises NotFound, InvalidArgument, or ArchiveNotFound when it is gone.
+        """
+        environment = self._environments.touch(environment_id, owner=owner)
         archive = self._archives.get(environment.id, {}).get(archive_id)
         if archive is None:
-            raise InvalidArgument(
-                "There is no such archive any more.", hint="Call again without archive_id."
-            )
+            raise ArchiveNotFound("There is no such archive any more.")
         return archive
 
     def _keep(self, environment_id: str, archive: Archive) -> None:
@@ -146,7 +150,7 @@ def batches(entries: Sequence[TreeEntry], limit: int = MAX_STDIN_BYTES) -> Itera
         yield bytes(batch)
 
 
-def _rewrite(path: str, packed: Recording, content: Recording) -> Archive:
+def _rewrite(environment_id: str, path: str, packed: Recording, content: Recording) -> Archive:
     """Make the archive of what a guest packed. For a worker thread."""
     if packed.kept < packed.total:
         raise GuestLost("The guest sent more than it was asked for.", hint="")
@@ -169,7 +173,9 @@ def _rewrite(path: str, packed: Recording, content: Recording) -> Archive:
     if content.kept < out.tell():
         raise TooLarge("The archive is too large to keep.", hint="Leave out more.")
     digest = out.sha256.hexdigest()
-    return Archive(digest[:16], path, digest, out.tell(), count, tuple(left_out), content)
+    return Archive(
+        digest[:16], environment_id, path, digest, out.tell(), count, tuple(left_out), content
+    )
 
 
 class _Hashed(io.RawIOBase):

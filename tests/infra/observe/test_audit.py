@@ -58,6 +58,7 @@ def test_what_a_line_says(tmp_path: Path) -> None:
         {
             "time": "2026-03-04T05:06:07.089Z",
             "owner": "ann",
+            "method": "tools/call",
             "tool": "execute",
             "environment": CALL.environment_id,
             "outcome": "ok",
@@ -67,6 +68,13 @@ def test_what_a_line_says(tmp_path: Path) -> None:
         }
     ]
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_request_that_is_no_tool_call_says_which() -> None:
+    line = json.loads(
+        audit_line(replace(CALL, tool="", method="resources/read"), NOW, programs=True)
+    )
+    assert (line["method"], line["tool"]) == ("resources/read", None)
 
 
 @given(st.text(), st.text() | st.lists(st.text() | st.integers()) | st.none() | st.binary())

@@ -28,6 +28,7 @@ def test_calls_and_events_are_counted() -> None:
     metrics = Metrics(list, 10)
     metrics.call_ended(CALL)
     metrics.call_ended(replace(CALL, seconds=2, outcome="timeout"))
+    metrics.call_ended(replace(CALL, tool="", method="resources/read", outcome="not_found"))
     metrics.environment_created(6)
     metrics.create_failed("boot_failed")
     metrics.environment_reaped()
@@ -36,6 +37,8 @@ def test_calls_and_events_are_counted() -> None:
     assert said["waggle_tool_calls_total{outcome=ok,tool=execute}"] == 1
     assert said["waggle_tool_calls_total{outcome=timeout,tool=execute}"] == 1
     assert said["waggle_tool_call_seconds_count{tool=execute}"] == 2
+    assert said["waggle_resource_requests_total{method=resources/read,outcome=not_found}"] == 1
+    assert said["waggle_resource_request_seconds_count{method=resources/read}"] == 1
     assert said["waggle_environment_create_seconds_sum"] == 6
     assert said["waggle_environment_create_failures_total{code=boot_failed}"] == 1
     assert said["waggle_environments_reaped_total"] == 1

@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keyed calls on a real database: kept across restarts, for a day, and so many of each owner."""
+"""Keyed calls on a real database: kept across restarts, for a day, and so much of each owner."""
 
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import tempfile
 from pathlib import Path
 
+import anyio
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from waggle.domain.repeat import KEEP, KEEP_PER_OWNER, KeyedCall, KnownCall
 from waggle.infra.store.calls import SqliteCalls
 from waggle.infra.store.database import Database
+from waggle.infra.store.schema import APPLICATION_ID, MIGRATIONS
 
 pytestmark = pytest.mark.anyio
 CALL = KeyedCall("alice", "key", "print")
@@ -54,4 +63,72 @@ async def test_what_is_too_old_or_too_much_is_forgotten(tmp_path: Path) -> None:
     rows = await database.read("SELECT owner, key FROM calls ORDER BY started_at", ())
     assert len(rows) == KEEP_PER_OWNER
     assert (rows[0]["owner"], rows[0]["key"]) == ("bob", "3")
+    await database.aclose()
+
+
+KEEP_BYTES = 100
+sized = st.lists(st.integers(0, 60), min_size=1, max_size=12)
+ended = sized.flatmap(lambda sizes: st.permutations([*enumerate(sizes)]))
+
+
+def newest(kept: dict[int, int], number: int, size: int) -> dict[int, int]:
+    """What is left of results when one more ends: it, and as many of the newest as have room."""
+    left, total = {number: size}, size
+    for each in sorted(kept, reverse=True):
+        total += kept[each]
+        if total <= KEEP_BYTES or not kept[each]:
+            left[each] = kept[each]
+    return left
+
+
+def numbered(number: int) -> KeyedCall:
+    return KeyedCall("bob", str(number), "print")
+
+
+@settings(max_examples=30, deadline=None)
+@given(ended)
+def test_results_are_bounded_by_bytes_and_the_oldest_go_first(calls: list[tuple[int, int]]) -> None:
+    async def scenario(directory: str) -> None:
+        now = 1_000.0
+        database = await Database.open(Path(directory) / "state.db")
+        store = SqliteCalls(database, lambda: now, keep_bytes=KEEP_BYTES)
+        await store.begin(CALL)
+        await store.finish(CALL, "x" * 90)
+        for number in range(len(calls)):
+            now += 1
+            await store.begin(numbered(number))
+        kept: dict[int, int] = {}
+        running = {number for number, _ in calls}
+        for number, size in calls:
+            text = "é" * (size // 2) + "x" * (size % 2)
+            await store.finish(numbered(number), text)
+            kept = newest(kept, number, size)
+            running.discard(number)
+            assert sum(kept.values()) <= KEEP_BYTES
+            found = [each for each in range(len(calls)) if await store.find(numbered(each))]
+            assert set(found) == {*kept, *running}
+            assert await store.find(numbered(number)) == KnownCall("print", text)
+        assert await store.find(CALL) == KnownCall("print", "x" * 90)
+        await database.aclose()
+
+    with tempfile.TemporaryDirectory() as directory:
+        anyio.run(scenario, directory)
+
+
+async def test_results_of_an_older_server_count_too(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    with contextlib.closing(sqlite3.connect(path)) as old, old:
+        old.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        for statement in (*MIGRATIONS[0], *MIGRATIONS[1]):
+            old.execute(statement)
+        old.execute("INSERT INTO calls VALUES ('alice', 'old', 'print', 900, ?)", ("é" * 40,))
+        old.execute("PRAGMA user_version = 2")
+    database = await Database.open(path)
+    calls = SqliteCalls(database, lambda: 1_000.0, keep_bytes=KEEP_BYTES)
+    old_call = KeyedCall("alice", "old", "print")
+    assert await calls.find(old_call) == KnownCall("print", "é" * 40)
+    await calls.begin(CALL)
+    await calls.finish(CALL, "x" * 21)
+    assert await calls.find(old_call) is None
+    assert await calls.find(CALL) == KnownCall("print", "x" * 21)
     await database.aclose()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The audit log: one JSON line for each tool call, appended to a file or to stderr.
+"""The audit log: one JSON line for each tool call and each request for resources.
 
-Built by the composition root. A file is made for the server's user alone (0600), or closed to
-others if it is there already, and never followed through a link. It is opened again when it was
-moved or removed (logrotate) and on `reopen` (SIGHUP). A disk that is full loses lines and says so
-in the server's log, but breaks no call. JSON escapes all that is not printable ASCII, so nothing
-that a client sends ends a line.
+Built by the composition root; appends to a file or to stderr. A file is made for the server's user
+alone (0600), or closed to others if it is there already, and never followed through a link. It is
+opened again when it was moved or removed (logrotate) and on `reopen` (SIGHUP). A disk that is full
+loses lines and says so in the server's log, but breaks no call. JSON escapes all that is not
+printable ASCII, so nothing that a client sends ends a line.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 MAX_PROGRAM = 8_000
 LOOK_SECONDS = 1.0
 COMPLAIN_SECONDS = 60.0
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _KEPT = 0o640
 """Of the mode of a file that is there already, such as one that logrotate has made."""
@@ -128,7 +129,8 @@ def audit_line(call: Call, moment: datetime, *, programs: bool) -> bytes:
     fields: dict[str, object] = {
         "time": moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "owner": call.owner,
-        "tool": call.tool,
+        "method": call.method,
+        "tool": call.tool or None,
         "environment": call.environment_id,
         "outcome": call.outcome,
         "duration_ms": round(call.seconds * 1000, 1),
@@ -137,7 +139,7 @@ def audit_line(call: Call, moment: datetime, *, programs: bool) -> bytes:
     }
     if programs and call.program is not None:
         fields["program"] = _program(call.program)
-    return json.dumps(fields, separators=(",", ":")).encode("ascii") + b"\n"
+    return _ENCODER.encode(fields).encode("ascii") + b"\n"
 
 
 def _program(program: object) -> str:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The numbers of /metrics, in a registry of their own. Built by the composition root.
 
-Labels are tools, outcomes and states, which are few and ours: never an owner, an id or a client's
-text. Gauges are read when somebody asks.
+Labels are tools, methods, outcomes and states, which are few and ours: never an owner, an id or a
+client's text. Gauges are read when somebody asks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from waggle.domain.environment import State
-from waggle.domain.observer import Call, Observer
+from waggle.domain.observer import CALL_TOOL, Call, Observer
 
 _CALL_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _CREATE_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 120)
@@ -45,6 +45,19 @@ class Metrics(Observer):
             "waggle_tool_call_seconds",
             "How long tool calls took.",
             ("tool",),
+            registry=registry,
+            buckets=_CALL_SECONDS,
+        )
+        self._requests = counter(
+            "waggle_resource_requests",
+            "Requests for resources.",
+            ("method", "outcome"),
+            registry=registry,
+        )
+        self._request_seconds = Histogram(
+            "waggle_resource_request_seconds",
+            "How long requests for resources took; a stream of changes until it was closed.",
+            ("method",),
             registry=registry,
             buckets=_CALL_SECONDS,
         )
@@ -71,8 +84,12 @@ class Metrics(Observer):
 
     def call_ended(self, call: Call) -> None:
         """Count it."""
-        self._calls.labels(call.tool, call.outcome).inc()
-        self._seconds.labels(call.tool).observe(call.seconds)
+        if call.method == CALL_TOOL:
+            self._calls.labels(call.tool, call.outcome).inc()
+            self._seconds.labels(call.tool).observe(call.seconds)
+        else:
+            self._requests.labels(call.method, call.outcome).inc()
+            self._request_seconds.labels(call.method).observe(call.seconds)
 
     def environment_created(self, seconds: float) -> None:
         """Count it."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 
-from waggle.domain.repeat import KEEP, KEEP_PER_OWNER, KeyedCall, KnownCall
+from waggle.domain.repeat import KEEP, KEEP_BYTES_PER_OWNER, KEEP_PER_OWNER, KeyedCall, KnownCall
 from waggle.infra.store.database import Database
 
 _FIND = "SELECT fingerprint, result FROM calls WHERE owner = ? AND key = ? AND started_at > ?"
@@ -16,16 +16,33 @@ _FORGET_MANY = """
         SELECT key FROM calls WHERE owner = ?1 ORDER BY started_at DESC LIMIT -1 OFFSET ?2)
 """
 _BEGIN = "INSERT OR REPLACE INTO calls (owner, key, fingerprint, started_at) VALUES (?, ?, ?, ?)"
-_FINISH = "UPDATE calls SET result = ? WHERE owner = ? AND key = ?"
+_FINISH = "UPDATE calls SET result = ?3, size = ?4 WHERE owner = ?1 AND key = ?2"
+_FORGET_MUCH = """
+    DELETE FROM calls WHERE owner = ?1 AND key IN (
+        SELECT key FROM (
+            SELECT key, size, sum(size) OVER (ORDER BY started_at DESC, key DESC) AS newer
+            FROM calls WHERE owner = ?1 AND key <> ?2)
+        WHERE size > 0 AND newer > ?3)
+"""
 _FORGET = "DELETE FROM calls WHERE owner = ? AND key = ?"
 
 
 class SqliteCalls:
-    """Keyed calls of one database. `now` gives seconds since the epoch. Raises as `Database`."""
+    """Keyed calls of one database. `now` gives seconds since the epoch. Raises as `Database`.
 
-    def __init__(self, database: Database, now: Callable[[], float]) -> None:
+    `keep_bytes` bounds the results of each owner together; the newest is kept whatever its size.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        now: Callable[[], float],
+        *,
+        keep_bytes: int = KEEP_BYTES_PER_OWNER,
+    ) -> None:
         self._database = database
         self._now = now
+        self._keep_bytes = keep_bytes
 
     async def find(self, call: KeyedCall) -> KnownCall | None:
         """What is on record and not too old."""
@@ -45,12 +62,17 @@ class SqliteCalls:
         await self._database.write(work)
 
     async def finish(self, call: KeyedCall, result: str) -> None:
-        """Keep its result."""
-        await self._write(_FINISH, result, call.owner, call.key)
+        """Keep its result; forgets an owner's oldest results, but none that is not there yet."""
+        size = len(result.encode("utf-8"))
+
+        def work(connection: sqlite3.Connection) -> None:
+            place = (call.owner, call.key)
+            connection.execute(_FORGET_MUCH, (*place, self._keep_bytes - size))
+            connection.execute(_FINISH, (*place, result, size))
+
+        await self._database.write(work)
 
     async def forget(self, call: KeyedCall) -> None:
         """Take it off the record."""
-        await self._write(_FORGET, call.owner, call.key)
-
-    async def _write(self, statement: str, *arguments: str) -> None:
-        await self._database.write(lambda connection: connection.execute(statement, arguments))
+        place = (call.owner, call.key)
+        await self._database.write(lambda connection: connection.execute(_FORGET, place))

@@ -51,6 +51,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX calls_by_start ON calls (started_at)",
     ),
+    (
+        "ALTER TABLE calls ADD COLUMN size INTEGER NOT NULL DEFAULT 0",
+        "UPDATE calls SET size = length(CAST(result AS BLOB)) WHERE result IS NOT NULL",
+        "CREATE INDEX calls_by_owner ON calls (owner, started_at, size)",
+    ),
 )
 
 

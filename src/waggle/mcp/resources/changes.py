@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who wants to hear of which resource, and what happens: from services to clients.
 
-`Changes` is told by the services when a program prints, starts or ends and when environments come
-and go. A `Watcher` is one client that listens, a 2025 session or a stream of 2026-07-28; the
+`Changes` is told by the services when a program prints, starts or ends and when environments come,
+die and go. A `Watcher` is one client that listens, a 2025 session or a stream of 2026-07-28; the
 handlers in `subscriptions` open and close it. Nothing here waits for a client: each watcher sends
 in a task of its own, which lives only while there is something to send.
 """
@@ -44,7 +44,7 @@ class Changes:
 
     def follow(self, environments: EnvironmentService, jobs: JobService) -> None:
         """Hear of what happens from now on."""
-        environments.when_changed(self._environment)
+        environments.news.when_changed(self._environment)
         jobs.when_changed(self._job)
 
     @property
@@ -97,6 +97,7 @@ class Changes:
         for watcher in self._lists.get(Owner(environment.owner), ()):
             watcher.mark(None)
         if environment.state is not State.DESTROYED:
+            self._mark([EnvironmentAddress(environment.id)])
             return
         for key, watchers in self._watched.pop(environment.id, {}).items():
             for watcher in watchers:

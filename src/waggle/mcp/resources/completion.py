@@ -14,12 +14,17 @@ from waggle.domain.access import Owner
 from waggle.domain.errors import WaggleError
 from waggle.domain.job import StreamName
 from waggle.mcp.context import Services
-from waggle.mcp.resources.uris import ENVIRONMENT_TEMPLATE, FILE_TEMPLATE, STREAM_TEMPLATE
+from waggle.mcp.resources.uris import (
+    ARCHIVE_TEMPLATE,
+    ENVIRONMENT_TEMPLATE,
+    FILE_TEMPLATE,
+    STREAM_TEMPLATE,
+)
 from waggle.service.jobs import MAX_REMEMBERED
 
 MAX_VALUES = 100
 """More may not be sent at once."""
-_TEMPLATES = (ENVIRONMENT_TEMPLATE, STREAM_TEMPLATE, FILE_TEMPLATE)
+_TEMPLATES = (ENVIRONMENT_TEMPLATE, STREAM_TEMPLATE, FILE_TEMPLATE, ARCHIVE_TEMPLATE)
 
 
 def complete(services: Services, params: CompleteRequestParams, *, owner: Owner) -> CompleteResult:

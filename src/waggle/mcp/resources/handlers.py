@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import anyio
 from mcp.server import MCPServer
@@ -24,16 +24,22 @@ from mcp_types import (
     SubscriptionsListenRequestParams,
     UnsubscribeRequestParams,
 )
+from pydantic import BaseModel
 
 from waggle.domain.access import Owner
+from waggle.mcp.call_record import telling
+from waggle.mcp.calls import CUT, REFUSED, Calls
 from waggle.mcp.context import Services, current_owner
 from waggle.mcp.resources.changes import Changes
 from waggle.mcp.resources.completion import complete
 from waggle.mcp.resources.listing import TEMPLATES, list_page
 from waggle.mcp.resources.read import read_resource
-from waggle.mcp.resources.refusals import refusing
+from waggle.mcp.resources.refusals import failed, refusing
 from waggle.mcp.resources.subscriptions import TASKS, Request, Subscriptions
+from waggle.mcp.resources.uris import environment_in
 
+P = TypeVar("P", bound=BaseModel)
+Handle = Callable[[Request, P], Awaitable[HandlerResult]]
 _SHOWN_URI = 300
 
 
@@ -50,27 +56,60 @@ async def sending(_server: MCPServer[dict[str, Any]]) -> AsyncGenerator[dict[str
 class Resources:
     """The handlers for one server."""
 
-    def __init__(self, services: Services, changes: Changes) -> None:
+    def __init__(self, services: Services, changes: Changes, calls: Calls) -> None:
         self._services = services
+        self._calls = calls
         self._subscriptions = Subscriptions(services, changes, _owner)
 
     def add_to(self, server: Server[dict[str, Any]]) -> None:
         """Serve resources, completion of their templates, and changes."""
-        handle = server.add_request_handler
-        handle("resources/list", PaginatedRequestParams, self._list)
-        handle("resources/templates/list", PaginatedRequestParams, self._templates)
-        handle("resources/read", ReadResourceRequestParams, self._read)
-        handle("completion/complete", CompleteRequestParams, self._complete)
-        handle("resources/subscribe", SubscribeRequestParams, self._subscriptions.subscribe)
-        handle("resources/unsubscribe", UnsubscribeRequestParams, self._subscriptions.unsubscribe)
-        listen = self._subscriptions.listen
-        handle("subscriptions/listen", SubscriptionsListenRequestParams, listen)
+        subscriptions = self._subscriptions
+        server.add_request_handler(
+            "resources/templates/list", PaginatedRequestParams, self._templates
+        )
+        server.add_request_handler("completion/complete", CompleteRequestParams, self._complete)
+
+        def counted(method: str, kind: type[P], handle: Handle[P]) -> None:
+            bounded = self._until_stop(handle)
+            server.add_request_handler(method, kind, self._counted(method, bounded))
+
+        counted("resources/list", PaginatedRequestParams, self._list)
+        counted("resources/read", ReadResourceRequestParams, self._read)
+        counted("resources/subscribe", SubscribeRequestParams, subscriptions.subscribe)
+        counted("resources/unsubscribe", UnsubscribeRequestParams, subscriptions.unsubscribe)
+        listen = self._counted("subscriptions/listen", subscriptions.listen)
+        server.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, listen)
         server.middleware.append(_announcing)
+
+    def _counted(self, method: str, handle: Handle[P]) -> Handle[P]:
+        """A handler that counts as a tool call does: for the rate, in metrics and in the audit."""
+
+        async def counting(ctx: Request, params: P) -> HandlerResult:
+            uri = str(getattr(params, "uri", ""))
+            context = Context(request_context=ctx)
+            with telling(self._services.observer, context, method, environment_in(uri)):
+                if self._services.rates is not None:
+                    async with refusing(method, uri[:_SHOWN_URI], ctx.protocol_version):
+                        self._services.rates.take(current_owner(context))
+                return await handle(ctx, params)
+
+        return counting
+
+    def _until_stop(self, handle: Handle[P]) -> Handle[P]:
+        """A handler that is answered also when the server stops before or meanwhile."""
+
+        async def bounded(ctx: Request, params: P) -> HandlerResult:
+            if self._calls.stopping:
+                raise failed(REFUSED)
+            with self._calls.one():
+                return await handle(ctx, params)
+            raise failed(CUT)
+
+        return bounded
 
     async def _list(self, ctx: Request, params: PaginatedRequestParams) -> ListResourcesResult:
         owner = _owner(ctx)
         async with refusing("resources/list", "", ctx.protocol_version):
-            self._paced(owner)
             result = list_page(self._services, params.cursor, owner=owner)
         self._subscriptions.listed(ctx, owner)
         return result
@@ -82,15 +121,8 @@ class Resources:
 
     async def _read(self, ctx: Request, params: ReadResourceRequestParams) -> ReadResourceResult:
         async with refusing("resources/read", params.uri[:_SHOWN_URI], ctx.protocol_version):
-            owner = _owner(ctx)
-            self._paced(owner)
-            contents = await read_resource(self._services, params.uri, owner=owner)
+            contents = await read_resource(self._services, params.uri, owner=_owner(ctx))
         return ReadResourceResult(contents=[contents])
-
-    def _paced(self, owner: Owner) -> None:
-        """Count a request as a call of a tool is counted. Raises RateLimited."""
-        if self._services.rates is not None:
-            self._services.rates.take(owner)
 
     async def _complete(self, ctx: Request, params: CompleteRequestParams) -> CompleteResult:
         return complete(self._services, params, owner=_owner(ctx))

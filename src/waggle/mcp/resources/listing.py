@@ -17,6 +17,7 @@ from waggle.domain.job import StreamName
 from waggle.mcp.context import Services
 from waggle.mcp.resources.refusals import invalid
 from waggle.mcp.resources.uris import (
+    ARCHIVE_TEMPLATE,
     ENVIRONMENT_TEMPLATE,
     FILE_TEMPLATE,
     STREAM_TEMPLATE,
@@ -24,6 +25,7 @@ from waggle.mcp.resources.uris import (
     output_uri,
 )
 from waggle.service.job import Job
+from waggle.service.trees import MAX_KEPT
 
 ENVIRONMENTS_LISTED = 20
 """Environments on one page."""
@@ -57,6 +59,14 @@ TEMPLATES = [
         description="A file of the environment by its absolute path, without the first slash: "
         "files/tmp/chart.png is /tmp/chart.png. Percent-encode what is not a letter, a digit or "
         "one of /._~-. offset and length are in bytes. Text, or a blob.",
+    ),
+    ResourceTemplate(
+        uri_template=ARCHIVE_TEMPLATE,
+        name="archive",
+        title="Archive",
+        description=f"What download_files packed, by its archive_id: the last {MAX_KEPT} of each "
+        "environment, until it ends. offset and length are in bytes; a large one comes in pages.",
+        mime_type="application/gzip",
     ),
 ]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a resource: an environment, what a program printed, a file. Within the client's budget.
+"""Read a resource: an environment, what a program printed, a file, an archive. In pages that fit.
 
 Called by the handlers of this package with an owner; raises what the services raise. A page says
 in its `_meta` under PAGE_META_KEY where it begins, where the next one does, and how much there is.
@@ -7,6 +7,7 @@ in its `_meta` under PAGE_META_KEY where it begins, where the next one does, and
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 from mcp_types import BlobResourceContents, TextResourceContents
@@ -15,9 +16,10 @@ from pydantic import BaseModel
 from waggle.domain.access import Owner
 from waggle.mcp.context import Services
 from waggle.mcp.images import page_type
-from waggle.mcp.pages import DEFAULT_PAGE_BYTES, Page, page, window
+from waggle.mcp.pages import BASE64_PAGE_BYTES, DEFAULT_PAGE_BYTES, Page, page, window
 from waggle.mcp.resources.refusals import unknown
 from waggle.mcp.resources.uris import (
+    ArchiveAddress,
     EnvironmentAddress,
     FileAddress,
     StreamAddress,
@@ -29,6 +31,7 @@ from waggle.mcp.stream_page import exact_page, read_page
 from waggle.service.job import Job
 
 PAGE_META_KEY = "waggle/page"
+ARCHIVE_TYPE = "application/gzip"
 EXECUTIONS_SHOWN = 20
 
 Contents = TextResourceContents | BlobResourceContents
@@ -67,6 +70,8 @@ async def read_resource(services: Services, uri: str, *, owner: Owner) -> Conten
             return _stream(services, uri, address, owner)
         case FileAddress() as address:
             return await _file(services, uri, address, owner)
+        case ArchiveAddress() as address:
+            return _archive(services, uri, address, owner)
         case None:
             raise unknown()
 
@@ -77,7 +82,7 @@ def _environment(
     environment = services.environments.get(address.environment_id, owner=owner)
     jobs = services.jobs.newest(environment.id, EXECUTIONS_SHOWN, owner=owner)
     content = EnvironmentContent(
-        **summary(environment).model_dump(), executions=[_execution(job) for job in jobs]
+        **summary(environment), executions=[_execution(job) for job in jobs]
     )
     return TextResourceContents(
         uri=uri, mime_type="application/json", text=content.model_dump_json(indent=2)
@@ -127,6 +132,24 @@ async def _file(services: Services, uri: str, address: FileAddress, owner: Owner
     )
     shown = page(read.data, offset=part.offset, size=read.size)
     return _contents(uri, shown, page_type(name, read.data, shown), {})
+
+
+def _archive(services: Services, uri: str, address: ArchiveAddress, owner: Owner) -> Contents:
+    part = address.part
+    archive = services.trees.kept(address.environment_id, address.archive_id, owner=owner)
+    data = archive.read(part.offset, min(part.length or BASE64_PAGE_BYTES, BASE64_PAGE_BYTES))
+    end = part.offset + len(data)
+    return BlobResourceContents(
+        uri=uri,
+        mime_type=ARCHIVE_TYPE,
+        blob=base64.b64encode(data).decode("ascii"),
+        _meta=_meta(
+            part.offset,
+            end if end < archive.size else None,
+            archive.size,
+            {"sha256": archive.sha256},
+        ),
+    )
 
 
 def _contents(uri: str, part: Page, kind: str, more: dict[str, str]) -> Contents:

@@ -15,12 +15,18 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
-from waggle.domain.errors import FileNotFound, InvalidArgument, JobNotFound, NotFound
-from waggle.mcp.errors import describe
+from waggle.domain.errors import (
+    ArchiveNotFound,
+    FileNotFound,
+    InvalidArgument,
+    JobNotFound,
+    NotFound,
+)
+from waggle.mcp.errors import Failure, describe
 
 NOT_FOUND_BEFORE_2026: Final = -32002
 """The code for a resource that is not there, until 2026-07-28 made it INVALID_PARAMS."""
-_ABSENT = (NotFound, JobNotFound, FileNotFound)
+_ABSENT = (NotFound, JobNotFound, FileNotFound, ArchiveNotFound)
 
 
 def unknown() -> NotFound:
@@ -35,6 +41,11 @@ def invalid(message: str, hint: str = "") -> MCPError:
     """The refusal of a parameter that is no URI."""
     failure = describe("resources", InvalidArgument(message, hint=hint))
     return MCPError(code=INVALID_PARAMS, message=failure.text, data=failure.meta())
+
+
+def failed(failure: Failure) -> MCPError:
+    """The refusal of a request for a reason that is not its own."""
+    return MCPError(code=INTERNAL_ERROR, message=failure.text, data=failure.meta())
 
 
 @asynccontextmanager

@@ -129,7 +129,7 @@ class Subscriptions:
         else:
             raise InvalidArgument(
                 "This cannot be subscribed to.",
-                hint="Environments and streams of executions can, without a query; files cannot.",
+                hint="Environments and streams of executions can, without a query; nothing else.",
             )
         return key
 

@@ -19,12 +19,14 @@ from waggle.mcp.stream_page import MAX_PATTERN
 ENVIRONMENT_TEMPLATE = "waggle://environments/{id}"
 STREAM_TEMPLATE = "waggle://environments/{id}/executions/{n}/{stream}{?offset,length,search}"
 FILE_TEMPLATE = "waggle://environments/{id}/files/{+path}{?offset,length}"
+ARCHIVE_TEMPLATE = "waggle://environments/{id}/archives/{archive}{?offset,length}"
 MAX_URI = 16_384
 """Characters: the longest path, each byte percent-encoded, has room."""
 
 _PREFIX = "waggle://environments/"
 _NUMBER = re.compile(r"-?[0-9]{1,15}")
 _JOB = re.compile(r"[1-9][0-9]{0,8}")
+_ARCHIVE = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,16 @@ class FileAddress:
     part: Range = field(default=Range())
 
 
-Address = EnvironmentAddress | StreamAddress | FileAddress
+@dataclass(frozen=True, slots=True)
+class ArchiveAddress:
+    """An archive that was made of a tree of the guest."""
+
+    environment_id: str
+    archive_id: str
+    part: Range = field(default=Range())
+
+
+Address = EnvironmentAddress | StreamAddress | FileAddress | ArchiveAddress
 
 
 def environment_uri(environment_id: str) -> str:
@@ -84,6 +95,11 @@ def file_uri(environment_id: str, path: str) -> str:
     return f"{environment_uri(environment_id)}/files/{quote(name)}"
 
 
+def archive_uri(environment_id: str, archive_id: str) -> str:
+    """Where an archive can be read as a resource, while it is kept."""
+    return f"{environment_uri(environment_id)}/archives/{archive_id}"
+
+
 def parse_uri(uri: str) -> Address | None:
     """What a URI names; None when it is none of ours. Whether that exists is not known here.
 
@@ -98,21 +114,42 @@ def parse_uri(uri: str) -> Address | None:
         environment_id = parse_id(environment_id)
     except InvalidArgument:
         return None
-    if kind == "executions":
-        number, _, stream = rest.partition("/")
-        if not _JOB.fullmatch(number) or stream not in set(StreamName):
-            return None
-        part = _range(query, ("offset", "length", "search"))
-        return StreamAddress(environment_id, int(number), StreamName(stream), part)
-    if kind == "files":
-        path = _decoded(rest)
-        if not path:
-            return None
-        part = _range(query, ("offset", "length"))
-        if part.offset < 0:
-            raise InvalidArgument("The offset in a file begins at 0.")
-        return FileAddress(environment_id, f"/{path.lstrip('/')}", part)
-    return EnvironmentAddress(environment_id) if not kind and not marked else None
+    match kind:
+        case "executions":
+            return _stream(environment_id, rest, query)
+        case "files":
+            return _file(environment_id, rest, query)
+        case "archives":
+            return _archive(environment_id, rest, query)
+        case _:
+            return EnvironmentAddress(environment_id) if not kind and not marked else None
+
+
+def environment_in(uri: str) -> str | None:
+    """The environment that a URI is about, whatever its query; None when it is none of ours."""
+    address = parse_uri(uri.partition("?")[0])
+    return None if address is None else address.environment_id
+
+
+def _stream(environment_id: str, rest: str, query: str) -> StreamAddress | None:
+    number, _, stream = rest.partition("/")
+    if not _JOB.fullmatch(number) or stream not in set(StreamName):
+        return None
+    part = _range(query, ("offset", "length", "search"))
+    return StreamAddress(environment_id, int(number), StreamName(stream), part)
+
+
+def _file(environment_id: str, rest: str, query: str) -> FileAddress | None:
+    path = _decoded(rest)
+    if not path:
+        return None
+    return FileAddress(environment_id, f"/{path.lstrip('/')}", _part_of_file(query))
+
+
+def _archive(environment_id: str, rest: str, query: str) -> ArchiveAddress | None:
+    if not _ARCHIVE.fullmatch(rest):
+        return None
+    return ArchiveAddress(environment_id, rest, _part_of_file(query))
 
 
 def _decoded(text: str) -> str | None:
@@ -123,6 +160,13 @@ def _decoded(text: str) -> str | None:
     except UnicodeError:
         return None
     return None if "\0" in plain else plain
+
+
+def _part_of_file(query: str) -> Range:
+    part = _range(query, ("offset", "length"))
+    if part.offset < 0:
+        raise InvalidArgument("The offset in a file begins at 0.")
+    return part
 
 
 def _range(query: str, known: tuple[str, ...]) -> Range:

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import anyio
 from mcp_types import CallToolResult
 
 from waggle.domain.job import JobState, JobView, StreamName
 from waggle.mcp.context import Ctx, with_heartbeat
 from waggle.mcp.errors import Failure, clean, failure_result
-from waggle.mcp.results import CommandOutput, success
+from waggle.mcp.job_results import CommandOutput
+from waggle.mcp.results import success
 from waggle.mcp.tools.output import command_output, command_text
 from waggle.mcp.tools.pictures import Picture, hang
 from waggle.service.job import Job
@@ -27,6 +30,35 @@ async def attend(
     """
     work = job.attend(seconds)
     return await with_heartbeat(ctx, lambda: _heard(job, doing), every, work, since=since)
+
+
+class Phases:
+    """A call of several steps: tells the client of each, in seconds that only grow."""
+
+    def __init__(self, ctx: Ctx, heartbeat: float) -> None:
+        self._ctx = ctx
+        self._heartbeat = heartbeat
+        self._start = anyio.current_time()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the call began."""
+        return anyio.current_time() - self._start
+
+    async def say(self, message: str) -> None:
+        """A phase begins."""
+        await self._ctx.report_progress(self.elapsed, None, message)
+
+    async def creating(self, _share: float, message: str) -> None:
+        """The progress of a create, which is a part of this."""
+        await self.say(message)
+
+    async def attend(self, job: Job, doing: str) -> JobView:
+        """Wait for a job of the call, as its phase."""
+        await self.say(doing)
+        return await attend(
+            self._ctx, job, math.inf, every=self._heartbeat, doing=doing, since=self.elapsed
+        )
 
 
 async def watch(ctx: Ctx, job: Job, seconds: float, *, every: float) -> JobView:

@@ -91,10 +91,11 @@ class EnvironmentTools:
     async def list_environments(self, ctx: Ctx) -> Annotated[CallToolResult, EnvironmentList]:
         """List what the caller has."""
         environments = self._environments.list(owner=current_owner(ctx))
-        result = EnvironmentList(
-            environments=[summary(environment) for environment in environments],
-            count=len(environments),
-        )
+        # Not as models: of a call that is made all the time that would be half of the work.
+        result = {
+            "environments": [summary(environment) for environment in environments],
+            "count": len(environments),
+        }
         if not environments:
             return success(result, "There is no environment. Use create_environment to make one.")
         return success(result, "\n".join(_line(environment) for environment in environments))

@@ -15,8 +15,8 @@ from waggle.domain.job import parse_wait
 from waggle.domain.runtime import RuntimeName
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
+from waggle.mcp.job_results import CommandOutput
 from waggle.mcp.repeats import IdempotencyKey
-from waggle.mcp.results import CommandOutput
 from waggle.mcp.tools.attend import attend, result_of
 from waggle.mcp.tools.parameters import Background, Cwd, Env, EnvironmentId, Seconds, Stdin, Wait
 from waggle.mcp.tools.pictures import MAX_IMAGES, Album, album_of, names_image

@@ -7,10 +7,11 @@ from mcp_types import BlobResourceContents, CallToolResult, ContentBlock, Embedd
 
 from waggle.domain.filesystem import FileEntry
 from waggle.mcp.budget import COPY_BUDGET, wire_size
+from waggle.mcp.file_results import FileContent, FileItem
 from waggle.mcp.images import MAX_IMAGE_BYTES, image_content, image_type
 from waggle.mcp.pages import Page
 from waggle.mcp.resources.uris import file_uri
-from waggle.mcp.results import FileContent, FileItem, readable, rfc3339, success
+from waggle.mcp.results import readable, rfc3339, success
 
 
 def file_result(

@@ -14,6 +14,7 @@ from waggle.domain.execution import HOME
 from waggle.domain.filesystem import MAX_FILE_BYTES, MAX_LIST_ENTRIES
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
+from waggle.mcp.file_results import FileContent, FileList, WrittenFile
 from waggle.mcp.images import page_type
 from waggle.mcp.pages import (
     DEFAULT_PAGE_BYTES,
@@ -22,13 +23,7 @@ from waggle.mcp.pages import (
     page,
     window,
 )
-from waggle.mcp.results import (
-    FileContent,
-    FileList,
-    WrittenFile,
-    readable,
-    success,
-)
+from waggle.mcp.results import readable, success
 from waggle.mcp.tools.files import file_items, file_line, file_result
 from waggle.mcp.tools.parameters import EnvironmentId
 

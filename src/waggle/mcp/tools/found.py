@@ -7,7 +7,8 @@ from mcp_types import CallToolResult
 
 from waggle.domain.search import Kind, Match, Searched
 from waggle.mcp.budget import wire_size
-from waggle.mcp.results import SearchMatch, SearchResult, readable, success
+from waggle.mcp.file_results import SearchMatch, SearchResult
+from waggle.mcp.results import readable, success
 
 _BUDGET = 120_000
 """Bytes of JSON for the matches: what a context can use, and far below what clients accept."""

@@ -9,11 +9,12 @@ from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.domain.job import JobState, JobView, StreamName, parse_wait
+from waggle.domain.job import JobBrief, JobState, JobView, StreamName, parse_wait
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
+from waggle.mcp.job_results import CommandOutput, JobItem, JobList, JobOutput
 from waggle.mcp.resources.uris import output_uri
-from waggle.mcp.results import CommandOutput, JobItem, JobList, JobOutput, rfc3339, success
+from waggle.mcp.results import rfc3339, success
 from waggle.mcp.stream_page import DEFAULT_BYTES, MAX_BYTES, MAX_PATTERN, StreamPage, read_page
 from waggle.mcp.tools.attend import result_of, watch
 from waggle.mcp.tools.parameters import EnvironmentId, JobId, Wait
@@ -101,8 +102,8 @@ class JobTools:
         self, ctx: Ctx, *, environment_id: EnvironmentId
     ) -> Annotated[CallToolResult, JobList]:
         """List an environment's jobs."""
-        views = self._jobs.list(environment_id, owner=current_owner(ctx))
-        result = JobList(jobs=[_item(view) for view in views], count=len(views))
+        jobs = self._jobs.list(environment_id, owner=current_owner(ctx))
+        result = JobList(jobs=[_item(job) for job in jobs], count=len(jobs))
         lines = [_line(item) for item in result.jobs]
         return success(result, "\n".join(lines or ["No program ran in this environment yet."]))
 
@@ -113,17 +114,17 @@ def _note(part: StreamPage, view: JobView) -> str:
     return f"[from byte {part.offset} of {part.size}; {more}{going}]"
 
 
-def _item(view: JobView) -> JobItem:
+def _item(job: JobBrief) -> JobItem:
     return JobItem(
-        job_id=view.number,
-        tool=view.kind.value,
-        summary=view.summary,
-        status=view.state.value,
-        exit_code=view.exit_code,
-        started_at=rfc3339(view.started_at),
-        duration_ms=round(view.duration * 1000),
-        stdout_bytes=view.stdout.total,
-        stderr_bytes=view.stderr.total,
+        job_id=job.number,
+        tool=job.kind.value,
+        summary=job.summary,
+        status=job.state.value,
+        exit_code=job.exit_code,
+        started_at=rfc3339(job.started_at),
+        duration_ms=round(job.duration * 1000),
+        stdout_bytes=job.stdout_bytes,
+        stderr_bytes=job.stderr_bytes,
     )
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from waggle.domain.job import JobState, JobView, StreamName
 from waggle.mcp.budget import share
 from waggle.mcp.errors import clean
+from waggle.mcp.job_results import CommandOutput, FailureCause
 from waggle.mcp.resources.uris import output_uri
-from waggle.mcp.results import CommandOutput, FailureCause
 
 
 def command_output(view: JobView) -> CommandOutput:

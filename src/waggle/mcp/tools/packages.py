@@ -15,7 +15,8 @@ from waggle.domain.runtime import MAX_PACKAGES
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import Failure, failure_result
-from waggle.mcp.results import CommandOutput, success
+from waggle.mcp.job_results import CommandOutput
+from waggle.mcp.results import success
 from waggle.mcp.tools.attend import attend
 from waggle.mcp.tools.output import command_output, command_text
 from waggle.mcp.tools.parameters import EnvironmentId

@@ -24,8 +24,8 @@ from waggle.domain.job import JobState, JobView
 from waggle.mcp.budget import COPY_BUDGET, wire_size
 from waggle.mcp.errors import clean
 from waggle.mcp.images import MAX_IMAGE_BYTES, image_content, image_type
+from waggle.mcp.job_results import CommandOutput, ShownImage
 from waggle.mcp.resources.uris import file_uri
-from waggle.mcp.results import CommandOutput, ShownImage
 from waggle.service.filesystem import FilesystemService
 
 MAX_IMAGES = 4

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
-import anyio
 from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
@@ -20,9 +18,10 @@ from waggle.domain.runtime import RuntimeName
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import Failure, clean, failure_result
+from waggle.mcp.repeats import IdempotencyKey
 from waggle.mcp.results import success
 from waggle.mcp.state_results import RunOutput
-from waggle.mcp.tools.attend import attend
+from waggle.mcp.tools.attend import Phases
 from waggle.mcp.tools.creation import (
     ImageArgument,
     NetworkArgument,
@@ -34,7 +33,6 @@ from waggle.mcp.tools.packages import install_failure
 from waggle.mcp.tools.parameters import Stdin
 from waggle.service.environments import CreateRequest
 from waggle.service.execution import Surroundings
-from waggle.service.job import Job
 
 MAX_FILES = 20
 
@@ -59,31 +57,6 @@ _Seconds = Annotated[
 ]
 
 
-class _Phases:
-    """Tells the client what goes on, from the first step to the last: seconds that only grow."""
-
-    def __init__(self, ctx: Ctx, heartbeat: float) -> None:
-        self._ctx = ctx
-        self._heartbeat = heartbeat
-        self._start = anyio.current_time()
-
-    @property
-    def elapsed(self) -> float:
-        return anyio.current_time() - self._start
-
-    async def say(self, message: str) -> None:
-        await self._ctx.report_progress(self.elapsed, None, message)
-
-    async def creating(self, _share: float, message: str) -> None:
-        await self.say(message)
-
-    async def attend(self, job: Job, doing: str) -> JobView:
-        await self.say(doing)
-        return await attend(
-            self._ctx, job, math.inf, every=self._heartbeat, doing=doing, since=self.elapsed
-        )
-
-
 class RunTools:
     """run_code."""
 
@@ -106,6 +79,7 @@ class RunTools:
         timeout_seconds: _Seconds = None,
         network: NetworkArgument = None,
         image: ImageArgument = None,
+        idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
     ) -> Annotated[CallToolResult, RunOutput]:
         """Run code in an environment of its own, which is gone when this ends, however it ends."""
         request = CreateRequest(
@@ -114,7 +88,7 @@ class RunTools:
         contents = _checked(code, files or {}, packages, request.network)
         seconds = parse_seconds(timeout_seconds, self._limits.wait, self._limits.max_timeout)
         owner = current_owner(ctx)
-        phases = _Phases(ctx, self._heartbeat)
+        phases = Phases(ctx, self._heartbeat)
         async with self._environments.temporary(
             request, owner=owner, progress=phases.creating
         ) as environment:

@@ -25,7 +25,8 @@ from waggle.domain.search import (
 )
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.results import EditedFile, SearchResult, readable, success
+from waggle.mcp.file_results import EditedFile, SearchResult
+from waggle.mcp.results import readable, success
 from waggle.mcp.tools.found import search_result
 from waggle.mcp.tools.parameters import EnvironmentId
 

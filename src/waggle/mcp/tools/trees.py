@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Sequence
 from typing import Annotated
-from urllib.parse import quote
 
 from mcp.server.mcpserver.tools import Tool
-from mcp_types import BlobResourceContents, CallToolResult, EmbeddedResource, ToolAnnotations
+from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.execution import HOME
@@ -19,20 +16,14 @@ from waggle.domain.tree import (
     MAX_TREE_BYTES,
     MAX_TREE_ENTRIES,
     MAX_TREE_FILE,
-    Skipped,
-    Unpacked,
-    shown_name,
 )
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.errors import Failure, failure_result
+from waggle.mcp.file_results import DownloadedFiles, UploadedFiles
 from waggle.mcp.pages import BASE64_PAGE_BYTES, SMALLEST_PAGE, decode_base64
-from waggle.mcp.results import DownloadedFiles, LeftOut, UploadedFiles, readable, success
+from waggle.mcp.tools.archived import downloaded, uploaded
 from waggle.mcp.tools.parameters import EnvironmentId
-from waggle.service.trees import Archive
-
-_MAX_TOLD = 20
-_TYPE = "application/gzip"
+from waggle.service.trees import MAX_KEPT
 
 _Archive = Annotated[
     str,
@@ -78,23 +69,7 @@ class TreeTools:
         target, done = await self._trees.upload(
             environment_id, path or None, data, owner=current_owner(ctx)
         )
-        result = _uploaded(target, done)
-        text = (
-            f"Wrote {result.files} files, {result.directories} directories and {result.links} "
-            f"links, {result.bytes_written} bytes, below {result.path}."
-        )
-        if not done.failed:
-            return success(result, text)
-        first = "; ".join(f"{item.path}: {item.reason}" for item in result.failures)
-        more = f" and {done.failed - len(result.failures)} more" * (
-            done.failed > len(result.failures)
-        )
-        failure = Failure(
-            "partial_upload",
-            f"{text} {done.failed} entries failed: {first}{more}.",
-            "What was written stays. Mend the cause, then send the rest or all of it again.",
-        )
-        return failure_result(failure, structured=result)
+        return uploaded(target, done)
 
     async def download_files(
         self,
@@ -116,56 +91,7 @@ class TreeTools:
                 environment_id, path, owner=owner, exclude=exclude or ()
             )
         data = archive.read(offset, BASE64_PAGE_BYTES if limit is None else limit)
-        return _downloaded(environment_id, archive, offset, data)
-
-
-def _uploaded(path: str, done: Unpacked) -> UploadedFiles:
-    return UploadedFiles(
-        status="partial" if done.failed else "uploaded",
-        path=readable(path),
-        files=done.files,
-        directories=done.directories,
-        links=done.links,
-        bytes_written=done.size,
-        failed=done.failed,
-        failures=_left_out(done.failures),
-    )
-
-
-def _left_out(skipped: Sequence[Skipped]) -> list[LeftOut]:
-    return [
-        LeftOut(path=readable(shown_name(each.name)), reason=each.reason)
-        for each in skipped[:_MAX_TOLD]
-    ]
-
-
-def _downloaded(environment_id: str, archive: Archive, offset: int, data: bytes) -> CallToolResult:
-    end = offset + len(data)
-    next_offset = end if end < archive.size else None
-    result = DownloadedFiles(
-        path=readable(archive.path),
-        archive_id=archive.id,
-        sha256=archive.sha256,
-        size=archive.size,
-        entries=archive.entries,
-        left_out=_left_out(archive.left_out),
-        left_out_count=len(archive.left_out),
-        content=base64.b64encode(data).decode("ascii"),
-        offset=offset,
-        truncated=next_offset is not None,
-        next_offset=next_offset,
-    )
-    text = f"{result.path} as tar.gz: {result.entries} entries, {result.size} bytes."
-    if archive.left_out:
-        text += f" Left out: {len(archive.left_out)}; " + "; ".join(
-            f"{item.path}: {item.reason}" for item in result.left_out[:5]
-        )
-    if next_offset is not None or offset:
-        last = "this is the end" if next_offset is None else f"go on at {next_offset}"
-        text += f"\n[bytes {offset} to {end}; {last}, with archive_id {archive.id}]"
-    uri = f"waggle://environments/{quote(environment_id)}/archives/{archive.id}?offset={offset}"
-    blob = BlobResourceContents(uri=uri, mime_type=_TYPE, blob=result.content)
-    return success(result, text, also=(EmbeddedResource(type="resource", resource=blob),))
+        return downloaded(archive, offset, data)
 
 
 def tree_tools(services: Services) -> list[Tool]:
@@ -197,7 +123,8 @@ def tree_tools(services: Services) -> list[Tool]:
                 "Pack a directory as a tar.gz, for programs that keep it (to look at files, "
                 f"read_file is better). At most {MAX_TREE_ENTRIES:,} entries and "
                 f"{MAX_TREE_BYTES:,} bytes. Comes as base64, a large one in pages: while truncated "
-                "is true, call again with archive_id and offset set to next_offset.\n"
+                "is true, call again with archive_id and offset set to next_offset. The last "
+                f"{MAX_KEPT} archives of an environment stay readable, also as resources.\n"
                 'Example: {"environment_id": "...", "path": "project", "exclude": '
                 '["node_modules", "*.pyc"]} or {"environment_id": "...", "path": "project", '
                 '"archive_id": "0f3a...", "offset": 360000}'

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tools that run programs return, as models.
+
+As in `waggle.mcp.results`: times are RFC 3339 in UTC, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+
+class FailureCause(BaseModel):
+    """Why a program failed, from evidence: what the machine knows, not what was printed."""
+
+    code: str = Field(
+        description="out_of_memory, disk_full, network_refused, no_direct_network, "
+        "command_not_found, interpreter_not_found, not_executable, module_not_found, "
+        "too_many_processes, killed_by_signal or guest_lost."
+    )
+    cause: str
+    next_step: str
+
+
+class ShownImage(BaseModel):
+    """An image file that a program wrote."""
+
+    path: str
+    mime_type: str = Field(description="By its content.")
+    size: int
+    uri: str = Field(description="Resource with the image.")
+
+
+class CommandOutput(BaseModel):
+    """How a program stands and what it printed; text that is not UTF-8 has U+FFFD in it."""
+
+    job_id: int = Field(description="Counts from 1 in its environment; read_job takes it.")
+    status: str = Field(
+        description="exited, running (it goes on as this job), signaled, timed_out, killed or lost."
+    )
+    stdout: str
+    stderr: str
+    exit_code: int | None = Field(description="null unless it exited by itself.")
+    duration_ms: int
+    signal: str | None = Field(description="The signal that ended it, e.g. SIGKILL; usually null.")
+    timed_out: bool = Field(description="The timeout ended it; the output is what came until then.")
+    stdout_bytes_cut: int = Field(description="Bytes cut from the middle of stdout; usually 0.")
+    stderr_bytes_cut: int = Field(description="Bytes cut from the middle of stderr; usually 0.")
+    stdout_uri: str = Field(description="Resource with all of stdout.")
+    stderr_uri: str = Field(description="Resource with all of stderr.")
+    diagnosis: FailureCause | None = Field(
+        description="Why it failed, where that is known; usually null."
+    )
+    images: list[ShownImage] = Field(
+        default_factory=list[ShownImage],
+        description="Images that the program wrote; they are in the result's content.",
+    )
+
+
+class JobOutput(BaseModel):
+    """A part of what a job printed."""
+
+    job_id: int
+    status: str = Field(description="exited, running, signaled, timed_out, killed or lost.")
+    stream: str
+    content: str = Field(description="Text; with search, lines as 'offset: line'.")
+    offset: int = Field(description="Where this part begins, in bytes.")
+    next_offset: int | None = Field(description="Where to go on; null at the end.")
+    size: int = Field(description="Bytes printed so far.")
+    uri: str = Field(description="Resource with all of it.")
+
+
+class JobItem(BaseModel):
+    """A job in a list."""
+
+    job_id: int
+    tool: str = Field(description="execute, run_command or install_packages.")
+    summary: str = Field(description="The first line of what runs.")
+    status: str = Field(description="exited, running, signaled, timed_out, killed or lost.")
+    exit_code: int | None
+    started_at: str = Field(description="RFC 3339.")
+    duration_ms: int
+    stdout_bytes: int
+    stderr_bytes: int
+
+
+class JobList(BaseModel):
+    """What ran and runs in an environment, oldest first."""
+
+    jobs: list[JobItem]
+    count: int

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Show what became of a tree: an archive that was unpacked, or one that was packed. Pure."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+
+from mcp_types import BlobResourceContents, CallToolResult, EmbeddedResource
+
+from waggle.domain.tree import Skipped, Unpacked, shown_name
+from waggle.mcp.errors import Failure, failure_result
+from waggle.mcp.file_results import DownloadedFiles, LeftOut, UploadedFiles
+from waggle.mcp.resources.read import ARCHIVE_TYPE
+from waggle.mcp.resources.uris import archive_uri
+from waggle.mcp.results import readable, success
+from waggle.service.trees import Archive
+
+_MAX_TOLD = 20
+
+
+def uploaded(path: str, done: Unpacked) -> CallToolResult:
+    """What was unpacked below a directory; entries that failed make it an error that tells all."""
+    result = UploadedFiles(
+        status="partial" if done.failed else "uploaded",
+        path=readable(path),
+        files=done.files,
+        directories=done.directories,
+        links=done.links,
+        bytes_written=done.size,
+        failed=done.failed,
+        failures=_left_out(done.failures),
+    )
+    text = (
+        f"Wrote {result.files} files, {result.directories} directories and {result.links} "
+        f"links, {result.bytes_written} bytes, below {result.path}."
+    )
+    if not done.failed:
+        return success(result, text)
+    first = "; ".join(f"{item.path}: {item.reason}" for item in result.failures)
+    more = f" and {done.failed - len(result.failures)} more" * (done.failed > len(result.failures))
+    failure = Failure(
+        "partial_upload",
+        f"{text} {done.failed} entries failed: {first}{more}.",
+        "What was written stays. Mend the cause, then send the rest or all of it again.",
+    )
+    return failure_result(failure, structured=result)
+
+
+def _left_out(skipped: Sequence[Skipped]) -> list[LeftOut]:
+    return [
+        LeftOut(path=readable(shown_name(each.name)), reason=each.reason)
+        for each in skipped[:_MAX_TOLD]
+    ]
+
+
+def downloaded(archive: Archive, offset: int, data: bytes) -> CallToolResult:
+    """A page of an archive: `data` from `offset` on, also as an embedded resource."""
+    end = offset + len(data)
+    next_offset = end if end < archive.size else None
+    result = DownloadedFiles(
+        path=readable(archive.path),
+        archive_id=archive.id,
+        sha256=archive.sha256,
+        size=archive.size,
+        entries=archive.entries,
+        left_out=_left_out(archive.left_out),
+        left_out_count=len(archive.left_out),
+        content=base64.b64encode(data).decode("ascii"),
+        offset=offset,
+        truncated=next_offset is not None,
+        next_offset=next_offset,
+        uri=archive_uri(archive.environment_id, archive.id),
+    )
+    text = f"{result.path} as tar.gz: {result.entries} entries, {result.size} bytes."
+    if archive.left_out:
+        text += f" Left out: {len(archive.left_out)}; " + "; ".join(
+            f"{item.path}: {item.reason}" for item in result.left_out[:5]
+        )
+    if next_offset is not None or offset:
+        last = "this is the end" if next_offset is None else f"go on at {next_offset}"
+        text += f"\n[bytes {offset} to {end}; {last}, with archive_id {archive.id}]"
+    page_uri = f"{result.uri}?offset={offset}&length={max(len(data), 1)}"
+    blob = BlobResourceContents(uri=page_uri, mime_type=ARCHIVE_TYPE, blob=result.content)
+    return success(result, text, also=(EmbeddedResource(type="resource", resource=blob),))

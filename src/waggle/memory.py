@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory of a server: who allocates it, when it is collected, and how it is given back.
+
+`waggle.__main__` starts a server anew with the C library's allocator, before anything is imported:
+Python's own keeps arenas of 1 MiB while one object in them lives, so what many sessions took stays
+taken (docs/benchmarks.md, `sessions`). `waggle.app_http` uses the rest around serving: by default
+the cycle collector walks through young objects several times in each call, and through all modules
+and schemas every so often; and when sessions end because nobody comes back, it does not run at
+all, for it runs when objects are made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import platform
+import sys
+from collections.abc import Awaitable, Callable, Generator, Mapping
+
+YOUNG = 10_000
+"""Objects that are made before it looks at them; each call makes some hundreds, and few cycles."""
+LOOK_SECONDS = 5.0
+MANY = 100
+"""Sessions that are worth a pause; each leaves some 40 objects in cycles."""
+
+
+_ALLOCATOR = "PYTHONMALLOC"
+
+
+def with_malloc(environ: Mapping[str, str], libc: str) -> dict[str, str] | None:
+    """The variables to start a server anew with; None where it is fine as it is. Pure.
+
+    An operator's choice counts. Other C libraries than glibc allocate slowly, or give nothing back.
+    """
+    if _ALLOCATOR in environ or libc != "glibc":
+        return None
+    return {**environ, _ALLOCATOR: "malloc"}
+
+
+def start_anew_with_malloc() -> None:
+    """Replace this process by the same one, with another allocator, unless it has that."""
+    variables = with_malloc(os.environ, platform.libc_ver()[0])  # noqa: TID251 (Python's, not ours)
+    if variables is not None:
+        os.execve(sys.executable, sys.orig_argv, variables)  # noqa: S606 (itself, no shell)
+
+
+@contextlib.contextmanager
+def set_for_serving() -> Generator[None]:
+    """Leave out what is there now, and look less often, until the block ends."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
+async def give_back(
+    sessions: Callable[[], int],
+    sleep: Callable[[float], Awaitable[None]],
+    *,
+    act: Callable[[], None] | None = None,
+) -> None:
+    """Free memory whenever half of many sessions have gone, until cancelled.
+
+    That pauses the server, for some 10 ms for each 1,000 of them. `act` is what is done instead.
+    """
+    most = sessions()
+    while True:
+        await sleep(LOOK_SECONDS)
+        now = sessions()
+        most = max(most, now)
+        if most >= MANY and now <= most // 2:
+            (act or free)()
+            most = now
+
+
+def free() -> None:
+    """Collect cycles, and give free memory back to the system, where the C library can."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # musl has no such function
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Raw requests to a server in another thread, as no well-behaved client could send them.
+
+For tests that make up arguments: `hunting_ground` has one environment of the caller and one of
+another owner, in which everything readable holds `SECRET`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+from anyio.from_thread import start_blocking_portal
+from tests.support.fakes import FakeFile, FakeGuest
+from tests.support.server import MODERN, Rig, Setup, request, serving
+
+from waggle.domain.access import Owner
+from waggle.domain.runtime import RuntimeName
+from waggle.service.environments import CreateRequest
+
+OWN = "00000000-0000-4000-8000-000000000001"
+FOREIGN = "00000000-0000-4000-8000-000000000002"
+SECRET = "another-owners-secret"
+TRACES = ("Traceback", 'File "', "pydantic", "site-packages", "src/waggle")
+_META: dict[str, Any] = {
+    "io.modelcontextprotocol/protocolVersion": MODERN,
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+_HEADER = re.compile(r"[!-~]+( +[!-~]+)*")
+_STRANGER = Owner("stranger")
+
+
+class Wire:
+    """Calls methods of 2026-07-28 by raw HTTP."""
+
+    def __init__(self, url: str) -> None:
+        self._http = httpx2.Client(base_url=url, timeout=20)
+
+    def send(self, method: str, params: dict[str, Any], name: str | None = None) -> dict[str, Any]:
+        """The JSON-RPC answer, whatever it is.
+
+        A name that no header can hold goes without, as a person with curl sends it.
+        """
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json, text/event-stream",
+        }
+        if name is None or _HEADER.fullmatch(name):
+            headers |= {"MCP-Protocol-Version": MODERN, "Mcp-Method": method}
+            headers |= {} if name is None else {"Mcp-Name": name}
+            params = {**params, "_meta": _META}
+        body = json.dumps(request(method, params))
+        answer = self._http.post("/mcp", content=body, headers=headers)
+        assert answer.status_code in (200, 400, 404), answer.text
+        return answer.json()
+
+    def rpc(self, method: str, params: dict[str, Any], name: str | None = None) -> dict[str, Any]:
+        """The result of a request that is none of the protocol's errors."""
+        answer = self.send(method, params, name)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def call(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Call a tool."""
+        return self.rpc("tools/call", {"name": name, "arguments": arguments}, name)
+
+    def tools(self) -> dict[str, dict[str, Any]]:
+        """What is offered, by name."""
+        return {tool["name"]: tool for tool in self.rpc("tools/list", {})["tools"]}
+
+    def close(self) -> None:
+        """Hang up."""
+        self._http.close()
+
+
+@dataclass(slots=True)
+class Ground:
+    """A server, the way to it, and the guest that is another owner's."""
+
+    wire: Wire
+    rig: Rig
+    foreign: FakeGuest
+    archive_id: str
+    """Of an archive that the other owner made."""
+
+    def assert_untouched(self) -> None:
+        """Nothing was done to what is the other owner's, not even a use."""
+        (environment,) = self.rig.services.environments.list(owner=_STRANGER)
+        assert environment == self.foreign.environment
+        assert [command.code for command in self.foreign.commands] == [f"echo {SECRET}".encode()]
+        assert self.foreign.files == _secrets()
+        assert (self.foreign.destroys, self.foreign.ports, self.foreign.asked) == (0, {}, [])
+
+
+def _secrets() -> dict[str, FakeFile]:
+    return {path: FakeFile(SECRET.encode(), 0o644) for path in ("/tmp/a", "/home/sandbox/a")}
+
+
+async def _foreign(rig: Rig) -> tuple[FakeGuest, str]:
+    services = rig.services
+    environment = await services.environments.create(
+        CreateRequest(RuntimeName.SHELL, name=SECRET), owner=_STRANGER
+    )
+    guest = rig.host.guests[environment.id]
+    guest.files = _secrets()
+    job = await services.execution.execute(environment.id, f"echo {SECRET}", owner=_STRANGER)
+    await job.wait(5)
+    archive = await services.trees.download(environment.id, ".", owner=_STRANGER)
+    guest.environment = services.environments.get(environment.id, owner=_STRANGER)
+    return guest, archive.id
+
+
+@contextmanager
+def hunting_ground() -> Generator[Ground]:
+    """A server of its own, in another thread, with a caller's environment and a stranger's."""
+    server = serving(Setup(max_environments=6))
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(server) as rig:
+        wire = Wire(rig.url)
+        made = wire.call("create_environment", {"runtime": "python"})
+        assert made["structuredContent"]["environment_id"] == OWN
+        rig.host.only.files["/tmp/a"] = FakeFile("a€\0".encode(), 0o644)
+        foreign, archive = portal.call(_foreign, rig)
+        assert foreign.environment.id == FOREIGN
+        yield Ground(wire, rig, foreign, archive)
+        wire.close()
