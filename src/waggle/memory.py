@@ -24,8 +24,6 @@ YOUNG = 10_000
 LOOK_SECONDS = 5.0
 MANY = 100
 """Sessions that are worth a pause; each leaves some 40 objects in cycles."""
-
-
 _ALLOCATOR = "PYTHONMALLOC"
 
 

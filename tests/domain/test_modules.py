@@ -103,7 +103,7 @@ def test_python_answers_without_importing(tmp_path: Path, name: str, is_missing:
 NODE_PROGRAM = shutil.which("node") or ""
 
 
-@pytest.mark.skipif(not NODE_PROGRAM, reason="no node on this machine")
+@pytest.mark.skipif(not NODE_PROGRAM, reason="NOT TESTED WITH NODE: there is none on this machine")
 @pytest.mark.parametrize("line", ["require('NAME')", "import 'NAME'"])
 def test_node_answers_without_running_the_module(tmp_path: Path, line: str) -> None:
     """Node's real last words lead to a question, which it answers."""

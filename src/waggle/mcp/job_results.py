@@ -30,13 +30,9 @@ class ShownImage(BaseModel):
     uri: str = Field(description="Resource with the image.")
 
 
-class CommandOutput(BaseModel):
-    """How a program stands and what it printed; text that is not UTF-8 has U+FFFD in it."""
+class ProgramOutput(BaseModel):
+    """What a program printed and how it ended, wherever it ran."""
 
-    job_id: int = Field(description="Counts from 1 in its environment; read_job takes it.")
-    status: str = Field(
-        description="exited, running (it goes on as this job), signaled, timed_out, killed or lost."
-    )
     stdout: str
     stderr: str
     exit_code: int | None = Field(description="null unless it exited by itself.")
@@ -45,6 +41,15 @@ class CommandOutput(BaseModel):
     timed_out: bool = Field(description="The timeout ended it; the output is what came until then.")
     stdout_bytes_cut: int = Field(description="Bytes cut from the middle of stdout; usually 0.")
     stderr_bytes_cut: int = Field(description="Bytes cut from the middle of stderr; usually 0.")
+
+
+class CommandOutput(ProgramOutput):
+    """How a program stands and what it printed; text that is not UTF-8 has U+FFFD in it."""
+
+    job_id: int = Field(description="Counts from 1 in its environment; read_job takes it.")
+    status: str = Field(
+        description="exited, running (it goes on as this job), signaled, timed_out, killed or lost."
+    )
     stdout_uri: str = Field(description="Resource with all of stdout.")
     stderr_uri: str = Field(description="Resource with all of stderr.")
     diagnosis: FailureCause | None = Field(
@@ -54,6 +59,13 @@ class CommandOutput(BaseModel):
         default_factory=list[ShownImage],
         description="Images that the program wrote; they are in the result's content.",
     )
+
+
+class RunOutput(ProgramOutput):
+    """How a program ended and what it printed; its environment is gone."""
+
+    phase: str = Field(description="run, or install when the packages could not be installed.")
+    status: str = Field(description="exited, signaled, timed_out, killed or lost.")
 
 
 class JobOutput(BaseModel):

@@ -74,21 +74,6 @@ class ClosedPort(BaseModel):
     was_exposed: bool
 
 
-class RunOutput(BaseModel):
-    """How a program ended and what it printed; its environment is gone."""
-
-    phase: str = Field(description="run, or install when the packages could not be installed.")
-    status: str = Field(description="exited, signaled, timed_out, killed or lost.")
-    stdout: str
-    stderr: str
-    exit_code: int | None = Field(description="null unless it exited by itself.")
-    duration_ms: int
-    signal: str | None = Field(description="The signal that ended it, e.g. SIGKILL; usually null.")
-    timed_out: bool = Field(description="The timeout ended it; the output is what came until then.")
-    stdout_bytes_cut: int = Field(description="Bytes cut from the middle of stdout; usually 0.")
-    stderr_bytes_cut: int = Field(description="Bytes cut from the middle of stderr; usually 0.")
-
-
 def in_minutes(time: timedelta) -> str:
     """Whole minutes, as `30m`."""
     return f"{int(time.total_seconds()) // 60}m"

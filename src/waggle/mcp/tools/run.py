@@ -18,9 +18,9 @@ from waggle.domain.runtime import RuntimeName
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import Failure, clean, failure_result
+from waggle.mcp.job_results import RunOutput
 from waggle.mcp.repeats import IdempotencyKey
 from waggle.mcp.results import success
-from waggle.mcp.state_results import RunOutput
 from waggle.mcp.tools.attend import Phases
 from waggle.mcp.tools.creation import (
     ImageArgument,
