@@ -24,7 +24,8 @@ from waggle.domain.host import no_progress
 from waggle.domain.runtime import RuntimeName
 from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
 from waggle.infra.host.kernel import GuestKernel
-from waggle.infra.qemu.argv import COMMAND_LINE
+from waggle.infra.qemu.argv import command_line
+from waggle.infra.qemu.tsc import tsc_khz
 from waggle.infra.rootfs.identity import identity_records, pack
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.scratch import ScratchDisks
@@ -90,7 +91,7 @@ def qemu_argv(
         *("-accel", accelerator, "-cpu", "host" if accelerator == "kvm" else "max"),
         *("-smp", str(settings.default_cpus), "-m", f"{settings.default_memory_mb}M"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-kernel", str(kernel), "-append", COMMAND_LINE),
+        *("-kernel", str(kernel), "-append", command_line(tsc_khz())),
         *("-chardev", "stdio,id=console", "-device", "virtio-serial-device"),
         *("-device", "virtconsole,chardev=console"),
         *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),

@@ -38,7 +38,7 @@ class MachineSpec:
 
     `ssh_port` on 127.0.0.1 is forwarded to the guest's SSH server and is reserved by the caller
     until the machine is dead. `uid` confines the VMM process when the server runs as root.
-    `boot_timeout` is seconds.
+    `boot_timeout` is seconds. One in the `background` gives way to all others.
     """
 
     id: str
@@ -49,6 +49,7 @@ class MachineSpec:
     console_log: Path
     boot_timeout: float
     uid: int | None = None
+    background: bool = False
 
 
 class Machine(Protocol):

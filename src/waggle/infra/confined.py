@@ -27,8 +27,12 @@ DEATH_SECONDS: Final = 10.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def leash(argv: Sequence[str], max_descriptors: int = MAX_DESCRIPTORS) -> list[str]:
+def leash(
+    argv: Sequence[str], max_descriptors: int = MAX_DESCRIPTORS, *, background: bool = False
+) -> list[str]:
     """`argv` with no new privileges, few descriptors, no core dumps, and dead with its parent.
+
+    In the `background` it has the processor when nobody else wants it, or nearly so.
 
     The limits are set by the child itself: a server in a container may not set those of another
     user's process. None goes beyond the server's own, which only the mighty may raise. Raises
@@ -37,6 +41,8 @@ def leash(argv: Sequence[str], max_descriptors: int = MAX_DESCRIPTORS) -> list[s
     own = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     max_descriptors = max_descriptors if own < 0 else min(max_descriptors, own)
     limits = [_tool("prlimit"), "--core=0:0", f"--nofile={max_descriptors}:{max_descriptors}"]
+    if background:
+        limits = [_tool("nice"), "-n", "10", *limits]
     return [*limits, _tool("setpriv"), "--no-new-privs", "--pdeathsig", "KILL", "--", *argv]
 
 
@@ -109,6 +115,7 @@ class ConfinedProcess:
         groups: Sequence[int] = (),
         stdin: int = subprocess.DEVNULL,
         max_descriptors: int = MAX_DESCRIPTORS,
+        background: bool = False,
     ) -> ConfinedProcess:
         """Start `argv` with only these descriptors open. `uid` also becomes the group id.
 
@@ -117,7 +124,7 @@ class ConfinedProcess:
         """
         try:
             child = subprocess.Popen(
-                leash(argv, max_descriptors),
+                leash(argv, max_descriptors, background=background),
                 stdin=stdin,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,

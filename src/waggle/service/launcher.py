@@ -15,6 +15,7 @@ from waggle.infra.net.ports import PortAllocator, PortLease
 from waggle.service.blueprint import Blueprint
 
 PORT_ATTEMPTS = 5
+BACKGROUND_PATIENCE = 4
 _M = TypeVar("_M", bound=Machine)
 
 
@@ -32,8 +33,12 @@ class Launcher:
         blueprint: Blueprint,
         disks: GuestDisks,
         start: Callable[[MachineSpec], Awaitable[_M]],
+        *,
+        background: bool = False,
     ) -> tuple[_M, PortLease]:
         """Start on a leased port; when something else takes that port in between, on another.
+
+        In the `background` it gives way to others, and has BACKGROUND_PATIENCE times as long.
 
         The caller stops the machine and, once it is dead, releases the lease. Raises NoPorts, and
         what `start` raises.
@@ -47,7 +52,8 @@ class Launcher:
                 disks=disks,
                 ssh_port=lease.port,
                 console_log=blueprint.files / "console.log",
-                boot_timeout=self._boot_timeout,
+                boot_timeout=self._boot_timeout * (BACKGROUND_PATIENCE if background else 1),
+                background=background,
                 uid=None if self._uid_base is None else self._uid_base + lease.port,
             )
             try:

@@ -65,7 +65,10 @@ class LocalMachines:
                 log.warning("template_failed", template=found.key.id, error=str(error))
                 self._templates.reject(found)
                 blueprint.disks.scratch.unlink(missing_ok=True)
-        return BroughtUp(*await self._boot(blueprint), None)
+        booted = BroughtUp(*await self._boot(blueprint), None)
+        if self._templates is not None:
+            self._templates.want(blueprint)
+        return booted
 
     def check_ports(self) -> None:
         """Raise NoPorts when no machine could have a port now."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Templates: machines that were booted once and frozen, for others to go on from.
 
-`find` is asked for each create. What it does not find is made in the background, one at a time,
-with a machine of its own: booted, its runtime run once so that its pages are in memory, frozen. Its
-keys open nothing afterwards: only its end of them existed, and that is gone.
+`find` is asked for each create. What it does not find is wanted once that machine has booted, and
+made in the background, one at a time, with a machine of its own: booted, its runtime run once so
+that its pages are in memory, frozen. Its keys open nothing afterwards: they were only in memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import anyio.abc
 import structlog
 
-from waggle.domain.errors import WaggleError
+from waggle.domain.errors import SetupIncomplete, WaggleError
 from waggle.domain.execution import Command
 from waggle.domain.machine import FreezingHypervisor
 from waggle.domain.runtime import RuntimeName
@@ -65,17 +65,22 @@ class Templates:
         self._idle = asyncio.Event()
 
     async def find(self, blueprint: Blueprint) -> Template | None:
-        """The template that such a machine can go on from; when there is none, have one made.
+        """The template that such a machine can go on from. Raises SetupIncomplete without a VMM."""
+        return await asyncio.to_thread(self.store.find, self._key(blueprint))
 
-        Raises SetupIncomplete without a VMM.
+    def want(self, blueprint: Blueprint) -> None:
+        """Have the template for such a machine made in the background, if it is not under way.
+
+        Does not raise: without a VMM there is nothing to make.
         """
-        key = self._key(blueprint)
-        template = await asyncio.to_thread(self.store.find, key)
-        if template is None and not {key.id} & (self._given_up | self._wanted):
+        try:
+            key = self._key(blueprint)
+        except SetupIncomplete:
+            return
+        if key.id not in self._given_up | self._wanted:
             self._wanted.add(key.id)
             self._idle.clear()
             self._tasks.start_soon(self._make, key, blueprint)
-        return template
 
     async def idle(self) -> None:
         """Return once what was wanted is made or given up."""
@@ -121,7 +126,9 @@ class Templates:
             disks = own.disks
             await self._recipe.scratch.make(own.resources.disk_mib, disks.scratch)
             disks.identity.write_bytes(pack(_identity(blueprint, keys)))
-            machine, lease = await self._launcher.launch(own, disks, self.hypervisor.boot_freezable)
+            machine, lease = await self._launcher.launch(
+                own, disks, self.hypervisor.boot_freezable, background=True
+            )
             try:
                 await self._warm(lease.port, keys, own.runtime)
                 await machine.agent("guest-ping")  # it starts late; copies are to have it at once

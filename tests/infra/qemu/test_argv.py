@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.environment import Resources
-from waggle.infra.qemu.argv import COMMAND_LINE, Descriptors, qemu_argv
+from waggle.infra.qemu.argv import COMMAND_LINE, Descriptors, command_line, qemu_argv
 
 FDS = Descriptors(
     kernel=10,
@@ -113,3 +113,8 @@ def test_it_is_told_no_path_of_ours() -> None:
     own = ("/proc/self/fd/", "/dev/fdset/", "/usr/bin/qemu", COMMAND_LINE)
     with_paths = [word for word in argv() if "/" in word]
     assert all(any(known in word for known in own) for word in with_paths)
+
+
+def test_an_emulated_machine_is_told_how_fast_its_counter_runs() -> None:
+    assert "tsc" not in command_line(None)
+    assert command_line(2_500_000).endswith(" tsc_early_khz=2500000 tsc=reliable")

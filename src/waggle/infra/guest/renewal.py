@@ -20,7 +20,7 @@ from waggle.infra.guest.records import END, record
 DEADLINE: Final = 5.0
 DRIFT: Final = 0.02
 """Seconds by which the guest's clock may differ; renewal promises 0.05."""
-_ATTEMPTS = 5
+_ATTEMPTS = 20
 _ANSWER = struct.Struct("<BQ")
 
 
@@ -48,21 +48,23 @@ class Renewal:
         parts = [record(name, data) for name, data in records.items()]
         try:
             async with asyncio.timeout(deadline):
-                behind = await self._send(parts, 0)
+                await self._send(parts, 0)
+                ahead = 0
                 for _ in range(_ATTEMPTS):
-                    if abs(behind) <= DRIFT * 1e9:
+                    latency, off = await self._send([], ahead)
+                    if off <= DRIFT * 1e9:
                         return
-                    behind = await self._send([], behind)
+                    ahead = latency // 2
         except TimeoutError:
             raise GuestLost(f"The guest was not renewed within {deadline:g} s.") from None
         except (OSError, EOFError) as error:
             raise GuestLost("The guest was not renewed: its channel is closed.") from error
         raise GuestLost("The guest does not keep the time that it is told.")
 
-    async def _send(self, parts: list[bytes], ahead: int) -> int:
-        """Send records and the time, `ahead` of now; by how much the guest is behind, in ns.
+    async def _send(self, parts: list[bytes], ahead: int) -> tuple[int, int]:
+        """Send records and the time, `ahead` of now; how long it took, and how far it may be off.
 
-        What it answers lies between asking and hearing, so half of that is not counted.
+        All are nanoseconds. The guest looked at its clock between the question and the answer.
         """
         asked = self._now()
         clock = record("clock", struct.pack("<Q", asked + ahead))
@@ -72,4 +74,4 @@ class Renewal:
         heard = self._now()
         if good != 1:
             raise GuestLost("The guest refused to be renewed.")
-        return ahead + (asked + heard) // 2 - told
+        return heard - asked, max(abs(told - asked), abs(told - heard))

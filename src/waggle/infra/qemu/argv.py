@@ -5,7 +5,7 @@ Everything that QEMU opens arrives as a descriptor, so the confined process need
 Facts behind the flags: the kernel has virtio-mmio only, no PCI, ACPI, 8250 or initrd; without a
 PIT and PIC it hangs under TCG before it prints; with `-no-reboot`, a guest reboot ends QEMU. On a
 busy host an emulated timer ticks too late for the kernel's check of it, which then panics before
-there is a console; with KVM the kernel leaves that check out by itself.
+there is a console; with KVM the kernel leaves that check out by itself, and has a clock.
 """
 
 from __future__ import annotations
@@ -52,9 +52,15 @@ class Descriptors:
 
 
 def qemu_argv(
-    binary: str, *, accelerator: str, resources: Resources, ssh_port: int, fds: Descriptors
+    binary: str,
+    *,
+    accelerator: str,
+    resources: Resources,
+    ssh_port: int,
+    fds: Descriptors,
+    tsc_khz: int | None = None,
 ) -> list[str]:
-    """The whole command line. `accelerator` is `kvm` or `tcg`."""
+    """The whole command line. `accelerator` is `kvm` or `tcg`; `tsc_khz` is for the latter."""
     accel = "kvm"
     if accelerator == "tcg":
         accel = f"tcg,thread=multi,tb-size={_TRANSLATION_BUFFER_MIB}"
@@ -65,7 +71,7 @@ def qemu_argv(
         *("-smp", str(resources.cpus), "-m", f"{resources.memory_mib}M"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-sandbox", _SANDBOX),
-        *("-kernel", f"/proc/self/fd/{fds.kernel}", "-append", COMMAND_LINE),
+        *("-kernel", f"/proc/self/fd/{fds.kernel}", "-append", command_line(tsc_khz)),
         *_channels(fds),
         *(
             "-netdev",
@@ -77,6 +83,11 @@ def qemu_argv(
         *_disk("scratch", fds.scratch, 3, read_only=False),
         *_disk("identity", fds.identity, 4, read_only=True),
     ]
+
+
+def command_line(tsc_khz: int | None) -> str:
+    """The kernel's, with the frequency of its time stamp counter where it cannot be measured."""
+    return COMMAND_LINE if not tsc_khz else f"{COMMAND_LINE} tsc_early_khz={tsc_khz} tsc=reliable"
 
 
 def _ram(fds: Descriptors, mib: int) -> list[str]:

@@ -21,9 +21,10 @@ from waggle.infra.confined import ConfinedProcess
 from waggle.infra.guest.boot import until_booted
 from waggle.infra.guest.console import Console
 from waggle.infra.qemu.argv import MACHINE, qemu_argv
-from waggle.infra.qemu.identity import host_cpu, program_digest
+from waggle.infra.qemu.identity import host_cpu, host_model, program_digest
 from waggle.infra.qemu.machine import RAM, STATE, QemuMachine
 from waggle.infra.qemu.ram import load_ram, new_ram
+from waggle.infra.qemu.tsc import tsc_khz
 from waggle.infra.qemu.wires import open_wires
 
 _PORT_TAKEN = "host forwarding rule"
@@ -38,6 +39,7 @@ class QemuHypervisor:
     def __init__(self, binary: str, accelerator: str) -> None:
         self._binary = binary
         self._accelerator = accelerator
+        self._tsc_khz = tsc_khz() if accelerator == "tcg" else None
 
     async def boot(self, spec: MachineSpec) -> QemuMachine:
         """Boot a machine; see `domain.machine.Hypervisor.boot`.
@@ -52,7 +54,7 @@ class QemuHypervisor:
             "vmm": program_digest(self._binary),
             "machine": MACHINE,
             "accelerator": self._accelerator,
-            "cpu": "max" if self._accelerator == "tcg" else host_cpu(),
+            "cpu": f"max on {host_model()}" if self._accelerator == "tcg" else host_cpu(),
         }
 
     async def boot_freezable(self, spec: MachineSpec) -> QemuMachine:
@@ -97,6 +99,7 @@ class QemuHypervisor:
                 resources=spec.resources,
                 ssh_port=spec.ssh_port,
                 fds=inherited.descriptors,
+                tsc_khz=self._tsc_khz,
             )
             process = ConfinedProcess.start(
                 argv,
@@ -104,6 +107,7 @@ class QemuHypervisor:
                 stderr=inherited.messages,
                 uid=spec.uid,
                 groups=self._groups(),
+                background=spec.background,
             )
             undo.pop_all()
             resumed_from = inherited.descriptors.state

@@ -32,8 +32,17 @@ def _digest(path: Path, *_version: int) -> str:
 
 def host_cpu() -> str:
     """A short digest of what a guest sees of this processor with `-cpu host`."""
-    first = _CPUINFO.read_text().partition("\n\n")[0]
-    rows = (line.split(":", 1) for line in first.splitlines() if ":" in line)
-    told = {key.strip(): value.strip() for key, value in rows}
+    told = _processor()
     text = "\n".join(f"{key}={told.get(key, '')}" for key in _TELLING)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def host_model() -> str:
+    """This processor's model: an emulated guest knows how fast its counter runs."""
+    return _processor().get("model name", "unknown")
+
+
+def _processor() -> dict[str, str]:
+    first = _CPUINFO.read_text().partition("\n\n")[0]
+    rows = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in rows}

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frequency of the time stamp counter, against the clock that it drives."""
+
+from __future__ import annotations
+
+import pytest
+
+from waggle.infra.qemu import tsc
+
+
+def test_two_measurements_agree() -> None:
+    """To one part in a thousand: 4 s in an hour, on a machine whose steps are counted in µs."""
+    first = tsc.tsc_khz.__wrapped__()
+    if first is None:
+        pytest.skip("NOT TESTED: this processor's counter is not steady")
+    again = tsc.tsc_khz.__wrapped__()
+    assert again is not None
+    assert again == pytest.approx(first, rel=1e-3)
+    assert 500_000 < first < 10_000_000
+
+
+@pytest.mark.parametrize(
+    "flags, steady",
+    [
+        ("flags\t\t: fpu tsc constant_tsc nonstop_tsc", True),
+        ("flags\t\t: fpu tsc constant_tsc", False),
+        ("Features\t: fp asimd", False),
+        ("", False),
+    ],
+)
+def test_a_counter_that_may_stop_or_change_is_not_told(flags: str, steady: bool) -> None:
+    cpuinfo = f"processor\t: 0\n{flags}\n\nprocessor\t: 1\n"
+    assert tsc._is_steady(cpuinfo) is steady  # pyright: ignore[reportPrivateUsage]  # its decision
