@@ -230,6 +230,7 @@ def _local_host(
         kept = TemplateStore(places.templates)
         kept.sweep()
         templates = Templates(kept, machines, launcher, recipe, tasks)
+        stack.callback(templates.loaded.close)
     return LocalHost(
         directory=places.environments,
         machines=LocalMachines(machines, launcher, parts.scratch, templates),

@@ -27,6 +27,8 @@ from waggle.infra.confined import identify
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 SOON = 2.0
+STILL = 1.0
+"""Seconds in which a machine that is not paused would have greeted many times."""
 
 
 async def fails(subject: Subject, case: Case) -> str:
@@ -63,6 +65,30 @@ async def test_stop_ends_it_and_frees_its_port_and_may_be_repeated(subject: Subj
     assert await machine.wait()
     with pytest.raises(GuestLost):
         await machine.agent("guest-ping")
+
+
+async def test_a_paused_machine_stands_still_until_it_goes_on(subject: Subject) -> None:
+    case = await subject.case()
+    machine = await subject.boot(case)
+    for _ in range(2):
+        await machine.pause()
+    assert machine.is_alive
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(STILL):
+            await case.banner()
+    for _ in range(2):
+        await machine.unpause()
+    assert (await case.banner()).startswith(b"SSH-2.0-")
+
+
+async def test_a_paused_machine_can_be_stopped(subject: Subject) -> None:
+    machine = await subject.boot(await subject.case())
+    await machine.pause()
+    async with asyncio.timeout(SOON):
+        await machine.stop()
+    for obey in (machine.pause, machine.unpause):
+        with pytest.raises(GuestLost):
+            await obey()
 
 
 async def test_stop_finishes_although_its_caller_is_cancelled(subject: Subject) -> None:

@@ -69,6 +69,12 @@ class PretendMachine:
     async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
         raise GuestLost("no agent")
 
+    async def pause(self) -> None:
+        raise GuestLost("It cannot be held.")
+
+    async def unpause(self) -> None:
+        raise GuestLost("It cannot be held.")
+
     async def stop(self) -> None:
         await anyio.lowlevel.checkpoint()
         if self.stubborn:

@@ -58,6 +58,8 @@ class FakeMachine:
         self._console = console
         self._process: ConfinedProcess | None = None
         self._server: asyncio.Server | None = None
+        self._going = asyncio.Event()
+        self._going.set()
 
     async def start(self, port: int) -> None:
         try:
@@ -67,7 +69,7 @@ class FakeMachine:
                 raise PortTaken("The forwarded port was taken in between.") from error
             raise
         # In two steps: asyncio loses a server whose start is cancelled.
-        self._server = await asyncio.start_server(_greet, sock=listener, start_serving=False)
+        self._server = await asyncio.start_server(self._greet, sock=listener, start_serving=False)
         await self._server.start_serving()
         self._process = ConfinedProcess.start(
             ["/bin/sleep", "3600"], descriptors=(), stderr=subprocess.DEVNULL, uid=None
@@ -89,14 +91,26 @@ class FakeMachine:
         return f"the pretend machine was killed by signal {-status}"
 
     async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
+        self._require_alive()
+        return {}
+
+    async def pause(self) -> None:
+        self._require_alive()
+        self._going.clear()
+
+    async def unpause(self) -> None:
+        self._require_alive()
+        self._going.set()
+
+    def _require_alive(self) -> None:
         if not self.is_alive:
             raise GuestLost("The machine is dead.")
-        return {}
 
     async def stop(self) -> None:
         await finish(self._stop())
 
     async def _stop(self) -> None:
+        self._going.set()
         if self._process is not None:
             await self._process.kill()
         if self._server is not None:
@@ -104,6 +118,13 @@ class FakeMachine:
             with contextlib.suppress(OSError):
                 await self._server.wait_closed()
         self._console.close()
+
+    async def _greet(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._going.wait()
+        with contextlib.suppress(ConnectionError):
+            writer.write(BANNER)
+            await writer.drain()
+        writer.close()
 
     def _running(self) -> ConfinedProcess:
         assert self._process is not None, "it was never started"
@@ -132,10 +153,3 @@ async def _pretend_to_boot(spec: MachineSpec, console: Console) -> None:
         raise BootFailed(f"The machine did not boot: {console.cause}.")
     await asyncio.sleep(0)
     console.feed(READY_LINE + b"\n")
-
-
-async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
-        writer.write(BANNER)
-        await writer.drain()
-    writer.close()

@@ -42,6 +42,7 @@ async def templated(lab: Lab, tmp_path: Path) -> AsyncGenerator[Lab]:
         lab.templates = Templates(store, lab.hypervisor, lab.launcher(), recipe, tasks)
         yield lab
         await lab.close()
+        lab.templates.loaded.close()
         tasks.cancel_scope.cancel()
 
 

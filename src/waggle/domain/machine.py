@@ -77,6 +77,14 @@ class Machine(Protocol):
         """Call the guest agent. Raises GuestLost when it does not answer within seconds."""
         ...
 
+    async def pause(self) -> None:
+        """Stop its processors; its memory stays. Idempotent. Raises GuestLost."""
+        ...
+
+    async def unpause(self) -> None:
+        """Let it go on. Idempotent. Raises GuestLost."""
+        ...
+
     async def stop(self) -> None:
         """End the machine and release what it owns. Idempotent; bounded; finishes when cancelled.
 
@@ -103,16 +111,18 @@ class Hypervisor(Protocol):
         ...
 
 
-class FreezableMachine(Machine, Protocol):
-    """A machine that can be frozen, whose copies then go on from that moment."""
+class Frozen(Protocol):
+    """All of a machine's state but its disks, held in memory. Copies go on from it."""
 
-    async def freeze(self, directory: Path) -> None:
-        """End it, with all of its state but its disks in an existing directory.
+    def save(self, directory: Path) -> None:
+        """Write it to new files in a directory, and to the disk. Blocks. Raises OSError.
 
-        Close what is connected to the guest before: copies would find it broken. Raises
-        BootFailed, OSError. Not to be repeated; `stop` it in any case. A crash may leave part of
-        it: what counts as frozen is for the caller to mark.
+        A crash may leave part of it: what counts as whole is for the caller to mark.
         """
+        ...
+
+    def close(self) -> None:
+        """Free the memory that no machine uses. Idempotent; does nothing to machines."""
         ...
 
 
@@ -134,14 +144,28 @@ class FreezingHypervisor(Hypervisor, Protocol):
         """What a frozen machine is locked to: it resumes only where all of this is the same."""
         ...
 
-    async def boot_freezable(self, spec: MachineSpec) -> FreezableMachine:
-        """Boot a machine that can be frozen; as `boot` in everything else."""
+    async def freeze(self, machine: Machine, spec: MachineSpec) -> Frozen:
+        """Copy a running machine's state. It is paused, and stays so whether this works or not.
+
+        `spec` is what it was started with. Copies find the connections to the guest broken. Raises
+        BootFailed, GuestLost or OSError. Not to be cancelled; bounded by `boot_timeout`.
+        """
         ...
 
-    async def resume(self, spec: MachineSpec, frozen: Path) -> ResumedMachine:
+    def load(self, directory: Path, *, alone: bool = False) -> Frozen:
+        """Read what was saved. Blocks. Raises OSError.
+
+        For one machine `alone`, that one may write to its memory without copying it first.
+        """
+        ...
+
+    async def resume(
+        self, spec: MachineSpec, frozen: Frozen, *, alone: bool = False
+    ) -> ResumedMachine:
         """Go on from a frozen machine, as a copy that shares the memory that it does not write.
 
         `spec` must name the same kernel, kit, image and resources, and a scratch disk that is a
-        copy of the frozen machine's. Raises as `boot` does; the caller owns the machine.
+        copy of the frozen machine's. It is `alone` if what it goes on from was loaded so. Raises as
+        `boot` does; the caller owns the machine.
         """
         ...

@@ -7,7 +7,7 @@ Used by `local_machines` and `templates`. Knows ports and users, not what is sta
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from waggle.domain.errors import NoPorts, PortTaken
 from waggle.domain.machine import GuestDisks, Machine, MachineSpec
@@ -16,7 +16,15 @@ from waggle.service.blueprint import Blueprint
 
 PORT_ATTEMPTS = 5
 BACKGROUND_PATIENCE = 4
-_M = TypeVar("_M", bound=Machine)
+_M_co = TypeVar("_M_co", bound=Machine, covariant=True)
+
+
+class Launched(NamedTuple, Generic[_M_co]):
+    """A machine, its port, and what it was started with."""
+
+    machine: _M_co
+    lease: PortLease
+    spec: MachineSpec
 
 
 class Launcher:
@@ -32,10 +40,10 @@ class Launcher:
         self,
         blueprint: Blueprint,
         disks: GuestDisks,
-        start: Callable[[MachineSpec], Awaitable[_M]],
+        start: Callable[[MachineSpec], Awaitable[_M_co]],
         *,
         background: bool = False,
-    ) -> tuple[_M, PortLease]:
+    ) -> Launched[_M_co]:
         """Start on a leased port; when something else takes that port in between, on another.
 
         In the `background` it gives way to others, and has BACKGROUND_PATIENCE times as long.
@@ -64,7 +72,7 @@ class Launcher:
             except BaseException:
                 lease.release()
                 raise
-            return machine, lease
+            return Launched(machine, lease, spec)
         raise NoPorts("Other programs keep taking the ports of this range.")
 
     def check_ports(self) -> None:

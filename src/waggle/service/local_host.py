@@ -84,7 +84,7 @@ class LocalHost:
                 files=files,
             )
             await progress(0.4, "Booting the machine")
-            machine, lease, template = await self._machines.bring_up(blueprint)
+            (machine, lease, _), template = await self._machines.bring_up(blueprint)
             proxy = self._new_proxy(environment) if _has_network(environment) else None
             guest = LocalGuest(
                 machine,

@@ -15,13 +15,19 @@ from typing import NamedTuple
 import structlog
 
 from waggle.domain.errors import BootFailed, GuestLost
-from waggle.domain.machine import Hypervisor, Machine, MachineSpec, ResumedMachine
+from waggle.domain.machine import (
+    FreezingHypervisor,
+    Frozen,
+    Hypervisor,
+    Machine,
+    MachineSpec,
+    ResumedMachine,
+)
 from waggle.domain.template import Template
-from waggle.infra.net.ports import PortLease
 from waggle.infra.rootfs.identity import RENEWED, pack
 from waggle.infra.sparse import clone
 from waggle.service.blueprint import Blueprint, Scratch
-from waggle.service.launcher import Launcher
+from waggle.service.launcher import Launched, Launcher
 from waggle.service.templates import Templates
 
 log = structlog.get_logger(__name__)
@@ -30,8 +36,7 @@ log = structlog.get_logger(__name__)
 class BroughtUp(NamedTuple):
     """A machine whose guest is ready, its port, and the id of the template that it came from."""
 
-    machine: Machine
-    lease: PortLease
+    launched: Launched[Machine]
     template: str | None
 
 
@@ -58,14 +63,13 @@ class LocalMachines:
         """
         if self._templates is not None and (found := await self._templates.find(blueprint)):
             try:
-                return BroughtUp(
-                    *await self._resume(self._templates, blueprint, found), found.key.id
-                )
+                resumed = await self._resume(self._templates, blueprint, found)
+                return BroughtUp(resumed, found.key.id)
             except (BootFailed, GuestLost) as error:
                 log.warning("template_failed", template=found.key.id, error=str(error))
                 self._templates.reject(found)
                 blueprint.disks.scratch.unlink(missing_ok=True)
-        booted = BroughtUp(*await self._boot(blueprint), None)
+        booted = BroughtUp(await self._boot(blueprint), None)
         if self._templates is not None:
             self._templates.want(blueprint)
         return booted
@@ -74,7 +78,7 @@ class LocalMachines:
         """Raise NoPorts when no machine could have a port now."""
         self._launcher.check_ports()
 
-    async def _boot(self, blueprint: Blueprint) -> tuple[Machine, PortLease]:
+    async def _boot(self, blueprint: Blueprint) -> Launched[Machine]:
         disks = blueprint.disks
         await self._scratch.make(blueprint.resources.disk_mib, disks.scratch)
         disks.identity.write_bytes(pack(blueprint.identity))
@@ -82,18 +86,19 @@ class LocalMachines:
 
     async def _resume(
         self, templates: Templates, blueprint: Blueprint, template: Template
-    ) -> tuple[Machine, PortLease]:
+    ) -> Launched[Machine]:
         disks = replace(blueprint.disks, identity=template.identity)
-        await asyncio.to_thread(clone, template.scratch, disks.scratch)
-        start = partial(_renewed, templates, template, blueprint)
-        return await self._launcher.launch(blueprint, disks, start)
+        async with templates.loaded.using(template.directory) as frozen:
+            await asyncio.to_thread(clone, template.scratch, disks.scratch)
+            start = partial(_renewed, templates.hypervisor, frozen, blueprint)
+            return await self._launcher.launch(blueprint, disks, start)
 
 
 async def _renewed(
-    templates: Templates, template: Template, blueprint: Blueprint, spec: MachineSpec
+    hypervisor: FreezingHypervisor, frozen: Frozen, blueprint: Blueprint, spec: MachineSpec
 ) -> ResumedMachine:
     """A copy that nobody can take for its twin. Raises BootFailed or GuestLost."""
-    machine = await templates.hypervisor.resume(spec, template.directory)
+    machine = await hypervisor.resume(spec, frozen)
     try:
         await machine.renew({name: blueprint.identity[name] for name in RENEWED})
     except BaseException:

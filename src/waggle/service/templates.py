@@ -9,6 +9,7 @@ that its pages are in memory, frozen. Its keys open nothing afterwards: they wer
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,8 +29,10 @@ from waggle.infra.ssh.files import Files
 from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
 from waggle.infra.ssh.shell import Shell
 from waggle.infra.store.templates import TemplateStore
+from waggle.infra.tasks import finish
 from waggle.service.blueprint import Blueprint, Scratch
 from waggle.service.launcher import Launcher
+from waggle.service.loaded import Loaded
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +59,7 @@ class Templates:
     ) -> None:
         self.hypervisor = hypervisor
         self.store = store
+        self.loaded = Loaded(hypervisor.load)
         self._launcher = launcher
         self._recipe = recipe
         self._tasks = tasks
@@ -126,16 +130,18 @@ class Templates:
             disks = own.disks
             await self._recipe.scratch.make(own.resources.disk_mib, disks.scratch)
             disks.identity.write_bytes(pack(_identity(blueprint, keys)))
-            machine, lease = await self._launcher.launch(
-                own, disks, self.hypervisor.boot_freezable, background=True
+            machine, lease, spec = await self._launcher.launch(
+                own, disks, self.hypervisor.boot, background=True
             )
             try:
                 await self._warm(lease.port, keys, own.runtime)
                 await machine.agent("guest-ping")  # it starts late; copies are to have it at once
-                await machine.freeze(work)
+                frozen = await finish(self.hypervisor.freeze(machine, spec))
             finally:
                 await machine.stop()
                 lease.release()
+            with contextlib.closing(frozen):
+                await asyncio.to_thread(frozen.save, work)
             await asyncio.to_thread(_finish, work)
             await asyncio.to_thread(self.store.place, key, work)
         log.info("template_made", template=key.id, image=blueprint.image.reference)

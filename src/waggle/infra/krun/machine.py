@@ -36,6 +36,7 @@ class KrunMachine:
         self._forwarder = Forwarder(wires.listener, wires.directory, SOCKET, process.identity.pid)
         self._turn = asyncio.Lock()
         self._is_ready = False
+        self._paused = False
         self._stopped = False
 
     async def connect(self) -> None:
@@ -85,9 +86,24 @@ class KrunMachine:
 
     async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
         """Call the guest agent. Raises GuestLost."""
+        self._require_alive()
+        return await self._link.call(command, arguments)
+
+    async def pause(self) -> None:
+        """Stop the whole runner: libkrun itself knows no pause. See `Machine.pause`."""
+        self._require_alive()
+        self._paused = True
+        self._process.send_signal(signal.SIGSTOP)
+
+    async def unpause(self) -> None:
+        """Let it go on. See `Machine.unpause`."""
+        self._require_alive()
+        self._paused = False
+        self._process.send_signal(signal.SIGCONT)
+
+    def _require_alive(self) -> None:
         if not self.is_alive:
             raise GuestLost("The machine is dead.")
-        return await self._link.call(command, arguments)
 
     async def stop(self) -> None:
         """Ask the guest to end, then tell the runner, then kill it, and close everything.
@@ -99,7 +115,7 @@ class KrunMachine:
 
     async def _stop(self) -> None:
         async with self._turn:
-            if not self._stopped and self._is_ready:
+            if self._is_ready and not (self._stopped or self._paused):
                 await self._ask()
             await self._process.kill()
             if self._stopped:

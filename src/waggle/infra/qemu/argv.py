@@ -25,11 +25,7 @@ _TRANSLATION_BUFFER_MIB = 256
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """File descriptors that the process inherits. The sockets are connected.
-
-    With `ram` alone the machine's memory is that file; with `state`, too, the machine waits to be
-    resumed from both, and what it writes to its memory is its own.
-    """
+    """File descriptors that the process inherits. The sockets are connected."""
 
     kernel: int
     kit: int
@@ -40,15 +36,20 @@ class Descriptors:
     console: int
     agent: int
     renewal: int
-    ram: int | None = None
-    state: int | None = None
 
     def all(self) -> tuple[int, ...]:
         """Every one of them, in the order of the fields."""
         disks = (self.kit, self.image, self.scratch, self.identity)
         channels = (self.monitor, self.console, self.agent, self.renewal)
-        frozen = (fd for fd in (self.ram, self.state) if fd is not None)
-        return (self.kernel, *disks, *channels, *frozen)
+        return (self.kernel, *disks, *channels)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A file that is the machine's memory. What it writes is its own unless that is `shared`."""
+
+    descriptor: int
+    shared: bool
 
 
 def qemu_argv(
@@ -56,27 +57,30 @@ def qemu_argv(
     *,
     accelerator: str,
     resources: Resources,
-    ssh_port: int,
+    ssh_port: int | None,
     fds: Descriptors,
+    memory: Memory | None = None,
+    incoming: bool = False,
     tsc_khz: int | None = None,
 ) -> list[str]:
-    """The whole command line. `accelerator` is `kvm` or `tcg`; `tsc_khz` is for the latter."""
+    """The whole command line. `accelerator` is `kvm` or `tcg`; `tsc_khz` is for the latter.
+
+    One with `incoming` state does not boot but waits for it.
+    """
     accel = "kvm"
     if accelerator == "tcg":
         accel = f"tcg,thread=multi,tb-size={_TRANSLATION_BUFFER_MIB}"
     return [
-        *(binary, "-M", MACHINE if fds.ram is None else f"{MACHINE},memory-backend=ram"),
-        *_ram(fds, resources.memory_mib),
+        *(binary, "-M", f"{MACHINE},memory-backend=ram"),
+        *("-object", _memory(memory, resources.memory_mib)),
+        *(("-incoming", "defer") if incoming else ()),
         *("-accel", accel, "-cpu", "host" if accelerator == "kvm" else "max"),
         *("-smp", str(resources.cpus), "-m", f"{resources.memory_mib}M"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-sandbox", _SANDBOX),
         *("-kernel", f"/proc/self/fd/{fds.kernel}", "-append", command_line(tsc_khz)),
         *_channels(fds),
-        *(
-            "-netdev",
-            f"user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:{ssh_port}-:{GUEST_SSH_PORT}",
-        ),
+        *("-netdev", _network(ssh_port)),
         *("-device", "virtio-net-device,netdev=net0", "-device", "virtio-rng-device"),
         *_disk("kit", fds.kit, 1, read_only=True),
         *_disk("image", fds.image, 2, read_only=True),
@@ -90,12 +94,19 @@ def command_line(tsc_khz: int | None) -> str:
     return COMMAND_LINE if not tsc_khz else f"{COMMAND_LINE} tsc_early_khz={tsc_khz} tsc=reliable"
 
 
-def _ram(fds: Descriptors, mib: int) -> list[str]:
-    if fds.ram is None:
-        return []
-    share = "on" if fds.state is None else "off"
-    file = f"memory-backend-file,id=ram,size={mib}M,mem-path=/proc/self/fd/{fds.ram},share={share}"
-    return ["-object", file, *(() if fds.state is None else ("-incoming", "defer"))]
+def _memory(memory: Memory | None, mib: int) -> str:
+    """Always by the same name, by which one QEMU hands it to another."""
+    if memory is None:
+        return f"memory-backend-ram,id=ram,size={mib}M"
+    share = "on" if memory.shared else "off"
+    path = f"/proc/self/fd/{memory.descriptor}"
+    return f"memory-backend-file,id=ram,size={mib}M,mem-path={path},share={share}"
+
+
+def _network(ssh_port: int | None) -> str:
+    """No way out, and one way in."""
+    way_in = "" if ssh_port is None else f",hostfwd=tcp:127.0.0.1:{ssh_port}-:{GUEST_SSH_PORT}"
+    return f"user,id=net0,restrict=on,ipv6=off{way_in}"
 
 
 def _channels(fds: Descriptors) -> list[str]:

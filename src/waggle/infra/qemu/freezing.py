@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Freeze a machine and resume copies of it, in words of QEMU's monitor.
 
-QEMU calls it migration: devices are written to and read from a descriptor, memory stays in the
-file that it lies in (`x-ignore-shared`). See QEMU's docs/devel/migration.
+QEMU calls it migration: memory and devices are written to one descriptor and read from another.
+With `x-ignore-shared` it is the devices alone, while memory stays in the file that it lies in. See
+QEMU's docs/devel/migration. Raises QMPError, or BootFailed when QEMU says that it failed.
 """
 
 from __future__ import annotations
@@ -13,35 +14,36 @@ from qemu.qmp import EventListener, QMPClient, QMPError
 
 from waggle.domain.errors import BootFailed
 
-_CAPABILITIES = {
-    "capabilities": [
-        {"capability": "x-ignore-shared", "state": True},
-        {"capability": "events", "state": True},
-    ]
-}
+_FAST = 1 << 36
+"""Bytes a second; QEMU's own limit is that of a slow network."""
 
 
-async def freeze(monitor: QMPClient, state: int) -> None:
-    """Stop the machine for good and write its devices to `state`. Raises QMPError or BootFailed."""
-    await monitor.execute("stop")
-    await monitor.execute("migrate-set-capabilities", _CAPABILITIES)
-    monitor.send_fd_scm(state)
+async def send(monitor: QMPClient, descriptor: int, *, memory: bool) -> None:
+    """Write a stopped machine's devices to a descriptor, and its memory, too, if asked to."""
+    await _set(monitor, memory=memory)
+    await monitor.execute("migrate-set-parameters", {"max-bandwidth": _FAST})
+    monitor.send_fd_scm(descriptor)
     await monitor.execute("getfd", {"fdname": "state"})
     with monitor.listener(("MIGRATION",)) as events:
         await monitor.execute("migrate", {"uri": "fd:state"})
         await _completed(events)
 
 
-async def resume(monitor: QMPClient, state: int) -> None:
-    """Read the devices from a descriptor that QEMU inherited, and let the machine run.
+async def receive(monitor: QMPClient, descriptor: int, *, memory: bool) -> None:
+    """Read what `send` wrote from a descriptor that QEMU inherited; the machine stays stopped.
 
-    Raises QMPError or BootFailed; QEMU ends when the state is not one of its own.
+    QEMU ends when it is not a state of its own.
     """
-    await monitor.execute("migrate-set-capabilities", _CAPABILITIES)
+    await _set(monitor, memory=memory)
     with monitor.listener(("MIGRATION",)) as events:
-        await monitor.execute("migrate-incoming", {"uri": f"fd:{state}"})
+        await monitor.execute("migrate-incoming", {"uri": f"fd:{descriptor}"})
         await _completed(events)
-    await monitor.execute("cont")
+
+
+async def _set(monitor: QMPClient, *, memory: bool) -> None:
+    wanted = {"events": True, "x-ignore-shared": not memory}
+    states = [{"capability": name, "state": state} for name, state in wanted.items()]
+    await monitor.execute("migrate-set-capabilities", {"capabilities": states})
 
 
 async def _completed(events: EventListener) -> None:

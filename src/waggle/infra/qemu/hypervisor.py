@@ -2,8 +2,8 @@
 """Boot machines with QEMU's `microvm`; implements `domain.machine.FreezingHypervisor`.
 
 Starts one confined QEMU per machine with everything passed as descriptors, then waits for the
-first of: the guest's ready line, the process's end, a panic on the console, the deadline. A frozen
-machine is a directory with two files, RAM and STATE.
+first of: the guest's ready line, the process's end, a panic on the console, the deadline. How a
+machine is frozen and resumed is in `freezing`, what then is left of it in `frozen`.
 """
 
 from __future__ import annotations
@@ -11,24 +11,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import stat
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from waggle.domain.errors import BootFailed, PortTaken
-from waggle.domain.machine import MachineSpec
+from waggle.domain.machine import Frozen, Machine, MachineSpec
 from waggle.infra.confined import ConfinedProcess
 from waggle.infra.guest.boot import until_booted
 from waggle.infra.guest.console import Console
-from waggle.infra.qemu.argv import MACHINE, qemu_argv
+from waggle.infra.qemu.argv import MACHINE, Memory, qemu_argv
+from waggle.infra.qemu.frozen import FrozenQemu, reopened
 from waggle.infra.qemu.identity import host_cpu, host_model, program_digest
-from waggle.infra.qemu.machine import RAM, STATE, QemuMachine
-from waggle.infra.qemu.ram import load_ram, new_ram
+from waggle.infra.qemu.machine import Incoming, QemuMachine
 from waggle.infra.qemu.tsc import tsc_khz
 from waggle.infra.qemu.wires import open_wires
+from waggle.infra.tasks import end
 
 _PORT_TAKEN = "host forwarding rule"
 _KVM = Path("/dev/kvm")
+_BROKEN_SECONDS = 5.0
+"""How long a QEMU may take to notice that nobody reads its state any more."""
 
 
 class QemuHypervisor:
@@ -57,24 +62,66 @@ class QemuHypervisor:
             "cpu": f"max on {host_model()}" if self._accelerator == "tcg" else host_cpu(),
         }
 
-    async def boot_freezable(self, spec: MachineSpec) -> QemuMachine:
-        """See `domain.machine.FreezingHypervisor.boot_freezable`."""
-        ram = new_ram(spec.resources.memory_mib)
-        try:
-            machine = self._start(spec, ram=ram)
-        except BaseException:
-            os.close(ram)
-            raise
-        return await self._until_booted(machine, spec)
+    async def freeze(self, machine: Machine, spec: MachineSpec) -> FrozenQemu:
+        """See `domain.machine.FreezingHypervisor.freeze`.
 
-    async def resume(self, spec: MachineSpec, frozen: Path) -> QemuMachine:
-        """See `domain.machine.FreezingHypervisor.resume`."""
-        ram = await asyncio.to_thread(load_ram, frozen / RAM)
+        The machine's state is sent to another QEMU, whose memory is a file; that one never runs.
+        """
+        if not isinstance(machine, QemuMachine):
+            raise BootFailed("Only a machine of QEMU's can be frozen by it.")
+        frozen = FrozenQemu(spec.resources.memory_mib)
         try:
-            machine = self._start(spec, ram=ram, state=frozen / STATE)
+            await machine.pause()
+            await self._pour(machine, spec, frozen)
+            frozen.seal()
+        except BaseException:
+            frozen.close()
+            raise
+        return frozen
+
+    async def _pour(self, machine: QemuMachine, spec: MachineSpec, frozen: FrozenQemu) -> None:
+        """Have `frozen` hold what `machine` is, by way of a QEMU that is gone afterwards."""
+        log = spec.console_log.with_suffix(".freeze")
+        apart = replace(spec, console_log=log)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            memory = Memory(frozen.ram, shared=True)
+            vessel = self._start(apart, memory, Incoming(theirs.fileno(), memory=True))
+            sending = asyncio.create_task(machine.send(ours.fileno(), memory=True))
+            try:
+                await self._until_booted(vessel, spec)
+                await sending
+                await vessel.send(frozen.state, memory=False)
+            finally:
+                await vessel.stop()
+                log.unlink(missing_ok=True)
+                theirs.close()
+                await asyncio.wait([sending], timeout=_BROKEN_SECONDS)
+                await end(sending)
+
+    def load(self, directory: Path, *, alone: bool = False) -> FrozenQemu:
+        """See `domain.machine.FreezingHypervisor.load`."""
+        return FrozenQemu.load(directory, seal=not alone)
+
+    async def resume(
+        self, spec: MachineSpec, frozen: Frozen, *, alone: bool = False
+    ) -> QemuMachine:
+        """See `domain.machine.FreezingHypervisor.resume`."""
+        if not isinstance(frozen, FrozenQemu):
+            raise BootFailed("Only what QEMU has frozen can be resumed by it.")
+        state = reopened(frozen.state)
+        try:
+            memory = Memory(frozen.ram, shared=alone)
+            machine = self._start(spec, memory, Incoming(state, memory=False))
         finally:
-            os.close(ram)
-        return await self._until_booted(machine, spec)
+            os.close(state)
+        await self._until_booted(machine, spec)
+        try:
+            await machine.unpause()
+        except BaseException:
+            await machine.stop()
+            raise
+        return machine
 
     async def _until_booted(self, machine: QemuMachine, spec: MachineSpec) -> QemuMachine:
         try:
@@ -86,33 +133,34 @@ class QemuHypervisor:
         return machine
 
     def _start(
-        self, spec: MachineSpec, *, ram: int | None = None, state: Path | None = None
+        self, spec: MachineSpec, memory: Memory | None = None, incoming: Incoming | None = None
     ) -> QemuMachine:
         """Open everything, start QEMU, close what only QEMU needs."""
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
             console = Console(spec.console_log)
             undo.callback(console.close)
-            wires, inherited = open_wires(spec, undo, theirs, ram=ram, state=state)
+            wires, inherited = open_wires(spec, undo, theirs)
             argv = qemu_argv(
                 self._binary,
                 accelerator=self._accelerator,
                 resources=spec.resources,
-                ssh_port=spec.ssh_port,
+                ssh_port=None if incoming and incoming.memory else spec.ssh_port,
                 fds=inherited.descriptors,
+                memory=memory,
+                incoming=incoming is not None,
                 tsc_khz=self._tsc_khz,
             )
+            more = (each for each in (memory, incoming) if each)
             process = ConfinedProcess.start(
                 argv,
-                descriptors=inherited.descriptors.all(),
+                descriptors=[*inherited.descriptors.all(), *(each.descriptor for each in more)],
                 stderr=inherited.messages,
                 uid=spec.uid,
                 groups=self._groups(),
                 background=spec.background,
             )
             undo.pop_all()
-            resumed_from = inherited.descriptors.state
-            own = ram if state is None else None
-            return QemuMachine(spec.id, process, console, wires, ram=own, state=resumed_from)
+            return QemuMachine(spec.id, process, console, wires, incoming)
 
     def _groups(self) -> list[int]:
         """The group that may use /dev/kvm, for a QEMU that is not root."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Coroutine, Mapping
-from pathlib import Path
+from typing import NamedTuple
 
 from qemu.qmp import QMPClient, QMPError
 
@@ -22,14 +21,19 @@ from waggle.infra.guest.console import Console
 from waggle.infra.guest.link import GuestLink, explain
 from waggle.infra.guest.renewal import Renewal
 from waggle.infra.qemu import freezing
-from waggle.infra.qemu.ram import save_ram
 from waggle.infra.qemu.wires import Wires
 from waggle.infra.tasks import end, finish
 
-RAM, STATE = "ram", "state"
-"""The files of a frozen machine."""
 _LAST_SECONDS = 2.0
 """How long the connection to the monitor of a dead QEMU may take to fail."""
+_ANSWER_SECONDS = 10.0
+
+
+class Incoming(NamedTuple):
+    """What QEMU reads to go on from: its own descriptor, and whether memory comes that way, too."""
+
+    descriptor: int
+    memory: bool
 
 
 class QemuMachine:
@@ -41,17 +45,11 @@ class QemuMachine:
         process: ConfinedProcess,
         console: Console,
         wires: Wires,
-        *,
-        ram: int | None = None,
-        state: int | None = None,
+        incoming: Incoming | None = None,
     ) -> None:
-        """`ram` is the memory's file if it can be frozen; closed with the machine.
-
-        `state` is QEMU's descriptor of what it is to resume from; without it, QEMU boots.
-        """
+        """`incoming` is what it goes on from; without it, QEMU boots."""
         self._process = process
-        self._ram = ram
-        self._state = state
+        self._incoming = incoming
         self._renewal: Renewal | None = None
         self._link = GuestLink(console)
         self._wires = wires
@@ -75,23 +73,32 @@ class QemuMachine:
 
     async def until_ready(self) -> str | None:
         """Wait for the guest; the cause when it panics or ends instead. Safe to cancel."""
-        if self._state is None:
+        if (incoming := self._incoming) is None:
             return await self._link.until_ready(self.wait)
-        return await self._unless_ended(freezing.resume(self._monitor, self._state))
+        return await self._unless_ended(
+            freezing.receive(self._monitor, incoming.descriptor, memory=incoming.memory)
+        )
 
-    async def freeze(self, directory: Path) -> None:
-        """End it, frozen into a directory; see `domain.machine.FreezableMachine.freeze`."""
-        if self._ram is None:
-            raise BootFailed("This machine's memory is not in a file, so it cannot be frozen.")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with os.fdopen(os.open(directory / STATE, flags, 0o600), "wb") as state:
-            writing = freezing.freeze(self._monitor, state.fileno())
-            if (cause := await self._unless_ended(writing)) is not None:
-                raise BootFailed(f"The machine could not be frozen: {cause}.")
-            await self._process.kill()
-            await asyncio.to_thread(os.fsync, state.fileno())
-        await finish(asyncio.to_thread(save_ram, self._ram, directory / RAM))
-        await self.stop()
+    async def send(self, descriptor: int, *, memory: bool) -> None:
+        """Write a paused machine's devices, and its memory if asked to. Raises BootFailed."""
+        work = freezing.send(self._monitor, descriptor, memory=memory)
+        if (cause := await self._unless_ended(work)) is not None:
+            raise BootFailed(f"The machine could not be frozen: {cause}.")
+
+    async def pause(self) -> None:
+        """Stop its processors; see `domain.machine.Machine.pause`."""
+        await self._tell("stop")
+
+    async def unpause(self) -> None:
+        """Let it go on; see `domain.machine.Machine.unpause`."""
+        await self._tell("cont")
+
+    async def _tell(self, command: str) -> None:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await self._monitor.execute(command)
+        except (QMPError, OSError, EOFError, TimeoutError) as error:
+            raise GuestLost(f"QEMU did not obey {command!r}.") from error
 
     async def renew(self, records: Mapping[str, bytes]) -> None:
         """Make the copy of a frozen machine another one; see `domain.machine.Machine.renew`."""
@@ -163,8 +170,6 @@ class QemuMachine:
             await _disconnect(self._monitor)
             await self._link.close()
             self._wires.close()
-            if self._ram is not None:
-                os.close(self._ram)
 
 
 async def _disconnect(monitor: QMPClient) -> None:

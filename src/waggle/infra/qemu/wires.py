@@ -42,16 +42,9 @@ class Inherited:
 
 
 def open_wires(
-    spec: MachineSpec,
-    ours: contextlib.ExitStack,
-    theirs: contextlib.ExitStack,
-    *,
-    ram: int | None = None,
-    state: Path | None = None,
+    spec: MachineSpec, ours: contextlib.ExitStack, theirs: contextlib.ExitStack
 ) -> tuple[Wires, Inherited]:
     """Open everything one QEMU needs; each end is put on the stack of its owner.
-
-    `ram` is a descriptor that stays the caller's, `state` the file of a frozen machine's devices.
 
     Raises BootFailed when a file cannot be opened, OSError when descriptors run out.
     """
@@ -81,8 +74,6 @@ def open_wires(
         console=console,
         agent=agent,
         renewal=renewal,
-        ram=ram,
-        state=None if state is None else _open(state, os.O_RDONLY, theirs),
     )
     return Wires(*ends), Inherited(descriptors, messages)
 
