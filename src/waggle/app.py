@@ -59,6 +59,7 @@ from waggle.service.jobs import JobService
 from waggle.service.launcher import Launcher
 from waggle.service.local_host import LocalHost, is_root
 from waggle.service.local_machines import LocalMachines
+from waggle.service.moments import Moments
 from waggle.service.ports import PortService
 from waggle.service.pruner import Pruner
 from waggle.service.reaper import Reaper
@@ -224,19 +225,22 @@ def _local_host(
         boot_timeout=settings.boot_timeout.total_seconds(),
         uid_base=settings.vm_uid_base if is_root() else None,
     )
+    freezing = machines if isinstance(machines, QemuHypervisor) else None
+    moments = freezing and Moments(freezing, places.moments, places.disks, parts)
     templates = None
-    if settings.templates == "on" and isinstance(machines, QemuHypervisor):
+    if settings.templates == "on" and freezing is not None:
         recipe = Recipe(parts.scratch, parts.certificates, warm_up(settings))
         kept = TemplateStore(places.templates)
         kept.sweep()
-        templates = Templates(kept, machines, launcher, recipe, tasks)
+        templates = Templates(kept, freezing, launcher, recipe, tasks)
         stack.callback(templates.loaded.close)
     return LocalHost(
         directory=places.environments,
-        machines=LocalMachines(machines, launcher, parts.scratch, templates),
+        machines=LocalMachines(machines, launcher, parts.scratch, templates, freezing),
         images=image_service(settings),
         parts=parts,
         new_proxy=new_proxy,
+        moments=moments,
     )
 
 

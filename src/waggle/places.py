@@ -40,6 +40,16 @@ class Places:
         return self.data / "environments"
 
     @property
+    def moments(self) -> Path:
+        """Moments of environments while somebody goes on from them."""
+        return self.data / "moments"
+
+    @property
+    def snapshots(self) -> Path:
+        """One directory for each snapshot."""
+        return self.data / "snapshots"
+
+    @property
     def stdio(self) -> Path:
         """One directory for each stdio server, its own `data`."""
         return self.data / "stdio"

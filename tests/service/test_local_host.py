@@ -7,6 +7,7 @@ are tested in tests/vm and tests/e2e.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import anyio.lowlevel
 import pytest
 from tests.support.vm import environment
 
-from waggle.domain.environment import Environment, MachineIdentity
+from waggle.domain.environment import Environment, MachineIdentity, Resources
 from waggle.domain.errors import (
     BootFailed,
     GuestLost,
@@ -29,13 +30,13 @@ from waggle.domain.errors import (
 from waggle.domain.evidence import Refused
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
-from waggle.domain.machine import MachineSpec
+from waggle.domain.machine import GuestDisks, MachineSpec
 from waggle.domain.network import NetworkPolicy
-from waggle.infra.net.ports import PortAllocator
+from waggle.infra.net.ports import PortAllocator, PortLease
 from waggle.infra.ssh.connection import ServeTunnel, SshConnection
 from waggle.infra.ssh.keys import new_keys
 from waggle.service.blueprint import GuestParts
-from waggle.service.launcher import Launcher
+from waggle.service.launcher import Launched, Launcher
 from waggle.service.local_guest import LocalGuest
 from waggle.service.local_host import LocalHost
 from waggle.service.local_machines import LocalMachines
@@ -282,29 +283,38 @@ async def test_what_an_earlier_server_left(rig: Rig) -> None:
     assert rig.left() == NOTHING
 
 
+class PretendLock:
+    def release(self) -> None:
+        pass
+
+
 class TestGuest:
     @staticmethod
     def make(machine: PretendMachine, log: list[str]) -> LocalGuest:
-        guest = LocalGuest(
-            machine,
+        files = Path(tempfile.mkdtemp())
+        resources = Resources(1, 64, 1)
+        disks = GuestDisks(*(files / name for name in ("kit", "image", "scratch", "identity")))
+        spec = MachineSpec("x", resources, files, disks, 1, files / "console.log", 1.0)
+
+        def forget(_port: int) -> None:
+            log.append("port, files remain" if files.exists() else "files and port")
+
+        return LocalGuest(
+            Launched(machine, PortLease(1, PretendLock(), forget), spec),
             SshConnection(1, new_keys()),
             PretendProxy(log),
             environment=environment(),
-            ssh_port=1,
+            files=files,
             directory="/home/sandbox",
             booted_from={},
-            scratch=Path("/nowhere"),
         )
-        for name in ("port", "files"):
-            guest.owns(lambda name=name: log.append(name))
-        return guest
 
     async def test_it_releases_what_it_used_once_the_machine_is_dead(self) -> None:
         log: list[str] = []
         guest = self.make(PretendMachine(log), log)
         for _ in range(2):
             await guest.destroy()
-        assert log == ["proxy", "machine", "files", "port", "proxy", "machine"]
+        assert log == ["proxy", "machine", "files and port", "proxy", "machine"]
 
     async def test_a_machine_that_does_not_die_keeps_its_port_for_another_try(self) -> None:
         log: list[str] = []
@@ -312,9 +322,9 @@ class TestGuest:
         for _ in range(2):
             with pytest.raises(TimedOut):
                 await guest.destroy()
-        assert "port" not in log
+        assert not any("port" in each for each in log)
         await guest.destroy()
-        assert log[-3:] == ["machine", "files", "port"]
+        assert log[-2:] == ["machine", "files and port"]
 
     async def test_destroying_finishes_when_cancelled(self) -> None:
         log: list[str] = []
@@ -322,7 +332,7 @@ class TestGuest:
         with anyio.CancelScope() as scope:
             scope.cancel()
             await guest.destroy()
-        assert log == ["proxy", "machine", "files", "port"]
+        assert log == ["proxy", "machine", "files and port"]
 
     async def test_a_broken_call_names_the_death_of_the_machine(self) -> None:
         log: list[str] = []

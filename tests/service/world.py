@@ -21,7 +21,7 @@ import anyio.lowlevel
 from tests.support.fakes import FakeGuest
 
 from waggle.domain.environment import Environment, MachineIdentity, Resources, State
-from waggle.domain.host import Progress
+from waggle.domain.host import Moment, Progress
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 from waggle.infra.spool import Spool
@@ -162,6 +162,8 @@ class Host:
     discard_errors: dict[str, Exception] = field(default_factory=dict[str, Exception])
     reason: str | None = None
     late: bool = False
+    can_freeze: bool = True
+    asleep: set[str] = field(default_factory=set[str])
 
     @property
     def only(self) -> Guest:
@@ -173,7 +175,9 @@ class Host:
         """How many machines there are or may be."""
         return len(self.booting) + sum(not guest.freed for guest in self.guests.values())
 
-    async def create(self, environment: Environment, progress: Progress) -> Guest:
+    async def create(
+        self, environment: Environment, progress: Progress, moment: Moment | None = None
+    ) -> Guest:
         self.booting.add(environment.id)
         try:
             with anyio.CancelScope(shield=self.late):
@@ -197,6 +201,17 @@ class Host:
             raise
         self.booting.discard(environment.id)
         return guest
+
+    async def wake(self, environment: Environment, progress: Progress) -> Guest:
+        self.asleep.remove(environment.id)
+        try:
+            return await self.create(environment, progress)
+        except BaseException:
+            self.asleep.add(environment.id)
+            raise
+
+    def hibernates(self, environment: Environment) -> bool:
+        return environment.id in self.asleep
 
     async def discard(self, environment: Environment) -> None:
         await self.gates.enter("discard", environment.id)

@@ -6,15 +6,16 @@ No machine, no time, no network: `FakeHost` makes `FakeGuest`s (see `tests.suppo
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import anyio
 import anyio.lowlevel
-from tests.support.guest import FakeFile, FakeGuest, output
+from tests.support.guest import FakeFile, FakeGuest, FakeMoment, output
 
 from waggle.domain.environment import Environment, MachineIdentity
-from waggle.domain.host import Progress
+from waggle.domain.host import Moment, Progress
 from waggle.domain.repeat import KeyedCall, KnownCall
 
 __all__ = ["FakeFile", "FakeGuest", "FakeHost", "MemoryCalls", "MemoryStore", "output"]
@@ -39,6 +40,7 @@ class FakeHost:
     undone: list[str] = field(default_factory=list[str])
     create_undone: anyio.Event = field(default_factory=anyio.Event)
     steps: Sequence[tuple[float, str]] = ((0.1, "preparing"), (0.5, "booting"), (1.0, "ready"))
+    can_freeze: bool = True
     prepare: Callable[[FakeGuest], None] = lambda _guest: None
 
     @property
@@ -47,7 +49,9 @@ class FakeHost:
         (guest,) = self.guests.values()
         return guest
 
-    async def create(self, environment: Environment, progress: Progress) -> FakeGuest:
+    async def create(
+        self, environment: Environment, progress: Progress, moment: Moment | None = None
+    ) -> FakeGuest:
         self.creating.set()
         try:
             *first, last = self.steps
@@ -70,9 +74,18 @@ class FakeHost:
             machine=MachineIdentity(pid=4_000_000 + number, started=number, boot_id="fake"),
             booted_from={"image": "sha256:fake", "kernel": "fake"},
         )
+        if isinstance(moment, FakeMoment):
+            guest.files = copy.deepcopy(moment.files)
         self.prepare(guest)
         self.guests[environment.id] = guest
         return guest
+
+    async def wake(self, environment: Environment, progress: Progress) -> FakeGuest:
+        asleep = self.guests[environment.id]
+        return await self.create(environment, progress, FakeMoment(asleep.files))
+
+    def hibernates(self, environment: Environment) -> bool:
+        return environment.id in self.guests
 
     async def discard(self, environment: Environment) -> None:
         await anyio.lowlevel.checkpoint()

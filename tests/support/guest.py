@@ -7,11 +7,14 @@ sleeps. Everything that happened is recorded in lists. Made by `tests.support.fa
 
 from __future__ import annotations
 
+import copy
 import posixpath
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 import anyio
 import anyio.lowlevel
@@ -65,6 +68,15 @@ class FakeFile:
 
 
 @dataclass(slots=True)
+class FakeMoment:
+    """What a guest's files were; `ended` once its block is left."""
+
+    files: dict[str, FakeFile]
+    ended: bool = False
+    directory: Path = Path("/nowhere")
+
+
+@dataclass(slots=True)
 class FakeGuest:
     """A guest. Set `run_error`, `file_error` or `destroy_error` to make those calls fail.
 
@@ -105,6 +117,8 @@ class FakeGuest:
     listening: set[int] = field(default_factory=set[int])
     asked: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     destroys: int = 0
+    freeze_error: Exception | None = None
+    obeyed: list[str] = field(default_factory=list[str])
     dead: anyio.Event = field(default_factory=anyio.Event)
     cause: str = ""
 
@@ -313,6 +327,32 @@ class FakeGuest:
     async def wait_dead(self) -> str:
         await self.dead.wait()
         return self.cause
+
+    async def pause(self) -> None:
+        await self._obey("pause")
+
+    async def unpause(self) -> None:
+        await self._obey("unpause")
+
+    @asynccontextmanager
+    async def moment(self) -> AsyncGenerator[FakeMoment]:
+        await self._obey("moment")
+        taken = FakeMoment(copy.deepcopy(self.files))
+        try:
+            yield taken
+        finally:
+            taken.ended = True
+
+    async def hibernate(self) -> None:
+        await self._obey("hibernate")
+        self.die("hibernates")
+
+    async def _obey(self, what: str) -> None:
+        """Set `freeze_error` to make each of these fail."""
+        await anyio.lowlevel.checkpoint()
+        if self.freeze_error is not None:
+            raise self.freeze_error
+        self.obeyed.append(what)
 
     async def destroy(self) -> None:
         self.destroys += 1

@@ -36,6 +36,7 @@ from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import AddressPolicy
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.net.ranges import Address
+from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.places import Places
@@ -45,6 +46,7 @@ from waggle.service.launcher import Launcher
 from waggle.service.local_guest import LocalGuest
 from waggle.service.local_host import LocalHost, NewProxy, is_root
 from waggle.service.local_machines import LocalMachines
+from waggle.service.moments import Moments
 from waggle.service.templates import Templates
 
 CACHE = Path(__file__).parents[2] / ".cache" / "waggle-test"
@@ -120,12 +122,19 @@ class Lab:
             scratch=ScratchDisks(CACHE / "disks"),
             certificates=self.certificates,
         )
+        freezing = self.hypervisor if isinstance(self.hypervisor, QemuHypervisor) else None
+        moments = None
+        if freezing is not None:
+            moments = Moments(freezing, self.directory / "moments", CACHE / "disks", parts)
         return LocalHost(
             directory=self.environments,
-            machines=LocalMachines(self.hypervisor, self.launcher(), parts.scratch, self.templates),
+            machines=LocalMachines(
+                self.hypervisor, self.launcher(), parts.scratch, self.templates, freezing
+            ),
             images=self.images,
             parts=parts,
             new_proxy=self.new_proxy,
+            moments=moments,
         )
 
     async def guest(
@@ -139,7 +148,10 @@ class Lab:
     ) -> LocalGuest:
         """Boot one; `memory` and `disk` are MiB."""
         asked = environment(image, Resources(cpus, memory, disk), network)
-        guest = await self.host().create(asked, no_progress)
+        return self.adopt(await self.host().create(asked, no_progress))
+
+    def adopt(self, guest: LocalGuest) -> LocalGuest:
+        """Destroy it at the end."""
         self._guests.append(guest)
         return guest
 

@@ -103,7 +103,7 @@ async def test_disks_and_memory_are_their_own(templated: Lab) -> None:
 async def test_the_template_lets_nobody_in(templated: Lab) -> None:
     """Neither do its keys lie on the disk."""
     template = await made(templated)
-    assert not any(template.identity.read_bytes())
+    assert not any((template.directory / "identity.img").read_bytes())
     names = {each.name for each in template.directory.iterdir()}
     assert names == {"manifest.json", "ram", "state", "scratch.img", "identity.img"}
 

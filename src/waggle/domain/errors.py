@@ -138,6 +138,20 @@ class PortTaken(BootFailed):
     """Something else took the forwarded port between its reservation and the VMM's start."""
 
 
+class Unsupported(WaggleError):
+    """This server's hypervisor cannot do that."""
+
+    code = "unsupported"
+    default_hint = "The operator can choose QEMU with WAGGLE_HYPERVISOR=qemu."
+
+
+class MomentUnusable(WaggleError):
+    """A snapshot, or a paused environment, cannot be gone on from here and now."""
+
+    code = "moment_unusable"
+    default_hint = "Create a new environment, or use another snapshot."
+
+
 class GuestLost(WaggleError):
     """The machine died or stopped answering while a call was in progress."""
 

@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Protocol
 
 from waggle.domain.diagnosis import Diagnosis
@@ -24,6 +26,15 @@ Progress = Callable[[float, str], Awaitable[None]]
 
 async def no_progress(_share: float, _message: str) -> None:
     """For callers that do not watch."""
+
+
+class Moment(Protocol):
+    """An environment at one instant, from which others go on. Ended by whoever took it."""
+
+    @property
+    def directory(self) -> Path:
+        """Where its files are."""
+        ...
 
 
 class Guest(Protocol):
@@ -140,6 +151,33 @@ class Guest(Protocol):
         """Whether something listens on that port of the guest, or does within so many seconds."""
         ...
 
+    async def pause(self) -> None:
+        """Stop its processors; its memory stays. Connections to it and exposed ports are closed.
+
+        Idempotent. Raises GuestLost.
+        """
+        ...
+
+    async def unpause(self) -> None:
+        """Let it go on, with the right time. Idempotent. Raises GuestLost."""
+        ...
+
+    def moment(self) -> AbstractAsyncContextManager[Moment]:
+        """What it is at this moment, for the length of a block; it goes on meanwhile.
+
+        Connections are not part of it: what runs over one finds it broken in a copy. Raises
+        Unsupported, BootFailed, GuestLost or OSError.
+        """
+        ...
+
+    async def hibernate(self) -> None:
+        """Keep its state on the disk for `EnvironmentHost.wake`, and end it.
+
+        When that fails, it goes on. Finishes when cancelled. Raises Unsupported, BootFailed,
+        GuestLost or OSError.
+        """
+        ...
+
     async def wait_dead(self) -> str:
         """Return when the machine is dead, with the cause. Safe to cancel."""
         ...
@@ -152,11 +190,30 @@ class Guest(Protocol):
 class EnvironmentHost(Protocol):
     """Something that can bring environments up."""
 
-    async def create(self, environment: Environment, progress: Progress) -> Guest:
-        """Boot the environment and connect to it. A failed or cancelled create leaves nothing.
+    async def create(
+        self, environment: Environment, progress: Progress, moment: Moment | None = None
+    ) -> Guest:
+        """Boot the environment, or have it go on from a moment, and connect to it.
 
-        Raises ImageMissing, ImageCorrupt, NoPorts, BootFailed, SetupIncomplete or TimedOut.
+        A failed or cancelled create leaves nothing. Raises ImageMissing, ImageCorrupt, NoPorts,
+        BootFailed, SetupIncomplete, TimedOut, Unsupported or MomentUnusable.
         """
+        ...
+
+    async def wake(self, environment: Environment, progress: Progress) -> Guest:
+        """Have it go on from where it hibernated; when that fails, it still hibernates.
+
+        Raises as `create` does.
+        """
+        ...
+
+    def hibernates(self, environment: Environment) -> bool:
+        """Whether it can be woken: its state is on the disk and whole."""
+        ...
+
+    @property
+    def can_freeze(self) -> bool:
+        """Whether guests have moments and can hibernate here."""
         ...
 
     async def discard(self, environment: Environment) -> None:

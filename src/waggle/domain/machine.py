@@ -82,7 +82,7 @@ class Machine(Protocol):
         ...
 
     async def unpause(self) -> None:
-        """Let it go on. Idempotent. Raises GuestLost."""
+        """Let it go on, with the right time. Idempotent. Raises GuestLost."""
         ...
 
     async def stop(self) -> None:

@@ -69,13 +69,3 @@ class Template:
     created_at: datetime
     used_at: datetime
     size: int
-
-    @property
-    def scratch(self) -> Path:
-        """The writable disk as it was at that moment; copied for each machine."""
-        return self.directory / "scratch.img"
-
-    @property
-    def identity(self) -> Path:
-        """A blank disk: machines are renewed through another channel."""
-        return self.directory / "identity.img"

@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+import shutil
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
 from waggle.domain.diagnosis import Diagnosis, machine_died
 from waggle.domain.environment import Environment, MachineIdentity
-from waggle.domain.errors import GuestLost
+from waggle.domain.errors import GuestLost, Unsupported
 from waggle.domain.evidence import Refused
 from waggle.domain.execution import Command, ExecutionResult, Stream, Streams
 from waggle.domain.filesystem import FileSlice, FileVersion, Listing
+from waggle.domain.host import Moment
 from waggle.domain.machine import Machine
 from waggle.domain.search import Searched, SearchQuery
 from waggle.domain.tree import Unpacked
@@ -29,6 +32,7 @@ from waggle.infra.ssh.trees import Trees
 from waggle.infra.tasks import finish
 from waggle.infra.usage import allocated_bytes, process_usage
 from waggle.service.diagnosing import Diagnostician
+from waggle.service.launcher import Launched
 
 _SETTLE_SECONDS = 1.0
 """How long a broken call waits to learn that the machine itself died, to name that as the cause."""
@@ -51,22 +55,36 @@ class Proxy(Protocol):
         ...
 
 
+class Freezer(Protocol):
+    """Takes moments of one machine; `waggle.service.moments` has it."""
+
+    def taken(self) -> AbstractAsyncContextManager[Moment]:
+        """See `domain.host.Guest.moment`."""
+        ...
+
+    async def hibernate(self) -> None:
+        """Keep its state among its files, and end it. Not to be cancelled."""
+        ...
+
+
 class LocalGuest:
     """Made by `LocalHost.create`. Owns the machine, the connection to it and its way out."""
 
     def __init__(
         self,
-        machine: Machine,
+        launched: Launched[Machine],
         connection: SshConnection,
         proxy: Proxy | None,
         *,
         environment: Environment,
-        ssh_port: int,
+        files: Path,
         directory: str,
         booted_from: dict[str, str],
-        scratch: Path,
+        freezer: Freezer | None = None,
     ) -> None:
-        self._machine = machine
+        """`files` is its directory. `freezer` is None where machines cannot be frozen."""
+        self._machine = launched.machine
+        self._freezer = freezer
         self._connection = connection
         self._proxy = proxy
         self._shell = Shell(connection)
@@ -80,9 +98,11 @@ class LocalGuest:
         self._trees = Trees(self._shell.run)
         self._pages = ReadAhead(self._files.read)
         self._exposures = Exposures(GuestPorts(connection).connect)
-        self._scratch = scratch
-        self._owned = contextlib.ExitStack()
-        self.ssh_port = ssh_port
+        self._scratch = launched.spec.disks.scratch
+        self._launched = launched
+        self._home = files
+        self._hibernates = False
+        self.ssh_port = launched.lease.port
         self.directory = directory
         self.booted_from = booted_from
         self._ending = asyncio.Lock()
@@ -91,10 +111,6 @@ class LocalGuest:
     def machine(self) -> MachineIdentity:
         """The VMM process."""
         return self._machine.identity
-
-    def owns(self, release: Callable[[], object]) -> None:
-        """Call `release` once the machine is dead; what came last is released first."""
-        self._owned.callback(release)
 
     async def connect(self) -> None:
         """Connect, and let the guest have its way out. Raises GuestLost."""
@@ -195,6 +211,42 @@ class LocalGuest:
             died = machine_died(cause)
             raise GuestLost(died.cause, hint=died.next_step) from error
 
+    async def pause(self) -> None:
+        """Stop its processors; see `domain.host.Guest`."""
+        await self._hang_up()
+        await self._machine.pause()
+
+    async def unpause(self) -> None:
+        """Let it go on; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            await self._machine.unpause()
+            await self._connection.get()
+
+    async def _hang_up(self) -> None:
+        """Leave nothing open that a guest that stands still, or its copy, would not answer."""
+        self._pages.forget()
+        await self._exposures.clear()
+        self._connection.hang_up()
+
+    def moment(self) -> AbstractAsyncContextManager[Moment]:
+        """This moment; see `domain.host.Guest`."""
+        return self._require_freezer().taken()
+
+    async def hibernate(self) -> None:
+        """Keep its state on the disk and end it; see `domain.host.Guest`."""
+        await finish(self._hibernate(self._require_freezer()))
+
+    async def _hibernate(self, freezer: Freezer) -> None:
+        await self._hang_up()
+        await freezer.hibernate()
+        self._hibernates = True
+        await self._destroy()
+
+    def _require_freezer(self) -> Freezer:
+        if self._freezer is None:
+            raise Unsupported("This server's hypervisor, libkrun, cannot freeze machines.")
+        return self._freezer
+
     async def wait_dead(self) -> str:
         """Return when the machine is dead, with the cause."""
         return await self._machine.wait()
@@ -207,13 +259,19 @@ class LocalGuest:
         """
         await finish(self._destroy())
 
+    async def disconnect(self) -> None:
+        """Close all ways in and out for good. Idempotent."""
+        await self._exposures.aclose()
+        if self._proxy is not None:
+            await self._proxy.aclose()
+        await self._connection.aclose()
+
     async def _destroy(self) -> None:
         async with self._ending:
             try:
-                await self._exposures.aclose()
-                if self._proxy is not None:
-                    await self._proxy.aclose()
-                await self._connection.aclose()
+                await self.disconnect()
             finally:
                 await self._machine.stop()
-                self._owned.close()
+                if not self._hibernates:
+                    await asyncio.to_thread(shutil.rmtree, self._home, True)
+                self._launched.lease.release()

@@ -8,24 +8,28 @@ undone. Knows the adapters; knows nothing of capacity, clients or MCP.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import AsyncGenerator, Callable, Mapping
-from functools import partial
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from pathlib import Path
 
+from waggle.domain import host
 from waggle.domain.environment import Environment
 from waggle.domain.errors import (
     BootFailed,
     GuestLost,
     ImageCorrupt,
+    MomentUnusable,
+    Unsupported,
     WaggleError,
 )
 from waggle.domain.execution import HOME
 from waggle.domain.host import Progress
 from waggle.domain.image import BootImage, BootImages
+from waggle.domain.machine import Machine
 from waggle.domain.network import NetworkPolicy
 from waggle.infra.confined import kill_identified
 from waggle.infra.files import atomic_write
@@ -34,8 +38,11 @@ from waggle.infra.ssh.connection import PROXY_PORT, SshConnection
 from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
 from waggle.service.blueprint import Blueprint, GuestParts
 from waggle.service.guest_setup import guest_variables
+from waggle.service.launcher import Launched
 from waggle.service.local_guest import LocalGuest, Proxy
 from waggle.service.local_machines import LocalMachines
+from waggle.service.moment_facts import MadeOf
+from waggle.service.moments import Moment, Moments, frozen_in
 
 _MIN_FREE_BYTES = 256 << 20
 
@@ -54,57 +61,114 @@ class LocalHost:
         images: BootImages,
         parts: GuestParts,
         new_proxy: NewProxy,
+        moments: Moments | None = None,
     ) -> None:
+        """`moments` is None where the hypervisor cannot freeze machines."""
         self._directory = directory
         self._machines = machines
         self._images = images
         self._parts = parts
         self._new_proxy = new_proxy
+        self._moments = moments
 
-    async def create(self, environment: Environment, progress: Progress) -> LocalGuest:
+    async def create(
+        self, environment: Environment, progress: Progress, moment: host.Moment | None = None
+    ) -> LocalGuest:
         """Boot and connect; see `domain.host.EnvironmentHost.create`."""
+        if moment is not None and not isinstance(moment, Moment):
+            raise MomentUnusable("It was not taken by this server's hypervisor.")
         await progress(0.0, f"Looking up the image {environment.image}")
-        image = await self._images.boot_image(environment.image, progress)
-        kernel, kit = self._parts.kernel(), self._parts.kit()
+        made_of = moment.made_of if moment else await self._newest(environment, progress)
         async with _clear_errors(), contextlib.AsyncExitStack() as undo:
             files = self._make_directory(environment)
             undo.callback(shutil.rmtree, files, ignore_errors=True)
+            guest = await self._start(environment, made_of, files, moment, progress)
+            undo.pop_all()
+        return guest
+
+    async def wake(self, environment: Environment, progress: Progress) -> LocalGuest:
+        """Go on from where it hibernated; see `domain.host.EnvironmentHost.wake`."""
+        if self._moments is None:
+            raise Unsupported("This server's hypervisor cannot wake machines.")
+        files = self._directory / environment.id
+        await progress(0.0, "Reading its state")
+        async with _clear_errors():
+            moment = await self._moments.recall(frozen_in(files), alone=True)
+            with contextlib.closing(moment.frozen):
+                guest = await self._start(environment, moment.made_of, files, moment, progress)
+            await asyncio.to_thread(shutil.rmtree, moment.directory, True)
+        return guest
+
+    def hibernates(self, environment: Environment) -> bool:
+        """Whether it can be woken; what a start left half done beside that is removed."""
+        files = self._directory / environment.id
+        if self._moments is None or not frozen_in(files).is_dir():
+            return False
+        _clear(files)
+        return True
+
+    @property
+    def can_freeze(self) -> bool:
+        """Whether the hypervisor can."""
+        return self._moments is not None
+
+    async def _newest(self, environment: Environment, progress: Progress) -> MadeOf:
+        image = await self._images.boot_image(environment.image, progress)
+        return MadeOf(
+            environment.runtime,
+            image,
+            self._parts.kernel(),
+            self._parts.kit(),
+            environment.resources,
+        )
+
+    async def _start(
+        self,
+        environment: Environment,
+        made_of: MadeOf,
+        files: Path,
+        moment: Moment | None,
+        progress: Progress,
+    ) -> LocalGuest:
+        """Have its machine come up, and connect. What fails leaves `files` as they were."""
+        image = made_of.image
+        async with contextlib.AsyncExitStack() as undo:
+            undo.callback(_clear, files)
             keys = new_keys()
             blueprint = Blueprint(
                 id=environment.id,
-                runtime=environment.runtime,
+                runtime=made_of.runtime,
                 image=image,
-                kernel=kernel,
-                kit=kit,
-                resources=environment.resources,
+                kernel=made_of.kernel,
+                kit=made_of.kit,
+                resources=made_of.resources,
                 identity={
                     **self._identity(environment, image, keys),
                     **drawn_records(secrets.token_bytes(DRAWN_BYTES)),
                 },
                 files=files,
             )
-            await progress(0.4, "Booting the machine")
-            (machine, lease, _), template = await self._machines.bring_up(blueprint)
+            await progress(0.4, "Resuming the machine" if moment else "Booting the machine")
+            launched, template = await self._machines.bring_up(blueprint, moment)
+            undo.push_async_callback(_end, launched)
             proxy = self._new_proxy(environment) if _has_network(environment) else None
             guest = LocalGuest(
-                machine,
-                SshConnection(lease.port, keys, proxy=proxy.serve if proxy else None),
+                launched,
+                SshConnection(launched.lease.port, keys, proxy=proxy.serve if proxy else None),
                 proxy,
                 environment=environment,
-                ssh_port=lease.port,
+                files=files,
                 directory=image.directory or HOME,
                 booted_from={
                     "image": image.digest,
-                    "kernel": kernel.stem,
-                    "kit": kit.stem,
+                    "kernel": made_of.kernel.stem,
+                    "kit": made_of.kit.stem,
                     **({"template": template} if template else {}),
                 },
-                scratch=blueprint.disks.scratch,
+                freezer=self._moments and self._moments.freezer(launched, blueprint),
             )
-            guest.owns(lease.release)
-            guest.owns(partial(shutil.rmtree, files, ignore_errors=True))
-            undo.push_async_callback(guest.destroy)
-            _save_access(files, keys, lease.port)
+            undo.push_async_callback(guest.disconnect)
+            _save_access(files, keys, launched.lease.port)
             await progress(0.8, "Connecting")
             await guest.connect()
             await progress(1.0, "Ready")
@@ -147,11 +211,14 @@ class LocalHost:
             kill_identified(environment.machine)
         shutil.rmtree(self._directory / environment.id, ignore_errors=True)
 
-    def sweep(self) -> None:
+    def sweep(self, known: Collection[str] = ()) -> None:
         """Delete directories that no record knows. Call it at start, when nothing runs yet."""
+        if self._moments is not None:
+            self._moments.sweep()
         if self._directory.is_dir():
             for entry in self._directory.iterdir():
-                shutil.rmtree(entry, ignore_errors=True)
+                if entry.name not in known:
+                    shutil.rmtree(entry, ignore_errors=True)
 
     async def not_ready(self) -> str | None:
         """Why a create would fail right now; see `domain.host.EnvironmentHost.not_ready`."""
@@ -179,6 +246,18 @@ async def _clear_errors() -> AsyncGenerator[None]:
             f"The machine's files could not be made: {error.strerror or error}.",
             hint="The server may be out of disk space or file descriptors: see 'waggle doctor'.",
         ) from error
+
+
+async def _end(launched: Launched[Machine]) -> None:
+    await launched.machine.stop()
+    launched.lease.release()
+
+
+def _clear(files: Path) -> None:
+    """Remove what a machine that is gone had, but not the moment that it went on from."""
+    for path in files.iterdir():
+        if path != frozen_in(files):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _has_network(environment: Environment) -> bool:

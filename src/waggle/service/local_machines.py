@@ -8,16 +8,14 @@ of SSH and clients.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import structlog
 
-from waggle.domain.errors import BootFailed, GuestLost
+from waggle.domain.errors import BootFailed, GuestLost, Unsupported
 from waggle.domain.machine import (
     FreezingHypervisor,
-    Frozen,
     Hypervisor,
     Machine,
     MachineSpec,
@@ -25,9 +23,10 @@ from waggle.domain.machine import (
 )
 from waggle.domain.template import Template
 from waggle.infra.rootfs.identity import RENEWED, pack
-from waggle.infra.sparse import clone
 from waggle.service.blueprint import Blueprint, Scratch
 from waggle.service.launcher import Launched, Launcher
+from waggle.service.moment_facts import made_of
+from waggle.service.moments import Moment
 from waggle.service.templates import Templates
 
 log = structlog.get_logger(__name__)
@@ -49,18 +48,24 @@ class LocalMachines:
         launcher: Launcher,
         scratch: Scratch,
         templates: Templates | None = None,
+        freezing: FreezingHypervisor | None = None,
     ) -> None:
+        """`freezing` is the same hypervisor where it can freeze."""
         self._hypervisor = hypervisor
+        self._freezing = freezing
         self._launcher = launcher
         self._scratch = scratch
         self._templates = templates
 
-    async def bring_up(self, blueprint: Blueprint) -> BroughtUp:
-        """A machine whose guest is ready and has its identity.
+    async def bring_up(self, blueprint: Blueprint, moment: Moment | None = None) -> BroughtUp:
+        """A machine whose guest is ready and has its identity; from a moment if one is given.
 
         The caller stops the machine and, once it is dead, releases the lease. A template that does
-        not work is given up for a boot. Raises BootFailed, NoPorts, SetupIncomplete or OSError.
+        not work is given up for a boot. Raises BootFailed, GuestLost, NoPorts, SetupIncomplete,
+        Unsupported or OSError.
         """
+        if moment is not None:
+            return BroughtUp(await self._go_on(blueprint, moment), None)
         if self._templates is not None and (found := await self._templates.find(blueprint)):
             try:
                 resumed = await self._resume(self._templates, blueprint, found)
@@ -68,7 +73,8 @@ class LocalMachines:
             except (BootFailed, GuestLost) as error:
                 log.warning("template_failed", template=found.key.id, error=str(error))
                 self._templates.reject(found)
-                blueprint.disks.scratch.unlink(missing_ok=True)
+                for disk in (blueprint.disks.scratch, blueprint.disks.identity):
+                    disk.unlink(missing_ok=True)
         booted = BroughtUp(await self._boot(blueprint), None)
         if self._templates is not None:
             self._templates.want(blueprint)
@@ -77,6 +83,14 @@ class LocalMachines:
     def check_ports(self) -> None:
         """Raise NoPorts when no machine could have a port now."""
         self._launcher.check_ports()
+
+    async def _go_on(self, blueprint: Blueprint, moment: Moment) -> Launched[Machine]:
+        if self._freezing is None:
+            raise Unsupported("This server's hypervisor cannot freeze machines.")
+        disks = blueprint.disks
+        await asyncio.to_thread(moment.copy_disks, disks.scratch, disks.identity)
+        start = partial(_renewed, self._freezing, moment, blueprint)
+        return await self._launcher.launch(blueprint, disks, start)
 
     async def _boot(self, blueprint: Blueprint) -> Launched[Machine]:
         disks = blueprint.disks
@@ -87,18 +101,17 @@ class LocalMachines:
     async def _resume(
         self, templates: Templates, blueprint: Blueprint, template: Template
     ) -> Launched[Machine]:
-        disks = replace(blueprint.disks, identity=template.identity)
         async with templates.loaded.using(template.directory) as frozen:
-            await asyncio.to_thread(clone, template.scratch, disks.scratch)
-            start = partial(_renewed, templates.hypervisor, frozen, blueprint)
-            return await self._launcher.launch(blueprint, disks, start)
+            return await self._go_on(
+                blueprint, Moment(template.directory, made_of(blueprint), frozen)
+            )
 
 
 async def _renewed(
-    hypervisor: FreezingHypervisor, frozen: Frozen, blueprint: Blueprint, spec: MachineSpec
+    hypervisor: FreezingHypervisor, moment: Moment, blueprint: Blueprint, spec: MachineSpec
 ) -> ResumedMachine:
     """A copy that nobody can take for its twin. Raises BootFailed or GuestLost."""
-    machine = await hypervisor.resume(spec, frozen)
+    machine = await hypervisor.resume(spec, moment.frozen, alone=moment.alone)
     try:
         await machine.renew({name: blueprint.identity[name] for name in RENEWED})
     except BaseException:

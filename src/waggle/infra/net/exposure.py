@@ -131,13 +131,17 @@ class Exposures:
                 return False
             await asyncio.sleep(_PAUSE)
 
-    async def aclose(self) -> None:
-        """Close every listener and connection, and take no more. Idempotent."""
-        self._closed = True
+    async def clear(self) -> None:
+        """Close every listener and connection. Idempotent."""
         async with self._turn:
             while self._doors:
                 await self._doors.popitem()[1].close()
         await end(*self._late)
+
+    async def aclose(self) -> None:
+        """Close every listener and connection, and take no more. Idempotent."""
+        self._closed = True
+        await self.clear()
 
     def _accept(
         self, port: int, door: _Door, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

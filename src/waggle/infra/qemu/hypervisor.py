@@ -117,7 +117,7 @@ class QemuHypervisor:
             os.close(state)
         await self._until_booted(machine, spec)
         try:
-            await machine.unpause()
+            await machine.start()
         except BaseException:
             await machine.stop()
             raise

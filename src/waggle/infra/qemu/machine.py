@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Coroutine, Mapping
 from typing import NamedTuple
 
+import structlog
 from qemu.qmp import QMPClient, QMPError
 
 from waggle.domain.environment import MachineIdentity
@@ -27,6 +28,7 @@ from waggle.infra.tasks import end, finish
 _LAST_SECONDS = 2.0
 """How long the connection to the monitor of a dead QEMU may take to fail."""
 _ANSWER_SECONDS = 10.0
+log = structlog.get_logger(__name__)
 
 
 class Incoming(NamedTuple):
@@ -89,9 +91,17 @@ class QemuMachine:
         """Stop its processors; see `domain.machine.Machine.pause`."""
         await self._tell("stop")
 
-    async def unpause(self) -> None:
-        """Let it go on; see `domain.machine.Machine.unpause`."""
+    async def start(self) -> None:
+        """Let it run, whatever its clock says. Raises GuestLost."""
         await self._tell("cont")
+
+    async def unpause(self) -> None:
+        """Let it go on; see `domain.machine.Machine.unpause`. Its clock stood still, too."""
+        await self.start()
+        try:
+            await self.renew({})
+        except GuestLost as error:  # its clock is wrong, which harms nobody but itself
+            log.warning("clock_not_set", error=error.message)
 
     async def _tell(self, command: str) -> None:
         try:

@@ -152,6 +152,11 @@ class SshConnection:
         if self._connection is connection:
             self._connection = None
 
+    def hang_up(self) -> None:
+        """Give up the open connection, if there is one; the next `get` makes another."""
+        if self._connection is not None:
+            self.drop(self._connection)
+
     async def aclose(self) -> None:
         """Close for good. Idempotent; does not wait for a guest that no longer answers."""
         self._closed = True

@@ -8,27 +8,21 @@ server left of others is removed by `sweep`. Safe for several processes, which s
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
 
 import structlog
 
 from waggle.domain.template import Template, TemplateKey
-from waggle.infra.files import FileLock, atomic_write, sync_directory
+from waggle.infra.files import FileLock, sync_directory
+from waggle.infra.store.frozen_files import MANIFEST, facts, problem, seal, size
 
 log = structlog.get_logger(__name__)
-_MANIFEST = "manifest.json"
 _PREFIX = ".tmp-"
-_FORMAT = 1
-_BLOCK = 1 << 16
-_CHECKED = ("ram", "state", "scratch.img", "identity.img")
 
 
 class TemplateStore:
@@ -45,8 +39,8 @@ class TemplateStore:
             return None
         inode = path.stat().st_ino
         if self._verified.get(path) != inode:
-            if (problem := _problem(path)) is not None:
-                log.warning("template_removed", template=key.id, problem=problem)
+            if (why := problem(path)) is not None:
+                log.warning("template_removed", template=key.id, problem=why)
                 self.remove(key.id)
                 return None
             self._verified[path] = inode
@@ -80,9 +74,7 @@ class TemplateStore:
 
         Whoever was faster keeps the place: templates for one key are alike.
         """
-        files = {name: _sha256(work / name) for name in _CHECKED}
-        manifest = {"format": _FORMAT, "key": dict(key.parts), "sha256": files}
-        atomic_write(work / _MANIFEST, json.dumps(manifest, indent=1).encode(), 0o600)
+        seal(work, key.parts)
         with contextlib.suppress(FileExistsError, OSError):
             work.rename(self.directory / key.id)
         sync_directory(self.directory)
@@ -91,9 +83,9 @@ class TemplateStore:
         """Remove a template; machines that came of it go on. Says whether there was one."""
         path = self.directory / template_id
         self._verified.pop(path, None)
-        if not (path / _MANIFEST).exists():
+        if not (path / MANIFEST).exists():
             return False
-        (path / _MANIFEST).unlink(missing_ok=True)  # from here on it does not count
+        (path / MANIFEST).unlink(missing_ok=True)  # from here on it does not count
         shutil.rmtree(path, ignore_errors=True)
         return True
 
@@ -111,73 +103,20 @@ class TemplateStore:
                 shutil.rmtree(path, ignore_errors=True)
                 lock.release()
                 path.with_suffix(".lock").unlink(missing_ok=True)
-            elif not (path / _MANIFEST).exists():
+            elif not (path / MANIFEST).exists():
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def _read(path: Path) -> Template | None:
     try:
         about = path.stat()
-        key, _ = _manifest(path)
-        made = (path / _MANIFEST).stat()
-        size = sum(each.stat().st_blocks * 512 for each in path.iterdir())
-    except (OSError, ValueError, KeyError, TypeError):
+        made = (path / MANIFEST).stat()
+        return Template(
+            key=TemplateKey({str(name): str(part) for name, part in facts(path).items()}),
+            directory=path,
+            created_at=datetime.fromtimestamp(made.st_mtime, UTC),
+            used_at=datetime.fromtimestamp(about.st_mtime, UTC),
+            size=size(path),
+        )
+    except (OSError, ValueError):
         return None
-    return Template(
-        key=key,
-        directory=path,
-        created_at=datetime.fromtimestamp(made.st_mtime, UTC),
-        used_at=datetime.fromtimestamp(about.st_mtime, UTC),
-        size=size,
-    )
-
-
-def _manifest(path: Path) -> tuple[TemplateKey, Mapping[str, str]]:
-    """The key and the digests of the files. Raises ValueError, TypeError or KeyError."""
-    manifest = json.loads((path / _MANIFEST).read_bytes())
-    if manifest["format"] != _FORMAT:
-        raise ValueError("another format")
-    return TemplateKey(_texts(manifest["key"])), _texts(manifest["sha256"])
-
-
-def _texts(value: object) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise TypeError("not an object")
-    return {str(name): str(text) for name, text in cast("dict[object, object]", value).items()}
-
-
-def _problem(path: Path) -> str | None:
-    """What is wrong with a template's files, if anything."""
-    _, digests = _manifest(path)
-    for name in _CHECKED:
-        try:
-            if _sha256(path / name) != digests[name]:
-                return f"{name} is corrupt"
-        except OSError as error:
-            return f"{name}: {error.strerror}"
-    return None
-
-
-def _sha256(path: Path) -> str:
-    """The digest of a sparse file's size and its blocks that are not zero, wherever holes are."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        digest.update(size.to_bytes(8, "big"))
-        for at in _blocks(file.fileno(), size):
-            block = os.pread(file.fileno(), _BLOCK, at)
-            if block.strip(b"\0"):
-                digest.update(at.to_bytes(8, "big") + block)
-    return digest.hexdigest()
-
-
-def _blocks(descriptor: int, size: int) -> Generator[int]:
-    """The offsets of all blocks that may hold data, in order."""
-    at = 0
-    while at < size:
-        try:
-            at = max(at, os.lseek(descriptor, at, os.SEEK_DATA) // _BLOCK * _BLOCK)
-        except OSError:  # no data behind this offset
-            return
-        yield at
-        at += _BLOCK

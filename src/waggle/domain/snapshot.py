@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A snapshot: an environment at one moment, kept under a name for its owner. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from waggle.domain.environment import Environment, Resources
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What an owner may know of a snapshot.
+
+    `origin` is the id of the environment that it was taken of. `size` is bytes on the disk.
+    Environments made from it have its runtime, image, resources and directory.
+    """
+
+    id: str
+    name: str
+    owner: str
+    origin: str
+    runtime: RuntimeName
+    image: str
+    resources: Resources
+    network: NetworkPolicy
+    directory: str
+    made_of: Mapping[str, str]
+    """Digests of the image, the kernel and the kit, and what the VMM is."""
+    created_at: datetime
+    expires_at: datetime
+    size: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        environment: Environment,
+        *,
+        snapshot_id: str,
+        name: str,
+        now: datetime,
+        expires_at: datetime,
+    ) -> Snapshot:
+        """One of that environment as it is now."""
+        return cls(
+            id=snapshot_id,
+            name=name,
+            owner=environment.owner,
+            origin=environment.id,
+            runtime=environment.runtime,
+            image=environment.image,
+            resources=environment.resources,
+            network=environment.network,
+            directory=environment.directory,
+            made_of=environment.booted_from,
+            created_at=now,
+            expires_at=expires_at,
+        )
+
+    def is_expired(self, now: datetime) -> bool:
+        """Whether the reaper should remove it."""
+        return now >= self.expires_at

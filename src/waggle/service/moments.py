@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moments of environments: what a machine was at one instant, in memory and on the disk.
+
+Used by `local_host` and `local_guest`. A moment is a directory (`infra.store.frozen_files`) and,
+while somebody goes on from it, the same memory in the server. Knows nothing of owners and names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from waggle.domain.errors import MomentUnusable
+from waggle.domain.machine import FreezingHypervisor, Frozen, Machine
+from waggle.infra.files import sync_directory
+from waggle.infra.sparse import clone
+from waggle.infra.store import frozen_files
+from waggle.infra.store.frozen_files import IDENTITY, SCRATCH
+from waggle.infra.tasks import finish
+from waggle.service.blueprint import Blueprint, GuestParts
+from waggle.service.launcher import Launched
+from waggle.service.moment_facts import MadeOf, Shelves, from_facts, made_of, to_facts
+
+_UNFINISHED = ".tmp-"
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One moment that machines can go on from; `alone` if only one of them may."""
+
+    directory: Path
+    made_of: MadeOf
+    frozen: Frozen
+    alone: bool = False
+
+    def copy_disks(self, scratch: Path, identity: Path) -> None:
+        """Make a machine's own disks. Blocks. Raises OSError."""
+        clone(self.directory / SCRATCH, scratch)
+        _blank(self.directory / IDENTITY, identity)
+
+
+class Moments:
+    """Takes, keeps and recalls moments. `directory` is for those that are in work."""
+
+    def __init__(
+        self, hypervisor: FreezingHypervisor, directory: Path, disks: Path, parts: GuestParts
+    ) -> None:
+        """`disks` is where the images' are."""
+        self.hypervisor = hypervisor
+        self._directory = directory
+        self._disks = disks
+        self._parts = parts
+
+    @contextlib.asynccontextmanager
+    async def taken(
+        self, launched: Launched[Machine], blueprint: Blueprint
+    ) -> AsyncGenerator[Moment]:
+        """This moment of a running machine, which goes on; gone with the block unless it was kept.
+
+        Raises BootFailed, GuestLost or OSError.
+        """
+        work = self._workspace()
+        try:
+            frozen = await finish(self._take(launched, work))
+            with contextlib.closing(frozen):
+                yield Moment(work, made_of(blueprint), frozen)
+        finally:
+            await finish(asyncio.to_thread(shutil.rmtree, work, True))
+
+    def freezer(self, launched: Launched[Machine], blueprint: Blueprint) -> MachineFreezer:
+        """For one machine."""
+        return MachineFreezer(self, launched, blueprint)
+
+    async def _take(self, launched: Launched[Machine], work: Path) -> Frozen:
+        machine, _, spec = launched
+        try:
+            frozen = await self.hypervisor.freeze(machine, spec)
+            try:
+                await asyncio.to_thread(_copy_disks, launched, work)
+            except BaseException:
+                frozen.close()
+                raise
+        finally:
+            if machine.is_alive:
+                await machine.unpause()
+        return frozen
+
+    async def hibernate(self, launched: Launched[Machine], blueprint: Blueprint) -> None:
+        """End a machine and keep its moment among its files. When that fails, it goes on.
+
+        Raises BootFailed, GuestLost or OSError. Not to be cancelled.
+        """
+        machine, _, spec = launched
+        work = blueprint.files / f"{_UNFINISHED}frozen"
+        try:
+            work.mkdir(mode=0o700)
+            frozen = await self.hypervisor.freeze(machine, spec)
+            with contextlib.closing(frozen):
+                await asyncio.to_thread(frozen.save, work)
+            await asyncio.to_thread(_keep_disks, launched, work)
+            await asyncio.to_thread(self._seal, work, blueprint)
+            work.rename(frozen_in(blueprint.files))
+        except BaseException:
+            await asyncio.to_thread(shutil.rmtree, work, True)
+            if machine.is_alive:
+                await machine.unpause()
+            raise
+        await machine.stop()
+        blueprint.disks.scratch.unlink(missing_ok=True)
+
+    def _seal(self, directory: Path, blueprint: Blueprint) -> None:
+        frozen_files.seal(directory, to_facts(made_of(blueprint), self.hypervisor.fingerprint()))
+
+    async def keep(self, moment: Moment, directory: Path, facts: Mapping[str, object]) -> None:
+        """Write a moment that was just taken to a directory of its own. Raises OSError.
+
+        `facts` are kept beside it. A crash leaves a directory in work, which `sweep` removes.
+        """
+        whole = {**to_facts(moment.made_of, self.hypervisor.fingerprint()), **facts}
+        await asyncio.to_thread(moment.frozen.save, moment.directory)
+        await asyncio.to_thread(frozen_files.seal, moment.directory, whole)
+        directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        copy = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=directory.parent))
+        for path in moment.directory.iterdir():
+            os.link(path, copy / path.name)
+        copy.rename(directory)
+        sync_directory(directory.parent)
+
+    async def recall(self, directory: Path, *, alone: bool = False) -> Moment:
+        """Verify and load what was kept; the caller closes what is `frozen`.
+
+        Raises MomentUnusable with the reason when it cannot be gone on from here and now.
+        """
+        parts = await asyncio.to_thread(self._check, directory)
+        load = asyncio.to_thread(lambda: self.hypervisor.load(directory, alone=alone))
+        try:
+            return Moment(directory, parts, await finish(load), alone)
+        except OSError as error:
+            raise MomentUnusable(f"Its state cannot be read: {error.strerror}.") from error
+
+    def _check(self, directory: Path) -> MadeOf:
+        if (why := frozen_files.problem(directory)) is not None:
+            raise MomentUnusable(f"Its state cannot be used: {why}.")
+        try:
+            facts = frozen_files.facts(directory)
+            shelves = Shelves(self._disks, self._parts.kernel().parent, self._parts.kit().parent)
+            parts = from_facts(facts, shelves)
+            vmm = dict(cast("dict[str, str]", facts["vmm"]))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise MomentUnusable(f"Its manifest is not one of ours: {error!r}.") from error
+        now = dict(self.hypervisor.fingerprint())
+        if differ := [name for name in {**vmm, **now} if vmm.get(name) != now.get(name)]:
+            raise MomentUnusable(
+                f"Its state is locked to another {_VMM_PARTS.get(differ[0], differ[0])}.",
+                hint="Machines go on only with the QEMU and the processor that froze them.",
+            )
+        for path in (parts.image.disk, parts.kernel, parts.kit):
+            if not path.exists():
+                raise MomentUnusable(f"What it was made of is not here any more: {path.name}.")
+        return parts
+
+    def _workspace(self) -> Path:
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._directory))
+
+    def sweep(self) -> None:
+        """Remove what a killed server left in work. Call it at start, when nothing runs yet."""
+        sweep(self._directory)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFreezer:
+    """Takes moments of one machine; implements `local_guest.Freezer`."""
+
+    moments: Moments
+    launched: Launched[Machine]
+    blueprint: Blueprint
+
+    def taken(self) -> contextlib.AbstractAsyncContextManager[Moment]:
+        """This moment; see `Moments.taken`."""
+        return self.moments.taken(self.launched, self.blueprint)
+
+    async def hibernate(self) -> None:
+        """Keep it and end it; see `Moments.hibernate`."""
+        await self.moments.hibernate(self.launched, self.blueprint)
+
+
+_VMM_PARTS = {"vmm": "version of QEMU", "cpu": "processor", "machine": "kind of machine"}
+
+
+def frozen_in(files: Path) -> Path:
+    """Where a paused environment's moment is, among its files."""
+    return files / "frozen"
+
+
+def sweep(directory: Path) -> None:
+    """Remove directories in work below one."""
+    if directory.is_dir():
+        for path in directory.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _copy_disks(launched: Launched[Machine], work: Path) -> None:
+    clone(launched.spec.disks.scratch, work / SCRATCH)
+    _blank(launched.spec.disks.identity, work / IDENTITY)
+
+
+def _keep_disks(launched: Launched[Machine], work: Path) -> None:
+    """Without a copy: the machine is about to end."""
+    scratch = launched.spec.disks.scratch
+    with scratch.open("rb") as file:
+        os.fsync(file.fileno())
+    os.link(scratch, work / SCRATCH)
+    _blank(launched.spec.disks.identity, work / IDENTITY)
+
+
+def _blank(model: Path, target: Path) -> None:
+    """A disk of that size without its secrets: copies are renewed through another channel."""
+    with target.open("xb") as file:
+        file.truncate(model.stat().st_size)

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moments of real machines: programs, memory and files go on from there, in copies and later."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.support.vm import Lab, environment, lines, root, sh
+
+from waggle.domain.environment import Environment
+from waggle.domain.errors import MomentUnusable
+from waggle.domain.host import Moment, no_progress
+from waggle.infra.qemu.hypervisor import QemuHypervisor
+from waggle.service.local_guest import LocalGuest
+from waggle.service.local_host import LocalHost
+from waggle.service.moments import frozen_in
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.vm,
+    pytest.mark.usefixtures("leaks"),
+    pytest.mark.timeout(300),
+]
+COUNTER = (
+    "echo 0 >/dev/shm/count; i=0; while :; do i=$((i+1)); echo $i >/dev/shm/next; "
+    "mv /dev/shm/next /dev/shm/count; /.waggle/bin/busybox usleep 50000; "
+    "done </dev/null >/dev/null 2>&1 &"
+)
+DRIFT = 0.05
+
+
+@pytest.fixture
+def freezing(lab: Lab) -> Lab:
+    if not isinstance(lab.hypervisor, QemuHypervisor):
+        pytest.skip("NOT TESTED: this hypervisor freezes no machines")
+    return lab
+
+
+async def started(lab: Lab) -> tuple[LocalHost, Environment, LocalGuest]:
+    host, asked = lab.host(), environment()
+    return host, asked, lab.adopt(await host.create(asked, no_progress))
+
+
+async def copy(lab: Lab, host: LocalHost, moment: Moment) -> LocalGuest:
+    return lab.adopt(await host.create(environment(), no_progress, moment))
+
+
+async def count(guest: LocalGuest) -> int:
+    return int((await root(guest, "cat /dev/shm/count")).strip())
+
+
+async def test_two_copies_go_on_with_programs_memory_and_files_and_differ_in_identity(
+    freezing: Lab,
+) -> None:
+    host, _, origin = await started(freezing)
+    await root(origin, f"echo disk >/etc/kept; echo memory >/dev/shm/kept; {COUNTER}")
+    async with origin.moment() as moment:
+        before = await count(origin)
+        first, second = [await copy(freezing, host, moment) for _ in range(2)]
+    assert list((freezing.directory / "moments").iterdir()) == []
+    for guest in (first, second):
+        assert await root(guest, "cat /etc/kept /dev/shm/kept") == "disk\nmemory\n"
+    told = [
+        lines(await guest.run(sh("cat /proc/sys/kernel/random/uuid /etc/machine-id")))
+        for guest in (origin, first, second)
+    ]
+    for values in zip(*told, strict=True):
+        assert len(set(values)) == 3, values
+    await root(first, "echo mine >/etc/kept; pkill -f count || true")
+    assert await root(second, "cat /etc/kept") == "disk\n"
+    assert await root(origin, "cat /etc/kept") == "disk\n"
+    for guest in (second, origin):
+        seen = await count(guest)
+        with anyio.fail_after(20):
+            while await count(guest) <= max(seen, before):
+                pass
+
+
+async def test_what_runs_over_a_connection_goes_on_in_the_origin(freezing: Lab) -> None:
+    _, _, origin = await started(freezing)
+    results: list[list[str]] = []
+
+    async def work() -> None:
+        script = "for i in 1 2 3 4 5 6; do /.waggle/bin/busybox usleep 300000; echo $i; done"
+        results.append(lines(await origin.run(sh(script))))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(work)
+        async with origin.moment():
+            pass
+    assert results == [["1", "2", "3", "4", "5", "6"]]
+
+
+async def test_a_copy_of_a_copy_is_a_copy(freezing: Lab) -> None:
+    """A copy's memory lies partly in its moment's file, which is gone by then."""
+    host, _, origin = await started(freezing)
+    await root(origin, "dd if=/dev/urandom of=/dev/shm/x bs=1M count=20 2>/dev/null")
+    told = await root(origin, "sha256sum /dev/shm/x")
+    async with origin.moment() as moment:
+        child = await copy(freezing, host, moment)
+    async with child.moment() as moment:
+        grandchild = await copy(freezing, host, moment)
+    assert await root(grandchild, "sha256sum /dev/shm/x") == told
+
+
+async def test_a_hibernating_machine_takes_nothing_and_goes_on_with_the_right_time(
+    freezing: Lab,
+) -> None:
+    host, asked, guest = await started(freezing)
+    await root(guest, f"echo disk >/etc/kept; echo memory >/dev/shm/kept; {COUNTER}")
+    await guest.hibernate()
+    assert not freezing.ports.leased
+    files = freezing.environments / asked.id
+    assert frozen_in(files).is_dir()
+    seen = 0
+    for _ in range(2):
+        assert host.hibernates(asked)
+        woken = freezing.adopt(await host.wake(asked, no_progress))
+        assert not frozen_in(files).exists()
+        assert await root(woken, "cat /etc/kept /dev/shm/kept") == "disk\nmemory\n"
+        told = await woken.agent("guest-get-time")
+        assert isinstance(told, int)
+        assert abs(told / 1e9 - time.time()) <= DRIFT + 1.0  # the answer took a while
+        assert await count(woken) > seen
+        seen = await count(woken)
+        await woken.hibernate()
+    await host.discard(asked)
+    assert not files.exists()
+
+
+async def test_a_paused_machine_stands_still_and_then_has_the_right_time(freezing: Lab) -> None:
+    _, _, guest = await started(freezing)
+    await root(guest, COUNTER)
+    before = await count(guest)
+    await guest.pause()
+    used = (await guest.usage()).cpu_seconds  # type: ignore[union-attr]
+    await anyio.sleep(0.5)  # what is measured is that nothing happens
+    assert (await guest.usage()).cpu_seconds - used < 0.1  # type: ignore[union-attr]
+    await guest.unpause()
+    asked = time.time()
+    told = await guest.agent("guest-get-time")
+    assert isinstance(told, int)
+    assert asked - DRIFT <= told / 1e9 <= time.time() + DRIFT
+    assert await count(guest) >= before
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 0xFF
+    path.write_bytes(data)
+
+
+async def test_a_harmed_state_is_refused_and_stays(freezing: Lab) -> None:
+    host, asked, guest = await started(freezing)
+    await guest.hibernate()
+    frozen = frozen_in(freezing.environments / asked.id)
+    harms: list[tuple[str, Callable[[Path], None]]] = [
+        ("state", cut),
+        ("ram", flip),
+        ("scratch.img", flip),
+        ("manifest.json", cut),
+    ]
+    for name, harm in harms:
+        whole = (frozen / name).read_bytes()
+        harm(frozen / name)
+        with pytest.raises(MomentUnusable, match=name.replace(".", r"\.")):
+            await host.wake(asked, no_progress)
+        assert host.hibernates(asked)
+        (frozen / name).write_bytes(whole)
+    woken = freezing.adopt(await host.wake(asked, no_progress))
+    assert lines(await woken.run(sh("echo works"))) == ["works"]
