@@ -59,11 +59,13 @@ from waggle.service.jobs import JobService
 from waggle.service.launcher import Launcher
 from waggle.service.local_host import LocalHost, is_root
 from waggle.service.local_machines import LocalMachines
+from waggle.service.local_snapshots import LocalSnapshots
 from waggle.service.moments import Moments
 from waggle.service.ports import PortService
 from waggle.service.pruner import Pruner
 from waggle.service.reaper import Reaper
 from waggle.service.repeats import Repeats
+from waggle.service.snapshots import SnapshotLimits, SnapshotService
 from waggle.service.templates import Recipe, Templates
 from waggle.service.trees import TreeService
 
@@ -125,7 +127,14 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
             observer=watch.observer,
         )
         await environments.recover()
-        host.sweep()
+        host.sweep(each.id for each in environments.all())
+        snapshots = SnapshotService(
+            environments,
+            host.moments and LocalSnapshots(places.snapshots, host.moments),
+            SnapshotLimits(settings.max_snapshots, settings.snapshot_keep),
+            clock=clock,
+            new_id=new_id,
+        )
         stack.push_async_callback(
             _destroy_all, environments, settings.shutdown_timeout.total_seconds()
         )
@@ -134,6 +143,7 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
             interval=settings.reaper_interval.total_seconds(),
             clock=clock,
             sleep=anyio.sleep,
+            expire=snapshots.expire,
         )
         tasks.start_soon(reaper.run)
         pruner = Pruner(
@@ -143,12 +153,15 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
             max_age=settings.image_cache_max_age,
             now=time.time,
             sleep=anyio.sleep,
+            snapshots=snapshots.all,
         )
         tasks.start_soon(pruner.run)
         yield App(
             settings=settings,
             environments=environments,
-            services=_services(settings, environments, store, clock, tasks, watch.observer),
+            services=_services(
+                settings, environments, snapshots, store, clock, tasks, watch.observer
+            ),
             hypervisor=chosen.label,
             reason=chosen.reason,
             watch=watch,
@@ -227,6 +240,8 @@ def _local_host(
     )
     freezing = machines if isinstance(machines, QemuHypervisor) else None
     moments = freezing and Moments(freezing, places.moments, places.disks, parts)
+    if moments is not None:
+        stack.callback(moments.loaded.close)
     templates = None
     if settings.templates == "on" and freezing is not None:
         recipe = Recipe(parts.scratch, parts.certificates, warm_up(settings))
@@ -247,6 +262,7 @@ def _local_host(
 def _services(
     settings: Settings,
     environments: EnvironmentService,
+    snapshots: SnapshotService,
     store: SqliteStore,
     clock: Clock,
     tasks: anyio.abc.TaskGroup,
@@ -263,6 +279,7 @@ def _services(
     jobs = JobService(environments, record=record, clock=clock, tasks=tasks)
     return Services(
         environments=environments,
+        snapshots=snapshots,
         execution=ExecutionService(environments, jobs, runtimes(settings), spoken),
         jobs=jobs,
         filesystem=FilesystemService(environments),

@@ -93,6 +93,19 @@ class EnvironmentSection(Section):
     )
     boot_timeout: Duration = setting("2m", "A machine that is not ready by then has failed.")
     reaper_interval: Duration = setting("1m", "How often unused environments are looked for.")
+    idle_action: Annotated[Literal["pause", "destroy"], BeforeValidator(lower)] = setting(
+        "destroy",
+        "What becomes of an unused environment: `pause` keeps its state on the disk (QEMU only), "
+        "and any call has it go on.",
+    )
+    paused_keep: Duration = setting(
+        "24h", "How long a state on the disk is kept, unless it is used; then it is removed."
+    )
+    max_paused: Whole = setting(
+        "20", "Environments whose state is on the disk at once.", ge=0, le=10_000
+    )
+    max_snapshots: Whole = setting("10", "Snapshots that one owner may keep.", ge=0, le=10_000)
+    snapshot_keep: Duration = setting("24h", "How long a snapshot is kept.")
 
 
 class ExecutionSection(Section):
@@ -232,6 +245,11 @@ class MachineSection(Section):
     qemu_binary: Program = setting("qemu-system-x86_64", "The QEMU program.")
     templates: Annotated[Literal["on", "off"], BeforeValidator(lower)] = setting(
         "on", "Whether QEMU's machines go on from frozen ones instead of booting."
+    )
+    prefer: Annotated[Literal["isolation", "speed"], BeforeValidator(lower)] = setting(
+        "isolation",
+        "What `WAGGLE_HYPERVISOR=auto` takes where both could run: `isolation` is libkrun, `speed` "
+        "is QEMU with KVM, whose machines can be frozen.",
     )
     ssh_port_base: Whole = setting(
         "10000", "First port on 127.0.0.1 for the machines.", ge=1024, le=65_535

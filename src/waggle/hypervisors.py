@@ -33,7 +33,7 @@ def hypervisor(settings: Settings) -> Chosen:
     acceleration = choose_acceleration(settings.accel, read_kvm_facts())
     facts = read_krun_facts(settings.libkrun_path)
     choice = choose_hypervisor(
-        settings.hypervisor, acceleration, Library(facts.problem, facts.mend)
+        settings.hypervisor, acceleration, Library(facts.problem, facts.mend), settings.prefer
     )
     if choice.name == "krun":
         return Chosen(KrunHypervisor(facts.library), "krun", choice.reason)

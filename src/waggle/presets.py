@@ -22,7 +22,7 @@ from waggle.places import Places
 from waggle.service.execution import ExecutionLimits
 from waggle.service.images import ImageService
 from waggle.service.pulls import PullPolicy
-from waggle.service.request import Limits
+from waggle.service.request import Limits, Pausing
 
 AUTH_FILES = (".config/containers/auth.json", ".docker/config.json")
 """Where podman and docker keep credentials, below the home directory."""
@@ -95,6 +95,11 @@ def limits(settings: Settings) -> Limits:
             settings.default_registry,
         ),
         per_owner=settings.max_environments_per_owner,
+        pausing=Pausing(
+            when_idle=settings.idle_action == "pause",
+            keep=settings.paused_keep,
+            max_asleep=settings.max_paused,
+        ),
     )
 
 

@@ -20,16 +20,17 @@ from waggle.domain.environment import (
     parse_name,
     parse_timeout,
 )
-from waggle.domain.errors import InvalidArgument, InvalidTransition, NotRunning
+from waggle.domain.errors import Busy, InvalidArgument, InvalidTransition, NotRunning
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MACHINE = MachineIdentity(pid=42, started=1, boot_id="b")
-C, R, P, DG, DD, E = (
+C, R, P, RE, DG, DD, E = (
     State.CREATING,
     State.RUNNING,
     State.PAUSED,
+    State.RESUMING,
     State.DESTROYING,
     State.DESTROYED,
     State.ERROR,
@@ -37,7 +38,8 @@ C, R, P, DG, DD, E = (
 LEGAL = {
     (C, R), (C, DG), (C, E),
     (R, P), (R, DG), (R, E),
-    (P, R), (P, DG), (P, E),
+    (P, RE), (P, DG), (P, E),
+    (RE, R), (RE, P), (RE, DG), (RE, E),
     (E, DG),
     (DG, DD), (DG, E),
 }  # fmt: skip
@@ -122,9 +124,29 @@ def test_a_machine_comes_with_its_port_and_leaves_with_it() -> None:
 
 @pytest.mark.parametrize("state", State)
 def test_a_slot_is_held_by_state_or_by_a_machine_that_is_still_there(state: State) -> None:
-    assert environment(state).holds_capacity is (state in {C, R, P, DG})
+    assert environment(state).holds_capacity is (state in {C, R, RE, DG})
     assert environment(state, machine=MACHINE).holds_capacity
     assert (state in HOLDING_STATES) is environment(state).holds_capacity
+
+
+def test_one_that_sleeps_takes_no_slot_and_goes_when_its_sleep_is_over() -> None:
+    until = NOW + timedelta(days=1)
+    paused = environment(R, machine=MACHINE, ssh_port=1).to(P)
+    assert paused.holds_capacity
+    assert not paused.is_asleep
+    asleep = paused.asleep(until)
+    assert asleep.is_asleep
+    assert not asleep.holds_capacity
+    assert not asleep.is_expired(until - timedelta(microseconds=1))
+    assert asleep.is_expired(until)
+    awake = asleep.to(RE).awake(until)
+    assert (awake.state, awake.paused_until, awake.last_used_at) == (R, None, until)
+
+
+def test_a_busy_one_is_not_quiet() -> None:
+    environment(R).require_quiet()
+    with pytest.raises(Busy, match="1 calls or jobs in progress"):
+        environment(R).call_started(NOW).require_quiet()
 
 
 # Use and idleness

@@ -178,7 +178,7 @@ async def test_a_session_hears_of_a_destroy_that_failed_and_of_what_the_reaper_t
         assert failed.is_error
         await heard.until(lambda told: told == [uri])
         rig.host.only.destroy_error = None
-        assert await rig.services.environments.destroy_expired(environment)
+        assert await rig.services.environments.retire(environment)
         await heard.until(lambda told: told == [uri] * 2)
 
 

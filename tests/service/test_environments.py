@@ -174,7 +174,8 @@ async def test_everyone_sees_and_touches_only_their_own() -> None:
         with pytest.raises(NotFound):
             here.service.get(theirs.id, owner=OWNER)
         with pytest.raises(NotFound):
-            here.service.using(theirs.id, owner=OWNER)
+            async with here.service.using(theirs.id, owner=OWNER):
+                pass
         with pytest.raises(NotFound):
             await here.service.destroy(theirs.id, owner=OWNER)
         assert here.service.get(theirs.id, owner=MALLORY).state is State.RUNNING

@@ -169,7 +169,7 @@ async def test_a_running_execution_keeps_its_environment_and_its_cancellation_re
     await guest.started.wait()
     assert here.get(environment.id).active_calls == 1
     here.clock.advance(days=1)
-    assert not await here.service.destroy_expired(environment.id)
+    assert not await here.service.retire(environment.id)
     job.cancel()
     await job.wait()
     assert len(guest.cancelled) == 1

@@ -64,13 +64,13 @@ async def test_a_job_keeps_its_environment_in_use_until_it_ends(
     environment = (await here.created()).id
     job = await start(jobs, environment, "hang")
     here.clock.advance(days=1)
-    assert not await here.service.destroy_expired(environment)
+    assert not await here.service.retire(environment)
     assert job.view().duration == 86_400
     here.host.only.release.set()
     await job.wait(LONG)
     assert here.get(environment).active_calls == 0
     here.clock.advance(days=1)
-    assert await here.service.destroy_expired(environment)
+    assert await here.service.retire(environment)
 
 
 async def test_killing_ends_it_in_the_guest_and_may_be_repeated(

@@ -144,9 +144,9 @@ async def test_a_dead_machine_that_cannot_be_freed_is_retried_at_once() -> None:
         assert (failed.state, failed.error) == (State.ERROR, "The machine died: out of memory")
         assert here.store.records[environment.id].state is State.ERROR
         with pytest.raises(Broken):
-            await here.service.destroy_expired(environment.id)
+            await here.service.retire(environment.id)
         guest.destroy_error = None
-        assert await here.service.destroy_expired(environment.id)
+        assert await here.service.retire(environment.id)
         await assert_free(here, 1)
 
 

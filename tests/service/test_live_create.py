@@ -120,7 +120,7 @@ async def test_a_machine_that_a_failed_create_cannot_free_stays_and_counts() -> 
         with pytest.raises(MaxEnvironments):
             await here.created()
         guest.destroy_error = None
-        assert await here.service.destroy_expired(environment.id)
+        assert await here.service.retire(environment.id)
         assert guest.freed == 1
 
 

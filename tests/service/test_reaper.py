@@ -167,7 +167,7 @@ async def test_a_clock_that_goes_back_removes_nothing_early() -> None:
 
 async def test_unknown_and_finished_environments_are_no_work() -> None:
     async with world() as here:
-        assert not await here.service.destroy_expired("deadbeef-0000-4000-8000-000000000000")
+        assert not await here.service.retire("deadbeef-0000-4000-8000-000000000000")
 
 
 async def test_the_loop_sleeps_then_sweeps_for_ever() -> None:

@@ -210,7 +210,7 @@ class Host:
             self.asleep.add(environment.id)
             raise
 
-    def hibernates(self, environment: Environment) -> bool:
+    async def salvage(self, environment: Environment) -> bool:
         return environment.id in self.asleep
 
     async def discard(self, environment: Environment) -> None:

@@ -6,19 +6,30 @@ No machine, no time, no network: `FakeHost` makes `FakeGuest`s (see `tests.suppo
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import anyio
 import anyio.lowlevel
 from tests.support.guest import FakeFile, FakeGuest, FakeMoment, output
 
 from waggle.domain.environment import Environment, MachineIdentity
+from waggle.domain.errors import MomentUnusable
 from waggle.domain.host import Moment, Progress
 from waggle.domain.repeat import KeyedCall, KnownCall
+from waggle.domain.snapshot import Snapshot
 
-__all__ = ["FakeFile", "FakeGuest", "FakeHost", "MemoryCalls", "MemoryStore", "output"]
+__all__ = [
+    "FakeFile",
+    "FakeGuest",
+    "FakeHost",
+    "MemoryCalls",
+    "MemoryShelf",
+    "MemoryStore",
+    "output",
+]
 
 
 @dataclass(slots=True)
@@ -84,7 +95,7 @@ class FakeHost:
         asleep = self.guests[environment.id]
         return await self.create(environment, progress, FakeMoment(asleep.files))
 
-    def hibernates(self, environment: Environment) -> bool:
+    async def salvage(self, environment: Environment) -> bool:
         return environment.id in self.guests
 
     async def discard(self, environment: Environment) -> None:
@@ -153,3 +164,37 @@ class MemoryCalls:
         if self.error is not None:
             raise self.error
         self.known[call.owner, call.key] = KnownCall(call.fingerprint, result)
+
+
+@dataclass(slots=True)
+class MemoryShelf:
+    """A SnapshotShelf that forgets with the process. `error` makes the next keeping fail."""
+
+    kept: dict[str, tuple[Snapshot, FakeMoment]] = field(
+        default_factory=dict[str, tuple[Snapshot, FakeMoment]]
+    )
+    error: Exception | None = None
+    unusable: bool = False
+
+    def all(self) -> list[Snapshot]:
+        return [snapshot for snapshot, _ in self.kept.values()]
+
+    async def keep(self, moment: Moment, snapshot: Snapshot) -> Snapshot:
+        await anyio.lowlevel.checkpoint()
+        if self.error is not None:
+            raise self.error
+        assert isinstance(moment, FakeMoment)
+        kept = replace(snapshot, size=1000)
+        self.kept[kept.id] = kept, moment
+        return kept
+
+    @contextlib.asynccontextmanager
+    async def recalled(self, snapshot: Snapshot) -> AsyncGenerator[Moment]:
+        await anyio.lowlevel.checkpoint()
+        if self.unusable:
+            raise MomentUnusable("Its state cannot be used: ram is corrupt.")
+        yield self.kept[snapshot.id][1]
+
+    async def remove(self, snapshot_id: str) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.kept.pop(snapshot_id, None)

@@ -22,7 +22,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, TextContent
-from tests.support.fakes import FakeHost, MemoryCalls, MemoryStore
+from tests.support.fakes import FakeHost, MemoryCalls, MemoryShelf, MemoryStore
 
 from waggle.domain.environment import Resources
 from waggle.domain.network import NetworkPolicy
@@ -41,6 +41,7 @@ from waggle.service.jobs import JobService
 from waggle.service.ports import PortService
 from waggle.service.rates import RateLimiter
 from waggle.service.repeats import Repeats
+from waggle.service.snapshots import SnapshotLimits, SnapshotService
 from waggle.service.trees import TreeService
 from waggle.web.access import OPEN, AccessRules
 from waggle.web.app import DEFAULT_BODIES, DEFAULT_SESSIONS, Scrape, WebApp, build_app
@@ -67,6 +68,7 @@ class Setup:
     host: FakeHost = field(default_factory=FakeHost)
     store: MemoryStore = field(default_factory=MemoryStore)
     calls: MemoryCalls = field(default_factory=MemoryCalls)
+    shelf: MemoryShelf | None = field(default_factory=MemoryShelf)
     max_environments: int = 3
     heartbeat: float = 60.0
     sessions: SessionLimits = DEFAULT_SESSIONS
@@ -124,6 +126,13 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
     )
     return Services(
         environments=environments,
+        snapshots=SnapshotService(
+            environments,
+            setup.shelf,
+            SnapshotLimits(per_owner=3),
+            clock=lambda: NOW,
+            new_id=lambda: f"00000000-0000-4000-8000-5{next(numbers):011x}",
+        ),
         execution=ExecutionService(environments, jobs, RUNTIMES, EXECUTION),
         jobs=jobs,
         filesystem=FilesystemService(environments),
@@ -143,7 +152,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
 def unused_services() -> Services:
     """For tools that are looked at, not called."""
     unused = cast("Any", None)
-    return Services(unused, unused, unused, unused, unused, unused, unused, EXECUTION)
+    return Services(*[unused] * 8, EXECUTION)
 
 
 def default_tools() -> list[Tool]:

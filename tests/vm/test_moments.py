@@ -118,7 +118,7 @@ async def test_a_hibernating_machine_takes_nothing_and_goes_on_with_the_right_ti
     assert frozen_in(files).is_dir()
     seen = 0
     for _ in range(2):
-        assert host.hibernates(asked)
+        assert await host.salvage(asked)
         woken = freezing.adopt(await host.wake(asked, no_progress))
         assert not frozen_in(files).exists()
         assert await root(woken, "cat /etc/kept /dev/shm/kept") == "disk\nmemory\n"
@@ -173,7 +173,7 @@ async def test_a_harmed_state_is_refused_and_stays(freezing: Lab) -> None:
         harm(frozen / name)
         with pytest.raises(MomentUnusable, match=name.replace(".", r"\.")):
             await host.wake(asked, no_progress)
-        assert host.hibernates(asked)
+        assert await host.salvage(asked)
         (frozen / name).write_bytes(whole)
     woken = freezing.adopt(await host.wake(asked, no_progress))
     assert lines(await woken.run(sh("echo works"))) == ["works"]

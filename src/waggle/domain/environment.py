@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from waggle.domain.errors import InvalidArgument, InvalidTransition, NotRunning
+from waggle.domain.errors import Busy, InvalidArgument, InvalidTransition, NotRunning
 from waggle.domain.execution import HOME
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
@@ -25,11 +25,15 @@ _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
 
 class State(StrEnum):
-    """Where an environment is in its life. PAUSED is reached by snapshots, not yet offered."""
+    """Where an environment is in its life.
+
+    PAUSED is with its machine standing still, or with its state on the disk and no machine.
+    """
 
     CREATING = "creating"
     RUNNING = "running"
     PAUSED = "paused"
+    RESUMING = "resuming"
     DESTROYING = "destroying"
     DESTROYED = "destroyed"
     ERROR = "error"
@@ -38,14 +42,15 @@ class State(StrEnum):
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.CREATING: frozenset({State.RUNNING, State.DESTROYING, State.ERROR}),
     State.RUNNING: frozenset({State.PAUSED, State.DESTROYING, State.ERROR}),
-    State.PAUSED: frozenset({State.RUNNING, State.DESTROYING, State.ERROR}),
+    State.PAUSED: frozenset({State.RESUMING, State.DESTROYING, State.ERROR}),
+    State.RESUMING: frozenset({State.RUNNING, State.PAUSED, State.DESTROYING, State.ERROR}),
     State.ERROR: frozenset({State.DESTROYING}),
     State.DESTROYING: frozenset({State.DESTROYED, State.ERROR}),
     State.DESTROYED: frozenset(),
 }
 
-HOLDING_STATES = frozenset({State.CREATING, State.RUNNING, State.PAUSED, State.DESTROYING})
-"""States that always count towards the capacity; ERROR does while a machine is still there."""
+HOLDING_STATES = frozenset({State.CREATING, State.RUNNING, State.RESUMING, State.DESTROYING})
+"""States that always count towards the capacity; others do while a machine is still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ class Environment:
     `ssh_port` and `machine` are set exactly while a machine may exist: from the end of its boot
     until it is known to be gone. `active_calls` counts calls in progress; an environment with one
     is never idle. `directory` is where programs start. `error` says why it failed or why it ended,
-    and may be shown to its owner.
+    and may be shown to its owner. `paused_until` is set while its state is on the disk.
     """
 
     id: str
@@ -97,6 +102,22 @@ class Environment:
     error: str | None = None
     active_calls: int = 0
     directory: str = HOME
+    paused_until: datetime | None = None
+
+    def copy(self, environment_id: str, now: datetime) -> Environment:
+        """One like this, of the same owner, that is to be created."""
+        return Environment(
+            id=environment_id,
+            name=f"{self.runtime}-{environment_id[:8]}",
+            runtime=self.runtime,
+            image=self.image,
+            owner=self.owner,
+            resources=self.resources,
+            network=self.network,
+            idle_timeout=self.idle_timeout,
+            created_at=now,
+            last_used_at=now,
+        )
 
     def to(self, state: State, *, error: str | None = None) -> Environment:
         """Move to `state`, with the cause if there is one; an earlier cause stays otherwise.
@@ -135,9 +156,31 @@ class Environment:
         """Whether it takes one of the operator's slots."""
         return self.state in HOLDING_STATES or self.machine is not None
 
+    def asleep(self, until: datetime) -> Environment:
+        """A paused one whose machine is gone, and whose state is kept on the disk until then."""
+        return replace(self.without_machine(), paused_until=until)
+
+    def awake(self, now: datetime) -> Environment:
+        """It runs again; its idle time starts anew."""
+        return replace(self.to(State.RUNNING), paused_until=None).used(now)
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether it is paused without a machine."""
+        return self.state is State.PAUSED and self.machine is None
+
+    def require_quiet(self) -> None:
+        """Raise Busy while calls or programs that were started by one are in progress."""
+        if self.active_calls:
+            raise Busy(f"Environment {self.id} has {self.active_calls} calls or jobs in progress.")
+
     def require_running(self) -> None:
         """Raise NotRunning unless calls can be served now."""
-        if self.state is not State.RUNNING:
+        self.require(State.RUNNING)
+
+    def require(self, state: State) -> None:
+        """Raise NotRunning unless it is in that state."""
+        if self.state is not state:
             detail = f": {self.error}" if self.error else ""
             raise NotRunning(f"Environment {self.id} is {self.state}{detail}.")
 
@@ -164,8 +207,8 @@ class Environment:
         return replace(self.used(now), idle_timeout=idle_timeout)
 
     def expires_at(self) -> datetime:
-        """When it becomes idle for too long, unless it is used before."""
-        return self.last_used_at + self.idle_timeout
+        """When it becomes idle, or stays paused, for too long, unless it is used before."""
+        return self.paused_until or self.last_used_at + self.idle_timeout
 
     def is_expired(self, now: datetime) -> bool:
         """Whether the reaper should remove it: unused, past its idle time and not about to end.
@@ -179,13 +222,15 @@ class Environment:
         return reapable and self.active_calls == 0 and now >= self.expires_at()
 
 
-def parse_id(text: str) -> str:
-    """A well-formed environment id, normalised to lower case. Raises InvalidArgument."""
+def parse_id(text: str, *, maker: str = "create_environment") -> str:
+    """A well-formed id, normalised to lower case; `maker` is what hands such ids out.
+
+    Raises InvalidArgument.
+    """
     normal = text.strip().lower()
     if not _ID.fullmatch(normal):
         raise InvalidArgument(
-            f"{text[:60]!r} is not an environment id.",
-            hint="Use the environment_id that create_environment returned, a UUID.",
+            f"{text[:60]!r} is not an id.", hint=f"Use the id that {maker} returned, a UUID."
         )
     return normal
 

@@ -45,6 +45,14 @@ class NotRunning(WaggleError):
     default_hint = "Wait until its status is 'running', or create a new environment."
 
 
+class Busy(WaggleError):
+    """It is in use, and what was asked for needs it to be quiet."""
+
+    code = "busy"
+    retryable = True
+    default_hint = "Wait until its calls have ended; list_jobs shows programs that still run."
+
+
 class MaxEnvironments(WaggleError):
     """The configured number of environments exists already."""
 
@@ -150,6 +158,14 @@ class MomentUnusable(WaggleError):
 
     code = "moment_unusable"
     default_hint = "Create a new environment, or use another snapshot."
+
+
+class SnapshotFailed(WaggleError):
+    """A snapshot could not be kept; the environment goes on."""
+
+    code = "snapshot_failed"
+    retryable = True
+    default_hint = "The server may be out of disk space: delete snapshots, then try again."
 
 
 class GuestLost(WaggleError):

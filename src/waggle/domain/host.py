@@ -207,8 +207,11 @@ class EnvironmentHost(Protocol):
         """
         ...
 
-    def hibernates(self, environment: Environment) -> bool:
-        """Whether it can be woken: its state is on the disk and whole."""
+    async def salvage(self, environment: Environment) -> bool:
+        """End what an earlier server left running of it; whether it can be woken.
+
+        Idempotent. Not for one that this server runs.
+        """
         ...
 
     @property

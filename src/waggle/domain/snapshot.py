@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from waggle.domain.environment import Environment, Resources
+from waggle.domain.host import Moment
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 
@@ -64,3 +67,26 @@ class Snapshot:
     def is_expired(self, now: datetime) -> bool:
         """Whether the reaper should remove it."""
         return now >= self.expires_at
+
+
+class SnapshotShelf(Protocol):
+    """Where snapshots are kept. All that it holds is whole; it survives the server."""
+
+    def all(self) -> Sequence[Snapshot]:
+        """Everyone's, oldest first."""
+        ...
+
+    async def keep(self, moment: Moment, snapshot: Snapshot) -> Snapshot:
+        """Write a moment that was just taken; the snapshot, with its size. Raises OSError.
+
+        Durable when it returns; when it fails or is cancelled, nothing is left.
+        """
+        ...
+
+    def recalled(self, snapshot: Snapshot) -> AbstractAsyncContextManager[Moment]:
+        """Its moment, for the length of a block. Raises MomentUnusable."""
+        ...
+
+    async def remove(self, snapshot_id: str) -> None:
+        """Delete it. Idempotent; environments that came of it go on."""
+        ...

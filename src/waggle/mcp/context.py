@@ -26,6 +26,7 @@ from waggle.service.jobs import JobService
 from waggle.service.ports import PortService
 from waggle.service.rates import RateLimiter
 from waggle.service.repeats import Repeats
+from waggle.service.snapshots import SnapshotService
 from waggle.service.trees import TreeService
 
 Ctx = Context[Any, Any]
@@ -43,6 +44,7 @@ class Services:
     """
 
     environments: EnvironmentService
+    snapshots: SnapshotService
     execution: ExecutionService
     jobs: JobService
     filesystem: FilesystemService

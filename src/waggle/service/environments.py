@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 import anyio
 import anyio.abc
 
 from waggle.domain.environment import Environment, State, parse_id, parse_timeout
 from waggle.domain.errors import NotFound
-from waggle.domain.host import EnvironmentHost, Guest, Progress, no_progress
+from waggle.domain.host import EnvironmentHost, Guest, Moment, Progress, no_progress
 from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock, EnvironmentStore, NewId
+from waggle.domain.snapshot import Snapshot
 from waggle.service.inspection import Inspection
 from waggle.service.live import LiveEnvironment
 from waggle.service.news import News
+from waggle.service.pauses import Pauses
 from waggle.service.records import recover
 from waggle.service.registry import Registry
-from waggle.service.request import CreateRequest, Limits
+from waggle.service.request import CopyRequest, CreateRequest, Limits
+from waggle.service.together import together
 
 __all__ = ["CreateRequest", "EnvironmentService", "Limits"]
 
@@ -57,15 +60,20 @@ class EnvironmentService:
         self.news = News(self._observer, clock)
         """Told of what comes, changes and goes."""
         self._registry = Registry(limits.max_environments, limits.per_owner)
+        self._pauses = Pauses(self._registry, limits.pausing, clock, can_freeze=host.can_freeze)
 
-    def _changed(self, live: LiveEnvironment) -> None:
-        if live.environment.state is State.DESTROYED:
-            self._registry.remove(live)
-        self.news.tell(live.environment)
+    def _changed(self, environment: Environment) -> None:
+        if environment.state is State.DESTROYED:
+            self._registry.remove(environment.id)
+        self.news.tell(environment)
 
     async def recover(self) -> int:
-        """Remove what an earlier server left behind; see `records.recover`."""
-        return await recover(self._host, self._store)
+        """Remove what an earlier server left behind but those that sleep; see `records.recover`."""
+        until = self._clock() + self._limits.pausing.keep
+        removed, asleep = await recover(self._host, self._store, until)
+        for environment in asleep:
+            self._registry.restore(self._live(environment))
+        return removed
 
     async def create(
         self, request: CreateRequest, *, owner: str, progress: Progress = no_progress
@@ -79,14 +87,74 @@ class EnvironmentService:
         environment = self._limits.describe(
             request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
-        live = LiveEnvironment(
-            environment, store=self._store, clock=self._clock, changed=self._changed
+        (created,) = await self.bring_up([environment], progress)
+        return created
+
+    async def create_from(
+        self,
+        snapshot: Snapshot,
+        moment: Moment,
+        request: CopyRequest,
+        *,
+        owner: str,
+        progress: Progress = no_progress,
+    ) -> Environment:
+        """A new environment that goes on from a snapshot's moment. Raises as `create` does."""
+        described = self._limits.describe_copy(
+            snapshot, request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
-        self._registry.admit(live)
-        with self.news.creating():
-            environment = await live.bring_up(self._host, progress, self._tasks)
-        self.news.tell(environment)
-        return environment
+        (created,) = await self.bring_up([described], progress, moment)
+        return created
+
+    async def fork(
+        self, origin: Environment, moment: Moment, count: int
+    ) -> builtins.list[Environment]:
+        """New environments that go on from this moment of `origin`. Raises as `create` does."""
+        now = self._clock()
+        return await self.bring_up(
+            [origin.copy(self._new_id(), now) for _ in range(count)], no_progress, moment
+        )
+
+    def require_room(self, owner: str, slots: int) -> None:
+        """Raise MaxEnvironments or QuotaExceeded unless so many more may run now."""
+        self._registry.require_room(owner, slots)
+
+    async def bring_up(
+        self,
+        described: Sequence[Environment],
+        progress: Progress = no_progress,
+        moment: Moment | None = None,
+    ) -> builtins.list[Environment]:
+        """Have environments of one owner come up, at once; from a moment if one is given.
+
+        All of them or none. Raises as `create` does.
+        """
+        lives = [self._live(environment) for environment in described]
+        self._registry.admit(*lives)
+        try:
+            with self.news.creating():
+                async with together() as group:
+                    for live in lives:
+                        group.start_soon(live.bring_up, progress, moment)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                for live in lives:
+                    if live.environment.state is State.RUNNING:
+                        await _end_quietly(live)
+            raise
+        for live in lives:
+            self.news.tell(live.environment)
+        return [live.environment for live in lives]
+
+    def _live(self, environment: Environment) -> LiveEnvironment:
+        return LiveEnvironment(
+            environment,
+            host=self._host,
+            store=self._store,
+            clock=self._clock,
+            tasks=self._tasks,
+            changed=self._changed,
+        )
 
     # `builtins.list` because this class has a `list` of its own.
     def list(self, *, owner: str) -> builtins.list[Environment]:
@@ -126,14 +194,39 @@ class EnvironmentService:
             raise NotFound(f"There is no environment {parse_id(environment_id)}.")
         return live
 
-    def using(
+    @contextlib.asynccontextmanager
+    async def using(
         self, environment_id: str, *, owner: str
-    ) -> contextlib.AbstractAsyncContextManager[tuple[Environment, Guest]]:
+    ) -> AsyncGenerator[tuple[Environment, Guest]]:
         """Hold an environment for the length of a call: it counts as active until the end.
 
-        Raises NotFound, InvalidArgument or, on entry, NotRunning.
+        A paused one is resumed first. Raises NotFound, InvalidArgument and, on entry, NotRunning or
+        what `resume` raises.
         """
-        return self._owned(environment_id, owner).using()
+        live = self._owned(environment_id, owner)
+        if live.environment.state in (State.PAUSED, State.RESUMING):
+            await self._pauses.resume(live)
+        async with live.using() as held:
+            yield held
+
+    async def pause(self, environment_id: str, *, owner: str, to_disk: bool) -> Environment:
+        """See `Pauses.pause`. Raises NotFound, too."""
+        return await self._pauses.pause(self._owned(environment_id, owner), to_disk=to_disk)
+
+    async def resume(
+        self, environment_id: str, *, owner: str, progress: Progress = no_progress
+    ) -> Environment:
+        """See `Pauses.resume`. Raises NotFound, too."""
+        return await self._pauses.resume(self._owned(environment_id, owner), progress)
+
+    async def roll_back(
+        self, environment_id: str, moment: Moment, *, owner: str, progress: Progress = no_progress
+    ) -> Environment:
+        """Have it go on from a moment. Raises NotFound, Busy, NotRunning, as the host does."""
+        live = self._owned(environment_id, owner)
+        if live.environment.state is State.PAUSED:
+            await self._pauses.resume(live)
+        return await live.roll_back(progress, moment)
 
     @contextlib.asynccontextmanager
     async def temporary(
@@ -167,27 +260,34 @@ class EnvironmentService:
         await live.end()
         return live.environment
 
-    async def destroy_expired(self, environment_id: str) -> bool:
-        """The reaper's destroy: does nothing if the environment was used since it looked."""
+    async def retire(self, environment_id: str) -> State | None:
+        """The reaper's end of what is idle: put to sleep or destroyed, which is what it returns.
+
+        None when it was used since the reaper looked. Raises what keeps it from being destroyed.
+        """
         live = self._registry.find(environment_id)
         if live is None or not live.environment.is_expired(self._clock()):
-            return False
+            return None
+        if await self._pauses.put_to_sleep(live):
+            return State.PAUSED
         ended = await live.end(wanted=lambda environment: environment.is_expired(self._clock()))
         if ended:
             self._observer.environment_reaped()
-        return ended
+        return State.DESTROYED if ended else None
 
     async def aclose(self) -> None:
         """Refuse new creates and destroy every environment, in parallel. Idempotent.
 
-        Creates in progress are cancelled and undone. What cannot be destroyed is logged and stays
-        on record for the next start. Like `destroy`, it is not cut short by a caller's deadline;
-        what bounds it is that `Guest.destroy` is bounded.
+        Those that sleep on the disk go on sleeping, for the next server. Creates in progress are
+        cancelled and undone. What cannot be destroyed is logged and stays on record for the next
+        start. Like `destroy`, it is not cut short by a caller's deadline; what bounds it is that
+        `Guest.destroy` is bounded.
         """
         self._registry.close()
         async with anyio.create_task_group() as group:
             for live in self._registry.everything():
-                group.start_soon(_end_quietly, live)
+                if not live.environment.is_asleep:
+                    group.start_soon(_end_quietly, live)
 
     async def not_ready(self) -> str | None:
         """Why a create would fail right now, or None: capacity first, then the host."""

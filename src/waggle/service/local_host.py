@@ -13,7 +13,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from pathlib import Path
 
 from waggle.domain import host
@@ -69,7 +69,7 @@ class LocalHost:
         self._images = images
         self._parts = parts
         self._new_proxy = new_proxy
-        self._moments = moments
+        self.moments = moments
 
     async def create(
         self, environment: Environment, progress: Progress, moment: host.Moment | None = None
@@ -88,21 +88,22 @@ class LocalHost:
 
     async def wake(self, environment: Environment, progress: Progress) -> LocalGuest:
         """Go on from where it hibernated; see `domain.host.EnvironmentHost.wake`."""
-        if self._moments is None:
+        if self.moments is None:
             raise Unsupported("This server's hypervisor cannot wake machines.")
         files = self._directory / environment.id
         await progress(0.0, "Reading its state")
         async with _clear_errors():
-            moment = await self._moments.recall(frozen_in(files), alone=True)
-            with contextlib.closing(moment.frozen):
+            async with self.moments.recalled(frozen_in(files), alone=True) as moment:
                 guest = await self._start(environment, moment.made_of, files, moment, progress)
             await asyncio.to_thread(shutil.rmtree, moment.directory, True)
         return guest
 
-    def hibernates(self, environment: Environment) -> bool:
-        """Whether it can be woken; what a start left half done beside that is removed."""
+    async def salvage(self, environment: Environment) -> bool:
+        """Whether it can be woken; see `domain.host.EnvironmentHost.salvage`."""
+        if environment.machine is not None:
+            kill_identified(environment.machine)
         files = self._directory / environment.id
-        if self._moments is None or not frozen_in(files).is_dir():
+        if self.moments is None or not frozen_in(files).is_dir():
             return False
         _clear(files)
         return True
@@ -110,7 +111,7 @@ class LocalHost:
     @property
     def can_freeze(self) -> bool:
         """Whether the hypervisor can."""
-        return self._moments is not None
+        return self.moments is not None
 
     async def _newest(self, environment: Environment, progress: Progress) -> MadeOf:
         image = await self._images.boot_image(environment.image, progress)
@@ -165,7 +166,7 @@ class LocalHost:
                     "kit": made_of.kit.stem,
                     **({"template": template} if template else {}),
                 },
-                freezer=self._moments and self._moments.freezer(launched, blueprint),
+                freezer=self.moments and self.moments.freezer(launched, blueprint),
             )
             undo.push_async_callback(guest.disconnect)
             _save_access(files, keys, launched.lease.port)
@@ -211,13 +212,14 @@ class LocalHost:
             kill_identified(environment.machine)
         shutil.rmtree(self._directory / environment.id, ignore_errors=True)
 
-    def sweep(self, known: Collection[str] = ()) -> None:
+    def sweep(self, known: Iterable[str] = ()) -> None:
         """Delete directories that no record knows. Call it at start, when nothing runs yet."""
-        if self._moments is not None:
-            self._moments.sweep()
+        kept = set(known)
+        if self.moments is not None:
+            self.moments.sweep()
         if self._directory.is_dir():
             for entry in self._directory.iterdir():
-                if entry.name not in known:
+                if entry.name not in kept:
                     shutil.rmtree(entry, ignore_errors=True)
 
     async def not_ready(self) -> str | None:

@@ -26,6 +26,7 @@ from waggle.infra.store.frozen_files import IDENTITY, SCRATCH
 from waggle.infra.tasks import finish
 from waggle.service.blueprint import Blueprint, GuestParts
 from waggle.service.launcher import Launched
+from waggle.service.loaded import Loaded
 from waggle.service.moment_facts import MadeOf, Shelves, from_facts, made_of, to_facts
 
 _UNFINISHED = ".tmp-"
@@ -54,6 +55,7 @@ class Moments:
     ) -> None:
         """`disks` is where the images' are."""
         self.hypervisor = hypervisor
+        self.loaded = Loaded(hypervisor.load)
         self._directory = directory
         self._disks = disks
         self._parts = parts
@@ -133,17 +135,24 @@ class Moments:
         copy.rename(directory)
         sync_directory(directory.parent)
 
-    async def recall(self, directory: Path, *, alone: bool = False) -> Moment:
-        """Verify and load what was kept; the caller closes what is `frozen`.
+    @contextlib.asynccontextmanager
+    async def recalled(self, directory: Path, *, alone: bool = False) -> AsyncGenerator[Moment]:
+        """What was kept, verified and in memory, for the length of a block.
 
-        Raises MomentUnusable with the reason when it cannot be gone on from here and now.
+        What is recalled for one machine `alone` is read anew; the rest is shared. Raises
+        MomentUnusable with the reason when it cannot be gone on from here and now.
         """
         parts = await asyncio.to_thread(self._check, directory)
-        load = asyncio.to_thread(lambda: self.hypervisor.load(directory, alone=alone))
-        try:
-            return Moment(directory, parts, await finish(load), alone)
-        except OSError as error:
-            raise MomentUnusable(f"Its state cannot be read: {error.strerror}.") from error
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                if alone:
+                    load = asyncio.to_thread(lambda: self.hypervisor.load(directory, alone=True))
+                    frozen = stack.enter_context(contextlib.closing(await finish(load)))
+                else:
+                    frozen = await stack.enter_async_context(self.loaded.using(directory))
+            except OSError as error:
+                raise MomentUnusable(f"Its state cannot be read: {error.strerror}.") from error
+            yield Moment(directory, parts, frozen, alone)
 
     def _check(self, directory: Path) -> MadeOf:
         if (why := frozen_files.problem(directory)) is not None:

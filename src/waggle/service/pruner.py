@@ -2,18 +2,20 @@
 """Keeps a server's image cache within its bounds: old disks, then images, then unpacked layers.
 
 The reaper of images, so to say; started by the composition root. What goes is decided by
-`domain.cache`. Images of the runtimes and of running environments stay.
+`domain.cache`. Images of the runtimes, of environments and of snapshots
+stay.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 
 import structlog
 
 from waggle.domain.errors import WaggleError
+from waggle.domain.snapshot import Snapshot
 from waggle.service.environments import EnvironmentService
 from waggle.service.images import ImageService
 
@@ -33,6 +35,7 @@ class Pruner:
         max_age: timedelta,
         now: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
+        snapshots: Callable[[], Sequence[Snapshot]] = list,
     ) -> None:
         """`max_bytes` bounds images, disks and layers together; `max_age` bounds unused disks."""
         self._images = images
@@ -41,6 +44,7 @@ class Pruner:
         self._max_age = max_age
         self._now = now
         self._sleep = sleep
+        self._snapshots = snapshots
 
     async def run(self) -> None:
         """Prune for ever; a failure is logged and the next hour tries again."""
@@ -55,8 +59,9 @@ class Pruner:
 
     async def prune(self) -> list[str]:
         """Prune once; the digests of the images and disks that went. Raises OSError, TimedOut."""
-        environments = self._environments.all()
-        used = frozenset(each.booted_from.get("image", "") for each in environments)
+        made: list[Mapping[str, str]] = [each.booted_from for each in self._environments.all()]
+        made += [each.made_of for each in self._snapshots()]
+        used = frozenset(each.get("image", "") for each in made)
         return await asyncio.to_thread(self._prune, used)
 
     def _prune(self, used: frozenset[str]) -> list[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Remove environments that nobody uses. A pure sweep, and a loop that acts on it."""
+"""Put to sleep or remove what nobody uses. A pure sweep, and a loop that acts on it."""
 
 from __future__ import annotations
 
@@ -31,11 +31,14 @@ class Reaper:
         interval: float,
         clock: Clock,
         sleep: Callable[[float], Awaitable[None]],
+        expire: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
+        """`expire` removes what else is kept for a time: snapshots."""
         self._environments = environments
         self._interval = interval
         self._clock = clock
         self._sleep = sleep
+        self._expire = expire
 
     async def run(self) -> None:
         """Sweep for ever. One environment that cannot be removed never stops the others."""
@@ -44,12 +47,17 @@ class Reaper:
             await self.sweep()
 
     async def sweep(self) -> list[str]:
-        """Remove what is expired now and return the ids that were removed."""
+        """Retire what is expired now and return the ids of what is gone or asleep."""
         removed: list[str] = []
         for environment_id in expired(self._environments.all(), self._clock()):
             try:
-                if await self._environments.destroy_expired(environment_id):
+                if await self._environments.retire(environment_id):
                     removed.append(environment_id)
             except Exception:
                 log.exception("reap_failed", environment=environment_id)
+        if self._expire is not None:
+            try:
+                await self._expire()
+            except Exception:
+                log.exception("expire_failed")
         return removed

@@ -7,6 +7,7 @@ Used by `EnvironmentService` at the server's start and by `LiveEnvironment` at a
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 
 import structlog
 
@@ -15,20 +16,30 @@ from waggle.domain.host import EnvironmentHost
 from waggle.domain.protocols import EnvironmentStore
 
 log = structlog.get_logger(__name__)
+_MAY_SLEEP = (State.RUNNING, State.PAUSED, State.RESUMING)
 
 
-async def recover(host: EnvironmentHost, store: EnvironmentStore) -> int:
-    """Remove what an earlier server left behind; returns how many environments that were.
+async def recover(
+    host: EnvironmentHost, store: EnvironmentStore, asleep_until: datetime
+) -> tuple[int, list[Environment]]:
+    """Remove what an earlier server left behind; how many that were, and those that sleep.
 
-    One that cannot be removed stays on record for the next start and stops nothing.
+    One that fell asleep as the server died sleeps `asleep_until`. One that cannot be removed stays
+    on record for the next start and stops nothing.
     """
-    removed = 0
+    removed, asleep = 0, list[Environment]()
     for environment in await store.unfinished():
-        why = environment.error or "The server was restarted."
-        gone = replace(
-            environment.without_machine(), state=State.DESTROYED, error=why, active_calls=0
-        )
         try:
+            if environment.state in _MAY_SLEEP and await host.salvage(environment):
+                until = environment.paused_until or asleep_until
+                kept = replace(environment, state=State.PAUSED, active_calls=0).asleep(until)
+                await store.save(kept)
+                asleep.append(kept)
+                continue
+            why = environment.error or "The server was restarted."
+            gone = replace(
+                environment.without_machine(), state=State.DESTROYED, error=why, active_calls=0
+            )
             await host.discard(environment)
             await store.save(gone)
         except Exception:
@@ -36,7 +47,7 @@ async def recover(host: EnvironmentHost, store: EnvironmentStore) -> int:
         else:
             removed += 1
             log.info("environment_removed_at_start", environment=environment.id)
-    return removed
+    return removed, asleep
 
 
 async def record_end(store: EnvironmentStore, environment: Environment) -> None:

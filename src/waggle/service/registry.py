@@ -22,8 +22,8 @@ class Registry:
         self._live: dict[str, LiveEnvironment] = {}
         self._closed = False
 
-    def refusal(self) -> MaxEnvironments | None:
-        """Why nothing more can be admitted now, or None."""
+    def refusal(self, slots: int = 1) -> MaxEnvironments | None:
+        """Why so many more cannot be admitted now, or None."""
         if self._closed:
             return MaxEnvironments(
                 "The server is shutting down.", hint="Try again when it is back."
@@ -31,21 +31,39 @@ class Registry:
         held = sum(live.environment.holds_capacity for live in self._live.values())
         if held >= self._capacity:
             return MaxEnvironments(f"All {self._capacity} environments are in use.")
+        if held + slots > self._capacity:
+            left = self._capacity - held
+            return MaxEnvironments(f"{slots} more do not fit: {left} of {self._capacity} are free.")
         return None
 
-    def admit(self, live: LiveEnvironment) -> None:
-        """Take a slot for it. Raises MaxEnvironments or QuotaExceeded."""
-        if refusal := self.refusal():
+    def admit(self, *lives: LiveEnvironment) -> None:
+        """Take a slot for each, or for none. Raises MaxEnvironments or QuotaExceeded."""
+        self.require_room(lives[0].environment.owner, len(lives))
+        for live in lives:
+            self._live[live.environment.id] = live
+
+    def require_room(self, owner: str, slots: int = 1) -> None:
+        """Raise MaxEnvironments or QuotaExceeded unless so many more may run."""
+        if refusal := self.refusal(slots):
             raise refusal
-        owner = live.environment.owner
         own = [e for e in self.environments() if e.owner == owner and e.holds_capacity]
-        if self._per_owner and len(own) >= self._per_owner:
-            raise QuotaExceeded(f"You have {len(own)} environments, which is all you may have.")
+        if self._per_owner and len(own) + slots > self._per_owner:
+            raise QuotaExceeded(
+                f"You have {len(own)} environments, of {self._per_owner} that you may have."
+            )
+
+    def restore(self, live: LiveEnvironment) -> None:
+        """Know one that sleeps since an earlier server. It takes no slot."""
         self._live[live.environment.id] = live
 
-    def remove(self, live: LiveEnvironment) -> None:
+    @property
+    def asleep(self) -> int:
+        """How many are paused with their state on the disk."""
+        return sum(live.environment.is_asleep for live in self._live.values())
+
+    def remove(self, environment_id: str) -> None:
         """Forget it. Idempotent."""
-        self._live.pop(live.environment.id, None)
+        self._live.pop(environment_id, None)
 
     def find(self, environment_id: str) -> LiveEnvironment | None:
         """The live environment with this id."""

@@ -14,6 +14,7 @@ from waggle.domain.environment import Environment, Resources, parse_name, parse_
 from waggle.domain.image import AllowedImages
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
+from waggle.domain.snapshot import Snapshot
 
 NOTHING_ELSE = AllowedImages(frozenset())
 
@@ -31,6 +32,26 @@ class CreateRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyRequest:
+    """What a client asks for when an environment goes on from a snapshot; None means as there."""
+
+    name: str | None = None
+    timeout_minutes: int | None = None
+    network: NetworkPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pausing:
+    """What the operator wants of paused environments."""
+
+    when_idle: bool = False
+    """Whether idle environments are put to sleep on the disk before they are destroyed."""
+    keep: timedelta = timedelta(days=1)
+    """How long they sleep before they are destroyed."""
+    max_asleep: int = 20
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What the operator allows and presets."""
 
@@ -42,6 +63,7 @@ class Limits:
     allowed: AllowedImages = NOTHING_ELSE
     per_owner: int = 0
     """Environments of one owner; 0 means any number."""
+    pausing: Pausing = Pausing()
 
     def describe(
         self, request: CreateRequest, *, environment_id: str, owner: str, now: datetime
@@ -58,6 +80,30 @@ class Limits:
             owner=owner,
             resources=self.resources,
             network=request.network or self.network,
+            idle_timeout=self.idle_timeout if minutes is None else parse_timeout(minutes),
+            created_at=now,
+            last_used_at=now,
+        )
+
+    def describe_copy(
+        self,
+        snapshot: Snapshot,
+        request: CopyRequest,
+        *,
+        environment_id: str,
+        owner: str,
+        now: datetime,
+    ) -> Environment:
+        """The environment to create from a snapshot. Raises InvalidArgument."""
+        minutes = request.timeout_minutes
+        return Environment(
+            id=environment_id,
+            name=parse_name(request.name or f"{snapshot.runtime}-{environment_id[:8]}"),
+            runtime=snapshot.runtime,
+            image=snapshot.image,
+            owner=owner,
+            resources=snapshot.resources,
+            network=request.network or snapshot.network,
             idle_timeout=self.idle_timeout if minutes is None else parse_timeout(minutes),
             created_at=now,
             last_used_at=now,

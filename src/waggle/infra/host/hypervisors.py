@@ -14,6 +14,7 @@ from waggle.infra.host.accel import Choice
 
 HypervisorName = Literal["krun", "qemu"]
 HypervisorSetting = Literal["auto", "krun", "qemu"]
+Preference = Literal["isolation", "speed"]
 
 
 class HypervisorChoice(NamedTuple):
@@ -31,9 +32,12 @@ class Library(NamedTuple):
 
 
 def choose_hypervisor(
-    setting: HypervisorSetting, acceleration: Choice, library: Library
+    setting: HypervisorSetting,
+    acceleration: Choice,
+    library: Library,
+    prefer: Preference = "isolation",
 ) -> HypervisorChoice:
-    """Decide. libkrun needs KVM, so emulation always means QEMU.
+    """Decide. libkrun needs KVM, so emulation always means QEMU; `prefer` is between the two.
 
     Raises SetupIncomplete when `krun` is demanded and something is missing, SettingsInvalid when
     it contradicts WAGGLE_ACCEL=tcg.
@@ -47,6 +51,8 @@ def choose_hypervisor(
         return HypervisorChoice("qemu", f"krun needs KVM. {acceleration.reason}")
     if library.problem:
         return HypervisorChoice("qemu", f"krun cannot be used: {library.problem}")
+    if prefer == "speed":
+        return HypervisorChoice("qemu", "WAGGLE_PREFER=speed: only its machines can be frozen.")
     return HypervisorChoice("krun", f"libkrun is there. {acceleration.reason}")
 
 

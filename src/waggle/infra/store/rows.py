@@ -19,7 +19,7 @@ Value = str | int | None
 COLUMNS = (
     "id", "name", "runtime", "image", "owner", "state", "cpus", "memory_mib", "disk_mib",
     "network", "idle_us", "created_at", "last_used_at", "ssh_port", "machine", "booted_from",
-    "error",
+    "error", "paused_until",
 )  # fmt: skip
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -46,6 +46,7 @@ def to_row(environment: Environment) -> dict[str, Value]:
         "machine": None if machine is None else _machine_json(machine),
         "booted_from": json.dumps(environment.booted_from),
         "error": None if environment.error is None else _storable(environment.error),
+        "paused_until": environment.paused_until and environment.paused_until.isoformat(),
     }
 
 
@@ -54,6 +55,7 @@ def from_row(row: Mapping[str, Value]) -> Environment:
     machine = row["machine"]
     error = row["error"]
     port = row["ssh_port"]
+    until = row["paused_until"]
     return Environment(
         id=str(row["id"]),
         name=str(row["name"]),
@@ -70,6 +72,7 @@ def from_row(row: Mapping[str, Value]) -> Environment:
         machine=None if machine is None else _machine(str(machine)),
         booted_from={str(k): str(v) for k, v in json.loads(str(row["booted_from"])).items()},
         error=None if error is None else str(error),
+        paused_until=None if until is None else datetime.fromisoformat(str(until)),
     )
 
 

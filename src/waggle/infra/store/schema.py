@@ -56,6 +56,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "UPDATE calls SET size = length(CAST(result AS BLOB)) WHERE result IS NOT NULL",
         "CREATE INDEX calls_by_owner ON calls (owner, started_at, size)",
     ),
+    ("ALTER TABLE environments ADD COLUMN paused_until TEXT",),
 )
 
 

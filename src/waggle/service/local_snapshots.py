@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots on this machine's disk; implements `domain.snapshot.SnapshotShelf`.
+
+One directory each, whose manifest has the snapshot's description beside what `moments` needs.
+Built by the composition root; `waggle snapshot` reads and writes it, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import cast
+
+import structlog
+
+from waggle.domain import host
+from waggle.domain.environment import Resources
+from waggle.domain.errors import MomentUnusable
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
+from waggle.domain.snapshot import Snapshot
+from waggle.infra.store import frozen_files
+from waggle.infra.tasks import finish
+from waggle.service.moments import Moment, Moments, sweep
+
+log = structlog.get_logger(__name__)
+_GOING = ".tmp-gone-"
+
+
+class LocalSnapshots:
+    """The snapshots below `directory`. One server at a time."""
+
+    def __init__(self, directory: Path, moments: Moments) -> None:
+        """Reads what is there, and removes what a killed server left in work."""
+        self._directory = directory
+        self._moments = moments
+        sweep(directory)
+        self._known = {each.id: each for each in read_snapshots(directory)}
+
+    def all(self) -> list[Snapshot]:
+        """See `SnapshotShelf.all`."""
+        return list(self._known.values())
+
+    async def keep(self, moment: host.Moment, snapshot: Snapshot) -> Snapshot:
+        """See `SnapshotShelf.keep`."""
+        if not isinstance(moment, Moment):
+            raise MomentUnusable("It was not taken by this server's hypervisor.")
+        return await finish(self._keep(moment, snapshot))
+
+    async def _keep(self, moment: Moment, snapshot: Snapshot) -> Snapshot:
+        path = self._directory / snapshot.id
+        await self._moments.keep(moment, path, {"snapshot": _to_facts(snapshot)})
+        kept = replace(snapshot, size=frozen_files.size(path))
+        self._known[kept.id] = kept
+        return kept
+
+    def recalled(self, snapshot: Snapshot) -> AbstractAsyncContextManager[Moment]:
+        """See `SnapshotShelf.recalled`."""
+        return self._moments.recalled(self._directory / snapshot.id)
+
+    async def remove(self, snapshot_id: str) -> None:
+        """See `SnapshotShelf.remove`."""
+        self._known.pop(snapshot_id, None)
+        await finish(asyncio.to_thread(_remove, self._directory / snapshot_id))
+
+
+def read_snapshots(directory: Path) -> list[Snapshot]:
+    """Every whole snapshot below a directory, oldest first."""
+    if not directory.is_dir():
+        return []
+    found = (_read(path) for path in directory.iterdir() if path.name[0] != ".")
+    return sorted(filter(None, found), key=lambda each: each.created_at)
+
+
+def _remove(path: Path) -> None:
+    gone = path.with_name(f"{_GOING}{path.name}")
+    try:
+        path.rename(gone)  # from here on it does not count
+    except FileNotFoundError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _read(path: Path) -> Snapshot | None:
+    try:
+        told = cast("dict[str, object]", frozen_files.facts(path)["snapshot"])
+        return replace(_from_facts(told), id=path.name, size=frozen_files.size(path))
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        log.warning("snapshot_unreadable", snapshot=path.name, error=repr(error))
+        return None
+
+
+def _to_facts(snapshot: Snapshot) -> dict[str, object]:
+    resources = snapshot.resources
+    return {
+        "name": snapshot.name,
+        "owner": snapshot.owner,
+        "origin": snapshot.origin,
+        "runtime": snapshot.runtime.value,
+        "image": snapshot.image,
+        "resources": [resources.cpus, resources.memory_mib, resources.disk_mib],
+        "network": snapshot.network.value,
+        "directory": snapshot.directory,
+        "made_of": dict(snapshot.made_of),
+        "created_at": snapshot.created_at.isoformat(),
+        "expires_at": snapshot.expires_at.isoformat(),
+    }
+
+
+def _from_facts(told: Mapping[str, object]) -> Snapshot:
+    """Raises KeyError, TypeError, AttributeError or ValueError."""
+    made_of = cast("dict[str, object]", told["made_of"])
+    return Snapshot(
+        id="",
+        name=str(told["name"]),
+        owner=str(told["owner"]),
+        origin=str(told["origin"]),
+        runtime=RuntimeName(str(told["runtime"])),
+        image=str(told["image"]),
+        resources=Resources(*(int(each) for each in cast("list[int]", told["resources"]))),
+        network=NetworkPolicy(str(told["network"])),
+        directory=str(told["directory"]),
+        made_of={str(name): str(part) for name, part in made_of.items()},
+        created_at=datetime.fromisoformat(str(told["created_at"])),
+        expires_at=datetime.fromisoformat(str(told["expires_at"])),
+    )
