@@ -26,6 +26,7 @@ from waggle.domain.errors import DataDirBusy, SettingsInvalid
 from waggle.domain.machine import Hypervisor
 from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock
+from waggle.domain.toolset import Offer
 from waggle.domain.tree import MAX_RECORDS_BYTES
 from waggle.hypervisors import hypervisor
 from waggle.infra.files import FileLock
@@ -271,6 +272,6 @@ def _services(
         ports=PortService(environments),
         execution_limits=spoken,
         rates=rates(settings),
-        toolsets=settings.toolsets,
+        offer=Offer(settings.toolsets),
         observer=observer,
     )

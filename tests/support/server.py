@@ -28,7 +28,7 @@ from waggle.domain.environment import Resources
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.observer import Observer
 from waggle.domain.runtime import Runtime, RuntimeName
-from waggle.domain.toolset import ALL_TOOLSETS, Toolset
+from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset
 from waggle.domain.tree import MAX_RECORDS_BYTES
 from waggle.infra.spool import Spool
 from waggle.mcp.context import Services
@@ -134,7 +134,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
         ports=PortService(environments),
         execution_limits=EXECUTION,
         heartbeat=setup.heartbeat,
-        toolsets=setup.toolsets,
+        offer=Offer(frozenset(setup.toolsets)),
         rates=setup.rates,
         observer=setup.observer or Observer(),
     )

@@ -27,7 +27,7 @@ class ShownImage(BaseModel):
     path: str
     mime_type: str = Field(description="By its content.")
     size: int
-    uri: str = Field(description="Resource with the image.")
+    uri: str | None = Field(description="Resource with the image; null if files are not offered.")
 
 
 class ProgramOutput(BaseModel):
