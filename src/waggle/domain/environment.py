@@ -185,7 +185,7 @@ def parse_id(text: str) -> str:
     if not _ID.fullmatch(normal):
         raise InvalidArgument(
             f"{text[:60]!r} is not an environment id.",
-            hint="It is a UUID; create_environment returned it.",
+            hint="environment_id is a UUID; create_environment returned it.",
         )
     return normal
 
