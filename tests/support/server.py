@@ -8,6 +8,7 @@ era. Everything ends with the `async with`.
 from __future__ import annotations
 
 import itertools
+import socket
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -167,8 +168,10 @@ async def _end(services: Services, group: anyio.abc.TaskGroup) -> None:
 
 
 @asynccontextmanager
-async def serving(setup: Setup | None = None) -> AsyncGenerator[Rig]:
-    """A server on loopback."""
+async def serving(
+    setup: Setup | None = None, listener: socket.socket | None = None
+) -> AsyncGenerator[Rig]:
+    """A server on loopback; with `listener` where that listens."""
     setup = setup or Setup()
     async with anyio.create_task_group() as group:
         services = make_services(setup, group)
@@ -183,7 +186,7 @@ async def serving(setup: Setup | None = None) -> AsyncGenerator[Rig]:
             access=setup.access,
             scrape=setup.scrape,
         )
-        server = WebServer(web, bind("127.0.0.1", 0), setup.limits)
+        server = WebServer(web, listener or bind("127.0.0.1", 0), setup.limits)
         running = anyio.CancelScope()
         async with anyio.create_task_group() as serving_group:
             url = await serving_group.start(_run, server, running)
