@@ -8,6 +8,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for scripts.")]
+Recursive = Annotated[
+    bool,
+    Parameter(name=("--recursive", "-r"), negative="", help="Copy directories, with all in them."),
+]
 Yes = Annotated[bool, Parameter(name=("--yes", "-y"), negative="", help="Do not ask.")]
 Stdio = Annotated[
     bool,

@@ -2,8 +2,8 @@
 """Archives of clients: into entries for a guest, and from what a guest packed. For worker threads.
 
 Used by `trees`. A client's archive is refused as a whole when any name in it is hostile; what a
-guest packed is cleaned, and what cannot be is left out and told. Nothing here touches a file
-system of the host.
+guest packed is cleaned, and what cannot be is left out and told. `waggle cp` reads what a server
+sends with the same checks. Nothing here touches a file system of the host.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from waggle.domain.tree import (
 from waggle.service.archive_formats import SUPPORTED, refused, tar_entries, too_much, zip_entries
 
 
-def read_archive(data: bytes) -> list[TreeEntry]:
-    """All entries of a client's archive, checked.
+def read_archive(data: bytes, *, may_be_empty: bool = False) -> list[TreeEntry]:
+    """All entries of an archive, checked.
 
     Raises InvalidArgument for what is no archive and for hostile entries, TooLarge beyond bounds.
     """
@@ -45,7 +45,7 @@ def read_archive(data: bytes) -> list[TreeEntry]:
         if checked.kind is Kind.FILE:
             files[checked.name] = checked
         entries.append(checked)
-    if not entries:
+    if not entries and not may_be_empty:
         raise InvalidArgument("The archive is empty.", hint=SUPPORTED)
     return entries
 
