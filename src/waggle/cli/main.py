@@ -15,7 +15,7 @@ from typing import cast
 from cyclopts import App, Group
 
 from waggle.cli.image_commands import image
-from waggle.cli.options import Json, Recursive, Stdio, Write, Yes
+from waggle.cli.options import Json, Place, Recursive, Stdio, Write, Yes
 from waggle.cli.template_commands import template
 from waggle.cli.token_commands import token
 from waggle.domain.errors import InvalidArgument, WaggleError
@@ -128,7 +128,7 @@ def shell(environment: str) -> int:
 
 
 @app.command(group=SERVER)
-def cp(*places: str, recursive: Recursive = False, json: Json = False) -> int:
+def cp(*places: Place, recursive: Recursive = False, json: Json = False) -> int:
     """Copy files into an environment, or out of one: SOURCE... DESTINATION.
 
     One side is in an environment, as ENVIRONMENT:PATH with its id, the beginning of its id, or its
@@ -141,7 +141,7 @@ def cp(*places: str, recursive: Recursive = False, json: Json = False) -> int:
     """
     from waggle.cli.copying.commands import cp as run
 
-    return run(places, recursive=recursive, as_json=json)
+    return run([str(place) for place in places], recursive=recursive, as_json=json)
 
 
 @app.command(group=SERVER)

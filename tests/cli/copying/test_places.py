@@ -36,9 +36,19 @@ def test_a_colon_before_any_slash_names_an_environment(word: str, expected: obje
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["a"], ["box:a"], ["a", "b"], ["box:a", "box:b"], ["a", "box:b", "c"], ["", "b:c"],
-              [":a", "b"], ["a", "box:b", "box:c"]],
-)  # fmt: skip
+    "words",
+    [
+        [],
+        ["a"],
+        ["box:a"],
+        ["a", "b"],
+        ["box:a", "box:b"],
+        ["a", "box:b", "c"],
+        ["", "b:c"],
+        [":a", "b"],
+        ["a", "box:b", "box:c"],
+    ],
+)
 def test_what_is_no_copy_in_or_out_is_refused(words: list[str]) -> None:
     with pytest.raises(InvalidArgument):
         plan(words)

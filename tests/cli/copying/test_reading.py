@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and trees of this machine as archives: what is in them, in which pieces, what is left out."""
+"""Files and trees of this machine as archives: what is in them, and what is left out."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from waggle.config import load
 from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.search import Kind
 from waggle.domain.tree import MAX_TREE_BYTES, Skipped, shown_name
-from waggle.service.archives import read_archive
+from waggle.service.archives import read_packed
 
 LONG_BYTES = 1 << 20
 """What is shorter is copied without a word."""
@@ -157,9 +157,7 @@ async def _receive(
     archive, left_out = await _archive(client, identity, source)
     copied.left_out += left_out
     try:
-        entries = await anyio.to_thread.run_sync(
-            partial(read_archive, archive, may_be_empty=is_tree)
-        )
+        entries = await anyio.to_thread.run_sync(read_packed, archive)
     except (InvalidArgument, TooLarge) as error:
         raise CopyFailed(f"Nothing of {source} was written: {error.message}") from error
     if is_tree:
