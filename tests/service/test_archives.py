@@ -245,5 +245,5 @@ def test_what_a_server_sends_is_checked_once_more(entry: tarfile.TarInfo) -> Non
     with tarfile.open(fileobj=out, mode="w:gz") as tar:
         tar.addfile(tarfile.TarInfo("fine"))
         tar.addfile(entry)
-    with pytest.raises(InvalidArgument, match="is refused"):
+    with pytest.raises(InvalidArgument):
         read_packed(out.getvalue())
