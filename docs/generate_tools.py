@@ -29,6 +29,7 @@ from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
 from waggle.service.ports import PortService
 from waggle.service.repeats import Repeats
+from waggle.service.snapshots import SnapshotService
 from waggle.service.trees import TreeService
 
 TARGET = Path(__file__).with_name("tools.md")
@@ -64,6 +65,10 @@ the caller's environments and the newest {EXECUTIONS_LISTED} executions of each,
 {ENVIRONMENTS_LISTED} environments a page.
 `id`, `n` and `stream` of the templates can be completed.
 
+Where `WAGGLE_TOOLSETS` narrows the tools, resources follow: environments need `environments`,
+files and archives `files`, and output one of `execution`, `jobs` and `packages`. What is not
+offered is in no template, list or completion, and reading it is refused.
+
 Environments and output can be subscribed to: a 2025 session by `resources/subscribe`, 2026-07-28 by
 `subscriptions/listen`, at most {MAX_SUBSCRIPTIONS} each. A client is told at most once a second of
 the same resource, and when a program ends. A session that has read the list is also told when
@@ -76,7 +81,7 @@ Images are told by their content. `read_file` shows a png, jpeg, gif, webp or sv
 {MAX_IMAGE_BYTES:,} bytes as an image, and keeps it in the structured content too. `execute` and
 `run_command` show up to {MAX_IMAGES} that the program wrote into its working directory, once it has
 ended within the call: by default when its text names an image file (or `savefig`), or with
-`images`. The structured content has their paths and URIs.
+`images`. The structured content has their paths and, with `files`, URIs.
 """
 
 Schema = Mapping[str, Any]
@@ -87,6 +92,7 @@ def default_tools() -> list[Tool]:
     settings = load({}, is_root=False)
     services = Services(
         environments=cast("EnvironmentService", None),
+        snapshots=cast("SnapshotService", None),
         execution=cast("ExecutionService", None),
         filesystem=cast("FilesystemService", None),
         repeats=cast("Repeats", None),

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import gc
+import platform
+from pathlib import Path
 
+import httpx2
 import pytest
+from tests.support.waggle_process import running
 
-from waggle.memory import MANY, YOUNG, free, give_back, set_for_serving, with_malloc
+from waggle.memory import MANY, YOUNG, c_library, free, give_back, set_for_serving, with_malloc
 
 
 def test_it_is_set_for_serving_and_as_before_afterwards() -> None:
@@ -64,6 +68,48 @@ async def test_memory_is_given_back_when_half_of_many_have_gone(
     assert freed == freed_at
 
 
+@pytest.mark.parametrize("name", ["lacks the function", "cannot be loaded"])
+def test_freeing_is_fine_without_glibc(name: str) -> None:
+    asked: list[str] = []
+
+    def load() -> object:
+        asked.append(name)
+        if name == "cannot be loaded":
+            raise OSError("no such library")
+        return object()
+
+    free(load)
+    assert asked == [name]
+
+
+def no_name() -> tuple[str, str]:
+    raise FileNotFoundError("the interpreter's own file cannot be read")
+
+
+def test_a_c_library_that_does_not_tell_its_name_is_none_that_is_known() -> None:
+    assert c_library(no_name) == ""
+    assert c_library(lambda: ("", "")) == ""
+    assert c_library() == platform.libc_ver()[0]
+
+
+NO_PARTS = {"image_cache_dir": "/nonexistent"}
+
+
+@pytest.mark.parametrize(
+    "module, allocator",
+    [("waggle", "malloc"), ("tests.support.other_libc", None)],
+    ids=["with glibc", "with another C library"],
+)
+def test_a_server_starts_with_any_c_library(
+    tmp_path: Path, module: str, allocator: str | None
+) -> None:
+    with running(tmp_path, NO_PARTS, module=(module, "serve")) as server:
+        words = Path(f"/proc/{server.process.pid}/environ").read_text().split("\0")
+        found = dict(word.split("=", 1) for word in words if word)
+        assert found.get("PYTHONMALLOC") == allocator
+        assert httpx2.get(f"{server.url}/healthz", timeout=20).status_code == 200
+
+
 @pytest.mark.parametrize(
     "environ, libc, expected",
     [
@@ -71,6 +117,7 @@ async def test_memory_is_given_back_when_half_of_many_have_gone(
         ({"PYTHONMALLOC": "pymalloc"}, "glibc", None),
         ({"PYTHONMALLOC": "malloc"}, "glibc", None),
         ({"A": "b"}, "", None),
+        ({"A": "b"}, "musl", None),
     ],
 )
 def test_a_server_gets_the_c_librarys_allocator_unless_told_otherwise(

@@ -2,14 +2,15 @@
 """`waggle` and `python -m waggle`."""
 
 import sys
+from collections.abc import Callable
 
-from waggle.memory import start_anew_with_malloc
+from waggle.memory import c_library, start_anew_with_malloc
 
 
-def main() -> None:
-    """Run the command line. Never returns."""
+def main(libc: Callable[[], str] = c_library) -> None:
+    """Run the command line. Never returns. `libc` tells the name of the C library."""
     if sys.argv[1:2] == ["serve"]:
-        start_anew_with_malloc()
+        start_anew_with_malloc(libc)
     from waggle.cli.main import main as run  # noqa: PLC0415 (takes long; not before the new start)
 
     run()

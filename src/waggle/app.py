@@ -26,6 +26,7 @@ from waggle.domain.errors import DataDirBusy, SettingsInvalid
 from waggle.domain.machine import Hypervisor
 from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock
+from waggle.domain.toolset import Offer
 from waggle.domain.tree import MAX_RECORDS_BYTES
 from waggle.hypervisors import hypervisor
 from waggle.infra.files import FileLock
@@ -160,7 +161,13 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
             settings=settings,
             environments=environments,
             services=_services(
-                settings, environments, snapshots, store, clock, tasks, watch.observer
+                settings,
+                environments,
+                snapshots,
+                store,
+                clock=clock,
+                tasks=tasks,
+                observer=watch.observer,
             ),
             hypervisor=chosen.label,
             reason=chosen.reason,
@@ -264,6 +271,7 @@ def _services(
     environments: EnvironmentService,
     snapshots: SnapshotService,
     store: SqliteStore,
+    *,
     clock: Clock,
     tasks: anyio.abc.TaskGroup,
     observer: Observer,
@@ -288,6 +296,6 @@ def _services(
         ports=PortService(environments),
         execution_limits=spoken,
         rates=rates(settings),
-        toolsets=settings.toolsets,
+        offer=Offer(settings.toolsets),
         observer=observer,
     )

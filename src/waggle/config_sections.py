@@ -58,7 +58,7 @@ class ServerSection(Section):
         "", "Browser origins that may call, beside those on loopback."
     )
     toolsets: Toolsets = setting(
-        "all", "Which tools clients are offered; what is left out cannot be called either."
+        "all", "Which tools and resources clients are offered; what is left out cannot be had."
     )
     max_sessions: Whole = setting("1000", "MCP sessions kept at once.", ge=1, le=100_000)
     session_idle_timeout: Duration = setting("30m", "An MCP session unused so long is forgotten.")

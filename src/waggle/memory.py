@@ -18,6 +18,7 @@ import os
 import platform
 import sys
 from collections.abc import Awaitable, Callable, Generator, Mapping
+from typing import Any
 
 YOUNG = 10_000
 """Objects that are made before it looks at them; each call makes some hundreds, and few cycles."""
@@ -37,9 +38,17 @@ def with_malloc(environ: Mapping[str, str], libc: str) -> dict[str, str] | None:
     return {**environ, _ALLOCATOR: "malloc"}
 
 
-def start_anew_with_malloc() -> None:
-    """Replace this process by the same one, with another allocator, unless it has that."""
-    variables = with_malloc(os.environ, platform.libc_ver()[0])  # noqa: TID251 (Python's, not ours)
+def c_library(ask: Callable[[], tuple[str, str]] = platform.libc_ver) -> str:
+    """The name of the C library, such as `glibc`; empty if it cannot be found. `ask` finds it."""
+    try:
+        return ask()[0]
+    except (OSError, ValueError):  # it looks into Python's own file where the system cannot tell
+        return ""
+
+
+def start_anew_with_malloc(libc: Callable[[], str] = c_library) -> None:
+    """Replace this process by the same one, with another allocator, unless it is fine as it is."""
+    variables = with_malloc(os.environ, libc())  # noqa: TID251 (Python's, not ours)
     if variables is not None:
         os.execve(sys.executable, sys.orig_argv, variables)  # noqa: S606 (itself, no shell)
 
@@ -78,8 +87,11 @@ async def give_back(
             most = now
 
 
-def free() -> None:
-    """Collect cycles, and give free memory back to the system, where the C library can."""
+def free(load: Callable[[], Any] = lambda: ctypes.CDLL(None)) -> None:
+    """Collect cycles, and give free memory back to the system, where the C library can.
+
+    `load` loads that library.
+    """
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # musl has no such function
-        ctypes.CDLL(None).malloc_trim(0)
+        load().malloc_trim(0)

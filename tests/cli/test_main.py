@@ -21,6 +21,7 @@ COMMANDS = [
     "doctor",
     "demo",
     "shell",
+    "cp",
     "version",
     "image",
     "image build",

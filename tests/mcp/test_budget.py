@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from waggle.domain.execution import Output
 from waggle.domain.job import JobKind, JobState, JobView
+from waggle.domain.toolset import Offer
 from waggle.mcp.budget import fit, share, shrink, wire_size
 from waggle.mcp.results import success
 from waggle.mcp.tools.output import command_output, command_text
@@ -85,8 +86,8 @@ def test_the_worst_output_makes_a_result_that_every_client_accepts() -> None:
     for out in WORST.values():
         for err in (b"", *WORST.values()):
             stdout = Output(head=out * 100_000, tail=out * 100_000, total=1 << 30)
-            output = command_output(ended(stdout, whole(err * 200_000)))
-            made = success(output, command_text(output))
+            output = command_output(ended(stdout, whole(err * 200_000)), Offer())
+            made = success(output, command_text(output, Offer()))
             wire = json.dumps(made.model_dump(mode="json", by_alias=True))
             assert len(wire) < EVENT_LIMIT - 2_000
             assert output.stdout_bytes_cut > (1 << 29)

@@ -19,9 +19,11 @@ from tests.support.server import (
     data_of,
     error_of,
     serving,
+    text_of,
 )
 from tests.support.waiting import until
 
+from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import BootFailed
 from waggle.domain.execution import HOME, Command, ExecutionResult, Streams
 from waggle.mcp.repeats import REPEATED_META_KEY
@@ -107,6 +109,23 @@ async def test_packages_come_first_and_their_failure_is_told() -> None:
         assert failed.structured_content["stderr"] == "no such package"
         assert len(rig.host.only.commands) == 1
         gone(rig)
+
+
+async def test_why_it_failed_is_told_as_of_execute() -> None:
+    def prepare(guest: FakeGuest) -> None:
+        guest.diagnosis = Diagnosis("disk_full", "The disk is full.", "Delete something.")
+
+    async with serving(Setup(FakeHost(prepare=prepare))) as rig, client(rig, MODERN) as agent:
+        failed = await run(agent, code="exit 1")
+        why = data_of(failed)["diagnosis"]
+        assert why == {
+            "code": "disk_full",
+            "cause": "The disk is full.",
+            "next_step": "Delete something.",
+        }
+        assert text_of(failed).endswith("The disk is full. Delete something.")
+    async with serving() as rig, client(rig, MODERN) as agent:
+        assert data_of(await run(agent, code="echo hi"))["diagnosis"] is None
 
 
 async def test_a_timeout_is_an_error_with_the_output_so_far() -> None:

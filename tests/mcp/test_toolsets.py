@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from mcp import Client
 from tests.support.server import Setup, default_tools, error_of, mcp_server, unused_services
 
-from waggle.domain.toolset import Toolset
+from waggle.domain.toolset import TOOLS, Offer, Toolset
 from waggle.mcp.instructions import instructions
 from waggle.mcp.tools import all_tools
 
@@ -17,7 +18,8 @@ ALL = [tool.name for tool in default_tools()]
 
 
 def offered(*toolsets: Toolset) -> list[str]:
-    return [tool.name for tool in all_tools(unused_services(), toolsets)]
+    services = replace(unused_services(), offer=Offer(frozenset(toolsets)))
+    return [tool.name for tool in all_tools(services)]
 
 
 @pytest.mark.anyio
@@ -34,7 +36,7 @@ async def test_what_is_not_offered_is_neither_listed_nor_called() -> None:
 def test_each_tool_is_in_one_set() -> None:
     assert offered(*Toolset) == ALL
     assert sorted(name for each in Toolset for name in offered(each)) == sorted(ALL)
-    assert all(offered(each) for each in Toolset)
+    assert all(offered(each) == [*TOOLS[each]] for each in Toolset)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from waggle.domain.tree import (
     decode,
     encode,
 )
-from waggle.service.archives import read_archive, write_archive
+from waggle.service.archives import read_archive, read_packed, write_archive
 from waggle.service.trees import batches
 
 Member = tuple[str, dict[str, Any], bytes]
@@ -220,3 +220,30 @@ def test_a_tree_goes_in_as_few_pieces_as_fit() -> None:
     assert len(pieces) == 5
     assert all(len(piece) <= 1_000 for piece in pieces)
     assert records(b"".join(pieces) + b"e 0 0 0\0\0") == entries
+
+
+def link_info(name: str, target: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = tarfile.SYMTYPE, target
+    return info
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        tarfile.TarInfo("../up"),
+        tarfile.TarInfo("/etc/x"),
+        tarfile.TarInfo("a/../../up"),
+        link_info("l", ".."),
+        link_info("l", "/etc"),
+        link_info("d/l", "../../x"),
+    ],
+    ids=lambda entry: f"{entry.name} {entry.linkname}",
+)
+def test_what_a_server_sends_is_checked_once_more(entry: tarfile.TarInfo) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("fine"))
+        tar.addfile(entry)
+    with pytest.raises(InvalidArgument):
+        read_packed(out.getvalue())

@@ -251,6 +251,9 @@ class FakeGuest:
         root = posixpath.normpath(path)
         if root not in self.directories and root not in self.files:
             raise FileNotFound(f"There is no {root}.")
+        if file := self.files.get(root):
+            name = posixpath.basename(root).encode()
+            into.feed(encode(TreeEntry(Kind.FILE, name, file.mode, 0, file.data)))
         for name, file in sorted(self.files.items()):
             below = name.removeprefix(root.rstrip("/") + "/")
             if below != name and not (exclude and re.search(glob_expression(exclude), below)):

@@ -8,6 +8,7 @@ era. Everything ends with the `async with`.
 from __future__ import annotations
 
 import itertools
+import socket
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from waggle.domain.environment import Resources
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.observer import Observer
 from waggle.domain.runtime import Runtime, RuntimeName
-from waggle.domain.toolset import ALL_TOOLSETS, Toolset
+from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset
 from waggle.domain.tree import MAX_RECORDS_BYTES
 from waggle.infra.spool import Spool
 from waggle.mcp.context import Services
@@ -143,7 +144,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
         ports=PortService(environments),
         execution_limits=EXECUTION,
         heartbeat=setup.heartbeat,
-        toolsets=setup.toolsets,
+        offer=Offer(frozenset(setup.toolsets)),
         rates=setup.rates,
         observer=setup.observer or Observer(),
     )
@@ -152,7 +153,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
 def unused_services() -> Services:
     """For tools that are looked at, not called."""
     unused = cast("Any", None)
-    return Services(*[unused] * 8, EXECUTION)
+    return Services(unused, unused, unused, unused, unused, unused, unused, unused, EXECUTION)
 
 
 def default_tools() -> list[Tool]:
@@ -176,8 +177,10 @@ async def _end(services: Services, group: anyio.abc.TaskGroup) -> None:
 
 
 @asynccontextmanager
-async def serving(setup: Setup | None = None) -> AsyncGenerator[Rig]:
-    """A server on loopback."""
+async def serving(
+    setup: Setup | None = None, listener: socket.socket | None = None
+) -> AsyncGenerator[Rig]:
+    """A server on loopback; with `listener` where that listens."""
     setup = setup or Setup()
     async with anyio.create_task_group() as group:
         services = make_services(setup, group)
@@ -192,7 +195,7 @@ async def serving(setup: Setup | None = None) -> AsyncGenerator[Rig]:
             access=setup.access,
             scrape=setup.scrape,
         )
-        server = WebServer(web, bind("127.0.0.1", 0), setup.limits)
+        server = WebServer(web, listener or bind("127.0.0.1", 0), setup.limits)
         running = anyio.CancelScope()
         async with anyio.create_task_group() as serving_group:
             url = await serving_group.start(_run, server, running)

@@ -15,7 +15,7 @@ from typing import cast
 from cyclopts import App, Group
 
 from waggle.cli.image_commands import image
-from waggle.cli.options import Json, Stdio, Write, Yes
+from waggle.cli.options import Json, Place, Recursive, Stdio, Write, Yes
 from waggle.cli.template_commands import template
 from waggle.cli.token_commands import token
 from waggle.domain.errors import InvalidArgument, WaggleError
@@ -125,6 +125,23 @@ def shell(environment: str) -> int:
     from waggle.cli.shell import shell as run
 
     return run(environment)
+
+
+@app.command(group=SERVER)
+def cp(*places: Place, recursive: Recursive = False, json: Json = False) -> int:
+    """Copy files into an environment, or out of one: SOURCE... DESTINATION.
+
+    One side is in an environment, as ENVIRONMENT:PATH with its id, the beginning of its id, or its
+    name; a relative path begins in its home directory. Exits 1 when something was left out.
+
+    Parameters
+    ----------
+    places
+        Files or directories, then the file or directory to copy to.
+    """
+    from waggle.cli.copying.commands import cp as run
+
+    return run([str(place) for place in places], recursive=recursive, as_json=json)
 
 
 @app.command(group=SERVER)

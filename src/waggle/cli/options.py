@@ -3,11 +3,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for scripts.")]
+
+
+def _as_typed(_kind: object, tokens: Sequence[Token]) -> object:
+    return tokens[0].value
+
+
+Place = Annotated[Path, Parameter(converter=_as_typed)]
+"""A path for shells to complete, here or in an environment; as typed, for a last slash counts."""
+Recursive = Annotated[
+    bool,
+    Parameter(name=("--recursive", "-r"), negative="", help="Copy directories, with all in them."),
+]
 Yes = Annotated[bool, Parameter(name=("--yes", "-y"), negative="", help="Do not ask.")]
 Stdio = Annotated[
     bool,

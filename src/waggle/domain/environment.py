@@ -230,7 +230,7 @@ def parse_id(text: str, *, maker: str = "create_environment") -> str:
     normal = text.strip().lower()
     if not _ID.fullmatch(normal):
         raise InvalidArgument(
-            f"{text[:60]!r} is not an id.", hint=f"Use the id that {maker} returned, a UUID."
+            f"{text[:60]!r} is not an id.", hint=f"An id is a UUID; {maker} returned it."
         )
     return normal
 

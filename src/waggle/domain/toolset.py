@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tools in named sets, of which an operator may offer some only."""
+"""The tools in named sets, of which an operator may offer some only, and texts that heed that."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 
 class Toolset(StrEnum):
-    """Tools that belong together. `waggle.mcp.tools` says which are in each."""
+    """Tools that belong together. `waggle.mcp.tools` makes them."""
 
     ENVIRONMENTS = "environments"
     EXECUTION = "execution"
@@ -19,3 +23,73 @@ class Toolset(StrEnum):
 
 
 ALL_TOOLSETS = frozenset(Toolset)
+TOOLS: Mapping[Toolset, tuple[str, ...]] = {
+    Toolset.ENVIRONMENTS: (
+        "create_environment",
+        "list_environments",
+        "destroy_environment",
+        "get_environment",
+        "extend_environment",
+    ),
+    Toolset.EXECUTION: ("execute", "run_command"),
+    Toolset.JOBS: ("wait_job", "read_job", "kill_job", "list_jobs"),
+    Toolset.FILES: (
+        "write_file",
+        "read_file",
+        "list_files",
+        "search_files",
+        "edit_file",
+        "upload_files",
+        "download_files",
+    ),
+    Toolset.PACKAGES: ("install_packages",),
+    Toolset.PORTS: ("expose_port", "unexpose_port"),
+    Toolset.RUN: ("run_code",),
+}
+"""The names, in the order in which a client lists them; texts may name a tool by these only."""
+_SENTENCE = re.compile(r"(?<=\.)\s+")
+_CLAUSE = re.compile(r"(?<=;)\s+")
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What clients can call, and what may be said to them."""
+
+    toolsets: frozenset[Toolset] = ALL_TOOLSETS
+
+    def has(self, tool: str) -> bool:
+        """Whether a tool of this name can be called."""
+        return any(tool in TOOLS[each] for each in self.toolsets)
+
+    def any_of(self, toolsets: Collection[Toolset]) -> bool:
+        """Whether one of these sets is offered."""
+        return not self.toolsets.isdisjoint(toolsets)
+
+    def advice(self, text: str) -> str:
+        """Our own advice without the clauses that name a tool which is not offered; maybe empty.
+
+        A semicolon or the end of a sentence ends a clause. Not for what guests or clients wrote.
+        """
+        withheld = self._withheld
+        if withheld is None or not withheld.search(text):
+            return text
+        told = (_without(withheld, sentence) for sentence in _SENTENCE.split(text))
+        return " ".join(sentence for sentence in told if sentence)
+
+    @cached_property
+    def _withheld(self) -> re.Pattern[str] | None:
+        """A word that is the name of a tool which is not offered; None if all are."""
+        names = [name for each in Toolset if each not in self.toolsets for name in TOOLS[each]]
+        return re.compile(rf"\b(?:{'|'.join(names)})\b") if names else None
+
+
+def _without(withheld: re.Pattern[str], sentence: str) -> str:
+    clauses = _CLAUSE.split(sentence)
+    kept = [clause for clause in clauses if not withheld.search(clause)]
+    if not kept or kept == clauses:
+        return " ".join(kept)
+    first, rest = kept[0], kept[1:]
+    if first is not clauses[0] and "_" not in first.split()[0]:
+        first = first[0].upper() + first[1:]
+    text = " ".join([first, *rest])
+    return f"{text[:-1]}." if text.endswith(";") else text

@@ -17,6 +17,8 @@ from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetad
 from mcp_types import ToolAnnotations
 from pydantic import ConfigDict, create_model
 
+from waggle.domain.toolset import Offer
+
 Schema = Mapping[str, Any]
 
 
@@ -81,6 +83,34 @@ def make_tool(
         wrap_output=plain.wrap_output,
     )
     return tool.model_copy(update={"fn_metadata": metadata, "parameters": parameters})
+
+
+def described(tool: Tool, offer: Offer) -> Tool:
+    """The same tool, whose words name no tool that clients cannot call."""
+    told = "\n".join(filter(None, map(offer.advice, tool.description.split("\n"))))
+    output = tool.fn_metadata.output_schema
+    metadata = tool.fn_metadata.model_copy(update={"output_schema": _heeding(output, offer)})
+    return tool.model_copy(
+        update={
+            "description": told,
+            "parameters": _heeding(tool.parameters, offer),
+            "fn_metadata": metadata,
+        }
+    )
+
+
+def _heeding(schema: Any, offer: Offer) -> Any:
+    if isinstance(schema, list):
+        return [_heeding(each, offer) for each in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    kept: dict[str, Any] = {}
+    for name, value in cast("dict[str, Any]", schema).items():
+        if name != "description" or not isinstance(value, str):
+            kept[name] = _heeding(value, offer)
+        elif told := offer.advice(value):
+            kept[name] = told
+    return kept
 
 
 def parameter_names(tool: Tool) -> list[str]:

@@ -6,7 +6,7 @@ Called by `waggle.mcp.tools` and `waggle.mcp.server`. Callers were authenticated
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from starlette.requests import Request
 from waggle.domain.access import LOCAL, Owner
 from waggle.domain.host import Progress
 from waggle.domain.observer import Observer
-from waggle.domain.toolset import ALL_TOOLSETS, Toolset
+from waggle.domain.toolset import Offer
 from waggle.service.environments import EnvironmentService
 from waggle.service.execution import ExecutionLimits, ExecutionService
 from waggle.service.filesystem import FilesystemService
@@ -39,8 +39,8 @@ HEARTBEAT_SECONDS = 5.0
 class Services:
     """The use cases behind the tools, and the limits that their descriptions state.
 
-    `heartbeat` is seconds between progress reports of work whose end is not known, `toolsets` what
-    is offered.
+    `heartbeat` is seconds between progress reports of work whose end is not known, `offer` what
+    clients can call.
     """
 
     environments: EnvironmentService
@@ -55,7 +55,7 @@ class Services:
     heartbeat: float = HEARTBEAT_SECONDS
     rates: RateLimiter | None = None
     observer: Observer = field(default_factory=Observer)
-    toolsets: Collection[Toolset] = ALL_TOOLSETS
+    offer: Offer = field(default_factory=Offer)
 
 
 def current_owner(ctx: Ctx) -> Owner:

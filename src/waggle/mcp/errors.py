@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import structlog
@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from waggle.domain.errors import WaggleError
 from waggle.domain.observer import OK
+from waggle.domain.toolset import Offer
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +47,10 @@ class Failure:
     def text(self) -> str:
         """Both sentences, for a model to read."""
         return f"{self.message} {self.hint}".strip()
+
+    def heeding(self, offer: Offer) -> Failure:
+        """The same without advice to use a tool that the client cannot call."""
+        return replace(self, hint=offer.advice(self.hint))
 
     def meta(self) -> dict[str, Any]:
         """The machine-readable form, for the `_meta` of a result."""
@@ -81,14 +86,15 @@ def refusal(error: MCPError) -> str:
 
 
 def failure_result(
-    failure: Failure, *, text: str | None = None, structured: BaseModel | None = None
+    failure: Failure, offer: Offer, *, before: str = "", structured: BaseModel | None = None
 ) -> CallToolResult:
-    """An error result; `text` and `structured` replace and add to it when there is partial data."""
+    """An error result; `before` is text of what there is, `structured` the same as data."""
+    told = failure.heeding(offer)
     return CallToolResult(
-        content=[TextContent(type="text", text=failure.text if text is None else text)],
+        content=[TextContent(type="text", text="\n".join(filter(None, (before, told.text))))],
         structured_content=None if structured is None else structured.model_dump(mode="json"),
         is_error=True,
-        _meta=failure.meta(),
+        _meta=told.meta(),
     )
 
 

@@ -27,7 +27,7 @@ class ShownImage(BaseModel):
     path: str
     mime_type: str = Field(description="By its content.")
     size: int
-    uri: str = Field(description="Resource with the image.")
+    uri: str | None = Field(description="Resource with the image; null if files are not offered.")
 
 
 class ProgramOutput(BaseModel):
@@ -41,6 +41,9 @@ class ProgramOutput(BaseModel):
     timed_out: bool = Field(description="The timeout ended it; the output is what came until then.")
     stdout_bytes_cut: int = Field(description="Bytes cut from the middle of stdout; usually 0.")
     stderr_bytes_cut: int = Field(description="Bytes cut from the middle of stderr; usually 0.")
+    diagnosis: FailureCause | None = Field(
+        description="Why it failed, where that is known; usually null."
+    )
 
 
 class CommandOutput(ProgramOutput):
@@ -52,9 +55,6 @@ class CommandOutput(ProgramOutput):
     )
     stdout_uri: str = Field(description="Resource with all of stdout.")
     stderr_uri: str = Field(description="Resource with all of stderr.")
-    diagnosis: FailureCause | None = Field(
-        description="Why it failed, where that is known; usually null."
-    )
     images: list[ShownImage] = Field(
         default_factory=list[ShownImage],
         description="Images that the program wrote; they are in the result's content.",

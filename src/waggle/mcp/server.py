@@ -19,6 +19,7 @@ from mcp.server.mcpserver.tools import Tool
 
 from waggle.domain.errors import WaggleError
 from waggle.domain.observer import NO_TOOL, Observer
+from waggle.domain.toolset import Offer
 from waggle.mcp.arguments import parameter_names
 from waggle.mcp.call_record import ended_call
 from waggle.mcp.calls import CUT, REFUSED, Calls
@@ -51,6 +52,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         *,
         repeats: Repeats,
         observer: Observer,
+        offer: Offer,
         rates: RateLimiter | None = None,
     ) -> None:
         super().__init__(
@@ -65,6 +67,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         )
         self.calls = Calls()
         self._observer = observer
+        self._offer = offer
         self._rates = rates
         self._repeats = repeats
 
@@ -100,10 +103,10 @@ class WaggleServer(MCPServer[dict[str, Any]]):
     async def _admit(self, name: str, arguments: dict[str, Any], context: Ctx | None) -> Result:
         """Answer, unless the server stops before or meanwhile."""
         if self.calls.stopping:
-            return failure_result(REFUSED)
+            return failure_result(REFUSED, self._offer)
         with self.calls.one():
             return await self._answer(name, arguments, context)
-        return failure_result(CUT)
+        return failure_result(CUT, self._offer)
 
     async def _answer(self, name: str, arguments: dict[str, Any], context: Ctx | None) -> Result:
         tool = self._tool_manager.get_tool(name)
@@ -111,14 +114,16 @@ class WaggleServer(MCPServer[dict[str, Any]]):
             if self._rates is not None and context is not None:
                 self._rates.take(current_owner(context))
             if tool is None:
-                return failure_result(unknown_tool(name, [each.name for each in self.tools]))
+                unknown = unknown_tool(name, [each.name for each in self.tools])
+                return failure_result(unknown, self._offer)
             call = partial(super().call_tool, name, arguments, context)
             if context is None or PARAMETER not in tool.parameters["properties"]:
                 return await call()
             return await once(self._repeats, name, arguments, current_owner(context), call)
         except (ToolError, WaggleError) as error:
             names = parameter_names(tool) if tool else ()
-            return failure_result(describe(tool.name if tool else NO_TOOL, error, parameters=names))
+            failure = describe(tool.name if tool else NO_TOOL, error, parameters=names)
+            return failure_result(failure, self._offer)
 
 
 def build_mcp(services: Services) -> WaggleServer:
@@ -127,9 +132,10 @@ def build_mcp(services: Services) -> WaggleServer:
     The SDK configures the root logger if nobody has: configure logging before.
     """
     server = WaggleServer(
-        all_tools(services, services.toolsets),
+        all_tools(services),
         repeats=services.repeats,
         observer=services.observer,
+        offer=services.offer,
         rates=services.rates,
     )
     add_prompts(server, [tool.name for tool in server.tools])

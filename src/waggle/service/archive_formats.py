@@ -11,6 +11,7 @@ import io
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from waggle.domain.errors import ImageCorrupt, InvalidArgument, TooLarge
 from waggle.domain.search import Kind
@@ -34,6 +35,8 @@ _LIMITS = Limits(
 _HEADERS = MAX_TREE_ENTRIES * 2_048
 """Bytes that a tar may have beside the files' own."""
 SUPPORTED = "Nothing was written. Send a tar, tar.gz, tar.zst or zip."
+Known = Callable[[bytes], TreeEntry | None]
+"""Finds the earlier file of a hard link."""
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 
 
@@ -66,13 +69,14 @@ class _Bounded(io.RawIOBase):
         return len(data)
 
 
-def tar_entries(data: bytes, known: Callable[[bytes], TreeEntry | None]) -> Iterator[TreeEntry]:
-    """The entries of a tar, packed or not; `known` finds the earlier file of a hard link.
+def tar_entries(data: bytes, known: Known, *, largest: int = MAX_TREE_FILE) -> Iterator[TreeEntry]:
+    """The entries of a tar, packed or not, with files of at most `largest` bytes.
 
     Raises InvalidArgument or TooLarge, also between entries.
     """
+    limits = replace(_LIMITS, file_bytes=largest)
     try:
-        reader = TarReader(io.BufferedReader(_Bounded(data), 1 << 20), _LIMITS)
+        reader = TarReader(io.BufferedReader(_Bounded(data), 1 << 20), limits)
         for entry in reader:
             yield _tar_entry(entry, reader, known)
     except ImageCorrupt as error:
@@ -82,9 +86,7 @@ def tar_entries(data: bytes, known: Callable[[bytes], TreeEntry | None]) -> Iter
         raise InvalidArgument("The archive is damaged.", hint=SUPPORTED) from error
 
 
-def _tar_entry(
-    entry: Entry, reader: TarReader, known: Callable[[bytes], TreeEntry | None]
-) -> TreeEntry:
+def _tar_entry(entry: Entry, reader: TarReader, known: Known) -> TreeEntry:
     name = (b"/" if entry.is_absolute else b"") + b"/".join(entry.path)
     mode, modified = stat.S_IMODE(entry.mode), max(0, entry.mtime_ns // 1_000_000_000)
     if entry.is_hard_link:

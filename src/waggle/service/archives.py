@@ -2,8 +2,8 @@
 """Archives of clients: into entries for a guest, and from what a guest packed. For worker threads.
 
 Used by `trees`. A client's archive is refused as a whole when any name in it is hostile; what a
-guest packed is cleaned, and what cannot be is left out and told. Nothing here touches a file
-system of the host.
+guest packed is cleaned, and what cannot be is left out and told. `waggle cp` reads what a server
+sends with the same checks. Nothing here touches a file system of the host.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.search import Kind
@@ -24,7 +24,14 @@ from waggle.domain.tree import (
     check_link,
     clean_name,
 )
-from waggle.service.archive_formats import SUPPORTED, refused, tar_entries, too_much, zip_entries
+from waggle.service.archive_formats import (
+    SUPPORTED,
+    Known,
+    refused,
+    tar_entries,
+    too_much,
+    zip_entries,
+)
 
 
 def read_archive(data: bytes) -> list[TreeEntry]:
@@ -33,9 +40,24 @@ def read_archive(data: bytes) -> list[TreeEntry]:
     Raises InvalidArgument for what is no archive and for hostile entries, TooLarge beyond bounds.
     """
     is_zip = data[:4] in (b"PK\x03\x04", b"PK\x05\x06")
+    entries = _all_checked(lambda known: zip_entries(data) if is_zip else tar_entries(data, known))
+    if not entries:
+        raise InvalidArgument("The archive is empty.", hint=SUPPORTED)
+    return entries
+
+
+def read_packed(data: bytes) -> list[TreeEntry]:
+    """All entries of what `write_archive` wrote, checked once more; there may be none.
+
+    Raises as `read_archive`. A file may be as large as the whole tree.
+    """
+    return _all_checked(lambda known: tar_entries(data, known, largest=MAX_TREE_BYTES))
+
+
+def _all_checked(read: Callable[[Known], Iterable[TreeEntry]]) -> list[TreeEntry]:
     layout, entries, size = Layout(), list[TreeEntry](), 0
     files: dict[bytes, TreeEntry] = {}
-    for entry in zip_entries(data) if is_zip else tar_entries(data, files.get):
+    for entry in read(files.get):
         checked = _checked(entry, layout)
         if checked is None:
             continue
@@ -45,8 +67,6 @@ def read_archive(data: bytes) -> list[TreeEntry]:
         if checked.kind is Kind.FILE:
             files[checked.name] = checked
         entries.append(checked)
-    if not entries:
-        raise InvalidArgument("The archive is empty.", hint=SUPPORTED)
     return entries
 
 

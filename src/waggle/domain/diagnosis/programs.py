@@ -37,8 +37,8 @@ def cannot_execute(evidence: Evidence) -> Diagnosis | None:
             return Diagnosis(
                 "command_not_found",
                 f"There is no program {program} in this environment.",
-                "Check the name and PATH, install the program (run_command as root with the "
-                "distribution's package manager), or choose an image that has it.",
+                "Check the name and PATH, install the program with the distribution's package "
+                "manager, or choose an image that has it; run_command can run that as root.",
             )
         case errno.EACCES:
             return Diagnosis(

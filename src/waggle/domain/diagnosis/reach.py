@@ -17,13 +17,15 @@ def missing_module(evidence: Evidence) -> Diagnosis | None:
     if module is None:
         return None
     kind = "Python" if module.language is RuntimeName.PYTHON else "Node.js"
-    get = "Install the package that provides it with install_packages"
+    get, how = "Install the package that provides it", " install_packages installs packages."
     if evidence.network is NetworkPolicy.NONE:
         get = "This environment has no network: create one with network 'public' and install it"
+        how = ""
     return Diagnosis(
         "module_not_found",
         f"The {kind} module {shown(module.name)} is not installed in this environment.",
-        f"{get} (a package may have another name than its module), or write the module's file.",
+        f"{get} (a package may have another name than its module), or write the module's file."
+        f"{how}",
     )
 
 

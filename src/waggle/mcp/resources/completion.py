@@ -14,22 +14,19 @@ from waggle.domain.access import Owner
 from waggle.domain.errors import WaggleError
 from waggle.domain.job import StreamName
 from waggle.mcp.context import Services
-from waggle.mcp.resources.uris import (
-    ARCHIVE_TEMPLATE,
-    ENVIRONMENT_TEMPLATE,
-    FILE_TEMPLATE,
-    STREAM_TEMPLATE,
-)
+from waggle.mcp.resources.offered import offers_template
 from waggle.service.jobs import MAX_REMEMBERED
 
 MAX_VALUES = 100
 """More may not be sent at once."""
-_TEMPLATES = (ENVIRONMENT_TEMPLATE, STREAM_TEMPLATE, FILE_TEMPLATE, ARCHIVE_TEMPLATE)
 
 
 def complete(services: Services, params: CompleteRequestParams, *, owner: Owner) -> CompleteResult:
     """The values that begin with what is typed; none for what cannot be completed."""
-    known = isinstance(params.ref, ResourceTemplateReference) and params.ref.uri in _TEMPLATES
+    reference = params.ref
+    known = isinstance(reference, ResourceTemplateReference) and offers_template(
+        services.offer, reference.uri
+    )
     chosen = (params.context.arguments if params.context else None) or {}
     values = _values(services, params.argument.name, chosen.get("id", ""), owner) if known else []
     found = [value for value in values if value.startswith(params.argument.value)]

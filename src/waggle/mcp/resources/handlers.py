@@ -32,7 +32,7 @@ from waggle.mcp.calls import CUT, REFUSED, Calls
 from waggle.mcp.context import Services, current_owner
 from waggle.mcp.resources.changes import Changes
 from waggle.mcp.resources.completion import complete
-from waggle.mcp.resources.listing import TEMPLATES, list_page
+from waggle.mcp.resources.listing import list_page, templates
 from waggle.mcp.resources.read import read_resource
 from waggle.mcp.resources.refusals import failed, refusing
 from waggle.mcp.resources.subscriptions import TASKS, Request, Subscriptions
@@ -58,6 +58,7 @@ class Resources:
 
     def __init__(self, services: Services, changes: Changes, calls: Calls) -> None:
         self._services = services
+        self._offer = services.offer
         self._calls = calls
         self._subscriptions = Subscriptions(services, changes, _owner)
 
@@ -89,7 +90,9 @@ class Resources:
             context = Context(request_context=ctx)
             with telling(self._services.observer, context, method, environment_in(uri)):
                 if self._services.rates is not None:
-                    async with refusing(method, uri[:_SHOWN_URI], ctx.protocol_version):
+                    async with refusing(
+                        method, uri[:_SHOWN_URI], ctx.protocol_version, self._offer
+                    ):
                         self._services.rates.take(current_owner(context))
                 return await handle(ctx, params)
 
@@ -109,7 +112,7 @@ class Resources:
 
     async def _list(self, ctx: Request, params: PaginatedRequestParams) -> ListResourcesResult:
         owner = _owner(ctx)
-        async with refusing("resources/list", "", ctx.protocol_version):
+        async with refusing("resources/list", "", ctx.protocol_version, self._offer):
             result = list_page(self._services, params.cursor, owner=owner)
         self._subscriptions.listed(ctx, owner)
         return result
@@ -117,10 +120,12 @@ class Resources:
     async def _templates(
         self, _ctx: Request, _params: PaginatedRequestParams
     ) -> ListResourceTemplatesResult:
-        return ListResourceTemplatesResult(resource_templates=TEMPLATES)
+        return ListResourceTemplatesResult(resource_templates=templates(self._offer))
 
     async def _read(self, ctx: Request, params: ReadResourceRequestParams) -> ReadResourceResult:
-        async with refusing("resources/read", params.uri[:_SHOWN_URI], ctx.protocol_version):
+        async with refusing(
+            "resources/read", params.uri[:_SHOWN_URI], ctx.protocol_version, self._offer
+        ):
             contents = await read_resource(self._services, params.uri, owner=_owner(ctx))
         return ReadResourceResult(contents=[contents])
 

@@ -14,13 +14,17 @@ from mcp_types import Annotations, ListResourcesResult, Resource, ResourceTempla
 from waggle.domain.access import Owner
 from waggle.domain.environment import Environment
 from waggle.domain.job import StreamName
+from waggle.domain.toolset import Offer
 from waggle.mcp.context import Services
+from waggle.mcp.resources.offered import offers, offers_template
 from waggle.mcp.resources.refusals import invalid
 from waggle.mcp.resources.uris import (
     ARCHIVE_TEMPLATE,
     ENVIRONMENT_TEMPLATE,
     FILE_TEMPLATE,
     STREAM_TEMPLATE,
+    EnvironmentAddress,
+    StreamAddress,
     environment_uri,
     output_uri,
 )
@@ -71,8 +75,16 @@ TEMPLATES = [
 ]
 
 
+def templates(offer: Offer) -> list[ResourceTemplate]:
+    """Those of the kinds that are offered."""
+    return [each for each in TEMPLATES if offers_template(offer, each.uri_template)]
+
+
 def list_page(services: Services, cursor: str | None, *, owner: Owner) -> ListResourcesResult:
-    """One page of the owner's resources. Raises MCPError for what is no cursor."""
+    """One page of the owner's resources, of the kinds that are offered.
+
+    Raises MCPError for what is no cursor.
+    """
     everything = sorted(services.environments.list(owner=owner), key=_place)
     after = _decode(cursor)
     rest = [each for each in everything if _place(each) > after]
@@ -91,8 +103,11 @@ def _resources(services: Services, environment: Environment, owner: Owner) -> li
         description=f"{environment.runtime}, {environment.state}",
         mime_type="application/json",
     )
-    jobs = services.jobs.newest(environment.id, EXECUTIONS_LISTED, owner=owner)
-    return [about, *(each for job in jobs for each in _streams(environment, job))]
+    found = [about] if offers(services.offer, EnvironmentAddress) else []
+    if offers(services.offer, StreamAddress):
+        jobs = services.jobs.newest(environment.id, EXECUTIONS_LISTED, owner=owner)
+        found += [each for job in jobs for each in _streams(environment, job)]
+    return found
 
 
 def _streams(environment: Environment, job: Job) -> list[Resource]:

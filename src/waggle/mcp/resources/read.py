@@ -17,14 +17,13 @@ from waggle.domain.access import Owner
 from waggle.mcp.context import Services
 from waggle.mcp.images import page_type
 from waggle.mcp.pages import BASE64_PAGE_BYTES, DEFAULT_PAGE_BYTES, Page, page, window
-from waggle.mcp.resources.refusals import unknown
+from waggle.mcp.resources.offered import offered_address, offers
 from waggle.mcp.resources.uris import (
     ArchiveAddress,
     EnvironmentAddress,
     FileAddress,
     StreamAddress,
     output_uri,
-    parse_uri,
 )
 from waggle.mcp.results import EnvironmentSummary, summary
 from waggle.mcp.stream_page import exact_page, read_page
@@ -62,8 +61,8 @@ class EnvironmentContent(EnvironmentSummary):
 
 
 async def read_resource(services: Services, uri: str, *, owner: Owner) -> Contents:
-    """What `uri` names. Raises NotFound for none of ours, and what the services raise."""
-    match parse_uri(uri):
+    """What `uri` names. Raises NotFound for what is not offered, and what the services raise."""
+    match offered_address(services.offer, uri):
         case EnvironmentAddress() as address:
             return _environment(services, uri, address, owner)
         case StreamAddress() as address:
@@ -72,15 +71,14 @@ async def read_resource(services: Services, uri: str, *, owner: Owner) -> Conten
             return await _file(services, uri, address, owner)
         case ArchiveAddress() as address:
             return _archive(services, uri, address, owner)
-        case None:
-            raise unknown()
 
 
 def _environment(
     services: Services, uri: str, address: EnvironmentAddress, owner: Owner
 ) -> TextResourceContents:
     environment = services.environments.get(address.environment_id, owner=owner)
-    jobs = services.jobs.newest(environment.id, EXECUTIONS_SHOWN, owner=owner)
+    shown = EXECUTIONS_SHOWN if offers(services.offer, StreamAddress) else 0
+    jobs = services.jobs.newest(environment.id, shown, owner=owner)
     content = EnvironmentContent(
         **summary(environment), executions=[_execution(job) for job in jobs]
     )

@@ -22,6 +22,7 @@ from waggle.domain.errors import (
     JobNotFound,
     NotFound,
 )
+from waggle.domain.toolset import Offer
 from waggle.mcp.errors import Failure, describe
 
 NOT_FOUND_BEFORE_2026: Final = -32002
@@ -49,14 +50,14 @@ def failed(failure: Failure) -> MCPError:
 
 
 @asynccontextmanager
-async def refusing(method: str, uri: str, version: str) -> AsyncGenerator[None]:
+async def refusing(method: str, uri: str, version: str, offer: Offer) -> AsyncGenerator[None]:
     """Turn what is raised inside into the protocol's error for `uri`; a bug only shows its id."""
     try:
         yield
     except MCPError:
         raise
     except Exception as error:
-        failure = describe(method, error)
+        failure = describe(method, error).heeding(offer)
         data: dict[str, Any] = {"uri": uri, **failure.meta()}
         raise MCPError(code=_code(error, version), message=failure.text, data=data) from error
 

@@ -28,7 +28,8 @@ from waggle.domain.access import Owner
 from waggle.domain.errors import InvalidArgument, WaggleError
 from waggle.mcp.context import Services
 from waggle.mcp.resources.changes import Changes, Event, Key, Watcher
-from waggle.mcp.resources.refusals import invalid, refusing, unknown
+from waggle.mcp.resources.offered import offered_address
+from waggle.mcp.resources.refusals import invalid, refusing
 from waggle.mcp.resources.uris import EnvironmentAddress, Range, StreamAddress, parse_uri
 
 MAX_SUBSCRIPTIONS = 100
@@ -47,6 +48,7 @@ class Subscriptions:
 
     def __init__(self, services: Services, changes: Changes, owner_of: OwnerOf) -> None:
         self._services = services
+        self._offer = services.offer
         self._changes = changes
         self._owner_of = owner_of
         self._streams: dict[Owner, int] = {}
@@ -54,7 +56,7 @@ class Subscriptions:
     async def subscribe(self, ctx: Request, params: SubscribeRequestParams) -> EmptyResult:
         """Hear of a resource until the session ends. Idempotent."""
         owner = self._owner_of(ctx)
-        async with refusing("resources/subscribe", params.uri, ctx.protocol_version):
+        async with refusing("resources/subscribe", params.uri, ctx.protocol_version, self._offer):
             key = self._key(params.uri, owner)
             watcher = self._of_session(ctx, owner)
             if watcher is None:
@@ -119,13 +121,12 @@ class Subscriptions:
 
     def _key(self, uri: str, owner: Owner) -> Key:
         """What to watch. Raises NotFound, JobNotFound or InvalidArgument."""
+        offered_address(self._offer, uri)
         key = _key_of(uri)
         if isinstance(key, StreamAddress):
             self._services.jobs.get(key.environment_id, key.number, owner=owner)
         elif key is not None:
             self._services.environments.get(key.environment_id, owner=owner)
-        elif parse_uri(uri) is None:
-            raise unknown()
         else:
             raise InvalidArgument(
                 "This cannot be subscribed to.",

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mcp.server.mcpserver.tools import Tool
 
-from waggle.domain.toolset import ALL_TOOLSETS, Toolset
+from waggle.domain.toolset import Toolset
+from waggle.mcp.arguments import described
 from waggle.mcp.context import Services
 from waggle.mcp.tools.environments import environment_tools
 from waggle.mcp.tools.execution import execution_tools
@@ -32,7 +33,8 @@ _MAKERS: Mapping[Toolset, Sequence[Callable[[Services], list[Tool]]]] = {
 """In the order in which a client lists them."""
 
 
-def all_tools(services: Services, offered: Collection[Toolset] = ALL_TOOLSETS) -> list[Tool]:
-    """Every tool of the sets that are offered."""
+def all_tools(services: Services) -> list[Tool]:
+    """Every tool of the sets that are offered, described without those that are not."""
+    offered = services.offer.toolsets
     makers = (make for name, each in _MAKERS.items() if name in offered for make in each)
-    return [tool for make in makers for tool in make(services)]
+    return [described(tool, services.offer) for make in makers for tool in make(services)]

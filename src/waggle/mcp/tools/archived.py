@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from mcp_types import BlobResourceContents, CallToolResult, EmbeddedResource
 
+from waggle.domain.toolset import Offer
 from waggle.domain.tree import Skipped, Unpacked, shown_name
 from waggle.mcp.errors import Failure, failure_result
 from waggle.mcp.file_results import DownloadedFiles, LeftOut, UploadedFiles
@@ -19,7 +20,7 @@ from waggle.service.trees import Archive
 _MAX_TOLD = 20
 
 
-def uploaded(path: str, done: Unpacked) -> CallToolResult:
+def uploaded(path: str, done: Unpacked, offer: Offer) -> CallToolResult:
     """What was unpacked below a directory; entries that failed make it an error that tells all."""
     result = UploadedFiles(
         status="partial" if done.failed else "uploaded",
@@ -44,7 +45,7 @@ def uploaded(path: str, done: Unpacked) -> CallToolResult:
         f"{text} {done.failed} entries failed: {first}{more}.",
         "What was written stays. Mend the cause, then send the rest or all of it again.",
     )
-    return failure_result(failure, structured=result)
+    return failure_result(failure, offer, structured=result)
 
 
 def _left_out(skipped: Sequence[Skipped]) -> list[LeftOut]:

@@ -10,9 +10,9 @@ import anyio
 from mcp_types import CallToolResult
 
 from waggle.domain.job import JobState, JobView, StreamName
+from waggle.domain.toolset import Offer
 from waggle.mcp.context import Ctx, with_heartbeat
 from waggle.mcp.errors import Failure, clean, failure_result
-from waggle.mcp.job_results import CommandOutput
 from waggle.mcp.results import success
 from waggle.mcp.tools.output import command_output, command_text
 from waggle.mcp.tools.pictures import Picture, hang
@@ -75,23 +75,25 @@ def _heard(job: Job, doing: str) -> str:
     return doing
 
 
-def result_of(view: JobView, longest: float, pictures: Sequence[Picture] = ()) -> CallToolResult:
+def result_of(
+    view: JobView, offer: Offer, longest: float, pictures: Sequence[Picture] = ()
+) -> CallToolResult:
     """How a job stands, as a result: ended, still running, or an error with the output so far.
 
     `longest` is the greatest timeout_seconds, for the advice. `pictures` are shown beside it.
     """
-    output = command_output(view)
-    text = command_text(output)
+    output = command_output(view, offer)
+    text = command_text(output, offer)
     if view.state is JobState.TIMED_OUT:
-        return _failed(output, text, _timeout(view, longest))
+        return failure_result(_timeout(view, longest), offer, before=text, structured=output)
     if view.state is JobState.LOST:
         why, step = view.error, "Run it again."
         if view.diagnosis is not None:
             why, step = view.diagnosis.cause, view.diagnosis.next_step
         failure = Failure("guest_lost", f"Job {view.number} was lost: {clean(why)}", clean(step))
-        return _failed(output, text, failure)
+        return failure_result(failure, offer, before=text, structured=output)
     if pictures:
-        output, lines, images = hang(view.environment_id, output, pictures)
+        output, lines, images = hang(view.environment_id, output, pictures, offer)
         return success(output, f"{text}\n{lines}", also=images)
     return success(output, text)
 
@@ -101,9 +103,5 @@ def _timeout(view: JobView, longest: float) -> Failure:
         "timeout",
         f"The program ran into its timeout and was killed after {view.duration:.1f} s.",
         f"Give a larger timeout_seconds (at most {longest:g}) or none: what runs longer than "
-        "wait_seconds goes on as a job, which wait_job waits for.",
+        "wait_seconds goes on as a job; wait_job waits for it.",
     )
-
-
-def _failed(output: CommandOutput, text: str, failure: Failure) -> CallToolResult:
-    return failure_result(failure, text=f"{text}\n{failure.text}", structured=output)

@@ -65,6 +65,7 @@ class ExecutionTools:
         self._execution = services.execution
         self._limits = services.execution_limits
         self._heartbeat = services.heartbeat
+        self._offer = services.offer
 
     async def execute(
         self,
@@ -136,7 +137,7 @@ class ExecutionTools:
     async def _answer(self, ctx: Ctx, job: Job, wait: float, album: Album | None) -> CallToolResult:
         view = await attend(ctx, job, wait, every=self._heartbeat, doing="running")
         pictures = await album.new(view) if album else ()
-        return result_of(view, self._limits.max_timeout, pictures)
+        return result_of(view, self._offer, self._limits.max_timeout, pictures)
 
 
 def _parse_user(text: str | None) -> GuestUser:

@@ -47,6 +47,7 @@ class JobTools:
         self._jobs = services.jobs
         self._limits = services.execution_limits
         self._heartbeat = services.heartbeat
+        self._offer = services.offer
 
     async def wait_job(
         self,
@@ -60,7 +61,7 @@ class JobTools:
         wait = parse_wait(wait_seconds, self._limits.wait)
         job = self._jobs.get(environment_id, job_id, owner=current_owner(ctx))
         view = await watch(ctx, job, wait, every=self._heartbeat)
-        return result_of(view, self._limits.max_timeout)
+        return result_of(view, self._offer, self._limits.max_timeout)
 
     async def read_job(
         self,
@@ -96,7 +97,7 @@ class JobTools:
         """End a job with all its processes."""
         job = self._jobs.get(environment_id, job_id, owner=current_owner(ctx))
         await job.kill()
-        return result_of(job.view(), self._limits.max_timeout)
+        return result_of(job.view(), self._offer, self._limits.max_timeout)
 
     async def list_jobs(
         self, ctx: Ctx, *, environment_id: EnvironmentId

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 from waggle.domain.job import JobState, JobView, StreamName
+from waggle.domain.toolset import Offer
 from waggle.mcp.budget import share
 from waggle.mcp.errors import clean
 from waggle.mcp.job_results import CommandOutput, FailureCause
 from waggle.mcp.resources.uris import output_uri
 
+_RUNNING = "wait_job waits for its end, read_job shows its output, kill_job ends it"
 
-def command_output(view: JobView) -> CommandOutput:
-    """The structured form, its streams cut to what every client accepts."""
+
+def command_output(view: JobView, offer: Offer) -> CommandOutput:
+    """The structured form, its streams cut to what every client accepts; advice heeds `offer`."""
     stdout, stderr = share(view.stdout, view.stderr)
     return CommandOutput(
         job_id=view.number,
@@ -26,34 +29,35 @@ def command_output(view: JobView) -> CommandOutput:
         stderr_bytes_cut=stderr.dropped,
         stdout_uri=output_uri(view.environment_id, view.number, StreamName.STDOUT),
         stderr_uri=output_uri(view.environment_id, view.number, StreamName.STDERR),
-        diagnosis=_cause(view),
+        diagnosis=_cause(view, offer),
     )
 
 
-def _cause(view: JobView) -> FailureCause | None:
+def _cause(view: JobView, offer: Offer) -> FailureCause | None:
     found = view.diagnosis
     if found is None:
         return None
-    cause, next_step = clean(found.cause), clean(found.next_step)
+    cause, next_step = clean(found.cause), clean(offer.advice(found.next_step))
     return FailureCause(code=found.code, cause=cause, next_step=next_step)
 
 
-def command_text(output: CommandOutput) -> str:
+def command_text(output: CommandOutput, offer: Offer) -> str:
     """The text for a model: what was printed, where the rest is, then how it ended."""
     parts = [
         f"{name}:\n{text.removesuffix(chr(10))}"
         for name, text in (("stdout", output.stdout), ("stderr", output.stderr))
         if text
     ]
+    read = f"read_job with job_id {output.job_id}, or " if offer.has("read_job") else ""
     cut = [
-        f"[all of {name}: read_job with job_id {output.job_id}, or the resource {uri}]"
+        f"[all of {name}: {read}the resource {uri}]"
         for name, dropped, uri in (
             ("stdout", output.stdout_bytes_cut, output.stdout_uri),
             ("stderr", output.stderr_bytes_cut, output.stderr_uri),
         )
         if dropped
     ]
-    return "\n".join([*(parts or ["(no output)"]), *cut, _ending(output), *_why(output)])
+    return "\n".join([*(parts or ["(no output)"]), *cut, _ending(output, offer), *_why(output)])
 
 
 def _why(output: CommandOutput) -> list[str]:
@@ -61,17 +65,15 @@ def _why(output: CommandOutput) -> list[str]:
     found = output.diagnosis
     if found is None or output.status == JobState.LOST:
         return []
-    return [f"{found.cause} {found.next_step}"]
+    return [f"{found.cause} {found.next_step}".strip()]
 
 
-def _ending(output: CommandOutput) -> str:
+def _ending(output: CommandOutput, offer: Offer) -> str:
     took = f"{output.duration_ms} ms"
     match output.status:
         case JobState.RUNNING:
-            return (
-                f"still running after {took} as job {output.job_id}: wait_job waits for its end, "
-                "read_job shows its output, kill_job ends it"
-            )
+            how = offer.advice(_RUNNING)
+            return f"still running after {took} as job {output.job_id}{how and f': {how}'}"
         case JobState.TIMED_OUT:
             return f"timed out after {took}; its processes were killed"
         case JobState.SIGNALED:

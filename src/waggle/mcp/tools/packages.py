@@ -36,6 +36,7 @@ class PackageTools:
     def __init__(self, services: Services) -> None:
         self._execution = services.execution
         self._heartbeat = services.heartbeat
+        self._offer = services.offer
 
     async def install_packages(
         self, ctx: Ctx, *, environment_id: EnvironmentId, packages: _Packages
@@ -43,12 +44,12 @@ class PackageTools:
         """Install packages; unlike with execute, a failing installer is an error."""
         job = await self._execution.install(environment_id, packages, owner=current_owner(ctx))
         view = await attend(ctx, job, math.inf, every=self._heartbeat, doing="installing")
-        output = command_output(view)
-        text = command_text(output)
+        output = command_output(view, self._offer)
+        text = command_text(output, self._offer)
         if view.exit_code == 0:
             return success(output, text)
         failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)
-        return failure_result(failure, text=f"{text}\n{failure.text}", structured=output)
+        return failure_result(failure, self._offer, before=text, structured=output)
 
 
 def install_failure(*, timed_out: bool) -> Failure:

@@ -11,9 +11,11 @@ from waggle.domain.execution import HOME
 from waggle.domain.job import MAX_WAIT_SECONDS
 
 EnvironmentId = Annotated[
-    str, Field(description="The environment_id that create_environment returned (a UUID).")
+    str, Field(description="UUID of the environment; create_environment returned it.")
 ]
-JobId = Annotated[int, Field(ge=1, description="The job_id that started or list_jobs returned.")]
+JobId = Annotated[
+    int, Field(ge=1, description="Number of the job in its environment; list_jobs has it.")
+]
 Seconds = Annotated[
     Annotated[float, Field(json_schema_extra={"exclusiveMinimum": 0})] | None,
     Field(description="Kill the program and all it started after so many seconds."),

@@ -21,11 +21,13 @@ from waggle.domain.access import Owner
 from waggle.domain.errors import WaggleError
 from waggle.domain.filesystem import FileEntry
 from waggle.domain.job import JobState, JobView
+from waggle.domain.toolset import Offer
 from waggle.mcp.budget import COPY_BUDGET, wire_size
 from waggle.mcp.errors import clean
 from waggle.mcp.images import MAX_IMAGE_BYTES, image_content, image_type
 from waggle.mcp.job_results import CommandOutput, ShownImage
-from waggle.mcp.resources.uris import file_uri
+from waggle.mcp.resources.offered import offers
+from waggle.mcp.resources.uris import FileAddress, file_uri
 from waggle.service.filesystem import FilesystemService
 
 MAX_IMAGES = 4
@@ -114,21 +116,23 @@ def _is_image(entry: FileEntry) -> bool:
 
 
 def hang(
-    environment_id: str, output: CommandOutput, pictures: Sequence[Picture]
+    environment_id: str, output: CommandOutput, pictures: Sequence[Picture], offer: Offer
 ) -> tuple[CommandOutput, str, tuple[ContentBlock, ...]]:
     """The output with its images named, a line of text about each, and the images that fit."""
     room = 2 * (COPY_BUDGET - wire_size(output.stdout) - wire_size(output.stderr))
     shown: list[ContentBlock] = []
     items: list[ShownImage] = []
     lines: list[str] = []
+    readable = offers(offer, FileAddress)
+    no_room = f"no room to show it{': use read_file' if offer.has('read_file') else ''}"
     for picture in pictures:
         block = image_content(picture.data, picture.kind)
         room -= len(block.data)
         fits = room >= 0
         name, size = " ".join(clean(picture.path, 300).split()), len(picture.data)
-        how = "shown below" if fits else "no room to show it: use read_file"
+        how = "shown below" if fits else no_room
         lines.append(f"[image {name}, {picture.kind}, {size} bytes: {how}]")
-        uri = file_uri(environment_id, picture.path)
+        uri = file_uri(environment_id, picture.path) if readable else None
         items.append(ShownImage(path=name, mime_type=picture.kind, size=size, uri=uri))
         if fits:
             shown.append(block)

@@ -42,7 +42,7 @@ _Code = Annotated[
 ]
 _Packages = Annotated[
     str | list[str] | None,
-    Field(description="Packages to install first, as install_packages takes them."),
+    Field(description="Packages to install first: names, separated by spaces or as a list."),
 ]
 _Files = Annotated[
     dict[str, str] | None,
@@ -66,6 +66,7 @@ class RunTools:
         self._filesystem = services.filesystem
         self._limits = services.execution_limits
         self._heartbeat = services.heartbeat
+        self._offer = services.offer
 
     async def run_code(
         self,
@@ -100,12 +101,22 @@ class RunTools:
                 view = await phases.attend(job, "installing")
                 if view.exit_code != 0:
                     failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)
-                    return _result(view, "install", failure)
+                    return self._result(view, "install", failure)
             how = Surroundings(seconds, stdin=stdin)
             job = await self._execution.execute(environment.id, code, owner=owner, how=how)
             view = await phases.attend(job, "running")
             await phases.say("destroying the environment")
-            return _result(view, "run", _failure(view, self._limits.max_timeout))
+            return self._result(view, "run", _failure(view, self._limits.max_timeout))
+
+    def _result(self, view: JobView, phase: str, failure: Failure | None) -> CallToolResult:
+        """The output as of execute, without what points to an environment that is gone."""
+        output = command_output(view, self._offer)
+        whole = output.model_copy(update={"stdout_bytes_cut": 0, "stderr_bytes_cut": 0})
+        text = command_text(whole, self._offer)
+        result = RunOutput(phase=phase, **output.model_dump(include=set(RunOutput.model_fields)))
+        if failure is None:
+            return success(result, text)
+        return failure_result(failure, self._offer, before=text, structured=result)
 
 
 def _checked(
@@ -134,20 +145,10 @@ def _failure(view: JobView, longest: float) -> Failure | None:
         return Failure(
             "timeout",
             f"The program ran into its timeout and was killed after {view.duration:.1f} s.",
-            f"Give a larger timeout_seconds (at most {longest:g}), or use create_environment and "
-            "execute, where long work goes on as a job.",
+            f"Give a larger timeout_seconds (at most {longest:g}); with create_environment "
+            "and execute, long work goes on as a job.",
         )
     return None
-
-
-def _result(view: JobView, phase: str, failure: Failure | None) -> CallToolResult:
-    """The output as of execute, without what points to an environment that is gone."""
-    output = command_output(view)
-    text = command_text(output.model_copy(update={"stdout_bytes_cut": 0, "stderr_bytes_cut": 0}))
-    result = RunOutput(phase=phase, **output.model_dump(include=set(RunOutput.model_fields)))
-    if failure is None:
-        return success(result, text)
-    return failure_result(failure, text=f"{text}\n{failure.text}", structured=result)
 
 
 def run_tools(services: Services) -> list[Tool]:

@@ -60,6 +60,7 @@ class TreeTools:
 
     def __init__(self, services: Services) -> None:
         self._trees = services.trees
+        self._offer = services.offer
 
     async def upload_files(
         self, ctx: Ctx, *, environment_id: EnvironmentId, archive: _Archive, path: _Target = None
@@ -69,7 +70,7 @@ class TreeTools:
         target, done = await self._trees.upload(
             environment_id, path or None, data, owner=current_owner(ctx)
         )
-        return uploaded(target, done)
+        return uploaded(target, done, self._offer)
 
     async def download_files(
         self,

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Advice heeds what is offered: nothing is said of a tool that cannot be called."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waggle.domain.toolset import ALL_TOOLSETS, TOOLS, Offer, Toolset
+
+WITHOUT_FILES = Offer(ALL_TOOLSETS - {Toolset.FILES})
+
+
+def test_an_offer_knows_its_tools() -> None:
+    assert all(Offer().has(name) for names in TOOLS.values() for name in names)
+    assert WITHOUT_FILES.has("execute")
+    assert not WITHOUT_FILES.has("read_file")
+    assert not Offer().has("read")
+    assert WITHOUT_FILES.any_of({Toolset.FILES, Toolset.JOBS})
+    assert not WITHOUT_FILES.any_of({Toolset.FILES})
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("Use read_file.", ""),
+        ("Try again.  Read it  well.", "Try again.  Read it  well."),
+        ("Try again. Use read_file.", "Try again."),
+        ("Use read_file. Try again.", "Try again."),
+        ("Try again; read_file shows it.", "Try again."),
+        ("Use read_file; then try again.", "Then try again."),
+        ("Use read_file; wait_job waits.", "wait_job waits."),
+        ("One; read_file shows it; two. Three.", "One; two. Three."),
+        ("A file's name is read_files, or my_read_file.", None),
+        ("", ""),
+    ],
+)
+def test_clauses_that_name_a_tool_which_is_not_offered_are_left_out(
+    text: str, told: str | None
+) -> None:
+    assert WITHOUT_FILES.advice(text) == (text if told is None else told)
+    assert Offer().advice(text) == text
+
+
+NAMES = [name for names in TOOLS.values() for name in names]
+
+
+@given(
+    st.frozensets(st.sampled_from(Toolset)),
+    st.lists(st.sampled_from([*NAMES, "a", "B", ";", ".", "; ", ". ", " ", "\n"])).map("".join),
+)
+def test_what_is_told_names_only_what_is_offered(toolsets: frozenset[Toolset], text: str) -> None:
+    offer = Offer(toolsets)
+    told = offer.advice(text)
+    assert all(offer.has(name) for name in NAMES if re.search(rf"\b{name}\b", told))
+    assert offer.advice(told) == told

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small OAuth authorization server on loopback, for clients that go the whole way to a token.
+
+Metadata (RFC 8414), dynamic registration (RFC 7591), the code flow with PKCE (RFC 7636), resource
+indicators (RFC 8707) and refresh. It refuses what the standards say it must, so a client that gets
+a token has done its part. Keys and tokens are those of `tests.support.issuer`. Whoever comes to
+`/authorize` is `user`: there is no page to log in.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import anyio
+import anyio.abc
+from tests.support.issuer import Issuer
+
+Form = Mapping[str, str]
+
+
+class Refused(Exception):
+    """An error of OAuth, by its code."""
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What was granted to a client, until it takes the token."""
+
+    client: str
+    redirect: str
+    challenge: str
+    claims: Mapping[str, str]
+
+
+@dataclass
+class AuthorizationServer:
+    """Lets `user` in and grants `scopes`, if asked for. Tokens last `expires_in` seconds."""
+
+    user: str = "ann"
+    scopes: set[str] = field(default_factory=lambda: {"waggle"})
+    expires_in: int = 3600
+    audience: str = ""
+    """Of the tokens; by default the resource that the client asked for."""
+    issuer: Issuer = field(default_factory=Issuer)
+    asked: list[str] = field(default_factory=list[str])
+    """Each request as `GET /path`, those for a token with their grant."""
+    clients: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    grants: dict[str, Grant] = field(default_factory=dict[str, Grant])
+    """By code or refresh token; each is taken once."""
+    _numbers: Any = field(default_factory=lambda: itertools.count(1))
+
+    @property
+    def url(self) -> str:
+        return self.issuer.url
+
+    def metadata(self) -> dict[str, object]:
+        return {
+            "issuer": self.url,
+            "authorization_endpoint": f"{self.url}/authorize",
+            "token_endpoint": f"{self.url}/token",
+            "registration_endpoint": f"{self.url}/register",
+            "jwks_uri": self.issuer.jwks_url,
+            "response_types_supported": ["code"],
+            "grant_types_supported": ["authorization_code", "refresh_token"],
+            "code_challenge_methods_supported": ["S256"],
+            "token_endpoint_auth_methods_supported": ["none"],
+            "authorization_response_iss_parameter_supported": True,
+        }
+
+    def answer(self, method: str, target: str, body: bytes) -> tuple[int, str, dict[str, object]]:
+        """Status, place to go on to, and document."""
+        where = urlsplit(target)
+        query = _form(where.query)
+        self.asked.append(f"{method} {where.path}")
+        match method, where.path:
+            case "GET", "/.well-known/oauth-authorization-server":
+                return 200, "", self.metadata()
+            case "GET", "/keys":
+                return 200, "", self.issuer.jwks()
+            case "POST", "/register":
+                return 201, "", self.register(json.loads(body))
+            case "GET", "/authorize":
+                return 302, self.authorize(query), {}
+            case "POST", "/token":
+                return 200, "", self.token(_form(body.decode()))
+            case _:
+                return 404, "", {}
+
+    def register(self, asked: dict[str, Any]) -> dict[str, object]:
+        client = f"client-{next(self._numbers)}"
+        self.clients[client] = asked["redirect_uris"]
+        return {**asked, "client_id": client, "token_endpoint_auth_method": "none"}
+
+    def authorize(self, asked: Form) -> str:
+        """Where the browser is sent with the code."""
+        _check(asked["redirect_uri"] in self.clients.get(asked["client_id"], []), "invalid_client")
+        _check(asked["response_type"] == "code", "unsupported_response_type")
+        _check(asked.get("code_challenge_method") == "S256", "invalid_request")
+        _check(bool(asked.get("resource")), "invalid_target")
+        granted = sorted(self.scopes.intersection(asked.get("scope", "").split()))
+        claims = {"sub": self.user, "scope": " ".join(granted), "aud": asked["resource"]}
+        grant = Grant(asked["client_id"], asked["redirect_uri"], asked["code_challenge"], claims)
+        code = self._kept("code", grant)
+        return f"{grant.redirect}?" + urlencode(
+            {"code": code, "state": asked["state"], "iss": self.url}
+        )
+
+    def token(self, asked: Form) -> dict[str, object]:
+        """The answer with the tokens. A code or refresh token counts once."""
+        kind = asked["grant_type"]
+        self.asked[-1] += f" {kind}"
+        grant = self.grants.pop(asked.get("code") or asked.get("refresh_token", ""), None)
+        if grant is None or grant.client != asked["client_id"]:
+            raise Refused("invalid_grant")
+        _check(asked.get("resource") == grant.claims["aud"], "invalid_target")
+        if kind == "authorization_code":
+            digest = hashlib.sha256(asked["code_verifier"].encode()).digest()
+            proof = base64.urlsafe_b64encode(digest).decode().rstrip("=")
+            _check(proof == grant.challenge, "invalid_grant")
+            _check(asked["redirect_uri"] == grant.redirect, "invalid_grant")
+        audience = self.audience or grant.claims["aud"]
+        return {
+            "access_token": self.issuer.token(**{**grant.claims, "aud": audience}),
+            "token_type": "Bearer",
+            "expires_in": self.expires_in,
+            "scope": grant.claims["scope"],
+            "refresh_token": self._kept("refresh", grant),
+        }
+
+    def _kept(self, kind: str, grant: Grant) -> str:
+        name = f"{kind}-{next(self._numbers)}"
+        self.grants[name] = grant
+        return name
+
+
+def _check(fine: bool, code: str) -> None:
+    if not fine:
+        raise Refused(code)
+
+
+def _form(text: str) -> dict[str, str]:
+    return {name: values[-1] for name, values in parse_qs(text).items()}
+
+
+async def _request(stream: anyio.abc.SocketStream) -> tuple[str, str, bytes]:
+    """Method, target and body."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += await stream.receive()
+    head, _, body = data.partition(b"\r\n\r\n")
+    first, *rest = head.decode("ascii").split("\r\n")
+    fields = dict(line.lower().split(": ", 1) for line in rest)
+    while len(body) < int(fields.get("content-length", "0")):
+        body += await stream.receive()
+    method, target, _ = first.split(" ")
+    return method, target, body
+
+
+@asynccontextmanager
+async def authorising(**given: Any) -> AsyncGenerator[AuthorizationServer]:
+    """An authorization server that listens."""
+    server = AuthorizationServer(**given)
+
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            try:
+                status, location, document = server.answer(*await _request(stream))
+            except Refused as refused:
+                status, location, document = 400, "", {"error": str(refused)}
+            except (anyio.BrokenResourceError, anyio.EndOfStream):
+                return
+            body = json.dumps(document).encode()
+            more = f"Location: {location}\r\n" if location else ""
+            head = (
+                f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{more}"
+                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            )
+            await stream.send(head.encode() + body)
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610  # no Django here
+    server.issuer.url = f"http://127.0.0.1:{port}"
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, serve)
+        yield server
+        group.cancel_scope.cancel()
