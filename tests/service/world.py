@@ -27,6 +27,7 @@ from waggle.domain.runtime import RuntimeName
 from waggle.infra.spool import Spool
 from waggle.service.environments import CreateRequest, EnvironmentService, Limits
 from waggle.service.jobs import JobService
+from waggle.service.request import Pausing
 
 T = TypeVar("T")
 
@@ -128,6 +129,8 @@ class Guest(FakeGuest):
     """A guest that counts what became of it. `freed` is how often a destroy did its work."""
 
     gates: Gates = field(default_factory=Gates)
+    asleep: set[str] = field(default_factory=set[str])
+    """Of its host."""
     freed: int = 0
     watch_error: Exception | None = None
 
@@ -139,6 +142,13 @@ class Guest(FakeGuest):
             raise self.destroy_error
         self.freed += 1
         self.die("destroyed")
+
+    async def hibernate(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.gates.enter("hibernate", self.environment.id)
+        await FakeGuest.hibernate(self)
+        self.freed += 1
+        self.asleep.add(self.environment.id)
 
     async def wait_dead(self) -> str:
         await self.dead.wait()
@@ -192,6 +202,7 @@ class Host:
                 machine=MachineIdentity(pid=4_000_000 + number, started=number, boot_id="fake"),
                 booted_from={"image": "sha256:fake"},
                 gates=self.gates,
+                asleep=self.asleep,
             )
             self.guests[environment.id] = guest
         except BaseException:
@@ -203,12 +214,10 @@ class Host:
         return guest
 
     async def wake(self, environment: Environment, progress: Progress) -> Guest:
+        assert environment.id in self.asleep
+        guest = await self.create(environment, progress)
         self.asleep.remove(environment.id)
-        try:
-            return await self.create(environment, progress)
-        except BaseException:
-            self.asleep.add(environment.id)
-            raise
+        return guest
 
     async def salvage(self, environment: Environment) -> bool:
         return environment.id in self.asleep
@@ -217,6 +226,7 @@ class Host:
         await self.gates.enter("discard", environment.id)
         if environment.id in self.discard_errors:
             raise self.discard_errors[environment.id]
+        self.asleep.discard(environment.id)
         self.discarded.append(environment.id)
 
     async def not_ready(self) -> str | None:
@@ -340,6 +350,9 @@ class World:
         """End everything and check that nothing was left."""
         self.gates.open_all()
         await self.service.aclose()
+        for each in self.service.all():
+            if each.is_asleep:  # as an operator would, for it outlives the server
+                await self.service.destroy(each.id, owner=each.owner)
         await settle()
         assert self.service.all() == []
         assert self.host.machines == 0
@@ -357,7 +370,9 @@ class Ids:
         return f"{self.count:08x}-0000-4000-8000-000000000000"
 
 
-def build(tasks: anyio.abc.TaskGroup, *, capacity: int = 2) -> World:
+def build(
+    tasks: anyio.abc.TaskGroup, *, capacity: int = 2, pausing: Pausing | None = None
+) -> World:
     """A world whose watchers run in `tasks`."""
     gates = Gates()
     host, store, clock = Host(gates), Store(gates), Clock()
@@ -370,6 +385,7 @@ def build(tasks: anyio.abc.TaskGroup, *, capacity: int = 2) -> World:
             idle_timeout=IDLE,
             network=NetworkPolicy.PUBLIC,
             images={name: f"waggle/{name}" for name in RuntimeName},
+            pausing=pausing or Pausing(),
         ),
         clock=clock,
         new_id=Ids(),
@@ -379,11 +395,11 @@ def build(tasks: anyio.abc.TaskGroup, *, capacity: int = 2) -> World:
 
 
 @contextlib.asynccontextmanager
-async def world(*, capacity: int = 2) -> AsyncGenerator[World]:
+async def world(*, capacity: int = 2, pausing: Pausing | None = None) -> AsyncGenerator[World]:
     """A world for one test, closed and checked at its end."""
     with anyio.fail_after(LONG):
         async with anyio.create_task_group() as tasks:
-            here = build(tasks, capacity=capacity)
+            here = build(tasks, capacity=capacity, pausing=pausing)
             yield here
             await here.close()
             tasks.cancel_scope.cancel()

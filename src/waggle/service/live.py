@@ -116,7 +116,7 @@ class LiveEnvironment(Life):
         try:
             await obey()
         except BaseException:
-            self.environment = self.environment.to(State.RESUMING).awake(self._clock())
+            self.environment = self.environment.to(State.RESUMING).to(State.RUNNING)
             with contextlib.suppress(GuestLost):  # `_watch` tells
                 await self._the_guest().unpause()
             raise
