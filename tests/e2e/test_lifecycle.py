@@ -32,16 +32,23 @@ from tests.support.waggle_client import (
     refusal,
     streaming,
     until,
+    with_template,
 )
 from tests.support.waggle_process import Waggle, running, small
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Waggle]:
+@pytest.fixture(scope="module", params=["off", "on"], ids=["booted", "resumed"])
+def server(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Generator[Waggle]:
+    """Machines boot, or go on from a template."""
     directory = tmp_path_factory.mktemp("lifecycle")
-    with running(directory, {**small(directory), "max_environments": "2"}) as server:
+    settings = {**small(directory), "max_environments": "2", "templates": str(request.param)}
+    with running(directory, settings) as server:
+        if request.param == "on":
+            anyio.run(with_template, server)
         yield server
 
 

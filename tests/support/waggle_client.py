@@ -55,6 +55,18 @@ async def create(client: Client, runtime: str = "python", **arguments: object) -
     return str(made["environment_id"])
 
 
+TEMPLATE_SECONDS = 120.0
+
+
+async def with_template(server: Waggle, runtime: str = "shell") -> None:
+    """Have the template of a runtime made, if it is not there, so that the next create uses it."""
+    async with connected(server) as client:
+        made = await create(client, runtime)
+        if server.events("environment_created")[-1]["template"] is None:
+            await until(lambda: server.events("template_made"), TEMPLATE_SECONDS)
+        await call(client, "destroy_environment", environment_id=made)
+
+
 @asynccontextmanager
 async def environment(
     client: Client, runtime: str = "shell", **arguments: object

@@ -92,6 +92,7 @@ def environ(data: Path, settings: Mapping[str, str]) -> dict[str, str]:
     return {
         **inherited,
         **parts,
+        "WAGGLE_TEMPLATES": "off",  # a template in the making is a machine that tests would count
         "WAGGLE_DATA_DIR": str(data),
         "WAGGLE_LISTEN_ADDR": "127.0.0.1:0",
         "WAGGLE_LOG_FORMAT": "json",

@@ -132,10 +132,9 @@ class EnvironmentService:
         lives = [self._live(environment) for environment in described]
         self._registry.admit(*lives)
         try:
-            with self.news.creating():
-                async with together() as group:
-                    for live in lives:
-                        group.start_soon(live.bring_up, progress, moment)
+            async with together() as group:
+                for live in lives:
+                    group.start_soon(self._bring_up, live, progress, moment)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 for live in lives:
@@ -145,6 +144,12 @@ class EnvironmentService:
         for live in lives:
             self.news.tell(live.environment)
         return [live.environment for live in lives]
+
+    async def _bring_up(
+        self, live: LiveEnvironment, progress: Progress, moment: Moment | None
+    ) -> None:
+        with self.news.creating():
+            await live.bring_up(progress, moment)
 
     def _live(self, environment: Environment) -> LiveEnvironment:
         return LiveEnvironment(

@@ -47,7 +47,8 @@ class LiveEnvironment(Life):
             raise
         finally:
             self._settled.set()
-        log.info("environment_created", environment=self.environment.id)
+        template = self.environment.booted_from.get("template")
+        log.info("environment_created", environment=self.environment.id, template=template)
         return self.environment
 
     async def _boot(self, progress: Progress, moment: Moment | None) -> Environment:
