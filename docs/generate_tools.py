@@ -168,16 +168,13 @@ def _table(title: str, schema: Schema, root: Schema) -> str:
 
 def _rows(schema: Schema, root: Schema, prefix: str) -> Iterator[str]:
     required: list[str] = schema.get("required", []) if _is_input(root) else []
-    for name, about in schema["properties"].items():
+    for name, about in schema.get("properties", {}).items():
         mark = " *" if name in required else ""
         words = about.get("description", "")
         yield f"| `{prefix}{name}`{mark} | {_type(about)} | {words} |"
-        item = about.get("items", {})
-        if "$ref" in item:
-            yield from _rows(_resolve(item["$ref"], root), root, f"{name}[].")
+        yield from _rows(_resolved(about.get("items", {}), root), root, f"{name}[].")
         for variant in about.get("anyOf", []):
-            if "$ref" in variant:
-                yield from _rows(_resolve(variant["$ref"], root), root, f"{name}.")
+            yield from _rows(_resolved(variant, root), root, f"{name}.")
 
 
 def _is_input(schema: Schema) -> bool:
@@ -185,8 +182,10 @@ def _is_input(schema: Schema) -> bool:
     return schema.get("additionalProperties") is False
 
 
-def _resolve(reference: str, root: Schema) -> Schema:
-    return root["$defs"][reference.rpartition("/")[2]]
+def _resolved(about: Schema, root: Schema) -> Schema:
+    """Return what is meant: the schema itself, or the definition that it refers to."""
+    reference = about.get("$ref", "")
+    return root["$defs"][reference.rpartition("/")[2]] if reference else about
 
 
 def _type(about: Schema) -> str:
@@ -204,11 +203,13 @@ def _kind(about: Schema) -> str:
         return "object"
     if about["type"] == "array":
         items = about["items"]
-        return "list" if "$ref" in items else f"list of {_kind(items)}s"
+        named = "$ref" in items or "properties" in items
+        return "list" if named else f"list of {_kind(items)}s"
     low, high = about.get("minimum"), about.get("maximum")
     if high is not None:
         return f"{about['type']}, {low} to {high:,}"
-    return str(about["type"])
+    kinds = about["type"] if isinstance(about["type"], list) else [about["type"]]
+    return " or ".join(kind for kind in kinds if kind != "null")
 
 
 if __name__ == "__main__":
