@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from mcp_types import CallToolResult, ContentBlock, TextContent
@@ -18,6 +19,7 @@ from pydantic import BaseModel, Field
 from waggle.domain.environment import Environment
 
 
+@lru_cache(maxsize=1000)
 def rfc3339(moment: datetime) -> str:
     """A moment as clients expect it, for example `2026-03-04T05:06:07Z`."""
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
