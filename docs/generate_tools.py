@@ -170,11 +170,17 @@ def _rows(schema: Schema, root: Schema, prefix: str) -> Iterator[str]:
     required: list[str] = schema.get("required", []) if _is_input(root) else []
     for name, about in schema.get("properties", {}).items():
         mark = " *" if name in required else ""
-        words = about.get("description", "")
+        words = about.get("description", _of_items(about))
         yield f"| `{prefix}{name}`{mark} | {_type(about)} | {words} |"
         yield from _rows(_resolved(about.get("items", {}), root), root, f"{name}[].")
         for variant in about.get("anyOf", []):
             yield from _rows(_resolved(variant, root), root, f"{name}.")
+
+
+def _of_items(about: Schema) -> str:
+    """Return what is said of the items of a list that have no schema of their own."""
+    items = about.get("items", {})
+    return "" if "properties" in items else str(items.get("description", ""))
 
 
 def _is_input(schema: Schema) -> bool:
@@ -203,8 +209,9 @@ def _kind(about: Schema) -> str:
         return "object"
     if about["type"] == "array":
         items = about["items"]
-        named = "$ref" in items or "properties" in items
-        return "list" if named else f"list of {_kind(items)}s"
+        return (
+            "list" if "$ref" in items or items["type"] == "object" else f"list of {_kind(items)}s"
+        )
     low, high = about.get("minimum"), about.get("maximum")
     if high is not None:
         return f"{about['type']}, {low} to {high:,}"

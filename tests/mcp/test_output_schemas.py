@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +14,11 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel, TypeAdapter
 from tests.support.server import default_tools
 
-from waggle.mcp.output_schemas import quick
+from waggle.domain.environment import Environment, Resources, State
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
+from waggle.mcp.output_schemas import in_words, quick
+from waggle.mcp.results import EnvironmentSummary, summary
 
 
 class Leaf(BaseModel):
@@ -78,3 +84,33 @@ def test_a_definition_within_itself_is_told_at_the_start() -> None:
 def test_no_published_result_sends_a_checker_elsewhere() -> None:
     for tool in default_tools():
         assert "$ref" not in str(tool.output_schema)
+
+
+class TestInWords:
+    """list_environments, whose items clients check for their fields alone."""
+
+    def test_each_field_is_told_and_wanted(self) -> None:
+        made = in_words(EnvironmentSummary)
+        assert made["required"] == [*EnvironmentSummary.model_fields]
+        for name, field in EnvironmentSummary.model_fields.items():
+            assert f" {name}" in made["description"]
+            assert (field.description or "") in made["description"]
+        assert not valid(made, {"environment_id": "x"})
+
+    def test_what_is_listed_is_what_the_model_says(self) -> None:
+        moment = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+        environment = Environment(
+            id="0b9a3c1e-6c0e-4f0e-9d7b-2f6a3f0c9f11",
+            name="a",
+            runtime=RuntimeName.SHELL,
+            image="shell",
+            owner="ann",
+            resources=Resources(1, 512, 4096),
+            network=NetworkPolicy.PUBLIC,
+            idle_timeout=timedelta(minutes=30),
+            created_at=moment,
+            last_used_at=moment,
+        )
+        for each in (environment, replace(environment, state=State.ERROR, error="it died")):
+            fields = summary(each)
+            assert EnvironmentSummary.model_validate(fields, strict=True).model_dump() == fields

@@ -4,13 +4,15 @@
 Clients check each result against its tool's schema; the SDK's takes longer for that than a server
 takes for a list. What pydantic writes means the same, but sends a checker to another place for each
 item of a list (`$ref`), and lets it try alternatives for each value that may be null (`anyOf`).
-Called by `waggle.mcp.arguments`.
+Called by `waggle.mcp.arguments` and `waggle.mcp.results`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, cast
+
+from pydantic import BaseModel
 
 Schema = Mapping[str, Any]
 _DEFINITIONS = "#/$defs/"
@@ -23,6 +25,21 @@ def quick(schema: Schema) -> dict[str, Any]:
     """
     rest = {key: value for key, value in schema.items() if key != "$defs"}
     return cast("dict[str, Any]", _quick(rest, schema.get("$defs", {})))
+
+
+def in_words(model: type[BaseModel]) -> dict[str, Any]:
+    """The schema of an item of a list that is asked for all the time: its fields told in words.
+
+    The SDK's client takes 7 microseconds or more for each property of each item, so that the fields
+    of ten items would cost it more than all the rest of such an answer. That none of them is missing
+    it still checks.
+    """
+    told = (
+        f"{name}: {field.description}" if field.description else f"{name}."
+        for name, field in model.model_fields.items()
+    )
+    about = " ".join([*(model.__doc__ or "").split(), *told])
+    return {"type": "object", "description": about, "required": [*model.model_fields]}
 
 
 def _quick(part: object, definitions: Schema) -> object:

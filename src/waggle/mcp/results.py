@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 from mcp_types import CallToolResult, ContentBlock, TextContent
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, WithJsonSchema
 
 from waggle.domain.environment import Environment
+from waggle.mcp.output_schemas import in_words
 
 
 @lru_cache(maxsize=1000)
@@ -34,7 +35,7 @@ class EnvironmentSummary(BaseModel):
     """An environment in a list."""
 
     environment_id: str = Field(description="UUID; every other tool takes it.")
-    name: str
+    name: str = Field(description="What people call it; need not be unique.")
     runtime: str = Field(description="python, node or shell.")
     status: str = Field(description="creating, running, paused, destroying or error.")
     network: str = Field(description="none or public.")
@@ -59,7 +60,7 @@ class CreatedEnvironment(BaseModel):
 class EnvironmentList(BaseModel):
     """All environments of the caller, oldest first."""
 
-    environments: list[EnvironmentSummary]
+    environments: list[Annotated[EnvironmentSummary, WithJsonSchema(in_words(EnvironmentSummary))]]
     count: int
 
 

@@ -152,7 +152,9 @@ class McpEndpoint:
             )
             await answer(scope, receive, send)
 
-    async def _post(self, headers: Mapping[bytes, bytes], scope: Scope, receive: Receive, send: Send) -> None:
+    async def _post(
+        self, headers: Mapping[bytes, bytes], scope: Scope, receive: Receive, send: Send
+    ) -> None:
         media = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if media != b"application/json":
             answer = rpc_error(415, INVALID_REQUEST, "Send Content-Type: application/json.")

@@ -69,7 +69,10 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Serve the request. What is raised here, uvicorn answers with 400."""
         self._begun, self._moved = False, True
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > self._limit:
+        if (
+            len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            > self._limit
+        ):
             raise ValueError("the head is too large")
         if [name for name, _ in self.headers].count(b"host") > 1:
             raise ValueError("more than one Host")
