@@ -31,8 +31,8 @@ def in_words(model: type[BaseModel]) -> dict[str, Any]:
     """The schema of an item of a list that is asked for all the time: its fields told in words.
 
     The SDK's client takes 7 microseconds or more for each property of each item, so that the fields
-    of ten items would cost it more than all the rest of such an answer. That none of them is missing
-    it still checks.
+    of ten items would cost it more than all the rest of such an answer. It still checks that none
+    of them is missing.
     """
     told = (
         f"{name}: {field.description}" if field.description else f"{name}."

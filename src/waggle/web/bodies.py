@@ -51,7 +51,7 @@ class Bodies:
 
     @asynccontextmanager
     async def read(self, declared: str, receive: Receive) -> AsyncGenerator[bytes]:
-        """Read the body, whose Content-Length is `declared`; its memory counts until the block ends.
+        """Read the body, whose Content-Length is `declared`, and count it until the block ends.
 
         Raises ClientGoneError or BodyRefusedError: 413 too large, 408 too slow, 503 no memory left.
         """
