@@ -3,8 +3,8 @@
 
 What waggle adds to a call that needs no machine: authentication, the audit log, metrics, the
 checks of requests, and an answer about ten environments instead of none. A client's call is one of
-the SDK's client; `wire` sends bytes that were made before, which leaves the servers alone. The SDK's
-server parses HTTP with what installs with it; for `same` with what waggle uses.
+the SDK's client; `wire` sends bytes that were made before, which leaves the servers alone. The
+SDK's server parses HTTP with what installs with it; for `same` with what waggle uses.
 """
 
 from __future__ import annotations
