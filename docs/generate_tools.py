@@ -215,8 +215,9 @@ def _kind(about: Schema) -> str:
     low, high = about.get("minimum"), about.get("maximum")
     if high is not None:
         return f"{about['type']}, {low} to {high:,}"
-    kinds = about["type"] if isinstance(about["type"], list) else [about["type"]]
-    return " or ".join(kind for kind in kinds if kind != "null")
+    kind = about["type"]
+    kinds = cast("list[str]", kind) if isinstance(kind, list) else [str(kind)]
+    return " or ".join(each for each in kinds if each != "null")
 
 
 if __name__ == "__main__":

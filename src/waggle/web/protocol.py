@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from waggle.web.joined import Joined
@@ -45,11 +46,29 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what came, and wait on if it does not complete a request's head."""
         self._moved = False
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
         self._held = 0 if self._moved else self._held + len(data)
         if self._held > self._limit and not self.transport.is_closing():
             self.send_400_response("The head of the request is too large.")
         self._watch()
+
+    def _feed(self, data: bytes) -> None:
+        """Parse it. An offer to change the protocol is ignored, as a server may.
+
+        The parser stops at one, before the request's body; another one gets the head without it.
+        """
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as offer:
+            version = self.parser.get_http_version().encode()
+            start = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)
+            headers = [b"%s: %s" % each for each in self.headers if each[0] != b"upgrade"]
+            self.parser = HttpRequestParser(self)
+            self._feed(b"\r\n".join([start, *headers, b"", data[offer.args[0] :]]))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
@@ -67,15 +86,17 @@ class GuardedProtocol(HttpToolsProtocol):
             super().on_header(name, value.strip(b" \t"))
 
     def on_headers_complete(self) -> None:
-        """Serve the request. What is raised here, uvicorn answers with 400."""
+        """Serve the request. What is raised here is answered with 400."""
         self._begun, self._moved = False, True
-        if (
-            len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-            > self._limit
-        ):
+        if self.parser.get_method() == b"CONNECT":
+            raise ValueError("this is no proxy")
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > self._limit:
             raise ValueError("the head is too large")
         if [name for name, _ in self.headers].count(b"host") > 1:
             raise ValueError("more than one Host")
+        if self.parser.should_upgrade():
+            return
         super().on_headers_complete()
         self.cycle.transport = Joined(self.transport, self.loop)  # pyright: ignore[reportAttributeAccessIssue]  # all that it uses
 
@@ -86,8 +107,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Remember that nothing is missing."""
-        self._complete = self._moved = True
-        super().on_message_complete()
+        if not self.parser.should_upgrade():
+            self._complete = self._moved = True
+            super().on_message_complete()
 
     @property
     def _limit(self) -> int:
