@@ -3,7 +3,8 @@
 
 What waggle adds to a call that needs no machine: authentication, the audit log, metrics, the
 checks of requests, and an answer about ten environments instead of none. A client's call is one of
-the SDK's client; `wire` sends bytes that were made before, which leaves the servers alone.
+the SDK's client; `wire` sends bytes that were made before, which leaves the servers alone. The
+SDK's server parses HTTP with what installs with it; for `same` with what waggle uses.
 """
 
 from __future__ import annotations
@@ -55,11 +56,17 @@ Open = Callable[[AsyncExitStack, Side], Awaitable[Call]]
 
 
 async def measure(options: Options) -> list[Result]:
-    """The rows `call-*`, `session-*` and `wire-*`."""
+    """The rows `call-*`, `session-*`, `wire-*` and `same-*`."""
     results: list[Result] = []
-    async with guarded() as ours, _sdk() as theirs, _environments(ours, options):
+    async with (
+        guarded() as ours,
+        _sdk("h11") as plain,
+        _sdk("httptools") as same,
+        _environments(ours, options),
+    ):
         waggle = Side(ours.server.url, "list_environments", ours.token)
         for key, opened in KINDS.items():
+            theirs = same if key == "same" else plain
             for clients, calls in BATCHES:
                 async with (
                     _callers(waggle, clients, opened) as of_waggle,
@@ -89,11 +96,11 @@ async def _environments(server: Guarded, options: Options) -> AsyncGenerator[Non
 
 
 @asynccontextmanager
-async def _sdk() -> AsyncGenerator[str]:
+async def _sdk(parser: noop.Parser) -> AsyncGenerator[str]:
     """The server of `benchmarks.noop`, until the block ends; its URL."""
     port = free_port()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.noop", str(port)
+        sys.executable, "-m", "benchmarks.noop", str(port), parser
     )
     try:
         await _until_open(port, process)
@@ -153,6 +160,7 @@ KINDS: Mapping[str, Open] = {
     "call": partial(_client, era=MODERN),
     "session": partial(_client, era="legacy"),
     "wire": _wire,
+    "same": partial(_client, era=MODERN),
 }
 
 

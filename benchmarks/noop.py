@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m benchmarks.noop PORT`: the least server of the MCP SDK, with a tool that does nothing.
+"""`python -m benchmarks.noop PORT PARSER`: the SDK's least server, with a tool that does nothing.
 
 The other side of the rows `call-*`. Serves streamable HTTP on loopback as the SDK's own `run` does.
+The parser of HTTP is said, because uvicorn takes httptools where that is installed: what installs
+with the SDK is h11.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Literal
 
 import uvicorn
 from mcp.server.mcpserver import MCPServer
+
+Parser = Literal["h11", "httptools"]
 
 TOOL = "noop"
 KEEP_ALIVE_SECONDS = 60
@@ -20,7 +25,7 @@ async def noop() -> None:
     """Do nothing."""
 
 
-def main(port: int) -> None:
+def main(port: int, parser: Parser) -> None:
     """Serve until a signal."""
     server = MCPServer[None]("noop", log_level="WARNING")
     server.add_tool(noop, name=TOOL)
@@ -28,10 +33,12 @@ def main(port: int) -> None:
         server.streamable_http_app(),
         host="127.0.0.1",
         port=port,
+        loop="asyncio",
+        http=parser,
         log_level="warning",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), "httptools" if sys.argv[2] == "httptools" else "h11")

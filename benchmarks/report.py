@@ -31,7 +31,9 @@ otherwise idle machine gives the narrowest ranges, but the ratios hold on a busy
 In the groups `calls`, `load` and `sessions` the server has a tokens file, metrics and an audit log,
 and its environments are real machines. `call` and `session` are calls of the SDK's client; `wire`
 and `sessions` send bytes that were made before, which shows the server's share alone. Of that, the
-answer about ten environments is 1.1 to 1.25 x of a no-op when the SDK's own server gives it.
+answer about ten environments is 1.1 to 1.25 x of a no-op when the SDK's own server gives it. Both
+sides run uvicorn on asyncio. The SDK's server parses HTTP with h11, which is what installs with it;
+waggle parses with httptools, which it installs. In the rows `same` both do.
 """
 
 _COLUMNS = ("Name", "What", "Against", "waggle", "other", "Result", "Limit", "Kept", "How")

@@ -125,6 +125,8 @@ ROWS: tuple[Row, ...] = (
         None,
     ),
     Row("wire-32", "calls", "`call-32` with bytes made before", "the same", RATIO, None),
+    Row("same-1", "calls", "`call-1`", "the same, its HTTP parsed by httptools too", RATIO, None),
+    Row("same-32", "calls", "`call-32`", "the same, its HTTP parsed by httptools too", RATIO, None),
     Row(
         "load-errors",
         "load",

@@ -168,16 +168,19 @@ def _table(title: str, schema: Schema, root: Schema) -> str:
 
 def _rows(schema: Schema, root: Schema, prefix: str) -> Iterator[str]:
     required: list[str] = schema.get("required", []) if _is_input(root) else []
-    for name, about in schema["properties"].items():
+    for name, about in schema.get("properties", {}).items():
         mark = " *" if name in required else ""
-        words = about.get("description", "")
+        words = about.get("description", _of_items(about))
         yield f"| `{prefix}{name}`{mark} | {_type(about)} | {words} |"
-        item = about.get("items", {})
-        if "$ref" in item:
-            yield from _rows(_resolve(item["$ref"], root), root, f"{name}[].")
+        yield from _rows(_resolved(about.get("items", {}), root), root, f"{name}[].")
         for variant in about.get("anyOf", []):
-            if "$ref" in variant:
-                yield from _rows(_resolve(variant["$ref"], root), root, f"{name}.")
+            yield from _rows(_resolved(variant, root), root, f"{name}.")
+
+
+def _of_items(about: Schema) -> str:
+    """Return what is said of the items of a list that have no schema of their own."""
+    items = about.get("items", {})
+    return "" if "properties" in items else str(items.get("description", ""))
 
 
 def _is_input(schema: Schema) -> bool:
@@ -185,8 +188,10 @@ def _is_input(schema: Schema) -> bool:
     return schema.get("additionalProperties") is False
 
 
-def _resolve(reference: str, root: Schema) -> Schema:
-    return root["$defs"][reference.rpartition("/")[2]]
+def _resolved(about: Schema, root: Schema) -> Schema:
+    """Return what is meant: the schema itself, or the definition that it refers to."""
+    reference = about.get("$ref", "")
+    return root["$defs"][reference.rpartition("/")[2]] if reference else about
 
 
 def _type(about: Schema) -> str:
@@ -204,11 +209,15 @@ def _kind(about: Schema) -> str:
         return "object"
     if about["type"] == "array":
         items = about["items"]
-        return "list" if "$ref" in items else f"list of {_kind(items)}s"
+        return (
+            "list" if "$ref" in items or items["type"] == "object" else f"list of {_kind(items)}s"
+        )
     low, high = about.get("minimum"), about.get("maximum")
     if high is not None:
         return f"{about['type']}, {low} to {high:,}"
-    return str(about["type"])
+    kind = about["type"]
+    kinds = cast("list[str]", kind) if isinstance(kind, list) else [str(kind)]
+    return " or ".join(each for each in kinds if each != "null")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ async def test_both_revisions_are_spoken() -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}/mcp"
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.noop", str(port), cwd=ROOT
+        sys.executable, "-m", "benchmarks.noop", str(port), "h11", cwd=ROOT
     )
     try:
         async with wire(await _open(url)) as connection:

@@ -30,7 +30,7 @@ from tests.support.server import (
 )
 
 from waggle.domain.errors import SettingsInvalid
-from waggle.web.protocol import GuardedH11Protocol
+from waggle.web.protocol import GuardedProtocol
 from waggle.web.server import ServerLimits, bind, url_of
 
 pytestmark = pytest.mark.anyio
@@ -87,7 +87,7 @@ def test_ipv6_addresses_are_written_in_brackets() -> None:
 async def test_a_client_that_sends_slowly_is_cut(
     sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(GuardedH11Protocol, "head_seconds", 0.05)
+    monkeypatch.setattr(GuardedProtocol, "head_seconds", 0.05)
     async with serving() as rig, connection(rig) as (reader, writer):
         writer.write(sent)
         with anyio.fail_after(5):
@@ -100,7 +100,7 @@ async def test_a_client_that_sends_slowly_is_cut(
 
 
 async def test_a_slow_second_request_is_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GuardedH11Protocol, "head_seconds", 0.05)
+    monkeypatch.setattr(GuardedProtocol, "head_seconds", 0.05)
     async with serving() as rig, connection(rig) as (reader, writer):
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         head = await reader.readuntil(b'{"status":"ok"}')
@@ -111,7 +111,7 @@ async def test_a_slow_second_request_is_cut_too(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_a_long_call_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GuardedH11Protocol, "head_seconds", 0.01)
+    monkeypatch.setattr(GuardedProtocol, "head_seconds", 0.01)
     async with serving() as rig, client(rig) as connected:
         environment = await created(connected)
         guest = rig.host.guests[environment]

@@ -18,6 +18,7 @@ from mcp_types import ToolAnnotations
 from pydantic import ConfigDict, create_model
 
 from waggle.domain.toolset import Offer
+from waggle.mcp.output_schemas import quick
 
 Schema = Mapping[str, Any]
 
@@ -78,9 +79,8 @@ def make_tool(
     metadata = _Metadata(
         openings={name: _openings(schema) for name, schema in parameters["properties"].items()},
         arg_model=strict,
-        output_schema=plain.output_schema,
-        output_model=plain.output_model,
-        wrap_output=plain.wrap_output,
+        # Without a model the SDK does not check results again, which are made from models here.
+        output_schema=plain.output_schema and quick(plain.output_schema),
     )
     return tool.model_copy(update={"fn_metadata": metadata, "parameters": parameters})
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Annotated, Any
 
 from mcp_types import CallToolResult, ContentBlock, TextContent
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, WithJsonSchema
 
 from waggle.domain.environment import Environment
+from waggle.mcp.output_schemas import in_words
 
 
+@lru_cache(maxsize=1000)
 def rfc3339(moment: datetime) -> str:
     """A moment as clients expect it, for example `2026-03-04T05:06:07Z`."""
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -32,7 +35,7 @@ class EnvironmentSummary(BaseModel):
     """An environment in a list."""
 
     environment_id: str = Field(description="UUID; every other tool takes it.")
-    name: str
+    name: str = Field(description="What people call it; need not be unique.")
     runtime: str = Field(description="python, node or shell.")
     status: str = Field(description="creating, running, paused, destroying or error.")
     network: str = Field(description="none or public.")
@@ -57,7 +60,7 @@ class CreatedEnvironment(BaseModel):
 class EnvironmentList(BaseModel):
     """All environments of the caller, oldest first."""
 
-    environments: list[EnvironmentSummary]
+    environments: list[Annotated[EnvironmentSummary, WithJsonSchema(in_words(EnvironmentSummary))]]
     count: int
 
 

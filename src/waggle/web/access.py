@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -113,10 +113,10 @@ class AccessCheck:
         rules = self._rules
         if rules.verifier is None:
             return Identity(LOCAL, "local")
-        given = Headers(scope=scope).getlist("authorization")
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
         if not given:
             return self._unauthorized("Authentication is needed: send Authorization: Bearer TOKEN.")
-        match = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
+        match = _BEARER.fullmatch(given[0].decode("latin-1")) if len(given) == 1 else None
         try:
             if match is None:
                 raise TokenRefused("no bearer token")
@@ -151,7 +151,9 @@ class AccessCheck:
         return problem(403, "This token is for something else.")
 
 
+@lru_cache(maxsize=100)
 def _user(identity: Identity) -> AuthenticatedUser:
+    """The SDK's form of somebody who was let in. Nobody changes it, so requests share it."""
     token = AccessToken.model_construct(
         token="",
         client_id=identity.owner,

@@ -12,8 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import anyio
-from starlette.datastructures import Headers
-from starlette.types import Message, Receive, Scope
+from starlette.types import Message, Receive
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +50,11 @@ class Bodies:
         return self._held
 
     @asynccontextmanager
-    async def read(self, scope: Scope, receive: Receive) -> AsyncGenerator[bytes]:
-        """Read the body; its memory counts until the block ends.
+    async def read(self, declared: str, receive: Receive) -> AsyncGenerator[bytes]:
+        """Read the body, whose Content-Length is `declared`, and count it until the block ends.
 
         Raises ClientGoneError or BodyRefusedError: 413 too large, 408 too slow, 503 no memory left.
         """
-        declared = Headers(scope=scope).get("content-length", "")
         if declared.isascii() and declared.isdigit() and int(declared) > self._limits.one:
             raise self._too_large()
         body = bytearray()

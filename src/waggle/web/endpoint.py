@@ -10,7 +10,7 @@ without a session, is plain JSON. Called by `waggle.web.app`; knows no tools.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,15 +22,15 @@ import structlog
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from waggle.web.answers import INVALID_REQUEST, PARSE_ERROR, SERVER_BUSY, rpc_error, until_complete
 from waggle.web.bodies import Bodies, BodyLimits, BodyRefusedError, ClientGoneError, replay
+from waggle.web.headers import fields, text
 from waggle.web.single_event import as_json
 
 log = structlog.get_logger(__name__)
-_LISTEN = "subscriptions/listen"
+_LISTEN = b"subscriptions/listen"
 
 FLUSH_SECONDS = 1.0
 """For the answers of calls that were cut to reach their clients."""
@@ -138,10 +138,10 @@ class McpEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        headers = Headers(scope=scope)
+        headers = fields(scope)
         if scope["method"] == "POST":
             await self._post(headers, scope, receive, send)
-        elif scope["method"] in ("GET", "DELETE") and "mcp-session-id" in headers:
+        elif scope["method"] in ("GET", "DELETE") and b"mcp-session-id" in headers:
             await self._stateful.handle_request(scope, receive, send)
         else:
             answer = rpc_error(
@@ -152,19 +152,23 @@ class McpEndpoint:
             )
             await answer(scope, receive, send)
 
-    async def _post(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
-        if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    async def _post(
+        self, headers: Mapping[bytes, bytes], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        media = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if media != b"application/json":
             answer = rpc_error(415, INVALID_REQUEST, "Send Content-Type: application/json.")
             await answer(scope, receive, send)
             return
+        declared = headers.get(b"content-length", b"").decode("latin-1")
         send = until_complete(send)
         request = anyio.CancelScope()
-        listens = headers.get("mcp-method") == _LISTEN  # the SDK refuses another one in the body
+        listens = headers.get(b"mcp-method") == _LISTEN  # the SDK refuses another one in the body
         among = self._streams if listens else self._requests
         among.add(request)
         try:
             with request:
-                async with self._bodies.read(scope, receive) as body:
+                async with self._bodies.read(declared, receive) as body:
                     app, plain = self._route(headers, body)
                     received = replay(body, receive)
                     await (
@@ -182,11 +186,11 @@ class McpEndpoint:
             if not self._requests:
                 self._idle.set()
 
-    def _route(self, headers: Headers, body: bytes) -> tuple[ASGIApp, bool]:
+    def _route(self, headers: Mapping[bytes, bytes], body: bytes) -> tuple[ASGIApp, bool]:
         """The application for a POST, and whether its event stream becomes plain JSON."""
-        version = headers.get("mcp-protocol-version")
+        version = text(headers.get(b"mcp-protocol-version"))
         modern = version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS
-        session = "mcp-session-id" in headers
+        session = b"mcp-session-id" in headers
         if not self._draining and modern:
             return self._stateless.handle_request, False
         if not self._draining and session:

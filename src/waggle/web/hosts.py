@@ -14,11 +14,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from waggle.web.answers import problem
+from waggle.web.headers import fields, text
 
+MOST_REMEMBERED = 100
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -85,13 +86,23 @@ class HostCheck:
     def __init__(self, app: ASGIApp, policy: HostPolicy) -> None:
         self._app = app
         self._policy = policy
+        self._served: set[str] = set()
+        """Some Hosts that the policy allows; it forgets nothing, and depends on nothing else."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse the request, or pass it on."""
         if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            refusal = self._policy.refusal(headers.get("host"), headers.get("origin"))
+            headers = fields(scope)
+            refusal = self._refusal(text(headers.get(b"host")), text(headers.get(b"origin")))
             if refusal is not None:
                 await problem(*refusal)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+    def _refusal(self, host: str | None, origin: str | None) -> tuple[int, str] | None:
+        if origin is None and host in self._served:
+            return None
+        refusal = self._policy.refusal(host, origin)
+        if refusal is None and host is not None and len(self._served) < MOST_REMEMBERED:
+            self._served.add(host)
+        return refusal

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serve the web application on a socket until told to stop, then let calls finish.
 
-Used by the composition root, which owns signals and logging. Calls uvicorn with h11 (httptools
-is laxer about headers) and `McpEndpoint.drain`.
+Used by the composition root, which owns signals and logging. Calls uvicorn with a protocol of ours
+(`waggle.web.protocol`) and `McpEndpoint.drain`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import uvicorn
 
 from waggle.domain.errors import SettingsInvalid
 from waggle.web.app import WebApp
-from waggle.web.protocol import GuardedH11Protocol
+from waggle.web.protocol import GuardedProtocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class WebServer:
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 web.asgi,
-                http=GuardedH11Protocol,
+                http=GuardedProtocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -102,7 +102,7 @@ class WebServer:
                 timeout_keep_alive=self._limits.keep_alive,
                 timeout_graceful_shutdown=1,
                 limit_concurrency=self._limits.connections,
-                h11_max_incomplete_event_size=self._limits.head_bytes,
+                h11_max_incomplete_event_size=self._limits.head_bytes,  # heeded by our protocol
             )
         )
 

@@ -34,6 +34,8 @@ class Metrics(Observer):
     def __init__(self, states: Callable[[], Iterable[State]], capacity: int) -> None:
         """`states` gives the state of every live environment now."""
         self._registry = CollectorRegistry()
+        self._known: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
+        """As few as there are labels, which the library looks up under a lock."""
         self._gauges = _Gauges(states, capacity)
         self._registry.register(self._gauges)
         ProcessCollector(registry=self._registry)
@@ -84,12 +86,22 @@ class Metrics(Observer):
 
     def call_ended(self, call: Call) -> None:
         """Count it."""
+        key = (call.method, call.tool, call.outcome)
+        counted = self._known.get(key)
+        if counted is None:
+            counted = self._known[key] = self._children(call)
+        counter, seconds = counted
+        counter.inc()
+        seconds.observe(call.seconds)
+
+    def _children(self, call: Call) -> tuple[Counter, Histogram]:
+        """Where calls like this one are counted."""
         if call.method == CALL_TOOL:
-            self._calls.labels(call.tool, call.outcome).inc()
-            self._seconds.labels(call.tool).observe(call.seconds)
-        else:
-            self._requests.labels(call.method, call.outcome).inc()
-            self._request_seconds.labels(call.method).observe(call.seconds)
+            return self._calls.labels(call.tool, call.outcome), self._seconds.labels(call.tool)
+        return (
+            self._requests.labels(call.method, call.outcome),
+            self._request_seconds.labels(call.method),
+        )
 
     def environment_created(self, seconds: float) -> None:
         """Count it."""
