@@ -95,7 +95,7 @@ def steady_clock() -> Clock:
 
 
 def new_id() -> str:
-    """A fresh environment id."""
+    """A fresh id."""
     return str(uuid.uuid4())
 
 

@@ -118,3 +118,12 @@ def test_removing_is_idempotent(store: TemplateStore) -> None:
     assert store.remove(KEY.id)
     assert not store.remove(KEY.id)
     assert store.find(KEY) is None
+
+
+def test_what_another_version_left_is_replaced(store: TemplateStore) -> None:
+    make(store)
+    manifest = store.directory / KEY.id / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
+    assert again(store).find(KEY) is None
+    make(store)
+    assert again(store).find(KEY) is not None

@@ -8,6 +8,7 @@ server left of others is removed by `sweep`. Safe for several processes, which s
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -72,11 +73,19 @@ class TemplateStore:
     def place(self, key: TemplateKey, work: Path) -> None:
         """Make what is in a workspace the template for that key. Raises OSError.
 
-        Whoever was faster keeps the place: templates for one key are alike.
+        Whoever was faster keeps the place, templates for one key being alike, unless what is there
+        cannot be read.
         """
         seal(work, key.parts)
-        with contextlib.suppress(FileExistsError, OSError):
-            work.rename(self.directory / key.id)
+        place = self.directory / key.id
+        try:
+            work.rename(place)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            if _read(place) is None:  # of another version of waggle
+                shutil.rmtree(place, ignore_errors=True)
+                work.rename(place)
         sync_directory(self.directory)
 
     def remove(self, template_id: str) -> bool:
