@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import anyio
 import pytest
 from tests.support.vm import Lab, environment, lines, root, sh
 
 from waggle.domain.environment import Environment
-from waggle.domain.errors import MomentUnusable
+from waggle.domain.errors import BootFailed, MomentUnusable
 from waggle.domain.host import Moment, no_progress
 from waggle.infra.qemu.hypervisor import QemuHypervisor
+from waggle.infra.store import frozen_files
 from waggle.service.local_guest import LocalGuest
 from waggle.service.local_host import LocalHost
 from waggle.service.moments import frozen_in
@@ -177,3 +180,84 @@ async def test_a_harmed_state_is_refused_and_stays(freezing: Lab) -> None:
         (frozen / name).write_bytes(whole)
     woken = freezing.adopt(await host.wake(asked, no_progress))
     assert lines(await woken.run(sh("echo works"))) == ["works"]
+
+
+def reseal(directory: Path, **changes: object) -> None:
+    """As if it had been made so."""
+    told = frozen_files.facts(directory)
+    (directory / "manifest.json").unlink()
+    frozen_files.seal(directory, {**told, **changes})
+
+
+async def test_what_another_qemu_or_processor_froze_or_was_made_of_other_parts_is_refused(
+    freezing: Lab,
+) -> None:
+    host, asked, guest = await started(freezing)
+    await guest.hibernate()
+    frozen = frozen_in(freezing.environments / asked.id)
+    told = frozen_files.facts(frozen)
+    vmm = cast("dict[str, str]", told["vmm"])
+    for changes, why in (
+        ({"vmm": {**vmm, "vmm": "another"}}, "locked to another version of QEMU"),
+        ({"vmm": {**vmm, "cpu": "another"}}, "locked to another processor"),
+        ({"kit": "kit-of-yesterday"}, "not here any more: kit-of-yesterday"),
+        ({"kernel": "../../etc/passwd"}, "not one of ours"),
+        ({"resources": None}, "not one of ours"),
+    ):
+        reseal(frozen, **changes)
+        with pytest.raises(MomentUnusable, match=why):
+            await host.wake(asked, no_progress)
+        reseal(frozen, **told)
+    freezing.adopt(await host.wake(asked, no_progress))
+
+
+async def test_a_state_that_is_none_of_qemus_is_refused_by_qemu(freezing: Lab) -> None:
+    """Its digest is right: somebody made it so."""
+    host, asked, guest = await started(freezing)
+    await guest.hibernate()
+    frozen = frozen_in(freezing.environments / asked.id)
+    whole = (frozen / "state").read_bytes()
+    for nonsense in (b"", whole[: len(whole) // 2], b"QEVM\0\0\0\3" + b"nonsense" * 1000):
+        (frozen / "state").write_bytes(nonsense)
+        reseal(frozen)
+        with pytest.raises(BootFailed):
+            await host.wake(asked, no_progress)
+        assert not freezing.ports.leased
+    (frozen / "state").write_bytes(whole)
+    reseal(frozen)
+    woken = freezing.adopt(await host.wake(asked, no_progress))
+    assert lines(await woken.run(sh("echo works"))) == ["works"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can mount a small disk")
+async def test_a_full_disk_leaves_the_machine_running_and_nothing_else(freezing: Lab) -> None:
+    disk = freezing.environments
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m,mode=755", "none", str(disk)]
+    await anyio.run_process(mount)
+    try:
+        _, asked, guest = await started(freezing)
+        await root(guest, "dd if=/dev/urandom of=/dev/shm/x bs=1M count=30 2>/dev/null")
+        with pytest.raises(OSError, match="No space left"):
+            await guest.hibernate()
+        assert lines(await guest.run(sh("echo works"))) == ["works"]
+        assert not frozen_in(disk / asked.id).exists()
+        assert not list((disk / asked.id).glob(".tmp-*"))
+        await guest.destroy()
+    finally:
+        await anyio.run_process(["umount", str(disk)])
+
+
+async def test_a_server_killed_while_it_froze_leaves_nothing_that_counts(freezing: Lab) -> None:
+    host, asked, guest = await started(freezing)
+    files = freezing.environments / asked.id
+    (files / ".tmp-frozen").mkdir()
+    (files / ".tmp-frozen" / "ram").write_bytes(b"half")
+    (freezing.directory / "moments" / ".tmp-x").mkdir(parents=True)
+    await guest.destroy()
+    files.mkdir()
+    (files / ".tmp-frozen").mkdir()
+    assert not await host.salvage(asked)
+    host.sweep()
+    assert list(freezing.environments.iterdir()) == []
+    assert list((freezing.directory / "moments").iterdir()) == []

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
@@ -31,14 +32,19 @@ DRIFT = 0.05
 MANY = 4
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TemplateStore:
+    """The module's; the first test makes its one template."""
+    return TemplateStore(tmp_path_factory.mktemp("templates"))
+
+
 @pytest.fixture
-async def templated(lab: Lab, tmp_path: Path) -> AsyncGenerator[Lab]:
+async def templated(lab: Lab, store: TemplateStore) -> AsyncGenerator[Lab]:
     """A lab whose machines go on from templates, which it makes when they are missing."""
     if not isinstance(lab.hypervisor, QemuHypervisor):
         pytest.skip("NOT TESTED: this hypervisor freezes no machines")
     async with anyio.create_task_group() as tasks:
         recipe = Recipe(ScratchDisks(CACHE / "disks"), b"", dict.fromkeys(RuntimeName, WARM))
-        store = TemplateStore(tmp_path / "templates")
         lab.templates = Templates(store, lab.hypervisor, lab.launcher(), recipe, tasks)
         yield lab
         await lab.close()
@@ -46,15 +52,28 @@ async def templated(lab: Lab, tmp_path: Path) -> AsyncGenerator[Lab]:
         tasks.cancel_scope.cancel()
 
 
+@pytest.fixture
+async def alone(templated: Lab, tmp_path: Path) -> Lab:
+    """One whose template, a copy, a test may harm."""
+    template = await made(templated)
+    assert templated.templates is not None
+    own = tmp_path / "templates"
+    shutil.copytree(template.directory.parent, own)
+    templated.templates.store = TemplateStore(own)
+    return templated
+
+
 async def made(lab: Lab) -> Template:
-    """Boot one machine, which has a template made; wait for that."""
+    """The template; if need be, boot one machine, which has it made."""
     assert lab.templates is not None
-    guest = await lab.guest()
-    assert "template" not in guest.booted_from
-    with anyio.fail_after(120):
-        await lab.templates.idle()
-    await guest.destroy()
-    (template,) = lab.templates.store.all()
+    if not (there := lab.templates.store.all()):
+        guest = await lab.guest()
+        assert "template" not in guest.booted_from
+        with anyio.fail_after(120):
+            await lab.templates.idle()
+        await guest.destroy()
+        there = lab.templates.store.all()
+    (template,) = there
     return template
 
 
@@ -121,25 +140,24 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize("name", ["state", "ram", "scratch.img"])
 @pytest.mark.parametrize("harm", [cut, flip, Path.unlink])
 async def test_a_template_that_was_harmed_is_replaced_by_a_boot(
-    templated: Lab, name: str, harm: Callable[[Path], None]
+    alone: Lab, name: str, harm: Callable[[Path], None]
 ) -> None:
-    template = await made(templated)
+    template = await made(alone)
     harm(template.directory / name)
-    assert templated.templates is not None
-    templated.templates.store = TemplateStore(template.directory.parent)  # as after a restart
-    guest = await templated.guest()
+    assert alone.templates is not None
+    guest = await alone.guest()
     assert "template" not in guest.booted_from
     assert lines(await guest.run(sh("echo works"))) == ["works"]
 
 
-async def test_a_template_of_another_qemu_is_not_used(templated: Lab) -> None:
+async def test_a_template_of_another_qemu_is_not_used(alone: Lab) -> None:
     """Its state alone would be loaded and fail: found out by QEMU, and booted instead."""
-    template = await made(templated)
+    template = await made(alone)
     (template.directory / "state").write_bytes(b"QEVM\0\0\0\3 and then nonsense" * 100)
-    guest = await templated.guest()
+    guest = await alone.guest()
     assert "template" not in guest.booted_from
-    assert templated.templates is not None
-    assert template.key.id not in {each.key.id for each in templated.templates.store.all()}
+    assert alone.templates is not None
+    assert template.key.id not in {each.key.id for each in alone.templates.store.all()}
 
 
 async def test_a_build_that_is_cut_leaves_nothing(lab: Lab, tmp_path: Path) -> None:

@@ -6,6 +6,9 @@ Used by `local_machines` and `templates`. Knows ports and users, not what is sta
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 from collections.abc import Awaitable, Callable
 from typing import Generic, NamedTuple, TypeVar
 
@@ -16,6 +19,7 @@ from waggle.service.blueprint import Blueprint
 
 PORT_ATTEMPTS = 5
 BACKGROUND_PATIENCE = 4
+STARTING = max(4, 2 * (os.cpu_count() or 1))
 _M_co = TypeVar("_M_co", bound=Machine, covariant=True)
 
 
@@ -28,10 +32,14 @@ class Launched(NamedTuple, Generic[_M_co]):
 
 
 class Launcher:
-    """`uid_base` plus the SSH port is the user of each VMM; None keeps the server's user."""
+    """`uid_base` plus the SSH port is the user of each VMM; None keeps the server's user.
+
+    Not more than STARTING start at once: with more than the processors can do, all would be late.
+    """
 
     def __init__(self, ports: PortAllocator, *, boot_timeout: float, uid_base: int | None) -> None:
         """`boot_timeout` is seconds."""
+        self._starting = asyncio.Semaphore(STARTING)
         self._ports = ports
         self._boot_timeout = boot_timeout
         self._uid_base = uid_base
@@ -46,7 +54,8 @@ class Launcher:
     ) -> Launched[_M_co]:
         """Start on a leased port; when something else takes that port in between, on another.
 
-        In the `background` it gives way to others, and has BACKGROUND_PATIENCE times as long.
+        In the `background` it gives way to others, takes nobody's turn, and has
+        BACKGROUND_PATIENCE times as long.
 
         The caller stops the machine and, once it is dead, releases the lease. Raises NoPorts, and
         what `start` raises.
@@ -65,7 +74,8 @@ class Launcher:
                 uid=None if self._uid_base is None else self._uid_base + lease.port,
             )
             try:
-                machine = await start(spec)
+                async with contextlib.nullcontext() if background else self._starting:
+                    machine = await start(spec)
             except PortTaken:
                 lease.release()
                 continue

@@ -94,6 +94,7 @@ class LocalHost:
         await progress(0.0, "Reading its state")
         async with _clear_errors():
             async with self.moments.recalled(frozen_in(files), alone=True) as moment:
+                _clear(files)
                 guest = await self._start(environment, moment.made_of, files, moment, progress)
             await asyncio.to_thread(shutil.rmtree, moment.directory, True)
         return guest
