@@ -99,6 +99,7 @@ async def test_hints_are_honest() -> None:
         "list_jobs",
         "search_files",
         "download_files",
+        "list_snapshots",
     }
     destructive = {name for name, hint in hints.items() if hint and hint.destructive_hint}
     assert destructive == {
@@ -109,6 +110,8 @@ async def test_hints_are_honest() -> None:
         "write_file",
         "edit_file",
         "upload_files",
+        "delete_snapshot",
+        "rollback_environment",
     }
     idempotent = {name for name, hint in hints.items() if hint and hint.idempotent_hint}
     assert idempotent == {
@@ -120,6 +123,9 @@ async def test_hints_are_honest() -> None:
         "kill_job",
         "expose_port",
         "unexpose_port",
+        "pause_environment",
+        "resume_environment",
+        "rollback_environment",
     }
     outside = {name for name, hint in hints.items() if hint and hint.open_world_hint}
     assert outside == {"execute", "run_command", "run_code", "install_packages"}
