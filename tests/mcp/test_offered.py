@@ -81,7 +81,13 @@ CALLS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"code": "echo", "runtime": "ruby"},
     ],
     "destroy_environment": [{"environment_id": UNKNOWN}],
-    "create_environment": [{"runtime": "ruby"}, {"runtime": "python"}, {"runtime": "python"}, {"snapshot": UNKNOWN}, {}],
+    "create_environment": [
+        {"runtime": "ruby"},
+        {"runtime": "python"},
+        {"runtime": "python"},
+        {"snapshot": UNKNOWN},
+        {},
+    ],
 }
 URIS = [
     f"waggle://environments/{UNKNOWN}",
@@ -166,7 +172,13 @@ async def everything(made: Narrowed) -> str:
 
 def test_every_tool_is_tried() -> None:
     unneeded = {name for name in NAMES if name not in CALLS}
-    assert unneeded <= {*TOOLS[Toolset.ENVIRONMENTS], "list_jobs", "search_files", "unexpose_port", "list_snapshots"}
+    assert unneeded <= {
+        *TOOLS[Toolset.ENVIRONMENTS],
+        "list_jobs",
+        "search_files",
+        "unexpose_port",
+        "list_snapshots",
+    }
 
 
 async def test_with_everything_offered_the_answers_name_tools_of_every_set_but_run() -> None:
