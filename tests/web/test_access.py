@@ -213,7 +213,7 @@ async def test_owners_do_not_meet_in_snapshots(era: str) -> None:
             ("rollback_environment", {"snapshot_id": snapshot, "environment_id": hers}),
         ]
         for tool, arguments in attempts:
-            unknown = {**arguments, [*arguments][0]: nobody}
+            unknown = {**arguments, next(iter(arguments)): nobody}
             refused = error_of(await bob.call_tool(tool, arguments))
             assert refused["code"] == "not_found"
             never = error_of(await bob.call_tool(tool, unknown))
