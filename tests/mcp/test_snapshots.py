@@ -232,8 +232,9 @@ async def test_progress_tells_what_is_done() -> None:
         identity = await created(agent)
         told: list[tuple[float, str | None]] = []
 
-        async def note_it(share: float, _total: float | None, message: str | None) -> None:
-            told.append((share, message))
+        async def note_it(progress: float, total: float | None, message: str | None) -> None:
+            assert total == 1.0
+            told.append((progress, message))
 
         call = {"environment_id": identity}
         await agent.call_tool("snapshot_environment", call, progress_callback=note_it)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any, cast
 
 import anyio
@@ -14,6 +15,8 @@ from waggle.cli.client import call, connected_by, find
 from waggle.cli.progress import say
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, NotFound
+
+_NOTHING_ELSE: Mapping[str, object] = {}
 
 
 def pause(environment: str, *, to_disk: bool) -> None:
@@ -25,13 +28,13 @@ def pause(environment: str, *, to_disk: bool) -> None:
 
 def resume(environment: str) -> None:
     """Have it go on, and print its id."""
-    resumed = anyio.run(_call, "resume_environment", environment, {})
+    resumed = anyio.run(_call, "resume_environment", environment, _NOTHING_ELSE)
     sys.stdout.write(f"{resumed['environment_id']}\n")
 
 
 def snapshot(environment: str, name: str | None, *, as_json: bool) -> None:
     """Take a snapshot, and print its id, or all of it as JSON."""
-    more = {} if name is None else {"name": name}
+    more: dict[str, object] = {} if name is None else {"name": name}
     taken = anyio.run(_call, "snapshot_environment", environment, more)
     if as_json:
         sys.stdout.write(json.dumps(taken, indent=2) + "\n")
@@ -57,7 +60,7 @@ def rollback(environment: str, snapshot: str) -> None:
     sys.stdout.write(f"{back['environment_id']}\n")
 
 
-async def _call(tool: str, environment: str, more: dict[str, object]) -> dict[str, Any]:
+async def _call(tool: str, environment: str, more: Mapping[str, object]) -> dict[str, Any]:
     async with connected_by(load()) as client:
         row = await find(client, environment)
         return await call(client, tool, environment_id=row["environment_id"], **more)

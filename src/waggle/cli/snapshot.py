@@ -13,7 +13,6 @@ from rich.table import Column, Table
 from waggle.cli.image import iso
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete
-
 from waggle.places import Places
 from waggle.service.local_snapshots import read_snapshots, remove_snapshot
 

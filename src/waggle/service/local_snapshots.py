@@ -8,7 +8,6 @@ Built by the composition root; `waggle snapshot` reads and writes it, too.
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
@@ -67,7 +66,7 @@ class LocalSnapshots:
 
     async def _keep(self, moment: Moment, snapshot: Snapshot) -> Snapshot:
         path = self._directory / snapshot.id
-        await self._moments.keep(moment, path, {"snapshot": _to_facts(snapshot)})
+        await self._moments.keep(moment, path, {"snapshot": to_facts(snapshot)})
         kept = replace(snapshot, size=frozen_files.size(path))
         self._known[kept.id] = kept
         return kept
@@ -91,7 +90,7 @@ def read_snapshots(directory: Path) -> list[Snapshot]:
 def _ids(directory: Path) -> list[str]:
     """The names of the snapshots' directories; those in work have a dot in front."""
     try:
-        return [name for name in os.listdir(directory) if name[0] != "."]
+        return [path.name for path in directory.iterdir() if path.name[0] != "."]
     except FileNotFoundError:
         return []
 
@@ -108,14 +107,15 @@ def remove_snapshot(path: Path) -> None:
 
 def _read(path: Path) -> Snapshot | None:
     try:
-        told = cast("dict[str, object]", frozen_files.facts(path)["snapshot"])
-        return replace(_from_facts(told), id=path.name, size=frozen_files.size(path))
+        told = parse_snapshot(frozen_files.facts(path))
+        return replace(told, id=path.name, size=frozen_files.size(path))
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         log.warning("snapshot_unreadable", snapshot=path.name, error=repr(error))
         return None
 
 
-def _to_facts(snapshot: Snapshot) -> dict[str, object]:
+def to_facts(snapshot: Snapshot) -> dict[str, object]:
+    """A snapshot without id and size, for its manifest."""
     resources = snapshot.resources
     return {
         "name": snapshot.name,
@@ -132,8 +132,12 @@ def _to_facts(snapshot: Snapshot) -> dict[str, object]:
     }
 
 
-def _from_facts(told: Mapping[str, object]) -> Snapshot:
-    """Raises KeyError, TypeError, AttributeError or ValueError."""
+def parse_snapshot(facts: Mapping[str, object]) -> Snapshot:
+    """The snapshot in the facts of a manifest, without id and size.
+
+    Raises KeyError, TypeError, AttributeError or ValueError.
+    """
+    told = cast("dict[str, object]", facts["snapshot"])
     made_of = cast("dict[str, object]", told["made_of"])
     return Snapshot(
         id="",

@@ -76,9 +76,11 @@ class EnvironmentTools:
     ) -> Annotated[CallToolResult, CreatedEnvironment]:
         """Boot an environment, with progress for a client that asked for it."""
         owner, policy = current_owner(ctx), parse_network(network)
+        begin = "is running"
         if snapshot:
             known = self._snapshots.get(snapshot, owner=owner)
             require_fitting(known, runtime, image)
+            begin = f"goes on from snapshot {known.name}"
             copy = CopyRequest(name or None, timeout_minutes, policy)
             environment = await self._snapshots.create(
                 known.id, copy, owner=owner, progress=reporter(ctx)
@@ -91,10 +93,9 @@ class EnvironmentTools:
                 request, owner=owner, progress=reporter(ctx)
             )
         result = created(environment)
-        begin = f" goes on from snapshot {known.name}" if snapshot else " is running"
         return success(
             result,
-            f"Environment {result.environment_id} ({result.name}){begin}: runtime "
+            f"Environment {result.environment_id} ({result.name}) {begin}: runtime "
             f"{result.runtime}, network {result.network}. It is destroyed after {result.timeout} "
             f"without a call.{_start(result.working_directory)}",
         )
