@@ -30,44 +30,33 @@ from waggle.domain.toolset import Offer
 from waggle.domain.tree import MAX_RECORDS_BYTES
 from waggle.hypervisors import hypervisor
 from waggle.infra.files import FileLock
-from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import AddressPolicy
-from waggle.infra.net.ports import PortAllocator
 from waggle.infra.net.resolve import SystemResolver, dns_pool
-from waggle.infra.qemu.hypervisor import QemuHypervisor
-from waggle.infra.rootfs.kit.build import GuestKit
-from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.infra.spool import Spool
 from waggle.infra.store.calls import SqliteCalls
 from waggle.infra.store.sqlite import SqliteStore
-from waggle.infra.store.templates import TemplateStore
+from waggle.machinery import machinery, templates
 from waggle.mcp.context import Services
 from waggle.places import Places
 from waggle.presets import (
-    certificates,
     execution_limits,
     image_service,
     limits,
     runtimes,
-    warm_up,
 )
-from waggle.service.blueprint import GuestParts
 from waggle.service.environments import EnvironmentService
 from waggle.service.execution import ExecutionService
 from waggle.service.filesystem import FilesystemService
 from waggle.service.jobs import JobService
-from waggle.service.launcher import Launcher
-from waggle.service.local_host import LocalHost, is_root
+from waggle.service.local_host import LocalHost
 from waggle.service.local_machines import LocalMachines
 from waggle.service.local_snapshots import LocalSnapshots
-from waggle.service.moments import Moments
 from waggle.service.ports import PortService
 from waggle.service.pruner import Pruner
 from waggle.service.reaper import Reaper
 from waggle.service.repeats import Repeats
 from waggle.service.snapshots import SnapshotLimits, SnapshotService
-from waggle.service.templates import Recipe, Templates
 from waggle.service.trees import TreeService
 
 log = structlog.get_logger(__name__)
@@ -234,35 +223,20 @@ def _local_host(
             on_decision=partial(log_egress, observer, environment.id),
         )
 
-    parts = GuestParts(
-        kernel=GuestKernel(places.guest, settings.libkrunfw_path).require,
-        kit=GuestKit(places.guest).require,
-        scratch=ScratchDisks(places.disks),
-        certificates=certificates(settings),
-    )
-    launcher = Launcher(
-        PortAllocator(settings.ssh_port_base, settings.ssh_port_max),
-        boot_timeout=settings.boot_timeout.total_seconds(),
-        uid_base=settings.vm_uid_base if is_root() else None,
-    )
-    freezing = machines if isinstance(machines, QemuHypervisor) else None
-    moments = freezing and Moments(freezing, places.moments, places.disks, parts)
-    if moments is not None:
-        stack.callback(moments.loaded.close)
-    templates = None
-    if settings.templates == "on" and freezing is not None:
-        recipe = Recipe(parts.scratch, parts.certificates, warm_up(settings))
-        kept = TemplateStore(places.templates)
-        kept.sweep()
-        templates = Templates(kept, freezing, launcher, recipe, tasks)
-        stack.callback(templates.loaded.close)
+    made = machinery(settings, machines, stack)
     return LocalHost(
         directory=places.environments,
-        machines=LocalMachines(machines, launcher, parts.scratch, templates, freezing),
+        machines=LocalMachines(
+            machines,
+            made.launcher,
+            made.parts.scratch,
+            templates(settings, made, tasks, stack),
+            made.freezing,
+        ),
         images=image_service(settings),
-        parts=parts,
+        parts=made.parts,
         new_proxy=new_proxy,
-        moments=moments,
+        moments=made.moments,
     )
 
 

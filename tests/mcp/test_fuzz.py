@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from structlog.testing import capture_logs
 from tests.support.server import default_tools
-from tests.support.wire import FOREIGN, OWN, SECRET, TRACES, Ground, hunting_ground
+from tests.support.wire import (
+    FOREIGN,
+    FOREIGN_SNAPSHOT,
+    OWN,
+    SECRET,
+    TRACES,
+    Ground,
+    hunting_ground,
+)
 
 from waggle.mcp.errors import ERROR_META_KEY
 
@@ -46,6 +54,8 @@ def packed(name: str, kind: bytes = tarfile.REGTYPE) -> str:
 LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "environment_id": st.sampled_from([OWN, OWN, FOREIGN]) | texts,
     "path": st.sampled_from(["/tmp/a", "/tmp", "a", f"../{FOREIGN}"]) | texts,
+    "snapshot_id": st.sampled_from([FOREIGN_SNAPSHOT, OWN]) | texts,
+    "snapshot": st.sampled_from([FOREIGN_SNAPSHOT, OWN]) | texts,
     "job_id": st.integers(-1, 3),
     "code": st.sampled_from(["echo x", "exit 3", "flood 9", "stdin"]) | texts,
     "archive": texts

@@ -40,6 +40,7 @@ async def test_everything_that_the_host_knows_of_an_environment(era: str) -> Non
             "timeout": "30m",
             "idle_seconds_left": 1800,
             "expires_at": "2026-03-04T05:36:07Z",
+            "on_disk_until": None,
             "running_jobs": 0,
             "cpus": 1,
             "memory_bytes": 512 * MIB,

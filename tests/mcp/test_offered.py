@@ -66,6 +66,12 @@ CALLS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"port": 70_000},
         *({"port": port, "wait_seconds": 0} for port in range(1, 20)),
     ],
+    "pause_environment": [{"to_disk": True}],
+    "resume_environment": [{}],
+    "snapshot_environment": [{"name": "-"}, *[{"name": "a"}] * 4],
+    "delete_snapshot": [{"snapshot_id": UNKNOWN}, {"snapshot_id": "x"}],
+    "fork_environment": [{"count": 0}, {"count": 16}],
+    "rollback_environment": [{"snapshot_id": UNKNOWN}],
     "run_code": [
         {"code": "exit 3"},
         {"code": "timeout"},
@@ -75,7 +81,13 @@ CALLS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"code": "echo", "runtime": "ruby"},
     ],
     "destroy_environment": [{"environment_id": UNKNOWN}],
-    "create_environment": [{"runtime": "ruby"}, {"runtime": "python"}, {"runtime": "python"}],
+    "create_environment": [
+        {"runtime": "ruby"},
+        {"runtime": "python"},
+        {"runtime": "python"},
+        {"snapshot": UNKNOWN},
+        {},
+    ],
 }
 URIS = [
     f"waggle://environments/{UNKNOWN}",
@@ -160,7 +172,13 @@ async def everything(made: Narrowed) -> str:
 
 def test_every_tool_is_tried() -> None:
     unneeded = {name for name in NAMES if name not in CALLS}
-    assert unneeded <= {*TOOLS[Toolset.ENVIRONMENTS], "list_jobs", "search_files", "unexpose_port"}
+    assert unneeded <= {
+        *TOOLS[Toolset.ENVIRONMENTS],
+        "list_jobs",
+        "search_files",
+        "unexpose_port",
+        "list_snapshots",
+    }
 
 
 async def test_with_everything_offered_the_answers_name_tools_of_every_set_but_run() -> None:

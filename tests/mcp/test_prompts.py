@@ -11,7 +11,7 @@ from mcp_types import GetPromptResult, TextContent
 from tests.support.server import ERAS, Setup, mcp_server
 
 from waggle.domain.toolset import ALL_TOOLSETS, Toolset
-from waggle.mcp.prompts import MOST_TEXT, PROMPTS
+from waggle.mcp.prompts import HINTS, MOST_TEXT, PROMPTS
 
 pytestmark = pytest.mark.anyio
 ARGUMENTS = {
@@ -49,7 +49,8 @@ async def test_they_name_only_tools_that_exist() -> None:
             text = said(await client.get_prompt(name, arguments))
             named = set(re.findall(r"\b[a-z]+_[a-z_]+\b", text)) - {"environment_id", "exit_code"}
             assert named - tools == set()
-            assert {*named, "execute"} == PROMPTS[name][1]
+            hinted = HINTS.get(name, ("", frozenset[str]()))[1]
+            assert {*named, "execute"} == PROMPTS[name][1] | hinted
             assert "execute" in text
 
 
@@ -58,6 +59,7 @@ async def test_they_name_only_tools_that_exist() -> None:
     [
         ({Toolset.JOBS, Toolset.PORTS, Toolset.RUN}, [*PROMPTS]),
         ({Toolset.PACKAGES}, ["debug-failure"]),
+        ({Toolset.SNAPSHOTS}, [*PROMPTS]),
         ({Toolset.FILES}, []),
         ({Toolset.EXECUTION}, []),
         ({Toolset.ENVIRONMENTS}, []),
@@ -72,6 +74,10 @@ async def test_a_prompt_is_offered_only_with_the_tools_that_it_names(
         for name in {*PROMPTS} - {*names}:
             with pytest.raises(MCPError):
                 await client.get_prompt(name, ARGUMENTS[name])
+        for name in names:
+            text = said(await client.get_prompt(name, ARGUMENTS[name]))
+            hinted = name in HINTS and Toolset.SNAPSHOTS not in left_out
+            assert ("snapshot_environment" in text) is hinted
 
 
 @pytest.mark.parametrize(

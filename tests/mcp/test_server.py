@@ -19,7 +19,7 @@ from waggle.mcp.server import package_version
 pytestmark = pytest.mark.anyio
 
 ORIGINAL: dict[str, tuple[set[str], set[str]]] = {
-    "create_environment": ({"runtime"}, {"name", "timeout_minutes"}),
+    "create_environment": (set(), {"runtime", "name", "timeout_minutes"}),  # or a snapshot
     "destroy_environment": ({"environment_id"}, set()),
     "list_environments": (set(), set()),
     "execute": ({"environment_id", "code"}, {"language", "timeout_seconds"}),
@@ -81,7 +81,7 @@ async def test_the_examples_in_the_descriptions_fit_the_schemas() -> None:
         for example in re.findall(r"\{.*?\}(?= or |$)", str(tool.description), re.M):
             assert validator.is_valid(json.loads(example)), example
             count += 1
-    assert count == 34
+    assert count == 42
 
 
 async def test_hints_are_honest() -> None:
@@ -99,6 +99,7 @@ async def test_hints_are_honest() -> None:
         "list_jobs",
         "search_files",
         "download_files",
+        "list_snapshots",
     }
     destructive = {name for name, hint in hints.items() if hint and hint.destructive_hint}
     assert destructive == {
@@ -109,6 +110,8 @@ async def test_hints_are_honest() -> None:
         "write_file",
         "edit_file",
         "upload_files",
+        "delete_snapshot",
+        "rollback_environment",
     }
     idempotent = {name for name, hint in hints.items() if hint and hint.idempotent_hint}
     assert idempotent == {
@@ -120,6 +123,9 @@ async def test_hints_are_honest() -> None:
         "kill_job",
         "expose_port",
         "unexpose_port",
+        "pause_environment",
+        "resume_environment",
+        "rollback_environment",
     }
     outside = {name for name, hint in hints.items() if hint and hint.open_world_hint}
     assert outside == {"execute", "run_command", "run_code", "install_packages"}

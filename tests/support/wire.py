@@ -25,6 +25,7 @@ from waggle.service.environments import CreateRequest
 
 OWN = "00000000-0000-4000-8000-000000000001"
 FOREIGN = "00000000-0000-4000-8000-000000000002"
+FOREIGN_SNAPSHOT = "00000000-0000-4000-8000-500000000003"
 SECRET = "another-owners-secret"
 TRACES = ("Traceback", 'File "', "pydantic", "site-packages", "src/waggle")
 _META: dict[str, Any] = {
@@ -94,6 +95,8 @@ class Ground:
         assert environment == self.foreign.environment
         assert [command.code for command in self.foreign.commands] == [f"echo {SECRET}".encode()]
         assert self.foreign.files == _secrets()
+        (snapshot,) = self.rig.services.snapshots.list(owner=_STRANGER)
+        assert snapshot.id == FOREIGN_SNAPSHOT
         assert (self.foreign.destroys, self.foreign.ports, self.foreign.asked) == (0, {}, [])
 
 
@@ -111,6 +114,7 @@ async def _foreign(rig: Rig) -> tuple[FakeGuest, str]:
     job = await services.execution.execute(environment.id, f"echo {SECRET}", owner=_STRANGER)
     await job.wait(5)
     archive = await services.trees.download(environment.id, ".", owner=_STRANGER)
+    await services.snapshots.take(environment.id, owner=_STRANGER, name=SECRET)
     guest.environment = services.environments.get(environment.id, owner=_STRANGER)
     return guest, archive.id
 

@@ -161,6 +161,11 @@ async def test_owners_do_not_meet(era: str) -> None:
         "extend_environment": {"minutes": 5},
         "expose_port": {"port": 8000},
         "unexpose_port": {"port": 8000},
+        "pause_environment": {},
+        "resume_environment": {},
+        "snapshot_environment": {},
+        "fork_environment": {"count": 2},
+        "rollback_environment": {"snapshot_id": nobody},
         "destroy_environment": {},
     }
     async with (
@@ -180,11 +185,44 @@ async def test_owners_do_not_meet(era: str) -> None:
         assert data_of(await ann.call_tool("list_environments", {}))["count"] == 1
         tools = {tool.name for tool in (await bob.list_tools()).tools}
         takers = tools - {"create_environment", "list_environments", "run_code"}
+        takers -= {"list_snapshots", "delete_snapshot"}  # in the next test
         assert takers == attempts.keys(), "a new tool needs an attempt here"
         # Destroyed ones stay hers, too.
         await ann.call_tool("destroy_environment", {"environment_id": hers})
         gone = error_of(await bob.call_tool("destroy_environment", {"environment_id": hers}))
         assert gone["code"] == "not_found"
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_owners_do_not_meet_in_snapshots(era: str) -> None:
+    """Ann's snapshot is to bob as one that never was, and no snapshot of his reaches hers."""
+    nobody = "00000000-0000-4000-8000-ffffffffffff"
+    async with (
+        serving(guarded()) as rig,
+        client(rig, era, token=ANN) as ann,
+        client(rig, era, token=BOB) as bob,
+    ):
+        hers, his = await created(ann), await created(bob)
+        taken = await ann.call_tool("snapshot_environment", {"environment_id": hers})
+        snapshot = data_of(taken)["snapshot_id"]
+        assert data_of(await bob.call_tool("list_snapshots", {}))["count"] == 0
+        attempts: list[tuple[str, dict[str, str]]] = [
+            ("delete_snapshot", {"snapshot_id": snapshot}),
+            ("create_environment", {"snapshot": snapshot}),
+            ("rollback_environment", {"snapshot_id": snapshot, "environment_id": his}),
+            ("rollback_environment", {"snapshot_id": snapshot, "environment_id": hers}),
+        ]
+        for tool, arguments in attempts:
+            unknown = {**arguments, next(iter(arguments)): nobody}
+            refused = error_of(await bob.call_tool(tool, arguments))
+            assert refused["code"] == "not_found"
+            never = error_of(await bob.call_tool(tool, unknown))
+            assert str(refused).replace(snapshot, nobody) == str(never)
+        own = await bob.call_tool("snapshot_environment", {"environment_id": his})
+        theirs = {"snapshot_id": data_of(own)["snapshot_id"], "environment_id": hers}
+        refused = error_of(await bob.call_tool("rollback_environment", theirs))
+        assert refused["code"] == "not_found"
+        assert data_of(await ann.call_tool("list_snapshots", {}))["count"] == 1
 
 
 async def test_a_session_is_its_owners_alone() -> None:

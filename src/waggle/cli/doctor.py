@@ -47,6 +47,7 @@ def subject(settings: Settings) -> Subject:
         port_max=settings.ssh_port_max,
         qemu_binary=settings.qemu_binary,
         hypervisor=settings.hypervisor,
+        prefer=settings.prefer,
         libkrun=lambda: library(settings),
         accel=settings.accel,
         memory_mib=settings.default_memory_mb,

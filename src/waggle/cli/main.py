@@ -14,8 +14,10 @@ from typing import cast
 
 from cyclopts import App, Group
 
+from waggle.cli.env_commands import env
 from waggle.cli.image_commands import image
 from waggle.cli.options import Json, Place, Recursive, Stdio, Write, Yes
+from waggle.cli.snapshot_commands import snapshot
 from waggle.cli.template_commands import template
 from waggle.cli.token_commands import token
 from waggle.domain.errors import InvalidArgument, WaggleError
@@ -27,9 +29,9 @@ app = App(
     help_epilogue="Settings are WAGGLE_* variables: see docs/configuration.md.",
 )
 app.register_install_completion_command(name="--install-completion")  # pyright: ignore[reportUnknownMemberType]
-env = App(name="env", help="The environments of the running server.")
 app.command(image)
 app.command(env)
+app.command(snapshot)
 app.command(template)
 app.command(token)
 SERVER, MACHINE = Group("Server", sort_key=1), Group("This machine", sort_key=2)
@@ -166,25 +168,6 @@ def version() -> None:
     from importlib.metadata import version as installed
 
     sys.stdout.write(f"waggle {installed('waggle')}\n")
-
-
-@env.command(name="ls")
-def env_ls(*, json: Json = False) -> None:
-    """List the environments of the running server."""
-    from waggle.cli.env import ls as run
-
-    run(as_json=json)
-
-
-@env.command(name="rm")
-def env_rm(*environments: str) -> None:
-    """Destroy environments, each given by id, beginning of id, or name.
-
-    One that cannot be destroyed does not keep the others; the exit code is 1 then.
-    """
-    from waggle.cli.env import rm as run
-
-    run(environments)
 
 
 def main(words: Sequence[str] | None = None) -> None:

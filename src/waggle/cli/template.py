@@ -19,7 +19,10 @@ from waggle.domain.errors import InvalidArgument, NotFound
 from waggle.infra.store.templates import TemplateStore
 from waggle.places import Places
 
-_NOTHING = "No templates. The server makes them in the background after a first boot."
+_NOTHING = (
+    "No templates. The server makes them in the background after a first boot,"
+    " and 'waggle template build' makes them now."
+)
 
 
 def ls(*, as_json: bool) -> None:

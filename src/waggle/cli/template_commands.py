@@ -38,3 +38,19 @@ def template_prune(*, older_than: str = "7d") -> None:
     from waggle.cli.template import prune as run
 
     run(older_than)
+
+
+@template.command(name="build")
+def template_build(*runtimes: str) -> None:
+    """Make the templates of the configured runtimes now, and print their ids.
+
+    It needs no server; one that runs goes on from them at once.
+
+    Parameters
+    ----------
+    runtimes
+        Which ones; all of them when none is named.
+    """
+    from waggle.cli.template_build import build as run
+
+    run(runtimes)

@@ -19,6 +19,7 @@ class Toolset(StrEnum):
     FILES = "files"
     PACKAGES = "packages"
     PORTS = "ports"
+    SNAPSHOTS = "snapshots"
     RUN = "run"
 
 
@@ -44,6 +45,15 @@ TOOLS: Mapping[Toolset, tuple[str, ...]] = {
     ),
     Toolset.PACKAGES: ("install_packages",),
     Toolset.PORTS: ("expose_port", "unexpose_port"),
+    Toolset.SNAPSHOTS: (
+        "pause_environment",
+        "resume_environment",
+        "snapshot_environment",
+        "list_snapshots",
+        "delete_snapshot",
+        "fork_environment",
+        "rollback_environment",
+    ),
     Toolset.RUN: ("run_code",),
 }
 """The names, in the order in which a client lists them; texts may name a tool by these only."""

@@ -23,6 +23,15 @@ _WORK = (
 )
 _TREES = ("upload_files", "download_files")
 _JOBS = ("wait_job", "read_job", "kill_job", "list_jobs")
+_SNAPSHOTS = (
+    "snapshot_environment keeps a moment, memory and disk: {start}rollback_environment go back to "
+    "it; list_snapshots and delete_snapshot look after them."
+)
+_COPIES = (
+    "fork_environment copies a running environment, to try several ways from one state; "
+    "pause_environment has one wait without its resources until the next call or "
+    "resume_environment."
+)
 _LAST = (
     "An error says what to do next. A non-zero exit_code is the program's own result: read stderr."
 )
@@ -55,6 +64,11 @@ def _steps(offered: Collection[str]) -> Iterator[str]:
             "expose_port gives a URL for a server that runs in the environment, until "
             "unexpose_port."
         )
+    if "snapshot_environment" in offered:
+        yield _SNAPSHOTS.format(
+            start="create_environment with snapshot and " if "create_environment" in offered else ""
+        )
+        yield _COPIES
     if "destroy_environment" in offered:
         yield (
             "destroy_environment when the work is done. An environment that is not used is "

@@ -7,6 +7,7 @@ marks, so that pasted output does not read like instructions of this server.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any
 
@@ -97,8 +98,33 @@ PROMPTS: Mapping[str, tuple[Callable[..., str], frozenset[str]]] = {
 """By name, each with the tools that its text names."""
 
 
+HINTS: Mapping[str, tuple[str, frozenset[str]]] = {
+    "debug-failure": (
+        "Take a snapshot_environment once the failure is reproduced; rollback_environment goes "
+        "back to it before each attempt, and fork_environment tries several fixes from one state.",
+        frozenset({"snapshot_environment", "rollback_environment", "fork_environment"}),
+    ),
+    "analyse-data": (
+        "When loading takes long, keep the data in a program that detached itself, and use "
+        "snapshot_environment or fork_environment to go on from there more than once.",
+        frozenset({"snapshot_environment", "fork_environment"}),
+    ),
+}
+"""What a prompt says at its end where the tools that this names are offered, too."""
+
+
 def add_prompts(server: MCPServer[Any], offered: Collection[str]) -> None:
     """Register the prompts that send an agent after no tool but those that are offered."""
     for name, (prompt, tools) in PROMPTS.items():
         if tools <= set(offered):
-            server.prompt(name=name, title=name.replace("-", " ").capitalize())(prompt)
+            hint, named = HINTS.get(name, ("", frozenset[str]()))
+            told = _with_hint(prompt, hint) if hint and named <= set(offered) else prompt
+            server.prompt(name=name, title=name.replace("-", " ").capitalize())(told)
+
+
+def _with_hint(prompt: Callable[..., str], hint: str) -> Callable[..., str]:
+    @functools.wraps(prompt)
+    def told(*args: Any, **kwargs: Any) -> str:
+        return f"{prompt(*args, **kwargs)}\n{hint}"
+
+    return told

@@ -19,7 +19,7 @@ from waggle.service.repeats import Repeats
 
 PARAMETER = "idempotency_key"
 REPEATED_META_KEY = "waggle/repeated"
-LOST_WITH_SERVER = frozenset({"create_environment"})
+LOST_WITH_SERVER = frozenset({"create_environment", "fork_environment"})
 """Tools whose interrupted work is undone when the server starts again."""
 IdempotencyKey = Annotated[
     str | None,

@@ -31,16 +31,21 @@ def readable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+STATUSES = "creating, running, paused, resuming, destroying or error."
+ON_DISK = "RFC 3339; how long it is kept while it is paused to disk; null otherwise."
+
+
 class EnvironmentSummary(BaseModel):
     """An environment in a list."""
 
     environment_id: str = Field(description="UUID; every other tool takes it.")
     name: str = Field(description="What people call it; need not be unique.")
     runtime: str = Field(description="python, node or shell.")
-    status: str = Field(description="creating, running, paused, destroying or error.")
+    status: str = Field(description=STATUSES)
     network: str = Field(description="none or public.")
     created_at: str = Field(description="RFC 3339.")
     error: str | None = Field(description="Why it is in the error status; null otherwise.")
+    on_disk_until: str | None = Field(description=ON_DISK)
 
 
 class CreatedEnvironment(BaseModel):
@@ -72,6 +77,11 @@ class DestroyedEnvironment(BaseModel):
     message: str
 
 
+def on_disk_until(environment: Environment) -> str | None:
+    """Until when it is kept, if it is paused to disk."""
+    return None if environment.paused_until is None else rfc3339(environment.paused_until)
+
+
 def summary(environment: Environment) -> dict[str, Any]:
     """One line of list_environments: the fields of EnvironmentSummary, as JSON has them."""
     return {
@@ -82,6 +92,7 @@ def summary(environment: Environment) -> dict[str, Any]:
         "network": str(environment.network),
         "created_at": rfc3339(environment.created_at),
         "error": environment.error,
+        "on_disk_until": on_disk_until(environment),
     }
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from waggle.domain.environment import State
 from waggle.domain.usage import ExposedPort
-from waggle.mcp.results import readable, rfc3339
+from waggle.mcp.results import ON_DISK, STATUSES, on_disk_until, readable, rfc3339
 from waggle.service.inspection import Inspection
 
 
@@ -30,7 +30,7 @@ class EnvironmentState(BaseModel):
     name: str
     runtime: str
     image: str = Field(description="What it was booted from.")
-    status: str = Field(description="creating, running, paused, destroying or error.")
+    status: str = Field(description=STATUSES)
     error: str | None = Field(description="Why it is in the error status; null otherwise.")
     network: str = Field(description="none or public.")
     working_directory: str
@@ -39,6 +39,7 @@ class EnvironmentState(BaseModel):
     timeout: str = Field(description="It is destroyed after being unused for this long, e.g. 30m.")
     idle_seconds_left: int = Field(description="Until then, if nothing uses it.")
     expires_at: str | None = Field(description="RFC 3339; null while a call or a job runs.")
+    on_disk_until: str | None = Field(description=ON_DISK)
     running_jobs: int
     cpus: int = Field(description="Virtual processors it may use.")
     memory_bytes: int = Field(description="Memory it may use.")
@@ -101,6 +102,7 @@ def environment_state(found: Inspection, running_jobs: int) -> EnvironmentState:
         timeout=in_minutes(environment.idle_timeout),
         idle_seconds_left=int(found.idle_left.total_seconds()),
         expires_at=None if found.is_busy else rfc3339(environment.expires_at()),
+        on_disk_until=on_disk_until(environment),
         running_jobs=running_jobs,
         cpus=environment.resources.cpus,
         memory_bytes=environment.resources.memory_mib << 20,
@@ -125,12 +127,18 @@ def state_text(state: EnvironmentState) -> str:
     lines = [
         f"{state.name} ({state.runtime}, {state.image}, network {state.network}): {state.status}"
         + (f": {state.error}" if state.error else ""),
-        f"{state.age_seconds} s old, {state.running_jobs} jobs running; destroyed after "
-        f"{state.idle_seconds_left} s without a call",
+        f"{state.age_seconds} s old, {state.running_jobs} jobs running; {_fate(state)}",
         *([f"on the host: {', '.join(used)}; {state.cpu_seconds_used:g} s of CPU"] if used else []),
         *(f"port {item.port}: {item.url}" for item in state.ports),
     ]
     return "\n".join(lines) if state.status != State.CREATING else lines[0]
+
+
+def _fate(state: EnvironmentState) -> str:
+    if state.on_disk_until is not None:
+        return f"kept on the disk until {state.on_disk_until}, and any call resumes it"
+    resumes = ", and any call resumes it" if state.status == State.PAUSED else ""
+    return f"destroyed after {state.idle_seconds_left} s without a call{resumes}"
 
 
 def _mib(size: int) -> str:

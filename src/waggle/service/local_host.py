@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import shutil
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable
 from pathlib import Path
 
 from waggle.domain import host
@@ -21,23 +20,20 @@ from waggle.domain.environment import Environment
 from waggle.domain.errors import (
     BootFailed,
     GuestLost,
-    ImageCorrupt,
     MomentUnusable,
     Unsupported,
     WaggleError,
 )
 from waggle.domain.execution import HOME
 from waggle.domain.host import Progress
-from waggle.domain.image import BootImage, BootImages
+from waggle.domain.image import BootImages
 from waggle.domain.machine import Machine
-from waggle.domain.network import NetworkPolicy
 from waggle.infra.confined import kill_identified
 from waggle.infra.files import atomic_write
-from waggle.infra.rootfs.identity import DRAWN_BYTES, drawn_records, identity_records
-from waggle.infra.ssh.connection import PROXY_PORT, SshConnection
+from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
-from waggle.service.blueprint import Blueprint, GuestParts
-from waggle.service.guest_setup import guest_variables
+from waggle.service.blueprint import GuestParts
+from waggle.service.drawing import draw, has_network
 from waggle.service.launcher import Launched
 from waggle.service.local_guest import LocalGuest, Proxy
 from waggle.service.local_machines import LocalMachines
@@ -137,23 +133,13 @@ class LocalHost:
         async with contextlib.AsyncExitStack() as undo:
             undo.callback(_clear, files)
             keys = new_keys()
-            blueprint = Blueprint(
-                id=environment.id,
-                runtime=made_of.runtime,
-                image=image,
-                kernel=made_of.kernel,
-                kit=made_of.kit,
-                resources=made_of.resources,
-                identity={
-                    **self._identity(environment, image, keys),
-                    **drawn_records(secrets.token_bytes(DRAWN_BYTES)),
-                },
-                files=files,
+            blueprint = draw(
+                environment, made_of, keys, files, certificates=self._parts.certificates
             )
             await progress(0.4, "Resuming the machine" if moment else "Booting the machine")
             launched, template = await self._machines.bring_up(blueprint, moment)
             undo.push_async_callback(_end, launched)
-            proxy = self._new_proxy(environment) if _has_network(environment) else None
+            proxy = self._new_proxy(environment) if has_network(environment) else None
             guest = LocalGuest(
                 launched,
                 SshConnection(launched.lease.port, keys, proxy=proxy.serve if proxy else None),
@@ -181,31 +167,6 @@ class LocalHost:
         directory = self._directory / environment.id
         directory.mkdir(parents=True, mode=0o700)
         return directory
-
-    def _identity(
-        self, environment: Environment, image: BootImage, keys: EnvironmentKeys
-    ) -> Mapping[str, bytes]:
-        variables: Mapping[str, str] = guest_variables(
-            image.variables,
-            proxy_port=PROXY_PORT if _has_network(environment) else None,
-            has_certificates=bool(self._parts.certificates),
-        )
-        try:
-            return identity_records(
-                host_key=keys.host_key,
-                authorized_keys=keys.authorized_keys,
-                hostname=environment.name,
-                environment=variables,
-                certificates=self._parts.certificates,
-                user=image.user,
-                directory=image.directory,
-                shell=image.shell,
-            )
-        except ValueError as error:
-            raise ImageCorrupt(
-                f"The image's configuration cannot be given to a machine: {error}.",
-                hint="Choose another image, or make this one with fewer or shorter variables.",
-            ) from error
 
     async def discard(self, environment: Environment) -> None:
         """Remove what an earlier server left; see `domain.host.EnvironmentHost.discard`."""
@@ -261,10 +222,6 @@ def _clear(files: Path) -> None:
     for path in files.iterdir():
         if path != frozen_in(files):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _has_network(environment: Environment) -> bool:
-    return environment.network is not NetworkPolicy.NONE
 
 
 def _save_access(files: Path, keys: EnvironmentKeys, port: int) -> None:

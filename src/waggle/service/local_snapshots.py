@@ -40,11 +40,23 @@ class LocalSnapshots:
         self._directory = directory
         self._moments = moments
         sweep(directory)
-        self._known = {each.id: each for each in read_snapshots(directory)}
+        self._known: dict[str, Snapshot] = {}
+        self._unreadable: set[str] = set()
+        self.all()
 
     def all(self) -> list[Snapshot]:
-        """See `SnapshotShelf.all`."""
-        return list(self._known.values())
+        """See `SnapshotShelf.all`. Notices what `waggle snapshot` brought or removed meanwhile."""
+        there = set(_ids(self._directory))
+        for gone in self._known.keys() - there:
+            del self._known[gone]
+        for new in there - self._known.keys():
+            if new in self._unreadable:
+                continue
+            if (snapshot := _read(self._directory / new)) is not None:
+                self._known[new] = snapshot
+            else:
+                self._unreadable.add(new)
+        return sorted(self._known.values(), key=lambda each: each.created_at)
 
     async def keep(self, moment: host.Moment, snapshot: Snapshot) -> Snapshot:
         """See `SnapshotShelf.keep`."""
@@ -54,7 +66,7 @@ class LocalSnapshots:
 
     async def _keep(self, moment: Moment, snapshot: Snapshot) -> Snapshot:
         path = self._directory / snapshot.id
-        await self._moments.keep(moment, path, {"snapshot": _to_facts(snapshot)})
+        await self._moments.keep(moment, path, {"snapshot": to_facts(snapshot)})
         kept = replace(snapshot, size=frozen_files.size(path))
         self._known[kept.id] = kept
         return kept
@@ -66,21 +78,28 @@ class LocalSnapshots:
     async def remove(self, snapshot_id: str) -> None:
         """See `SnapshotShelf.remove`."""
         self._known.pop(snapshot_id, None)
-        await finish(asyncio.to_thread(_remove, self._directory / snapshot_id))
+        await finish(asyncio.to_thread(remove_snapshot, self._directory / snapshot_id))
 
 
 def read_snapshots(directory: Path) -> list[Snapshot]:
     """Every whole snapshot below a directory, oldest first."""
-    if not directory.is_dir():
-        return []
-    found = (_read(path) for path in directory.iterdir() if path.name[0] != ".")
+    found = (_read(directory / name) for name in _ids(directory))
     return sorted(filter(None, found), key=lambda each: each.created_at)
 
 
-def _remove(path: Path) -> None:
+def _ids(directory: Path) -> list[str]:
+    """The names of the snapshots' directories; those in work have a dot in front."""
+    try:
+        return [path.name for path in directory.iterdir() if path.name[0] != "."]
+    except FileNotFoundError:
+        return []
+
+
+def remove_snapshot(path: Path) -> None:
+    """Remove the directory of one; from the first moment on it does not count. Idempotent."""
     gone = path.with_name(f"{_GOING}{path.name}")
     try:
-        path.rename(gone)  # from here on it does not count
+        path.rename(gone)
     except FileNotFoundError:
         return
     shutil.rmtree(gone, ignore_errors=True)
@@ -88,14 +107,15 @@ def _remove(path: Path) -> None:
 
 def _read(path: Path) -> Snapshot | None:
     try:
-        told = cast("dict[str, object]", frozen_files.facts(path)["snapshot"])
-        return replace(_from_facts(told), id=path.name, size=frozen_files.size(path))
+        told = parse_snapshot(frozen_files.facts(path))
+        return replace(told, id=path.name, size=frozen_files.size(path))
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         log.warning("snapshot_unreadable", snapshot=path.name, error=repr(error))
         return None
 
 
-def _to_facts(snapshot: Snapshot) -> dict[str, object]:
+def to_facts(snapshot: Snapshot) -> dict[str, object]:
+    """A snapshot without id and size, for its manifest."""
     resources = snapshot.resources
     return {
         "name": snapshot.name,
@@ -112,8 +132,12 @@ def _to_facts(snapshot: Snapshot) -> dict[str, object]:
     }
 
 
-def _from_facts(told: Mapping[str, object]) -> Snapshot:
-    """Raises KeyError, TypeError, AttributeError or ValueError."""
+def parse_snapshot(facts: Mapping[str, object]) -> Snapshot:
+    """The snapshot in the facts of a manifest, without id and size.
+
+    Raises KeyError, TypeError, AttributeError or ValueError.
+    """
+    told = cast("dict[str, object]", facts["snapshot"])
     made_of = cast("dict[str, object]", told["made_of"])
     return Snapshot(
         id="",

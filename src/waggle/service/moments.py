@@ -29,7 +29,7 @@ from waggle.service.launcher import Launched
 from waggle.service.loaded import Loaded
 from waggle.service.moment_facts import MadeOf, Shelves, from_facts, made_of, to_facts
 
-_UNFINISHED = ".tmp-"
+UNFINISHED = ".tmp-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Moments:
         Raises BootFailed, GuestLost or OSError. Not to be cancelled.
         """
         machine, _, spec = launched
-        work = blueprint.files / f"{_UNFINISHED}frozen"
+        work = blueprint.files / f"{UNFINISHED}frozen"
         try:
             work.mkdir(mode=0o700)
             frozen = await self.hypervisor.freeze(machine, spec)
@@ -129,7 +129,7 @@ class Moments:
         await asyncio.to_thread(moment.frozen.save, moment.directory)
         await asyncio.to_thread(frozen_files.seal, moment.directory, whole)
         directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        copy = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=directory.parent))
+        copy = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=directory.parent))
         for path in moment.directory.iterdir():
             os.link(path, copy / path.name)
         copy.rename(directory)
@@ -142,7 +142,7 @@ class Moments:
         What is recalled for one machine `alone` is read anew; the rest is shared. Raises
         MomentUnusable with the reason when it cannot be gone on from here and now.
         """
-        parts = await asyncio.to_thread(self._check, directory)
+        parts = await asyncio.to_thread(self.check, directory)
         async with contextlib.AsyncExitStack() as stack:
             try:
                 if alone:
@@ -154,7 +154,11 @@ class Moments:
                 raise MomentUnusable(f"Its state cannot be read: {error.strerror}.") from error
             yield Moment(directory, parts, frozen, alone)
 
-    def _check(self, directory: Path) -> MadeOf:
+    def check(self, directory: Path) -> MadeOf:
+        """What is kept there consists of, verified. Blocks. Raises MomentUnusable with the reason.
+
+        Raises SetupIncomplete, too, where the guest's parts are missing.
+        """
         if (why := frozen_files.problem(directory)) is not None:
             raise MomentUnusable(f"Its state cannot be used: {why}.")
         try:
@@ -177,7 +181,7 @@ class Moments:
 
     def _workspace(self) -> Path:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._directory))
+        return Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self._directory))
 
     def sweep(self) -> None:
         """Remove what a killed server left in work. Call it at start, when nothing runs yet."""
@@ -212,7 +216,7 @@ def frozen_in(files: Path) -> Path:
 def sweep(directory: Path) -> None:
     """Remove directories in work below one."""
     if directory.is_dir():
-        for path in directory.glob(f"{_UNFINISHED}*"):
+        for path in directory.glob(f"{UNFINISHED}*"):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -91,6 +91,18 @@ class Templates:
         while self._wanted:
             await self._idle.wait()
 
+    async def ensure(self, blueprint: Blueprint) -> tuple[str, bool]:
+        """Have the template for such a machine, now: its id, and whether it had to be made.
+
+        Raises as `make` does.
+        """
+        key = self._key(blueprint)
+        async with self._turn:
+            if await self.find(blueprint) is not None:
+                return key.id, False
+            await self.make(key, blueprint)
+        return key.id, True
+
     def reject(self, template: Template) -> None:
         """Remove a template that does not work; another is made when it is wanted again."""
         self.store.remove(template.key.id)

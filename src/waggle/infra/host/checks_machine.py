@@ -92,6 +92,20 @@ async def hypervisor(subject: Subject) -> CheckResult:
     return ok("hypervisor", f"{choice.name}: {choice.reason}")
 
 
+async def freezing(subject: Subject) -> CheckResult:
+    """Machines can be frozen: templates, pauses to disk, snapshots and forks."""
+    try:
+        name = _choice(subject).name
+    except WaggleError as error:
+        return warn("snapshots", "not known before there is a hypervisor", error.hint)
+    if name == "qemu":
+        return ok("snapshots", "machines can be frozen: templates, snapshots, forks, pauses")
+    detail = "none: libkrun cannot freeze machines, so each boots and none is copied"
+    if subject.hypervisor == "krun":
+        return ok("snapshots", f"{detail}; WAGGLE_HYPERVISOR=qemu is the way to them")
+    return ok("snapshots", f"{detail}; WAGGLE_PREFER=speed or WAGGLE_HYPERVISOR=qemu is the way")
+
+
 async def libkrun(subject: Subject) -> CheckResult:
     """The libkrun library is there and recent enough; without it QEMU runs the machines."""
     problem, mend = subject.libkrun()
@@ -104,7 +118,7 @@ async def libkrun(subject: Subject) -> CheckResult:
 
 def _choice(subject: Subject) -> HypervisorChoice:
     acceleration = choose_acceleration(subject.accel, subject.kvm())
-    return choose_hypervisor(subject.hypervisor, acceleration, subject.libkrun())
+    return choose_hypervisor(subject.hypervisor, acceleration, subject.libkrun(), subject.prefer)
 
 
 def _needs_qemu(subject: Subject) -> bool:

@@ -16,6 +16,7 @@ CHECKS: Mapping[str, Check] = {
     "acceleration": checks_machine.acceleration,
     "libkrun": checks_machine.libkrun,
     "hypervisor": checks_machine.hypervisor,
+    "snapshots": checks_machine.freezing,
     "kernel": checks_files.kernel,
     "guest kit": checks_files.kit,
     "images": checks_files.images,

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from waggle.infra.host.accel import AccelSetting, KvmFacts, read_kvm_facts
-from waggle.infra.host.hypervisors import HypervisorSetting, Library
+from waggle.infra.host.hypervisors import HypervisorSetting, Library, Preference
 
 GIB = 1024**3
 
@@ -53,6 +53,7 @@ class Subject:
     qemu_binary: str = "qemu-system-x86_64"
     accel: AccelSetting = "auto"
     hypervisor: HypervisorSetting = "auto"
+    prefer: Preference = "isolation"
     memory_mib: int = 512
     max_environments: int = 10
     ca_bundle: Path | None = None

@@ -20,13 +20,19 @@ MANIFEST = "manifest.json"
 SCRATCH, IDENTITY = "scratch.img", "identity.img"
 FILES = ("ram", "state", SCRATCH, IDENTITY)
 _FORMAT = 2
-_BLOCK = 1 << 16
+BLOCK = 1 << 16
 
 
 def seal(directory: Path, facts: Mapping[str, object]) -> None:
     """Write the manifest, which makes it whole. Blocks while files are read. Raises OSError."""
     digests = {name: sparse_digest(directory / name) for name in FILES}
     manifest = {"format": _FORMAT, "facts": facts, "sha256": digests}
+    atomic_write(directory / MANIFEST, json.dumps(manifest, indent=1).encode(), 0o600)
+
+
+def amend(directory: Path, facts: Mapping[str, object]) -> None:
+    """Have other facts in a manifest, whose files stay as they are. Raises OSError, ValueError."""
+    manifest = {**_manifest(directory), "facts": facts}
     atomic_write(directory / MANIFEST, json.dumps(manifest, indent=1).encode(), 0o600)
 
 
@@ -80,20 +86,20 @@ def sparse_digest(path: Path) -> str:
     with path.open("rb") as file:
         length = os.fstat(file.fileno()).st_size
         digest.update(length.to_bytes(8, "big"))
-        for at in _blocks(file.fileno(), length):
-            block = os.pread(file.fileno(), _BLOCK, at)
+        for at in data_blocks(file.fileno(), length):
+            block = os.pread(file.fileno(), BLOCK, at)
             if block.strip(b"\0"):
                 digest.update(at.to_bytes(8, "big") + block)
     return digest.hexdigest()
 
 
-def _blocks(descriptor: int, length: int) -> Generator[int]:
+def data_blocks(descriptor: int, length: int) -> Generator[int]:
     """The offsets of all blocks that may hold data, in order."""
     at = 0
     while at < length:
         try:
-            at = max(at, os.lseek(descriptor, at, os.SEEK_DATA) // _BLOCK * _BLOCK)
+            at = max(at, os.lseek(descriptor, at, os.SEEK_DATA) // BLOCK * BLOCK)
         except OSError:  # no data behind this offset
             return
         yield at
-        at += _BLOCK
+        at += BLOCK

@@ -16,9 +16,11 @@ from waggle.mcp.tools.filesystem import filesystem_tools
 from waggle.mcp.tools.jobs import job_tools
 from waggle.mcp.tools.lifetime import lifetime_tools
 from waggle.mcp.tools.packages import package_tools
+from waggle.mcp.tools.pauses import pause_tools
 from waggle.mcp.tools.ports import port_tools
 from waggle.mcp.tools.run import run_tools
 from waggle.mcp.tools.search import search_tools
+from waggle.mcp.tools.snapshots import snapshot_tools
 from waggle.mcp.tools.trees import tree_tools
 
 _MAKERS: Mapping[Toolset, Sequence[Callable[[Services], list[Tool]]]] = {
@@ -28,6 +30,7 @@ _MAKERS: Mapping[Toolset, Sequence[Callable[[Services], list[Tool]]]] = {
     Toolset.FILES: (filesystem_tools, search_tools, tree_tools),
     Toolset.PACKAGES: (package_tools,),
     Toolset.PORTS: (port_tools,),
+    Toolset.SNAPSHOTS: (pause_tools, snapshot_tools),
     Toolset.RUN: (run_tools,),
 }
 """In the order in which a client lists them."""

@@ -10,12 +10,27 @@ from pydantic import Field
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
+from waggle.domain.snapshot import Snapshot
 
 RuntimeArgument = Annotated[
     str,
     Field(
         description="What runs the code: python, node or shell.",
         json_schema_extra={"enum": [name.value for name in RuntimeName]},
+    ),
+]
+OptionalRuntimeArgument = Annotated[
+    Annotated[str, Field(json_schema_extra={"enum": [name.value for name in RuntimeName]})] | None,
+    Field(
+        description="What runs the code: python, node or shell. Required, except with snapshot, "
+        "which has one."
+    ),
+]
+SnapshotArgument = Annotated[
+    str | None,
+    Field(
+        description="UUID of a snapshot to go on from, with its memory, files, runtime, image and "
+        "directory; leave out runtime and image then. snapshot_environment returned it."
     ),
 ]
 ImageArgument = Annotated[
@@ -33,6 +48,30 @@ NetworkArgument = Annotated[
         "none: nothing. Default: the operator's choice, usually public."
     ),
 ]
+
+
+def require_runtime(text: str | None) -> RuntimeName:
+    """The runtime of an environment that boots. Raises InvalidArgument or InvalidRuntime."""
+    if not text:
+        raise InvalidArgument(
+            "Parameter 'runtime' is missing.",
+            hint=f"Use one of: {', '.join(RuntimeName)}; or give a snapshot to go on from.",
+        )
+    return RuntimeName.parse(text)
+
+
+def require_fitting(snapshot: Snapshot, runtime: str | None, image: str | None) -> None:
+    """Raise InvalidArgument or InvalidRuntime if these ask for what the snapshot is not."""
+    if image:
+        raise InvalidArgument(
+            "A snapshot has its own image: image and snapshot exclude each other.",
+            hint="Leave out image to go on from the snapshot, or snapshot to boot the image.",
+        )
+    if runtime and RuntimeName.parse(runtime) is not snapshot.runtime:
+        raise InvalidArgument(
+            f"Snapshot {snapshot.id} has the runtime {snapshot.runtime}, not {runtime}.",
+            hint="Leave out runtime.",
+        )
 
 
 def parse_network(text: str | None) -> NetworkPolicy | None:

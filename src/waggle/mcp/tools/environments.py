@@ -11,7 +11,6 @@ from pydantic import Field
 
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES, Environment
 from waggle.domain.execution import HOME
-from waggle.domain.runtime import RuntimeName
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.repeats import IdempotencyKey
@@ -20,17 +19,21 @@ from waggle.mcp.results import (
     DestroyedEnvironment,
     EnvironmentList,
     created,
+    on_disk_until,
     success,
     summary,
 )
 from waggle.mcp.tools.creation import (
     ImageArgument,
     NetworkArgument,
-    RuntimeArgument,
+    OptionalRuntimeArgument,
+    SnapshotArgument,
     parse_network,
+    require_fitting,
+    require_runtime,
 )
 from waggle.mcp.tools.parameters import EnvironmentId
-from waggle.service.environments import CreateRequest
+from waggle.service.request import CopyRequest, CreateRequest
 
 _NameArgument = Annotated[
     str | None,
@@ -57,12 +60,14 @@ class EnvironmentTools:
 
     def __init__(self, services: Services) -> None:
         self._environments = services.environments
+        self._snapshots = services.snapshots
 
     async def create_environment(
         self,
         ctx: Ctx,
         *,
-        runtime: RuntimeArgument,
+        runtime: OptionalRuntimeArgument = None,
+        snapshot: SnapshotArgument = None,
         image: ImageArgument = None,
         name: _NameArgument = None,
         timeout_minutes: _MinutesArgument = None,
@@ -70,20 +75,27 @@ class EnvironmentTools:
         idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
     ) -> Annotated[CallToolResult, CreatedEnvironment]:
         """Boot an environment, with progress for a client that asked for it."""
-        request = CreateRequest(
-            runtime=RuntimeName.parse(runtime),
-            image=image or None,
-            name=name or None,
-            timeout_minutes=timeout_minutes,
-            network=parse_network(network),
-        )
-        environment = await self._environments.create(
-            request, owner=current_owner(ctx), progress=reporter(ctx)
-        )
+        owner, policy = current_owner(ctx), parse_network(network)
+        begin = "is running"
+        if snapshot:
+            known = self._snapshots.get(snapshot, owner=owner)
+            require_fitting(known, runtime, image)
+            begin = f"goes on from snapshot {known.name}"
+            copy = CopyRequest(name or None, timeout_minutes, policy)
+            environment = await self._snapshots.create(
+                known.id, copy, owner=owner, progress=reporter(ctx)
+            )
+        else:
+            request = CreateRequest(
+                require_runtime(runtime), image or None, name or None, timeout_minutes, policy
+            )
+            environment = await self._environments.create(
+                request, owner=owner, progress=reporter(ctx)
+            )
         result = created(environment)
         return success(
             result,
-            f"Environment {result.environment_id} ({result.name}) is running: runtime "
+            f"Environment {result.environment_id} ({result.name}) {begin}: runtime "
             f"{result.runtime}, network {result.network}. It is destroyed after {result.timeout} "
             f"without a call.{_start(result.working_directory)}",
         )
@@ -122,9 +134,11 @@ def _start(directory: str) -> str:
 
 def _line(environment: Environment) -> str:
     why = f": {environment.error}" if environment.error else ""
+    until = on_disk_until(environment)
     return (
         f"{environment.id} {environment.name} ({environment.runtime}, "
         f"network {environment.network}) {environment.state}{why}"
+        + (f", on the disk until {until}" if until else "")
     )
 
 
@@ -136,9 +150,10 @@ def environment_tools(services: Services) -> list[Tool]:
             tools.create_environment,
             title="Create an environment",
             description=(
-                "Start a new, empty Linux machine of your own and return its environment_id. Takes "
-                "seconds. Files and packages live until it is destroyed, so use one environment "
-                "for one piece of work and many calls.\n"
+                "Start a new Linux machine of your own and return its environment_id: an empty one "
+                "of a runtime, or with snapshot, one that goes on from there. Takes seconds. Files "
+                "and packages live until it is destroyed, so use one environment for one piece of "
+                "work and many calls.\n"
                 'Example: {"runtime": "python"} or {"runtime": "node", "name": "build", '
                 '"timeout_minutes": 60, "network": "none"}'
             ),

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tools that have an environment stand still, and go on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from mcp.server.mcpserver.tools import Tool
+from mcp_types import CallToolResult, ToolAnnotations
+from pydantic import Field
+
+from waggle.mcp.arguments import make_tool
+from waggle.mcp.context import Ctx, Services, current_owner, reporter
+from waggle.mcp.results import success
+from waggle.mcp.snapshot_results import PausedEnvironment, paused
+from waggle.mcp.tools.parameters import EnvironmentId
+
+_ToDisk = Annotated[
+    bool,
+    Field(
+        description="Keep its state on the server's disk and free its memory and its place among "
+        "the environments; it survives a restart of the server."
+    ),
+]
+
+
+class PauseTools:
+    """pause_environment and resume_environment."""
+
+    def __init__(self, services: Services) -> None:
+        self._environments = services.environments
+
+    async def pause_environment(
+        self, ctx: Ctx, *, environment_id: EnvironmentId, to_disk: _ToDisk = False
+    ) -> Annotated[CallToolResult, PausedEnvironment]:
+        """Have it stand still, in memory or on the disk."""
+        environment = await self._environments.pause(
+            environment_id, owner=current_owner(ctx), to_disk=to_disk
+        )
+        result = paused(environment)
+        if result.on_disk_until is not None:
+            kept = f"on the disk and is kept until {result.on_disk_until}"
+        else:
+            kept = f"in memory, and is destroyed at {result.expires_at} if no call comes"
+        return success(
+            result,
+            f"Environment {environment.id} is paused {kept}. Any call that uses it resumes it.",
+        )
+
+    async def resume_environment(
+        self, ctx: Ctx, *, environment_id: EnvironmentId
+    ) -> Annotated[CallToolResult, PausedEnvironment]:
+        """Have it go on."""
+        environment = await self._environments.resume(
+            environment_id, owner=current_owner(ctx), progress=reporter(ctx)
+        )
+        result = paused(environment)
+        return success(
+            result,
+            f"Environment {environment.id} is running. It is destroyed at {result.expires_at} if "
+            "no call comes before.",
+        )
+
+
+def pause_tools(services: Services) -> list[Tool]:
+    """The tools of this module."""
+    tools = PauseTools(services)
+    annotations = ToolAnnotations(
+        read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+    )
+    return [
+        make_tool(
+            tools.pause_environment,
+            title="Pause an environment",
+            description=(
+                "Have an environment stand still: it takes no processor, and with to_disk no "
+                "memory either and is kept for longer (see on_disk_until). Memory, files, running "
+                "background processes and open files are kept. After to_disk, network connections "
+                "are broken and exposed ports closed. Refused while calls or jobs run in it. Any "
+                "call that uses the environment resumes it.\n"
+                'Example: {"environment_id": "..."} or {"environment_id": "...", "to_disk": true}'
+            ),
+            annotations=annotations,
+        ),
+        make_tool(
+            tools.resume_environment,
+            title="Resume an environment",
+            description=(
+                "Have a paused environment go on where it stood. Not needed before other calls, "
+                "which do it by themselves, but then the next one need not wait. Fine for one that "
+                'runs.\nExample: {"environment_id": "..."}'
+            ),
+            annotations=annotations,
+        ),
+    ]

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`waggle env pause|resume|snapshot|fork|rollback`, through a server of this process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.support.server import MODERN, Rig, client, created, data_of, serving
+from tests.support.waggle_process import command_line
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+
+class Commands:
+    """The command line, beside a server."""
+
+    def __init__(self, rig: Rig, directory: Path) -> None:
+        self._directory = directory
+        self._settings = {
+            "image_cache_dir": "/nonexistent",
+            "listen_addr": rig.url.removeprefix("http://"),
+        }
+
+    async def __call__(self, *words: str) -> tuple[int, str, str]:
+        ended = await anyio.to_thread.run_sync(
+            lambda: command_line(*words, data=self._directory, settings=self._settings)
+        )
+        return ended.returncode, ended.stdout, ended.stderr
+
+
+async def test_an_environment_is_paused_copied_and_taken_back(tmp_path: Path) -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        waggle = Commands(rig, tmp_path)
+        identity = await created(agent)
+        assert await waggle("env", "pause", identity[:36], "--to-disk") == (
+            0,
+            f"{identity}\n",
+            "It is kept until 2026-03-05T05:06:07Z, and goes on when it is used.\n",
+        )
+        assert await waggle("env", "resume", f"python-{identity[:8]}") == (0, f"{identity}\n", "")
+        code, out, _ = await waggle("env", "snapshot", identity, "--name", "ready", "--json")
+        taken = json.loads(out)
+        assert (code, taken["name"], taken["environment_id"]) == (0, "ready", identity)
+        assert await waggle("env", "rollback", identity, "ready") == (0, f"{identity}\n", "")
+        code, _, err = await waggle("env", "rollback", identity, "other")
+        assert (code, "has no snapshot 'other'" in err) == (1, True)
+        code, out, _ = await waggle("env", "fork", identity, "--count", "2")
+        listed = data_of(await agent.call_tool("list_environments", {}))["environments"]
+        assert code == 0
+        assert {identity, *out.split()} == {each["environment_id"] for each in listed}
+        code, _, err = await waggle("env", "fork", identity)
+        assert (code, "in use" in err) == (1, True)

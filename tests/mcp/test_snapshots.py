@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pauses, snapshots, forks and rollbacks, through a real client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from mcp import Client
+from tests.support.fakes import FakeFile
+from tests.support.server import (
+    ERAS,
+    MODERN,
+    Rig,
+    Setup,
+    client,
+    created,
+    data_of,
+    error_of,
+    serving,
+    text_of,
+)
+
+from waggle.domain.errors import Unsupported
+from waggle.domain.execution import HOME
+from waggle.mcp.budget import COPY_BUDGET
+from waggle.mcp.snapshot_results import MOST_LISTED
+
+pytestmark = pytest.mark.anyio
+NOTE = f"{HOME}/note"
+
+
+async def state(agent: Client, environment_id: str) -> dict[str, Any]:
+    found = await agent.call_tool("get_environment", {"environment_id": environment_id})
+    return {**data_of(found), "text": text_of(found)}
+
+
+async def snapshot(agent: Client, environment_id: str, **more: object) -> str:
+    taken = await agent.call_tool(
+        "snapshot_environment", {"environment_id": environment_id, **more}
+    )
+    return str(data_of(taken)["snapshot_id"])
+
+
+def write(rig: Rig, environment_id: str, text: str) -> None:
+    rig.host.guests[environment_id].files[NOTE] = FakeFile(text.encode(), 0o644)
+
+
+async def note(agent: Client, environment_id: str) -> object:
+    arguments = {"environment_id": environment_id, "path": NOTE}
+    return data_of(await agent.call_tool("read_file", arguments))["content"]
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_one_that_is_paused_in_memory_is_resumed_by_a_call(era: str) -> None:
+    async with serving() as rig, client(rig, era) as agent:
+        identity = await created(agent)
+        paused = await agent.call_tool("pause_environment", {"environment_id": identity})
+        assert data_of(paused) == {
+            "environment_id": identity,
+            "status": "paused",
+            "on_disk_until": None,
+            "expires_at": "2026-03-04T05:36:07Z",
+        }
+        assert "paused in memory, and is destroyed at 2026-03-04T05:36:07Z" in text_of(paused)
+        seen = await state(agent, identity)
+        assert seen["status"] == "paused"
+        assert "destroyed after 1800 s without a call, and any call resumes it" in seen["text"]
+        code = {"environment_id": identity, "code": "echo hi"}
+        assert data_of(await agent.call_tool("execute", code))["exit_code"] == 0
+        assert (await state(agent, identity))["status"] == "running"
+
+
+async def test_one_that_is_paused_to_disk_is_kept_and_goes_on() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        identity = await created(agent)
+        write(rig, identity, "kept")
+        arguments = {"environment_id": identity, "to_disk": True}
+        paused = await agent.call_tool("pause_environment", arguments)
+        until = "2026-03-05T05:06:07Z"
+        assert data_of(paused)["on_disk_until"] == data_of(paused)["expires_at"] == until
+        assert f"on the disk and is kept until {until}" in text_of(paused)
+        seen = await state(agent, identity)
+        assert (seen["on_disk_until"], seen["memory_bytes_used"]) == (until, None)
+        assert f"kept on the disk until {until}, and any call resumes it" in seen["text"]
+        listed = await agent.call_tool("list_environments", {})
+        assert data_of(listed)["environments"][0]["on_disk_until"] == until
+        assert f"paused, on the disk until {until}" in text_of(listed)
+        again = await agent.call_tool("pause_environment", arguments)
+        assert data_of(again) == data_of(paused)
+        resumed = await agent.call_tool("resume_environment", {"environment_id": identity})
+        assert data_of(resumed)["status"] == "running"
+        assert data_of(resumed)["on_disk_until"] is None
+        assert await note(agent, identity) == "kept"
+
+
+async def test_one_in_use_is_neither_paused_nor_rolled_back() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        identity = await created(agent)
+        kept = await snapshot(agent, identity)
+        code = {"environment_id": identity, "code": "hang", "background": True}
+        await agent.call_tool("execute", code)
+        here = {"environment_id": identity}
+        for tool, more in (
+            ("pause_environment", {}),
+            ("rollback_environment", {"snapshot_id": kept}),
+        ):
+            refused = error_of(await agent.call_tool(tool, {**here, **more}))
+            assert (refused["code"], refused["retryable"]) == ("busy", True)
+            assert "list_jobs" in refused["hint"]
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_snapshot_is_taken_listed_gone_on_from_and_deleted(era: str) -> None:
+    async with serving() as rig, client(rig, era) as agent:
+        identity = await created(agent)
+        write(rig, identity, "then")
+        taken = await agent.call_tool(
+            "snapshot_environment", {"environment_id": identity, "name": "ready"}
+        )
+        item = data_of(taken)
+        assert item == {
+            "snapshot_id": item["snapshot_id"],
+            "name": "ready",
+            "environment_id": identity,
+            "runtime": "python",
+            "image": "local/python",
+            "network": "public",
+            "memory_bytes": 512 << 20,
+            "size_bytes": 1000,
+            "created_at": "2026-03-04T05:06:07Z",
+            "expires_at": "2026-03-05T05:06:07Z",
+        }
+        write(rig, identity, "since")
+        listed = await agent.call_tool("list_snapshots", {})
+        assert data_of(listed) == {"snapshots": [item], "count": 1}
+        assert item["snapshot_id"] in text_of(listed)
+        copy = await agent.call_tool("create_environment", {"snapshot": item["snapshot_id"]})
+        assert "goes on from snapshot ready: runtime python" in text_of(copy)
+        assert await note(agent, data_of(copy)["environment_id"]) == "then"
+        assert await note(agent, identity) == "since"
+        gone = await agent.call_tool("delete_snapshot", {"snapshot_id": item["snapshot_id"]})
+        assert data_of(gone) == {"snapshot_id": item["snapshot_id"], "name": "ready"}
+        assert data_of(await agent.call_tool("list_snapshots", {}))["count"] == 0
+        again = await agent.call_tool("delete_snapshot", {"snapshot_id": item["snapshot_id"]})
+        assert error_of(again)["code"] == "not_found"
+
+
+async def test_a_copy_has_the_runtime_and_the_image_of_its_snapshot() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        kept = await snapshot(agent, await created(agent, "node"))
+        chosen = {"snapshot": kept, "runtime": "node", "name": "copy", "network": "none"}
+        made = data_of(await agent.call_tool("create_environment", chosen))
+        assert (made["runtime"], made["name"], made["network"]) == ("node", "copy", "none")
+        for wrong, code, words in (
+            ({"runtime": "python"}, "invalid_argument", "has the runtime node, not python"),
+            ({"runtime": "perl"}, "invalid_runtime", "no runtime 'perl'"),
+            ({"image": "local/node"}, "invalid_argument", "exclude each other"),
+        ):
+            refused = error_of(
+                await agent.call_tool("create_environment", {"snapshot": kept, **wrong})
+            )
+            assert refused["code"] == code
+            assert words in refused["message"]
+
+
+async def test_neither_a_runtime_nor_a_snapshot_is_refused_with_both_as_a_way() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        refused = error_of(await agent.call_tool("create_environment", {"name": "x"}))
+        assert refused["message"] == "Parameter 'runtime' is missing."
+        assert "python, node, shell" in refused["hint"]
+        assert "snapshot" in refused["hint"]
+
+
+async def test_a_fork_is_all_the_copies_or_none() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        identity = await created(agent)
+        write(rig, identity, "shared")
+        made = await agent.call_tool("fork_environment", {"environment_id": identity, "count": 2})
+        result = data_of(made)
+        copies = [each["environment_id"] for each in result["environments"]]
+        assert (result["origin"], result["count"], len({*copies, identity})) == (identity, 2, 3)
+        assert all(each in text_of(made) for each in copies)
+        assert [await note(agent, each) for each in copies] == ["shared"] * 2
+        refused = await agent.call_tool("fork_environment", {"environment_id": identity})
+        assert error_of(refused)["code"] == "max_environments"
+        for count in (0, 17):
+            arguments = {"environment_id": identity, "count": count}
+            refused = await agent.call_tool("fork_environment", arguments)
+            assert error_of(refused)["code"] == "invalid_argument"
+        assert data_of(await agent.call_tool("list_environments", {}))["count"] == 3
+
+
+async def test_an_environment_goes_back_to_its_own_snapshot_only() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        identity, other = await created(agent), await created(agent)
+        write(rig, identity, "before")
+        kept = await snapshot(agent, identity)
+        write(rig, identity, "after")
+        arguments = {"environment_id": identity, "snapshot_id": kept}
+        back = await agent.call_tool("rollback_environment", arguments)
+        assert data_of(back) == {**arguments, "status": "running"}
+        assert "what came since is lost" in text_of(back)
+        assert await note(agent, identity) == "before"
+        refused = await agent.call_tool(
+            "rollback_environment", {"environment_id": other, "snapshot_id": kept}
+        )
+        assert error_of(refused)["code"] == "invalid_argument"
+        assert "create_environment(snapshot=...)" in error_of(refused)["hint"]
+
+
+@pytest.mark.parametrize(
+    "tool, arguments, count",
+    [
+        ("snapshot_environment", {"name": "a"}, ("list_snapshots", 1)),
+        ("fork_environment", {"count": 1}, ("list_environments", 2)),
+    ],
+)
+async def test_a_key_has_it_done_once(
+    tool: str, arguments: dict[str, object], count: tuple[str, int]
+) -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        call = {"environment_id": await created(agent), "idempotency_key": "k", **arguments}
+        first = await agent.call_tool(tool, call)
+        second = await agent.call_tool(tool, call)
+        assert data_of(first) == data_of(second)
+        assert data_of(await agent.call_tool(count[0], {}))["count"] == count[1]
+
+
+async def test_progress_tells_what_is_done() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        identity = await created(agent)
+        told: list[tuple[float, str | None]] = []
+
+        async def note_it(progress: float, total: float | None, message: str | None) -> None:
+            assert total == 1.0
+            told.append((progress, message))
+
+        call = {"environment_id": identity}
+        await agent.call_tool("snapshot_environment", call, progress_callback=note_it)
+        await agent.call_tool("fork_environment", call, progress_callback=note_it)
+        assert (0.0, "Freezing the machine") in told
+        assert (0.5, "Resuming 1 copies") in told
+
+
+async def test_where_machines_cannot_be_frozen_one_clear_error_says_so() -> None:
+    setup = Setup(shelf=None)
+    async with serving(setup) as rig, client(rig, MODERN) as agent:
+        identity = await created(agent)
+        unable = Unsupported("This server's hypervisor, libkrun, cannot freeze machines.")
+        rig.host.only.freeze_error = unable
+        for tool in ("snapshot_environment", "fork_environment"):
+            refused = error_of(await agent.call_tool(tool, {"environment_id": identity}))
+            assert refused["code"] == "unsupported"
+            assert "WAGGLE_HYPERVISOR=qemu" in refused["hint"]
+        assert data_of(await agent.call_tool("list_snapshots", {}))["count"] == 0
+
+
+async def test_snapshots_are_limited_and_their_list_fits_a_result() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        identity = await created(agent)
+        for _ in range(3):
+            await snapshot(agent, identity)
+        full = await agent.call_tool("snapshot_environment", {"environment_id": identity})
+        assert error_of(full)["code"] == "quota_exceeded"
+        assert "delete_snapshot" in error_of(full)["hint"]
+        listed = data_of(await agent.call_tool("list_snapshots", {}))["snapshots"]
+        assert max(len(str(each)) for each in listed) * 3 * MOST_LISTED < COPY_BUDGET
