@@ -36,6 +36,7 @@ from waggle.infra.files import atomic_write
 from waggle.infra.rootfs.identity import DRAWN_BYTES, drawn_records, identity_records
 from waggle.infra.ssh.connection import PROXY_PORT, SshConnection
 from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
+from waggle.infra.stages import stage
 from waggle.service.blueprint import Blueprint, GuestParts
 from waggle.service.guest_setup import guest_variables
 from waggle.service.launcher import Launched
@@ -114,7 +115,8 @@ class LocalHost:
         return self.moments is not None
 
     async def _newest(self, environment: Environment, progress: Progress) -> MadeOf:
-        image = await self._images.boot_image(environment.image, progress)
+        with stage("image"):
+            image = await self._images.boot_image(environment.image, progress)
         return MadeOf(
             environment.runtime,
             image,
@@ -135,7 +137,8 @@ class LocalHost:
         image = made_of.image
         async with contextlib.AsyncExitStack() as undo:
             undo.callback(_clear, files)
-            keys = new_keys()
+            with stage("keys"):
+                keys = new_keys()
             blueprint = Blueprint(
                 id=environment.id,
                 runtime=made_of.runtime,

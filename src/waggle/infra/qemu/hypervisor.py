@@ -28,6 +28,7 @@ from waggle.infra.qemu.identity import host_cpu, host_model, program_digest
 from waggle.infra.qemu.machine import Incoming, QemuMachine
 from waggle.infra.qemu.tsc import tsc_khz
 from waggle.infra.qemu.wires import open_wires
+from waggle.infra.stages import stage
 from waggle.infra.tasks import end
 
 _PORT_TAKEN = "host forwarding rule"
@@ -112,12 +113,15 @@ class QemuHypervisor:
         state = reopened(frozen.state)
         try:
             memory = Memory(frozen.ram, shared=alone)
-            machine = self._start(spec, memory, Incoming(state, memory=False))
+            with stage("process"):
+                machine = self._start(spec, memory, Incoming(state, memory=False))
         finally:
             os.close(state)
-        await self._until_booted(machine, spec)
+        with stage("state"):
+            await self._until_booted(machine, spec)
         try:
-            await machine.start()
+            with stage("continue"):
+                await machine.start()
         except BaseException:
             await machine.stop()
             raise
