@@ -63,6 +63,11 @@ class QemuHypervisor:
             "cpu": f"max on {host_model()}" if self._accelerator == "tcg" else host_cpu(),
         }
 
+    async def settle(self, machine: Machine) -> None:
+        """See `domain.machine.FreezingHypervisor.settle`."""
+        if isinstance(machine, QemuMachine):
+            await machine.settle()
+
     async def freeze(self, machine: Machine, spec: MachineSpec) -> FrozenQemu:
         """See `domain.machine.FreezingHypervisor.freeze`.
 
