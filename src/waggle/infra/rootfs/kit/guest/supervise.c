@@ -52,6 +52,7 @@ static void reap(void) {
 }
 
 void settle(void) {
+  sync(); // what is written later is written by every copy
   for (int i = 0; i < SETTLE_TRIES; i++) {
     reap();
     if (server_is_settled()) return;
