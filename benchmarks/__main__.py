@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks import (
     calls,
     cold,
+    copies,
     cycles,
     execute,
     files,
@@ -25,6 +26,7 @@ from benchmarks import (
     load,
     memory,
     sessions,
+    template,
 )
 from benchmarks.machine import describe
 from benchmarks.options import Options
@@ -35,6 +37,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 CYCLES, FULL_CYCLES = 20, 200
 MEASURES: dict[str, Callable[[Options], Awaitable[list[Result]]]] = {
     "cold": cold.measure,
+    "template": template.measure,
+    "copies": copies.measure,
     "execute": execute.measure,
     "files": files.measure,
     "memory": memory.measure,

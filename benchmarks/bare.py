@@ -86,12 +86,13 @@ def qemu_argv(
     settings: Settings, *, accelerator: str, kernel: Path, disks: tuple[Path, ...], port: int
 ) -> list[str]:
     """The command line, the simplest that boots this guest. The third disk is writable."""
+    counter = tsc_khz() if accelerator == "tcg" else None
     argv = [
         *(settings.qemu_binary, "-M", "microvm,acpi=off,isa-serial=off,rtc=on"),
         *("-accel", accelerator, "-cpu", "host" if accelerator == "kvm" else "max"),
         *("-smp", str(settings.default_cpus), "-m", f"{settings.default_memory_mb}M"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-kernel", str(kernel), "-append", command_line(tsc_khz())),
+        *("-kernel", str(kernel), "-append", command_line(counter)),
         *("-chardev", "stdio,id=console", "-device", "virtio-serial-device"),
         *("-device", "virtconsole,chardev=console"),
         *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),

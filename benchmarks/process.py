@@ -44,6 +44,17 @@ def own_bytes(pid: int, guest: int) -> int:
     return sum(_private(mapping) for mapping in _mappings(smaps) if mapping["Size"] * 2 < guest)
 
 
+def guest_bytes(pid: int) -> tuple[int, int]:
+    """Private memory and proportional share of a copy's guest, which is mapped from a memfd.
+
+    Needs the right to trace the process.
+    """
+    smaps = (PROC / str(pid) / "smaps").read_text("ascii", "replace")
+    blocks = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", smaps, flags=re.MULTILINE)
+    found = [next(_mappings(block)) for block in blocks if "/memfd:ram" in block[:200]]
+    return sum(map(_private, found)), sum(mapping["Pss"] for mapping in found)
+
+
 def _mappings(smaps: str) -> Iterator[dict[str, int]]:
     """The sizes of each mapping, in bytes. Pure."""
     for block in re.split(r"^[0-9a-f]+-[0-9a-f]+ .*\n", smaps, flags=re.MULTILINE)[1:]:

@@ -44,8 +44,9 @@ async def serving(
 ) -> AsyncGenerator[Server]:
     """Start a server and wait until it is ready; at the end stop it and delete its data.
 
-    `before` gets its data directory first; `more` are variables of its environment. Raises
-    RuntimeError when it does not get ready.
+    `before` gets its data directory first; `more` are variables of its environment. It makes no
+    templates unless these say so: every create boots. Raises RuntimeError when it does not get
+    ready.
     """
     settings = load()
     with tempfile.TemporaryDirectory(prefix="waggle-bench-") as name:
@@ -61,6 +62,7 @@ async def serving(
             "WAGGLE_DATA_DIR": str(data),
             "WAGGLE_IMAGE_CACHE_DIR": str(settings.image_cache_dir),
             "WAGGLE_LOG_LEVEL": "warning",
+            "WAGGLE_TEMPLATES": "off",
             "TMPDIR": str(temporary),
             **(more or {}),
         }

@@ -15,6 +15,7 @@ from waggle.config import Settings, load
 from waggle.domain.environment import Resources, State
 from waggle.domain.execution import Command
 from waggle.infra.qemu.argv import Descriptors, qemu_argv
+from waggle.infra.qemu.tsc import tsc_khz
 from waggle.infra.ssh.frame import frame
 from waggle.infra.store.sqlite import SqliteStore
 
@@ -53,7 +54,12 @@ def ours_argv(settings: Settings, accelerator: str) -> list[str]:
     resources = Resources(settings.default_cpus, settings.default_memory_mb, settings.scratch_mb)
     fds = Descriptors(3, 4, 5, 6, 7, monitor=8, console=9, agent=10, renewal=11)
     return qemu_argv(
-        settings.qemu_binary, accelerator=accelerator, resources=resources, ssh_port=1, fds=fds
+        settings.qemu_binary,
+        accelerator=accelerator,
+        resources=resources,
+        ssh_port=1,
+        fds=fds,
+        tsc_khz=tsc_khz() if accelerator == "tcg" else None,
     )
 
 

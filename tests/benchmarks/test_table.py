@@ -40,6 +40,10 @@ def test_every_group_is_measured() -> None:
 def test_the_limits_are_those_that_were_promised() -> None:
     assert {row.key: row.limit for row in ROWS if row.limit is not None} == {
         "cold": 1.15,
+        "template": 0.1,
+        "pause": 1.5,
+        "density": 60,
+        "fork": 0.15,
         "execute": 1.3,
         "write-text": 1.5,
         "write-base64": 1.5,

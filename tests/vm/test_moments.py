@@ -121,7 +121,8 @@ async def test_a_hibernating_machine_takes_nothing_and_goes_on_with_the_right_ti
     assert frozen_in(files).is_dir()
     seen = 0
     for _ in range(2):
-        assert await host.salvage(asked)
+        if seen:  # as after a restart of the server
+            assert await host.salvage(asked)
         woken = freezing.adopt(await host.wake(asked, no_progress))
         assert not frozen_in(files).exists()
         assert await root(woken, "cat /etc/kept /dev/shm/kept") == "disk\nmemory\n"

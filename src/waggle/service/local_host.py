@@ -32,6 +32,7 @@ from waggle.infra.confined import kill_identified
 from waggle.infra.files import atomic_write
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
+from waggle.infra.stages import stage
 from waggle.service.blueprint import GuestParts
 from waggle.service.drawing import draw, has_network
 from waggle.service.launcher import Launched
@@ -111,7 +112,8 @@ class LocalHost:
         return self.moments is not None
 
     async def _newest(self, environment: Environment, progress: Progress) -> MadeOf:
-        image = await self._images.boot_image(environment.image, progress)
+        with stage("image"):
+            image = await self._images.boot_image(environment.image, progress)
         return MadeOf(
             environment.runtime,
             image,
@@ -132,7 +134,8 @@ class LocalHost:
         image = made_of.image
         async with contextlib.AsyncExitStack() as undo:
             undo.callback(_clear, files)
-            keys = new_keys()
+            with stage("keys"):
+                keys = new_keys()
             blueprint = draw(
                 environment, made_of, keys, files, certificates=self._parts.certificates
             )

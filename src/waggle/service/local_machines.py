@@ -23,6 +23,7 @@ from waggle.domain.machine import (
 )
 from waggle.domain.template import Template
 from waggle.infra.rootfs.identity import RENEWED, pack
+from waggle.infra.stages import stage
 from waggle.service.blueprint import Blueprint, Scratch
 from waggle.service.launcher import Launched, Launcher
 from waggle.service.moment_facts import made_of
@@ -66,7 +67,7 @@ class LocalMachines:
         """
         if moment is not None:
             return BroughtUp(await self._go_on(blueprint, moment), None)
-        if self._templates is not None and (found := await self._templates.find(blueprint)):
+        if self._templates is not None and (found := await self._find(self._templates, blueprint)):
             try:
                 resumed = await self._resume(self._templates, blueprint, found)
                 return BroughtUp(resumed, found.key.id)
@@ -80,6 +81,10 @@ class LocalMachines:
             self._templates.want(blueprint)
         return booted
 
+    async def _find(self, templates: Templates, blueprint: Blueprint) -> Template | None:
+        with stage("template"):
+            return await templates.find(blueprint)
+
     def check_ports(self) -> None:
         """Raise NoPorts when no machine could have a port now."""
         self._launcher.check_ports()
@@ -88,7 +93,8 @@ class LocalMachines:
         if self._freezing is None:
             raise Unsupported("This server's hypervisor cannot freeze machines.")
         disks = blueprint.disks
-        await asyncio.to_thread(moment.copy_disks, disks.scratch, disks.identity)
+        with stage("disks"):
+            await asyncio.to_thread(moment.copy_disks, disks.scratch, disks.identity)
         start = partial(_renewed, self._freezing, moment, blueprint)
         return await self._launcher.launch(blueprint, disks, start)
 
@@ -96,7 +102,8 @@ class LocalMachines:
         disks = blueprint.disks
         await self._scratch.make(blueprint.resources.disk_mib, disks.scratch)
         disks.identity.write_bytes(pack(blueprint.identity))
-        return await self._launcher.launch(blueprint, disks, self._hypervisor.boot)
+        with stage("boot"):
+            return await self._launcher.launch(blueprint, disks, self._hypervisor.boot)
 
     async def _resume(
         self, templates: Templates, blueprint: Blueprint, template: Template
@@ -113,7 +120,8 @@ async def _renewed(
     """A copy that nobody can take for its twin. Raises BootFailed or GuestLost."""
     machine = await hypervisor.resume(spec, moment.frozen, alone=moment.alone)
     try:
-        await machine.renew({name: blueprint.identity[name] for name in RENEWED})
+        with stage("renewal"):
+            await machine.renew({name: blueprint.identity[name] for name in RENEWED})
     except BaseException:
         await machine.stop()
         raise

@@ -115,7 +115,8 @@ class Moments:
                 await machine.unpause()
             raise
         await machine.stop()
-        blueprint.disks.scratch.unlink(missing_ok=True)
+        for disk in (blueprint.disks.scratch, blueprint.disks.identity):
+            disk.unlink(missing_ok=True)
 
     def _seal(self, directory: Path, blueprint: Blueprint) -> None:
         frozen_files.seal(directory, to_facts(made_of(blueprint), self.hypervisor.fingerprint()))

@@ -148,6 +148,7 @@ class Templates:
             try:
                 await self._warm(lease.port, keys, own.runtime)
                 await machine.agent("guest-ping")  # it starts late; copies are to have it at once
+                await self.hypervisor.settle(machine)
                 frozen = await finish(self.hypervisor.freeze(machine, spec))
             finally:
                 await machine.stop()

@@ -42,7 +42,9 @@ def packed(directory: Path) -> bytes:
     return out.getvalue()
 
 
-def made(*members: tuple[str, bytes], kind: bytes = tarfile.REGTYPE, end: bytes = bytes(1024)) -> bytes:
+def made(
+    *members: tuple[str, bytes], kind: bytes = tarfile.REGTYPE, end: bytes = bytes(1024)
+) -> bytes:
     """A file with these members behind a manifest and sizes, as somebody else could make it."""
     out = bytearray()
     for name, data in ((MANIFEST, b"{}"), ("sizes.json", SIZES), *members):
@@ -113,7 +115,9 @@ def test_members_that_cannot_be(
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE, tarfile.XHDTYPE]
 )
 def test_only_files_are_members(tmp_path: Path, kind: bytes) -> None:
-    assert "is not a file" in refusal(made(("ram/0000000000000000", b""), kind=kind), tmp_path / "in")
+    assert "is not a file" in refusal(
+        made(("ram/0000000000000000", b""), kind=kind), tmp_path / "in"
+    )
 
 
 def test_ends_that_cannot_be(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ async def receive(monitor: QMPClient, descriptor: int, *, memory: bool) -> None:
     QEMU ends when it is not a state of its own.
     """
     await _set(monitor, memory=memory)
+    # The guest is not asked to tell its neighbours where it is now: it has none.
+    await monitor.execute("migrate-set-parameters", {"announce-rounds": 0})
     with monitor.listener(("MIGRATION",)) as events:
         await monitor.execute("migrate-incoming", {"uri": f"fd:{descriptor}"})
         await _completed(events)

@@ -28,6 +28,7 @@ from waggle.infra.qemu.identity import host_cpu, host_model, program_digest
 from waggle.infra.qemu.machine import Incoming, QemuMachine
 from waggle.infra.qemu.tsc import tsc_khz
 from waggle.infra.qemu.wires import open_wires
+from waggle.infra.stages import stage
 from waggle.infra.tasks import end
 
 _PORT_TAKEN = "host forwarding rule"
@@ -61,6 +62,11 @@ class QemuHypervisor:
             "accelerator": self._accelerator,
             "cpu": f"max on {host_model()}" if self._accelerator == "tcg" else host_cpu(),
         }
+
+    async def settle(self, machine: Machine) -> None:
+        """See `domain.machine.FreezingHypervisor.settle`."""
+        if isinstance(machine, QemuMachine):
+            await machine.settle()
 
     async def freeze(self, machine: Machine, spec: MachineSpec) -> FrozenQemu:
         """See `domain.machine.FreezingHypervisor.freeze`.
@@ -112,12 +118,15 @@ class QemuHypervisor:
         state = reopened(frozen.state)
         try:
             memory = Memory(frozen.ram, shared=alone)
-            machine = self._start(spec, memory, Incoming(state, memory=False))
+            with stage("process"):
+                machine = self._start(spec, memory, Incoming(state, memory=False))
         finally:
             os.close(state)
-        await self._until_booted(machine, spec)
+        with stage("state"):
+            await self._until_booted(machine, spec)
         try:
-            await machine.start()
+            with stage("continue"):
+                await machine.start()
         except BaseException:
             await machine.stop()
             raise

@@ -28,6 +28,8 @@ from waggle.infra.tasks import end, finish
 _LAST_SECONDS = 2.0
 """How long the connection to the monitor of a dead QEMU may take to fail."""
 _ANSWER_SECONDS = 10.0
+_SETTLE_SECONDS = 60.0
+"""The guest itself gives up after 10, and other machines may go before it."""
 log = structlog.get_logger(__name__)
 
 
@@ -112,9 +114,16 @@ class QemuMachine:
 
     async def renew(self, records: Mapping[str, bytes]) -> None:
         """Make the copy of a frozen machine another one; see `domain.machine.Machine.renew`."""
+        await self._require_renewal().renew(records)
+
+    async def settle(self) -> None:
+        """Have the guest end what hangs over and get ready for a connection. Raises GuestLost."""
+        await self._require_renewal().renew({"settle": b""}, deadline=_SETTLE_SECONDS)
+
+    def _require_renewal(self) -> Renewal:
         if self._renewal is None:
             raise GuestLost("The machine is not connected.")
-        await self._renewal.renew(records)
+        return self._renewal
 
     async def _unless_ended(self, work: Coroutine[None, None, None]) -> str | None:
         """Do work of the monitor; why it failed, or why QEMU ended meanwhile."""

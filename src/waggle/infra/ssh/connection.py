@@ -18,6 +18,7 @@ import structlog
 from waggle.domain.errors import GuestLost
 from waggle.infra.ssh.brake import BrakedWriter, brake
 from waggle.infra.ssh.keys import KEY_TYPE, EnvironmentKeys
+from waggle.infra.stages import stage
 
 CONNECT_TIMEOUT: Final = 20.0
 ATTEMPTS: Final = 3
@@ -67,14 +68,16 @@ class SshConnection:
             self._require_open()
             if self._connection is None or self._connection.is_closed():
                 self._connection, self._offered = None, False
-                connection = await self._connect()
+                with stage("ssh"):
+                    connection = await self._connect()
                 if self._closed:
                     connection.abort()
                 self._require_open()
                 self.clear.set()  # who waits for an earlier connection finds it closed
                 self._connection, self.clear = connection, brake(connection)
             if not self._offered:
-                self._offered = await self._offer_proxy(self._connection)
+                with stage("proxy"):
+                    self._offered = await self._offer_proxy(self._connection)
             return self._connection
 
     def _require_open(self) -> None:

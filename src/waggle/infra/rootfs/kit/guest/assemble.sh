@@ -19,11 +19,11 @@ for tool in as ld; do ln -s "/usr/bin/x86_64-linux-gnu-$tool" "/tools/$tool"; do
 cc() { x86_64-linux-gnu-gcc -B/tools/ -specs=/usr/lib/x86_64-linux-musl/musl-gcc.specs $flags "$@"; }
 cd $sources
 cc -o /kit/init init.c mounts.c identity.c account.c users.c network.c doors.c agent.c \
-  ports.c renew.c supervise.c common.c
+  ports.c renew.c server.c supervise.c common.c
 cc -o /kit/bin/session session.c run.c why.c program.c frame.c image.c common.c
 cc -o /kit/bin/files files.c walk.c search.c content.c pack.c unpack.c common.c
 x86_64-linux-gnu-gcc -B/tools/ -shared -nostdlib -fPIC -Os -s -Wall -Wextra -Werror \
-  -fno-builtin -o /kit/lib/address.so address.c
+  -fno-builtin -o /kit/lib/preload.so preload.c
 cd /kit
 
 cp /usr/bin/busybox /usr/sbin/dropbear /usr/sbin/qemu-ga /usr/lib/openssh/sftp-server bin/

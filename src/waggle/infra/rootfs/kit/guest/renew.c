@@ -19,7 +19,7 @@ void renew(void) {
   struct __attribute__((packed)) {
     unsigned char good;
     uint64_t now;
-  } answer = {.good = install_records(port)};
+  } answer = {.good = install_records(port, true)};
   struct timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
   answer.now = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// PID 1 at work: it is the SSH listener itself (a dropbear per connection, as inetd did), so there
-// is no server that a guest could kill; it keeps the guest agent alive and reaps every orphan.
+// PID 1 at work: it is the SSH listener itself (server.c), so there is no server that a guest could
+// kill; it keeps the guest agent alive and reaps every orphan.
 #include "waggle.h"
 
 #include <errno.h>
@@ -11,11 +11,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MAX_CONNECTIONS 32
+#define SETTLE_TRIES 1000
+#define PAUSE_NS 10000000
 #define AGENT_DELAY 2 // seconds: the host's first login has this one processor to itself
 
 static pid_t agent = 0; // the process between it and the host
-static pid_t dropbears[MAX_CONNECTIONS]; // 0: a free slot
 
 static void enter_kit(void) {
   if (chroot(KIT) || chdir("/")) _exit(127);
@@ -43,33 +43,20 @@ static void start_agent(void) {
   serve_agent();
 }
 
-static pid_t *slot_of(pid_t pid) {
-  for (int i = 0; i < MAX_CONNECTIONS; i++)
-    if (dropbears[i] == pid) return &dropbears[i];
-  return NULL;
-}
-
-static void serve(int connection, pid_t *slot) {
-  *slot = fork();
-  if (*slot == 0) {
-    unblock_signals();
-    enter_kit();
-    dup2(connection, 0);
-    dup2(connection, 1);
-    static char *const environment[] = {"LD_PRELOAD=/lib/address.so", NULL};
-    execle("/bin/dropbear", "dropbear", "-i", "-E", "-s", "-r", "/run/identity/host_key", "-D",
-           "/run/identity", "-W", "1000000", NULL, environment);
-    _exit(127);
-  }
-  if (*slot < 0) *slot = 0;
-}
-
 static void reap(void) {
   pid_t ended;
   while ((ended = waitpid(-1, NULL, WNOHANG)) > 0) {
-    pid_t *slot = slot_of(ended);
-    if (slot) *slot = 0;
+    server_ended(ended);
     if (ended == agent) agent = 0;
+  }
+}
+
+void settle(void) {
+  sync(); // what is written later is written by every copy
+  for (int i = 0; i < SETTLE_TRIES; i++) {
+    reap();
+    if (server_is_settled()) return;
+    nanosleep(&(struct timespec){.tv_nsec = PAUSE_NS}, NULL);
   }
 }
 
@@ -79,8 +66,7 @@ static void on_child(int signal) { (void)signal; } // interrupts ppoll, where al
 static void answer(const struct pollfd *door) {
   int connection = accept4(door->fd, NULL, NULL, SOCK_CLOEXEC);
   if (connection < 0) return;
-  pid_t *slot = slot_of(0);
-  if (slot && from_outside(connection)) serve(connection, slot);
+  if (from_outside(connection)) serve(connection);
   close(connection);
 }
 

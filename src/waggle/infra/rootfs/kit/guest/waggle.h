@@ -69,8 +69,16 @@ bool from_outside(int connection);
 // ports.c: open the console's port of that name for good; -1 while (or where) there is none.
 int open_port(const char *name);
 
+// server.c: give a connection to a dropbear; take note that a process has ended.
+void serve(int connection);
+void server_ended(pid_t pid);
+// Whether every connection has ended and a dropbear waits for the next; starts that if need be.
+bool server_is_settled(void);
+// Wait for that, for some seconds at most: the machine is about to be frozen.
+void settle(void);
+
 // Install records from FD until their end; false when one is malformed or cannot be installed.
-bool install_records(int fd);
+bool install_records(int fd, bool is_renewal);
 
 // renew.c: the port over which the host renews a copied machine, or -1; do what it sends.
 int renewal_port(void);

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies of machines: forks, machines that slept on the disk, and what many of them share.
+
+Measured by the services that the tools call, in this process, with a data directory of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+
+from benchmarks.figures import compare
+from benchmarks.interleave import interleave
+from benchmarks.options import Options
+from benchmarks.process import guest_bytes, own_bytes
+from benchmarks.results import ratio
+from benchmarks.table import Result
+from waggle.app import App, open_app
+from waggle.config import load
+from waggle.domain.environment import Environment
+from waggle.domain.execution import Command
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
+from waggle.service.environments import CreateRequest
+
+FORK_ROUNDS, PAUSE_ROUNDS = 10, 30
+CLONES, CLONE_MIB = 20, 512
+MEGABYTE = 1_000_000
+OWNER = "benchmark"
+_MAKING_SECONDS = 300.0
+TRUE = Command(("true",), timeout=60, output_limit=1000)
+HEAP_BYTES = 300 * MEGABYTE
+FILL = f"""
+import os, sys
+heap = [os.urandom(1 << 20) for _ in range({HEAP_BYTES} >> 20)]
+open("/tmp/filled", "w").close()
+import time
+time.sleep(3600)
+"""
+"""A heap that no page of is like another, kept by a process that goes on."""
+FILLED = Command(("sh", "-c", "until test -e /tmp/filled; do sleep 0.05; done"), 300, 1000)
+
+
+async def measure(options: Options) -> list[Result]:
+    """The rows `fork`, `pause` and `density`."""
+    async with _app() as app:
+        return [
+            await _pause(app, options),
+            await _density(app, options),
+            await _fork(app, options),
+        ]
+
+
+@asynccontextmanager
+async def _app() -> AsyncGenerator[App]:
+    """A server without its web side."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
+    with tempfile.TemporaryDirectory(prefix="waggle-bench-") as name:
+        Path(name).chmod(0o711)  # each machine's process has a user of its own
+        environ = {
+            **os.environ,
+            "WAGGLE_DATA_DIR": f"{name}/data",
+            "WAGGLE_IMAGE_CACHE_DIR": str(load().image_cache_dir),
+            "WAGGLE_TEMPLATES": "on",
+            "WAGGLE_MAX_ENVIRONMENTS": str(CLONES + 5),
+            "WAGGLE_DEFAULT_MEMORY_MB": str(CLONE_MIB),
+        }
+        async with open_app(load(environ)) as app:
+            yield app
+
+
+async def _until_made(app: App, runtime: RuntimeName) -> None:
+    """Have the template for a runtime; it may be there from an earlier run."""
+    async with asyncio.timeout(_MAKING_SECONDS):
+        while True:
+            made = await _create(app, runtime)
+            is_copy = "template" in made.booted_from
+            await _destroy(app, made)
+            if is_copy:
+                return
+            await asyncio.sleep(1)
+
+
+async def _create(app: App, runtime: RuntimeName) -> Environment:
+    request = CreateRequest(runtime=runtime, network=NetworkPolicy.NONE)
+    return await app.environments.create(request, owner=OWNER)
+
+
+async def _destroy(app: App, environment: Environment) -> None:
+    await app.environments.destroy(environment.id, owner=OWNER)
+
+
+async def _run(app: App, environment: Environment, command: Command) -> None:
+    async with app.environments.using(environment.id, owner=OWNER) as (_, guest):
+        done = await guest.run(command)
+    if done.exit_code != 0:
+        raise RuntimeError(f"{command.argv} failed: {done}")
+
+
+async def _pause(app: App, options: Options) -> Result:
+    """Resumed from the disk until `true` ran, against a new copy of the template until then."""
+    await _until_made(app, RuntimeName.SHELL)
+    sleeper = await _create(app, RuntimeName.SHELL)
+
+    async def resumed() -> float:
+        await app.environments.pause(sleeper.id, owner=OWNER, to_disk=True)
+        began = time.perf_counter()
+        await app.environments.resume(sleeper.id, owner=OWNER)
+        await _run(app, sleeper, TRUE)
+        return time.perf_counter() - began
+
+    async def created() -> float:
+        began = time.perf_counter()
+        made = await _create(app, RuntimeName.SHELL)
+        await _run(app, made, TRUE)
+        took = time.perf_counter() - began
+        await _destroy(app, made)
+        return took
+
+    seconds = await interleave(
+        {"resumed": resumed, "created": created},
+        rounds=options.rounds or PAUSE_ROUNDS,
+        tick=options.tick,
+    )
+    await _destroy(app, sleeper)
+    return ratio("pause", compare(seconds["resumed"], seconds["created"]))
+
+
+async def _fork(app: App, options: Options) -> Result:
+    """A fork that has run `true`, against a new environment with the same heap."""
+    await _until_made(app, RuntimeName.PYTHON)
+    origin = await _filled(app)
+
+    async def forked() -> float:
+        began = time.perf_counter()
+        (fork,) = await app.services.snapshots.fork(origin.id, 1, owner=OWNER)
+        await _run(app, fork, TRUE)
+        took = time.perf_counter() - began
+        await _destroy(app, fork)
+        return took
+
+    async def refilled() -> float:
+        began = time.perf_counter()
+        made = await _filled(app)
+        took = time.perf_counter() - began
+        await _destroy(app, made)
+        return took
+
+    seconds = await interleave(
+        {"forked": forked, "refilled": refilled},
+        rounds=options.rounds or FORK_ROUNDS,
+        tick=options.tick,
+    )
+    await _destroy(app, origin)
+    return ratio("fork", compare(seconds["forked"], seconds["refilled"]))
+
+
+async def _filled(app: App) -> Environment:
+    made = await _create(app, RuntimeName.PYTHON)
+    start = 'nohup python3 -c "$0" >/dev/null 2>&1 &'
+    await _run(app, made, Command(("sh", "-c", start, FILL), 60, 1000))
+    await _run(app, made, FILLED)
+    return made
+
+
+async def _density(app: App, options: Options) -> Result:
+    """Private memory of copies that are all alive and have run `true`."""
+    await _until_made(app, RuntimeName.SHELL)
+    made: list[Environment] = []
+    try:
+        for number in range(CLONES):
+            options.tick(f"copy {number + 1} of {CLONES}")
+            made.append(await _create(app, RuntimeName.SHELL))
+            await _run(app, made[-1], TRUE)
+        pids = [each.machine.pid for each in made if each.machine is not None]
+        guests = [guest_bytes(pid) for pid in pids]
+        own = [own_bytes(pid, CLONE_MIB << 20) for pid in pids]
+    finally:
+        for each in made:
+            await _destroy(app, each)
+    most = max(private for private, _ in guests)
+    share = statistics.median(share for _, share in guests)
+    return Result(
+        "density",
+        most / MEGABYTE,
+        f"{most / MEGABYTE:.2f} MB",
+        "",
+        f"the largest of {len(guests)}; median PSS {share / MEGABYTE:.0f} MB; the VMM's own "
+        f"private memory {statistics.median(own) / MEGABYTE:.0f} MB, of which most is translated "
+        "code",
+    )

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// The SSH server's processes: a dropbear per connection, as inetd did. Each is started first and
+// then given its connection over a socket (preload.c), so that one may wait ready before a machine
+// is frozen: its copies need not load a program for their first caller. It has read neither keys
+// nor random bytes by then.
+#include "waggle.h"
+
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define MAX_CONNECTIONS 32
+
+static pid_t dropbears[MAX_CONNECTIONS]; // 0: a free slot
+static struct {
+  pid_t pid; // 0: there is none
+  int wire;
+  bool is_ready;
+} spare;
+
+static pid_t *slot_of(pid_t pid) {
+  for (int i = 0; i < MAX_CONNECTIONS; i++)
+    if (dropbears[i] == pid) return &dropbears[i];
+  return NULL;
+}
+
+static void become_dropbear(int wire) {
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+  if (dup2(wire, 0) < 0 || chroot(KIT) || chdir("/")) _exit(127);
+  static char *const environment[] = {"LD_PRELOAD=/lib/preload.so", NULL};
+  execle("/bin/dropbear", "dropbear", "-i", "-E", "-s", "-r", "/run/identity/host_key", "-D",
+         "/run/identity", "-W", "1000000", NULL, environment);
+  _exit(127);
+}
+
+static void start_spare(void) {
+  int wire[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, wire)) return;
+  pid_t pid = fork();
+  if (pid == 0) become_dropbear(wire[1]);
+  close(wire[1]);
+  if (pid < 0) close(wire[0]);
+  else spare.pid = pid, spare.wire = wire[0], spare.is_ready = false;
+}
+
+static bool hand_over(int connection) {
+  union {
+    struct cmsghdr header;
+    char bytes[CMSG_SPACE(sizeof connection)];
+  } control = {0};
+  struct iovec byte = {.iov_base = "", .iov_len = 1};
+  struct msghdr message = {.msg_iov = &byte,
+                           .msg_iovlen = 1,
+                           .msg_control = &control,
+                           .msg_controllen = sizeof control};
+  control.header.cmsg_level = SOL_SOCKET;
+  control.header.cmsg_type = SCM_RIGHTS;
+  control.header.cmsg_len = CMSG_LEN(sizeof connection);
+  memcpy(CMSG_DATA(&control.header), &connection, sizeof connection);
+  return sendmsg(spare.wire, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == 1;
+}
+
+// A spare that was killed takes nothing, and the next one is asked.
+void serve(int connection) {
+  pid_t *slot = slot_of(0);
+  for (int tries = 0; slot && tries < 2; tries++) {
+    if (spare.pid == 0) start_spare();
+    if (spare.pid == 0) return;
+    bool taken = hand_over(connection);
+    if (taken) *slot = spare.pid;
+    close(spare.wire);
+    spare.pid = 0;
+    if (taken) return;
+  }
+}
+
+void server_ended(pid_t pid) {
+  pid_t *slot = slot_of(pid);
+  if (slot) *slot = 0;
+  if (pid != spare.pid) return;
+  close(spare.wire);
+  spare.pid = 0;
+}
+
+bool server_is_settled(void) {
+  char byte;
+  if (spare.pid == 0) start_spare();
+  else if (recv(spare.wire, &byte, 1, MSG_DONTWAIT) == 1) spare.is_ready = true;
+  for (int i = 0; i < MAX_CONNECTIONS; i++)
+    if (dropbears[i] != 0) return false;
+  return spare.pid != 0 && spare.is_ready;
+}
