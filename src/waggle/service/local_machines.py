@@ -19,7 +19,6 @@ from waggle.domain.machine import (
     Hypervisor,
     Machine,
     MachineSpec,
-    ResumedMachine,
 )
 from waggle.domain.template import Template
 from waggle.infra.rootfs.identity import RENEWED, pack
@@ -109,7 +108,7 @@ class LocalMachines:
 
 async def _renewed(
     hypervisor: FreezingHypervisor, moment: Moment, blueprint: Blueprint, spec: MachineSpec
-) -> ResumedMachine:
+) -> Machine:
     """A copy that nobody can take for its twin. Raises BootFailed or GuestLost."""
     machine = await hypervisor.resume(spec, moment.frozen, alone=moment.alone)
     try:
