@@ -191,11 +191,11 @@ async def test_what_was_started_in_the_background_comes_forward_with_all_its_thr
         background=True,
     )
     tasks = Path(f"/proc/{process.identity.pid}/task")
-    await until(lambda: len(os.listdir(tasks)) == 4)
+    await until(lambda: len([*tasks.iterdir()]) == 4)
     own = os.getpriority(os.PRIO_PROCESS, 0)
 
     def priorities() -> set[int]:
-        return {os.getpriority(os.PRIO_PROCESS, int(each)) for each in os.listdir(tasks)}
+        return {os.getpriority(os.PRIO_PROCESS, int(each.name)) for each in tasks.iterdir()}
 
     assert priorities() == {min(own + 10, 19)}
     come_forward(process.identity)

@@ -79,16 +79,16 @@ def come_forward(identity: MachineIdentity) -> None:
     Raises PermissionError where `may_come_forward` is false.
     """
     own = os.getpriority(os.PRIO_PROCESS, 0)
-    done: set[str] = set()
+    done: set[Path] = set()
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         while identify(identity.pid) == identity:
             # A thread that another one started meanwhile has that one's priority.
-            new = set(os.listdir(f"/proc/{identity.pid}/task")) - done
+            new = set(Path(f"/proc/{identity.pid}/task").iterdir()) - done
             if not new:
                 return
             for thread in new:
                 with contextlib.suppress(ProcessLookupError):
-                    os.setpriority(os.PRIO_PROCESS, int(thread), own)
+                    os.setpriority(os.PRIO_PROCESS, int(thread.name), own)
             done |= new
 
 

@@ -37,7 +37,7 @@ class Wires:
     @property
     def path(self) -> Path:
         """The directory's name now: it, or one above it, may have been renamed."""
-        return Path(os.readlink(f"/proc/self/fd/{self.directory}"))
+        return Path(f"/proc/self/fd/{self.directory}").readlink()
 
     def close(self) -> None:
         """Close all and remove the directory. Once only: descriptors may be reused."""
