@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks import (
     calls,
+    claim,
     cold,
     cycles,
     execute,
@@ -36,6 +37,7 @@ CYCLES, FULL_CYCLES = 20, 200
 MEASURES: dict[str, Callable[[Options], Awaitable[list[Result]]]] = {
     "cold": cold.measure,
     "execute": execute.measure,
+    "claim": claim.measure,
     "files": files.measure,
     "memory": memory.measure,
     "cycles": cycles.measure,
