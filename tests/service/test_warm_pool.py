@@ -147,14 +147,15 @@ async def rig(**wanted: int) -> AsyncGenerator[Rig]:
         await made.start()
         yield made
         await made.pool.aclose()
+        assert made.pool.size == 0
         tasks.cancel_scope.cancel()
-    assert made.pool.size == 0
 
 
 async def test_it_is_filled_and_serves_whoever_asks_for_the_same() -> None:
     async with rig(python=2, node=1) as here:
         assert here.pool.counts() == {"python": 2, "node": 1}
         first = here.pool.claim(PYTHON, made_of(PYTHON))
+        assert first is not None
         assert first is here.made[0]
         assert here.pool.counts() == {"python": 1, "node": 1}
         assert here.pool.claim(replace(PYTHON, image="other"), made_of(PYTHON)) is None

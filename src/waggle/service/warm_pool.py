@@ -26,7 +26,7 @@ from waggle.service.warm_plan import Trouble, WarmKind, next_kind
 
 TICK: Final = 5.0
 """Seconds between two looks at the memory."""
-SETTLE: Final = 1.0
+SETTLE: Final = 3.0
 """Seconds after a claim that its client's first calls have the processors for themselves."""
 STEADY: Final = 600.0
 """Who lived for so many seconds did not die of how it was made."""
