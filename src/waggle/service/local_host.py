@@ -131,6 +131,7 @@ class LocalHost:
         await progress(0.0, "Reading its state")
         await self._make_room()
         async with _clear_errors():
+            clear(files)  # the machine that hibernated left its identity
             async with self.moments.recalled(frozen_in(files), alone=True) as moment:
                 guest = await self._start.start(
                     environment, moment.made_of, files, moment, progress
