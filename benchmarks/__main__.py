@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks import (
     calls,
+    claim,
     cold,
     copies,
     cycles,
@@ -40,6 +41,7 @@ MEASURES: dict[str, Callable[[Options], Awaitable[list[Result]]]] = {
     "template": template.measure,
     "copies": copies.measure,
     "execute": execute.measure,
+    "claim": claim.measure,
     "files": files.measure,
     "memory": memory.measure,
     "cycles": cycles.measure,

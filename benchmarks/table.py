@@ -89,6 +89,14 @@ ROWS: tuple[Row, ...] = (
         None,
     ),
     Row(
+        "claim",
+        "claim",
+        "`create_environment` served from the warm pool, then a first `execute` of `print(1)`",
+        "the same `execute` in an environment that runs",
+        RATIO,
+        1.5,
+    ),
+    Row(
         "write-text",
         "files",
         "`write_file` of 8 MiB of text",

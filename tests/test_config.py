@@ -28,6 +28,7 @@ from waggle.config_values import (
 )
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
 from waggle.domain.toolset import Toolset
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +55,27 @@ class TestToolsets:
     def test_a_name_that_is_unknown_refuses_the_start(self, text: str) -> None:
         (line,) = problems(TOOLSETS=text)
         assert "environments, execution, jobs" in line
+
+
+class TestWarmPool:
+    def test_runtimes_and_numbers(self) -> None:
+        assert settings().warm_pool == ()
+        pool = settings(WARM_POOL="python:2, Node:1").warm_pool
+        assert pool == ((RuntimeName.PYTHON, 2), (RuntimeName.NODE, 1))
+
+    @pytest.mark.parametrize(
+        "text", ["ruby:1", "python", "python:0", "python:-1", "python:2,python:1", "1:python", ","]
+    )
+    def test_what_cannot_be_used_refuses_the_start(self, text: str) -> None:
+        (line,) = problems(WARM_POOL=text)
+        assert "runtimes (python, node, shell) and numbers of machines" in line
+
+    def test_it_counts_as_environments(self) -> None:
+        (line,) = problems(WARM_POOL="python:2,node:1", MAX_ENVIRONMENTS="2")
+        assert line == (
+            "WAGGLE_WARM_POOL keeps 3 machines, and WAGGLE_MAX_ENVIRONMENTS=2 must not be below "
+            "that."
+        )
 
 
 class TestDefaults:

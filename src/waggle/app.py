@@ -44,6 +44,7 @@ from waggle.presets import (
     image_service,
     limits,
     runtimes,
+    warm_up,
 )
 from waggle.service.environments import EnvironmentService
 from waggle.service.execution import ExecutionService
@@ -58,6 +59,9 @@ from waggle.service.reaper import Reaper
 from waggle.service.repeats import Repeats
 from waggle.service.snapshots import SnapshotLimits, SnapshotService
 from waggle.service.trees import TreeService
+from waggle.service.warm_machine import WarmMachine
+from waggle.service.warm_pool import WarmPool
+from waggle.warming import end_warm_pool, warm_pool
 
 log = structlog.get_logger(__name__)
 
@@ -100,13 +104,16 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
         stack.enter_context(_own(places))
         clock = steady_clock()
         chosen = hypervisor(settings)
+        pool = warm_pool(settings, lambda: sum(each.holds_capacity for each in environments.all()))
         watch = stack.enter_context(
-            watching(settings, lambda: [each.state for each in environments.all()])
+            watching(settings, lambda: [each.state for each in environments.all()], pool.counts)
         )
         store = await SqliteStore.open(places.state)
         stack.push_async_callback(store.aclose)
         tasks = await stack.enter_async_context(_tasks())
-        host = _local_host(settings, places, chosen.hypervisor, stack, watch.observer, tasks)
+        host = _local_host(
+            settings, places, chosen.hypervisor, stack, watch.observer, tasks, pool=pool
+        )
         environments = EnvironmentService(
             host=host,
             store=store,
@@ -128,6 +135,8 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
         stack.push_async_callback(
             _destroy_all, environments, settings.shutdown_timeout.total_seconds()
         )
+        stack.push_async_callback(end_warm_pool, pool, settings)
+        tasks.start_soon(pool.run, partial(host.warm, warm_up(settings)))
         reaper = Reaper(
             environments,
             interval=settings.reaper_interval.total_seconds(),
@@ -210,15 +219,17 @@ def _local_host(
     stack: contextlib.AsyncExitStack,
     observer: Observer,
     tasks: anyio.abc.TaskGroup,
+    *,
+    pool: WarmPool[WarmMachine],
 ) -> LocalHost:
-    pool = dns_pool()
-    stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+    resolvers = dns_pool()
+    stack.callback(resolvers.shutdown, wait=False, cancel_futures=True)
     policy = AddressPolicy(settings.egress_allow_cidrs)
 
     def new_proxy(environment: Environment) -> EgressProxy:
         return EgressProxy(
             policy,
-            SystemResolver(pool),
+            SystemResolver(resolvers),
             ports=frozenset(settings.egress_ports),
             on_decision=partial(log_egress, observer, environment.id),
         )
@@ -237,6 +248,7 @@ def _local_host(
         parts=made.parts,
         new_proxy=new_proxy,
         moments=made.moments,
+        pool=pool,
     )
 
 

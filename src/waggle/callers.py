@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
@@ -84,9 +84,13 @@ def rates(settings: Settings) -> RateLimiter | None:
 
 
 @contextlib.contextmanager
-def watching(settings: Settings, states: Callable[[], Iterable[State]]) -> Generator[Watch]:
+def watching(
+    settings: Settings,
+    states: Callable[[], Iterable[State]],
+    warm: Callable[[], Mapping[str, int]] = dict[str, int],
+) -> Generator[Watch]:
     """What keeps count, open until the block ends. Raises SettingsInvalid for the audit log."""
-    metrics = Metrics(states, settings.max_environments) if settings.metrics else None
+    metrics = Metrics(states, settings.max_environments, warm) if settings.metrics else None
     audit = None
     if settings.audit_log is not None:
         path = None if settings.audit_log == "-" else settings.audit_log

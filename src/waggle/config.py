@@ -81,6 +81,11 @@ def conflicts(settings: Settings) -> Iterator[str]:
             f"WAGGLE_DEFAULT_EXEC_TIMEOUT={format_duration(settings.default_exec_timeout)} must "
             f"not be above {MAX_WAIT_SECONDS / 60:g}m: no call waits longer."
         )
+    if (warm := sum(number for _, number in settings.warm_pool)) > settings.max_environments:
+        yield (
+            f"WAGGLE_WARM_POOL keeps {warm} machines, and "
+            f"WAGGLE_MAX_ENVIRONMENTS={settings.max_environments} must not be below that."
+        )
     yield from access_conflicts(settings)
     exposed = not settings.listen_addr.is_loopback and not settings.allow_remote
     if exposed and not settings.authenticates:

@@ -36,6 +36,7 @@ from waggle.config_values import (
     Ports,
     Program,
     Toolsets,
+    WarmPoolSizes,
     lower,
 )
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
@@ -90,6 +91,11 @@ class EnvironmentSection(Section):
     )
     default_network: NetworkPolicy = setting(
         "public", "What an environment may reach, unless its creator says."
+    )
+    warm_pool: WarmPoolSizes = setting(
+        "",
+        "How many machines of each runtime are kept running for environments to come; see "
+        "[docs/snapshots.md](snapshots.md#warm-pool). They count as environments.",
     )
     boot_timeout: Duration = setting("2m", "A machine that is not ready by then has failed.")
     reaper_interval: Duration = setting("1m", "How often unused environments are looked for.")

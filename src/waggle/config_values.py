@@ -16,7 +16,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator
 
-from waggle.domain.runtime import FILE, PACKAGES, parse_template
+from waggle.domain.runtime import FILE, PACKAGES, RuntimeName, parse_template
 from waggle.domain.toolset import ALL_TOOLSETS, Toolset
 
 _UNITS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
@@ -143,6 +143,19 @@ def parse_toolsets(value: object) -> object:
     return ALL_TOOLSETS if names == ("all",) else frozenset(Toolset(name) for name in names)
 
 
+def parse_warm_pool(value: object) -> object:
+    """Read `python:2,node:1`: each runtime at most once, each number above zero."""
+    if not isinstance(value, str):
+        return value
+    pairs = [word.partition(":") for word in split_words(value.lower())]
+    if not all(re.fullmatch(r"[1-9][0-9]{0,3}", number) for _, _, number in pairs):
+        raise ValueError("not a number of machines")
+    counts = {RuntimeName(name): int(number) for name, _, number in pairs}
+    if len(counts) != len(pairs):
+        raise ValueError("a runtime twice")
+    return tuple(counts.items())
+
+
 def parse_absolute_path(value: object) -> object:
     """Read an absolute path; nothing is looked up, `~` is not expanded."""
     if not isinstance(value, str):
@@ -246,6 +259,11 @@ ExecCommand = Annotated[
 ]
 InstallCommand = Annotated[
     str, _template_with(PACKAGES), Accepts(f"a command with {PACKAGES} once, as a word of its own")
+]
+WarmPoolSizes = Annotated[
+    tuple[tuple[RuntimeName, int], ...],
+    BeforeValidator(parse_warm_pool),
+    Accepts(f"runtimes ({', '.join(RuntimeName)}) and numbers of machines, as in python:2,node:1"),
 ]
 Toolsets = Annotated[
     frozenset[Toolset],

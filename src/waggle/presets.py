@@ -23,6 +23,7 @@ from waggle.service.execution import ExecutionLimits
 from waggle.service.images import ImageService
 from waggle.service.pulls import PullPolicy
 from waggle.service.request import Limits, Pausing
+from waggle.service.warm_plan import WarmKind
 
 AUTH_FILES = (".config/containers/auth.json", ".docker/config.json")
 """Where podman and docker keep credentials, below the home directory."""
@@ -69,6 +70,15 @@ def warm_up(settings: Settings) -> dict[RuntimeName, Command]:
             output_limit=1024,
         )
         for name, runtime in runtimes(settings).items()
+    }
+
+
+def warm_kinds(settings: Settings) -> dict[WarmKind, int]:
+    """What the pool keeps: for each runtime the environment that a create gets by default."""
+    preset = limits(settings)
+    return {
+        WarmKind(runtime, preset.images[runtime], preset.resources): number
+        for runtime, number in settings.warm_pool
     }
 
 

@@ -45,6 +45,7 @@ def test_the_limits_are_those_that_were_promised() -> None:
         "density": 60,
         "fork": 0.15,
         "execute": 1.3,
+        "claim": 1.5,
         "write-text": 1.5,
         "write-base64": 1.5,
         "read-text": 1.5,

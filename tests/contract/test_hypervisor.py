@@ -81,6 +81,20 @@ async def test_a_paused_machine_stands_still_until_it_goes_on(subject: Subject) 
     assert (await case.banner()).startswith(b"SSH-2.0-")
 
 
+async def test_a_running_machine_becomes_another_environment(real: Subject) -> None:
+    """As one that waited in a pool does: it goes on, and what makes it itself is new."""
+    case = await real.case()
+    machine = await real.boot(case)
+    ask = "hostname; cat /etc/machine-id /.waggle/run/identity/environment | tr '\\0' '\\n'"
+    await machine.renew({"hostname": b"other", "environment": b"A=1\0", "machine-id": b"a\n"})
+    assert (await case.root(ask)).split() == ["other", "a", "A=1"]
+    await case.root("date -s 2001-01-01")
+    before = time.time()
+    await machine.renew({"seed": bytes(64)})
+    after = await case.root("date +%s")
+    assert int(before) <= int(after) <= time.time() + STILL
+
+
 async def test_a_paused_machine_can_be_stopped(subject: Subject) -> None:
     machine = await subject.boot(await subject.case())
     await machine.pause()

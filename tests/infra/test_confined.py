@@ -21,9 +21,11 @@ from waggle.infra import confined
 from waggle.infra.confined import (
     MAX_DESCRIPTORS,
     ConfinedProcess,
+    come_forward,
     identify,
     kill_identified,
     leash,
+    may_come_forward,
 )
 
 pytestmark = pytest.mark.anyio
@@ -171,3 +173,32 @@ async def test_a_zombie_is_nobody() -> None:
     child = subprocess.Popen(["/bin/true"])
     await until(lambda: identify(child.pid) is None)
     assert child.wait() == 0
+
+
+THREADS = (
+    "import threading, time\n"
+    "for _ in range(3): threading.Thread(target=time.sleep, args=(1000,)).start()"
+)
+
+
+@pytest.mark.skipif(not may_come_forward(), reason="NOT TESTED: needs CAP_SYS_NICE")
+async def test_what_was_started_in_the_background_comes_forward_with_all_its_threads() -> None:
+    process = ConfinedProcess.start(
+        [sys.executable, "-c", THREADS],
+        descriptors=(),
+        stderr=subprocess.DEVNULL,
+        uid=None,
+        background=True,
+    )
+    tasks = Path(f"/proc/{process.identity.pid}/task")
+    await until(lambda: len([*tasks.iterdir()]) == 4)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def priorities() -> set[int]:
+        return {os.getpriority(os.PRIO_PROCESS, int(each.name)) for each in tasks.iterdir()}
+
+    assert priorities() == {min(own + 10, 19)}
+    come_forward(process.identity)
+    assert priorities() == {own}
+    await process.kill()
+    come_forward(process.identity)

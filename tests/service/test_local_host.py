@@ -8,7 +8,7 @@ are tested in tests/vm and tests/e2e.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,6 +69,9 @@ class PretendMachine:
 
     async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
         raise GuestLost("no agent")
+
+    async def renew(self, records: Mapping[str, bytes]) -> None:
+        raise GuestLost("It cannot be renewed.")
 
     async def pause(self) -> None:
         raise GuestLost("It cannot be held.")

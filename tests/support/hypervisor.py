@@ -13,6 +13,7 @@ import contextlib
 import errno
 import socket
 import subprocess
+from collections.abc import Mapping
 
 from waggle.domain.environment import MachineIdentity
 from waggle.domain.errors import BootFailed, GuestLost, PortTaken
@@ -93,6 +94,9 @@ class FakeMachine:
     async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
         self._require_alive()
         return {}
+
+    async def renew(self, records: Mapping[str, bytes]) -> None:
+        self._require_alive()
 
     async def pause(self) -> None:
         self._require_alive()

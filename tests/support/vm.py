@@ -48,6 +48,8 @@ from waggle.service.local_host import LocalHost, NewProxy, is_root
 from waggle.service.local_machines import LocalMachines
 from waggle.service.moments import Moments
 from waggle.service.templates import Templates
+from waggle.service.warm_machine import WarmMachine
+from waggle.service.warm_pool import WarmPool
 
 CACHE = Path(__file__).parents[2] / ".cache" / "waggle-test"
 BOOT_SECONDS = load().boot_timeout.total_seconds()
@@ -102,6 +104,7 @@ class Lab:
     boot_timeout: float = BOOT_SECONDS
     certificates: bytes = b""
     templates: Templates | None = None
+    pool: WarmPool[WarmMachine] | None = None
     _guests: list[LocalGuest] = field(default_factory=list[LocalGuest])
 
     @property
@@ -135,6 +138,7 @@ class Lab:
             parts=parts,
             new_proxy=self.new_proxy,
             moments=moments,
+            pool=self.pool,
         )
 
     async def guest(

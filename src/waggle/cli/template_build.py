@@ -22,7 +22,7 @@ from waggle.infra.ssh.keys import new_keys
 from waggle.machinery import Machinery, machinery, templates
 from waggle.presets import image_service, limits
 from waggle.service.blueprint import Blueprint
-from waggle.service.drawing import draw
+from waggle.service.local_identity import blueprint_of, identity_of
 from waggle.service.moment_facts import MadeOf
 from waggle.service.request import CreateRequest
 from waggle.service.templates import Templates
@@ -93,10 +93,8 @@ async def blueprint_for(settings: Settings, made: Machinery, runtime: RuntimeNam
 
         image = await image_service(settings).boot_image(environment.image, report)
     parts = made.parts
-    return draw(
-        environment,
-        MadeOf(runtime, image, parts.kernel(), parts.kit(), environment.resources),
-        new_keys(),
-        _NOWHERE,
-        certificates=parts.certificates,
+    made_of = MadeOf(runtime, image, parts.kernel(), parts.kit(), environment.resources)
+    identity = identity_of(
+        image, new_keys(), environment.name, environment.network, certificates=parts.certificates
     )
+    return blueprint_of(made_of, _NOWHERE, identity)

@@ -77,6 +77,14 @@ class Machine(Protocol):
         """Call the guest agent. Raises GuestLost when it does not answer within seconds."""
         ...
 
+    async def renew(self, records: Mapping[str, bytes]) -> None:
+        """Give it another identity, fresh random state, and the time, within 50 ms.
+
+        `records` are those of the identity disk, or some of them. Raises GuestLost: it must not be
+        used then.
+        """
+        ...
+
     async def pause(self) -> None:
         """Stop its processors; its memory stays. Idempotent. Raises GuestLost."""
         ...
@@ -126,17 +134,6 @@ class Frozen(Protocol):
         ...
 
 
-class ResumedMachine(Machine, Protocol):
-    """The copy of a frozen machine. It is that machine's twin until it is renewed."""
-
-    async def renew(self, records: Mapping[str, bytes]) -> None:
-        """Give it an identity of its own, fresh random state, and the time, within 50 ms.
-
-        `records` are those of the identity disk. Raises GuestLost: it must not be used then.
-        """
-        ...
-
-
 class FreezingHypervisor(Hypervisor, Protocol):
     """A hypervisor that freezes machines and resumes copies of them, any number at once."""
 
@@ -166,10 +163,10 @@ class FreezingHypervisor(Hypervisor, Protocol):
         """
         ...
 
-    async def resume(
-        self, spec: MachineSpec, frozen: Frozen, *, alone: bool = False
-    ) -> ResumedMachine:
+    async def resume(self, spec: MachineSpec, frozen: Frozen, *, alone: bool = False) -> Machine:
         """Go on from a frozen machine, as a copy that shares the memory that it does not write.
+
+        It is that machine's twin until it is renewed.
 
         `spec` must name the same kernel, kit, image and resources, and a scratch disk that is a
         copy of the frozen machine's. It is `alone` if what it goes on from was loaded so. Raises as

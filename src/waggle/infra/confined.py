@@ -24,6 +24,7 @@ from waggle.domain.errors import SetupIncomplete, TimedOut
 
 MAX_DESCRIPTORS: Final = 512
 DEATH_SECONDS: Final = 10.0
+_CAP_SYS_NICE: Final = 23
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -63,6 +64,32 @@ def identify(pid: int) -> MachineIdentity | None:
     if fields[0] in "ZX":
         return None
     return MachineIdentity(pid, int(fields[19]), _BOOT_ID.read_text().strip())
+
+
+def may_come_forward() -> bool:
+    """Whether this process may undo what `background` does: it takes CAP_SYS_NICE."""
+    status = Path("/proc/self/status").read_text("utf-8")
+    (effective,) = (line for line in status.splitlines() if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> _CAP_SYS_NICE & 1)
+
+
+def come_forward(identity: MachineIdentity) -> None:
+    """Give a process of the background our own priority. One that has ended is left alone.
+
+    Raises PermissionError where `may_come_forward` is false.
+    """
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    done: set[Path] = set()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        while identify(identity.pid) == identity:
+            # A thread that another one started meanwhile has that one's priority.
+            new = set(Path(f"/proc/{identity.pid}/task").iterdir()) - done
+            if not new:
+                return
+            for thread in new:
+                with contextlib.suppress(ProcessLookupError):
+                    os.setpriority(os.PRIO_PROCESS, int(thread.name), own)
+            done |= new
 
 
 def kill_identified(identity: MachineIdentity) -> bool:

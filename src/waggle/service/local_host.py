@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Environments on this machine; implements `domain.host.EnvironmentHost`.
 
-Puts together what one environment needs, in this order: image disk, directory, keys, machine (with
-its port and disks: `local_machines`), SSH connection. Whatever fails, what was made before is
-undone. Knows the adapters; knows nothing of capacity, clients or MCP.
+Finds what one environment needs, image disk and directory, and has it started (`local_start`) or
+served by a machine that waits (`warm_pool`). Whatever fails, what was made before is undone. Knows
+nothing of capacity, clients or MCP.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncGenerator, Callable, Iterable
+import uuid
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from pathlib import Path
+
+import structlog
 
 from waggle.domain import host
 from waggle.domain.environment import Environment
@@ -24,27 +27,26 @@ from waggle.domain.errors import (
     Unsupported,
     WaggleError,
 )
-from waggle.domain.execution import HOME
+from waggle.domain.execution import Command
 from waggle.domain.host import Progress
 from waggle.domain.image import BootImages
-from waggle.domain.machine import Machine
+from waggle.domain.runtime import RuntimeName
 from waggle.infra.confined import kill_identified
-from waggle.infra.files import atomic_write
-from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
 from waggle.infra.stages import stage
 from waggle.service.blueprint import GuestParts
-from waggle.service.drawing import draw, has_network
-from waggle.service.launcher import Launched
-from waggle.service.local_guest import LocalGuest, Proxy
+from waggle.service.local_guest import LocalGuest
 from waggle.service.local_machines import LocalMachines
+from waggle.service.local_start import LocalStart, NewProxy, clear
 from waggle.service.moment_facts import MadeOf
 from waggle.service.moments import Moment, Moments, frozen_in
+from waggle.service.warm_machine import WarmMachine
+from waggle.service.warm_plan import WarmKind
+from waggle.service.warm_pool import WarmPool
+
+__all__ = ["LocalHost", "NewProxy", "is_root"]
 
 _MIN_FREE_BYTES = 256 << 20
-
-
-NewProxy = Callable[[Environment], Proxy]
+log = structlog.get_logger(__name__)
 
 
 class LocalHost:
@@ -59,14 +61,19 @@ class LocalHost:
         parts: GuestParts,
         new_proxy: NewProxy,
         moments: Moments | None = None,
+        pool: WarmPool[WarmMachine] | None = None,
     ) -> None:
-        """`moments` is None where the hypervisor cannot freeze machines."""
+        """`moments` is None where the hypervisor cannot freeze machines.
+
+        The `pool` has its machines from `warm`; the caller runs and closes it.
+        """
         self._directory = directory
         self._machines = machines
         self._images = images
         self._parts = parts
-        self._new_proxy = new_proxy
         self.moments = moments
+        self._pool = pool
+        self._start = LocalStart(machines, parts, new_proxy, moments)
 
     async def create(
         self, environment: Environment, progress: Progress, moment: host.Moment | None = None
@@ -75,13 +82,47 @@ class LocalHost:
         if moment is not None and not isinstance(moment, Moment):
             raise MomentUnusable("It was not taken by this server's hypervisor.")
         await progress(0.0, f"Looking up the image {environment.image}")
-        made_of = moment.made_of if moment else await self._newest(environment, progress)
+        kind = WarmKind(environment.runtime, environment.image, environment.resources)
+        made_of = moment.made_of if moment else await self._newest(kind, progress)
+        if moment is None and (guest := await self._claimed(environment, kind, made_of, progress)):
+            return guest
+        await self._make_room()
         async with _clear_errors(), contextlib.AsyncExitStack() as undo:
-            files = self._make_directory(environment)
+            files = self._make_directory(environment.id)
             undo.callback(shutil.rmtree, files, ignore_errors=True)
-            guest = await self._start(environment, made_of, files, moment, progress)
+            guest = await self._start.start(environment, made_of, files, moment, progress)
             undo.pop_all()
         return guest
+
+    async def _claimed(
+        self, environment: Environment, kind: WarmKind, made_of: MadeOf, progress: Progress
+    ) -> LocalGuest | None:
+        """A guest in a machine that waited, if one fits. One that cannot be used is ended."""
+        while self._pool and (machine := self._pool.claim(kind, made_of)):
+            try:
+                files = self._directory / environment.id
+                return await self._start.hand_over(machine, environment, files, progress)
+            except (WaggleError, OSError) as error:
+                log.warning("warm_machine_unusable", runtime=kind.runtime, error=str(error))
+        return None
+
+    async def _make_room(self) -> None:
+        if self._pool is not None:
+            await self._pool.make_room()
+
+    async def warm(self, commands: Mapping[RuntimeName, Command], kind: WarmKind) -> WarmMachine:
+        """A machine for the pool that has run the command of its runtime.
+
+        A failed or cancelled one leaves nothing. Raises as `create` does.
+        """
+        await self._machines.settled()
+        made_of = await self._newest(kind, host.no_progress)
+        async with _clear_errors(), contextlib.AsyncExitStack() as undo:
+            files = self._make_directory(f"warm-{uuid.uuid4()}")
+            undo.callback(shutil.rmtree, files, ignore_errors=True)
+            machine = await self._start.warm(made_of, files, commands[kind.runtime])
+            undo.pop_all()
+        return machine
 
     async def wake(self, environment: Environment, progress: Progress) -> LocalGuest:
         """Go on from where it hibernated; see `domain.host.EnvironmentHost.wake`."""
@@ -89,10 +130,13 @@ class LocalHost:
             raise Unsupported("This server's hypervisor cannot wake machines.")
         files = self._directory / environment.id
         await progress(0.0, "Reading its state")
+        await self._make_room()
         async with _clear_errors():
+            clear(files)  # the machine that hibernated left its identity
             async with self.moments.recalled(frozen_in(files), alone=True) as moment:
-                _clear(files)
-                guest = await self._start(environment, moment.made_of, files, moment, progress)
+                guest = await self._start.start(
+                    environment, moment.made_of, files, moment, progress
+                )
             await asyncio.to_thread(shutil.rmtree, moment.directory, True)
         return guest
 
@@ -103,7 +147,7 @@ class LocalHost:
         files = self._directory / environment.id
         if self.moments is None or not frozen_in(files).is_dir():
             return False
-        _clear(files)
+        clear(files)
         return True
 
     @property
@@ -111,63 +155,14 @@ class LocalHost:
         """Whether the hypervisor can."""
         return self.moments is not None
 
-    async def _newest(self, environment: Environment, progress: Progress) -> MadeOf:
+    async def _newest(self, kind: WarmKind, progress: Progress) -> MadeOf:
         with stage("image"):
-            image = await self._images.boot_image(environment.image, progress)
-        return MadeOf(
-            environment.runtime,
-            image,
-            self._parts.kernel(),
-            self._parts.kit(),
-            environment.resources,
-        )
+            image = await self._images.boot_image(kind.image, progress)
+        parts = self._parts
+        return MadeOf(kind.runtime, image, parts.kernel(), parts.kit(), kind.resources)
 
-    async def _start(
-        self,
-        environment: Environment,
-        made_of: MadeOf,
-        files: Path,
-        moment: Moment | None,
-        progress: Progress,
-    ) -> LocalGuest:
-        """Have its machine come up, and connect. What fails leaves `files` as they were."""
-        image = made_of.image
-        async with contextlib.AsyncExitStack() as undo:
-            undo.callback(_clear, files)
-            with stage("keys"):
-                keys = new_keys()
-            blueprint = draw(
-                environment, made_of, keys, files, certificates=self._parts.certificates
-            )
-            await progress(0.4, "Resuming the machine" if moment else "Booting the machine")
-            launched, template = await self._machines.bring_up(blueprint, moment)
-            undo.push_async_callback(_end, launched)
-            proxy = self._new_proxy(environment) if has_network(environment) else None
-            guest = LocalGuest(
-                launched,
-                SshConnection(launched.lease.port, keys, proxy=proxy.serve if proxy else None),
-                proxy,
-                environment=environment,
-                files=files,
-                directory=image.directory or HOME,
-                booted_from={
-                    "image": image.digest,
-                    "kernel": made_of.kernel.stem,
-                    "kit": made_of.kit.stem,
-                    **({"template": template} if template else {}),
-                },
-                freezer=self.moments and self.moments.freezer(launched, blueprint),
-            )
-            undo.push_async_callback(guest.disconnect)
-            _save_access(files, keys, launched.lease.port)
-            await progress(0.8, "Connecting")
-            await guest.connect()
-            await progress(1.0, "Ready")
-            undo.pop_all()
-        return guest
-
-    def _make_directory(self, environment: Environment) -> Path:
-        directory = self._directory / environment.id
+    def _make_directory(self, name: str) -> Path:
+        directory = self._directory / name
         directory.mkdir(parents=True, mode=0o700)
         return directory
 
@@ -213,25 +208,6 @@ async def _clear_errors() -> AsyncGenerator[None]:
             f"The machine's files could not be made: {error.strerror or error}.",
             hint="The server may be out of disk space or file descriptors: see 'waggle doctor'.",
         ) from error
-
-
-async def _end(launched: Launched[Machine]) -> None:
-    await launched.machine.stop()
-    launched.lease.release()
-
-
-def _clear(files: Path) -> None:
-    """Remove what a machine that is gone had, but not the moment that it went on from."""
-    for path in files.iterdir():
-        if path != frozen_in(files):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _save_access(files: Path, keys: EnvironmentKeys, port: int) -> None:
-    """What `waggle shell` needs to log in; readable for the server's user only."""
-    atomic_write(files / "ssh_key", keys.client.export_private_key(), 0o600)
-    known = f"[127.0.0.1]:{port} ".encode() + keys.host_public.export_public_key()
-    atomic_write(files / "known_hosts", known, 0o600)
 
 
 def is_root() -> bool:

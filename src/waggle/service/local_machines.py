@@ -19,7 +19,6 @@ from waggle.domain.machine import (
     Hypervisor,
     Machine,
     MachineSpec,
-    ResumedMachine,
 )
 from waggle.domain.template import Template
 from waggle.infra.rootfs.identity import RENEWED, pack
@@ -58,25 +57,29 @@ class LocalMachines:
         self._scratch = scratch
         self._templates = templates
 
-    async def bring_up(self, blueprint: Blueprint, moment: Moment | None = None) -> BroughtUp:
+    async def bring_up(
+        self, blueprint: Blueprint, moment: Moment | None = None, *, background: bool = False
+    ) -> BroughtUp:
         """A machine whose guest is ready and has its identity; from a moment if one is given.
+
+        In the `background` it gives way to others; see `infra.confined.come_forward`.
 
         The caller stops the machine and, once it is dead, releases the lease. A template that does
         not work is given up for a boot. Raises BootFailed, GuestLost, NoPorts, SetupIncomplete,
         Unsupported or OSError.
         """
         if moment is not None:
-            return BroughtUp(await self._go_on(blueprint, moment), None)
+            return BroughtUp(await self._go_on(blueprint, moment, background), None)
         if self._templates is not None and (found := await self._find(self._templates, blueprint)):
             try:
-                resumed = await self._resume(self._templates, blueprint, found)
+                resumed = await self._resume(self._templates, blueprint, found, background)
                 return BroughtUp(resumed, found.key.id)
             except (BootFailed, GuestLost) as error:
                 log.warning("template_failed", template=found.key.id, error=str(error))
                 self._templates.reject(found)
                 for disk in (blueprint.disks.scratch, blueprint.disks.identity):
                     disk.unlink(missing_ok=True)
-        booted = BroughtUp(await self._boot(blueprint), None)
+        booted = BroughtUp(await self._boot(blueprint, background), None)
         if self._templates is not None:
             self._templates.want(blueprint)
         return booted
@@ -85,38 +88,45 @@ class LocalMachines:
         with stage("template"):
             return await templates.find(blueprint)
 
+    async def settled(self) -> None:
+        """Return once no template is in the making: machines that can wait go on from it."""
+        if self._templates is not None:
+            await self._templates.idle()
+
     def check_ports(self) -> None:
         """Raise NoPorts when no machine could have a port now."""
         self._launcher.check_ports()
 
-    async def _go_on(self, blueprint: Blueprint, moment: Moment) -> Launched[Machine]:
+    async def _go_on(
+        self, blueprint: Blueprint, moment: Moment, background: bool
+    ) -> Launched[Machine]:
         if self._freezing is None:
             raise Unsupported("This server's hypervisor cannot freeze machines.")
         disks = blueprint.disks
         with stage("disks"):
             await asyncio.to_thread(moment.copy_disks, disks.scratch, disks.identity)
         start = partial(_renewed, self._freezing, moment, blueprint)
-        return await self._launcher.launch(blueprint, disks, start)
+        return await self._launcher.launch(blueprint, disks, start, background=background)
 
-    async def _boot(self, blueprint: Blueprint) -> Launched[Machine]:
+    async def _boot(self, blueprint: Blueprint, background: bool) -> Launched[Machine]:
         disks = blueprint.disks
         await self._scratch.make(blueprint.resources.disk_mib, disks.scratch)
         disks.identity.write_bytes(pack(blueprint.identity))
+        boot = self._hypervisor.boot
         with stage("boot"):
-            return await self._launcher.launch(blueprint, disks, self._hypervisor.boot)
+            return await self._launcher.launch(blueprint, disks, boot, background=background)
 
     async def _resume(
-        self, templates: Templates, blueprint: Blueprint, template: Template
+        self, templates: Templates, blueprint: Blueprint, template: Template, background: bool
     ) -> Launched[Machine]:
         async with templates.loaded.using(template.directory) as frozen:
-            return await self._go_on(
-                blueprint, Moment(template.directory, made_of(blueprint), frozen)
-            )
+            moment = Moment(template.directory, made_of(blueprint), frozen)
+            return await self._go_on(blueprint, moment, background)
 
 
 async def _renewed(
     hypervisor: FreezingHypervisor, moment: Moment, blueprint: Blueprint, spec: MachineSpec
-) -> ResumedMachine:
+) -> Machine:
     """A copy that nobody can take for its twin. Raises BootFailed or GuestLost."""
     machine = await hypervisor.resume(spec, moment.frozen, alone=moment.alone)
     try:

@@ -30,8 +30,8 @@ CALLS: dict[str, Call] = {
     "krun_add_vsock": lambda made: made.add_vsock(22, "ssh"),
     "krun_add_vsock_port2": lambda made: made.add_vsock(22, "ssh"),
     "krun_set_console_output": lambda made: made.set_console("/c"),
-    "krun_add_virtio_console_multiport": lambda made: made.add_port("agent", 5),
-    "krun_add_console_port_inout": lambda made: made.add_port("agent", 5),
+    "krun_add_virtio_console_multiport": lambda made: made.add_ports(("agent", 5)),
+    "krun_add_console_port_inout": lambda made: made.add_ports(("agent", 5)),
     "krun_start_enter": Libkrun.start,
 }
 
@@ -127,7 +127,7 @@ def test_the_port_is_added_to_the_console_that_was_made_for_it(tmp_path: Path) -
     console = {"krun_add_virtio_console_multiport": returns(5)}
     made = created(tmp_path, **console, krun_add_console_port_inout=refuses(1))
     with pytest.raises(KrunError, match=r"krun_add_console_port_inout failed: .*EIO"):  # errno 5
-        made.add_port("agent", 9)
+        made.add_ports(("agent", 9))
 
 
 @pytest.mark.parametrize("kind", ["absent", "text", "empty", "directory", "not UTF-8"])

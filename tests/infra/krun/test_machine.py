@@ -32,8 +32,8 @@ from waggle.infra.krun.wires import open_wires
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 PROLOGUE = """
-import json, os, signal, socket, sys, threading
-console, directory, agent = map(int, sys.argv[1:])
+import json, os, signal, socket, struct, sys, threading, time
+console, directory, agent, renewal = map(int, sys.argv[1:])
 agent = socket.socket(fileno=agent)
 def say(text):
     os.write(console, text.encode() + b"\\n")
@@ -57,6 +57,18 @@ threading.Thread(target=serve, daemon=True).start()
 READY = "say('booting'); say('waggle: ready')\n"
 OBEYS = READY + "answer(True)"
 NEVER_ENDS = READY + "answer(False)"
+RENEWS = (
+    READY
+    + """
+port = open(renewal, "r+b", 0)
+while True:
+    name, size = struct.unpack("<II", port.read(8))
+    if name:
+        say(f"{port.read(name).decode()} {len(port.read(size)) if size else 0}")
+    else:
+        port.write(struct.pack("<BQ", 1, time.time_ns()))
+"""
+)
 DEAF = READY + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: signal.pause()"
 
 
@@ -77,7 +89,7 @@ async def machine(spec: MachineSpec, program: str) -> AsyncGenerator[KrunMachine
         console = Console(spec.console_log)
         wires, inherited = open_wires(spec, ours, theirs)
         ours.pop_all()
-        numbers = (inherited.console, wires.directory, inherited.agent)
+        numbers = (inherited.console, wires.directory, inherited.agent, inherited.renewal)
         process = ConfinedProcess.start(
             [sys.executable, "-c", PROLOGUE + program, *map(str, numbers)],
             descriptors=numbers,
@@ -114,6 +126,16 @@ async def test_a_guest_that_gets_ready_is_reached_by_its_port_and_its_agent(
         assert identify(made.identity.pid) == made.identity
         assert made.console_tail() == ["booting", "waggle: ready"]
     assert spec.console_log.read_bytes() == b"booting\nwaggle: ready\n"
+
+
+async def test_it_is_renewed_through_a_port_of_its_own(spec: MachineSpec) -> None:
+    async with machine(spec, RENEWS) as made:
+        await made.until_ready()
+        await made.renew({"hostname": b"other", "seed": bytes(64)})
+        assert made.console_tail()[2:5] == ["hostname 5", "seed 64", "clock 8"]
+        await made.stop()
+        with pytest.raises(GuestLost, match="dead"):
+            await made.renew({})
 
 
 async def test_stop_asks_the_guest_first(spec: MachineSpec) -> None:

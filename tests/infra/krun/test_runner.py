@@ -205,9 +205,11 @@ def test_the_machine_is_described_as_asked(tmp_path: Path, directory: Path) -> N
         identity_fd=15,
         console_fd=16,
         agent_fd=17,
+        renewal_fd=18,
         ssh_port=22,
         command_line="quiet",
         agent_port="agent",
+        renewal_port="renewal",
         socket="ssh",
     )
     try:
@@ -230,7 +232,8 @@ def test_the_machine_is_described_as_asked(tmp_path: Path, directory: Path) -> N
     assert calls["krun_add_vsock"] == (0,)
     assert calls["krun_add_vsock_port2"] == (22, b"ssh", True)
     assert calls["krun_set_console_output"] == (b"/proc/self/fd/16",)
-    assert calls["krun_add_console_port_inout"] == (8, b"agent", 17, 17)
+    ports = [call[2:] for call in recorded.calls if call[0] == "krun_add_console_port_inout"]
+    assert ports == [(8, b"agent", 17, 17), (8, b"renewal", 18, 18)]
     names = [call[0] for call in recorded.calls]
     assert names.index("krun_disable_implicit_vsock") < names.index("krun_add_vsock")
     assert names.index("krun_add_vsock") < names.index("krun_add_vsock_port2")

@@ -50,6 +50,8 @@ async def test_both_ends_of_every_wire_belong_together(spec: MachineSpec) -> Non
         assert wires.messages.recv(100) == b"messages"
         wires.agent.send(b"agent")
         assert os.read(inherited.agent, 100) == b"agent"
+        wires.renewal.send(b"renewal")
+        assert os.read(inherited.renewal, 100) == b"renewal"
         assert wires.listener.getsockname() == ("127.0.0.1", spec.ssh_port)
         assert os.fstat(wires.directory).st_ino == wires.path.stat().st_ino
         assert stat.S_IMODE(wires.path.stat().st_mode) == 0o700
@@ -68,11 +70,22 @@ async def test_only_the_scratch_disk_can_be_written(spec: MachineSpec) -> None:
 async def test_no_end_reaches_another_child(spec: MachineSpec) -> None:
     """Whatever else the server starts at that moment inherits nothing."""
     with opened(spec) as (wires, inherited):
-        ours = (wires.console, wires.agent, wires.messages, wires.listener)
+        ours = (wires.console, wires.agent, wires.renewal, wires.messages, wires.listener)
         numbers = {each.fileno() for each in ours} | {wires.directory}
         theirs = {getattr(inherited, name) for name in Inherited.__slots__}
         assert not any(os.get_inheritable(number) for number in numbers | theirs)
-        assert len(numbers | theirs) == 13
+        assert len(numbers | theirs) == 15
+
+
+async def test_the_directory_goes_although_it_was_moved(spec: MachineSpec) -> None:
+    """As that of a machine that waited in a pool."""
+    home = spec.console_log.parent
+    moved = home.with_name("moved")
+    with opened(spec) as (wires, _):
+        home.rename(moved)
+        assert wires.path == moved / "console.run"
+    assert not (moved / "console.run").exists()
+    moved.rename(home)
 
 
 @needs_root

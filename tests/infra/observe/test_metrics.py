@@ -47,11 +47,14 @@ def test_calls_and_events_are_counted() -> None:
 
 def test_gauges_are_read_when_asked() -> None:
     states = [State.RUNNING, State.RUNNING, State.ERROR]
-    metrics = Metrics(lambda: states, 10)
+    waiting = {"python": 2, "node": 0}
+    metrics = Metrics(lambda: states, 10, lambda: waiting)
     said = samples(metrics, sessions=3)
     assert said["waggle_environments{state=running}"] == 2
     assert said["waggle_environments{state=creating}"] == 0
     assert (said["waggle_environments_max"], said["waggle_sessions"]) == (10, 3)
+    assert said["waggle_warm_machines{runtime=python}"] == 2
+    assert said["waggle_warm_machines{runtime=node}"] == 0
     states.clear()
     assert samples(metrics)["waggle_environments{state=running}"] == 0
 

@@ -23,6 +23,8 @@ class Configuration:
     console_fd: int
     agent_port: str
     agent_fd: int
+    renewal_port: str
+    renewal_fd: int
     ssh_port: int
     """The port on the guest's vsock."""
     socket: str

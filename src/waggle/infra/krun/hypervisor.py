@@ -18,7 +18,7 @@ from waggle.domain.machine import GUEST_SSH_PORT, MachineSpec
 from waggle.infra.confined import ConfinedProcess
 from waggle.infra.guest.boot import until_booted
 from waggle.infra.guest.console import Console
-from waggle.infra.guest.link import AGENT_PORT, KERNEL_ARGUMENTS
+from waggle.infra.guest.link import AGENT_PORT, KERNEL_ARGUMENTS, RENEWAL_PORT
 from waggle.infra.krun.configuration import Configuration, encode
 from waggle.infra.krun.machine import KrunMachine
 from waggle.infra.krun.wires import SOCKET, Inherited, Wires, open_wires
@@ -58,12 +58,14 @@ class KrunHypervisor:
                 runner_argv(),
                 descriptors=(
                     *(inherited.kernel, inherited.kit, inherited.image, inherited.scratch),
-                    *(inherited.identity, inherited.console, inherited.agent, wires.directory),
+                    *(inherited.identity, inherited.console, inherited.agent, inherited.renewal),
+                    wires.directory,
                 ),
                 stdin=_filled_pipe(told, theirs),
                 stderr=inherited.messages,
                 uid=None,  # it needs our rights until it has imported and opened everything
                 max_descriptors=MAX_DESCRIPTORS,
+                background=spec.background,
             )
             undo.pop_all()
             return KrunMachine(process, console, wires)
@@ -84,6 +86,8 @@ class KrunHypervisor:
             console_fd=inherited.console,
             agent_port=AGENT_PORT,
             agent_fd=inherited.agent,
+            renewal_port=RENEWAL_PORT,
+            renewal_fd=inherited.renewal,
             ssh_port=GUEST_SSH_PORT,
             socket=SOCKET,
             directory=str(wires.path),

@@ -86,11 +86,12 @@ class Libkrun:
         """Where the first console is written to; it reads nothing."""
         self._configure("krun_set_console_output", os.fsencode(path))
 
-    def add_port(self, name: str, descriptor: int) -> None:
-        """A named virtio-console port on a stream socket."""
+    def add_ports(self, *ports: tuple[str, int]) -> None:
+        """One virtio-console device with named ports, each on a stream socket's descriptor."""
         console = self._configure("krun_add_virtio_console_multiport")
-        arguments = (console, name.encode(), descriptor, descriptor)
-        self._configure("krun_add_console_port_inout", *arguments)
+        for name, descriptor in ports:
+            arguments = (console, name.encode(), descriptor, descriptor)
+            self._configure("krun_add_console_port_inout", *arguments)
 
     def start(self) -> None:
         """Become the machine: the process ends with the guest, with status 0 whatever happened.

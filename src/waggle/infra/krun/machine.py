@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from collections.abc import Mapping
 
 from waggle.domain.environment import MachineIdentity
 from waggle.domain.errors import GuestLost
 from waggle.infra.confined import ConfinedProcess
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.link import GuestLink, explain
+from waggle.infra.guest.renewal import Renewal
 from waggle.infra.krun.forwarder import Forwarder
 from waggle.infra.krun.runner import SAYS
 from waggle.infra.krun.wires import SOCKET, Wires
@@ -33,6 +35,7 @@ class KrunMachine:
         self._process = process
         self._link = GuestLink(console)
         self._wires = wires
+        self._renewal: Renewal | None = None
         self._forwarder = Forwarder(wires.listener, wires.directory, SOCKET, process.identity.pid)
         self._turn = asyncio.Lock()
         self._is_ready = False
@@ -43,6 +46,7 @@ class KrunMachine:
         """Start to listen on every wire."""
         wires = self._wires
         await self._link.connect(wires.console, wires.messages, wires.agent)
+        self._renewal = Renewal(*await self._link.open(wires.renewal))
 
     async def until_ready(self) -> str | None:
         """Wait for the guest; the cause when it panics or ends instead. Safe to cancel.
@@ -88,6 +92,13 @@ class KrunMachine:
         """Call the guest agent. Raises GuestLost."""
         self._require_alive()
         return await self._link.call(command, arguments)
+
+    async def renew(self, records: Mapping[str, bytes]) -> None:
+        """Make it another environment; see `domain.machine.Machine.renew`."""
+        self._require_alive()
+        if self._renewal is None:
+            raise GuestLost("The machine is not connected.")
+        await self._renewal.renew(records)
 
     async def pause(self) -> None:
         """Stop the whole runner: libkrun itself knows no pause. See `Machine.pause`."""

@@ -34,7 +34,10 @@ def configure(library: Libkrun, configuration: Configuration) -> None:
     library.add_disk("identity", _path(configuration.identity_fd), read_only=True)
     library.add_vsock(configuration.ssh_port, configuration.socket)
     library.set_console(_path(configuration.console_fd))
-    library.add_port(configuration.agent_port, configuration.agent_fd)
+    library.add_ports(
+        (configuration.agent_port, configuration.agent_fd),
+        (configuration.renewal_port, configuration.renewal_fd),
+    )
 
 
 def _path(descriptor: int) -> str:

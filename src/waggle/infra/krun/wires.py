@@ -25,21 +25,27 @@ SOCKET = "ssh"
 
 @dataclass(frozen=True, slots=True)
 class Wires:
-    """Our ends: the console's pipe, the agent, the runner's messages, the port, the directory."""
+    """Our ends: console, agent, renewal, the runner's messages, the port, the directory."""
 
     console: io.FileIO
     agent: socket.socket
+    renewal: socket.socket
     messages: socket.socket
     listener: socket.socket
     directory: int
-    path: Path
+
+    @property
+    def path(self) -> Path:
+        """The directory's name now: it, or one above it, may have been renamed."""
+        return Path(f"/proc/self/fd/{self.directory}").readlink()
 
     def close(self) -> None:
         """Close all and remove the directory. Once only: descriptors may be reused."""
-        for each in (self.console, self.agent, self.messages, self.listener):
+        for each in (self.console, self.agent, self.renewal, self.messages, self.listener):
             each.close()
+        path = self.path
         os.close(self.directory)
-        remove_directory(self.path)
+        remove_directory(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ class Inherited:
     identity: int
     console: int
     agent: int
+    renewal: int
     messages: int
 
 
@@ -76,6 +83,7 @@ def open_wires(
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     ours.callback(os.close, directory)
     theirs_agent, agent = _pair(ours, theirs)
+    theirs_renewal, renewal = _pair(ours, theirs)
     theirs_messages, messages = _pair(ours, theirs)
     read, console = os.pipe()
     pipe = io.FileIO(read, "r")
@@ -87,8 +95,13 @@ def open_wires(
         _share(scratch, spec.uid, 0o660)
         _share(identity, spec.uid, 0o640)
     return (
-        Wires(pipe, agent, messages, listener, directory, path),
-        Inherited(kernel, kit, image, scratch, identity, console, theirs_agent, theirs_messages),
+        Wires(pipe, agent, renewal, messages, listener, directory),
+        Inherited(
+            *(kernel, kit, image, scratch, identity, console),
+            agent=theirs_agent,
+            renewal=theirs_renewal,
+            messages=theirs_messages,
+        ),
     )
 
 

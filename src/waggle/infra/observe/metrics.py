@@ -8,7 +8,7 @@ client's text. Gauges are read when somebody asks.
 from __future__ import annotations
 
 from collections import Counter as Count
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -31,12 +31,20 @@ _CREATE_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 120)
 class Metrics(Observer):
     """Counts what it is told, and answers a scrape."""
 
-    def __init__(self, states: Callable[[], Iterable[State]], capacity: int) -> None:
-        """`states` gives the state of every live environment now."""
+    def __init__(
+        self,
+        states: Callable[[], Iterable[State]],
+        capacity: int,
+        warm: Callable[[], Mapping[str, int]] = dict[str, int],
+    ) -> None:
+        """`states` gives the state of every live environment now.
+
+        `warm` is how many machines of each runtime wait for their use.
+        """
         self._registry = CollectorRegistry()
         self._known: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         """As few as there are labels, which the library looks up under a lock."""
-        self._gauges = _Gauges(states, capacity)
+        self._gauges = _Gauges(states, capacity, warm)
         self._registry.register(self._gauges)
         ProcessCollector(registry=self._registry)
         counter, registry = Counter, self._registry
@@ -123,9 +131,15 @@ class Metrics(Observer):
 class _Gauges(Collector):
     """What is true in the moment of a scrape."""
 
-    def __init__(self, states: Callable[[], Iterable[State]], capacity: int) -> None:
+    def __init__(
+        self,
+        states: Callable[[], Iterable[State]],
+        capacity: int,
+        warm: Callable[[], Mapping[str, int]],
+    ) -> None:
         self._states = states
         self._capacity = capacity
+        self._warm = warm
         self.sessions = 0
 
     def collect(self) -> Iterator[Metric]:
@@ -140,4 +154,10 @@ class _Gauges(Collector):
         yield GaugeMetricFamily(
             "waggle_environments_max", "Environments that may exist at once.", value=self._capacity
         )
+        warm = GaugeMetricFamily(
+            "waggle_warm_machines", "Machines that wait for their use.", labels=("runtime",)
+        )
+        for runtime, number in self._warm().items():
+            warm.add_metric((runtime,), number)
+        yield warm
         yield GaugeMetricFamily("waggle_sessions", "Open MCP sessions.", value=self.sessions)

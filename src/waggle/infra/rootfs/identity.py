@@ -20,6 +20,8 @@ MAX_ENVIRONMENT = 64 * 1024
 
 RENEWED = ("host_key", "authorized_keys", "hostname", "environment", "machine-id", "seed")
 """The records in which two machines differ that are otherwise alike."""
+CLAIMED = ("hostname", "environment", "machine-id", "seed")
+"""The records that make a machine which was nobody's an environment; its keys are its own."""
 DRAWN_BYTES = 80
 """For the machine's id, 16, and to seed the guest kernel's random state, 64."""
 

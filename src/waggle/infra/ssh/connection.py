@@ -80,6 +80,10 @@ class SshConnection:
                     self._offered = await self._offer_proxy(self._connection)
             return self._connection
 
+    def offer(self, proxy: ServeTunnel) -> None:
+        """Have a proxy that it was made without; the next `get` offers it to the guest."""
+        self._proxy, self._offered = proxy, False
+
     def _require_open(self) -> None:
         if self._closed:
             raise GuestLost("The environment is being destroyed.")

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings as the pool of warm machines. Used by the composition root only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+import structlog
+
+from waggle.config import Settings
+from waggle.infra.host.memory import outlook, read_memory
+from waggle.presets import warm_kinds
+from waggle.service.warm_machine import WarmMachine
+from waggle.service.warm_pool import WarmPool
+
+log = structlog.get_logger(__name__)
+
+
+def warm_pool(settings: Settings, held: Callable[[], int]) -> WarmPool[WarmMachine]:
+    """A pool that may have the slots which environments leave; `held` says how many they have.
+
+    It leaves a port for a create, too.
+    """
+    size = settings.default_memory_mb << 20
+    slots = min(settings.max_environments, settings.ssh_port_max - settings.ssh_port_base - 1)
+    return WarmPool(
+        warm_kinds(settings),
+        room=lambda: slots - held(),
+        outlook=lambda: outlook(read_memory(), size),
+    )
+
+
+async def end_warm_pool(pool: WarmPool[WarmMachine], settings: Settings) -> None:
+    """End its machines, for as long as a server may take to stop."""
+    with anyio.move_on_after(settings.shutdown_timeout.total_seconds(), shield=True) as scope:
+        await pool.aclose()
+    if scope.cancelled_caught:
+        log.error("shutdown_incomplete", warm=pool.size)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Machines that waited and became an environment: nobody's before, nobody else's afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
+
+import anyio
+import anyio.lowlevel
+import pytest
+from tests.support.vm import BUSYBOX, Lab, command, environment, lines, root, sh
+from tests.support.waiting import until
+
+from waggle.domain.environment import Environment, Resources
+from waggle.domain.execution import GuestUser
+from waggle.domain.host import no_progress
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
+from waggle.infra.host.memory import Outlook
+from waggle.infra.ssh.shell import Shell
+from waggle.service.local_guest import LocalGuest
+from waggle.service.local_host import LocalHost
+from waggle.service.warm_machine import WarmMachine
+from waggle.service.warm_plan import WarmKind
+from waggle.service.warm_pool import WarmPool
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.vm,
+    pytest.mark.usefixtures("leaks"),
+    pytest.mark.timeout(400),
+]
+KIND = WarmKind(RuntimeName.SHELL, BUSYBOX, Resources(1, 192, 128))
+WARM = dict.fromkeys(RuntimeName, command("/.waggle/bin/busybox", "true"))
+DRIFT = 0.05
+"""Seconds by which a claimed machine's clock may differ."""
+FILL_SECONDS = 200.0
+
+
+@dataclass
+class Pooled:
+    """A lab with a pool of two. The machines that were made for it are kept to look into."""
+
+    lab: Lab
+    host: LocalHost
+    pool: WarmPool[WarmMachine]
+    made: list[WarmMachine]
+
+    async def filled(self) -> None:
+        await until(lambda: self.pool.counts() == {"shell": 2}, seconds=FILL_SECONDS)
+
+    async def create(self, asked: Environment) -> LocalGuest:
+        return self.lab.adopt(await self.host.create(asked, no_progress))
+
+
+@pytest.fixture
+async def pooled(lab: Lab) -> AsyncGenerator[Pooled]:
+    pool: WarmPool[WarmMachine] = WarmPool({KIND: 2}, room=lambda: 2, outlook=lambda: Outlook.FILL)
+    lab.pool = pool
+    made: list[WarmMachine] = []
+    host = lab.host()
+
+    async def make(kind: WarmKind) -> WarmMachine:
+        """One whose clock goes wrong while it waits."""
+        machine = await host.warm(WARM, kind)
+        wrong = sh("date -s 2001-01-01", user=GuestUser.ROOT)
+        assert (await Shell(machine.connection).run(wrong)).exit_code == 0
+        made.append(machine)
+        return machine
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(pool.run, make)
+        here = Pooled(lab, host, pool, made)
+        await here.filled()
+        yield here
+        await pool.aclose()
+        await lab.close()
+        tasks.cancel_scope.cancel()
+    assert not lab.ports.leased
+    assert list(lab.environments.iterdir()) == []
+
+
+async def test_claimed_machines_are_their_environments_and_differ(pooled: Pooled) -> None:
+    ask = sh(
+        "hostname; cat /etc/machine-id; head -c 32 /dev/urandom | sha256sum; "
+        "cat /proc/sys/kernel/random/uuid"
+    )
+    before = [lines(await Shell(each.connection).run(ask)) for each in pooled.made]
+    assert [each[0] for each in before] == ["warm", "warm"]
+    asked = [replace(environment(), name=name) for name in ("one", "two")]
+    guests: list[LocalGuest] = []
+    for each in asked:
+        guests.append(await pooled.create(each))
+        assert guests[-1].booted_from["warm"] == "yes"
+        now = time.time()
+        told = await guests[-1].agent("guest-get-time")
+        assert isinstance(told, int)
+        assert now - DRIFT <= told / 1e9 <= time.time() + DRIFT
+    after = [lines(await guest.run(ask)) for guest in guests]
+    assert [each[0] for each in after] == ["one", "two"]
+    for number in (1, 2, 3):
+        assert len({each[number] for each in (*before, *after)}) == 4
+    assert lines(await guests[0].run(sh("grep -c one /etc/hosts"))) == ["1"]
+
+
+async def test_the_way_out_is_offered_when_it_is_claimed(pooled: Pooled) -> None:
+    ask = sh("echo proxy $http_proxy; netstat -ltn | grep -q 127.0.0.1:3128 && echo offered; :")
+    for machine in pooled.made:
+        assert lines(await Shell(machine.connection).run(ask)) == ["proxy"]
+    without = await pooled.create(environment())
+    assert lines(await without.run(ask)) == ["proxy"]
+    public = await pooled.create(environment(network=NetworkPolicy.PUBLIC))
+    assert lines(await public.run(ask)) == ["proxy http://127.0.0.1:3128", "offered"]
+
+
+async def test_what_it_leaves_is_its_environments(pooled: Pooled) -> None:
+    """Its files are where `waggle shell` looks, and it can be paused to the disk like any other."""
+    asked = environment()
+    guest = await pooled.create(asked)
+    home = pooled.lab.environments / asked.id
+    assert {"ssh_key", "known_hosts", "scratch.img"} <= {each.name for each in home.iterdir()}
+    assert len(list(pooled.lab.environments.glob("warm-*"))) == 1
+    usage = await guest.usage()
+    assert usage is not None
+    assert usage.disk_bytes > 0
+    if not pooled.host.can_freeze:
+        return
+    await root(guest, "echo kept >/etc/kept")
+    await guest.hibernate()
+    woken = pooled.lab.adopt(await pooled.host.wake(asked, no_progress))
+    assert await root(woken, "cat /etc/kept; hostname") == f"kept\n{asked.name}\n"
+
+
+async def test_a_machine_that_waited_is_as_fast_as_any_other(pooled: Pooled) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    for machine in pooled.made:
+        pid = machine.launched.machine.identity.pid
+        assert os.getpriority(os.PRIO_PROCESS, pid) == own
+
+
+async def test_one_that_hangs_or_is_dead_costs_no_create(pooled: Pooled) -> None:
+    """It is ended, and the environment gets another machine."""
+    hung, dead = (machine.launched.machine.identity.pid for machine in pooled.made)
+    os.kill(hung, signal.SIGSTOP)
+    os.kill(dead, signal.SIGKILL)
+    asked = environment()
+    guest = await pooled.create(asked)
+    assert "warm" not in guest.booted_from
+    assert lines(await guest.run(sh("hostname"))) == [asked.name]
+
+
+async def test_a_create_that_is_cancelled_ends_what_it_claimed(pooled: Pooled) -> None:
+    asked = environment()
+    with anyio.CancelScope() as scope:
+
+        async def progress(share: float, _message: str) -> None:
+            if share == 1.0:
+                scope.cancel()
+                await anyio.lowlevel.checkpoint()
+
+        await pooled.host.create(asked, progress)
+    assert scope.cancelled_caught
+    assert not pooled.made[0].is_alive
+    assert not (pooled.lab.environments / asked.id).exists()
+    await pooled.filled()
+    assert len(pooled.made) == 3
