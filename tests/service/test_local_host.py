@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import anyio
 import anyio.lowlevel
@@ -39,7 +40,12 @@ from waggle.service.blueprint import GuestParts
 from waggle.service.launcher import Launched, Launcher
 from waggle.service.local_guest import LocalGuest
 from waggle.service.local_host import LocalHost
+from waggle.service.local_identity import blueprint_of
 from waggle.service.local_machines import LocalMachines
+from waggle.service.moment_facts import MadeOf
+from waggle.service.warm_machine import WarmMachine
+from waggle.service.warm_plan import WarmKind
+from waggle.service.warm_pool import WarmPool
 
 pytestmark = pytest.mark.anyio
 
@@ -169,6 +175,9 @@ class Rig:
 
     @property
     def host(self) -> LocalHost:
+        return self.host_with(None)
+
+    def host_with(self, pool: WarmPool[WarmMachine] | None) -> LocalHost:
         launcher = Launcher(self.ports, boot_timeout=1.0, uid_base=None)
         parts = GuestParts(lambda: Path("/kernel"), lambda: Path("/kit"), self.scratch, b"")
         return LocalHost(
@@ -177,6 +186,7 @@ class Rig:
             images=self.images,
             parts=parts,
             new_proxy=lambda _environment: PretendProxy(self.hypervisor.log),
+            pool=pool,
         )
 
     def left(self) -> tuple[list[Path], frozenset[int]]:
@@ -283,6 +293,51 @@ async def test_what_an_earlier_server_left(rig: Rig) -> None:
         await rig.host.discard(known)
     assert [path.name for path in rig.left()[0]] == ["unknown"]
     rig.host.sweep()
+    assert rig.left() == NOTHING
+
+
+@dataclass
+class PretendPool:
+    """Has one machine, which is handed out once."""
+
+    machine: WarmMachine | None
+    log: list[str]
+
+    def claim(self, kind: WarmKind, made_of: MadeOf) -> WarmMachine | None:
+        self.log.append(f"claim {kind.runtime} {kind.image} {made_of.image.digest}")
+        machine, self.machine = self.machine, None
+        return machine
+
+    async def make_room(self) -> None:
+        self.log.append("room")
+
+
+async def test_a_machine_of_the_pool_that_cannot_be_renewed_is_ended_and_another_made(
+    rig: Rig,
+) -> None:
+    rig.hypervisor.errors = [BootFailed("It panicked.")]
+    log = rig.hypervisor.log
+    files = rig.directory / "environments" / "warm-1"
+    files.mkdir(parents=True)
+    asked = environment(network=NetworkPolicy.PUBLIC)
+    image = await rig.images.boot_image(asked.image, None)
+    made_of = MadeOf(asked.runtime, image, Path("/kernel"), Path("/kit"), asked.resources)
+    blueprint = blueprint_of(made_of, files, {})
+    lease = rig.ports.lease()
+    spec = MachineSpec(
+        "x", asked.resources, Path("/kernel"), blueprint.disks, 1, files / "console.log", 1.0
+    )
+    connection = SshConnection(lease.port, new_keys())
+    launched = Launched(PretendMachine(log), lease, spec)
+    machine = WarmMachine(blueprint, launched, new_keys(), connection, None)
+    pool = cast("WarmPool[WarmMachine]", PretendPool(machine, log))
+    with pytest.raises(BootFailed, match="It panicked"):
+        await rig.host_with(pool).create(asked, no_progress)
+    asks = f"claim {asked.runtime} {asked.image} sha256:0"
+    assert log[0] == asks
+    assert log[-2:] == [asks, "room"]
+    assert "machine" in log
+    assert len(rig.hypervisor.specs) == 1
     assert rig.left() == NOTHING
 
 

@@ -147,7 +147,7 @@ async def test_one_that_hangs_or_is_dead_costs_no_create(pooled: Pooled) -> None
     hung, dead = (machine.launched.machine.identity.pid for machine in pooled.made)
     os.kill(hung, signal.SIGSTOP)
     os.kill(dead, signal.SIGKILL)
-    asked = environment()
+    asked = environment(network=NetworkPolicy.PUBLIC)
     guest = await pooled.create(asked)
     assert "warm" not in guest.booted_from
     assert lines(await guest.run(sh("hostname"))) == [asked.name]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 
 from waggle.domain.environment import Environment
@@ -127,12 +127,7 @@ class LocalStart:
             guest.booted_from["warm"] = "yes"
             undo.push_async_callback(guest.disconnect)
             records = {each: identity[each] for each in CLAIMED}
-            renewal = asyncio.ensure_future(own.launched.machine.renew(records))
-            try:
-                await guest.connect()
-                await renewal
-            finally:
-                await end(renewal)
+            await _both(own.launched.machine.renew(records), guest.connect())
             await progress(1.0, "Ready")
             undo.pop_all()
         return guest
@@ -166,6 +161,17 @@ class LocalStart:
         return identity_of(
             made_of.image, keys, hostname, network, certificates=self._parts.certificates
         )
+
+
+async def _both(*work: Coroutine[None, None, None]) -> None:
+    """Do both at once; the first that fails ends the other."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for each in done:
+            each.result()
+    finally:
+        await end(*tasks)
 
 
 async def _end(launched: Launched[Machine]) -> None:
