@@ -119,7 +119,7 @@ def test_every_decision_is_listed() -> None:
 
 class TestReadme:
     def test_it_is_short(self) -> None:
-        assert len(README.splitlines()) < 200
+        assert len(README.splitlines()) < 210  # a line for each tool
 
     def test_its_table_lists_the_tools_and_their_parameters(self) -> None:
         rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", README, re.M)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle env pause|resume|snapshot|fork|rollback`, through a server of this process."""
+"""`waggle env pause` and the like, through a server of this process, and `waggle snapshot`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.service.test_snapshot_transfer import kept
 from tests.support.server import MODERN, Rig, client, created, data_of, serving
 from tests.support.waggle_process import command_line
 
@@ -53,3 +54,27 @@ async def test_an_environment_is_paused_copied_and_taken_back(tmp_path: Path) ->
         assert {identity, *out.split()} == {each["environment_id"] for each in listed}
         code, _, err = await waggle("env", "fork", identity)
         assert (code, "in use" in err) == (1, True)
+
+
+async def test_the_operator_sees_everybodys_and_removes_them(tmp_path: Path) -> None:
+    directory = kept(tmp_path)
+
+    async def waggle(*words: str) -> tuple[int, str]:
+        settings = {"image_cache_dir": "/nonexistent"}
+        ended = await anyio.to_thread.run_sync(
+            lambda: command_line("snapshot", *words, data=tmp_path, settings=settings)
+        )
+        return ended.returncode, ended.stdout
+
+    (directory.parent / "broken").mkdir()
+    code, out = await waggle("ls", "--json")
+    (row,) = json.loads(out)
+    assert (code, row["id"], row["owner"], row["name"]) == (0, directory.name, "ann", "ready")
+    assert directory.name in (await waggle("ls"))[1]
+    file = tmp_path / "file"
+    assert (await waggle("export", directory.name, str(file)))[0] == 0
+    assert (await waggle("export", directory.name, str(file)))[0] == 2
+    assert (await waggle("rm", directory.name, "other")) == (1, "")
+    assert (await waggle("rm", directory.name)) == (0, f"{directory.name}\n")
+    assert (await waggle("export", directory.name, str(file)))[0] == 1
+    assert not directory.exists()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -13,6 +14,7 @@ from rich.table import Column, Table
 from waggle.cli.image import iso
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete
+from waggle.logs import configure_logging
 from waggle.places import Places
 from waggle.service.local_snapshots import read_snapshots, remove_snapshot
 
@@ -34,7 +36,7 @@ def ls(*, as_json: bool) -> None:
             "created": iso(each.created_at.timestamp()),
             "expires": iso(each.expires_at.timestamp()),
         }
-        for each in read_snapshots(Places.of(load()).snapshots)
+        for each in read_snapshots(_directory())
     ]
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
@@ -53,11 +55,18 @@ def ls(*, as_json: bool) -> None:
     console.print(table if rows else _NOTHING)
 
 
+def _directory() -> Path:
+    """Where they are; what is wrong with one is logged on stderr."""
+    settings = load()
+    configure_logging(settings.log_level, settings.log_format)
+    return Places.of(settings).snapshots
+
+
 def rm(ids: Sequence[str]) -> None:
     """Remove snapshots by the ids that `ls` shows, all or none, and print each."""
     if not ids:
         raise InvalidArgument("No snapshot was named.", hint="See 'waggle snapshot ls'.")
-    directory = Places.of(load()).snapshots
+    directory = _directory()
     known = {each.id for each in read_snapshots(directory)}
     for wanted in ids:
         if wanted not in known:

@@ -19,6 +19,7 @@ from waggle.domain.errors import InvalidArgument, NotFound
 from waggle.infra.store.templates import TemplateStore
 from waggle.places import Places
 
+_TABLE_WIDTH = 120
 _NOTHING = (
     "No templates. The server makes them in the background after a first boot,"
     " and 'waggle template build' makes them now."
@@ -52,7 +53,9 @@ def ls(*, as_json: bool) -> None:
             f"{each.size / 1e6:.1f} MB",
             iso(each.used_at.timestamp())[:16],
         )
-    Console(markup=False, emoji=False, highlight=False).print(table if rows else _NOTHING)
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.width = max(console.width, _TABLE_WIDTH)  # an id that is cut is of no use
+    console.print(table if rows else _NOTHING)
 
 
 def rm(ids: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from waggle.domain.errors import SettingsInvalid, Unsupported
 from waggle.domain.runtime import RuntimeName
 from waggle.hypervisors import hypervisor
 from waggle.infra.ssh.keys import new_keys
+from waggle.logs import configure_logging
 from waggle.machinery import Machinery, machinery, templates
 from waggle.presets import image_service, limits
 from waggle.service.blueprint import Blueprint
@@ -37,6 +38,7 @@ def build(names: Sequence[str]) -> None:
     Raises InvalidRuntime, SettingsInvalid, Unsupported, ImageMissing, BootFailed and the like.
     """
     settings = load()
+    configure_logging(settings.log_level, settings.log_format)  # to stderr
     wanted = [RuntimeName.parse(name) for name in names] or [*RuntimeName]
     if settings.templates == "off":
         raise SettingsInvalid(

@@ -18,7 +18,7 @@ from waggle.infra.store import frozen_files
 from waggle.infra.store.frozen_archive import pack, unpack
 from waggle.infra.store.frozen_files import BLOCK, FILES, MANIFEST
 
-MOST: dict[str, int] = dict.fromkeys(FILES, 64 << 20)
+MOST = dict.fromkeys(FILES, 64 << 20)
 SIZES = json.dumps(dict.fromkeys(FILES, 4 * BLOCK)).encode()
 
 
@@ -86,8 +86,8 @@ def test_what_goes_in_comes_out_with_its_holes(tmp_path: Path) -> None:
 
 def test_other_programs_can_list_it(tmp_path: Path) -> None:
     plain = zstandard.ZstdDecompressor().decompressobj().decompress(packed(frozen(tmp_path / "a")))
-    with tarfile.open(fileobj=io.BytesIO(plain)) as archive:
-        names = archive.getnames()
+    with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
+        names = tar.getnames()
     assert names[:3] == [MANIFEST, "sizes.json", f"ram/{3 * BLOCK:016x}"]
 
 
