@@ -58,6 +58,7 @@ from waggle.service.pruner import Pruner
 from waggle.service.reaper import Reaper
 from waggle.service.repeats import Repeats
 from waggle.service.snapshots import SnapshotLimits, SnapshotService
+from waggle.service.together import together
 from waggle.service.trees import TreeService
 from waggle.service.warm_machine import WarmMachine
 from waggle.service.warm_pool import WarmPool
@@ -200,7 +201,7 @@ def _own(places: Places) -> Generator[None]:
 @contextlib.asynccontextmanager
 async def _tasks() -> AsyncGenerator[anyio.abc.TaskGroup]:
     """The one task group: watchers and the reaper, cancelled at the end."""
-    async with anyio.create_task_group() as group:
+    async with together() as group:
         yield group
         group.cancel_scope.cancel()
 
