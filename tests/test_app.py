@@ -96,10 +96,9 @@ def _program() -> subprocess.Popen[bytes]:
 async def test_an_error_inside_comes_out_and_everything_is_released(
     settings: Settings, leaks: Leaks
 ) -> None:
-    with pytest.raises(ExceptionGroup) as raised:
+    with pytest.raises(ZeroDivisionError):
         async with open_app(settings):
             raise ZeroDivisionError
-    assert raised.group_contains(ZeroDivisionError)
     async with open_app(settings):
         pass
     await leaks.settle()

@@ -21,6 +21,7 @@ from waggle.config_images import (
     Registries,
     RegistryMirrors,
 )
+from waggle.config_machines import MachineSection
 from waggle.config_values import (
     AbsolutePath,
     Duration,
@@ -34,7 +35,6 @@ from waggle.config_values import (
     OptionalPath,
     Origins,
     Ports,
-    Program,
     Toolsets,
     WarmPoolSizes,
     lower,
@@ -227,47 +227,6 @@ class NetworkSection(Section):
     egress_ports: Ports = setting("80,443", "TCP ports that guests may reach.")
     ca_bundle: OptionalPath = setting(
         "", "PEM file with certificate authorities that guests trust in addition to their own."
-    )
-
-
-class MachineSection(Section):
-    """Virtual machines."""
-
-    hypervisor: Annotated[Literal["auto", "krun", "qemu"], BeforeValidator(lower)] = setting(
-        "auto", "What runs the machines; `auto` takes libkrun where it is usable, else QEMU."
-    )
-    libkrun_path: OptionalPath = setting(
-        "", "The libkrun library, 1.17 or later and below 2; nothing means the loader's own."
-    )
-    libkrunfw_path: OptionalPath = setting(
-        "",
-        "The libkrunfw library, 5.x, that `waggle setup` takes the guest kernel from; nothing "
-        "means the Debian package.",
-    )
-    accel: Annotated[Literal["auto", "kvm", "tcg"], BeforeValidator(lower)] = setting(
-        "auto",
-        "Hardware virtualisation (`kvm`) or emulation (`tcg`); `auto` takes KVM where usable.",
-    )
-    qemu_binary: Program = setting("qemu-system-x86_64", "The QEMU program.")
-    templates: Annotated[Literal["on", "off"], BeforeValidator(lower)] = setting(
-        "on", "Whether QEMU's machines go on from frozen ones instead of booting."
-    )
-    prefer: Annotated[Literal["isolation", "speed"], BeforeValidator(lower)] = setting(
-        "isolation",
-        "What `WAGGLE_HYPERVISOR=auto` takes where both could run: `isolation` is libkrun, `speed` "
-        "is QEMU with KVM, whose machines can be frozen.",
-    )
-    ssh_port_base: Whole = setting(
-        "10000", "First port on 127.0.0.1 for the machines.", ge=1024, le=65_535
-    )
-    ssh_port_max: Whole = setting(
-        "11000", "End of that range; this port is not used any more.", ge=1025, le=65_536
-    )
-    vm_uid_base: Whole = setting(
-        "1900000000",
-        "When waggle runs as root, a machine's process gets this user id plus its port.",
-        ge=65_536,
-        le=4_294_000_000,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 
 import anyio
 import anyio.abc
@@ -21,6 +21,7 @@ from waggle.domain.host import EnvironmentHost, Guest, Moment, Progress, no_prog
 from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock, EnvironmentStore, NewId
 from waggle.domain.snapshot import Snapshot
+from waggle.service.arrivals import Arrivals, end_quietly
 from waggle.service.inspection import Inspection
 from waggle.service.live import LiveEnvironment
 from waggle.service.news import News
@@ -28,7 +29,6 @@ from waggle.service.pauses import Pauses
 from waggle.service.records import recover
 from waggle.service.registry import Registry
 from waggle.service.request import CopyRequest, CreateRequest, Limits
-from waggle.service.together import together
 
 __all__ = ["CreateRequest", "EnvironmentService", "Limits"]
 
@@ -55,11 +55,19 @@ class EnvironmentService:
         self._limits = limits
         self._clock = clock
         self._new_id = new_id
-        self._tasks = tasks
         self._observer = observer or Observer()
         self.news = News(self._observer, clock)
         """Told of what comes, changes and goes."""
         self._registry = Registry(limits.max_environments, limits.per_owner)
+        self._arrivals = Arrivals(
+            host,
+            store,
+            clock,
+            tasks,
+            registry=self._registry,
+            news=self.news,
+            changed=self._changed,
+        )
         self._pauses = Pauses(self._registry, limits.pausing, clock, can_freeze=host.can_freeze)
 
     def _changed(self, environment: Environment) -> None:
@@ -72,7 +80,7 @@ class EnvironmentService:
         until = self._clock() + self._limits.pausing.keep
         removed, asleep = await recover(self._host, self._store, until)
         for environment in asleep:
-            self._registry.restore(self._live(environment))
+            self._registry.restore(self._arrivals.live(environment))
         return removed
 
     async def create(
@@ -87,7 +95,7 @@ class EnvironmentService:
         environment = self._limits.describe(
             request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
-        (created,) = await self.bring_up([environment], progress)
+        (created,) = await self._arrivals.bring_up([environment], progress)
         return created
 
     async def create_from(
@@ -103,7 +111,7 @@ class EnvironmentService:
         described = self._limits.describe_copy(
             snapshot, request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
-        (created,) = await self.bring_up([described], progress, moment)
+        (created,) = await self._arrivals.bring_up([described], progress, moment)
         return created
 
     async def fork(
@@ -111,55 +119,13 @@ class EnvironmentService:
     ) -> builtins.list[Environment]:
         """New environments that go on from this moment of `origin`. Raises as `create` does."""
         now = self._clock()
-        return await self.bring_up(
+        return await self._arrivals.bring_up(
             [origin.copy(self._new_id(), now) for _ in range(count)], no_progress, moment
         )
 
     def require_room(self, owner: str, slots: int) -> None:
         """Raise MaxEnvironments or QuotaExceeded unless so many more may run now."""
         self._registry.require_room(owner, slots)
-
-    async def bring_up(
-        self,
-        described: Sequence[Environment],
-        progress: Progress = no_progress,
-        moment: Moment | None = None,
-    ) -> builtins.list[Environment]:
-        """Have environments of one owner come up, at once; from a moment if one is given.
-
-        All of them or none. Raises as `create` does.
-        """
-        lives = [self._live(environment) for environment in described]
-        self._registry.admit(*lives)
-        try:
-            async with together() as group:
-                for live in lives:
-                    group.start_soon(self._bring_up, live, progress, moment)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                for live in lives:
-                    if live.environment.state is State.RUNNING:
-                        await _end_quietly(live)
-            raise
-        for live in lives:
-            self.news.tell(live.environment)
-        return [live.environment for live in lives]
-
-    async def _bring_up(
-        self, live: LiveEnvironment, progress: Progress, moment: Moment | None
-    ) -> None:
-        with self.news.creating():
-            await live.bring_up(progress, moment)
-
-    def _live(self, environment: Environment) -> LiveEnvironment:
-        return LiveEnvironment(
-            environment,
-            host=self._host,
-            store=self._store,
-            clock=self._clock,
-            tasks=self._tasks,
-            changed=self._changed,
-        )
 
     # `builtins.list` because this class has a `list` of its own.
     def list(self, *, owner: str) -> builtins.list[Environment]:
@@ -246,7 +212,7 @@ class EnvironmentService:
             yield environment
         finally:
             if live := self._registry.find(environment.id):
-                await _end_quietly(live)
+                await end_quietly(live)
 
     async def destroy(self, environment_id: str, *, owner: str) -> Environment:
         """Destroy an environment and return it destroyed. Idempotent while it is remembered.
@@ -292,14 +258,9 @@ class EnvironmentService:
         async with anyio.create_task_group() as group:
             for live in self._registry.everything():
                 if not live.environment.is_asleep:
-                    group.start_soon(_end_quietly, live)
+                    group.start_soon(end_quietly, live)
 
     async def not_ready(self) -> str | None:
         """Why a create would fail right now, or None: capacity first, then the host."""
         refusal = self._registry.refusal()
         return refusal.message if refusal else await self._host.not_ready()
-
-
-async def _end_quietly(live: LiveEnvironment) -> None:
-    with contextlib.suppress(Exception):  # logged where it happened
-        await live.end()

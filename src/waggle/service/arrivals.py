@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Environments that come up, one or several at once: all of them or none.
+
+Used by `EnvironmentService`, which says what they are. Takes their slots before any work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+import anyio
+import anyio.abc
+
+from waggle.domain.environment import Environment, State
+from waggle.domain.host import EnvironmentHost, Moment, Progress, no_progress
+from waggle.domain.protocols import Clock, EnvironmentStore
+from waggle.service.live import LiveEnvironment
+from waggle.service.news import News
+from waggle.service.registry import Registry
+from waggle.service.together import together
+
+
+class Arrivals:
+    """Makes environments. `changed` is told of each whose state is another later."""
+
+    def __init__(
+        self,
+        host: EnvironmentHost,
+        store: EnvironmentStore,
+        clock: Clock,
+        tasks: anyio.abc.TaskGroup,
+        *,
+        registry: Registry,
+        news: News,
+        changed: Callable[[Environment], None],
+    ) -> None:
+        self._host = host
+        self._store = store
+        self._clock = clock
+        self._tasks = tasks
+        self._registry = registry
+        self._news = news
+        self._changed = changed
+
+    async def bring_up(
+        self,
+        described: Sequence[Environment],
+        progress: Progress = no_progress,
+        moment: Moment | None = None,
+    ) -> list[Environment]:
+        """Have environments of one owner come up, at once; from a moment if one is given.
+
+        All of them or none. Raises as `create` does.
+        """
+        lives = [self.live(environment) for environment in described]
+        self._registry.admit(*lives)
+        try:
+            async with together() as group:
+                for live in lives:
+                    group.start_soon(self._bring_up, live, progress, moment)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                for live in lives:
+                    if live.environment.state is State.RUNNING:
+                        await end_quietly(live)
+            raise
+        for live in lives:
+            self._news.tell(live.environment)
+        return [live.environment for live in lives]
+
+    async def _bring_up(
+        self, live: LiveEnvironment, progress: Progress, moment: Moment | None
+    ) -> None:
+        with self._news.creating():
+            await live.bring_up(progress, moment)
+
+    def live(self, environment: Environment) -> LiveEnvironment:
+        """One to be brought up, or one that sleeps."""
+        return LiveEnvironment(
+            environment,
+            host=self._host,
+            store=self._store,
+            clock=self._clock,
+            tasks=self._tasks,
+            changed=self._changed,
+        )
+
+
+async def end_quietly(live: LiveEnvironment) -> None:
+    """Destroy it; what fails is logged where it happens."""
+    with contextlib.suppress(Exception):  # logged where it happened
+        await live.end()
