@@ -9,9 +9,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 _FICLONE = 0x40049409
+_CHUNK, _PIECE = 1 << 20, 16 << 10
+_ZEROS = bytes(_CHUNK)
 
 
 def clone(source: Path, target: Path) -> None:
@@ -25,7 +28,10 @@ def clone(source: Path, target: Path) -> None:
 
 
 def copy_data(source: int, target: int) -> None:
-    """Copy what is not a hole between descriptors; see lseek(2), SEEK_DATA. Raises OSError."""
+    """Copy what is neither a hole nor zero, and have holes there; see lseek(2). Raises OSError.
+
+    `target` is empty. A file in memory that was read everywhere has no holes of its own any more.
+    """
     size = os.fstat(source).st_size
     os.ftruncate(target, size)
     end = 0
@@ -38,5 +44,29 @@ def copy_data(source: int, target: int) -> None:
             raise
         end = os.lseek(source, start, os.SEEK_HOLE)
         while start < end:
-            data = os.pread(source, min(end - start, 1 << 20), start)
-            start += os.pwrite(target, data, start)
+            data = os.pread(source, min(end - start, _CHUNK), start)
+            for at, size in _written(data):
+                _write(target, memoryview(data)[at : at + size], start + at)
+            start += len(data)
+
+
+def _written(data: bytes) -> Generator[tuple[int, int]]:
+    """The runs of a chunk that are not zero, in whole pieces: offset and length."""
+    if data == _ZEROS[: len(data)]:
+        return
+    begin = None
+    for at in range(0, len(data), _PIECE):
+        is_zero = data.startswith(_ZEROS[: min(_PIECE, len(data) - at)], at)
+        if is_zero and begin is not None:
+            yield begin, at - begin
+            begin = None
+        elif not is_zero and begin is None:
+            begin = at
+    if begin is not None:
+        yield begin, len(data) - begin
+
+
+def _write(target: int, data: memoryview, at: int) -> None:
+    while data:
+        size = os.pwrite(target, data, at)
+        data, at = data[size:], at + size

@@ -47,6 +47,14 @@ class FrozenQemu:
             raise
         return frozen
 
+    def compact(self) -> None:
+        """Let go of memory that holds nothing: QEMU looked at all of it. Blocks. Raises OSError."""
+        whole, self.ram = self.ram, _memory("ram")
+        try:
+            copy_data(whole, self.ram)
+        finally:
+            os.close(whole)
+
     def seal(self) -> None:
         """Let nobody write to it again. Raises OSError while memory is mapped for writing."""
         for descriptor in (self.ram, self.state):

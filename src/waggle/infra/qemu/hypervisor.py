@@ -79,6 +79,7 @@ class QemuHypervisor:
         try:
             await machine.pause()
             await self._pour(machine, spec, frozen)
+            await asyncio.to_thread(frozen.compact)
             frozen.seal()
         except BaseException:
             frozen.close()
