@@ -56,6 +56,7 @@ class Moments:
         """`disks` is where the images' are."""
         self.hypervisor = hypervisor
         self.loaded = Loaded(hypervisor.load)
+        self._verified: set[object] = set()
         self._directory = directory
         self._disks = disks
         self._parts = parts
@@ -107,7 +108,8 @@ class Moments:
             with contextlib.closing(frozen):
                 await asyncio.to_thread(frozen.save, work)
             await asyncio.to_thread(_keep_disks, launched, work)
-            await asyncio.to_thread(self._seal, work, blueprint)
+            facts = to_facts(made_of(blueprint), self.hypervisor.fingerprint())
+            await asyncio.to_thread(self._seal, work, facts)
             work.rename(frozen_in(blueprint.files))
         except BaseException:
             await asyncio.to_thread(shutil.rmtree, work, True)
@@ -118,8 +120,19 @@ class Moments:
         for disk in (blueprint.disks.scratch, blueprint.disks.identity):
             disk.unlink(missing_ok=True)
 
-    def _seal(self, directory: Path, blueprint: Blueprint) -> None:
-        frozen_files.seal(directory, to_facts(made_of(blueprint), self.hypervisor.fingerprint()))
+    def _seal(self, directory: Path, facts: Mapping[str, object]) -> None:
+        frozen_files.seal(directory, facts)
+        self._verified.add(frozen_files.stamp(directory))
+
+    def _problem(self, directory: Path) -> str | None:
+        """What is wrong with the files; those that nobody touched since are not read again."""
+        with contextlib.suppress(OSError):
+            if frozen_files.stamp(directory) in self._verified:
+                return None
+        why = frozen_files.problem(directory)
+        if why is None:
+            self._verified.add(frozen_files.stamp(directory))
+        return why
 
     async def keep(self, moment: Moment, directory: Path, facts: Mapping[str, object]) -> None:
         """Write a moment that was just taken to a directory of its own. Raises OSError.
@@ -128,7 +141,7 @@ class Moments:
         """
         whole = {**to_facts(moment.made_of, self.hypervisor.fingerprint()), **facts}
         await asyncio.to_thread(moment.frozen.save, moment.directory)
-        await asyncio.to_thread(frozen_files.seal, moment.directory, whole)
+        await asyncio.to_thread(self._seal, moment.directory, whole)
         directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         copy = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=directory.parent))
         for path in moment.directory.iterdir():
@@ -160,7 +173,7 @@ class Moments:
 
         Raises SetupIncomplete, too, where the guest's parts are missing.
         """
-        if (why := frozen_files.problem(directory)) is not None:
+        if (why := self._problem(directory)) is not None:
             raise MomentUnusable(f"Its state cannot be used: {why}.")
         try:
             facts = frozen_files.facts(directory)

@@ -58,6 +58,12 @@ def problem(directory: Path) -> str | None:
     return None
 
 
+def stamp(directory: Path) -> tuple[tuple[int, int, int], ...]:
+    """Another one when a file was written or replaced since. Raises OSError."""
+    looks = ((directory / name).stat() for name in (*FILES, MANIFEST))
+    return tuple((look.st_ino, look.st_size, look.st_mtime_ns) for look in looks)
+
+
 def size(directory: Path) -> int:
     """Bytes that it takes on the disk. Raises OSError."""
     return sum(each.stat().st_blocks * 512 for each in directory.iterdir())
