@@ -18,7 +18,7 @@ from waggle.infra.store import frozen_files
 from waggle.infra.store.frozen_archive import pack, unpack
 from waggle.infra.store.frozen_files import BLOCK, FILES, MANIFEST
 
-MOST: dict[str, int] = {name: 64 << 20 for name in FILES}
+MOST: dict[str, int] = dict.fromkeys(FILES, 64 << 20)
 SIZES = json.dumps(dict.fromkeys(FILES, 4 * BLOCK)).encode()
 
 
