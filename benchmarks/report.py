@@ -39,12 +39,11 @@ waggle parses with httptools, which it installs. In the rows `same` both do.
 
 `template` does not reach its limit under TCG. A copy starts with no translated code, and nearly all
 of its time is QEMU translating what the guest runs for the first time: 70 % of the samples of a
-first command. Blocks translated are 9,500 for renewal, 13,800 for the SSH handshake, 2,700 for the
+first Python. Blocks translated are 9,500 for renewal, 13,800 for the SSH handshake, 2,700 for the
 proxy's port and 17,000 for a first `true`, at about 15 us of one processor each; a first Python
 takes 54,000. Before that QEMU itself needs 30 to 40 ms of processor time. A boot of the same
 machine was once 5.7 s to a first command and is now 2.8 s on a quiet machine, so a tenth is 0.28 s,
 or 16,000 blocks. Only a machine that has run before its caller comes is there sooner.
-`pause` also reads and verifies the state, 65 MB, and has no SSH process waiting as a template has.
 """
 
 _COLUMNS = ("Name", "What", "Against", "waggle", "other", "Result", "Limit", "Kept", "How")
