@@ -10,8 +10,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.support.vm import CACHE, Lab, command, lines, root, sh
+from tests.support.vm import CACHE, Lab, command, environment, lines, root, sh
 
+from waggle.domain.host import no_progress
 from waggle.domain.runtime import RuntimeName
 from waggle.domain.template import Template
 from waggle.infra.qemu.hypervisor import QemuHypervisor
@@ -30,6 +31,7 @@ WARM = command("/.waggle/bin/busybox", "true")
 DRIFT = 0.05
 """Seconds by which a new machine's clock may differ."""
 MANY = 4
+HUNDRED, AT_ONCE = 100, 3
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,38 @@ async def test_copies_at_once_differ_in_all_that_makes_a_machine(templated: Lab)
         assert len(set(values)) == MANY, values
     for guest in guests:
         assert lines(await guest.run(sh("hostname; grep -c test-1 /etc/hosts"))) == ["test-1", "1"]
+
+
+async def test_a_hundred_copies_are_a_hundred_machines(templated: Lab) -> None:
+    """By what their kernels draw, by their ids, their keys and their time."""
+    await made(templated)
+    host = templated.host()
+    told: list[list[str]] = []
+    turns = anyio.Semaphore(AT_ONCE)
+    drawn = sh("cat /proc/sys/kernel/random/uuid /etc/machine-id; head -c 32 /dev/urandom | md5sum")
+
+    async def one() -> None:
+        async with turns:
+            asked = environment()
+            guest = await host.create(asked, no_progress)
+            try:
+                assert "template" in guest.booted_from
+                before = time.time()
+                now = await guest.agent("guest-get-time")
+                assert isinstance(now, int)
+                assert before - DRIFT <= now / 1e9 <= time.time() + DRIFT
+                files = templated.environments / asked.id
+                host_key = (files / "known_hosts").read_text().split()[-1]
+                own_key = (files / "ssh_key").read_text()
+                told.append([*lines(await guest.run(drawn)), host_key, own_key])
+            finally:
+                await guest.destroy()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(HUNDRED):
+            group.start_soon(one)
+    for values in zip(*told, strict=True):
+        assert len(set(values)) == HUNDRED, values
 
 
 async def test_their_clocks_are_the_hosts(templated: Lab) -> None:

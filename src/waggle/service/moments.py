@@ -144,9 +144,13 @@ class Moments:
         await asyncio.to_thread(self._seal, moment.directory, whole)
         directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         copy = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=directory.parent))
-        for path in moment.directory.iterdir():
-            os.link(path, copy / path.name)
-        copy.rename(directory)
+        try:
+            for path in moment.directory.iterdir():
+                os.link(path, copy / path.name)
+            copy.rename(directory)
+        except BaseException:
+            shutil.rmtree(copy, ignore_errors=True)
+            raise
         sync_directory(directory.parent)
 
     @contextlib.asynccontextmanager
