@@ -222,15 +222,15 @@ class Environment:
         return reapable and self.active_calls == 0 and now >= self.expires_at()
 
 
-def parse_id(text: str, *, maker: str = "create_environment") -> str:
-    """A well-formed id, normalised to lower case; `maker` is what hands such ids out.
+def parse_id(text: str, name: str = "environment_id", *, maker: str = "create_environment") -> str:
+    """A well-formed id, normalised to lower case; `maker` hands out what is called `name`.
 
     Raises InvalidArgument.
     """
     normal = text.strip().lower()
     if not _ID.fullmatch(normal):
         raise InvalidArgument(
-            f"{text[:60]!r} is not an id.", hint=f"An id is a UUID; {maker} returned it."
+            f"{text[:60]!r} is not an id.", hint=f"{name} is a UUID; {maker} returned it."
         )
     return normal
 

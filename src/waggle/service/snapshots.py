@@ -70,7 +70,7 @@ class SnapshotService:
 
     def get(self, snapshot_id: str, *, owner: str) -> Snapshot:
         """One snapshot. Raises InvalidArgument (malformed id) or NotFound."""
-        wanted = parse_id(snapshot_id, maker="snapshot_environment")
+        wanted = parse_id(snapshot_id, "snapshot_id", maker="snapshot_environment")
         for snapshot in self.list(owner=owner):
             if snapshot.id == wanted:
                 return snapshot
