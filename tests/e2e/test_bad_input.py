@@ -36,7 +36,7 @@ CASES: dict[str, tuple[str, dict[str, object], str, str]] = {
         "python, node, shell",
     ),
     "runtime missing": ("create_environment", {}, "invalid_argument", "'runtime' is missing"),
-    "runtime empty": ("create_environment", {"runtime": ""}, "invalid_runtime", "python"),
+    "runtime empty": ("create_environment", {"runtime": ""}, "invalid_argument", "python"),
     "parameter unknown": (
         "create_environment",
         {"runtime": "python", "flavour": "alpine"},

@@ -7,9 +7,11 @@ Run as `python -m tests.vm.boot_and_wait DIRECTORY KERNEL KIT IMAGE`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from pathlib import Path
 
+import structlog
 from tests.support.vm import BUSYBOX, Images, Lab, Parts, machines
 
 from waggle.domain.image import BootImage
@@ -26,4 +28,6 @@ async def main(directory: Path, kernel: Path, kit: Path, image: Path) -> None:
 
 
 if __name__ == "__main__":
+    # Standard output is for the process alone.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     asyncio.run(main(*(Path(word) for word in sys.argv[1:5])))
