@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,18 +43,16 @@ class Loaded:
         entry.users += 1
         try:
             async with entry.turn:
-                if entry.frozen is None:
-                    # Not to be cut: whoever is cancelled would leave it open.
-                    entry.frozen = await finish(asyncio.to_thread(self._load, directory))
-            yield entry.frozen
+                frozen = entry.frozen or await finish(self._read(entry, directory))
+            yield frozen
         finally:
             entry.users -= 1
             self._trim(self._keep)
 
-    def put(self, directory: Path, frozen: Frozen) -> None:
-        """Take over what is in memory already and was saved to that directory."""
-        self._entries[directory, directory.stat().st_ino] = _Entry(frozen)
-        self._trim(self._keep)
+    async def _read(self, entry: _Entry, directory: Path) -> Frozen:
+        """Into the entry, which closes it one day, whether or not its first user is still there."""
+        entry.frozen = await asyncio.to_thread(self._load, directory)
+        return entry.frozen
 
     def _trim(self, keep: int) -> None:
         idle = [key for key, entry in self._entries.items() if not entry.users]
@@ -65,3 +63,15 @@ class Loaded:
     def close(self) -> None:
         """Let go of all that nobody uses."""
         self._trim(0)
+
+
+async def closing_with(
+    stack: contextlib.ExitStack | contextlib.AsyncExitStack, work: Awaitable[Frozen]
+) -> Frozen:
+    """What `work` gives, closed with the stack. To be run by `finish`.
+
+    A caller that is cancelled meanwhile never gets the result, but its stack has it.
+    """
+    frozen = await work
+    stack.callback(frozen.close)
+    return frozen

@@ -26,7 +26,7 @@ from waggle.infra.store.frozen_files import IDENTITY, SCRATCH
 from waggle.infra.tasks import finish
 from waggle.service.blueprint import Blueprint, GuestParts
 from waggle.service.launcher import Launched
-from waggle.service.loaded import Loaded
+from waggle.service.loaded import Loaded, closing_with
 from waggle.service.moment_facts import MadeOf, Shelves, from_facts, made_of, to_facts
 
 UNFINISHED = ".tmp-"
@@ -71,8 +71,8 @@ class Moments:
         """
         work = self._workspace()
         try:
-            frozen = await finish(self._take(launched, work))
-            with contextlib.closing(frozen):
+            with contextlib.ExitStack() as held:
+                frozen = await finish(closing_with(held, self._take(launched, work)))
                 yield Moment(work, made_of(blueprint), frozen)
         finally:
             await finish(asyncio.to_thread(shutil.rmtree, work, True))
@@ -165,7 +165,7 @@ class Moments:
             try:
                 if alone:
                     load = asyncio.to_thread(lambda: self.hypervisor.load(directory, alone=True))
-                    frozen = stack.enter_context(contextlib.closing(await finish(load)))
+                    frozen = await finish(closing_with(stack, load))
                 else:
                     frozen = await stack.enter_async_context(self.loaded.using(directory))
             except OSError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ from waggle.infra.store.templates import TemplateStore
 from waggle.infra.tasks import finish
 from waggle.service.blueprint import Blueprint, Scratch
 from waggle.service.launcher import Launcher
-from waggle.service.loaded import Loaded
+from waggle.service.loaded import Loaded, closing_with
 
 log = structlog.get_logger(__name__)
 
@@ -145,15 +146,16 @@ class Templates:
             machine, lease, spec = await self._launcher.launch(
                 own, disks, self.hypervisor.boot, background=True
             )
-            try:
-                await self._warm(lease.port, keys, own.runtime)
-                await machine.agent("guest-ping")  # it starts late; copies are to have it at once
-                await self.hypervisor.settle(machine)
-                frozen = await finish(self.hypervisor.freeze(machine, spec))
-            finally:
-                await machine.stop()
-                lease.release()
-            with contextlib.closing(frozen):
+            with contextlib.ExitStack() as held:
+                try:
+                    await self._warm(lease.port, keys, own.runtime)
+                    await machine.agent("guest-ping")  # it starts late; copies have it at once
+                    await self.hypervisor.settle(machine)
+                    freezing = self.hypervisor.freeze(machine, spec)
+                    frozen = await finish(closing_with(held, freezing))
+                finally:
+                    await machine.stop()
+                    lease.release()
                 await asyncio.to_thread(frozen.save, work)
             await asyncio.to_thread(_finish, work)
             await asyncio.to_thread(self.store.place, key, work)
@@ -181,6 +183,9 @@ def _identity(blueprint: Blueprint, keys: EnvironmentKeys) -> dict[str, bytes]:
 
 
 def _finish(work: Path) -> None:
-    """Leave no secret and nothing that a copy does not need."""
-    (work / "identity.img").write_bytes(bytes(64 << 10))
+    """Leave no secret and nothing that a copy does not need; disks keep their sizes."""
+    identity = work / "identity.img"
+    size = identity.stat().st_size
+    os.truncate(identity, 0)
+    os.truncate(identity, size)
     (work / "console.log").unlink(missing_ok=True)
