@@ -247,7 +247,7 @@ async def test_where_machines_cannot_be_frozen_one_clear_error_says_so() -> None
     setup = Setup(shelf=None)
     async with serving(setup) as rig, client(rig, MODERN) as agent:
         identity = await created(agent)
-        unable = Unsupported("This server's hypervisor, libkrun, cannot freeze machines.")
+        unable = Unsupported()
         rig.host.only.freeze_error = unable
         for tool in ("snapshot_environment", "fork_environment"):
             refused = error_of(await agent.call_tool(tool, {"environment_id": identity}))

@@ -36,13 +36,11 @@ from waggle.domain.network import NetworkPolicy
 from waggle.infra.net.ports import PortAllocator, PortLease
 from waggle.infra.ssh.connection import ServeTunnel, SshConnection
 from waggle.infra.ssh.keys import new_keys
-from waggle.service.blueprint import GuestParts
+from waggle.service.blueprint import Blueprint, GuestParts, MadeOf
 from waggle.service.launcher import Launched, Launcher
 from waggle.service.local_guest import LocalGuest
 from waggle.service.local_host import LocalHost
-from waggle.service.local_identity import blueprint_of
 from waggle.service.local_machines import LocalMachines
-from waggle.service.moment_facts import MadeOf
 from waggle.service.warm_machine import WarmMachine
 from waggle.service.warm_plan import WarmKind
 from waggle.service.warm_pool import WarmPool
@@ -322,7 +320,7 @@ async def test_a_machine_of_the_pool_that_cannot_be_renewed_is_ended_and_another
     asked = environment(network=NetworkPolicy.PUBLIC)
     image = await rig.images.boot_image(asked.image, None)
     made_of = MadeOf(asked.runtime, image, Path("/kernel"), Path("/kit"), asked.resources)
-    blueprint = blueprint_of(made_of, files, {})
+    blueprint = Blueprint(files.name, made_of, {}, files)
     lease = rig.ports.lease()
     spec = MachineSpec(
         "x", asked.resources, Path("/kernel"), blueprint.disks, 1, files / "console.log", 1.0

@@ -20,9 +20,8 @@ from waggle.domain.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
 from waggle.infra.store import frozen_files
 from waggle.infra.store.frozen_files import FILES, MANIFEST
-from waggle.service.blueprint import GuestParts
+from waggle.service.blueprint import GuestParts, MadeOf
 from waggle.service.local_snapshots import LocalSnapshots, read_snapshots, to_facts
-from waggle.service.moment_facts import MadeOf
 from waggle.service.moment_facts import to_facts as parts_facts
 from waggle.service.moments import Moments
 from waggle.service.snapshot_transfer import bring, export, write_new

@@ -21,7 +21,7 @@ from waggle.domain.errors import GuestLost, ImageMissing, TimedOut
 from waggle.domain.image import BootImage
 from waggle.domain.runtime import RuntimeName
 from waggle.infra.host.memory import Outlook
-from waggle.service.moment_facts import MadeOf
+from waggle.service.blueprint import MadeOf
 from waggle.service.warm_ending import AGAIN
 from waggle.service.warm_plan import FIRST_DELAY, LONGEST_DELAY, WarmKind
 from waggle.service.warm_pool import SETTLE, STEADY, TICK, WarmPool

@@ -22,9 +22,8 @@ from waggle.infra.ssh.keys import new_keys
 from waggle.logs import configure_logging
 from waggle.machinery import Machinery, machinery, templates
 from waggle.presets import image_service, limits
-from waggle.service.blueprint import Blueprint
-from waggle.service.local_identity import blueprint_of, identity_of
-from waggle.service.moment_facts import MadeOf
+from waggle.service.blueprint import Blueprint, MadeOf
+from waggle.service.local_identity import identity_of
 from waggle.service.request import CreateRequest
 from waggle.service.templates import Templates
 
@@ -99,4 +98,4 @@ async def blueprint_for(settings: Settings, made: Machinery, runtime: RuntimeNam
     identity = identity_of(
         image, new_keys(), environment.name, environment.network, certificates=parts.certificates
     )
-    return blueprint_of(made_of, _NOWHERE, identity)
+    return Blueprint(_NOWHERE.name, made_of, identity, _NOWHERE)

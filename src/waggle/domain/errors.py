@@ -152,6 +152,14 @@ class Unsupported(WaggleError):
     code = "unsupported"
     default_hint = "The operator can choose QEMU with WAGGLE_HYPERVISOR=qemu."
 
+    def __init__(
+        self,
+        message: str = "This server's hypervisor, libkrun, cannot freeze machines.",
+        *,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+
 
 class MomentUnusable(WaggleError):
     """A snapshot, or a paused environment, cannot be gone on from here and now."""

@@ -33,18 +33,22 @@ class GuestParts:
 
 
 @dataclass(frozen=True, slots=True)
-class Blueprint:
-    """One machine to be: its parts, its identity's records, and the directory for its files.
+class MadeOf:
+    """What a machine consists of beside its state: copies of a frozen one need exactly this."""
 
-    `runtime` is whose interpreter it will run first.
-    """
-
-    id: str
     runtime: RuntimeName
     image: BootImage
     kernel: Path
     kit: Path
     resources: Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """One machine to be: its parts, its identity's records, and the directory for its files."""
+
+    id: str
+    made_of: MadeOf
     identity: Mapping[str, bytes]
     files: Path
 
@@ -52,4 +56,4 @@ class Blueprint:
     def disks(self) -> GuestDisks:
         """Its four disks; the last two are in its own directory."""
         own = self.files / "scratch.img", self.files / "identity.img"
-        return GuestDisks(self.kit, self.image.disk, *own)
+        return GuestDisks(self.made_of.kit, self.made_of.image.disk, *own)

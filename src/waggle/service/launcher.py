@@ -64,8 +64,8 @@ class Launcher:
             lease = self._ports.lease()
             spec = MachineSpec(
                 id=blueprint.id,
-                resources=blueprint.resources,
-                kernel=blueprint.kernel,
+                resources=blueprint.made_of.resources,
+                kernel=blueprint.made_of.kernel,
                 disks=disks,
                 ssh_port=lease.port,
                 console_log=blueprint.files / "console.log",

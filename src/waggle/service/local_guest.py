@@ -244,7 +244,7 @@ class LocalGuest:
 
     def _require_freezer(self) -> Freezer:
         if self._freezer is None:
-            raise Unsupported("This server's hypervisor, libkrun, cannot freeze machines.")
+            raise Unsupported()
         return self._freezer
 
     async def wait_dead(self) -> str:

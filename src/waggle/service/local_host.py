@@ -33,11 +33,10 @@ from waggle.domain.image import BootImages
 from waggle.domain.runtime import RuntimeName
 from waggle.infra.confined import kill_identified
 from waggle.infra.stages import stage
-from waggle.service.blueprint import GuestParts
+from waggle.service.blueprint import GuestParts, MadeOf
 from waggle.service.local_guest import LocalGuest
 from waggle.service.local_machines import LocalMachines
 from waggle.service.local_start import LocalStart, NewProxy, clear
-from waggle.service.moment_facts import MadeOf
 from waggle.service.moments import Moment, Moments, frozen_in
 from waggle.service.warm_machine import WarmMachine
 from waggle.service.warm_plan import WarmKind
@@ -127,7 +126,7 @@ class LocalHost:
     async def wake(self, environment: Environment, progress: Progress) -> LocalGuest:
         """Go on from where it hibernated; see `domain.host.EnvironmentHost.wake`."""
         if self.moments is None:
-            raise Unsupported("This server's hypervisor cannot wake machines.")
+            raise Unsupported()
         files = self._directory / environment.id
         await progress(0.0, "Reading its state")
         await self._make_room()

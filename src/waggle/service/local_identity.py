@@ -17,9 +17,7 @@ from waggle.infra.files import atomic_write
 from waggle.infra.rootfs.identity import DRAWN_BYTES, drawn_records, identity_records
 from waggle.infra.ssh.connection import PROXY_PORT
 from waggle.infra.ssh.keys import EnvironmentKeys
-from waggle.service.blueprint import Blueprint
 from waggle.service.guest_setup import guest_variables
-from waggle.service.moment_facts import MadeOf
 
 
 def identity_of(
@@ -54,20 +52,6 @@ def identity_of(
             hint="Choose another image, or make this one with fewer or shorter variables.",
         ) from error
     return {**records, **drawn_records(secrets.token_bytes(DRAWN_BYTES))}
-
-
-def blueprint_of(made_of: MadeOf, files: Path, identity: Mapping[str, bytes]) -> Blueprint:
-    """Of the machine that is called as its directory is."""
-    return Blueprint(
-        id=files.name,
-        runtime=made_of.runtime,
-        image=made_of.image,
-        kernel=made_of.kernel,
-        kit=made_of.kit,
-        resources=made_of.resources,
-        identity=identity,
-        files=files,
-    )
 
 
 def save_access(files: Path, keys: EnvironmentKeys, port: int) -> None:

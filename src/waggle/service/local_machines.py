@@ -25,7 +25,6 @@ from waggle.infra.rootfs.identity import RENEWED, pack
 from waggle.infra.stages import stage
 from waggle.service.blueprint import Blueprint, Scratch
 from waggle.service.launcher import Launched, Launcher
-from waggle.service.moment_facts import made_of
 from waggle.service.moments import Moment
 from waggle.service.templates import Templates
 
@@ -101,7 +100,7 @@ class LocalMachines:
         self, blueprint: Blueprint, moment: Moment, background: bool
     ) -> Launched[Machine]:
         if self._freezing is None:
-            raise Unsupported("This server's hypervisor cannot freeze machines.")
+            raise Unsupported()
         disks = blueprint.disks
         with stage("disks"):
             await asyncio.to_thread(moment.copy_disks, disks.scratch, disks.identity)
@@ -110,7 +109,7 @@ class LocalMachines:
 
     async def _boot(self, blueprint: Blueprint, background: bool) -> Launched[Machine]:
         disks = blueprint.disks
-        await self._scratch.make(blueprint.resources.disk_mib, disks.scratch)
+        await self._scratch.make(blueprint.made_of.resources.disk_mib, disks.scratch)
         disks.identity.write_bytes(pack(blueprint.identity))
         boot = self._hypervisor.boot
         with stage("boot"):
@@ -120,7 +119,7 @@ class LocalMachines:
         self, templates: Templates, blueprint: Blueprint, template: Template, background: bool
     ) -> Launched[Machine]:
         async with templates.loaded.using(template.directory) as frozen:
-            moment = Moment(template.directory, made_of(blueprint), frozen)
+            moment = Moment(template.directory, blueprint.made_of, frozen)
             return await self._go_on(blueprint, moment, background)
 
 

@@ -107,9 +107,10 @@ def remove_snapshot(path: Path) -> None:
 
 def _read(path: Path) -> Snapshot | None:
     try:
-        told = parse_snapshot(frozen_files.facts(path))
+        with frozen_files.understanding():
+            told = parse_snapshot(frozen_files.facts(path))
         return replace(told, id=path.name, size=frozen_files.size(path))
-    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (OSError, MomentUnusable) as error:
         log.warning("snapshot_unreadable", snapshot=path.name, error=repr(error))
         return None
 

@@ -25,12 +25,11 @@ from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
 from waggle.infra.ssh.shell import Shell
 from waggle.infra.stages import stage
 from waggle.infra.tasks import end
-from waggle.service.blueprint import GuestParts
+from waggle.service.blueprint import Blueprint, GuestParts, MadeOf
 from waggle.service.launcher import Launched
 from waggle.service.local_guest import LocalGuest, Proxy
-from waggle.service.local_identity import blueprint_of, identity_of, save_access
+from waggle.service.local_identity import identity_of, save_access
 from waggle.service.local_machines import LocalMachines
-from waggle.service.moment_facts import MadeOf
 from waggle.service.moments import Moment, Moments, frozen_in
 from waggle.service.warm_machine import WarmMachine
 
@@ -70,7 +69,7 @@ class LocalStart:
             with stage("keys"):
                 keys = new_keys()
             identity = self._identity(made_of, environment.name, environment.network, keys)
-            blueprint = blueprint_of(made_of, files, identity)
+            blueprint = Blueprint(files.name, made_of, identity, files)
             await progress(0.4, "Resuming the machine" if moment else "Booting the machine")
             launched, template = await self._machines.bring_up(blueprint, moment)
             undo.push_async_callback(_end, launched)
@@ -96,7 +95,7 @@ class LocalStart:
             undo.callback(clear, files)
             keys = new_keys()
             identity = self._identity(made_of, _NOBODY, NetworkPolicy.NONE, keys)
-            blueprint = blueprint_of(made_of, files, identity)
+            blueprint = Blueprint(files.name, made_of, identity, files)
             launched, template = await self._machines.bring_up(blueprint, background=polite)
             undo.push_async_callback(_end, launched)
             save_access(files, keys, launched.lease.port)

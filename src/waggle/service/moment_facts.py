@@ -15,25 +15,7 @@ from typing import cast
 from waggle.domain.environment import Resources
 from waggle.domain.image import BootImage
 from waggle.domain.runtime import RuntimeName
-from waggle.service.blueprint import Blueprint
-
-
-@dataclass(frozen=True, slots=True)
-class MadeOf:
-    """What a moment's machine consists of beside its state: copies need exactly this."""
-
-    runtime: RuntimeName
-    image: BootImage
-    kernel: Path
-    kit: Path
-    resources: Resources
-
-
-def made_of(blueprint: Blueprint) -> MadeOf:
-    """What that machine is made of."""
-    return MadeOf(
-        blueprint.runtime, blueprint.image, blueprint.kernel, blueprint.kit, blueprint.resources
-    )
+from waggle.service.blueprint import MadeOf
 
 
 def to_facts(made_of: MadeOf, vmm: Mapping[str, str]) -> dict[str, object]:

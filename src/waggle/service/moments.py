@@ -24,10 +24,10 @@ from waggle.infra.sparse import clone
 from waggle.infra.store import frozen_files
 from waggle.infra.store.frozen_files import IDENTITY, SCRATCH
 from waggle.infra.tasks import finish
-from waggle.service.blueprint import Blueprint, GuestParts
+from waggle.service.blueprint import Blueprint, GuestParts, MadeOf
 from waggle.service.launcher import Launched
 from waggle.service.loaded import Loaded, closing_with
-from waggle.service.moment_facts import MadeOf, Shelves, from_facts, made_of, to_facts
+from waggle.service.moment_facts import Shelves, from_facts, to_facts
 
 UNFINISHED = ".tmp-"
 
@@ -73,7 +73,7 @@ class Moments:
         try:
             with contextlib.ExitStack() as held:
                 frozen = await finish(closing_with(held, self._take(launched, work)))
-                yield Moment(work, made_of(blueprint), frozen)
+                yield Moment(work, blueprint.made_of, frozen)
         finally:
             await finish(asyncio.to_thread(shutil.rmtree, work, True))
 
@@ -108,7 +108,7 @@ class Moments:
             with contextlib.closing(frozen):
                 await asyncio.to_thread(frozen.save, work)
             await asyncio.to_thread(_keep_disks, launched, work)
-            facts = to_facts(made_of(blueprint), self.hypervisor.fingerprint())
+            facts = to_facts(blueprint.made_of, self.hypervisor.fingerprint())
             await asyncio.to_thread(self._seal, work, facts)
             work.rename(frozen_in(blueprint.files))
         except BaseException:
@@ -179,13 +179,11 @@ class Moments:
         """
         if (why := self._problem(directory)) is not None:
             raise MomentUnusable(f"Its state cannot be used: {why}.")
-        try:
+        with frozen_files.understanding():
             facts = frozen_files.facts(directory)
             shelves = Shelves(self._disks, self._parts.kernel().parent, self._parts.kit().parent)
             parts = from_facts(facts, shelves)
             vmm = dict(cast("dict[str, str]", facts["vmm"]))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise MomentUnusable(f"Its manifest is not one of ours: {error!r}.") from error
         now = dict(self.hypervisor.fingerprint())
         if differ := [name for name in {**vmm, **now} if vmm.get(name) != now.get(name)]:
             raise MomentUnusable(

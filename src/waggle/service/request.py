@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypedDict, Unpack
 
 from waggle.domain.environment import Environment, Resources, parse_name, parse_timeout
 from waggle.domain.image import AllowedImages
@@ -69,20 +70,16 @@ class Limits:
         self, request: CreateRequest, *, environment_id: str, owner: str, now: datetime
     ) -> Environment:
         """The environment to create for `request`. Raises InvalidArgument."""
-        minutes = request.timeout_minutes
-        return Environment(
+        named = self.allowed.check(request.image) if request.image else None
+        return self._asked(
+            request,
             id=environment_id,
-            name=parse_name(request.name or f"{request.runtime}-{environment_id[:8]}"),
             runtime=request.runtime,
-            image=self.allowed.check(request.image)
-            if request.image
-            else self.images[request.runtime],
+            image=named or self.images[request.runtime],
             owner=owner,
             resources=self.resources,
-            network=request.network or self.network,
-            idle_timeout=self.idle_timeout if minutes is None else parse_timeout(minutes),
+            network=self.network,
             created_at=now,
-            last_used_at=now,
         )
 
     def describe_copy(
@@ -95,16 +92,39 @@ class Limits:
         now: datetime,
     ) -> Environment:
         """The environment to create from a snapshot. Raises InvalidArgument."""
-        minutes = request.timeout_minutes
-        return Environment(
+        return self._asked(
+            request,
             id=environment_id,
-            name=parse_name(request.name or f"{snapshot.runtime}-{environment_id[:8]}"),
             runtime=snapshot.runtime,
             image=snapshot.image,
             owner=owner,
             resources=snapshot.resources,
-            network=request.network or snapshot.network,
-            idle_timeout=self.idle_timeout if minutes is None else parse_timeout(minutes),
+            network=snapshot.network,
             created_at=now,
-            last_used_at=now,
         )
+
+    def _asked(
+        self, request: CreateRequest | CopyRequest, **preset: Unpack[_Preset]
+    ) -> Environment:
+        """With the name, the idle time and the network that a client asks for, if it does."""
+        minutes = request.timeout_minutes
+        name = request.name or f"{preset['runtime']}-{preset['id'][:8]}"
+        preset["network"] = request.network or preset["network"]
+        return Environment(
+            **preset,
+            name=parse_name(name),
+            idle_timeout=self.idle_timeout if minutes is None else parse_timeout(minutes),
+            last_used_at=preset["created_at"],
+        )
+
+
+class _Preset(TypedDict):
+    """What an environment has whatever a client asks for; the network may still be another."""
+
+    id: str
+    runtime: RuntimeName
+    image: str
+    owner: str
+    resources: Resources
+    network: NetworkPolicy
+    created_at: datetime

@@ -55,10 +55,8 @@ def bring(
         frozen_archive.unpack(source, work, _bounds)
         moments.check(work)
         facts = frozen_files.facts(work)
-        try:
+        with frozen_files.understanding():
             told = parse_snapshot(facts)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise MomentUnusable(f"Its manifest is not one of ours: {error!r}.") from error
         kept = replace(told, id=snapshot_id, owner=owner, expires_at=expires_at)
         frozen_files.amend(work, {**facts, "snapshot": to_facts(kept)})
         place = shelf / snapshot_id
@@ -91,12 +89,10 @@ def write_new(target: Path, directory: Path) -> int:
 
 def _bounds(manifest: bytes) -> dict[str, int]:
     """How large each file may be, by what the machine had."""
-    try:
+    with frozen_files.understanding():
         facts = json.loads(manifest)["facts"]
         resources = cast("dict[str, object]", facts["resources"])
         memory, disk = resources["memory_mib"], resources["disk_mib"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise MomentUnusable(f"Its manifest is not one of ours: {error!r}.") from error
     if not (type(memory) is int and 0 < memory <= _MOST_MEMORY_MIB) or not (
         type(disk) is int and 0 < disk <= _MOST_DISK_MIB
     ):

@@ -188,7 +188,7 @@ class SnapshotService:
 
     def _require_shelf(self) -> SnapshotShelf:
         if self._shelf is None:
-            raise Unsupported("This server's hypervisor, libkrun, cannot freeze machines.")
+            raise Unsupported()
         return self._shelf
 
     @contextlib.contextmanager

@@ -110,12 +110,12 @@ class Templates:
 
     def _key(self, blueprint: Blueprint) -> TemplateKey:
         return TemplateKey.of(
-            image=blueprint.image.digest,
-            kernel=blueprint.kernel.stem,
-            kit=blueprint.kit.stem,
-            resources=blueprint.resources,
+            image=blueprint.made_of.image.digest,
+            kernel=blueprint.made_of.kernel.stem,
+            kit=blueprint.made_of.kit.stem,
+            resources=blueprint.made_of.resources,
             certificates=self._recipe.certificates,
-            warmed=self._recipe.warm[blueprint.runtime].argv,
+            warmed=self._recipe.warm[blueprint.made_of.runtime].argv,
             vmm=self.hypervisor.fingerprint(),
         )
 
@@ -141,14 +141,14 @@ class Templates:
             keys = new_keys()
             own = replace(blueprint, id=f"template-{key.id}", files=work)
             disks = own.disks
-            await self._recipe.scratch.make(own.resources.disk_mib, disks.scratch)
+            await self._recipe.scratch.make(own.made_of.resources.disk_mib, disks.scratch)
             disks.identity.write_bytes(pack(_identity(blueprint, keys)))
             machine, lease, spec = await self._launcher.launch(
                 own, disks, self.hypervisor.boot, background=True
             )
             with contextlib.ExitStack() as held:
                 try:
-                    await self._warm(lease.port, keys, own.runtime)
+                    await self._warm(lease.port, keys, own.made_of.runtime)
                     await machine.agent("guest-ping")  # it starts late; copies have it at once
                     await self.hypervisor.settle(machine)
                     freezing = self.hypervisor.freeze(machine, spec)
@@ -159,7 +159,7 @@ class Templates:
                 await asyncio.to_thread(frozen.save, work)
             await asyncio.to_thread(_finish, work)
             await asyncio.to_thread(self.store.place, key, work)
-        log.info("template_made", template=key.id, image=blueprint.image.reference)
+        log.info("template_made", template=key.id, image=blueprint.made_of.image.reference)
 
     async def _warm(self, port: int, keys: EnvironmentKeys, runtime: RuntimeName) -> None:
         """Have in memory what the first call of an environment needs."""

@@ -13,7 +13,7 @@ import anyio
 import anyio.abc
 import structlog
 
-from waggle.service.moment_facts import MadeOf
+from waggle.service.blueprint import MadeOf
 
 AGAIN: Final = 5.0
 """Seconds between two tries to end a machine."""

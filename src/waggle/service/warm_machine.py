@@ -15,9 +15,8 @@ from waggle.domain.machine import Machine
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.keys import EnvironmentKeys
 from waggle.infra.tasks import finish
-from waggle.service.blueprint import Blueprint
+from waggle.service.blueprint import Blueprint, MadeOf
 from waggle.service.launcher import Launched
-from waggle.service.moment_facts import MadeOf, made_of
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -33,7 +32,7 @@ class WarmMachine:
     @property
     def made_of(self) -> MadeOf:
         """What it was made of."""
-        return made_of(self.blueprint)
+        return self.blueprint.made_of
 
     @property
     def is_alive(self) -> bool:

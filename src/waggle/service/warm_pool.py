@@ -20,7 +20,7 @@ import structlog
 
 from waggle.domain.errors import WaggleError
 from waggle.infra.host.memory import Outlook
-from waggle.service.moment_facts import MadeOf
+from waggle.service.blueprint import MadeOf
 from waggle.service.warm_ending import Endings, Warm
 from waggle.service.warm_plan import Trouble, WarmKind, next_kind
 

@@ -7,6 +7,7 @@ manifest is whole; the manifest has the digests of the files, and facts for whoe
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import cast
 
+from waggle.domain.errors import MomentUnusable
 from waggle.infra.files import atomic_write
 
 MANIFEST = "manifest.json"
@@ -56,6 +58,15 @@ def problem(directory: Path) -> str | None:
         except OSError as error:
             return f"{name}: {error.strerror}"
     return None
+
+
+@contextlib.contextmanager
+def understanding() -> Generator[None]:
+    """What may go wrong while facts of a manifest are read, as MomentUnusable with the reason."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise MomentUnusable(f"Its manifest is not one of ours: {error!r}.") from error
 
 
 def stamp(directory: Path) -> tuple[tuple[int, int, int], ...]:
