@@ -36,6 +36,7 @@ def test_an_offer_knows_its_tools() -> None:
         ("One; read_file shows it; two. Three.", "One; two. Three."),
         ("A file's name is read_files, or my_read_file.", None),
         ("", ""),
+        ("read_file; ", ""),
     ],
 )
 def test_clauses_that_name_a_tool_which_is_not_offered_are_left_out(

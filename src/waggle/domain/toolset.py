@@ -99,7 +99,7 @@ def _without(withheld: re.Pattern[str], sentence: str) -> str:
     if not kept or kept == clauses:
         return " ".join(kept)
     first, rest = kept[0], kept[1:]
-    if first is not clauses[0] and "_" not in first.split()[0]:
-        first = first[0].upper() + first[1:]
+    if first is not clauses[0] and "_" not in first.partition(" ")[0]:
+        first = first[:1].upper() + first[1:]
     text = " ".join([first, *rest])
     return f"{text[:-1]}." if text.endswith(";") else text
