@@ -45,10 +45,18 @@ async def guest_files(settings: Settings, on_line: debian.OnLine) -> Files:
     cache = PurePosixPath("cache")
     files = {cache / "guest" / path.name: path for path in (kernel, kit)}
     files |= {cache / "disks" / disk.name: disk for disk in disks}
-    for document in sorted(places.images.rglob("*")):
-        if document.is_file() and 0 < document.stat().st_size < _DOCUMENT_BYTES:
-            files[cache / "images" / document.relative_to(places.images).as_posix()] = document
+    files |= {cache / "images" / name: path for name, path in documents(places.images).items()}
     return files
+
+
+def documents(layout: Path) -> Files:
+    """What names and describes images in a layout; not its layers, nor what is half made."""
+    whole = [layout / "index.json", layout / "oci-layout", *(layout / "blobs").glob("*/*")]
+    return {
+        PurePosixPath(path.relative_to(layout)): path
+        for path in whole
+        if path.is_file() and 0 < path.stat().st_size < _DOCUMENT_BYTES
+    }
 
 
 def files_key(files: Files) -> str:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -130,3 +132,25 @@ async def test_a_tool_that_ignores_the_request_is_killed(monkeypatch: pytest.Mon
     with pytest.raises(asyncio.CancelledError):
         await task
     await watch.settle()
+
+
+@pytest.mark.anyio
+async def test_what_a_killed_tool_had_mounted_is_mounted_nowhere(tmp_path: Path) -> None:
+    if not debian.own_mounts():
+        pytest.skip("NOT TESTED: this user may not mount, so its tools cannot leave a mount")
+    started = asyncio.Event()
+    mounted = "echo $$; mount -t tmpfs none $0 && grep -c $0 /proc/self/mounts && sleep 1000"
+    said: list[str] = []
+
+    def hear(line: str) -> None:
+        said.append(line)
+        if len(said) == 2:
+            started.set()
+
+    task = asyncio.create_task(debian.run(["sh", "-c", mounted, str(tmp_path)], hear))
+    await asyncio.wait_for(started.wait(), 30)
+    assert said[1] == "1"
+    os.killpg(int(said[0]), signal.SIGKILL)
+    with pytest.raises(SetupIncomplete):
+        await task
+    assert str(tmp_path) not in Path("/proc/self/mounts").read_text()

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path, PurePosixPath
 
 import pytest
-from lab.parts import DISK, ensure, files_key, libraries, place
+from lab.parts import DISK, documents, ensure, files_key, libraries, place
 from lab.store import Store
 
 pytestmark = pytest.mark.anyio
@@ -54,3 +54,15 @@ async def test_the_disk_holds_the_files_as_they_are(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     done = subprocess.run(argv, check=True, capture_output=True, env=environment)
     assert done.stdout == source.read_bytes()
+
+
+def test_of_an_image_store_the_documents_go_in_and_nothing_half_made(tmp_path: Path) -> None:
+    """A build that was killed leaves a tree with devices, and files that nobody may read."""
+    names = {"index.json", "oci-layout", "blobs/sha256/aa"}
+    for name in [*names, ".tmp-killed/tree/etc/passwd"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with (tmp_path / "blobs/sha256/layer").open("wb") as layer:
+        layer.truncate(1 << 20)
+    (tmp_path / "blobs/sha256/empty").touch()
+    assert documents(tmp_path) == {PurePosixPath(name): tmp_path / name for name in names}

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import re
 import shutil
 import signal
+import subprocess
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
@@ -27,6 +29,7 @@ _URI = re.compile(r"(?:https?|file|mirror\+file)://?[^\s\[\]'\"]+")
 _TAIL_LINES = 15
 _CHUNK = 16 * 1024
 GRACE_SECONDS = 10.0
+_PROBE_SECONDS = 10.0
 
 OnLine = Callable[[str], None]
 """Called with each line that a tool prints, for progress."""
@@ -84,6 +87,20 @@ def tree_argv(
     return [*argv, *hooks, *options, suite, target, f"deb {uri} {suite} main"]
 
 
+@functools.cache
+def own_mounts() -> tuple[str, ...]:
+    """What to put before a command so that its mounts end with its last process; maybe nothing.
+
+    mmdebstrap as root mounts /proc and more into its tree, which stay on the host when it is
+    killed. Empty for those who may not have mounts of their own: they cannot mount, either.
+    """
+    unshare = ("unshare", "--mount")
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        subprocess.run([*unshare, "true"], check=True, capture_output=True, timeout=_PROBE_SECONDS)
+        return unshare
+    return ()
+
+
 async def run(argv: Sequence[str], on_line: OnLine = lambda _line: None) -> None:
     """Run a build tool to its end. Raises SetupIncomplete with its last lines when it fails.
 
@@ -94,6 +111,7 @@ async def run(argv: Sequence[str], on_line: OnLine = lambda _line: None) -> None
     if program is None:
         raise SetupIncomplete(f"{argv[0]} is not installed.")
     process = await asyncio.create_subprocess_exec(
+        *await asyncio.to_thread(own_mounts),
         program,
         *argv[1:],
         stdin=asyncio.subprocess.DEVNULL,

@@ -100,7 +100,7 @@ def debian_tree(argv: Sequence[str], report: Callable[[str], None]) -> Generator
     """
     log: deque[str] = deque(maxlen=_KEPT_LINES)
     process = subprocess.Popen(
-        argv,
+        [*debian.own_mounts(), *argv],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
