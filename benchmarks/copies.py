@@ -11,8 +11,9 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -31,7 +32,7 @@ from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 from waggle.service.environments import CreateRequest
 
-FORK_ROUNDS, PAUSE_ROUNDS = 10, 30
+FORK_ROUNDS, PAUSE_ROUNDS = 30, 30
 CLONES, CLONE_MIB = 20, 512
 MEGABYTE = 1_000_000
 OWNER = "benchmark"
@@ -105,6 +106,15 @@ async def _run(app: App, environment: Environment, command: Command) -> None:
         raise RuntimeError(f"{command.argv} failed: {done}")
 
 
+async def _timed(app: App, make: Callable[[], Awaitable[Environment]]) -> float:
+    """The seconds until an environment is made; it is destroyed then."""
+    began = time.perf_counter()
+    made = await make()
+    took = time.perf_counter() - began
+    await _destroy(app, made)
+    return took
+
+
 async def _pause(app: App, options: Options) -> Result:
     """Resumed from the disk until `true` ran, against a new copy of the template until then."""
     await _until_made(app, RuntimeName.SHELL)
@@ -117,16 +127,13 @@ async def _pause(app: App, options: Options) -> Result:
         await _run(app, sleeper, TRUE)
         return time.perf_counter() - began
 
-    async def created() -> float:
-        began = time.perf_counter()
+    async def created() -> Environment:
         made = await _create(app, RuntimeName.SHELL)
         await _run(app, made, TRUE)
-        took = time.perf_counter() - began
-        await _destroy(app, made)
-        return took
+        return made
 
     seconds = await interleave(
-        {"resumed": resumed, "created": created},
+        {"resumed": resumed, "created": partial(_timed, app, created)},
         rounds=options.rounds or PAUSE_ROUNDS,
         tick=options.tick,
     )
@@ -139,23 +146,16 @@ async def _fork(app: App, options: Options) -> Result:
     await _until_made(app, RuntimeName.PYTHON)
     origin = await _filled(app)
 
-    async def forked() -> float:
-        began = time.perf_counter()
+    async def forked() -> Environment:
         (fork,) = await app.services.snapshots.fork(origin.id, 1, owner=OWNER)
         await _run(app, fork, TRUE)
-        took = time.perf_counter() - began
-        await _destroy(app, fork)
-        return took
-
-    async def refilled() -> float:
-        began = time.perf_counter()
-        made = await _filled(app)
-        took = time.perf_counter() - began
-        await _destroy(app, made)
-        return took
+        return fork
 
     seconds = await interleave(
-        {"forked": forked, "refilled": refilled},
+        {
+            "forked": partial(_timed, app, forked),
+            "refilled": partial(_timed, app, partial(_filled, app)),
+        },
         rounds=options.rounds or FORK_ROUNDS,
         tick=options.tick,
     )

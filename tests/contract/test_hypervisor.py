@@ -331,7 +331,10 @@ async def test_the_end_of_the_guest_is_seen_with_its_cause(real: Subject) -> Non
 async def test_a_panic_is_seen_with_its_cause(real: Subject) -> None:
     case = await real.case()
     machine = await real.boot(case)
-    panic = "echo 2 > /proc/sys/vm/panic_on_oom; tail /dev/zero"
+    small = (
+        "cd /sys/fs/cgroup; mkdir small; echo 8M > small/memory.max; echo $$ > small/cgroup.procs"
+    )
+    panic = f"echo 2 > /proc/sys/vm/panic_on_oom; {small}; tail /dev/zero"  # little to fill
     asking = asyncio.create_task(case.root(panic))
     async with asyncio.timeout(60):
         assert "Kernel panic - not syncing: Out of memory" in await machine.wait()

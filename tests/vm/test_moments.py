@@ -11,6 +11,7 @@ from typing import cast
 
 import anyio
 import pytest
+from tests.support.harm import cut, flip
 from tests.support.vm import Lab, environment, lines, root, sh
 
 from waggle.domain.environment import Environment
@@ -150,16 +151,6 @@ async def test_a_paused_machine_stands_still_and_then_has_the_right_time(freezin
     assert isinstance(told, int)
     assert asked - DRIFT <= told / 1e9 <= time.time() + DRIFT
     assert await count(guest) >= before
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 0xFF
-    path.write_bytes(data)
 
 
 async def test_a_harmed_state_is_refused_and_stays(freezing: Lab) -> None:

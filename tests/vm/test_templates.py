@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.support.harm import cut, flip
 from tests.support.vm import CACHE, Lab, command, environment, lines, root, sh
 
 from waggle.domain.host import no_progress
@@ -159,16 +160,6 @@ async def test_the_template_lets_nobody_in(templated: Lab) -> None:
     assert not any((template.directory / "identity.img").read_bytes())
     names = {each.name for each in template.directory.iterdir()}
     assert names == {"manifest.json", "ram", "state", "scratch.img", "identity.img"}
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 0xFF
-    path.write_bytes(data)
 
 
 @pytest.mark.parametrize("name", ["state", "ram", "scratch.img"])
