@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator
 
 from waggle.config_base import Section, Whole, setting
-from waggle.config_values import OptionalPath, Program, lower
+from waggle.config_values import OptionalPath, Program, Programs, lower
 
 
 class MachineSection(Section):
@@ -30,6 +30,11 @@ class MachineSection(Section):
         "Hardware virtualisation (`kvm`) or emulation (`tcg`); `auto` takes KVM where usable.",
     )
     qemu_binary: Program = setting("qemu-system-x86_64", "The QEMU program.")
+    qemu_older: Programs = setting(
+        "",
+        "Other QEMU programs. Paused environments and snapshots go on only with the very QEMU that "
+        "made them: when you upgrade, keep the old one, with its files, and name it here.",
+    )
     templates: Annotated[Literal["on", "off"], BeforeValidator(lower)] = setting(
         "on", "Whether QEMU's machines go on from frozen ones instead of booting."
     )

@@ -251,6 +251,11 @@ ImageName = Annotated[
 Program = Annotated[
     str, matching(re.compile(r"[!-~]{1,255}")), Accepts("a program on PATH, or its absolute path")
 ]
+Programs = Annotated[
+    tuple[str, ...],
+    all_matching(re.compile(r"[!-+\--~]{1,255}")),
+    Accepts("programs on PATH, or their absolute paths, separated by commas"),
+]
 Mirror = Annotated[
     str, matching(_MIRROR, empty=True), Accepts("a URL (http, https, file or copy), or nothing")
 ]

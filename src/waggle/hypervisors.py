@@ -42,7 +42,7 @@ def hypervisor(settings: Settings) -> Chosen:
             f"There is no QEMU: {settings.qemu_binary} cannot be found.",
             hint="Run 'waggle setup', or name another program with WAGGLE_QEMU_BINARY.",
         )
-    qemu = QemuHypervisor(settings.qemu_binary, acceleration.accel)
+    qemu = QemuHypervisor(settings.qemu_binary, acceleration.accel, older=settings.qemu_older)
     reason = choice.reason
     if acceleration.reason not in reason:
         reason = f"{reason} {acceleration.reason}"

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +16,7 @@ import pytest
 from tests.support.harm import cut, flip
 from tests.support.vm import Lab, environment, lines, root, sh
 
+from waggle.config import load
 from waggle.domain.environment import Environment
 from waggle.domain.errors import BootFailed, MomentUnusable
 from waggle.domain.host import Moment, no_progress
@@ -201,6 +204,70 @@ async def test_what_another_qemu_or_processor_froze_or_was_made_of_other_parts_i
             await host.wake(asked, no_progress)
         reseal(frozen, **told)
     freezing.adopt(await host.wake(asked, no_progress))
+
+
+@pytest.fixture
+def another_qemu() -> Generator[Path]:
+    """The same program as another file with another digest, its modules and data where it looks."""
+    with tempfile.TemporaryDirectory(prefix="waggle-qemu-") as directory:
+        place = Path(directory)
+        place.chmod(0o755)
+        found = shutil.which(load().qemu_binary)
+        assert found is not None
+        (place / "bin").mkdir()
+        for name in ("lib", "share"):
+            (place / name).symlink_to(Path("/usr") / name)
+        other = Path(shutil.copy(found, place / "bin" / "qemu"))
+        with other.open("ab") as program:
+            program.write(b"another")
+        yield other
+
+
+async def test_what_an_older_qemu_froze_goes_on_with_that_one_only(
+    freezing: Lab, another_qemu: Path
+) -> None:
+    newer = cast("QemuHypervisor", freezing.hypervisor)
+    accelerator = newer.fingerprint()["accelerator"]
+    freezing.hypervisor = older = QemuHypervisor(str(another_qemu), accelerator)
+    host, asked, guest = await started(freezing)
+    await guest.hibernate()
+
+    freezing.hypervisor = newer
+    with pytest.raises(MomentUnusable, match="version of QEMU") as refused:
+        await freezing.host().wake(asked, no_progress)
+    assert "WAGGLE_QEMU_OLDER" in str(refused.value.hint)
+
+    binary = load().qemu_binary
+    freezing.hypervisor = both = QemuHypervisor(binary, accelerator, older=[str(another_qemu)])
+    host = freezing.host()
+    woken = freezing.adopt(await host.wake(asked, no_progress))
+    async with woken.moment() as moment:
+        assert both.fingerprint(moment.frozen) == older.fingerprint() != both.fingerprint()
+        fork = await copy(freezing, host, moment)
+    assert lines(await fork.run(sh("echo works"))) == ["works"]
+    await woken.hibernate()
+    woken = freezing.adopt(await host.wake(asked, no_progress))
+    assert lines(await woken.run(sh("echo works"))) == ["works"]
+
+
+async def test_a_qemu_that_was_replaced_while_its_machine_ran_is_not_mistaken(
+    freezing: Lab, another_qemu: Path
+) -> None:
+    accelerator = cast("QemuHypervisor", freezing.hypervisor).fingerprint()["accelerator"]
+    kept = another_qemu.with_name("kept")
+    freezing.hypervisor = QemuHypervisor(str(another_qemu), accelerator, older=[str(kept)])
+    host, asked, guest = await started(freezing)
+    another_qemu.rename(another_qemu.with_name("away"))
+    shutil.copy(str(shutil.which(load().qemu_binary)), another_qemu)
+    with pytest.raises(BootFailed, match="not here any more") as refused:
+        await guest.hibernate()
+    assert "WAGGLE_QEMU_OLDER" in str(refused.value.hint)
+    assert lines(await guest.run(sh("echo works"))) == ["works"]
+
+    another_qemu.with_name("away").rename(kept)
+    await guest.hibernate()
+    woken = freezing.adopt(await host.wake(asked, no_progress))
+    assert lines(await woken.run(sh("echo works"))) == ["works"]
 
 
 async def test_a_state_that_is_none_of_qemus_is_refused_by_qemu(freezing: Lab) -> None:

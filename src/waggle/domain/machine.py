@@ -137,8 +137,18 @@ class Frozen(Protocol):
 class FreezingHypervisor(Hypervisor, Protocol):
     """A hypervisor that freezes machines and resumes copies of them, any number at once."""
 
-    def fingerprint(self) -> Mapping[str, str]:
-        """What a frozen machine is locked to: it resumes only where all of this is the same."""
+    def fingerprint(self, frozen: Frozen | None = None) -> Mapping[str, str]:
+        """What a frozen machine is locked to: it resumes only where all of this is the same.
+
+        Without one, of what would be booted and frozen now. Raises SetupIncomplete without a VMM.
+        """
+        ...
+
+    def lock(self, fingerprint: Mapping[str, str]) -> str | None:
+        """What would have to be another so that a machine of this fingerprint resumes, if anything.
+
+        Such as "version of QEMU". Raises SetupIncomplete without a VMM.
+        """
         ...
 
     async def settle(self, machine: Machine) -> None:
@@ -156,8 +166,10 @@ class FreezingHypervisor(Hypervisor, Protocol):
         """
         ...
 
-    def load(self, directory: Path, *, alone: bool = False) -> Frozen:
-        """Read what was saved. Blocks. Raises OSError.
+    def load(
+        self, directory: Path, fingerprint: Mapping[str, str], *, alone: bool = False
+    ) -> Frozen:
+        """Read what was saved, of a machine with this fingerprint. Blocks. Raises OSError.
 
         For one machine `alone`, that one may write to its memory without copying it first.
         """

@@ -74,6 +74,12 @@ def from_facts(facts: Mapping[str, object], shelves: Shelves) -> MadeOf:
     )
 
 
+def vmm_of(facts: Mapping[str, object]) -> dict[str, str]:
+    """What the state is locked to. Raises as `from_facts` does."""
+    told = cast("dict[object, object]", facts["vmm"])
+    return {str(name): str(value) for name, value in told.items()}
+
+
 def _plain(name: object) -> str:
     text = str(name)
     if "/" in text or text in ("", ".", ".."):

@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from waggle.domain.errors import MomentUnusable
 from waggle.domain.machine import FreezingHypervisor, Frozen, Machine
@@ -27,7 +26,7 @@ from waggle.infra.tasks import finish
 from waggle.service.blueprint import Blueprint, GuestParts, MadeOf
 from waggle.service.launcher import Launched
 from waggle.service.loaded import Loaded, closing_with
-from waggle.service.moment_facts import Shelves, from_facts, to_facts
+from waggle.service.moment_facts import Shelves, from_facts, to_facts, vmm_of
 
 UNFINISHED = ".tmp-"
 
@@ -55,7 +54,7 @@ class Moments:
     ) -> None:
         """`disks` is where the images' are."""
         self.hypervisor = hypervisor
-        self.loaded = Loaded(hypervisor.load)
+        self.loaded = Loaded(self._load)
         self._verified: set[object] = set()
         self._directory = directory
         self._disks = disks
@@ -108,7 +107,7 @@ class Moments:
             with contextlib.closing(frozen):
                 await asyncio.to_thread(frozen.save, work)
             await asyncio.to_thread(_keep_disks, launched, work)
-            facts = to_facts(blueprint.made_of, self.hypervisor.fingerprint())
+            facts = to_facts(blueprint.made_of, self.hypervisor.fingerprint(frozen))
             await asyncio.to_thread(self._seal, work, facts)
             work.rename(frozen_in(blueprint.files))
         except BaseException:
@@ -139,7 +138,8 @@ class Moments:
 
         `facts` are kept beside it. A crash leaves a directory in work, which `sweep` removes.
         """
-        whole = {**to_facts(moment.made_of, self.hypervisor.fingerprint()), **facts}
+        vmm = self.hypervisor.fingerprint(moment.frozen)
+        whole = {**to_facts(moment.made_of, vmm), **facts}
         await asyncio.to_thread(moment.frozen.save, moment.directory)
         await asyncio.to_thread(self._seal, moment.directory, whole)
         directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -164,7 +164,7 @@ class Moments:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 if alone:
-                    load = asyncio.to_thread(lambda: self.hypervisor.load(directory, alone=True))
+                    load = asyncio.to_thread(self._load, directory, alone=True)
                     frozen = await finish(closing_with(stack, load))
                 else:
                     frozen = await stack.enter_async_context(self.loaded.using(directory))
@@ -183,17 +183,21 @@ class Moments:
             facts = frozen_files.facts(directory)
             shelves = Shelves(self._disks, self._parts.kernel().parent, self._parts.kit().parent)
             parts = from_facts(facts, shelves)
-            vmm = dict(cast("dict[str, str]", facts["vmm"]))
-        now = dict(self.hypervisor.fingerprint())
-        if differ := [name for name in {**vmm, **now} if vmm.get(name) != now.get(name)]:
+            another = self.hypervisor.lock(vmm_of(facts))
+        if another is not None:
             raise MomentUnusable(
-                f"Its state is locked to another {_VMM_PARTS.get(differ[0], differ[0])}.",
-                hint="Machines go on only with the QEMU and the processor that froze them.",
+                f"Its state is locked to another {another}.",
+                hint="Machines go on only with the QEMU and the processor that froze them; "
+                "WAGGLE_QEMU_OLDER can name the QEMU of before.",
             )
         for path in (parts.image.disk, parts.kernel, parts.kit):
             if not path.exists():
                 raise MomentUnusable(f"What it was made of is not here any more: {path.name}.")
         return parts
+
+    def _load(self, directory: Path, *, alone: bool = False) -> Frozen:
+        vmm = vmm_of(frozen_files.facts(directory))
+        return self.hypervisor.load(directory, vmm, alone=alone)
 
     def _workspace(self) -> Path:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -219,9 +223,6 @@ class MachineFreezer:
     async def hibernate(self) -> None:
         """Keep it and end it; see `Moments.hibernate`."""
         await self.moments.hibernate(self.launched, self.blueprint)
-
-
-_VMM_PARTS = {"vmm": "version of QEMU", "cpu": "processor", "machine": "kind of machine"}
 
 
 def frozen_in(files: Path) -> Path:

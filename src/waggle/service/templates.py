@@ -60,7 +60,7 @@ class Templates:
     ) -> None:
         self.hypervisor = hypervisor
         self.store = store
-        self.loaded = Loaded(hypervisor.load)
+        self.loaded = Loaded(lambda path: hypervisor.load(path, hypervisor.fingerprint()))
         self._launcher = launcher
         self._recipe = recipe
         self._tasks = tasks

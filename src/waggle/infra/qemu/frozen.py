@@ -21,8 +21,9 @@ _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_
 class FrozenQemu:
     """Implements `domain.machine.Frozen`. Owns two descriptors."""
 
-    def __init__(self, mib: int = 0) -> None:
-        """Empty, to be filled and then sealed. Raises OSError."""
+    def __init__(self, vmm: str, mib: int = 0) -> None:
+        """Empty, to be filled and then sealed; `vmm` is the QEMU that can. Raises OSError."""
+        self.vmm = vmm
         self.ram = _memory("ram")
         try:
             self.state = _memory("state")
@@ -33,9 +34,9 @@ class FrozenQemu:
         self._closed = False
 
     @classmethod
-    def load(cls, directory: Path, *, seal: bool = True) -> FrozenQemu:
+    def load(cls, directory: Path, vmm: str, *, seal: bool = True) -> FrozenQemu:
         """Read what `save` wrote. Raises OSError."""
-        frozen = cls()
+        frozen = cls(vmm)
         try:
             for name, target in ((RAM, frozen.ram), (STATE, frozen.state)):
                 with (directory / name).open("rb") as file:

@@ -13,7 +13,7 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from waggle.infra.guest.boot import until_booted
 from waggle.infra.guest.console import Console
 from waggle.infra.qemu.argv import MACHINE, Memory, qemu_argv
 from waggle.infra.qemu.frozen import FrozenQemu, reopened
-from waggle.infra.qemu.identity import host_cpu, host_model, program_digest
+from waggle.infra.qemu.identity import host_cpu, host_model, program_digest, program_of
 from waggle.infra.qemu.machine import Incoming, QemuMachine
 from waggle.infra.qemu.tsc import tsc_khz
 from waggle.infra.qemu.wires import open_wires
@@ -33,17 +33,23 @@ from waggle.infra.tasks import end
 
 _PORT_TAKEN = "host forwarding rule"
 _KVM = Path("/dev/kvm")
+_PARTS = {"vmm": "version of QEMU", "cpu": "processor", "machine": "kind of machine"}
 _BROKEN_SECONDS = 5.0
 """How long a QEMU may take to notice that nobody reads its state any more."""
 
 
 class QemuHypervisor:
-    """`accelerator` is `kvm` or `tcg`; whether KVM is usable was decided before."""
+    """`accelerator` is `kvm` or `tcg`; whether KVM is usable was decided before.
+
+    `binary` boots machines. What was frozen with one of the `older` programs goes on with that one.
+    A QEMU is told from another by the digest of its program, here called `vmm`.
+    """
 
     name = "qemu"
 
-    def __init__(self, binary: str, accelerator: str) -> None:
+    def __init__(self, binary: str, accelerator: str, *, older: Sequence[str] = ()) -> None:
         self._binary = binary
+        self._programs = (binary, *older)
         self._accelerator = accelerator
         self._tsc_khz = tsc_khz() if accelerator == "tcg" else None
 
@@ -54,14 +60,22 @@ class QemuHypervisor:
         """
         return await self._until_booted(self._start(spec), spec)
 
-    def fingerprint(self) -> Mapping[str, str]:
-        """See `domain.machine.FreezingHypervisor.fingerprint`. Raises SetupIncomplete."""
+    def fingerprint(self, frozen: Frozen | None = None) -> Mapping[str, str]:
+        """See `domain.machine.FreezingHypervisor.fingerprint`."""
         return {
-            "vmm": program_digest(self._binary),
+            "vmm": frozen.vmm if isinstance(frozen, FrozenQemu) else program_digest(self._binary),
             "machine": MACHINE,
             "accelerator": self._accelerator,
             "cpu": f"max on {host_model()}" if self._accelerator == "tcg" else host_cpu(),
         }
+
+    def lock(self, fingerprint: Mapping[str, str]) -> str | None:
+        """See `domain.machine.FreezingHypervisor.lock`."""
+        ours = self.fingerprint()
+        differs = {k for k in {**ours, **fingerprint} if ours.get(k) != fingerprint.get(k)}
+        if program_of(fingerprint.get("vmm", ""), self._programs):
+            differs.discard("vmm")
+        return next((_PARTS.get(name, name) for name in sorted(differs)), None)
 
     async def settle(self, machine: Machine) -> None:
         """See `domain.machine.FreezingHypervisor.settle`."""
@@ -75,7 +89,7 @@ class QemuHypervisor:
         """
         if not isinstance(machine, QemuMachine):
             raise BootFailed("Only a machine of QEMU's can be frozen by it.")
-        frozen = FrozenQemu(spec.resources.memory_mib)
+        frozen = FrozenQemu(machine.vmm, spec.resources.memory_mib)
         try:
             await machine.pause()
             await self._pour(machine, spec, frozen)
@@ -93,7 +107,8 @@ class QemuHypervisor:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             memory = Memory(frozen.ram, shared=True)
-            vessel = self._start(apart, memory, Incoming(theirs.fileno(), memory=True))
+            receiving = Incoming(theirs.fileno(), memory=True)
+            vessel = self._start(apart, memory, receiving, vmm=frozen.vmm)
             sending = asyncio.create_task(machine.send(ours.fileno(), memory=True))
             try:
                 await self._until_booted(vessel, spec)
@@ -106,9 +121,11 @@ class QemuHypervisor:
                 await asyncio.wait([sending], timeout=_BROKEN_SECONDS)
                 await end(sending)
 
-    def load(self, directory: Path, *, alone: bool = False) -> FrozenQemu:
+    def load(
+        self, directory: Path, fingerprint: Mapping[str, str], *, alone: bool = False
+    ) -> FrozenQemu:
         """See `domain.machine.FreezingHypervisor.load`."""
-        return FrozenQemu.load(directory, seal=not alone)
+        return FrozenQemu.load(directory, fingerprint["vmm"], seal=not alone)
 
     async def resume(
         self, spec: MachineSpec, frozen: Frozen, *, alone: bool = False
@@ -120,7 +137,8 @@ class QemuHypervisor:
         try:
             memory = Memory(frozen.ram, shared=alone)
             with stage("process"):
-                machine = self._start(spec, memory, Incoming(state, memory=False))
+                going_on = Incoming(state, memory=False)
+                machine = self._start(spec, memory, going_on, vmm=frozen.vmm)
         finally:
             os.close(state)
         with stage("state"):
@@ -143,15 +161,27 @@ class QemuHypervisor:
         return machine
 
     def _start(
-        self, spec: MachineSpec, memory: Memory | None = None, incoming: Incoming | None = None
+        self,
+        spec: MachineSpec,
+        memory: Memory | None = None,
+        incoming: Incoming | None = None,
+        *,
+        vmm: str | None = None,
     ) -> QemuMachine:
-        """Open everything, start QEMU, close what only QEMU needs."""
+        """Open everything, start the QEMU that boots or that one, close what only QEMU needs."""
+        vmm = vmm or program_digest(self._binary)
+        program = program_of(vmm, self._programs)
+        if program is None:
+            raise BootFailed(
+                "The QEMU that this machine's state is locked to is not here any more.",
+                hint="It was replaced: name a copy of it with WAGGLE_QEMU_OLDER.",
+            )
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
             console = Console(spec.console_log)
             undo.callback(console.close)
             wires, inherited = open_wires(spec, undo, theirs)
             argv = qemu_argv(
-                self._binary,
+                program,
                 accelerator=self._accelerator,
                 resources=spec.resources,
                 ssh_port=None if incoming and incoming.memory else spec.ssh_port,
@@ -170,7 +200,7 @@ class QemuHypervisor:
                 background=spec.background,
             )
             undo.pop_all()
-            return QemuMachine(spec.id, process, console, wires, incoming)
+            return QemuMachine(spec.id, process, console, wires, incoming, vmm=vmm)
 
     def _groups(self) -> list[int]:
         """The group that may use /dev/kvm, for a QEMU that is not root."""

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from waggle.domain.errors import SetupIncomplete
@@ -22,6 +24,15 @@ def program_digest(name: str) -> str:
     path = Path(found).resolve()
     about = path.stat()
     return _digest(path, about.st_ino, about.st_size, about.st_mtime_ns)
+
+
+def program_of(digest: str, names: Iterable[str]) -> str | None:
+    """The first of these programs that has the digest now; those that are missing have none."""
+    for name in names:
+        with contextlib.suppress(SetupIncomplete):
+            if program_digest(name) == digest:
+                return name
+    return None
 
 
 @functools.lru_cache(maxsize=8)

@@ -50,8 +50,11 @@ class QemuMachine:
         console: Console,
         wires: Wires,
         incoming: Incoming | None = None,
+        *,
+        vmm: str,
     ) -> None:
-        """`incoming` is what it goes on from; without it, QEMU boots."""
+        """`incoming` is what it goes on from; without it, QEMU boots. `vmm` is which QEMU."""
+        self.vmm = vmm
         self._process = process
         self._incoming = incoming
         self._renewal: Renewal | None = None
