@@ -46,6 +46,7 @@ def subject(settings: Settings) -> Subject:
         port_base=settings.ssh_port_base,
         port_max=settings.ssh_port_max,
         qemu_binary=settings.qemu_binary,
+        qemu_older=settings.qemu_older,
         hypervisor=settings.hypervisor,
         prefer=settings.prefer,
         libkrun=lambda: library(settings),

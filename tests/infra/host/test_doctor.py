@@ -187,6 +187,33 @@ class TestHypervisor:
         assert (await checks_machine.qemu(demanded)).status is Status.FAIL
 
 
+class TestFreezing:
+    async def test_with_qemu_machines_can_be_frozen(self, subject: Subject) -> None:
+        result = await checks_machine.freezing(replace(subject, hypervisor="qemu"))
+        assert (result.name, result.status) == ("snapshots", Status.OK)
+        assert "machines can be frozen" in result.detail
+
+    @pytest.mark.parametrize(
+        "setting,way",
+        [("auto", "WAGGLE_PREFER=speed or WAGGLE_HYPERVISOR=qemu"), ("krun", "=qemu is the way")],
+    )
+    async def test_with_krun_none_can_and_the_way_to_it_is_told(
+        self, subject: Subject, setting: HypervisorSetting, way: str
+    ) -> None:
+        krun = replace(subject, hypervisor=setting, libkrun=lambda: THERE)
+        result = await checks_machine.freezing(krun)
+        assert result.status is Status.OK
+        assert "libkrun cannot freeze" in result.detail
+        assert way in result.detail
+
+    async def test_an_older_qemu_that_is_not_here_is_named(self, subject: Subject) -> None:
+        older = replace(subject, hypervisor="qemu", qemu_older=("sh", "/opt/old/qemu"))
+        result = await checks_machine.freezing(older)
+        assert result.status is Status.WARN
+        assert result.detail.endswith("not here: /opt/old/qemu")
+        assert result.mend
+
+
 class TestMemory:
     async def test_too_little_for_one(self, subject: Subject) -> None:
         result = await checks_machine.memory(replace(subject, memory_mib=10**9))

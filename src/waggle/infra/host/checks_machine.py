@@ -99,6 +99,9 @@ async def freezing(subject: Subject) -> CheckResult:
     except WaggleError as error:
         return warn("snapshots", "not known before there is a hypervisor", error.hint)
     if name == "qemu":
+        if gone := [each for each in subject.qemu_older if find_program(each) is None]:
+            detail = f"WAGGLE_QEMU_OLDER names what is not here: {', '.join(gone)}"
+            return warn("snapshots", detail, "What it froze cannot go on: bring it back.")
         return ok("snapshots", "machines can be frozen: templates, snapshots, forks, pauses")
     detail = "none: libkrun cannot freeze machines, so each boots and none is copied"
     if subject.hypervisor == "krun":

@@ -51,6 +51,7 @@ class Subject:
     port_base: int = 10000
     port_max: int = 11000
     qemu_binary: str = "qemu-system-x86_64"
+    qemu_older: tuple[str, ...] = ()
     accel: AccelSetting = "auto"
     hypervisor: HypervisorSetting = "auto"
     prefer: Preference = "isolation"
