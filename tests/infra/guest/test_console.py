@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from waggle.infra.guest.console import (
     clean,
 )
 
+Following = Callable[[Console, asyncio.StreamReader], Coroutine[None, None, None]]
 REPLACED = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -132,10 +134,11 @@ async def test_following_ends_when_the_stream_breaks(log: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_flood_is_read_no_faster_than_its_share(log: Path) -> None:
+@pytest.mark.parametrize("follow", [Console.follow, Console.follow_messages])
+async def test_a_flood_is_read_no_faster_than_its_share(log: Path, follow: Following) -> None:
     console, reader = Console(log), asyncio.StreamReader()
-    reader.feed_data(b"z" * (FLOOD_BYTES_PER_SECOND + 100_000))
-    following = asyncio.create_task(console.follow(reader))
+    reader.feed_data((b"z" * 99 + b"\n") * (FLOOD_BYTES_PER_SECOND // 100 + 1000))
+    following = asyncio.create_task(follow(console, reader))
     await asyncio.wait({following}, timeout=0.2)
     assert log.stat().st_size <= FLOOD_BYTES_PER_SECOND + 16 * 1024
     following.cancel()
@@ -153,4 +156,14 @@ async def test_messages_of_the_vmm_join_tail_and_log_cut_and_cleaned(log: Path) 
     assert (first, last) == (f"qemu: bad{REPLACED}", "last")
     assert len(long) <= MAX_LINE
     assert log.read_text().splitlines() == [first, long, last]
+    console.close()
+
+
+@pytest.mark.anyio
+async def test_what_a_guest_can_have_the_vmm_say_without_end_is_not_kept(log: Path) -> None:
+    console, reader = Console(log, noise="no hole"), asyncio.StreamReader()
+    reader.feed_data(b"qemu: no hole at 1\nqemu: bad\nqemu: no hole at 2")
+    reader.feed_eof()
+    await console.follow_messages(reader)
+    assert console.tail() == ["qemu: bad"]
     console.close()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.environment import Resources
-from waggle.infra.qemu.argv import COMMAND_LINE, Descriptors, Memory, command_line, qemu_argv
+from waggle.infra.qemu.argv import COMMAND_LINE, Descriptors, Memory, command_line, kind, qemu_argv
 
 FDS = Descriptors(
     kernel=10,
@@ -147,3 +147,8 @@ def test_it_is_told_no_path_of_ours() -> None:
 def test_an_emulated_machine_is_told_how_fast_its_counter_runs() -> None:
     assert "tsc" not in command_line(None)
     assert command_line(2_500_000).endswith(" tsc_early_khz=2500000 tsc=reliable")
+
+
+def test_machines_that_are_put_together_in_another_way_are_of_another_kind() -> None:
+    """Their number of processors, memory, ports and files are told apart elsewhere."""
+    assert kind("tcg") == kind("tcg") != kind("kvm")

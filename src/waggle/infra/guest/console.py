@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Final
 
@@ -33,13 +34,17 @@ def clean(raw: bytes) -> str:
 class Console:
     """What is known of one console. `ready` and `failed` are set once and stay set."""
 
-    def __init__(self, log: Path) -> None:
-        """Open the log file for appending. Raises BootFailed when it cannot be; `close` it."""
+    def __init__(self, log: Path, noise: str = "") -> None:
+        """Open the log file for appending. Raises BootFailed when it cannot be; `close` it.
+
+        What the VMM says with `noise` in it is not kept: a guest can have it said without end.
+        """
         self.ready = asyncio.Event()
         self.failed = asyncio.Event()
         self.cause: str | None = None
         self._lines: deque[str] = deque(maxlen=TAIL_LINES)
         self._rest = b""
+        self._noise = noise
         self._room = MAX_LOG_BYTES
         try:
             self._log = log.open("ab", buffering=0)
@@ -93,27 +98,37 @@ class Console:
 
     async def follow(self, reader: asyncio.StreamReader) -> None:
         """Read until the stream ends or breaks. Cancel it to stop."""
-        loop = asyncio.get_running_loop()
-        second, count = loop.time(), 0
-        while data := await _read(reader):
+        async for data in _paced(reader):
             self.feed(data)
-            count += len(data)
-            now = loop.time()
-            if now - second >= 1:
-                second, count = now, 0
-            elif count > FLOOD_BYTES_PER_SECOND:
-                await asyncio.sleep(1 - (now - second))
 
     async def follow_messages(self, reader: asyncio.StreamReader) -> None:
         """Note each line of another stream, the VMM's own messages, until that ends."""
         rest = b""
-        while data := await _read(reader):
+        async for data in _paced(reader):
             *lines, rest = (rest + data).split(b"\n")
             rest = rest[:MAX_LINE]
             for line in lines[-TAIL_LINES:]:
-                self.note(line.decode("utf-8", "replace"))
+                self._heard(line.decode("utf-8", "replace"))
         if rest:
-            self.note(rest.decode("utf-8", "replace"))
+            self._heard(rest.decode("utf-8", "replace"))
+
+    def _heard(self, message: str) -> None:
+        if not self._noise or self._noise not in message:
+            self.note(message)
+
+
+async def _paced(reader: asyncio.StreamReader) -> AsyncGenerator[bytes]:
+    """What comes, until the stream ends or breaks; a flood no faster than the server can bear."""
+    loop = asyncio.get_running_loop()
+    second, count = loop.time(), 0
+    while data := await _read(reader):
+        yield data
+        count += len(data)
+        now = loop.time()
+        if now - second >= 1:
+            second, count = now, 0
+        elif count > FLOOD_BYTES_PER_SECOND:
+            await asyncio.sleep(1 - (now - second))
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:

@@ -22,7 +22,7 @@ from waggle.domain.machine import Frozen, Machine, MachineSpec
 from waggle.infra.confined import ConfinedProcess
 from waggle.infra.guest.boot import until_booted
 from waggle.infra.guest.console import Console
-from waggle.infra.qemu.argv import MACHINE, Memory, qemu_argv
+from waggle.infra.qemu.argv import Memory, kind, qemu_argv
 from waggle.infra.qemu.frozen import FrozenQemu, reopened
 from waggle.infra.qemu.identity import host_cpu, host_model, program_digest, program_of
 from waggle.infra.qemu.machine import Incoming, QemuMachine
@@ -31,6 +31,8 @@ from waggle.infra.qemu.wires import open_wires
 from waggle.infra.stages import stage
 from waggle.infra.tasks import end
 
+_NOT_GIVEN_BACK = "ram_block_discard_range"
+"""Copies share their memory's file, in which QEMU cannot make the hole that a guest offers."""
 _PORT_TAKEN = "host forwarding rule"
 _KVM = Path("/dev/kvm")
 _PARTS = {"vmm": "version of QEMU", "cpu": "processor", "machine": "kind of machine"}
@@ -64,7 +66,7 @@ class QemuHypervisor:
         """See `domain.machine.FreezingHypervisor.fingerprint`."""
         return {
             "vmm": frozen.vmm if isinstance(frozen, FrozenQemu) else program_digest(self._binary),
-            "machine": MACHINE,
+            "machine": kind(self._accelerator),
             "accelerator": self._accelerator,
             "cpu": f"max on {host_model()}" if self._accelerator == "tcg" else host_cpu(),
         }
@@ -177,7 +179,7 @@ class QemuHypervisor:
                 hint="It was replaced: name a copy of it with WAGGLE_QEMU_OLDER.",
             )
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
-            console = Console(spec.console_log)
+            console = Console(spec.console_log, noise=_NOT_GIVEN_BACK)
             undo.callback(console.close)
             wires, inherited = open_wires(spec, undo, theirs)
             argv = qemu_argv(

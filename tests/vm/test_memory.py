@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory that a guest has freed goes back to the host."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from benchmarks.process import resident_bytes
+from tests.support.vm import Lab, environment, root
+
+from waggle.domain.environment import Resources
+from waggle.domain.host import no_progress
+from waggle.infra.qemu.hypervisor import QemuHypervisor
+from waggle.service.local_guest import LocalGuest
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.vm,
+    pytest.mark.usefixtures("leaks"),
+    pytest.mark.timeout(300),
+]
+ENOUGH = Resources(1, 512, 128)
+"""The kernel gives back in pieces of 4 MB, and only while it has 32 of them free."""
+USED_MB = 100
+FILL = f"dd if=/dev/zero of=/dev/shm/full bs=1M count={USED_MB} 2>/dev/null"
+SIZE = "wc -c </dev/shm/full"
+GIVEN_BACK_SECONDS = 60
+
+
+@pytest.fixture
+def reporting(lab: Lab) -> Lab:
+    if not isinstance(lab.hypervisor, QemuHypervisor):
+        pytest.skip("NOT TESTED: libkrun's own balloon gives memory back")
+    return lab
+
+
+def held(guest: LocalGuest) -> int:
+    """Resident megabytes of the machine's process."""
+    return resident_bytes(guest.machine.pid) >> 20
+
+
+async def use_and_free(guest: LocalGuest) -> tuple[int, int]:
+    """What it holds while the guest uses memory, and later, when that is back or time is up."""
+    assert int(await root(guest, f"{FILL}; {SIZE}")) == USED_MB << 20
+    used = held(guest)
+    await root(guest, "rm /dev/shm/full")
+    for _ in range(GIVEN_BACK_SECONDS):
+        if held(guest) < used - USED_MB // 2:
+            break
+        await asyncio.sleep(1)
+    return used, held(guest)
+
+
+async def test_a_booted_machine_and_one_that_slept_give_back_what_they_freed(
+    reporting: Lab,
+) -> None:
+    host, asked = reporting.host(), environment(resources=ENOUGH)
+    guest = reporting.adopt(await host.create(asked, no_progress))
+    used, later = await use_and_free(guest)
+    assert later < used - USED_MB // 2
+    await guest.hibernate()
+    guest = reporting.adopt(await host.wake(asked, no_progress))
+    used, later = await use_and_free(guest)
+    assert later < used - USED_MB // 2
+
+
+async def test_a_copy_keeps_it_without_a_word(reporting: Lab) -> None:
+    """It shares its memory's file with others, in which QEMU may not make holes."""
+    host = reporting.host()
+    origin = reporting.adopt(await host.create(environment(resources=ENOUGH), no_progress))
+    async with origin.moment() as moment:
+        asked = environment(resources=ENOUGH)
+        copy = reporting.adopt(await host.create(asked, no_progress, moment))
+    await root(copy, f"{FILL}; rm /dev/shm/full; {FILL}")
+    log = (reporting.environments / asked.id / "console.log").read_text(errors="replace")
+    assert "discard" not in log
+    assert int(await root(copy, SIZE)) == USED_MB << 20
