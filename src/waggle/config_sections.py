@@ -85,7 +85,8 @@ class EnvironmentSection(Section):
     )
     default_timeout_min: Whole = setting(
         "30",
-        "Minutes without use after which an environment is removed, unless its creator says.",
+        "Minutes without use after which an environment is paused or removed, unless its creator "
+        "says.",
         ge=MIN_TIMEOUT_MINUTES,
         le=MAX_TIMEOUT_MINUTES,
     )
@@ -100,9 +101,9 @@ class EnvironmentSection(Section):
     boot_timeout: Duration = setting("2m", "A machine that is not ready by then has failed.")
     reaper_interval: Duration = setting("1m", "How often unused environments are looked for.")
     idle_action: Annotated[Literal["pause", "destroy"], BeforeValidator(lower)] = setting(
-        "destroy",
-        "What becomes of an unused environment: `pause` keeps its state on the disk (QEMU only), "
-        "and any call has it go on.",
+        "pause",
+        "What becomes of an unused environment: `pause` keeps its state on the disk, and any call "
+        "has it go on; where that cannot be (libkrun, no room), and with `destroy`, it is removed.",
     )
     paused_keep: Duration = setting(
         "24h", "How long a state on the disk is kept, unless it is used; then it is removed."

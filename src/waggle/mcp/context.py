@@ -57,6 +57,11 @@ class Services:
     observer: Observer = field(default_factory=Observer)
     offer: Offer = field(default_factory=Offer)
 
+    @property
+    def when_unused(self) -> str:
+        """What becomes of an environment when its idle time is over, to follow "is"."""
+        return "paused to disk" if self.environments.sleep_when_idle else "destroyed"
+
 
 def current_owner(ctx: Ctx) -> Owner:
     """Whose environments this request may see; without HTTP (stdio), those of the one owner there.

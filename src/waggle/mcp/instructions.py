@@ -32,19 +32,27 @@ _COPIES = (
     "pause_environment has one wait without its resources until the next call or "
     "resume_environment."
 )
+_GONE = (
+    "An environment that is not used is destroyed by itself after its timeout, with its files: "
+    "read what you need before."
+)
+_ASLEEP = (
+    "An environment that is not used is paused to disk after its timeout, and the next call has it "
+    "go on; when that does not come it is destroyed one day, with its files."
+)
 _LAST = (
     "An error says what to do next. A non-zero exit_code is the program's own result: read stderr."
 )
 
 
-def instructions(offered: Collection[str]) -> str:
-    """The text for a server that offers these tools."""
+def instructions(offered: Collection[str], *, sleep_when_idle: bool = False) -> str:
+    """The text for a server that offers these tools, and has what nobody uses sleep, or end."""
     once = [_ONCE] if "run_code" in offered else []
-    steps = [f"{number}. {step}" for number, step in enumerate(_steps(offered), 1)]
+    steps = [f"{number}. {step}" for number, step in enumerate(_steps(offered, sleep_when_idle), 1)]
     return "\n".join([_HEAD, *once, *steps, _LAST])
 
 
-def _steps(offered: Collection[str]) -> Iterator[str]:
+def _steps(offered: Collection[str], sleep_when_idle: bool) -> Iterator[str]:
     if "create_environment" in offered:
         yield _CREATE
     if work := [name for name in _WORK if name in offered]:
@@ -71,7 +79,6 @@ def _steps(offered: Collection[str]) -> Iterator[str]:
         yield _COPIES
     if "destroy_environment" in offered:
         yield (
-            "destroy_environment when the work is done. An environment that is not used is "
-            "destroyed by itself after its timeout, with its files: read what you need before. "
+            f"destroy_environment when the work is done. {_ASLEEP if sleep_when_idle else _GONE} "
             "get_environment tells how long it has, extend_environment gives it longer."
         )

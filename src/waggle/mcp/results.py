@@ -31,6 +31,7 @@ def readable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+UNUSED = "Unused for so long, e.g. 30m, it is paused to disk or, as the server has it, destroyed."
 STATUSES = "creating, running, paused, resuming, destroying or error."
 ON_DISK = "RFC 3339; how long it is kept while it is paused to disk; null otherwise."
 
@@ -59,7 +60,7 @@ class CreatedEnvironment(BaseModel):
     ssh_port: int | None = Field(description="TCP port on the server's 127.0.0.1 (for operators).")
     working_directory: str = Field(description="Where programs start unless cwd says otherwise.")
     created_at: str = Field(description="RFC 3339.")
-    timeout: str = Field(description="It is destroyed after being unused for this long, e.g. 30m.")
+    timeout: str = Field(description=UNUSED)
 
 
 class EnvironmentList(BaseModel):

@@ -53,13 +53,14 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         repeats: Repeats,
         observer: Observer,
         offer: Offer,
+        instructions: str,
         rates: RateLimiter | None = None,
     ) -> None:
         super().__init__(
             "waggle",
             title="waggle",
             description="Throw-away Linux machines for AI agents.",
-            instructions=instructions([tool.name for tool in tools]),
+            instructions=instructions,
             version=package_version(),
             tools=tools,
             lifespan=sending,
@@ -131,14 +132,17 @@ def build_mcp(services: Services) -> WaggleServer:
 
     The SDK configures the root logger if nobody has: configure logging before.
     """
+    tools = all_tools(services)
+    names, sleep_when_idle = [tool.name for tool in tools], services.environments.sleep_when_idle
     server = WaggleServer(
-        all_tools(services),
+        tools,
+        instructions=instructions(names, sleep_when_idle=sleep_when_idle),
         repeats=services.repeats,
         observer=services.observer,
         offer=services.offer,
         rates=services.rates,
     )
-    add_prompts(server, [tool.name for tool in server.tools])
+    add_prompts(server, names)
     changes = Changes()
     changes.follow(services.environments, services.jobs)
     Resources(services, changes, server.calls).add_to(server.lowlevel)

@@ -32,7 +32,7 @@ class PausedEnvironment(BaseModel):
     environment_id: str
     status: str = Field(description=STATUSES)
     on_disk_until: str | None = Field(description=ON_DISK)
-    expires_at: str = Field(description="RFC 3339; when it is destroyed if nothing uses it.")
+    expires_at: str = Field(description="RFC 3339; when its time is over if nothing uses it.")
 
 
 class SnapshotItem(BaseModel):

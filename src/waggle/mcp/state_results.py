@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from waggle.domain.environment import State
 from waggle.domain.usage import ExposedPort
-from waggle.mcp.results import ON_DISK, STATUSES, on_disk_until, readable, rfc3339
+from waggle.mcp.results import ON_DISK, STATUSES, UNUSED, on_disk_until, readable, rfc3339
 from waggle.service.inspection import Inspection
 
 
@@ -36,7 +36,7 @@ class EnvironmentState(BaseModel):
     working_directory: str
     created_at: str = Field(description="RFC 3339.")
     age_seconds: int
-    timeout: str = Field(description="It is destroyed after being unused for this long, e.g. 30m.")
+    timeout: str = Field(description=UNUSED)
     idle_seconds_left: int = Field(description="Until then, if nothing uses it.")
     expires_at: str | None = Field(description="RFC 3339; null while a call or a job runs.")
     on_disk_until: str | None = Field(description=ON_DISK)
@@ -54,7 +54,7 @@ class ExtendedEnvironment(BaseModel):
     """How long an environment may now stay unused."""
 
     environment_id: str
-    timeout: str = Field(description="It is destroyed after being unused for this long, e.g. 30m.")
+    timeout: str = Field(description=UNUSED)
     expires_at: str = Field(description="RFC 3339; when that is, if nothing uses it before.")
 
 
@@ -114,8 +114,8 @@ def environment_state(found: Inspection, running_jobs: int) -> EnvironmentState:
     )
 
 
-def state_text(state: EnvironmentState) -> str:
-    """The same for a model, in a few lines."""
+def state_text(state: EnvironmentState, fate: str) -> str:
+    """The same for a model, in a few lines. `fate` is what becomes of it when nobody uses it."""
     used = [
         f"{name} {_mib(used)} of {_mib(granted)}"
         for name, used, granted in (
@@ -127,18 +127,18 @@ def state_text(state: EnvironmentState) -> str:
     lines = [
         f"{state.name} ({state.runtime}, {state.image}, network {state.network}): {state.status}"
         + (f": {state.error}" if state.error else ""),
-        f"{state.age_seconds} s old, {state.running_jobs} jobs running; {_fate(state)}",
+        f"{state.age_seconds} s old, {state.running_jobs} jobs running; {_fate(state, fate)}",
         *([f"on the host: {', '.join(used)}; {state.cpu_seconds_used:g} s of CPU"] if used else []),
         *(f"port {item.port}: {item.url}" for item in state.ports),
     ]
     return "\n".join(lines) if state.status != State.CREATING else lines[0]
 
 
-def _fate(state: EnvironmentState) -> str:
+def _fate(state: EnvironmentState, fate: str) -> str:
     if state.on_disk_until is not None:
         return f"kept on the disk until {state.on_disk_until}, and any call resumes it"
     resumes = ", and any call resumes it" if state.status == State.PAUSED else ""
-    return f"destroyed after {state.idle_seconds_left} s without a call{resumes}"
+    return f"{fate} after {state.idle_seconds_left} s without a call{resumes}"
 
 
 def _mib(size: int) -> str:

@@ -127,6 +127,11 @@ class EnvironmentService:
         """Raise MaxEnvironments or QuotaExceeded unless so many more may run now."""
         self._registry.require_room(owner, slots)
 
+    @property
+    def sleep_when_idle(self) -> bool:
+        """Whether what nobody uses goes to sleep on the disk; otherwise it is destroyed."""
+        return self._pauses.sleep_when_idle
+
     # `builtins.list` because this class has a `list` of its own.
     def list(self, *, owner: str) -> builtins.list[Environment]:
         """The owner's live environments, oldest first, failed ones included."""

@@ -183,8 +183,8 @@ class Moments:
             facts = frozen_files.facts(directory)
             shelves = Shelves(self._disks, self._parts.kernel().parent, self._parts.kit().parent)
             parts = from_facts(facts, shelves)
-            another = self.hypervisor.lock(vmm_of(facts))
-        if another is not None:
+            vmm = vmm_of(facts)
+        if (another := self.hypervisor.lock(vmm)) is not None:
             raise MomentUnusable(
                 f"Its state is locked to another {another}.",
                 hint="Machines go on only with the QEMU and the processor that froze them; "

@@ -30,6 +30,12 @@ class Pauses:
         self._clock = clock
         self._can_freeze = can_freeze
 
+    @property
+    def sleep_when_idle(self) -> bool:
+        """Whether what nobody uses is put to sleep, while there is room, instead of destroyed."""
+        pausing = self._pausing
+        return self._can_freeze and pausing.when_idle and pausing.max_asleep > 0
+
     async def pause(self, live: LiveEnvironment, *, to_disk: bool) -> Environment:
         """Have it take no processor, and with `to_disk`, no memory and no slot. Idempotent.
 
@@ -66,8 +72,7 @@ class Pauses:
 
     def _may_sleep(self, environment: Environment) -> bool:
         return (
-            self._can_freeze
-            and self._pausing.when_idle
+            self.sleep_when_idle
             and environment.state in (State.RUNNING, State.PAUSED)
             and not environment.is_asleep
             and self._registry.asleep < self._pausing.max_asleep

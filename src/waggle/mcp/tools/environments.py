@@ -49,7 +49,7 @@ _MinutesArgument = Annotated[
     ]
     | None,
     Field(
-        description=f"Destroy it after so many minutes without a call, {MIN_TIMEOUT_MINUTES} to "
+        description=f"How many minutes it is kept without a call, {MIN_TIMEOUT_MINUTES} to "
         f"{MAX_TIMEOUT_MINUTES}. Every call restarts the time."
     ),
 ]
@@ -60,6 +60,7 @@ class EnvironmentTools:
 
     def __init__(self, services: Services) -> None:
         self._environments = services.environments
+        self._services = services
         self._snapshots = services.snapshots
 
     async def create_environment(
@@ -96,8 +97,9 @@ class EnvironmentTools:
         return success(
             result,
             f"Environment {result.environment_id} ({result.name}) {begin}: runtime "
-            f"{result.runtime}, network {result.network}. It is destroyed after {result.timeout} "
-            f"without a call.{_start(result.working_directory)}",
+            f"{result.runtime}, network {result.network}. It is "
+            f"{self._services.when_unused} after {result.timeout} without a call."
+            f"{_start(result.working_directory)}",
         )
 
     async def list_environments(self, ctx: Ctx) -> Annotated[CallToolResult, EnvironmentList]:

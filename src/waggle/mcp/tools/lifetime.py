@@ -37,6 +37,7 @@ class LifetimeTools:
 
     def __init__(self, services: Services) -> None:
         self._environments = services.environments
+        self._services = services
         self._jobs = services.jobs
 
     async def get_environment(
@@ -45,7 +46,7 @@ class LifetimeTools:
         """Tell how it is, without a word from its guest; not a use of it."""
         found = await self._environments.inspect(environment_id, owner=current_owner(ctx))
         state = environment_state(found, self._jobs.running(found.environment.id))
-        return success(state, state_text(state))
+        return success(state, state_text(state, self._services.when_unused))
 
     async def extend_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId, minutes: _Minutes
@@ -61,7 +62,8 @@ class LifetimeTools:
         )
         return success(
             result,
-            f"Environment {environment.id} is destroyed after {result.timeout} without a call: "
+            f"Environment {environment.id} is {self._services.when_unused} after "
+            f"{result.timeout} without a call: "
             f"at {result.expires_at} if none comes.",
         )
 

@@ -29,6 +29,7 @@ class PauseTools:
 
     def __init__(self, services: Services) -> None:
         self._environments = services.environments
+        self._services = services
 
     async def pause_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId, to_disk: _ToDisk = False
@@ -41,7 +42,8 @@ class PauseTools:
         if result.on_disk_until is not None:
             kept = f"on the disk and is kept until {result.on_disk_until}"
         else:
-            kept = f"in memory, and is destroyed at {result.expires_at} if no call comes"
+            fate = self._services.when_unused
+            kept = f"in memory, and is {fate} at {result.expires_at} if no call comes"
         return success(
             result,
             f"Environment {environment.id} is paused {kept}. Any call that uses it resumes it.",
@@ -57,8 +59,8 @@ class PauseTools:
         result = paused(environment)
         return success(
             result,
-            f"Environment {environment.id} is running. It is destroyed at {result.expires_at} if "
-            "no call comes before.",
+            f"Environment {environment.id} is running. It is {self._services.when_unused} at "
+            f"{result.expires_at} if no call comes before.",
         )
 
 
