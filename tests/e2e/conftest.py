@@ -56,6 +56,7 @@ def environment(request: pytest.FixtureRequest, runtime: str) -> str:
     return str(request.getfixturevalue(runtime))
 
 
+BRIEF = {"reaper_interval": "1s", "paused_keep": "5s"}
 WORKING_SECONDS = 75
 """Longer than the shortest idle timeout there is, a minute."""
 
@@ -79,7 +80,7 @@ def aging(
         yield None
         return
     directory = tmp_path_factory.mktemp("aging")
-    with running(directory, {**small(directory), "reaper_interval": "1s"}) as server:
+    with running(directory, {**small(directory), **BRIEF}) as server:
         idle, busy = (
             by_curl(server, "create_environment", runtime="shell", timeout_minutes=1)
             for _ in range(2)

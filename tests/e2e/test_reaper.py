@@ -19,12 +19,16 @@ def moments(server: Waggle, event: str, environment: str) -> list[datetime]:
     return [datetime.fromisoformat(line["timestamp"]) for line in found]
 
 
-async def test_an_idle_environment_is_removed_after_its_time(aging: Aging) -> None:
+async def test_an_idle_environment_is_paused_and_then_removed_after_its_times(
+    aging: Aging,
+) -> None:
     server = aging.server
-    await until(lambda: moments(server, "environment_destroyed", aging.idle), 90)
+    await until(lambda: moments(server, "environment_destroyed", aging.idle), 120)
     (created,) = moments(server, "environment_created", aging.idle)
+    (paused,) = moments(server, "environment_paused", aging.idle)
     (destroyed,) = moments(server, "environment_destroyed", aging.idle)
-    assert 60 <= (destroyed - created).total_seconds() < 75
+    assert 60 <= (paused - created).total_seconds() < 75
+    assert 4 <= (destroyed - paused).total_seconds() < 20
     assert aging.idle not in server.directories()
 
 

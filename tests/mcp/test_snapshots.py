@@ -10,6 +10,7 @@ from mcp import Client
 from tests.support.fakes import FakeFile
 from tests.support.server import (
     ERAS,
+    LEGACY,
     MODERN,
     Rig,
     Setup,
@@ -25,6 +26,7 @@ from waggle.domain.errors import Unsupported
 from waggle.domain.execution import HOME
 from waggle.mcp.budget import COPY_BUDGET
 from waggle.mcp.snapshot_results import MOST_LISTED
+from waggle.service.request import Pausing
 
 pytestmark = pytest.mark.anyio
 NOTE = f"{HOME}/note"
@@ -69,6 +71,28 @@ async def test_one_that_is_paused_in_memory_is_resumed_by_a_call(era: str) -> No
         code = {"environment_id": identity, "code": "echo hi"}
         assert data_of(await agent.call_tool("execute", code))["exit_code"] == 0
         assert (await state(agent, identity))["status"] == "running"
+
+
+@pytest.mark.parametrize("sleeps,fate", [(True, "paused to disk"), (False, "destroyed")])
+async def test_every_text_says_what_becomes_of_one_that_nobody_uses(
+    sleeps: bool, fate: str
+) -> None:
+    setup = Setup(pausing=Pausing(when_idle=sleeps))
+    async with serving(setup) as rig, client(rig, MODERN) as agent:
+        made = await agent.call_tool("create_environment", {"runtime": "python"})
+        assert f"It is {fate} after 30m without a call." in text_of(made)
+        one = {"environment_id": data_of(made)["environment_id"]}
+        assert f"; {fate} after 1800 s" in text_of(await agent.call_tool("get_environment", one))
+        extended = await agent.call_tool("extend_environment", {**one, "minutes": 5})
+        assert f" is {fate} after 5m without a call" in text_of(extended)
+        paused = await agent.call_tool("pause_environment", one)
+        assert f"in memory, and is {fate} at" in text_of(paused)
+        resumed = await agent.call_tool("resume_environment", one)
+        assert f"It is {fate} at" in text_of(resumed)
+    async with serving(setup) as rig, client(rig, LEGACY) as agent:
+        told = str(agent.instructions)
+        assert ("not used is paused to disk" in told) is sleeps
+        assert ("not used is destroyed" in told) is not sleeps
 
 
 async def test_one_that_is_paused_to_disk_is_kept_and_goes_on() -> None:

@@ -42,6 +42,7 @@ from waggle.service.jobs import JobService
 from waggle.service.ports import PortService
 from waggle.service.rates import RateLimiter
 from waggle.service.repeats import Repeats
+from waggle.service.request import Pausing
 from waggle.service.snapshots import SnapshotLimits, SnapshotService
 from waggle.service.trees import TreeService
 from waggle.web.access import OPEN, AccessRules
@@ -82,6 +83,7 @@ class Setup:
     per_owner: int = 0
     rates: RateLimiter | None = None
     toolsets: Collection[Toolset] = ALL_TOOLSETS
+    pausing: Pausing = Pausing()
 
 
 @dataclass(slots=True)
@@ -113,6 +115,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
             network=NetworkPolicy.PUBLIC,
             images={name: f"local/{name}" for name in RuntimeName},
             per_owner=setup.per_owner,
+            pausing=setup.pausing,
         ),
         clock=lambda: NOW,
         new_id=lambda: f"00000000-0000-4000-8000-{next(numbers):012x}",

@@ -111,6 +111,8 @@ class LiveEnvironment(Life):
                     self.environment = self.environment.asleep(asleep_until)
                 await self._store.save(self.environment)
                 self._changed(self.environment)
+                on_disk = self.environment.is_asleep
+                log.info("environment_paused", environment=self.environment.id, on_disk=on_disk)
         return self.environment
 
     async def _or_go_on(self, obey: Callable[[], Awaitable[None]]) -> None:
@@ -142,6 +144,7 @@ class LiveEnvironment(Life):
                     self.environment = self.environment.awake(self._clock())
                     await self._store.save(self.environment)
                     self._changed(self.environment)
+                    log.info("environment_resumed", environment=self.environment.id)
                 self.environment.require_running()
         return self.environment
 
