@@ -83,7 +83,7 @@ class Setup:
     per_owner: int = 0
     rates: RateLimiter | None = None
     toolsets: Collection[Toolset] = ALL_TOOLSETS
-    pausing: Pausing = Pausing()
+    pausing: Pausing = field(default_factory=Pausing)
 
 
 @dataclass(slots=True)

@@ -32,7 +32,7 @@ WARM = command("/.waggle/bin/busybox", "true")
 DRIFT = 0.05
 """Seconds by which a new machine's clock may differ."""
 MANY = 4
-HUNDRED, AT_ONCE = 100, 3
+HUNDRED, AT_ONCE = 100, 50
 
 
 @pytest.fixture(scope="module")
