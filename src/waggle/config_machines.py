@@ -30,8 +30,10 @@ class MachineSection(Section):
         "Hardware virtualisation (`kvm`) or emulation (`tcg`); `auto` takes KVM where usable.",
     )
     qemu_binary: Program = setting("qemu-system-x86_64", "The QEMU program.")
-    templates: Annotated[Literal["on", "off"], BeforeValidator(lower)] = setting(
-        "on", "Whether QEMU's machines go on from frozen ones instead of booting."
+    templates: Annotated[Literal["on", "built", "off"], BeforeValidator(lower)] = setting(
+        "on",
+        "Whether QEMU's machines go on from frozen ones instead of booting: `on` makes what is "
+        "missing in the background, `built` uses what is there and makes none, `off` uses none.",
     )
     prefer: Annotated[Literal["isolation", "speed"], BeforeValidator(lower)] = setting(
         "isolation",
