@@ -37,13 +37,13 @@ def build(names: Sequence[str]) -> None:
     Raises InvalidRuntime, SettingsInvalid, Unsupported, ImageMissing, BootFailed and the like.
     """
     settings = load()
-    configure_logging(settings.log_level, settings.log_format)  # to stderr
     wanted = [RuntimeName.parse(name) for name in names] or [*RuntimeName]
     if settings.templates == "off":
         raise SettingsInvalid(
             "WAGGLE_TEMPLATES=off: a server of these settings would use no template.",
             hint="Set WAGGLE_TEMPLATES=built or on, for this command and for the server.",
         )
+    configure_logging(settings.log_level, settings.log_format)  # to stderr
     chosen = hypervisor(settings)
     with contextlib.ExitStack() as stack:
         made = machinery(settings, chosen.hypervisor, stack)
