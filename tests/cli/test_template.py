@@ -73,7 +73,6 @@ async def test_what_was_built_is_used_and_no_other_is_made(tmp_path: Path) -> No
         assert await came_of(server) == template.key.id
 
 
-
 async def came_of(server: Waggle) -> str | None:
     """The template that a new environment's machine came of, None for one that booted."""
     async with connected(server) as client, environment(client) as this:
