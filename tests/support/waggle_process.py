@@ -45,6 +45,8 @@ from waggle.presets import image_service
 START_SECONDS = 120.0  # in the lab an import takes ten times as long
 STOP_SECONDS = 45.0
 TEMPLATES_SECONDS = 240.0
+BYTECODE = Path(__file__).parents[2] / ".cache" / "waggle-test" / "bytecode"
+"""Where Python may keep no bytecode beside its sources, each start would compile for seconds."""
 PORTS_EACH = 20
 _KEPT = ("WAGGLE_ACCEL", "WAGGLE_HYPERVISOR", "WAGGLE_LIBKRUN_PATH", "WAGGLE_QEMU_BINARY")
 _FORWARD = re.compile(rb"hostfwd=tcp:127\.0\.0\.1:(\d+)-")
@@ -90,6 +92,8 @@ def environ(data: Path, settings: Mapping[str, str]) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(PREFIX) or name in _KEPT
     }
+    if sys.dont_write_bytecode:
+        inherited |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(BYTECODE)}
     parts = {"WAGGLE_TEMPLATES": "off"}
     if "image_cache_dir" not in settings:
         cache = str(installation().image_cache_dir)
