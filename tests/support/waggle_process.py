@@ -34,6 +34,7 @@ from tests.support.images import busybox_layer, write_layout
 
 from waggle.cli.surroundings import surroundings
 from waggle.config import PREFIX, Settings, load
+from waggle.domain.errors import WaggleError
 from waggle.hypervisors import hypervisor
 from waggle.infra.files import FileLock
 from waggle.infra.host.kernel import GuestKernel
@@ -44,7 +45,7 @@ from waggle.presets import image_service
 
 START_SECONDS = 120.0  # in the lab an import takes ten times as long
 STOP_SECONDS = 45.0
-TEMPLATES_SECONDS = 240.0
+TEMPLATES_SECONDS = 120.0
 BYTECODE = Path(__file__).parents[2] / ".cache" / "waggle-test" / "bytecode"
 """Where Python may keep no bytecode beside its sources, each start would compile for seconds."""
 PORTS_EACH = 20
@@ -133,13 +134,16 @@ def have_templates(runtimes: tuple[str, ...], settings: tuple[tuple[str, str], .
     Later runs find them. Where that fails, or nothing can be frozen, machines boot.
     """
     cache = installation().image_cache_dir
-    if not isinstance(hypervisor(installation()).hypervisor, QemuHypervisor):
-        return
-    with FileLock(cache / "templates-of-tests.lock", timeout=TEMPLATES_SECONDS):
-        words = ("template", "build", *runtimes)
-        ended = command_line(*words, data=cache / "none", settings=dict(settings))
-    if ended.returncode != 0:
-        sys.stderr.write(f"No templates, machines boot: {ended.stderr}\n")
+    try:
+        if not isinstance(hypervisor(installation()).hypervisor, QemuHypervisor):
+            return
+        with FileLock(cache / "templates-of-tests.lock", timeout=TEMPLATES_SECONDS):
+            words = ("template", "build", *runtimes)
+            ended = command_line(*words, data=cache / "none", settings=dict(settings))
+        if ended.returncode != 0:
+            sys.stderr.write(f"No templates, machines boot: {ended.stderr}\n")
+    except (WaggleError, OSError, subprocess.TimeoutExpired) as error:
+        sys.stderr.write(f"No templates, machines boot: {error}\n")
 
 
 def own_cache(directory: Path) -> Path:
