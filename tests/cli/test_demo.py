@@ -64,7 +64,7 @@ class Demo:
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Generator[Demo]:
-    have_templates(("python",))
+    have_templates("python")
     demo = Demo(tmp_path)
     yield demo
     if demo.process.poll() is None:

@@ -20,7 +20,7 @@ SHARED = {"default_exec_timeout": "2m", "boot_timeout": "3m"}
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Waggle]:
-    have_templates(("python", "node", "shell"))
+    have_templates("python", "node", "shell")
     with running(tmp_path_factory.mktemp("shared"), SHARED) as server:
         yield server
 

@@ -15,11 +15,13 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import (
     Generator,
     Iterator,
     Mapping,
+    Sequence,
 )
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -114,32 +116,48 @@ def small(directory: Path) -> dict[str, str]:
 
     Its template is made, too, which takes a boot when the installation has none yet.
     """
+    _have_smallest()
+    return {**_smallest(directory), "default_network": "none", "max_environments": "3"}
+
+
+def _smallest(directory: Path) -> dict[str, str]:
+    """What decides of which template a machine of `small` comes."""
     layout = directory / "busybox"
     if not layout.exists():
         write_layout(layout, [busybox_layer()], compression="")
-    kind = {
+    return {
         "image_shell": str(layout),
         "runtime_shell_exec_command": "/bin/busybox sh {file}",
         "default_memory_mb": "192",
         "scratch_mb": "128",
     }
-    have_templates(("shell",), tuple(kind.items()))
-    return {**kind, "default_network": "none", "max_environments": "3"}
 
 
 @functools.cache
-def have_templates(runtimes: tuple[str, ...], settings: tuple[tuple[str, str], ...] = ()) -> None:
-    """Have the installation's templates of these kinds, made by one of the processes that test.
+def _have_smallest() -> None:
+    """The image is the same wherever it lies, so once is enough."""
+    with tempfile.TemporaryDirectory(prefix="waggle-small-") as place:
+        _build_templates(("shell",), _smallest(Path(place)))
 
-    Later runs find them. Where that fails, or nothing can be frozen, machines boot.
+
+@functools.cache
+def have_templates(*runtimes: str) -> None:
+    """Have the templates of runtimes as they are by default.
+
+    They are made by one of the processes that test, and later runs find them. Where that fails, or
+    nothing can be frozen, machines boot.
     """
+    _build_templates(runtimes, {})
+
+
+def _build_templates(runtimes: Sequence[str], settings: Mapping[str, str]) -> None:
     cache = installation().image_cache_dir
     try:
         if not isinstance(hypervisor(installation()).hypervisor, QemuHypervisor):
             return
         with FileLock(cache / "templates-of-tests.lock", timeout=TEMPLATES_SECONDS):
             words = ("template", "build", *runtimes)
-            ended = command_line(*words, data=cache / "none", settings=dict(settings))
+            ended = command_line(*words, data=cache / "none", settings=settings)
         if ended.returncode != 0:
             sys.stderr.write(f"No templates, machines boot: {ended.stderr}\n")
     except (WaggleError, OSError, subprocess.TimeoutExpired) as error:
