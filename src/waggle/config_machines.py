@@ -35,8 +35,10 @@ class MachineSection(Section):
         "Other QEMU programs. Paused environments and snapshots go on only with the very QEMU that "
         "made them: when you upgrade, keep the old one, with its files, and name it here.",
     )
-    templates: Annotated[Literal["on", "off"], BeforeValidator(lower)] = setting(
-        "on", "Whether QEMU's machines go on from frozen ones instead of booting."
+    templates: Annotated[Literal["on", "built", "off"], BeforeValidator(lower)] = setting(
+        "on",
+        "Whether QEMU's machines go on from frozen ones instead of booting: `on` makes what is "
+        "missing in the background, `built` uses what is there and makes none, `off` uses none.",
     )
     prefer: Annotated[Literal["isolation", "speed"], BeforeValidator(lower)] = setting(
         "isolation",

@@ -65,18 +65,20 @@ def machinery(settings: Settings, machines: Hypervisor, stack: Stack) -> Machine
 def templates(
     settings: Settings,
     made: Machinery,
-    tasks: anyio.abc.TaskGroup,
+    tasks: anyio.abc.TaskGroup | None,
     stack: Stack,
 ) -> Templates | None:
     """The templates, unless the settings or the hypervisor have every machine boot.
 
-    What killed processes left of templates is removed.
+    Without `tasks`, and with WAGGLE_TEMPLATES=built, none is made in the background. What killed
+    processes left of templates is removed.
     """
     if settings.templates == "off" or made.freezing is None:
         return None
     recipe = Recipe(made.parts.scratch, made.parts.certificates, warm_up(settings))
     kept = TemplateStore(Places.of(settings).templates)
     kept.sweep()
-    found = Templates(kept, made.freezing, made.launcher, recipe, tasks)
+    background = tasks if settings.templates == "on" else None
+    found = Templates(kept, made.freezing, made.launcher, recipe, background)
     stack.callback(found.loaded.close)
     return found

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.support import leaks
-from tests.support.waggle_process import Waggle, environ, installation, next_ports
+from tests.support.waggle_process import Waggle, environ, have_templates, next_ports
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(400)]
 
@@ -64,7 +64,7 @@ class Demo:
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Generator[Demo]:
-    installation()
+    have_templates("python")
     demo = Demo(tmp_path)
     yield demo
     if demo.process.poll() is None:

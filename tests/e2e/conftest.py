@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One server for all tests that do it no harm, and one environment of each runtime in it.
 
-Booting takes seconds under emulation. A test that breaks things starts its own.
+A machine takes seconds under emulation. A test that breaks things starts its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 from tests.support.waggle_client import by_curl, call, connected, create, curl
-from tests.support.waggle_process import Waggle, running, small
+from tests.support.waggle_process import Waggle, have_templates, running, small
 
 SHARED = {"default_exec_timeout": "2m", "boot_timeout": "3m"}
 """More patience than the defaults: these machines share two busy cores."""
@@ -20,6 +20,7 @@ SHARED = {"default_exec_timeout": "2m", "boot_timeout": "3m"}
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Waggle]:
+    have_templates("python", "node", "shell")
     with running(tmp_path_factory.mktemp("shared"), SHARED) as server:
         yield server
 

@@ -40,6 +40,7 @@ def server(tmp_path: Path) -> Generator[Waggle]:
 
 
 async def test_sigterm_lets_a_create_and_an_execution_finish(server: Waggle) -> None:
+    server.settings["templates"] = "off"  # a create that takes its time
     server.start()
     results: dict[str, Any] = {}
 
@@ -116,7 +117,7 @@ async def test_a_second_sigint_cuts_at_once(server: Waggle) -> None:
 
 
 async def test_sigterm_cuts_a_create_that_outlasts_the_grace(server: Waggle) -> None:
-    server.settings["shutdown_timeout"] = "10ms"
+    server.settings |= {"shutdown_timeout": "10ms", "templates": "off"}
     server.start()
     try:
         async with streaming(server, *bare(*CREATE)) as lines:

@@ -36,7 +36,8 @@ def homes(server: Waggle) -> set[str]:
 
 
 async def test_a_create_is_served_from_the_pool_which_is_filled_again(tmp_path: Path) -> None:
-    with running(tmp_path, {**small(tmp_path), **POOL}) as server:
+    """By machines that booted; those of the other tests come from a template."""
+    with running(tmp_path, {**small(tmp_path), **POOL, "templates": "off"}) as server:
         await filled(server)
         (waits,) = homes(server)
         machine = (server.data / "environments" / waits / "scratch.img").stat().st_ino

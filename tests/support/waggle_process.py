@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real `waggle serve` process, its machines, and proof that it leaves nothing behind.
 
-`running(directory)` starts one and ends it; `waggle_client` talks to it. Kernel, kit and images are
-those of the installation; data directory and ports are the test's own.
+`running(directory)` starts one and ends it; `waggle_client` talks to it. Kernel, kit, images and
+templates are those of the installation; data directory and ports are the test's own.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import (
     Generator,
     Iterator,
     Mapping,
+    Sequence,
 )
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,13 +36,20 @@ from tests.support.images import busybox_layer, write_layout
 
 from waggle.cli.surroundings import surroundings
 from waggle.config import PREFIX, Settings, load
+from waggle.domain.errors import WaggleError
+from waggle.hypervisors import hypervisor
+from waggle.infra.files import FileLock
 from waggle.infra.host.kernel import GuestKernel
+from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.places import Places
 from waggle.presets import image_service
 
 START_SECONDS = 120.0  # in the lab an import takes ten times as long
 STOP_SECONDS = 45.0
+TEMPLATES_SECONDS = 120.0
+BYTECODE = Path(__file__).parents[2] / ".cache" / "waggle-test" / "bytecode"
+"""Where Python may keep no bytecode beside its sources, each start would compile for seconds."""
 PORTS_EACH = 20
 _KEPT = ("WAGGLE_ACCEL", "WAGGLE_HYPERVISOR", "WAGGLE_LIBKRUN_PATH", "WAGGLE_QEMU_BINARY")
 _FORWARD = re.compile(rb"hostfwd=tcp:127\.0\.0\.1:(\d+)-")
@@ -79,20 +88,22 @@ def environ(data: Path, settings: Mapping[str, str]) -> dict[str, str]:
     """A whole process environment, without the WAGGLE_* variables of whoever runs the tests.
 
     The parts of machines are those of the installation unless the settings have a cache of their
-    own.
+    own. No template is made in the background: it would be a machine that tests count.
     """
     inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(PREFIX) or name in _KEPT
     }
-    parts: dict[str, str] = {}
+    if sys.dont_write_bytecode:
+        inherited |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(BYTECODE)}
+    parts = {"WAGGLE_TEMPLATES": "off"}
     if "image_cache_dir" not in settings:
-        parts = {**network(), "WAGGLE_IMAGE_CACHE_DIR": str(installation().image_cache_dir)}
+        cache = str(installation().image_cache_dir)
+        parts = {**network(), "WAGGLE_IMAGE_CACHE_DIR": cache, "WAGGLE_TEMPLATES": "built"}
     return {
         **inherited,
         **parts,
-        "WAGGLE_TEMPLATES": "off",  # a template in the making is a machine that tests would count
         "WAGGLE_DATA_DIR": str(data),
         "WAGGLE_LISTEN_ADDR": "127.0.0.1:0",
         "WAGGLE_LOG_FORMAT": "json",
@@ -101,7 +112,16 @@ def environ(data: Path, settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def small(directory: Path) -> dict[str, str]:
-    """Settings for machines that boot fastest: runtime shell is an image of busybox alone."""
+    """Settings for machines that are soonest there: runtime shell is an image of busybox alone.
+
+    Its template is made, too, which takes a boot when the installation has none yet.
+    """
+    _have_smallest()
+    return {**_smallest(directory), "default_network": "none", "max_environments": "3"}
+
+
+def _smallest(directory: Path) -> dict[str, str]:
+    """What decides of which template a machine of `small` comes."""
     layout = directory / "busybox"
     if not layout.exists():
         write_layout(layout, [busybox_layer()], compression="")
@@ -110,9 +130,38 @@ def small(directory: Path) -> dict[str, str]:
         "runtime_shell_exec_command": "/bin/busybox sh {file}",
         "default_memory_mb": "192",
         "scratch_mb": "128",
-        "default_network": "none",
-        "max_environments": "3",
     }
+
+
+@functools.cache
+def _have_smallest() -> None:
+    """The image is the same wherever it lies, so once is enough."""
+    with tempfile.TemporaryDirectory(prefix="waggle-small-") as place:
+        _build_templates(("shell",), _smallest(Path(place)))
+
+
+@functools.cache
+def have_templates(*runtimes: str) -> None:
+    """Have the templates of runtimes as they are by default.
+
+    They are made by one of the processes that test, and later runs find them. Where that fails, or
+    nothing can be frozen, machines boot.
+    """
+    _build_templates(runtimes, {})
+
+
+def _build_templates(runtimes: Sequence[str], settings: Mapping[str, str]) -> None:
+    cache = installation().image_cache_dir
+    try:
+        if not isinstance(hypervisor(installation()).hypervisor, QemuHypervisor):
+            return
+        with FileLock(cache / "templates-of-tests.lock", timeout=TEMPLATES_SECONDS):
+            words = ("template", "build", *runtimes)
+            ended = command_line(*words, data=cache / "none", settings=settings)
+        if ended.returncode != 0:
+            sys.stderr.write(f"No templates, machines boot: {ended.stderr}\n")
+    except (WaggleError, OSError, subprocess.TimeoutExpired) as error:
+        sys.stderr.write(f"No templates, machines boot: {error}\n")
 
 
 def own_cache(directory: Path) -> Path:

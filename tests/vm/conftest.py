@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fixtures that boot machines; see `tests.support.vm`."""
+"""The fixtures that boot machines, or do not; see `tests.support.vm` and `tests.support.quick`."""
 
+from tests.support.quick import quick, template_store
 from tests.support.vm import (
     busybox_image,
     guest,
@@ -11,4 +12,14 @@ from tests.support.vm import (
     shared_lab,
 )
 
-__all__ = ["busybox_image", "guest", "guest_parts", "lab", "leaks", "python_image", "shared_lab"]
+__all__ = [
+    "busybox_image",
+    "guest",
+    "guest_parts",
+    "lab",
+    "leaks",
+    "python_image",
+    "quick",
+    "shared_lab",
+    "template_store",
+]

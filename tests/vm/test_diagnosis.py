@@ -160,8 +160,8 @@ async def test_a_network_that_is_not_there(guest: LocalGuest) -> None:
     assert "create one with network 'public'" in told.next_step
 
 
-async def test_a_refused_address(lab: Lab) -> None:
-    connected = await lab.guest(network=NetworkPolicy.PUBLIC)
+async def test_a_refused_address(quick: Lab) -> None:
+    connected = await quick.guest(network=NetworkPolicy.PUBLIC)
     asked = sh("exec wget -q -O - http://10.1.2.3/secret")
     told = await found(connected, asked)
     assert told.code == "network_refused"
@@ -200,16 +200,16 @@ async def test_a_python_program_that_fails_by_itself(python: LocalGuest) -> None
     assert await why(python, code("1/0")) is None
 
 
-async def test_a_machine_that_is_killed(lab: Lab) -> None:
-    doomed = await lab.guest()
+async def test_a_machine_that_is_killed(quick: Lab) -> None:
+    doomed = await quick.guest()
     os.kill(doomed.machine.pid, signal.SIGKILL)
     with pytest.raises(GuestLost, match="killed by SIGKILL") as lost:
         await doomed.run(sh("sleep 60"))
     assert "kernel for lack of memory" in lost.value.hint
 
 
-async def test_a_guest_that_lies_has_no_diagnosis(lab: Lab) -> None:
-    liar = await lab.guest()
+async def test_a_guest_that_lies_has_no_diagnosis(quick: Lab) -> None:
+    liar = await quick.guest()
     await root(liar, "mkdir -p -m 0700 /.waggle/run/why")
     cover = "for i in $(seq 0 255); do mkdir /.waggle/run/why/$(printf %02x $i); done"
     await root(liar, cover)

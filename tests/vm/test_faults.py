@@ -118,8 +118,8 @@ async def test_a_full_disk_is_a_result_and_can_be_cleared(guest: LocalGuest) -> 
     assert await works(guest)
 
 
-async def test_a_killed_vmm_ends_the_call_with_its_cause(lab: Lab) -> None:
-    guest = await lab.guest()
+async def test_a_killed_vmm_ends_the_call_with_its_cause(quick: Lab) -> None:
+    guest = await quick.guest()
     running = asyncio.create_task(guest.run(sh("sleep 1000")))
     assert await works(guest)
     killed = time.monotonic()
@@ -133,8 +133,8 @@ async def test_a_killed_vmm_ends_the_call_with_its_cause(lab: Lab) -> None:
     await guest.destroy()
 
 
-async def test_a_stopped_vmm_ends_the_call_by_its_deadline(lab: Lab) -> None:
-    guest = await lab.guest()
+async def test_a_stopped_vmm_ends_the_call_by_its_deadline(quick: Lab) -> None:
+    guest = await quick.guest()
     os.kill(guest.machine.pid, signal.SIGSTOP)
     started = time.monotonic()
     with pytest.raises(GuestLost, match="does not answer to have it killed"):
@@ -143,15 +143,15 @@ async def test_a_stopped_vmm_ends_the_call_by_its_deadline(lab: Lab) -> None:
     await guest.destroy()  # SIGKILL ends a stopped process too
 
 
-async def test_a_panic_during_a_call_is_named(lab: Lab) -> None:
-    guest = await lab.guest()
+async def test_a_panic_during_a_call_is_named(quick: Lab) -> None:
+    guest = await quick.guest()
     panic = "echo 2 > /proc/sys/vm/panic_on_oom; tail /dev/zero"
     with pytest.raises(GuestLost, match=r"The machine died: .*Kernel panic"):
         await guest.run(sh(panic, user=GuestUser.ROOT, timeout=120))
 
 
-async def test_destroying_ends_what_is_running(lab: Lab) -> None:
-    guest = await lab.guest()
+async def test_destroying_ends_what_is_running(quick: Lab) -> None:
+    guest = await quick.guest()
     running = asyncio.create_task(guest.run(sh("sleep 1000")))
     assert await works(guest)
     started = time.monotonic()
@@ -159,5 +159,5 @@ async def test_destroying_ends_what_is_running(lab: Lab) -> None:
     with pytest.raises(GuestLost):
         await running
     assert time.monotonic() - started < 5
-    assert not list(lab.environments.iterdir())
-    assert not lab.ports.leased
+    assert not list(quick.environments.iterdir())
+    assert not quick.ports.leased

@@ -41,10 +41,16 @@ DRIFT = 0.05
 
 
 @pytest.fixture
-def freezing(lab: Lab) -> Lab:
+def booting(lab: Lab) -> Lab:
     if not isinstance(lab.hypervisor, QemuHypervisor):
         pytest.skip("NOT TESTED: this hypervisor freezes no machines")
     return lab
+
+
+@pytest.fixture
+def freezing(booting: Lab, quick: Lab) -> Lab:
+    """Where it does not matter how a machine came up."""
+    return quick
 
 
 async def started(lab: Lab) -> tuple[LocalHost, Environment, LocalGuest]:
@@ -61,14 +67,14 @@ async def count(guest: LocalGuest) -> int:
 
 
 async def test_two_copies_go_on_with_programs_memory_and_files_and_differ_in_identity(
-    freezing: Lab,
+    booting: Lab,
 ) -> None:
-    host, _, origin = await started(freezing)
+    host, _, origin = await started(booting)
     await root(origin, f"echo disk >/etc/kept; echo memory >/dev/shm/kept; {COUNTER}")
     async with origin.moment() as moment:
         before = await count(origin)
-        first, second = [await copy(freezing, host, moment) for _ in range(2)]
-    assert list((freezing.directory / "moments").iterdir()) == []
+        first, second = [await copy(booting, host, moment) for _ in range(2)]
+    assert list((booting.directory / "moments").iterdir()) == []
     for guest in (first, second):
         assert await root(guest, "cat /etc/kept /dev/shm/kept") == "disk\nmemory\n"
     told = [
@@ -115,19 +121,19 @@ async def test_a_copy_of_a_copy_is_a_copy(freezing: Lab) -> None:
 
 
 async def test_a_hibernating_machine_takes_nothing_and_goes_on_with_the_right_time(
-    freezing: Lab,
+    booting: Lab,
 ) -> None:
-    host, asked, guest = await started(freezing)
+    host, asked, guest = await started(booting)
     await root(guest, f"echo disk >/etc/kept; echo memory >/dev/shm/kept; {COUNTER}")
     await guest.hibernate()
-    assert not freezing.ports.leased
-    files = freezing.environments / asked.id
+    assert not booting.ports.leased
+    files = booting.environments / asked.id
     assert frozen_in(files).is_dir()
     seen = 0
     for _ in range(2):
         if seen:  # as after a restart of the server
             assert await host.salvage(asked)
-        woken = freezing.adopt(await host.wake(asked, no_progress))
+        woken = booting.adopt(await host.wake(asked, no_progress))
         assert not frozen_in(files).exists()
         assert await root(woken, "cat /etc/kept /dev/shm/kept") == "disk\nmemory\n"
         told = await woken.agent("guest-get-time")

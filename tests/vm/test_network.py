@@ -134,14 +134,14 @@ async def test_nothing_of_the_host_is_reachable_directly(lab: Lab, policy: Netwo
     assert made.heard == ["tcp b'control'"]
 
 
-async def test_without_network_there_is_no_proxy(lab: Lab) -> None:
-    guest = await lab.guest(network=NetworkPolicy.NONE)
+async def test_without_network_there_is_no_proxy(quick: Lab) -> None:
+    guest = await quick.guest(network=NetworkPolicy.NONE)
     assert await ask_proxy(guest, "http://127.0.0.1/") == ""
 
 
-async def test_the_proxy_is_the_only_way_and_leads_only_where_it_may(lab: Lab) -> None:
-    lab.new_proxy = proxy_for_tests
-    guest = await lab.guest(network=NetworkPolicy.PUBLIC)
+async def test_the_proxy_is_the_only_way_and_leads_only_where_it_may(quick: Lab) -> None:
+    quick.new_proxy = proxy_for_tests
+    guest = await quick.guest(network=NetworkPolicy.PUBLIC)
     async with listening() as made:
         for address in ("127.0.0.1", "localhost", "169.254.169.254", *own_addresses()):
             answer = await ask_proxy(guest, f"http://{address}:{made.port}/")
@@ -153,9 +153,9 @@ async def test_the_proxy_is_the_only_way_and_leads_only_where_it_may(lab: Lab) -
         assert len(made.heard) == 1
 
 
-async def test_the_proxy_comes_back_with_the_connection(lab: Lab) -> None:
-    lab.new_proxy = proxy_for_tests
-    guest = await lab.guest(network=NetworkPolicy.PUBLIC)
+async def test_the_proxy_comes_back_with_the_connection(quick: Lab) -> None:
+    quick.new_proxy = proxy_for_tests
+    guest = await quick.guest(network=NetworkPolicy.PUBLIC)
     with pytest.raises(GuestLost):
         await guest.run(sh("kill -9 -1", user=GuestUser.ROOT))
     async with listening() as made:

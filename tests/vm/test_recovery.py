@@ -75,9 +75,9 @@ async def test_code_in_the_guest_cannot_reach_the_ssh_server(guest: LocalGuest) 
         assert result.stdout.head == b""  # no banner
 
 
-async def test_a_tampered_kit_breaks_only_this_machine(lab: Lab) -> None:
+async def test_a_tampered_kit_breaks_only_this_machine(quick: Lab) -> None:
     """Root in the guest may break its own way in; the server says so and cleans up."""
-    guest = await lab.guest()
+    guest = await quick.guest()
     await root(guest, "echo 'not a key' > /.waggle/run/identity/authorized_keys")
     await root(guest, "mount -o remount,rw /.waggle; echo x > /.waggle/init; true")
     assert await works(guest)

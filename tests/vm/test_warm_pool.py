@@ -58,7 +58,8 @@ class Pooled:
 
 
 @pytest.fixture
-async def pooled(lab: Lab) -> AsyncGenerator[Pooled]:
+async def pooled(quick: Lab) -> AsyncGenerator[Pooled]:
+    lab = quick
     pool: WarmPool[WarmMachine] = WarmPool({KIND: 2}, room=lambda: 2, outlook=lambda: Outlook.FILL)
     lab.pool = pool
     made: list[WarmMachine] = []

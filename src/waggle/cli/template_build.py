@@ -37,13 +37,13 @@ def build(names: Sequence[str]) -> None:
     Raises InvalidRuntime, SettingsInvalid, Unsupported, ImageMissing, BootFailed and the like.
     """
     settings = load()
-    configure_logging(settings.log_level, settings.log_format)  # to stderr
     wanted = [RuntimeName.parse(name) for name in names] or [*RuntimeName]
     if settings.templates == "off":
         raise SettingsInvalid(
             "WAGGLE_TEMPLATES=off: a server of these settings would use no template.",
-            hint="Set WAGGLE_TEMPLATES=on, for this command and for the server.",
+            hint="Set WAGGLE_TEMPLATES=built or on, for this command and for the server.",
         )
+    configure_logging(settings.log_level, settings.log_format)  # to stderr
     chosen = hypervisor(settings)
     with contextlib.ExitStack() as stack:
         made = machinery(settings, chosen.hypervisor, stack)
@@ -56,15 +56,14 @@ async def _build(
     wanted: Sequence[RuntimeName],
     stack: contextlib.ExitStack,
 ) -> None:
-    async with anyio.create_task_group() as tasks:
-        found = templates(settings, made, tasks, stack)
-        if found is None:
-            raise Unsupported(
-                "libkrun runs the machines here, and cannot freeze them.",
-                hint="Set WAGGLE_PREFER=speed or WAGGLE_HYPERVISOR=qemu, for the server, too.",
-            )
-        for runtime in wanted:
-            await _ensure(settings, made, found, runtime)
+    found = templates(settings, made, None, stack)
+    if found is None:
+        raise Unsupported(
+            "libkrun runs the machines here, and cannot freeze them.",
+            hint="Set WAGGLE_PREFER=speed or WAGGLE_HYPERVISOR=qemu, for the server, too.",
+        )
+    for runtime in wanted:
+        await _ensure(settings, made, found, runtime)
 
 
 async def _ensure(

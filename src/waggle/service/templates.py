@@ -4,6 +4,7 @@
 `find` is asked for each create. What it does not find is wanted once that machine has booted, and
 made in the background, one at a time, with a machine of its own: booted, its runtime run once so
 that its pages are in memory, frozen. Its keys open nothing afterwards: they were only in memory.
+Without a background there are those that `ensure` made, in this process or another.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ class Templates:
         hypervisor: FreezingHypervisor,
         launcher: Launcher,
         recipe: Recipe,
-        tasks: anyio.abc.TaskGroup,
+        tasks: anyio.abc.TaskGroup | None,
     ) -> None:
+        """Those that are wanted are made in `tasks`; None has none made but by `ensure`."""
         self.hypervisor = hypervisor
         self.store = store
         self.loaded = Loaded(lambda path: hypervisor.load(path, hypervisor.fingerprint()))
@@ -78,6 +80,8 @@ class Templates:
 
         Does not raise: without a VMM there is nothing to make.
         """
+        if self._tasks is None:
+            return
         try:
             key = self._key(blueprint)
         except SetupIncomplete:

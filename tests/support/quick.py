@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lab for tests that need a machine, and not its boot: busybox goes on from a template.
+
+The template is made once, beside the images of `tests.support.vm`; a later run finds it. Machines
+of any other kind boot. The fixtures below are taken over as those of `tests.support.vm` are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from tests.support.vm import CACHE, Lab, command, environment
+
+from waggle.domain.errors import WaggleError
+from waggle.domain.image import BootImage
+from waggle.domain.runtime import RuntimeName
+from waggle.infra.files import FileLock
+from waggle.infra.qemu.hypervisor import QemuHypervisor
+from waggle.infra.rootfs.scratch import ScratchDisks
+from waggle.infra.ssh.keys import new_keys
+from waggle.infra.store.templates import TemplateStore
+from waggle.service.blueprint import Blueprint, MadeOf
+from waggle.service.local_identity import identity_of
+from waggle.service.templates import Recipe, Templates
+
+WARM = command("/.waggle/bin/busybox", "true")
+BUILD_SECONDS = 120.0
+
+
+@pytest.fixture(scope="session")
+def template_store() -> TemplateStore:
+    """One for all tests of a process: what it found is verified once."""
+    return TemplateStore(CACHE / "templates")
+
+
+@pytest.fixture
+async def quick(
+    lab: Lab, template_store: TemplateStore, busybox_image: BootImage
+) -> AsyncGenerator[Lab]:
+    """A lab whose small machines of busybox do not boot, where machines can be frozen."""
+    if not isinstance(lab.hypervisor, QemuHypervisor):
+        yield lab
+        return
+    recipe = Recipe(ScratchDisks(CACHE / "disks"), b"", dict.fromkeys(RuntimeName, WARM))
+    templates = Templates(template_store, lab.hypervisor, lab.launcher(), recipe, None)
+    with contextlib.suppress(WaggleError, OSError):  # machines boot
+        async with FileLock(CACHE / "templates.lock", timeout=BUILD_SECONDS):
+            await templates.ensure(_blueprint(lab, busybox_image))
+    lab.templates = templates
+    yield lab
+    await lab.close()
+    templates.loaded.close()
+
+
+def _blueprint(lab: Lab, image: BootImage) -> Blueprint:
+    """What `lab.guest()` asks for."""
+    asked = environment()
+    made_of = MadeOf(asked.runtime, image, lab.parts.kernel, lab.parts.kit, asked.resources)
+    identity = identity_of(image, new_keys(), asked.name, asked.network, certificates=b"")
+    return Blueprint(str(uuid.uuid4()), made_of, identity, Path("/nonexistent"))
