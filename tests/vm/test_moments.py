@@ -230,39 +230,39 @@ def another_qemu() -> Generator[Path]:
 
 
 async def test_what_an_older_qemu_froze_goes_on_with_that_one_only(
-    freezing: Lab, another_qemu: Path
+    booting: Lab, another_qemu: Path
 ) -> None:
-    newer = cast("QemuHypervisor", freezing.hypervisor)
+    newer = cast("QemuHypervisor", booting.hypervisor)
     accelerator = newer.fingerprint()["accelerator"]
-    freezing.hypervisor = older = QemuHypervisor(str(another_qemu), accelerator)
-    host, asked, guest = await started(freezing)
+    booting.hypervisor = older = QemuHypervisor(str(another_qemu), accelerator)
+    host, asked, guest = await started(booting)
     await guest.hibernate()
 
-    freezing.hypervisor = newer
+    booting.hypervisor = newer
     with pytest.raises(MomentUnusable, match="version of QEMU") as refused:
-        await freezing.host().wake(asked, no_progress)
+        await booting.host().wake(asked, no_progress)
     assert "WAGGLE_QEMU_OLDER" in str(refused.value.hint)
 
     binary = load().qemu_binary
-    freezing.hypervisor = both = QemuHypervisor(binary, accelerator, older=[str(another_qemu)])
-    host = freezing.host()
-    woken = freezing.adopt(await host.wake(asked, no_progress))
+    booting.hypervisor = both = QemuHypervisor(binary, accelerator, older=[str(another_qemu)])
+    host = booting.host()
+    woken = booting.adopt(await host.wake(asked, no_progress))
     async with woken.moment() as moment:
         assert both.fingerprint(moment.frozen) == older.fingerprint() != both.fingerprint()
-        fork = await copy(freezing, host, moment)
+        fork = await copy(booting, host, moment)
     assert lines(await fork.run(sh("echo works"))) == ["works"]
     await woken.hibernate()
-    woken = freezing.adopt(await host.wake(asked, no_progress))
+    woken = booting.adopt(await host.wake(asked, no_progress))
     assert lines(await woken.run(sh("echo works"))) == ["works"]
 
 
 async def test_a_qemu_that_was_replaced_while_its_machine_ran_is_not_mistaken(
-    freezing: Lab, another_qemu: Path
+    booting: Lab, another_qemu: Path
 ) -> None:
-    accelerator = cast("QemuHypervisor", freezing.hypervisor).fingerprint()["accelerator"]
+    accelerator = cast("QemuHypervisor", booting.hypervisor).fingerprint()["accelerator"]
     kept = another_qemu.with_name("kept")
-    freezing.hypervisor = QemuHypervisor(str(another_qemu), accelerator, older=[str(kept)])
-    host, asked, guest = await started(freezing)
+    booting.hypervisor = QemuHypervisor(str(another_qemu), accelerator, older=[str(kept)])
+    host, asked, guest = await started(booting)
     another_qemu.rename(another_qemu.with_name("away"))
     shutil.copy(str(shutil.which(load().qemu_binary)), another_qemu)
     with pytest.raises(BootFailed, match="not here any more") as refused:
@@ -272,7 +272,7 @@ async def test_a_qemu_that_was_replaced_while_its_machine_ran_is_not_mistaken(
 
     another_qemu.with_name("away").rename(kept)
     await guest.hibernate()
-    woken = freezing.adopt(await host.wake(asked, no_progress))
+    woken = booting.adopt(await host.wake(asked, no_progress))
     assert lines(await woken.run(sh("echo works"))) == ["works"]
 
 
