@@ -2,8 +2,8 @@
 """Random histories of a service, with every await a place where anything else may happen.
 
 Hypothesis starts calls and then decides which of the waiting ones goes on: a host that boots, a
-store that saves, a guest that is being destroyed. After each step the machines that exist are
-compared with what the service says of them.
+store that saves, a guest that is paused, put to sleep or destroyed. After each step the machines
+that exist are compared with what the service says of them.
 """
 
 import asyncio
@@ -20,14 +20,24 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.service.world import OWNER, Broken, Guest, Job, World, build, settle
 
 from waggle.domain.environment import TRANSITIONS, Environment, State
-from waggle.domain.errors import BootFailed, MaxEnvironments, NotFound, NotRunning
+from waggle.domain.errors import (
+    BootFailed,
+    Busy,
+    MaxEnvironments,
+    NotFound,
+    NotRunning,
+    QuotaExceeded,
+)
 from waggle.service.reaper import Reaper
+from waggle.service.request import Pausing
 
 pytestmark = pytest.mark.slow
 
 T = TypeVar("T")
 CAPACITY = 2
-EXPECTED = (Broken, BootFailed, MaxEnvironments, NotFound, NotRunning)
+ASLEEP = 2
+"""How many may sleep on the disk."""
+EXPECTED = (Broken, BootFailed, Busy, MaxEnvironments, NotFound, NotRunning, QuotaExceeded)
 """What a call may raise here; InvalidTransition or anything unforeseen is a defect."""
 
 
@@ -80,7 +90,8 @@ class ServiceMachine(RuleBasedStateMachine):
 
         async def owner() -> None:
             async with anyio.create_task_group() as tasks:
-                built.set_result(build(tasks, capacity=CAPACITY))
+                pausing = Pausing(when_idle=True, max_asleep=ASLEEP)
+                built.set_result(build(tasks, capacity=CAPACITY, pausing=pausing))
                 await self.stop.wait()
                 tasks.cancel_scope.cancel()
 
@@ -162,6 +173,24 @@ class ServiceMachine(RuleBasedStateMachine):
 
         self.loop(start(self.pick(share)))
 
+    @precondition(lambda self: self.here.service.all())
+    @rule(share=st.floats(0, 1, exclude_max=True), to_disk=st.booleans())
+    def pause(self, share: float, to_disk: bool) -> None:
+        async def start(environment_id: str) -> None:
+            pausing = self.here.service.pause(environment_id, owner=OWNER, to_disk=to_disk)
+            self.jobs.append(self.here.start(pausing))
+
+        self.loop(start(self.pick(share)))
+
+    @precondition(lambda self: self.here.service.all())
+    @rule(share=st.floats(0, 1, exclude_max=True))
+    def resume(self, share: float) -> None:
+        async def start(environment_id: str) -> None:
+            resuming = self.here.service.resume(environment_id, owner=OWNER)
+            self.jobs.append(self.here.start(resuming))
+
+        self.loop(start(self.pick(share)))
+
     @precondition(lambda self: any(not job.is_done for _, job in self.calls))
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
@@ -209,7 +238,7 @@ class ServiceMachine(RuleBasedStateMachine):
 
         self.loop(go())
 
-    @rule(minutes=st.sampled_from([-20, 1, 15, 31]))
+    @rule(minutes=st.sampled_from([-20, 1, 15, 31, 60 * 25]))
     def time(self, minutes: int) -> None:
         self.here.clock.advance(minutes=minutes)
 
@@ -241,7 +270,10 @@ class ServiceMachine(RuleBasedStateMachine):
         shown = self.here.service.all()
         alive = {each.environment.id for each in self.here.host.guests.values() if not each.freed}
         assert {each.id for each in shown if each.holds_capacity} == alive
-        assert {each.state for each in shown} <= {State.RUNNING, State.ERROR}
+        assert {each.state for each in shown} <= {State.RUNNING, State.PAUSED, State.ERROR}
+        asleep = {each.id for each in shown if each.is_asleep}
+        assert asleep == self.here.host.asleep
+        assert {each.id for each in shown if each.state is State.PAUSED} <= alive | asleep
         assert {each.id for each in shown if each.state is State.RUNNING} <= alive
         full = self.loop(self.here.service.not_ready()) is not None
         assert full == (len(alive) == CAPACITY)
@@ -251,6 +283,10 @@ class ServiceMachine(RuleBasedStateMachine):
     @invariant()
     def there_are_never_more_machines_than_slots(self) -> None:
         assert self.here.host.machines <= CAPACITY
+
+    @invariant()
+    def no_more_sleep_than_may(self) -> None:
+        assert len(self.here.host.asleep) <= ASLEEP
 
     @invariant()
     def no_machine_is_forgotten_or_freed_twice(self) -> None:
@@ -265,7 +301,8 @@ class ServiceMachine(RuleBasedStateMachine):
         for each in self.here.service.all():
             if each.state is State.RUNNING:
                 assert not self.here.host.guests[each.id].freed
-                assert self.here.store.records[each.id].state is State.RUNNING
+                recorded = self.here.store.records[each.id].state
+                assert recorded in (State.RUNNING, State.PAUSED), "PAUSED until a resume is saved"
             if each.state is State.ERROR:
                 assert each.error
 

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What programs draw in environments that go on from one template: never the same twice.
+
+The kernels of a hundred copies are compared in tests/vm/test_templates.py; here it is what the
+interpreters and OpenSSL make of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+from mcp import Client
+from tests.support.waggle_client import call, connected, create, execute
+from tests.support.waggle_process import have_templates, running
+
+pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(1500)]
+COPIES, AT_ONCE = 100, 4
+PYTHON = """
+import os, random, secrets, ssl, uuid
+print(os.urandom(16).hex(), secrets.token_hex(16), ssl.RAND_bytes(16).hex(), uuid.uuid4())
+print(random.random(), hash("text"))
+"""
+NODE = """
+const crypto = require("crypto");
+console.log(crypto.randomBytes(16).toString("hex"), crypto.randomUUID(), Math.random());
+"""
+
+
+@pytest.mark.parametrize("runtime,code,draws", [("python", PYTHON, 6), ("node", NODE, 3)])
+async def test_interpreters_and_openssl_draw_other_numbers_in_each_copy(
+    tmp_path: Path, runtime: str, code: str, draws: int
+) -> None:
+    have_templates(runtime)
+    settings = {"max_environments": str(AT_ONCE), "default_network": "none"}
+    told: list[list[str]] = []
+    turns = anyio.Semaphore(AT_ONCE)
+
+    async def one(client: Client) -> None:
+        async with turns:
+            environment = await create(client, runtime)
+            told.append((await execute(client, environment, code)).split())
+            await call(client, "destroy_environment", environment_id=environment)
+
+    with running(tmp_path, settings) as server:
+        async with connected(server) as client, anyio.create_task_group() as group:
+            for _ in range(COPIES):
+                group.start_soon(one, client)
+        made = server.events("environment_created")
+    assert all(each["template"] for each in made), "they booted"
+    assert [len(each) for each in told] == [draws] * COPIES
+    for values in zip(*told, strict=True):
+        assert len(set(values)) == COPIES, values
