@@ -61,9 +61,9 @@ def test_the_sdk_takes_it_for_the_same(value: object) -> None:
         return
     assert taken is not None
     if isinstance(taken, JSONRPCRequest):
-        assert found == Message(taken.method, taken.id)
+        assert found == Message(taken.method, taken.id, taken.params or {})
     elif isinstance(taken, JSONRPCNotification):
-        assert found == Message(taken.method, None)
+        assert found == Message(taken.method, None, taken.params or {})
         assert "id" not in json.loads(data)
     else:
         assert found.method is None or found.method == "ping"

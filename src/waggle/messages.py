@@ -9,12 +9,13 @@ mistakes in the words of its parser. Knows no methods.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, cast
 
 import mcp_types
 import pydantic_core
-from mcp_types import RequestId
+from mcp_types import PROTOCOL_VERSION_META_KEY, RequestId
 
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
@@ -31,6 +32,12 @@ class Message:
 
     method: str | None
     id: RequestId | None
+    params: Mapping[str, object]
+
+    @property
+    def is_self_contained(self) -> bool:
+        """Whether it names its protocol version itself, as since 2026-07-28."""
+        return PROTOCOL_VERSION_META_KEY in _object(self.params.get("_meta"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +64,14 @@ def read(data: bytes, carrier: Carrier) -> Message | NoMessage:
         why = f"The {carrier} is not a JSON-RPC 2.0 message."
     elif not isinstance(method, str):
         if _is_response(fields):
-            return Message(None, number)
+            return Message(None, number, {})
         why = "A message has a method, or an id with a result or an error."
     elif number is None and "id" in fields:
         why = "The id of a request is a string or an integer; a notification has none."
     elif not isinstance(fields.get("params"), dict | None):
         why = "The params of a message are an object."
     else:
-        return Message(method, number)
+        return Message(method, number, _object(fields.get("params")))
     return NoMessage(number, INVALID_REQUEST, why)
 
 
