@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import anyio
 import httpx2
@@ -136,6 +137,20 @@ async def test_who_sends_an_unknown_protocol_version_is_told_those_that_are_know
         for known in (MODERN, "2025-11-25"):
             assert known in error["message"]
             assert known in error["data"]["supported"]
+
+
+async def test_who_could_do_without_a_session_is_told_the_versions_that_can() -> None:
+    """The list that `server/discover` gives, as the protocol wants it."""
+    meta: dict[str, Any] = {
+        "io.modelcontextprotocol/protocolVersion": "2099-01-01",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    headers = {"MCP-Protocol-Version": "2099-01-01", "Mcp-Method": "tools/list"}
+    async with serving() as rig, raw(rig) as http:
+        message = request("tools/list", {"_meta": meta})
+        answer = await http.post("/mcp", json=message, headers=headers)
+        assert answer.json()["error"]["code"] == -32022
+        assert answer.json()["error"]["data"]["supported"] == [MODERN]
 
 
 async def test_sessions_are_capped_and_bare_calls_are_not() -> None:

@@ -206,17 +206,27 @@ class McpEndpoint:
         message = read(body, "body")
         if isinstance(message, NoMessage):
             return rpc_error(400, message.code, message.why, number=message.id), False
-        if version is not None and version not in KNOWN_PROTOCOL_VERSIONS:
-            return _unknown_version(version, message), False
         if self._draining and _is_new_work(message):
             return _shutting_down(message.id), False
-        if modern:
-            return self._stateless.handle_request, False
-        if b"mcp-session-id" in headers:
+        if version is not None and version not in KNOWN_PROTOCOL_VERSIONS:
+            return self._unknown_version(version, message), False
+        if b"mcp-session-id" in headers and not modern:
             return self._stateful.handle_request, False
-        if message.method == "initialize":
+        if message.method == "initialize" and not modern:
             return self._stateful.handle_request, True
-        return self._stateless.handle_request, message.method != "tools/call"
+        return self._stateless.handle_request, not modern and message.method != "tools/call"
+
+    def _unknown_version(self, version: str, message: Message) -> ASGIApp:
+        if message.is_self_contained:
+            return self._stateless.handle_request  # tells which versions of its kind there are
+        known = ", ".join(KNOWN_PROTOCOL_VERSIONS)
+        return rpc_error(
+            400,
+            UNSUPPORTED_PROTOCOL_VERSION,
+            f"The MCP-Protocol-Version is none that this server knows: {known}.",
+            number=message.id,
+            data={"supported": KNOWN_PROTOCOL_VERSIONS, "requested": version[:60]},
+        )
 
 
 def _is_new_work(message: Message) -> bool:
@@ -228,14 +238,3 @@ def _is_new_work(message: Message) -> bool:
 def _shutting_down(number: RequestId | None = None) -> ASGIApp:
     why = "The server is shutting down; connect again when it is back."
     return rpc_error(503, SERVER_BUSY, why, {"Retry-After": "5"}, number=number)
-
-
-def _unknown_version(version: str, message: Message) -> ASGIApp:
-    known = ", ".join(KNOWN_PROTOCOL_VERSIONS)
-    return rpc_error(
-        400,
-        UNSUPPORTED_PROTOCOL_VERSION,
-        f"The MCP-Protocol-Version is none that this server knows: {known}.",
-        number=message.id,
-        data={"supported": KNOWN_PROTOCOL_VERSIONS, "requested": version[:60]},
-    )
