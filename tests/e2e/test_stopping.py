@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from tests.support.server import data_of
+from tests.support.server import ERAS, data_of
 from tests.support.waggle_client import (
     CREATE,
     bare,
@@ -68,8 +68,35 @@ async def test_sigterm_lets_a_create_and_an_execution_finish(server: Waggle) -> 
     assert server.complaints() == []
 
 
-async def _started(server: Waggle, environment: str) -> bool:
-    arguments = {"environment_id": environment, "path": "started"}
+async def test_sigterm_loses_no_result_of_clients_that_never_listed_the_tools(
+    server: Waggle,
+) -> None:
+    """The SDK's list them when they have a result, to check it, and lose it if they cannot."""
+    server.start()
+    async with connected(server) as client:
+        environment = await create(client, "shell")
+    said: list[str] = []
+
+    async def work(era: str) -> None:
+        async with connected(server, era) as client:
+            code = f"echo >started-{era}; busybox sleep 8; echo {era}"
+            said.append(await execute(client, environment, code))
+
+    async with anyio.create_task_group() as group:
+        for era in ERAS:
+            group.start_soon(work, era)
+        for era in ERAS:
+            await until(lambda: _started(server, environment, f"started-{era}"))  # noqa: B023 - awaited here
+        assert said == []
+        server.send(signal.SIGTERM)
+    assert sorted(said) == sorted(f"{era}\n" for era in ERAS)
+    assert await server.wait() == 0
+    assert server.remains() == {}
+    assert server.complaints() == []
+
+
+async def _started(server: Waggle, environment: str, path: str = "started") -> bool:
+    arguments = {"environment_id": environment, "path": path}
     async with streaming(server, *bare("read_file", arguments)) as lines:
         return '"isError":true' not in await heard(lines, '"result"')
 

@@ -63,6 +63,14 @@ async def test_the_protocol_of_2026() -> None:
         (b'{"id": 5, "method": "ping"}', 5, -32600),
         (b'{"jsonrpc": "1.0", "id": "a", "method": "ping"}', "a", -32600),
         (b"5", None, -32600),
+        (b'{"jsonrpc": "2.0"}', None, -32600),
+        (b'{"jsonrpc": "2.0", "id": 5, "method": "ping", "params": []}', 5, -32600),
+        (b'{"jsonrpc": "2.0", "id": {"a": 1}, "method": "ping"}', None, -32600),
+        (b'{"jsonrpc": "2.0", "id": null, "method": "ping"}', None, -32600),
+        (b'{"jsonrpc": "2.0", "id": true, "method": "ping"}', None, -32600),
+        (b'{"jsonrpc": "2.0", "id": 1.5, "method": "ping"}', None, -32600),
+        (b'{"jsonrpc": "2.0", "id": 1e400, "method": "ping"}', None, -32600),
+        (b'{"jsonrpc": "2.0", "id": 5, "method": "ping", "params": {"a": "\\ud800"}}', 5, -32700),
     ],
 )
 async def test_what_is_no_message_is_answered_and_harms_nothing(
@@ -159,6 +167,23 @@ async def test_a_stopping_server_refuses_new_calls_and_lets_old_ones_end() -> No
         assert refused["_meta"]["waggle/error"]["retryable"]
         host.only.release.set()
         assert (await peer.answer(5))["result"]["structuredContent"]["exit_code"] == 0
+        with anyio.fail_after(10):
+            await peer.ended.wait()
+
+
+async def test_a_client_can_list_the_tools_when_it_has_the_result_of_its_last_call() -> None:
+    """The SDK's does, if it has not before, and has nothing if it cannot."""
+    host = FakeHost()
+    async with serving(Setup(host=host)) as peer:
+        await peer.start()
+        await hanging(peer, 5, host)
+        peer.server.stop()
+        await until(lambda: peer.calls.stopping)
+        host.only.release.set()
+        await peer.answer(5)
+        await peer.send(request("tools/list", number=6))
+        assert (await peer.answer(6))["result"]["tools"]
+        peer.hang_up()
         with anyio.fail_after(10):
             await peer.ended.wait()
 

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is sent after a response is complete goes nowhere."""
+"""A request has one answer: what is sent after it goes nowhere, and a crash gets one, too."""
 
 from __future__ import annotations
 
-import pytest
-from starlette.types import Message
+import json
+import re
 
-from waggle.web.answers import until_complete
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+from structlog.testing import capture_logs
+
+from waggle.web.answers import OneAnswer, answered
 
 pytestmark = pytest.mark.anyio
 
@@ -17,7 +21,7 @@ async def test_a_second_answer_is_dropped() -> None:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    guarded = until_complete(send)
+    guarded = OneAnswer(send)
     first: list[Message] = [
         {"type": "http.response.start", "status": 200, "headers": []},
         {"type": "http.response.body", "body": b"a", "more_body": True},
@@ -30,3 +34,45 @@ async def test_a_second_answer_is_dropped() -> None:
     for message in (*first, *late):
         await guarded(message)
     assert sent == first
+
+
+async def crashed(*before: Message) -> tuple[list[Message], str | None, str]:
+    """What a client gets of an application that fails after `before`, the log's id, and an end."""
+    sent: list[Message] = []
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        for message in before:
+            await send(message)
+        raise OSError("secret detail")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    end = "answered"
+    with capture_logs() as logs:
+        try:
+            await answered(app, {"type": "http"}, receive, send)
+        except OSError:
+            end = "raised"
+    (logged,) = [entry for entry in logs if entry["log_level"] == "error"]
+    assert logged["event"] == "request_crashed"
+    return sent, logged["error_id"], end
+
+
+async def test_a_crash_is_answered_with_an_id_that_the_log_has() -> None:
+    sent, error_id, end = await crashed()
+    assert (sent[0]["status"], end) == (500, "answered")
+    error = json.loads(sent[1]["body"])["error"]
+    assert error["code"] == -32603
+    assert re.search(r"Internal error (\w+)\.", error["message"])[1] == error_id  # pyright: ignore[reportOptionalSubscript]  # None fails, too
+    assert "secret" not in error["message"]
+
+
+async def test_a_crash_in_the_middle_of_an_answer_ends_the_connection() -> None:
+    head: Message = {"type": "http.response.start", "status": 200, "headers": []}
+    sent, error_id, end = await crashed(head)
+    assert (sent, end) == ([head], "raised")
+    assert error_id

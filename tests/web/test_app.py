@@ -6,7 +6,8 @@ from __future__ import annotations
 import httpx2
 import pytest
 from mcp.server.lowlevel import Server
-from tests.support.server import Setup, client, created, raw, serving
+from structlog.testing import capture_logs
+from tests.support.server import Setup, client, created, raw, request, serving
 
 from waggle.web import app as app_module
 from waggle.web.app import build_app
@@ -57,6 +58,40 @@ async def test_a_readiness_check_that_fails_or_hangs(monkeypatch: pytest.MonkeyP
         assert answer.status_code == 503
         assert words in answer.json()["reason"]
         assert "secret" not in answer.text
+
+
+async def test_a_crash_of_the_endpoint_is_answered_in_json() -> None:
+    """One that was never started is the only one that crashes at will."""
+    web = build_app(Server("x"), not_ready=never, hosts=host_policy("127.0.0.1"))
+    transport = httpx2.ASGITransport(web.asgi)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        with capture_logs() as logs:
+            answer = await http.post("/mcp", json=request("tools/list"))
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == -32603
+    (crash,) = [entry for entry in logs if entry["event"] == "request_crashed"]
+    assert f"Internal error {crash['error_id']}." in answer.json()["error"]["message"]
+
+
+async def test_who_comes_after_the_last_call_is_told_that_the_server_stops() -> None:
+    web = build_app(Server("x"), not_ready=never, hosts=host_policy("127.0.0.1"))
+    transport = httpx2.ASGITransport(web.asgi)
+    async with (
+        web.endpoint.running(),
+        httpx2.AsyncClient(transport=transport, base_url="http://localhost") as http,
+    ):
+        await web.endpoint.drain(0)
+        ends = [
+            await http.post("/mcp", json=request("tools/list")),
+            await http.delete("/mcp", headers={"Mcp-Session-Id": "a"}),
+        ]
+    for answer in ends:
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert "shutting down" in answer.json()["error"]["message"]
+
+
+async def never() -> str | None:
+    return None
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import Any
 
 import anyio
 import httpx2
@@ -24,6 +26,7 @@ from tests.support.server import (
     request,
     serving,
 )
+from tests.support.wire import TRACES
 
 from waggle.web.endpoint import SessionLimits
 
@@ -41,7 +44,7 @@ async def test_both_eras_work_side_by_side(era: str) -> None:
         assert [e["environment_id"] for e in listed["environments"]] == [environment]
 
 
-BAD_MESSAGES = {
+BAD_MESSAGES: dict[str, tuple[bytes, int]] = {
     "empty": (b"", -32700),
     "no json": (b"{nope", -32700),
     "half a message": (b'{"jsonrpc": "2.0", "id": 1, "method": "tools/', -32700),
@@ -52,19 +55,49 @@ BAD_MESSAGES = {
     "a number": (b"5", -32600),
     "no version": (b'{"id": 1, "method": "tools/list"}', -32600),
     "odd method": (b'{"jsonrpc": "2.0", "id": 1, "method": {"a": 1}}', -32600),
+    "neither request nor answer": (b'{"jsonrpc": "2.0"}', -32600),
+    "an id alone": (b'{"jsonrpc": "2.0", "id": 1}', -32600),
+    "odd result": (b'{"jsonrpc": "2.0", "id": 1, "result": 5}', -32600),
+    "odd error": (b'{"jsonrpc": "2.0", "id": 1, "error": {"code": "x"}}', -32600),
+    "odd params": (b'{"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": []}', -32600),
+    **{
+        f"id {number}": (
+            b'{"jsonrpc": "2.0", "id": %s, "method": "tools/list"}' % number.encode(),
+            -32600,
+        )
+        for number in ('{"a": 1}', "[]", "true", "null", "1.5", "1.0", "1e400")
+    },
 }
 
 
-@pytest.mark.parametrize("name", BAD_MESSAGES)
-async def test_a_message_that_is_none_is_refused_in_json(name: str) -> None:
-    body, code = BAD_MESSAGES[name]
+@pytest.mark.parametrize("inside", ["a session", "no session"])
+async def test_a_message_that_is_none_is_refused_in_json(inside: str) -> None:
     async with serving() as rig, raw(rig) as http:
         headers = {"Content-Type": "application/json"}
-        answer = await http.post("/mcp", content=body, headers=headers)
-        assert answer.status_code == 400
-        assert answer.json()["error"]["code"] == code
-        assert "Traceback" not in answer.text
-        assert len(answer.text) < 300
+        if inside == "a session":
+            opened = await http.post("/mcp", json=INITIALIZE)
+            headers["Mcp-Session-Id"] = opened.headers["mcp-session-id"]
+        for name, (body, code) in BAD_MESSAGES.items():
+            answer = await http.post("/mcp", content=body, headers=headers)
+            assert answer.status_code == 400, name
+            assert answer.json()["error"]["code"] == code, name
+            assert not [trace for trace in TRACES if trace in answer.text], name
+            assert "validation error" not in answer.text, name
+            assert len(answer.text) < 300, name
+
+
+async def test_half_a_character_is_refused_by_the_requests_id() -> None:
+    """JSON.stringify of JavaScript writes what a cut through an emoji leaves as an escape."""
+    arguments = {"environment_id": "e", "code": "echo \ud83d"}
+    call = request("tools/call", {"name": "execute", "arguments": arguments}, number=7)
+    async with serving() as rig, raw(rig) as http:
+        opened = await http.post("/mcp", json=INITIALIZE)
+        session = {"Mcp-Session-Id": opened.headers["mcp-session-id"]}
+        http.headers["Content-Type"] = "application/json"
+        for headers in ({}, session):
+            answer = await http.post("/mcp", content=json.dumps(call), headers=headers)
+            assert (answer.status_code, answer.json()["id"]) == (400, 7)
+            assert "a lone surrogate" in answer.json()["error"]["message"]
 
 
 async def test_other_content_types_and_methods_are_refused_in_json() -> None:
@@ -90,12 +123,34 @@ async def test_an_unknown_session_is_told_to_start_again() -> None:
             assert answer.json()["error"]["message"] == "Session not found"
 
 
-async def test_an_unknown_protocol_version_is_named() -> None:
+@pytest.mark.parametrize("version", ["1999-01-01", "1.0", "", "2099-01-01"])
+@pytest.mark.parametrize("message", [request("tools/list"), INITIALIZE])
+async def test_who_sends_an_unknown_protocol_version_is_told_those_that_are_known(
+    version: str, message: object
+) -> None:
     async with serving() as rig, raw(rig) as http:
-        headers = {"MCP-Protocol-Version": "1999-01-01"}
-        answer = await http.post("/mcp", json=request("tools/list"), headers=headers)
-        assert answer.status_code == 400
-        assert answer.json()["error"]["code"] < 0
+        answer = await http.post("/mcp", json=message, headers={"MCP-Protocol-Version": version})
+        assert (answer.status_code, answer.json()["id"]) == (400, 1)
+        error = answer.json()["error"]
+        assert error["code"] == -32022
+        assert error["data"]["requested"] == version
+        for known in (MODERN, "2025-11-25"):
+            assert known in error["message"]
+            assert known in error["data"]["supported"]
+
+
+async def test_who_could_do_without_a_session_is_told_the_versions_that_can() -> None:
+    """The list that `server/discover` gives, as the protocol wants it."""
+    meta: dict[str, Any] = {
+        "io.modelcontextprotocol/protocolVersion": "2099-01-01",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    headers = {"MCP-Protocol-Version": "2099-01-01", "Mcp-Method": "tools/list"}
+    async with serving() as rig, raw(rig) as http:
+        message = request("tools/list", {"_meta": meta})
+        answer = await http.post("/mcp", json=message, headers=headers)
+        assert answer.json()["error"]["code"] == -32022
+        assert answer.json()["error"]["data"]["supported"] == [MODERN]
 
 
 async def test_sessions_are_capped_and_bare_calls_are_not() -> None:

@@ -163,14 +163,59 @@ async def test_a_stop_lets_calls_finish_and_refuses_new_ones(era: str) -> None:
                 with anyio.fail_after(5):
                     while not rig.web.endpoint.draining:
                         await anyio.lowlevel.checkpoint()
+                call = request("tools/call", {"name": "list_environments"}, number=8)
                 for headers in ({}, session):
-                    refused = await http.post("/mcp", json=request("tools/list"), headers=headers)
+                    refused = await http.post("/mcp", json=call, headers=headers)
                     assert refused.status_code == 503
+                    assert refused.json()["id"] == 8
                     assert "shutting down" in refused.json()["error"]["message"]
                 assert (await http.get("/readyz")).status_code == 503
                 assert (await http.get("/healthz")).status_code == 200
                 guest.release.set()
         assert not guest.cancelled
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_client_that_never_listed_the_tools_gets_the_result_of_its_last_call(
+    era: str,
+) -> None:
+    """It lists them when it has the result, to check it, and has nothing if it cannot."""
+    async with serving(Setup(limits=PATIENT)) as rig, raw(rig) as http:
+        create = request("tools/call", {"name": "create_environment", "arguments": SHELL})
+        await http.post("/mcp", json=create)
+        guest = rig.host.only
+        async with client(rig, era) as connected, anyio.create_task_group() as group:
+            group.start_soon(finish, connected, guest.environment.id)
+            await guest.started.wait()
+            rig.server.stop()
+            with anyio.fail_after(5):
+                while not rig.web.endpoint.draining:
+                    await anyio.lowlevel.checkpoint()
+            guest.release.set()
+
+
+SHELL = {"runtime": "shell"}
+
+
+async def test_a_stopping_server_tells_every_kind_of_client_what_tools_it_has() -> None:
+    async with serving(Setup(limits=PATIENT)) as rig, raw(rig) as http, client(rig) as connected:
+        guest = rig.host.guests[environment := await created(connected)]
+        opened = await http.post("/mcp", json=INITIALIZE)
+        session = {"Mcp-Session-Id": opened.headers["mcp-session-id"]}
+        async with anyio.create_task_group() as group:
+            group.start_soon(finish, connected, environment)
+            await guest.started.wait()
+            rig.server.stop()
+            with anyio.fail_after(5):
+                while not rig.web.endpoint.draining:
+                    await anyio.lowlevel.checkpoint()
+            bare = await http.post("/mcp", json=request("tools/list"))
+            assert bare.headers["content-type"] == "application/json"
+            listed = await http.post("/mcp", json=request("tools/list"), headers=session)
+            assert listed.headers["mcp-session-id"] == session["Mcp-Session-Id"]
+            assert '"create_environment"' in listed.text
+            assert (await http.post("/mcp", json=INITIALIZE)).status_code == 503
+            guest.release.set()
 
 
 @pytest.mark.parametrize("era", ERAS)

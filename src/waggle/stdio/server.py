@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 import anyio
 import mcp_types
-import pydantic_core
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.server.lowlevel import Server
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
-from mcp_types import JSONRPCError, JSONRPCRequest, JSONRPCResponse, RequestId
+from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCRequest, JSONRPCResponse, RequestId
 
+from waggle.messages import INTERNAL_ERROR, INVALID_REQUEST, SERVER_BUSY, NoMessage, read
 from waggle.stdio.descriptors import Wire
 from waggle.stdio.lines import Lines, TooLong
 
@@ -30,9 +30,12 @@ log = structlog.get_logger(__name__)
 MIB = 1 << 20
 EOF_GRACE = 1.0
 """Seconds for calls that are about to end when the client closed its side."""
+FOLLOW_UP_SECONDS = 1.0
+"""Seconds for the client of a call that ended within the grace to ask what it needs to use it.
+
+The SDK's looks up the schema of a result in `tools/list`, and loses the result when it cannot."""
 FLUSH_SECONDS = 1.0
 """Seconds for the last answers to reach a client that reads."""
-PARSE_ERROR, INVALID_REQUEST, INTERNAL_ERROR, SERVER_BUSY = -32700, -32600, -32603, -32000
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,10 @@ class StdioServer:
         self._calls.stop()
         log.info("draining", calls=len(self._calls), grace_seconds=self._limits.grace)
         with anyio.move_on_after(self._limits.grace):
-            await self._calls.finished()
+            if len(self._calls):
+                await self._calls.finished()
+                with anyio.move_on_after(FOLLOW_UP_SECONDS):
+                    await self._gone.wait()
         cut = self._calls.cut()
         with anyio.move_on_after(FLUSH_SECONDS):
             await self._all_answered()
@@ -165,10 +171,9 @@ class StdioServer:
             return
         if not line.strip():
             return
-        try:
-            message = mcp_types.jsonrpc_message_adapter.validate_json(line, by_name=False)
-        except ValueError:
-            await self._refuse(*_explain(line))
+        message = _message(line)
+        if isinstance(message, NoMessage):
+            await self._refuse(message.id, message.code, message.why)
             return
         if not isinstance(message, JSONRPCRequest):
             await inbox.send(SessionMessage(message))
@@ -219,7 +224,7 @@ async def _wake(reason: anyio.Event, then: Callable[[], None]) -> None:
     then()
 
 
-def _encoded(message: mcp_types.JSONRPCMessage) -> bytes:
+def _encoded(message: JSONRPCMessage) -> bytes:
     try:
         return message.model_dump_json(by_alias=True, exclude_unset=True).encode()
     except ValueError:  # text that is no Unicode got into a result
@@ -229,14 +234,15 @@ def _encoded(message: mcp_types.JSONRPCMessage) -> bytes:
         return json.dumps({"jsonrpc": "2.0", "id": number, "error": error}).encode()
 
 
-def _explain(line: bytes) -> tuple[RequestId | None, int, str]:
-    """Why a line is no message: the id to answer to, if it has one, the code, and the words."""
+def _message(line: bytes) -> JSONRPCMessage | NoMessage:
+    """The message for the SDK. Requests, which are most, are read once."""
     try:
-        value: object = pydantic_core.from_json(line)
+        message = mcp_types.jsonrpc_message_adapter.validate_json(line, by_name=False)
     except ValueError:
-        return None, PARSE_ERROR, "The line is not valid JSON in UTF-8: send one message a line."
-    if isinstance(value, list):
-        return None, INVALID_REQUEST, "Batches are not supported: send one message a line."
-    number = value.get("id") if isinstance(value, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # whatever JSON there is
-    known = number if isinstance(number, int | str) and not isinstance(number, bool) else None
-    return known, INVALID_REQUEST, "The line is not a JSON-RPC 2.0 message."
+        message = None
+    if isinstance(message, JSONRPCRequest):
+        return message
+    told = read(line, "line")
+    if isinstance(told, NoMessage):
+        return told
+    return message or NoMessage(told.id, INVALID_REQUEST, "The line is not a JSON-RPC 2.0 message.")

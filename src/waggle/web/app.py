@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from waggle.domain.access import METRICS
 from waggle.web.access import OPEN, AccessCheck, AccessRules, metadata_routes
-from waggle.web.answers import problem
+from waggle.web.answers import answered, problem
 from waggle.web.bodies import BodyLimits
 from waggle.web.endpoint import McpEndpoint, SessionLimits
 from waggle.web.hosts import HostCheck, HostPolicy
@@ -107,9 +107,11 @@ class _Front:
         self._others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on by its path. What `mcp` raises, uvicorn logs and answers with 500."""
-        is_call = scope["type"] == "http" and scope["path"] == "/mcp"
-        await (self._mcp if is_call else self._others)(scope, receive, send)
+        """Pass a request on by its path."""
+        if scope["type"] == "http" and scope["path"] == "/mcp":
+            await answered(self._mcp, scope, receive, send)
+        else:
+            await self._others(scope, receive, send)
 
 
 def _metrics_route(scrape: Scrape, endpoint: McpEndpoint, access: AccessRules) -> Route:

@@ -13,18 +13,19 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import anyio.abc
-import pydantic_core
 import structlog
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from mcp_types import UNSUPPORTED_PROTOCOL_VERSION, RequestId
+from mcp_types.version import KNOWN_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from waggle.web.answers import INVALID_REQUEST, PARSE_ERROR, SERVER_BUSY, rpc_error, until_complete
+from waggle.messages import INVALID_REQUEST, SERVER_BUSY, Message, NoMessage, read
+from waggle.web.answers import rpc_error
 from waggle.web.bodies import Bodies, BodyLimits, BodyRefusedError, ClientGoneError, replay
 from waggle.web.headers import fields, text
 from waggle.web.single_event import as_json
@@ -32,6 +33,12 @@ from waggle.web.single_event import as_json
 log = structlog.get_logger(__name__)
 _LISTEN = b"subscriptions/listen"
 
+_FOLLOW_UPS = frozenset({"tools/list", "ping", "server/discover"})
+"""What a client asks around its calls, and a server that is stopping still answers: the SDK's
+looks up the schema of a result that it got, and loses the result when it cannot."""
+
+FOLLOW_UP_SECONDS = 1.0
+"""For the clients of calls that ended within the grace to ask that."""
 FLUSH_SECONDS = 1.0
 """For the answers of calls that were cut to reach their clients."""
 
@@ -119,6 +126,9 @@ class McpEndpoint:
         self._draining = True
         log.info("draining", calls=self.in_flight, grace_seconds=grace)
         with anyio.move_on_after(grace):
+            if self._requests:
+                await self._all_answered()
+                await anyio.sleep(FOLLOW_UP_SECONDS)
             await self._all_answered()
         cut = self.in_flight
         self._cut_calls()
@@ -139,7 +149,9 @@ class McpEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         headers = fields(scope)
-        if scope["method"] == "POST":
+        if self._closing.is_set():
+            await _shutting_down()(scope, receive, send)
+        elif scope["method"] == "POST":
             await self._post(headers, scope, receive, send)
         elif scope["method"] in ("GET", "DELETE") and b"mcp-session-id" in headers:
             await self._stateful.handle_request(scope, receive, send)
@@ -161,7 +173,6 @@ class McpEndpoint:
             await answer(scope, receive, send)
             return
         declared = headers.get(b"content-length", b"").decode("latin-1")
-        send = until_complete(send)
         request = anyio.CancelScope()
         listens = headers.get(b"mcp-method") == _LISTEN  # the SDK refuses another one in the body
         among = self._streams if listens else self._requests
@@ -189,35 +200,41 @@ class McpEndpoint:
     def _route(self, headers: Mapping[bytes, bytes], body: bytes) -> tuple[ASGIApp, bool]:
         """The application for a POST, and whether its event stream becomes plain JSON."""
         version = text(headers.get(b"mcp-protocol-version"))
-        modern = version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS
-        session = b"mcp-session-id" in headers
-        if not self._draining and modern:
+        modern = version in MODERN_PROTOCOL_VERSIONS
+        if modern and not self._draining:
             return self._stateless.handle_request, False
-        if not self._draining and session:
+        message = read(body, "body")
+        if isinstance(message, NoMessage):
+            return rpc_error(400, message.code, message.why, number=message.id), False
+        if self._draining and _is_new_work(message):
+            return _shutting_down(message.id), False
+        if version is not None and version not in KNOWN_PROTOCOL_VERSIONS:
+            return self._unknown_version(version, message), False
+        if b"mcp-session-id" in headers and not modern:
             return self._stateful.handle_request, False
-        method, refusal = _method(body)
-        if refusal is not None:
-            return refusal, False
-        if self._draining and method is not None and not method.startswith("notifications/"):
-            message = "The server is shutting down; connect again when it is back."
-            return rpc_error(503, SERVER_BUSY, message, {"Retry-After": "5"}), False
-        if session:
-            return self._stateful.handle_request, False
-        if method == "initialize":
+        if message.method == "initialize" and not modern:
             return self._stateful.handle_request, True
-        return self._stateless.handle_request, method != "tools/call"
+        return self._stateless.handle_request, not modern and message.method != "tools/call"
+
+    def _unknown_version(self, version: str, message: Message) -> ASGIApp:
+        if message.is_self_contained:
+            return self._stateless.handle_request  # tells which versions of its kind there are
+        known = ", ".join(KNOWN_PROTOCOL_VERSIONS)
+        return rpc_error(
+            400,
+            UNSUPPORTED_PROTOCOL_VERSION,
+            f"The MCP-Protocol-Version is none that this server knows: {known}.",
+            number=message.id,
+            data={"supported": KNOWN_PROTOCOL_VERSIONS, "requested": version[:60]},
+        )
 
 
-def _method(body: bytes) -> tuple[str | None, ASGIApp | None]:
-    """The method of a JSON-RPC message (None for a response), or the answer that refuses it."""
-    try:
-        message: object = pydantic_core.from_json(body)
-    except ValueError:
-        return None, rpc_error(400, PARSE_ERROR, "The body is not valid JSON.")
-    if isinstance(message, list):
-        return None, rpc_error(400, INVALID_REQUEST, "Batches are not supported: send one message.")
-    fields = cast("dict[str, object]", message) if isinstance(message, dict) else {}
-    method = fields.get("method")
-    if fields.get("jsonrpc") != "2.0" or not isinstance(method, str | None):
-        return None, rpc_error(400, INVALID_REQUEST, "The body is not a JSON-RPC 2.0 message.")
-    return method, None
+def _is_new_work(message: Message) -> bool:
+    """Whether a server that is stopping refuses it."""
+    method = message.method
+    return not (method is None or method.startswith("notifications/") or method in _FOLLOW_UPS)
+
+
+def _shutting_down(number: RequestId | None = None) -> ASGIApp:
+    why = "The server is shutting down; connect again when it is back."
+    return rpc_error(503, SERVER_BUSY, why, {"Retry-After": "5"}, number=number)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a client sent as one JSON-RPC message: what it is, or why it is none. Pure.
+
+Called by both ways to serve, `waggle.web` and `waggle.stdio`, before the SDK gets a message: the
+SDK takes a request with an odd id for a notification, which nobody answers, and refuses other
+mistakes in the words of its parser. Knows no methods.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, cast
+
+import mcp_types
+import pydantic_core
+from mcp_types import PROTOCOL_VERSION_META_KEY, RequestId
+
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
+INTERNAL_ERROR: Final = -32603
+SERVER_BUSY: Final = -32000
+
+Carrier = Literal["body", "line"]
+"""What there is one of for each message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A request, a notification (without an id), or a response (without a method)."""
+
+    method: str | None
+    id: RequestId | None
+    params: Mapping[str, object]
+
+    @property
+    def is_self_contained(self) -> bool:
+        """Whether it names its protocol version itself, as since 2026-07-28."""
+        return PROTOCOL_VERSION_META_KEY in _object(self.params.get("_meta"))
+
+
+@dataclass(frozen=True, slots=True)
+class NoMessage:
+    """Why it is none: the id to answer to where there is one, a code of JSON-RPC, and words."""
+
+    id: RequestId | None
+    code: int
+    why: str
+
+
+def read(data: bytes, carrier: Carrier) -> Message | NoMessage:
+    """What `data` is. A message that this accepts, the SDK takes for the same."""
+    try:
+        value: object = pydantic_core.from_json(data)
+    except ValueError:
+        return _unreadable(data, carrier)
+    if isinstance(value, list):
+        why = f"Batches are not supported: send one message a {carrier}."
+        return NoMessage(None, INVALID_REQUEST, why)
+    fields = _object(value)
+    number, method = _id(fields), fields.get("method")
+    if fields.get("jsonrpc") != "2.0":
+        why = f"The {carrier} is not a JSON-RPC 2.0 message."
+    elif not isinstance(method, str):
+        if _is_response(fields):
+            return Message(None, number, {})
+        why = "A message has a method, or an id with a result or an error."
+    elif number is None and "id" in fields:
+        why = "The id of a request is a string or an integer; a notification has none."
+    elif not isinstance(fields.get("params"), dict | None):
+        why = "The params of a message are an object."
+    else:
+        return Message(method, number, _object(fields.get("params")))
+    return NoMessage(number, INVALID_REQUEST, why)
+
+
+def _unreadable(data: bytes, carrier: Carrier) -> NoMessage:
+    """Tell what is no JSON to anybody from half a character, which JavaScript writes escaped."""
+    try:
+        number = _id(_object(json.loads(data.decode())))
+    except (ValueError, RecursionError):
+        why = f"The {carrier} is not valid JSON in UTF-8: send one message a {carrier}."
+        return NoMessage(None, PARSE_ERROR, why)
+    why = f"The {carrier} has a lone surrogate in it, which is no text, or is nested too deeply."
+    return NoMessage(number, PARSE_ERROR, why)
+
+
+def _object(value: object) -> dict[str, object]:
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
+
+
+def _id(fields: dict[str, object]) -> RequestId | None:
+    """The id, where it is one that an answer can have."""
+    number = fields.get("id")
+    if isinstance(number, str):
+        return number if _is_text(number) else None
+    return number if isinstance(number, int) and not isinstance(number, bool) else None
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_response(fields: dict[str, object]) -> bool:
+    try:
+        mcp_types.jsonrpc_message_adapter.validate_python(fields, by_name=False)
+    except ValueError:
+        return False
+    return True
