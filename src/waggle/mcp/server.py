@@ -26,7 +26,7 @@ from waggle.mcp.calls import CUT, REFUSED, Calls
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import describe, failure_result, unknown_tool
 from waggle.mcp.instructions import instructions
-from waggle.mcp.prompts import add_prompts
+from waggle.mcp.prompts import Prompts
 from waggle.mcp.repeats import PARAMETER, Result, once
 from waggle.mcp.resources.changes import Changes
 from waggle.mcp.resources.handlers import Resources, sending
@@ -138,7 +138,7 @@ def build_mcp(services: Services) -> WaggleServer:
         offer=services.offer,
         rates=services.rates,
     )
-    add_prompts(server, [tool.name for tool in server.tools])
+    Prompts(services, server).add_to(server.lowlevel, [tool.name for tool in server.tools])
     changes = Changes()
     changes.follow(services.environments, services.jobs)
     Resources(services, changes, server.calls).add_to(server.lowlevel)
