@@ -150,6 +150,12 @@ class ObservationSection(Section):
     audit_code: bool = setting("false", "Write code and commands of clients into the audit log.")
 
 
+def observation_conflicts(settings: ObservationSection) -> Iterator[str]:
+    """Yield a line for each pair of these settings that cannot be used together."""
+    if settings.audit_code and settings.audit_log is None:
+        yield "WAGGLE_AUDIT_CODE has no effect without WAGGLE_AUDIT_LOG."
+
+
 def access_conflicts(settings: AccessSection) -> Iterator[str]:
     """Yield a line for each pair of these settings that cannot be used together."""
     if settings.oauth_issuer and not settings.oauth_audience:

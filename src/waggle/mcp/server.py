@@ -119,7 +119,8 @@ class WaggleServer(MCPServer[dict[str, Any]]):
             call = partial(super().call_tool, name, arguments, context)
             if context is None or PARAMETER not in tool.parameters["properties"]:
                 return await call()
-            return await once(self._repeats, name, arguments, current_owner(context), call)
+            owner = current_owner(context)
+            return await once(self._repeats, name, arguments, call, owner=owner, offer=self._offer)
         except (ToolError, WaggleError) as error:
             names = parameter_names(tool) if tool else ()
             failure = describe(tool.name if tool else NO_TOOL, error, parameters=names)
