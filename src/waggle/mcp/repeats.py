@@ -36,6 +36,7 @@ _SINCE = {
 IdempotencyKey = Annotated[
     str | None,
     Field(
+        min_length=1,
         max_length=MAX_KEY,
         description="Any text that is unique for what is to be done. A call that is repeated with "
         "its key within a day, after a lost connection for example, returns the first result and "
@@ -60,7 +61,7 @@ async def once(
     What was refused before anything was done is not kept. Raises as `Repeats.once`.
     """
     given = arguments.get(PARAMETER)
-    if not isinstance(given, str) or not given:
+    if not isinstance(given, str):
         return await call()
     keyed = KeyedCall(owner, parse_key(given), fingerprint(name, arguments))
     fresh: list[Result] = []
