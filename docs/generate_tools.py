@@ -16,9 +16,9 @@ from waggle.mcp.context import Services
 from waggle.mcp.images import MAX_IMAGE_BYTES
 from waggle.mcp.instructions import instructions
 from waggle.mcp.prompts import PROMPTS
+from waggle.mcp.refusals import NOT_FOUND_BEFORE_2026
 from waggle.mcp.resources.listing import ENVIRONMENTS_LISTED, EXECUTIONS_LISTED, TEMPLATES
 from waggle.mcp.resources.read import PAGE_META_KEY
-from waggle.mcp.resources.refusals import NOT_FOUND_BEFORE_2026
 from waggle.mcp.resources.subscriptions import MAX_SUBSCRIPTIONS
 from waggle.mcp.tools import all_tools
 from waggle.mcp.tools.pictures import MAX_IMAGES

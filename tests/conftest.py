@@ -2,14 +2,26 @@
 """What every test shares.
 
 asyncio is the only backend of `@pytest.mark.anyio`. No example of hypothesis has a deadline, since
-a busy machine says nothing about the code.
+a busy machine says nothing about the code. What is logged in tests has plain tracebacks: pretty ones
+with all locals take seconds.
 """
 
 from __future__ import annotations
 
 import pytest
+import structlog
 from hypothesis import settings
 
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper("%Y-%m-%d %H:%M:%S", utc=True),
+        structlog.dev.ConsoleRenderer(
+            colors=False, exception_formatter=structlog.dev.plain_traceback
+        ),
+    ]
+)
 settings.register_profile("waggle", deadline=None)
 settings.load_profile("waggle")
 

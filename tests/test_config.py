@@ -357,6 +357,9 @@ class TestAccess:
     def test_what_has_no_effect_is_told(self) -> None:
         (line,) = problems(OAUTH_SCOPE="waggle")
         assert line == "WAGGLE_OAUTH_SCOPE has no effect without WAGGLE_OAUTH_ISSUER."
+        (line,) = problems(AUDIT_CODE="true")
+        assert line == "WAGGLE_AUDIT_CODE has no effect without WAGGLE_AUDIT_LOG."
+        assert settings(AUDIT_CODE="true", AUDIT_LOG="-").audit_code
 
     @pytest.mark.parametrize(
         "url",

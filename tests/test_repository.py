@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from waggle.domain import errors
+from waggle.domain.errors import WaggleError
+
 ROOT = Path(__file__).parents[1]
 LONGEST_FILE = 300
 LONGEST_GUIDE = 100
@@ -53,6 +56,28 @@ def test_sources_stay_short_and_say_what_they_are(path: Path) -> None:
     assert len(text.splitlines()) <= LONGEST_FILE
     tree = ast.parse(text)
     assert not tree.body or ast.get_docstring(tree), "the module needs a docstring"
+
+
+LEFT_TO_THE_REFUSAL = {
+    name
+    for name, error in vars(errors).items()
+    if isinstance(error, type) and issubclass(error, WaggleError) and not error.default_hint
+}
+"""Errors that have no hint unless one is given."""
+
+
+@pytest.mark.parametrize("layer", ["domain", "service", "mcp"])
+def test_whoever_is_refused_is_told_what_to_do_next(layer: str) -> None:
+    silent = [
+        f"{name_of(path)}:{call.lineno}"
+        for path in tracked(f"src/waggle/{layer}/*.py")
+        for call in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Name)
+        and call.func.id in LEFT_TO_THE_REFUSAL
+        and not any(given.arg == "hint" for given in call.keywords)
+    ]
+    assert silent == []
 
 
 @pytest.mark.parametrize("path", tracked("src/waggle/domain/*.py"), ids=name_of)

@@ -19,7 +19,12 @@ from typing import Literal, Self, get_args, get_origin
 from pydantic import ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from waggle.config_access import AccessSection, ObservationSection, access_conflicts
+from waggle.config_access import (
+    AccessSection,
+    ObservationSection,
+    access_conflicts,
+    observation_conflicts,
+)
 from waggle.config_sections import (
     EnvironmentSection,
     ExecutionSection,
@@ -87,6 +92,7 @@ def conflicts(settings: Settings) -> Iterator[str]:
             f"WAGGLE_MAX_ENVIRONMENTS={settings.max_environments} must not be below that."
         )
     yield from access_conflicts(settings)
+    yield from observation_conflicts(settings)
     exposed = not settings.listen_addr.is_loopback and not settings.allow_remote
     if exposed and not settings.authenticates:
         yield (

@@ -114,7 +114,8 @@ class AccessSection(Section):
     )
     max_calls_per_minute: Whole = setting(
         "0",
-        "Tool calls of one owner in a minute; as many may come at once. 0 means no bound.",
+        "Tool calls and requests for resources and prompts of one owner in a minute; as many may "
+        "come at once. 0 means no bound.",
         ge=0,
         le=1_000_000,
     )
@@ -142,9 +143,17 @@ class ObservationSection(Section):
         "`metrics` from the tokens file.",
     )
     audit_log: LogTarget = setting(
-        "", "Where one JSON line per tool call goes: who, which tool, outcome, duration."
+        "",
+        "Where one JSON line goes per tool call and request for resources or prompts: who, which "
+        "tool, outcome, duration.",
     )
     audit_code: bool = setting("false", "Write code and commands of clients into the audit log.")
+
+
+def observation_conflicts(settings: ObservationSection) -> Iterator[str]:
+    """Yield a line for each pair of these settings that cannot be used together."""
+    if settings.audit_code and settings.audit_log is None:
+        yield "WAGGLE_AUDIT_CODE has no effect without WAGGLE_AUDIT_LOG."
 
 
 def access_conflicts(settings: AccessSection) -> Iterator[str]:

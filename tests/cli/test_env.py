@@ -82,6 +82,7 @@ def test_with_something_else(tmp_path: Path, behave: Callable[[socket.socket], N
     assert "Traceback" not in ended.stderr
     message, hint = ended.stderr.splitlines()
     assert message.startswith(f"waggle: What answers at http://127.0.0.1:{port}/mcp is no waggle")
+    assert not message.endswith("..")
     assert "WAGGLE_LISTEN_ADDR" in hint
 
 

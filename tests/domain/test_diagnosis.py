@@ -17,6 +17,7 @@ from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 
 MIB = 1 << 20
+HUGE = 10**20 - 1  # what a hostile root may write into a record
 FAILED = Evidence(
     program="prog",
     exit_code=1,
@@ -98,9 +99,28 @@ def test_what_the_launcher_could_not_execute(
     assert words in found.cause
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOEXEC, errno.ELOOP, 9999])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOEXEC, errno.ELOOP, HUGE])
 def test_any_other_refusal_to_execute(number: int) -> None:
     assert code(replace(FAILED, exit_code=126), exec_error=number) == "not_executable"
+
+
+@pytest.mark.parametrize(
+    "number, cause",
+    [
+        (errno.ENOENT, "does not exist, or is no directory; nothing was run"),
+        (errno.ENOTDIR, "does not exist, or is no directory; nothing was run"),
+        (errno.EACCES, "could not be entered: Permission denied; nothing was run"),
+        (HUGE, f"could not be entered: error {HUGE}; nothing was run"),
+    ],
+)
+def test_a_directory_that_cannot_be_entered(number: int, cause: str) -> None:
+    found = told(replace(FAILED, exit_code=125), directory_error=number)
+    assert found
+    assert (found.code, found.cause) == (
+        "no_working_directory",
+        f"The directory to run in {cause}.",
+    )
+    assert "leave cwd out" in found.next_step
 
 
 def test_what_only_a_code_says_is_told_as_that() -> None:

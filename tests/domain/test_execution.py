@@ -50,8 +50,9 @@ def command(**changes: object) -> Command:
 def test_a_command_that_can_never_run_cannot_be_built(
     changes: dict[str, object], error: type[WaggleError]
 ) -> None:
-    with pytest.raises(error):
+    with pytest.raises(error) as refused:
         command(**changes)
+    assert refused.value.hint
 
 
 def test_a_command_at_its_limits_can() -> None:
@@ -131,8 +132,9 @@ def test_code_is_bytes_that_mean_the_same_or_is_refused(code: str) -> None:
 
 @pytest.mark.parametrize("code", ["", " ", "\n\t\r ", "a\0", "\ud800", "x\udfff"])
 def test_code_that_cannot_run(code: str) -> None:
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(InvalidArgument) as refused:
         parse_code(code)
+    assert refused.value.hint
 
 
 def test_the_limit_of_code_is_in_bytes() -> None:

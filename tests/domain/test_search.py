@@ -59,8 +59,9 @@ def test_escaped_text_matches_only_itself(text: str) -> None:
     ],
 )
 def test_what_cannot_be_searched_is_refused(arguments: dict[str, object]) -> None:
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(InvalidArgument) as refused:
         SearchQuery("/tmp", **arguments)  # pyright: ignore[reportArgumentType] # its fields
+    assert refused.value.hint
 
 
 def test_excludes_are_bounded_and_empty_ones_mean_nothing() -> None:

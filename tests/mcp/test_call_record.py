@@ -169,6 +169,25 @@ async def test_what_is_asked_of_resources_is_told_as_calls_are(era: str) -> None
         }
 
 
+@pytest.mark.parametrize("era", ERAS)
+async def test_what_is_asked_of_prompts_is_told_and_counts_for_the_rate(era: str) -> None:
+    kept = Kept()
+    setup = Setup(observer=kept, rates=RateLimiter(3, lambda: 0.0))
+    async with serving(setup) as rig, client(rig, era) as one:
+        await one.list_prompts()  # only what is asked for by name counts
+        await one.get_prompt("run-code", {"task": "x"})
+        for name, runtime in (("nope", ""), ("run-code", "ruby"), ("run-code", "python")):
+            with pytest.raises(MCPError) as refused:
+                await one.get_prompt(name, {"task": "x", "runtime": runtime})
+        assert refused.value.error.data["waggle/error"]["retry_after_seconds"] == 20
+    assert [(call.method, call.tool, call.outcome) for call in kept.calls] == [
+        ("prompts/get", "", "ok"),
+        ("prompts/get", "", "invalid_argument"),
+        ("prompts/get", "", "invalid_runtime"),
+        ("prompts/get", "", "rate_limited"),
+    ]
+
+
 async def test_subscriptions_are_told_and_those_of_a_stream_when_it_is_closed() -> None:
     kept = Kept()
     async with serving(Setup(observer=kept)) as rig:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 import pytest
 from mcp import Client, MCPError
-from mcp_types import GetPromptResult, TextContent
+from mcp_types import INVALID_PARAMS, GetPromptResult, TextContent
 from tests.support.server import ERAS, Setup, mcp_server
 
 from waggle.domain.toolset import ALL_TOOLSETS, Toolset
@@ -19,6 +20,7 @@ ARGUMENTS = {
     "debug-failure": {"failure": "KeyError: 'x'", "code": "print({}['x'])"},
     "analyse-data": {"question": "which month?", "data": "a,b\n1,2"},
 }
+TAKES = "run-code takes: task (required), runtime."
 
 
 def said(result: GetPromptResult) -> str:
@@ -72,8 +74,10 @@ async def test_a_prompt_is_offered_only_with_the_tools_that_it_names(
     async with mcp_server(setup) as server, Client(server) as client:
         assert [prompt.name for prompt in (await client.list_prompts()).prompts] == names
         for name in {*PROMPTS} - {*names}:
-            with pytest.raises(MCPError):
+            with pytest.raises(MCPError) as refused:
                 await client.get_prompt(name, ARGUMENTS[name])
+            known = f"The prompts are: {', '.join(names)}." if names else "This server has none."
+            assert refused.value.error.message == f"There is no prompt {name!r}. {known}"
         for name in names:
             text = said(await client.get_prompt(name, ARGUMENTS[name]))
             hinted = name in HINTS and Toolset.SNAPSHOTS not in left_out
@@ -81,10 +85,46 @@ async def test_a_prompt_is_offered_only_with_the_tools_that_it_names(
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [{}, {"task": "x" * (MOST_TEXT + 1)}, {"task": "x", "runtime": "cobol"}],
+    "name, arguments, message, hint",
+    [
+        ("nope\n", {}, "There is no prompt 'nope\\n'.", f"The prompts are: {', '.join(PROMPTS)}."),
+        ("run-code", {}, "Argument 'task' is missing.", TAKES),
+        (
+            "run-code",
+            {"a\0": ""},
+            "Argument 'task' is missing; there is no argument 'a\ufffd'.",
+            TAKES,
+        ),
+        (
+            "run-code",
+            {"task": "x", "runtime": "ruby"},
+            "There is no runtime 'ruby'.",
+            "Use one of: python, node, shell.",
+        ),
+        (
+            "debug-failure",
+            {"failure": "x" * (MOST_TEXT + 1)},
+            "failure is longer than 20000 characters.",
+            "Give the part that matters, or have the agent read it from a file.",
+        ),
+    ],
 )
-async def test_arguments_that_cannot_be_used_are_refused(arguments: dict[str, str]) -> None:
-    async with mcp_server() as server, Client(server) as client:
-        with pytest.raises(MCPError):
-            await client.get_prompt("run-code", arguments)
+@pytest.mark.parametrize("era", ERAS)
+async def test_what_is_asked_for_wrongly_is_refused_with_what_would_be_right(
+    era: str,
+    name: str,
+    arguments: dict[str, str],
+    message: str,
+    hint: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with mcp_server() as server, Client(server, mode=era) as client:
+        with pytest.raises(MCPError) as refused:
+            await client.get_prompt(name, arguments)
+    error = refused.value.error
+    assert (error.code, error.message) == (INVALID_PARAMS, f"{message} {hint}")
+    assert (error.data["waggle/error"]["message"], error.data["waggle/error"]["hint"]) == (
+        message,
+        hint,
+    )
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

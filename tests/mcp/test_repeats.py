@@ -17,8 +17,10 @@ from tests.support.server import (
     data_of,
     error_of,
     serving,
+    text_of,
 )
 
+from waggle.domain.toolset import ALL_TOOLSETS, Toolset
 from waggle.mcp.repeats import REPEATED_META_KEY, fingerprint
 
 pytestmark = pytest.mark.anyio
@@ -35,6 +37,28 @@ async def test_a_create_is_done_once_in_any_session(era: str) -> None:
                 ids.add(data_of(result)["environment_id"])
                 assert dict(result.meta or {}).get(REPEATED_META_KEY, False) is again
         assert len(ids) == len(rig.host.guests) == 1
+
+
+async def test_a_repeated_result_is_said_to_be_one_also_of_what_is_gone() -> None:
+    setup = Setup()
+    async with serving(setup) as rig, client(rig) as agent:
+        first = await agent.call_tool("create_environment", PYTHON)
+        assert "first call" not in text_of(first)
+    async with serving(setup) as rig, client(rig, MODERN) as agent:
+        again = await agent.call_tool("create_environment", PYTHON)
+        assert data_of(again) == data_of(first)  # of a machine that ended with the server
+        assert again.content[:-1] == first.content
+        assert text_of(again).endswith(
+            "\nThis is the result of the first call with this idempotency_key; nothing was done "
+            "again. get_environment tells whether it is still there."
+        )
+
+
+async def test_what_is_said_of_a_repeated_result_names_no_tool_that_is_withheld() -> None:
+    async with serving(Setup(toolsets=ALL_TOOLSETS - {Toolset.JOBS})) as rig, client(rig) as agent:
+        run = {"environment_id": await created(agent), "code": "echo 1", "idempotency_key": "r"}
+        _, again = [await agent.call_tool("execute", run) for _ in range(2)]
+        assert text_of(again).endswith("idempotency_key; nothing was done again.")
 
 
 @pytest.mark.parametrize("tool, what", [("execute", "code"), ("run_command", "command")])
@@ -83,7 +107,7 @@ async def test_two_calls_at_once_make_one_environment() -> None:
         assert len(set(ids)) == len(rig.host.guests) == 1
 
 
-@pytest.mark.parametrize("key", ["a b", "\n", "é", "x" * 129])
+@pytest.mark.parametrize("key", ["", "a b", "\n", "é", "x" * 129])
 async def test_a_bad_key_is_refused(key: str) -> None:
     async with serving() as rig, client(rig) as agent:
         arguments = {"runtime": "python", "idempotency_key": key}

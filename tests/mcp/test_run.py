@@ -26,9 +26,11 @@ from tests.support.waiting import until
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import BootFailed
 from waggle.domain.execution import HOME, Command, ExecutionResult, Streams
+from waggle.domain.network import NetworkPolicy
 from waggle.mcp.repeats import REPEATED_META_KEY
 
 pytestmark = pytest.mark.anyio
+LONG = "x" * (10 * 1024 * 1024 + 1)
 
 
 def gone(rig: Rig) -> None:
@@ -143,6 +145,10 @@ async def test_a_timeout_is_an_error_with_the_output_so_far() -> None:
         {"runtime": "ruby"},
         {"network": "all"},
         {"packages": "numpy", "network": "none"},
+        {"packages": "a;b"},
+        {"packages": ["numpy", "--index-url=http://x"]},
+        {"packages": "p " * 101},
+        {"packages": "@types/node", "runtime": "python"},
         {"files": {"a\0b": ""}},
         {"files": {str(n): "" for n in range(21)}},
         {"timeout_seconds": 301},
@@ -153,7 +159,26 @@ async def test_mistakes_are_found_before_anything_boots(arguments: dict[str, Any
     async with serving() as rig, client(rig, MODERN) as agent:
         refused = error_of(await run(agent, code="echo", **arguments))
         assert refused["code"].startswith("invalid_")
+        assert refused["hint"]
         assert rig.host.guests == {}
+
+
+@pytest.mark.parametrize("arguments", [{"stdin": LONG}, {"files": {"a": LONG}}])
+async def test_what_is_too_large_is_found_before_anything_boots(arguments: dict[str, Any]) -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        refused = error_of(await run(agent, code="echo", **arguments))
+        assert refused["code"] == "too_large"
+        assert refused["hint"]
+        assert rig.host.guests == {}
+
+
+async def test_packages_without_a_network_are_refused_also_when_the_operator_gives_none() -> None:
+    setup = Setup(network=NetworkPolicy.NONE)
+    async with serving(setup) as rig, client(rig, MODERN) as agent:
+        refused = error_of(await run(agent, code="echo", packages="numpy"))
+        assert "without a network" in refused["message"]
+        assert rig.host.guests == {}
+        data_of(await run(agent, code="echo", packages="numpy", network="public"))
 
 
 async def test_what_fails_on_the_way_leaves_nothing() -> None:

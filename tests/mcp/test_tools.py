@@ -142,6 +142,34 @@ async def test_optional_parameters_may_be_null_or_empty() -> None:
             assert data_of(await agent.call_tool("write_file", {**environment, **file}))
 
 
+@pytest.mark.parametrize(
+    "tool, wrong",
+    [
+        ("create_environment", {"timeout_minutes": True}),
+        ("create_environment", {"timeout_minutes": "5"}),
+        ("create_environment", {"timeout_minutes": 5.5}),
+        ("create_environment", {"name": 5}),
+        ("run_code", {"code": "echo", "timeout_seconds": True}),
+        ("run_code", {"code": "echo", "timeout_seconds": "5"}),
+        ("run_code", {"code": "echo", "files": {"a": 5}}),
+        ("run_code", {"code": "echo", "packages": [5]}),
+    ],
+)
+async def test_what_the_schema_does_not_allow_is_refused(tool: str, wrong: dict[str, Any]) -> None:
+    async with serving() as rig, client(rig) as agent:
+        refused = error_of(await agent.call_tool(tool, {"runtime": "shell", **wrong}))
+        assert refused["code"] == "invalid_argument"
+        assert [*wrong][-1] in refused["message"]
+        assert rig.host.guests == {}
+
+
+async def test_a_whole_number_may_be_written_with_a_point() -> None:
+    async with serving() as rig, client(rig) as agent:
+        arguments = {"runtime": "shell", "timeout_minutes": 5.0}
+        result = await agent.call_tool("create_environment", arguments)
+        assert "after 5m without a call" in text_of(result)
+
+
 async def test_every_option_of_execute_is_heeded() -> None:
     async with serving() as rig, client(rig) as agent:
         environment = await created(agent)

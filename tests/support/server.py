@@ -81,6 +81,7 @@ class Setup:
     observer: Observer | None = None
     scrape: Scrape | None = None
     per_owner: int = 0
+    network: NetworkPolicy = NetworkPolicy.PUBLIC
     rates: RateLimiter | None = None
     toolsets: Collection[Toolset] = ALL_TOOLSETS
     pausing: Pausing = field(default_factory=Pausing)
@@ -112,7 +113,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
             max_environments=setup.max_environments,
             resources=Resources(cpus=1, memory_mib=512, disk_mib=1024),
             idle_timeout=timedelta(minutes=30),
-            network=NetworkPolicy.PUBLIC,
+            network=setup.network,
             images={name: f"local/{name}" for name in RuntimeName},
             per_owner=setup.per_owner,
             pausing=setup.pausing,

@@ -124,6 +124,20 @@ async def test_ends_that_the_launcher_saw(
 
 
 @pytest.mark.parametrize(
+    "cwd, words",
+    [
+        ("/nowhere", "does not exist"),
+        ("/etc/passwd", "is no directory"),
+        ("/root", "Permission denied"),
+    ],
+)
+async def test_a_directory_that_cannot_be_entered(guest: LocalGuest, cwd: str, words: str) -> None:
+    told = await found(guest, replace(sh("true"), cwd=cwd))
+    assert told.code == "no_working_directory"
+    assert words in told.cause
+
+
+@pytest.mark.parametrize(
     "content, code, words",
     [
         (b"#!/usr/bin/python9\n", "interpreter_not_found", "but /usr/bin/python9, the interpreter"),

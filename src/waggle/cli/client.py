@@ -15,6 +15,7 @@ from mcp_types import TextContent
 
 from waggle.config import Settings
 from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete, WaggleError
+from waggle.web.answers import SERVER_BUSY
 
 
 class CallRefused(WaggleError):
@@ -36,18 +37,27 @@ class Unauthorized(WaggleError):
     code = "unauthorized"
 
 
+class ShuttingDown(WaggleError):
+    """The server answers, but takes no more calls."""
+
+    code = "shutting_down"
+    retryable = True
+    default_hint = "Its environments end with it, but for those that sleep; start it again."
+
+
 @asynccontextmanager
 async def connected(url: str, token: str = "") -> AsyncGenerator[Client]:
     """A connected client, which sends the token if there is one.
 
-    Raises SetupIncomplete when no server of MCP answers, or not any more, and Unauthorized. What
-    the block raises comes out as it is, not inside the groups of the client's tasks.
+    Raises SetupIncomplete when no server of MCP answers, or not any more, ShuttingDown and
+    Unauthorized. What the block raises comes out as it is, not inside the groups of the client's
+    tasks.
     """
-    refused: list[int] = []
+    refused: list[int] = [0]
 
     async def note(answer: httpx2.Response) -> None:
         """The SDK's errors do not tell the status."""
-        if answer.status_code in (401, 403):
+        if answer.status_code in _TELLING:
             refused.append(answer.status_code)
 
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -62,25 +72,33 @@ async def connected(url: str, token: str = "") -> AsyncGenerator[Client]:
             yield client
     except (httpx2.HTTPError, MCPError, BaseExceptionGroup) as error:
         cause = _first(cast("BaseException", error))
-        if refused and isinstance(cause, (httpx2.HTTPError, MCPError)):
-            raise _unauthorized(url, token, refused[-1]) from error
-        if isinstance(cause, httpx2.ConnectError):
-            raise SetupIncomplete(
-                f"No server answers at {url}.",
-                hint="Start it with 'waggle serve', or set WAGGLE_LISTEN_ADDR as it has it.",
-            ) from error
         if isinstance(cause, (httpx2.HTTPError, MCPError)):
-            raise SetupIncomplete(
-                f"What answers at {url} is no waggle server, or it stopped: "
-                f"{str(cause) or type(cause).__name__}.",
-                hint="Look at its log, and at WAGGLE_LISTEN_ADDR.",
-            ) from error
+            raise _told(cause, url, token, refused[-1]) from error
         raise cause from None
 
 
 def connected_by(settings: Settings) -> contextlib.AbstractAsyncContextManager[Client]:
     """A client of the server of these settings, as `connected`."""
     return connected(server_url(settings), settings.token.get_secret_value())
+
+
+def _told(cause: httpx2.HTTPError | MCPError, url: str, token: str, status: int) -> WaggleError:
+    """What went wrong with the server, for a person. `status` is 0 or the last telling one."""
+    if status in (401, 403):
+        return _unauthorized(url, token, status)
+    if isinstance(cause, httpx2.ConnectError):
+        return SetupIncomplete(
+            f"No server answers at {url}.",
+            hint="Start it with 'waggle serve', or set WAGGLE_LISTEN_ADDR as it has it.",
+        )
+    # The SDK has the same code for a connection that was closed.
+    if status == 503 and isinstance(cause, MCPError) and cause.error.code == SERVER_BUSY:
+        return ShuttingDown(f"The server at {url} is shutting down.")
+    why = str(cause).rstrip(".") or type(cause).__name__
+    return SetupIncomplete(
+        f"What answers at {url} is no waggle server, or it stopped: {why}.",
+        hint="Look at its log, and at WAGGLE_LISTEN_ADDR.",
+    )
 
 
 def _unauthorized(url: str, token: str, status: int) -> Unauthorized:
@@ -91,6 +109,7 @@ def _unauthorized(url: str, token: str, status: int) -> Unauthorized:
     return Unauthorized(f"The server at {url} wants a token.", hint=_ASK)
 
 
+_TELLING = (401, 403, 503)
 _ASK = "Set WAGGLE_TOKEN to one that 'waggle token new OWNER' printed on the server's machine."
 
 

@@ -10,6 +10,7 @@ import difflib
 from dataclasses import dataclass
 
 from waggle.domain.errors import FileRefused, InvalidArgument
+from waggle.domain.text import encoded
 
 _DIFF_CONTEXT = 2
 _MAX_DIFF = 8_000
@@ -42,7 +43,9 @@ def replace_exactly(data: bytes, old: str, new: str, *, replace_all: bool) -> Ed
     if not old:
         raise InvalidArgument("old_text is empty.", hint="Use write_file for a new file.")
     if old == new:
-        raise InvalidArgument("old_text and new_text are the same.")
+        raise InvalidArgument(
+            "old_text and new_text are the same.", hint="Nothing was changed, nor needs to be."
+        )
     text = _text(data)
     places = _places(text, old, 6)
     if not places:
@@ -58,11 +61,7 @@ def replace_exactly(data: bytes, old: str, new: str, *, replace_all: bool) -> Ed
         )
     count = text.count(old)
     changed = text.replace(old, new)
-    try:
-        encoded = changed.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InvalidArgument("new_text is not valid Unicode text.") from None
-    return Edited(encoded, count, _line(text, places[0]), _diff(text, changed))
+    return Edited(encoded(changed, "new_text"), count, _line(text, places[0]), _diff(text, changed))
 
 
 def _text(data: bytes) -> str:

@@ -27,6 +27,7 @@ class Record:
 
     `exec_error` is the errno with which the launcher could not execute the program: `file` is that
     program where it was found, `needs` what it names as its interpreter or loader and is missing.
+    `directory_error` is the errno with which it could not enter the directory to run in.
     Memory is bytes. `forks_refused`, `unrouted` (packets and connections to addresses without a
     route) and `unheard` (datagrams to ports where nothing listens, as name servers that are not
     there) count for the whole guest, during the run.
@@ -35,6 +36,7 @@ class Record:
     exit_code: int | None = None
     signal: int | None = None
     exec_error: int | None = None
+    directory_error: int | None = None
     file: str = ""
     needs: str = ""
     needs_carriage_return: bool = False

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from waggle.domain.errors import InvalidArgument, TooLarge
+from waggle.domain.text import NUL_HINT, encoded
 
 MAX_CODE_BYTES = 512_000
 MAX_STDIN_BYTES = 10 * 1024 * 1024
@@ -51,18 +52,26 @@ class Command:
     def __post_init__(self) -> None:
         """Refuse what can never be carried out, before anything is started."""
         words = (*self.argv, self.cwd or "", *self.env.keys(), *self.env.values())
-        if not self.argv or any("\0" in word for word in words):
-            raise InvalidArgument("A command needs a program, and its words cannot contain NUL.")
+        if not self.argv:
+            raise InvalidArgument("A command needs a program.", hint="Name one, such as ls.")
+        if any("\0" in word for word in words):
+            raise InvalidArgument("A command's words cannot contain NUL.", hint=NUL_HINT)
         if any("=" in name or not name for name in self.env):
-            raise InvalidArgument("The name of an environment variable is empty or contains '='.")
-        try:
-            size = sum(len(word.encode()) + 1 for word in words)
-        except UnicodeEncodeError:
-            raise InvalidArgument("Arguments and environment must be valid Unicode.") from None
+            raise InvalidArgument(
+                "The name of an environment variable is empty or contains '='.",
+                hint='Give env as names with values, such as {"LANG": "C.UTF-8"}.',
+            )
+        size = sum(len(encoded(word, "A word or variable")) + 1 for word in words)
         if size > MAX_HEADER_BYTES:
-            raise TooLarge(f"Arguments and environment are over {MAX_HEADER_BYTES} bytes together.")
+            raise TooLarge(
+                f"Arguments and environment are over {MAX_HEADER_BYTES} bytes together.",
+                hint="Put what is long into stdin, or into a file with write_file.",
+            )
         if len(self.stdin) > MAX_STDIN_BYTES:
-            raise TooLarge(f"Standard input is over {MAX_STDIN_BYTES} bytes.")
+            raise TooLarge(
+                f"Standard input is over {MAX_STDIN_BYTES} bytes.",
+                hint="Put it into files of the environment, in parts, and read them from there.",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,19 +157,18 @@ def parse_code(code: str) -> bytes:
     Lone surrogates (JSON can carry them) are not text in any encoding, and NUL would silently
     end the program for some interpreters.
     """
-    try:
-        data = code.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InvalidArgument("The code is not valid Unicode text.") from None
+    data = encoded(code, "The code")
     if not data.strip():
-        raise InvalidArgument("The code is empty.")
+        raise InvalidArgument("The code is empty.", hint="Give the whole program as code.")
     if len(data) > MAX_CODE_BYTES:
         raise TooLarge(
             f"The code is {len(data)} bytes; the limit is {MAX_CODE_BYTES}.",
             hint="Put data into a file with write_file and read it from the code.",
         )
     if b"\0" in data:
-        raise InvalidArgument("The code contains a NUL byte.")
+        raise InvalidArgument(
+            "The code contains a NUL byte.", hint="Write it as an escape, such as \\x00 in Python."
+        )
     return data
 
 
@@ -169,5 +177,8 @@ def parse_seconds(value: float | None, default: float, maximum: float) -> float:
     if value is None:
         return default
     if not 0 < value <= maximum:
-        raise InvalidArgument(f"timeout_seconds must be more than 0 and at most {maximum:g}.")
+        raise InvalidArgument(
+            f"timeout_seconds must be more than 0 and at most {maximum:g}.",
+            hint="Leave it out for the default; split work that takes longer.",
+        )
     return value

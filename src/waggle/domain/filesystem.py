@@ -10,8 +10,9 @@ import posixpath
 from dataclasses import dataclass
 from datetime import datetime
 
-from waggle.domain.errors import InvalidArgument
+from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.execution import HOME
+from waggle.domain.text import encoded
 
 MAX_FILE_BYTES = 10 * 1024 * 1024
 MAX_LIST_ENTRIES = 2_000
@@ -68,15 +69,26 @@ def parse_path(text: str) -> str:
     for an empty path, one with NUL or lone surrogates, and one that is too long for any Linux.
     """
     if not text or "\0" in text:
-        raise InvalidArgument("The path is empty or contains a NUL character.")
+        raise InvalidArgument(
+            "The path is empty or contains a NUL character.",
+            hint=f"Name it from the root, or from {HOME}, as in data/a.csv.",
+        )
     path = text if text.startswith("/") else posixpath.join(HOME, text)
-    try:
-        size = len(path.encode("utf-8"))
-    except UnicodeEncodeError:
-        raise InvalidArgument("The path is not valid Unicode text.") from None
-    if size > MAX_PATH_BYTES:
-        raise InvalidArgument(f"The path is over {MAX_PATH_BYTES} bytes.")
+    if len(encoded(path, "The path")) > MAX_PATH_BYTES:
+        raise InvalidArgument(
+            f"The path is over {MAX_PATH_BYTES} bytes.", hint="No Linux has such paths: shorten it."
+        )
     return path
+
+
+def check_content(data: bytes) -> bytes:
+    """What a file is to contain, as it is. Raises TooLarge."""
+    if len(data) > MAX_FILE_BYTES:
+        raise TooLarge(
+            f"The content is {len(data)} bytes; the limit is {MAX_FILE_BYTES}.",
+            hint="Write it in parts, or download it from inside the environment.",
+        )
+    return data
 
 
 def parse_mode(text: str) -> int:

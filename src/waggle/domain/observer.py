@@ -20,7 +20,7 @@ CALL_TOOL = "tools/call"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request of a client that has ended: a tool call, or something about resources.
+    """One request of a client that has ended: a tool call, or something about resources or prompts.
 
     `outcome` is `ok`, `cancelled` or the code of an error; `tool` is one that exists, or
     `unknown_tool`, and empty when `method` is not `tools/call`. `environment_id` is well-formed or
@@ -44,7 +44,7 @@ class Observer:
     """Listens to nothing; the base of those that do."""
 
     def call_ended(self, call: Call) -> None:
-        """A tool call or a request for resources ended, however it did."""
+        """A tool call or a request for resources or a prompt ended, however it did."""
 
     def environment_created(self, seconds: float) -> None:
         """An environment runs, so long after it was asked for."""

@@ -118,7 +118,8 @@ class Runtime:
             raise InvalidArgument("No package was named.", hint="Name at least one package.")
         if len(names) > MAX_PACKAGES:
             raise InvalidArgument(
-                f"{len(names)} packages are too many; the limit is {MAX_PACKAGES}."
+                f"{len(names)} packages are too many; the limit is {MAX_PACKAGES}.",
+                hint="Install them in several calls.",
             )
         grammar, description = _GRAMMAR[self.name]
         for name in names:

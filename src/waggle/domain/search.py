@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from waggle.domain.errors import InvalidArgument
+from waggle.domain.text import NUL_HINT, encoded
 
 MAX_RESULTS = 1_000
 DEFAULT_RESULTS = 100
@@ -59,9 +60,15 @@ class SearchQuery:
         for pattern in (self.name or "", self.content or "", *self.exclude):
             check_pattern(pattern)
         if not 1 <= self.max_results <= MAX_RESULTS:
-            raise InvalidArgument(f"max_results must be 1 to {MAX_RESULTS}.")
+            raise InvalidArgument(
+                f"max_results must be 1 to {MAX_RESULTS}.",
+                hint=f"Leave it out for {DEFAULT_RESULTS}, or search in a part of the tree.",
+            )
         if not 0 <= self.context_lines <= MAX_CONTEXT:
-            raise InvalidArgument(f"context_lines must be 0 to {MAX_CONTEXT}.")
+            raise InvalidArgument(
+                f"context_lines must be 0 to {MAX_CONTEXT}.",
+                hint="Read more around a match with read_file; leave it out for none.",
+            )
         if not self.regex and "\n" in (self.content or ""):
             raise InvalidArgument(
                 "The content to find has several lines.", hint="Search for one of them."
@@ -106,19 +113,22 @@ class Searched:
 def check_pattern(pattern: str) -> None:
     """Raises InvalidArgument for what no argument of a program can carry."""
     if len(pattern) > MAX_PATTERN:
-        raise InvalidArgument(f"A pattern has more than {MAX_PATTERN} characters.")
+        raise InvalidArgument(
+            f"A pattern has more than {MAX_PATTERN} characters.",
+            hint="Search for a part of it that is rare.",
+        )
     if "\0" in pattern:
-        raise InvalidArgument("A pattern contains a NUL character.")
-    try:
-        pattern.encode()
-    except UnicodeEncodeError:
-        raise InvalidArgument("A pattern is not valid Unicode text.") from None
+        raise InvalidArgument("A pattern contains a NUL character.", hint=NUL_HINT)
+    encoded(pattern, "A pattern")
 
 
 def check_excludes(patterns: Sequence[str]) -> tuple[str, ...]:
     """Globs to leave out, without empty ones. Raises InvalidArgument."""
     if len(patterns) > MAX_EXCLUDES:
-        raise InvalidArgument(f"exclude has more than {MAX_EXCLUDES} patterns.")
+        raise InvalidArgument(
+            f"exclude has more than {MAX_EXCLUDES} patterns.",
+            hint="Join some, as in *.{log,tmp}, or search in a part of the tree.",
+        )
     for pattern in patterns:
         check_pattern(pattern)
     return tuple(pattern for pattern in patterns if pattern.strip("/"))

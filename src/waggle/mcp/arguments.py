@@ -2,8 +2,9 @@
 """Turn a function into a tool whose published input schema is exactly what is accepted.
 
 Called by `waggle.mcp.tools`. On top of the SDK: unknown parameters are refused instead of dropped,
-and a string is parsed as JSON only for parameters that are lists or objects (some clients send
-these as text), never for text, where `true` or `[1]` is a perfectly good value.
+`true` and `"5"` are no numbers, and a string is parsed as JSON only for parameters that are lists
+or objects (some clients send these as text), never for text, where `true` or `[1]` is a perfectly
+good value.
 """
 
 from __future__ import annotations
@@ -29,14 +30,26 @@ _OPENING = {"array": "[", "object": "{"}
 class _Metadata(FuncMetadata):
     """The SDK's metadata of a function, with a narrower reading of JSON inside strings.
 
-    `openings` says, for each parameter that is a list or an object, how its JSON begins.
+    `openings` says, for each parameter that is a list or an object, how its JSON begins;
+    `integers` are the parameters that take one.
     """
 
     openings: dict[str, tuple[str, ...]]
+    integers: frozenset[str]
 
     def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
         """Parse strings that hold the list or object that their parameter asks for."""
-        return {name: _parsed(value, self.openings.get(name)) for name, value in data.items()}
+        return {
+            name: _whole(value)
+            if name in self.integers
+            else _parsed(value, self.openings.get(name))
+            for name, value in data.items()
+        }
+
+
+def _whole(value: object) -> object:
+    """5.0 as 5, which are the same to JSON Schema."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _parsed(value: object, openings: tuple[str, ...] | None) -> object:
@@ -48,10 +61,9 @@ def _parsed(value: object, openings: tuple[str, ...] | None) -> object:
         return value
 
 
-def _openings(schema: Schema) -> tuple[str, ...]:
+def _kinds(schema: Schema) -> list[str]:
     variants = cast("list[Schema]", schema.get("anyOf", [schema]))
-    kinds = [str(variant.get("type")) for variant in variants]
-    return tuple(_OPENING[kind] for kind in kinds if kind in _OPENING)
+    return [str(variant.get("type")) for variant in variants]
 
 
 def make_tool(
@@ -71,13 +83,20 @@ def make_tool(
         create_model(
             f"{tool.name}_arguments",
             __base__=type(
-                "Strict", (plain.arg_model,), {"model_config": ConfigDict(extra="forbid")}
+                "Strict",
+                (plain.arg_model,),
+                {"model_config": ConfigDict(extra="forbid", strict=True)},
             ),
         ),
     )
     parameters = strict.model_json_schema(by_alias=True)
+    kinds = {name: _kinds(schema) for name, schema in parameters["properties"].items()}
     metadata = _Metadata(
-        openings={name: _openings(schema) for name, schema in parameters["properties"].items()},
+        openings={
+            name: tuple(_OPENING[kind] for kind in each if kind in _OPENING)
+            for name, each in kinds.items()
+        },
+        integers=frozenset(name for name, each in kinds.items() if "integer" in each),
         arg_model=strict,
         # Without a model the SDK does not check results again, which are made from models here.
         output_schema=plain.output_schema and quick(plain.output_schema),

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is told of a tool call or a request for resources once it has ended, to those who count.
+"""What is told of a tool call, or a request for resources or a prompt, once it has ended.
 
-Called by `waggle.mcp.server` and `waggle.mcp.resources`. Takes from the request what is safe to
-keep, and from the arguments only the environment's id, and the program for an audit log that wants
-it.
+Called by `waggle.mcp.server`, `.prompts` and `.resources`; heard by those who count. Takes from the
+request what is safe to keep, and from the arguments only the environment's id, and the program for
+an audit log that wants it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 from mcp.shared.exceptions import MCPError
@@ -20,8 +21,9 @@ from starlette.requests import Request
 from waggle.domain.environment import parse_id
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.observer import CANCELLED, OK, Call, Observer
-from waggle.mcp.context import Ctx, current_owner
+from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import outcome, refusal
+from waggle.mcp.refusals import refusing
 
 _PROGRAMS = ("code", "command")
 
@@ -43,11 +45,32 @@ def ended_call(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a request that is no tool call asks for; `uri` is as the client sent it, cut."""
+
+    method: str
+    uri: str = ""
+    environment_id: str | None = None
+
+
+@asynccontextmanager
+async def counted(services: Services, ctx: Ctx, about: About) -> AsyncGenerator[None]:
+    """Count the block, which answers a request, as a tool call: in the rate, metrics and audit.
+
+    Raises MCPError when the owner makes too many.
+    """
+    with _telling(services.observer, ctx, about):
+        if services.rates is not None:
+            version = ctx.request_context.protocol_version
+            async with refusing(about.method, about.uri, version, services.offer):
+                services.rates.take(current_owner(ctx))
+        yield
+
+
 @contextmanager
-def telling(
-    observer: Observer, ctx: Ctx, method: str, environment_id: str | None
-) -> Generator[None]:
-    """Tell how the block ended, which answers a request that is no tool call."""
+def _telling(observer: Observer, ctx: Ctx, about: About) -> Generator[None]:
+    """Tell how the block ended."""
     session, address = _origin(ctx)
     began = time.perf_counter()
     ended = CANCELLED
@@ -68,10 +91,10 @@ def telling(
                 tool="",
                 outcome=ended,
                 seconds=took,
-                environment_id=environment_id,
+                environment_id=about.environment_id,
                 session=session,
                 address=address,
-                method=method,
+                method=about.method,
             )
         )
 

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 
 from waggle.domain.access import LOCAL, Owner
 from waggle.domain.host import Progress
@@ -30,6 +31,8 @@ from waggle.service.snapshots import SnapshotService
 from waggle.service.trees import TreeService
 
 Ctx = Context[Any, Any]
+Request = ServerRequestContext[dict[str, Any], Any]
+"""What the low-level server hands to handlers other than those of tools."""
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 5.0
@@ -71,7 +74,7 @@ def current_owner(ctx: Ctx) -> Owner:
     request: object = ctx.request_context.request
     if request is None:
         return LOCAL
-    user = request.scope.get("user") if isinstance(request, Request) else None
+    user = request.scope.get("user") if isinstance(request, HttpRequest) else None
     if not isinstance(user, AuthenticatedUser):
         raise RuntimeError("a request reached the tools without authentication")
     return Owner(user.access_token.client_id)

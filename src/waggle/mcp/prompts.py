@@ -1,36 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """The prompts: what a person picks in a client to have the agent use the tools well.
 
-Registered by `waggle.mcp.server`. What a person fills in is shown to the model as data between
-marks, so that pasted output does not read like instructions of this server.
+Put into the server by `waggle.mcp.server`. What a person fills in is shown to the model as data
+between marks, so that pasted output does not read like instructions of this server.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any
 
-from mcp.server.mcpserver import MCPServer
+from mcp.server import MCPServer
+from mcp.server.context import HandlerResult
+from mcp.server.lowlevel import Server
+from mcp.server.mcpserver import Context
+from mcp_types import GetPromptRequestParams, Prompt
 from pydantic import Field
 
-from waggle.domain.errors import InvalidArgument
+from waggle.domain.errors import InvalidArgument, WaggleError
 from waggle.domain.runtime import RuntimeName
+from waggle.mcp.call_record import About, counted
+from waggle.mcp.context import Request, Services
+from waggle.mcp.errors import MAX_ECHO, clean
+from waggle.mcp.refusals import refusing
 
 MOST_TEXT = 20_000
+MOST_PROBLEMS = 5
+_GET = "prompts/get"
 
 
 def quoted(name: str, text: str) -> str:
     """`text` between marks. Raises InvalidArgument when it is too long for a prompt."""
     if len(text) > MOST_TEXT:
-        raise InvalidArgument(f"{name} is longer than {MOST_TEXT} characters.")
+        raise InvalidArgument(
+            f"{name} is longer than {MOST_TEXT} characters.",
+            hint="Give the part that matters, or have the agent read it from a file.",
+        )
     return f"<{name}>\n{text.strip()}\n</{name}>"
-
-
-def _runtime(name: str) -> str:
-    if name.strip().lower() not in set(RuntimeName):
-        raise InvalidArgument(f"runtime is one of: {', '.join(RuntimeName)}.")
-    return name.strip().lower()
 
 
 def run_code(
@@ -38,11 +45,11 @@ def run_code(
     runtime: Annotated[str, Field(description="python, node or shell.")] = "python",
 ) -> str:
     """Write a program for a task, run it on a fresh machine, and show that it works."""
+    chosen = RuntimeName.parse(runtime.strip().lower())
     return f"""\
 Write and run a program for this task:
 {quoted("task", task)}
-1. create_environment with the runtime {_runtime(runtime)}; keep the environment_id for all that \
-follows.
+1. create_environment with the runtime {chosen}; keep the environment_id for all that follows.
 2. Install only what the task needs, with install_packages.
 3. execute the program in small steps, and read exit_code and stderr after each before you go on.
 4. Check the result in a second run: other input, an edge case, or the file that was written.
@@ -113,12 +120,64 @@ HINTS: Mapping[str, tuple[str, frozenset[str]]] = {
 """What a prompt says at its end where the tools that this names are offered, too."""
 
 
-def add_prompts(server: MCPServer[Any], offered: Collection[str]) -> None:
-    """Register the prompts that send an agent after no tool but those that are offered."""
+class Prompts:
+    """Those of one server. What is asked for wrongly is refused with what would be right."""
+
+    def __init__(self, services: Services, server: MCPServer[dict[str, Any]]) -> None:
+        self._services = services
+        self._server = server
+
+    def add_to(self, lowlevel: Server[dict[str, Any]], offered: Collection[str]) -> None:
+        """Serve the prompts that send an agent after no tool but those that are `offered`."""
+        _register(self._server, frozenset(offered))
+        lowlevel.add_request_handler(_GET, GetPromptRequestParams, self._get)
+
+    async def _get(self, ctx: Request, params: GetPromptRequestParams) -> HandlerResult:
+        context = Context(request_context=ctx)
+        async with (
+            counted(self._services, context, About(_GET)),
+            refusing(_GET, "", ctx.protocol_version, self._services.offer),
+        ):
+            check(params.name, params.arguments or {}, await self._server.list_prompts())
+            try:
+                return await self._server.get_prompt(params.name, params.arguments, context)
+            except ValueError as error:
+                raise _innermost(error) from None
+
+
+def check(name: str, arguments: Mapping[str, str], known: Sequence[Prompt]) -> None:
+    """Raises InvalidArgument unless there is such a prompt and it takes these arguments. Pure."""
+    prompt = next((each for each in known if each.name == name), None)
+    if prompt is None:
+        names = ", ".join(each.name for each in known)
+        raise InvalidArgument(
+            f"There is no prompt {clean(name, MAX_ECHO)!r}.",
+            hint=f"The prompts are: {names}." if names else "This server has none.",
+        )
+    takes = {each.name: bool(each.required) for each in prompt.arguments or ()}
+    missing = [each for each, must in takes.items() if must and each not in arguments]
+    extra = [clean(each, MAX_ECHO) for each in arguments if each not in takes]
+    problems = [
+        *(f"argument {each!r} is missing" for each in missing),
+        *(f"there is no argument {each!r}" for each in extra),
+    ]
+    if problems:
+        said = "; ".join(problems[:MOST_PROBLEMS])
+        named = ", ".join(f"{each} (required)" if must else each for each, must in takes.items())
+        raise InvalidArgument(f"{said[0].upper()}{said[1:]}.", hint=f"{name} takes: {named}.")
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What the prompt raised, inside the SDK's wrappers."""
+    cause = error.__cause__
+    return error if isinstance(error, WaggleError) or cause is None else _innermost(cause)
+
+
+def _register(server: MCPServer[dict[str, Any]], offered: frozenset[str]) -> None:
     for name, (prompt, tools) in PROMPTS.items():
-        if tools <= set(offered):
+        if tools <= offered:
             hint, named = HINTS.get(name, ("", frozenset[str]()))
-            told = _with_hint(prompt, hint) if hint and named <= set(offered) else prompt
+            told = _with_hint(prompt, hint) if hint and named <= offered else prompt
             server.prompt(name=name, title=name.replace("-", " ").capitalize())(told)
 
 

@@ -11,19 +11,32 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
-from mcp_types import CallToolResult, InputRequiredResult
+from mcp_types import CallToolResult, InputRequiredResult, TextContent
 from pydantic import Field
 
 from waggle.domain.repeat import MAX_KEY, KeyedCall, parse_key
+from waggle.domain.toolset import Offer
 from waggle.service.repeats import Repeats
 
 PARAMETER = "idempotency_key"
 REPEATED_META_KEY = "waggle/repeated"
 LOST_WITH_SERVER = frozenset({"create_environment", "fork_environment"})
 """Tools whose interrupted work is undone when the server starts again."""
+_REPEATED = (
+    "This is the result of the first call with this idempotency_key; nothing was done again."
+)
+_SINCE = {
+    "create_environment": "get_environment tells whether it is still there.",
+    "fork_environment": "list_environments tells which of them are still there.",
+    "snapshot_environment": "list_snapshots tells whether it is still kept.",
+    "execute": "wait_job tells what became of a program that still ran.",
+    "run_command": "wait_job tells what became of a program that still ran.",
+}
+"""Where there is news of what a tool made."""
 IdempotencyKey = Annotated[
     str | None,
     Field(
+        min_length=1,
         max_length=MAX_KEY,
         description="Any text that is unique for what is to be done. A call that is repeated with "
         "its key within a day, after a lost connection for example, returns the first result and "
@@ -35,14 +48,20 @@ Call = Callable[[], Awaitable[Result]]
 
 
 async def once(
-    repeats: Repeats, name: str, arguments: Mapping[str, Any], owner: str, call: Call
+    repeats: Repeats,
+    name: str,
+    arguments: Mapping[str, Any],
+    call: Call,
+    *,
+    owner: str,
+    offer: Offer,
 ) -> Result:
-    """Call the tool, or return the result of an earlier call with the same key.
+    """Call the tool, or return the result of an earlier call with the same key, and say so.
 
     What was refused before anything was done is not kept. Raises as `Repeats.once`.
     """
     given = arguments.get(PARAMETER)
-    if not isinstance(given, str) or not given:
+    if not isinstance(given, str):
         return await call()
     keyed = KeyedCall(owner, parse_key(given), fingerprint(name, arguments))
     fresh: list[Result] = []
@@ -57,7 +76,13 @@ async def once(
     if kept is None:
         return fresh[0]
     result = CallToolResult.model_validate_json(kept)
-    return result.model_copy(update={"meta": {**(result.meta or {}), REPEATED_META_KEY: True}})
+    told = offer.advice(f"{_REPEATED} {_SINCE.get(name, '')}".strip())
+    return result.model_copy(
+        update={
+            "content": [*result.content, TextContent(type="text", text=told)],
+            "meta": {**(result.meta or {}), REPEATED_META_KEY: True},
+        }
+    )
 
 
 def fingerprint(name: str, arguments: Mapping[str, Any]) -> str:

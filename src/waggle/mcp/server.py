@@ -26,7 +26,7 @@ from waggle.mcp.calls import CUT, REFUSED, Calls
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import describe, failure_result, unknown_tool
 from waggle.mcp.instructions import instructions
-from waggle.mcp.prompts import add_prompts
+from waggle.mcp.prompts import Prompts
 from waggle.mcp.repeats import PARAMETER, Result, once
 from waggle.mcp.resources.changes import Changes
 from waggle.mcp.resources.handlers import Resources, sending
@@ -120,7 +120,8 @@ class WaggleServer(MCPServer[dict[str, Any]]):
             call = partial(super().call_tool, name, arguments, context)
             if context is None or PARAMETER not in tool.parameters["properties"]:
                 return await call()
-            return await once(self._repeats, name, arguments, current_owner(context), call)
+            owner = current_owner(context)
+            return await once(self._repeats, name, arguments, call, owner=owner, offer=self._offer)
         except (ToolError, WaggleError) as error:
             names = parameter_names(tool) if tool else ()
             failure = describe(tool.name if tool else NO_TOOL, error, parameters=names)
@@ -142,7 +143,7 @@ def build_mcp(services: Services) -> WaggleServer:
         offer=services.offer,
         rates=services.rates,
     )
-    add_prompts(server, names)
+    Prompts(services, server).add_to(server.lowlevel, names)
     changes = Changes()
     changes.follow(services.environments, services.jobs)
     Resources(services, changes, server.calls).add_to(server.lowlevel)

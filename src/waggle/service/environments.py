@@ -18,6 +18,7 @@ import anyio.abc
 from waggle.domain.environment import Environment, State, parse_id, parse_timeout
 from waggle.domain.errors import NotFound
 from waggle.domain.host import EnvironmentHost, Guest, Moment, Progress, no_progress
+from waggle.domain.network import NetworkPolicy
 from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock, EnvironmentStore, NewId
 from waggle.domain.snapshot import Snapshot
@@ -82,6 +83,10 @@ class EnvironmentService:
         for environment in asleep:
             self._registry.restore(self._arrivals.live(environment))
         return removed
+
+    def network_of(self, request: CreateRequest) -> NetworkPolicy:
+        """What an environment that is asked for like this may reach."""
+        return request.network or self._limits.network
 
     async def create(
         self, request: CreateRequest, *, owner: str, progress: Progress = no_progress

@@ -16,6 +16,7 @@ from waggle.domain.filesystem import parse_path
 from waggle.domain.job import JobKind, summarise
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import FILE, Runtime, RuntimeName
+from waggle.domain.text import encoded
 from waggle.service.environments import EnvironmentService
 from waggle.service.job import Job, What
 from waggle.service.jobs import JobService
@@ -70,6 +71,18 @@ class ExecutionService:
         self._runtimes = runtimes
         self._limits = limits
 
+    def check(
+        self, code: str, runtime: RuntimeName, packages: str | Sequence[str], how: Surroundings
+    ) -> None:
+        """Raise what `execute` and `install` would, before there is an environment; boot nothing.
+
+        No packages at all are fine.
+        """
+        chosen = self._runtimes[runtime]
+        self._program(code, chosen, how)
+        if packages:
+            chosen.parse_packages(packages)
+
     async def execute(
         self,
         environment_id: str,
@@ -83,13 +96,9 @@ class ExecutionService:
 
         Raises also InvalidRuntime.
         """
-        data = parse_code(code)
         chosen = RuntimeName.parse(language) if language else None
         environment = self._environments.get(environment_id, owner=owner)
-        runtime = self._runtimes[chosen or environment.runtime]
-        command = self._command(
-            runtime.exec_argv(FILE), how, code=data, extension=runtime.file_extension
-        )
+        command = self._program(code, self._runtimes[chosen or environment.runtime], how)
         what = What(JobKind.EXECUTE, summarise(code))
         return await self._jobs.start(environment.id, command, what, owner=owner)
 
@@ -138,6 +147,12 @@ class ExecutionService:
         what = What(JobKind.INSTALL, summarise(" ".join(names)))
         return await self._jobs.start(environment.id, command, what, owner=owner)
 
+    def _program(self, code: str, runtime: Runtime, how: Surroundings) -> Command:
+        data = parse_code(code)
+        return self._command(
+            runtime.exec_argv(FILE), how, code=data, extension=runtime.file_extension
+        )
+
     def _command(
         self,
         argv: tuple[str, ...],
@@ -156,13 +171,6 @@ class ExecutionService:
             output_limit=self._limits.output_bytes,
             cwd=None if how.cwd is None else parse_path(how.cwd),
             env=dict(how.env),
-            stdin=_encode(how.stdin),
+            stdin=encoded(how.stdin, "stdin"),
             user=user,
         )
-
-
-def _encode(text: str) -> bytes:
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InvalidArgument("stdin is not valid Unicode text.") from None

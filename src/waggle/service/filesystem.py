@@ -13,6 +13,7 @@ from waggle.domain.filesystem import (
     MAX_FILE_BYTES,
     FileSlice,
     Listing,
+    check_content,
     parse_mode,
     parse_path,
 )
@@ -35,11 +36,7 @@ class FilesystemService:
         """
         target = parse_path(path)
         bits = DEFAULT_MODE if mode is None else parse_mode(mode)
-        if len(data) > MAX_FILE_BYTES:
-            raise TooLarge(
-                f"The content is {len(data)} bytes; the limit is {MAX_FILE_BYTES}.",
-                hint="Write it in parts, or download it from inside the environment.",
-            )
+        check_content(data)
         async with self._environments.using(environment_id, owner=owner) as (_, guest):
             await guest.write_file(target, data, bits)
         return target
@@ -98,7 +95,8 @@ class FilesystemService:
             )
             if len(edited.data) > MAX_FILE_BYTES:
                 raise TooLarge(
-                    f"The file would have {len(edited.data)} bytes; the limit is {MAX_FILE_BYTES}."
+                    f"The file would have {len(edited.data)} bytes; the limit is {MAX_FILE_BYTES}.",
+                    hint="Change it with a program, inside the environment.",
                 )
             await guest.write_file(target, edited.data, version.mode, unless_changed=version)
         return target, edited

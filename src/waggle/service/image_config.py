@@ -41,7 +41,10 @@ def directory(text: str) -> str:
         return ""
     path = "/" + posixpath.normpath("/" + text).lstrip("/")
     if not path.isprintable() or len(path.encode()) > MAX_PATH_BYTES:
-        raise ImageCorrupt("The image's WorkingDir is too long, or holds control characters.")
+        raise ImageCorrupt(
+            "The image's WorkingDir is too long, or holds control characters.",
+            hint="Build it with another WORKDIR.",
+        )
     return path
 
 

@@ -141,7 +141,9 @@ class SnapshotService:
         All of them or none. `count` is 1 to MAX_FORKS. Raises as `take` and `create` do.
         """
         if not 1 <= count <= MAX_FORKS:
-            raise InvalidArgument(f"count must be 1 to {MAX_FORKS}.")
+            raise InvalidArgument(
+                f"count must be 1 to {MAX_FORKS}.", hint="Call again for more copies."
+            )
         async with self._environments.using(environment_id, owner=owner) as (origin, guest):
             await progress(0.0, "Freezing the machine")
             self._environments.require_room(owner, count)

@@ -69,4 +69,4 @@ class Unpacking:
 
     def _advance(self, _count: int) -> None:
         if self._given_up:
-            raise ImageUnavailable("The pull was given up.")
+            raise ImageUnavailable("The pull was given up.", hint="Pull it again.")

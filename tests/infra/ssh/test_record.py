@@ -14,6 +14,7 @@ ID = "0b7c1f6e-0000-4000-8000-0123456789ab"
 GOOD = f"""id {ID}
 exit 127
 exec 2
+directory 20
 file /home/sandbox/a b
 needs /usr/bin/python9
 oom 1
@@ -31,6 +32,7 @@ def test_a_record() -> None:
     assert parse_record(GOOD, ID) == Record(
         exit_code=127,
         exec_error=2,
+        directory_error=20,
         file="/home/sandbox/a b",
         needs="/usr/bin/python9",
         oom_kills=1,

@@ -20,6 +20,7 @@ Rule = Callable[[Evidence], Diagnosis | None]
 RULES: tuple[Rule, ...] = (
     resources.out_of_memory,
     programs.cannot_execute,
+    programs.cannot_enter,
     programs.killed,
     resources.too_many_processes,
     resources.disk_full,

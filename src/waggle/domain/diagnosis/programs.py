@@ -11,6 +11,8 @@ from waggle.domain.diagnosis.resources import is_full
 from waggle.domain.diagnosis.told import Diagnosis, shown
 from waggle.domain.evidence import Evidence
 
+_MAX_ERRNO = 4096
+
 
 def cannot_execute(evidence: Evidence) -> Diagnosis | None:
     """The launcher could not execute it, and knows why."""
@@ -57,9 +59,33 @@ def cannot_execute(evidence: Evidence) -> Diagnosis | None:
         case number:
             return Diagnosis(
                 "not_executable",
-                f"{file} could not be started: {os.strerror(number)}.",
+                f"{file} could not be started: {_words(number)}.",
                 "Mend that.",
             )
+
+
+def cannot_enter(evidence: Evidence) -> Diagnosis | None:
+    """The launcher could not enter the directory to run in, and knows why."""
+    match evidence.record.directory_error:
+        case None:
+            return None
+        case errno.ENOENT | errno.ENOTDIR:
+            return Diagnosis(
+                "no_working_directory",
+                "The directory to run in does not exist, or is no directory; nothing was run.",
+                "Make it first (mkdir -p DIRECTORY), give another cwd, or leave cwd out.",
+            )
+        case number:
+            return Diagnosis(
+                "no_working_directory",
+                f"The directory to run in could not be entered: {_words(number)}; nothing was run.",
+                "Mend its mode (chmod, as root), give another cwd, or leave cwd out.",
+            )
+
+
+def _words(number: int) -> str:
+    """The guest's error number in words; it may be any number."""
+    return os.strerror(number) if number < _MAX_ERRNO else f"error {number}"
 
 
 def killed(evidence: Evidence) -> Diagnosis | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The audit log: one JSON line for each tool call and each request for resources.
+"""The audit log: one JSON line for each tool call and request for resources or prompts.
 
 Built by the composition root; appends to a file or to stderr. A file is made for the server's user
 alone (0600), or closed to others if it is there already, and never followed through a link. It is

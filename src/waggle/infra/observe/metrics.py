@@ -60,13 +60,13 @@ class Metrics(Observer):
         )
         self._requests = counter(
             "waggle_resource_requests",
-            "Requests for resources.",
+            "Requests for resources and prompts.",
             ("method", "outcome"),
             registry=registry,
         )
         self._request_seconds = Histogram(
             "waggle_resource_request_seconds",
-            "How long requests for resources took; a stream of changes until it was closed.",
+            "How long these requests took; a stream of changes until it was closed.",
             ("method",),
             registry=registry,
             buckets=_CALL_SECONDS,

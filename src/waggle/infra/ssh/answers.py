@@ -31,7 +31,10 @@ def refusal(path: str, result: ExecutionResult) -> WaggleError:
     if result.exit_code == 1 and words == "No such file or directory":
         return FileNotFound(f"There is no {shown(path)}.")
     if result.exit_code == 1:
-        return FileRefused(f"{shown(path)} cannot be opened: {words}.")
+        return FileRefused(
+            f"{shown(path)} cannot be opened: {words}.",
+            hint="Look at it with list_files; run_command with user 'root' may do more.",
+        )
     if result.exit_code == 2 and words:
         return InvalidArgument(
             f"The pattern cannot be used: {words}.",

@@ -27,15 +27,15 @@ from mcp_types import (
 from pydantic import BaseModel
 
 from waggle.domain.access import Owner
-from waggle.mcp.call_record import telling
+from waggle.mcp.call_record import About, counted
 from waggle.mcp.calls import CUT, REFUSED, Calls
-from waggle.mcp.context import Services, current_owner
+from waggle.mcp.context import Request, Services, current_owner
+from waggle.mcp.refusals import failed, refusing
 from waggle.mcp.resources.changes import Changes
 from waggle.mcp.resources.completion import complete
 from waggle.mcp.resources.listing import list_page, templates
 from waggle.mcp.resources.read import read_resource
-from waggle.mcp.resources.refusals import failed, refusing
-from waggle.mcp.resources.subscriptions import TASKS, Request, Subscriptions
+from waggle.mcp.resources.subscriptions import TASKS, Subscriptions
 from waggle.mcp.resources.uris import environment_in
 
 P = TypeVar("P", bound=BaseModel)
@@ -70,14 +70,14 @@ class Resources:
         )
         server.add_request_handler("completion/complete", CompleteRequestParams, self._complete)
 
-        def counted(method: str, kind: type[P], handle: Handle[P]) -> None:
+        def add(method: str, kind: type[P], handle: Handle[P]) -> None:
             bounded = self._until_stop(handle)
             server.add_request_handler(method, kind, self._counted(method, bounded))
 
-        counted("resources/list", PaginatedRequestParams, self._list)
-        counted("resources/read", ReadResourceRequestParams, self._read)
-        counted("resources/subscribe", SubscribeRequestParams, subscriptions.subscribe)
-        counted("resources/unsubscribe", UnsubscribeRequestParams, subscriptions.unsubscribe)
+        add("resources/list", PaginatedRequestParams, self._list)
+        add("resources/read", ReadResourceRequestParams, self._read)
+        add("resources/subscribe", SubscribeRequestParams, subscriptions.subscribe)
+        add("resources/unsubscribe", UnsubscribeRequestParams, subscriptions.unsubscribe)
         listen = self._counted("subscriptions/listen", subscriptions.listen)
         server.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, listen)
         server.middleware.append(_announcing)
@@ -87,13 +87,8 @@ class Resources:
 
         async def counting(ctx: Request, params: P) -> HandlerResult:
             uri = str(getattr(params, "uri", ""))
-            context = Context(request_context=ctx)
-            with telling(self._services.observer, context, method, environment_in(uri)):
-                if self._services.rates is not None:
-                    async with refusing(
-                        method, uri[:_SHOWN_URI], ctx.protocol_version, self._offer
-                    ):
-                        self._services.rates.take(current_owner(context))
+            about = About(method, uri[:_SHOWN_URI], environment_in(uri))
+            async with counted(self._services, Context(request_context=ctx), about):
                 return await handle(ctx, params)
 
         return counting

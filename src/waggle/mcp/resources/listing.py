@@ -16,8 +16,8 @@ from waggle.domain.environment import Environment
 from waggle.domain.job import StreamName
 from waggle.domain.toolset import Offer
 from waggle.mcp.context import Services
+from waggle.mcp.refusals import invalid
 from waggle.mcp.resources.offered import offers, offers_template
-from waggle.mcp.resources.refusals import invalid
 from waggle.mcp.resources.uris import (
     ARCHIVE_TEMPLATE,
     ENVIRONMENT_TEMPLATE,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from waggle.domain.errors import NotFound
 from waggle.domain.toolset import Offer, Toolset
-from waggle.mcp.resources.refusals import unknown
+from waggle.mcp.refusals import unknown
 from waggle.mcp.resources.uris import (
     ARCHIVE_TEMPLATE,
     ENVIRONMENT_TEMPLATE,

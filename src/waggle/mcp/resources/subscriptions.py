@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import anyio.abc
 from mcp.server.connection import Connection
-from mcp.server.context import ServerRequestContext
 from mcp.server.subscriptions import ListenHandler, ServerEvent
 from mcp.shared.subscriptions import ResourceUpdated
 from mcp_types import (
@@ -26,10 +25,10 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from waggle.domain.access import Owner
 from waggle.domain.errors import InvalidArgument, WaggleError
-from waggle.mcp.context import Services
+from waggle.mcp.context import Request, Services
+from waggle.mcp.refusals import invalid, refusing
 from waggle.mcp.resources.changes import Changes, Event, Key, Watcher
 from waggle.mcp.resources.offered import offered_address
-from waggle.mcp.resources.refusals import invalid, refusing
 from waggle.mcp.resources.uris import EnvironmentAddress, Range, StreamAddress, parse_uri
 
 MAX_SUBSCRIPTIONS = 100
@@ -39,7 +38,6 @@ MAX_STREAMS = 200
 TASKS = "tasks"
 """Where the server's lifespan context has the task group for sending."""
 
-Request = ServerRequestContext[dict[str, Any], Any]
 OwnerOf = Callable[[Request], Owner]
 
 

@@ -165,7 +165,9 @@ def _decoded(text: str) -> str | None:
 def _part_of_file(query: str) -> Range:
     part = _range(query, ("offset", "length"))
     if part.offset < 0:
-        raise InvalidArgument("The offset in a file begins at 0.")
+        raise InvalidArgument(
+            "The offset in a file begins at 0.", hint="Its end is at the `size` in _meta."
+        )
     return part
 
 
@@ -174,7 +176,10 @@ def _range(query: str, known: tuple[str, ...]) -> Range:
     length = _number(given, "length", 1)
     search = given.get("search") or None
     if search is not None and len(search) > MAX_PATTERN:
-        raise InvalidArgument(f"A search has at most {MAX_PATTERN} characters.")
+        raise InvalidArgument(
+            f"A search has at most {MAX_PATTERN} characters.",
+            hint="Search for a part of it that is rare.",
+        )
     return Range(_number(given, "offset", None) or 0, length, search)
 
 

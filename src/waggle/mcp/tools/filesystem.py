@@ -9,9 +9,9 @@ from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.domain.errors import InvalidArgument
 from waggle.domain.execution import HOME
 from waggle.domain.filesystem import MAX_FILE_BYTES, MAX_LIST_ENTRIES
+from waggle.domain.text import encoded
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.file_results import FileContent, FileList, WrittenFile
@@ -71,7 +71,11 @@ class FilesystemTools:
         encoding: _WriteEncoding = "utf-8",
     ) -> Annotated[CallToolResult, WrittenFile]:
         """Write a whole file."""
-        data = decode_base64(content) if encoding == "base64" else _encode(content)
+        data = (
+            decode_base64(content)
+            if encoding == "base64"
+            else encoded(content, "The content", hint="Send it with encoding 'base64'.")
+        )
         written = await self._files.write(
             environment_id, path, data, owner=current_owner(ctx), mode=mode or None
         )
@@ -128,15 +132,6 @@ class FilesystemTools:
         if result.truncated:
             lines.append(f"[only the first {result.count} entries are listed]")
         return success(result, "\n".join(lines))
-
-
-def _encode(content: str) -> bytes:
-    try:
-        return content.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InvalidArgument(
-            "The content is not valid Unicode text.", hint="Send it with encoding 'base64'."
-        ) from None
 
 
 def filesystem_tools(services: Services) -> list[Tool]:

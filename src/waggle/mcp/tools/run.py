@@ -10,11 +10,12 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.execution import MAX_CODE_BYTES, parse_code, parse_seconds
-from waggle.domain.filesystem import parse_path
+from waggle.domain.execution import MAX_CODE_BYTES, parse_seconds
+from waggle.domain.filesystem import check_content, parse_path
 from waggle.domain.job import JobState, JobView
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
+from waggle.domain.text import encoded
 from waggle.mcp.arguments import make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import Failure, clean, failure_result
@@ -86,8 +87,15 @@ class RunTools:
         request = CreateRequest(
             RuntimeName.parse(runtime), image=image or None, network=parse_network(network)
         )
-        contents = _checked(code, files or {}, packages, request.network)
+        contents = _contents(files or {})
         seconds = parse_seconds(timeout_seconds, self._limits.wait, self._limits.max_timeout)
+        how = Surroundings(seconds, stdin=stdin)
+        self._execution.check(code, request.runtime, packages or (), how)
+        if packages and self._environments.network_of(request) is NetworkPolicy.NONE:
+            raise InvalidArgument(
+                "Packages cannot be installed without a network.",
+                hint="Give network 'public', or an image with the packages.",
+            )
         owner = current_owner(ctx)
         phases = Phases(ctx, self._heartbeat)
         async with self._environments.temporary(
@@ -102,7 +110,6 @@ class RunTools:
                 if view.exit_code != 0:
                     failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)
                     return self._result(view, "install", failure)
-            how = Surroundings(seconds, stdin=stdin)
             job = await self._execution.execute(environment.id, code, owner=owner, how=how)
             view = await phases.attend(job, "running")
             await phases.say("destroying the environment")
@@ -119,25 +126,17 @@ class RunTools:
         return failure_result(failure, self._offer, before=text, structured=result)
 
 
-def _checked(
-    code: str,
-    files: dict[str, str],
-    packages: str | list[str] | None,
-    network: NetworkPolicy | None,
-) -> dict[str, bytes]:
-    """What can be refused before anything is booted; the files as bytes. Raises InvalidArgument."""
-    parse_code(code)
-    if packages and network is NetworkPolicy.NONE:
-        raise InvalidArgument(
-            "Packages cannot be installed without a network.",
-            hint="Leave network out, or bring an image with the packages.",
-        )
+def _contents(files: dict[str, str]) -> dict[str, bytes]:
+    """The files by path, as bytes. Raises InvalidArgument or TooLarge."""
     if len(files) > MAX_FILES:
-        raise InvalidArgument(f"At most {MAX_FILES} files can be written.")
-    try:
-        return {parse_path(path): text.encode("utf-8") for path, text in files.items()}
-    except UnicodeEncodeError:
-        raise InvalidArgument("A file's content is not valid Unicode text.") from None
+        raise InvalidArgument(
+            f"At most {MAX_FILES} files can be written.",
+            hint="For more, use create_environment and upload_files.",
+        )
+    return {
+        parse_path(path): check_content(encoded(text, "A file's content"))
+        for path, text in files.items()
+    }
 
 
 def _failure(view: JobView, longest: float) -> Failure | None:

@@ -80,7 +80,7 @@ static void start(const struct job *job, const sigset_t *signals) {
   sigprocmask(SIG_SETMASK, signals, NULL);
   setsid();
   become(job->account);
-  if (chdir(job->directory)) fail(job->directory);
+  if (chdir(job->directory)) note_directory_failure(errno), fail(job->directory);
   umask(022);
   execvp(job->argv[0], job->argv);
   int error = errno;

@@ -3,6 +3,7 @@
 // only root can read it, and the host asks for it with `why ID` when a run did not end well.
 // Nothing of it comes from what the program printed. Each line is a key and its values:
 //   id ID; exit N or signal N; exec ERRNO, and with it file PATH, needs PATH, or crlf PATH
+//   directory ERRNO (the run's, which could not be entered)
 //   oom N (processes killed for memory), memory MOST LIMIT SHARED (bytes)
 //   forks REFUSED LIMIT; disk FREE ALL, inodes FREE ALL, shm FREE ALL; unrouted N; unheard N
 #include "session.h"
@@ -27,7 +28,7 @@ typedef unsigned long long number;
 
 // Shared with the child until it has become the program.
 static struct {
-  int error;
+  int error, directory;
   bool ends_in_cr;
   char file[MAX_NAME], needs[MAX_NAME];
 } *exec_failure;
@@ -98,6 +99,10 @@ void note_exec_failure(const char *name, int error) {
   exec_failure->error = error;
 }
 
+void note_directory_failure(int error) {
+  if (exec_failure) exec_failure->directory = error;
+}
+
 static void say_path(int to, const char *key, char *path) {
   for (char *c = path; *c; c++)
     if ((unsigned char)*c < ' ' || *c == 127) *c = '?';
@@ -153,6 +158,8 @@ void leave_record(const char *id, int status, const char *cgroup) {
     if (*exec_failure->needs)
       say_path(to, exec_failure->ends_in_cr ? "crlf" : "needs", exec_failure->needs);
   }
+  if (exec_failure && exec_failure->directory)
+    dprintf(to, "directory %d\n", exec_failure->directory);
   say_limits(to, cgroup);
   say_space(to, "/dev/shm");
   close(to);

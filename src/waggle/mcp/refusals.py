@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a resource that cannot be had is refused: as the protocol says, with the hint in the data.
+"""How a resource or prompt that cannot be had is refused: by the protocol's error, with our hint.
 
 What does not exist, what another owner has, and what nobody could ever name are told alike. Called
-by the handlers of this package; the words come from `waggle.mcp.errors`.
+by `waggle.mcp.resources`, `.prompts` and `.call_record`; the words come from `waggle.mcp.errors`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from waggle.domain.errors import (
     ArchiveNotFound,
     FileNotFound,
     InvalidArgument,
+    InvalidRuntime,
     JobNotFound,
     NotFound,
 )
@@ -51,20 +52,23 @@ def failed(failure: Failure) -> MCPError:
 
 @asynccontextmanager
 async def refusing(method: str, uri: str, version: str, offer: Offer) -> AsyncGenerator[None]:
-    """Turn what is raised inside into the protocol's error for `uri`; a bug only shows its id."""
+    """Turn what is raised inside into the protocol's error; a bug only shows its id.
+
+    `uri` is what the request names, empty for one that names none.
+    """
     try:
         yield
     except MCPError:
         raise
     except Exception as error:
         failure = describe(method, error).heeding(offer)
-        data: dict[str, Any] = {"uri": uri, **failure.meta()}
+        data: dict[str, Any] = {**({"uri": uri} if uri else {}), **failure.meta()}
         raise MCPError(code=_code(error, version), message=failure.text, data=data) from error
 
 
 def _code(error: Exception, version: str) -> int:
     if isinstance(error, _ABSENT) and version in HANDSHAKE_PROTOCOL_VERSIONS:
         return NOT_FOUND_BEFORE_2026
-    if isinstance(error, (*_ABSENT, InvalidArgument)):
+    if isinstance(error, (*_ABSENT, InvalidArgument, InvalidRuntime)):
         return INVALID_PARAMS
     return INTERNAL_ERROR
