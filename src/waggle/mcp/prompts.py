@@ -133,7 +133,7 @@ class Prompts:
         lowlevel.add_request_handler(_GET, GetPromptRequestParams, self._get)
 
     async def _get(self, ctx: Request, params: GetPromptRequestParams) -> HandlerResult:
-        context = Context(request_context=ctx)
+        context = Context(request_context=ctx, mcp_server=self._server, input_params=params)
         async with (
             counted(self._services, context, About(_GET)),
             refusing(_GET, "", ctx.protocol_version, self._services.offer),
