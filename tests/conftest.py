@@ -2,8 +2,8 @@
 """What every test shares.
 
 asyncio is the only backend of `@pytest.mark.anyio`. No example of hypothesis has a deadline, since
-a busy machine says nothing about the code. What is logged in tests has plain tracebacks: pretty ones
-with all locals take seconds.
+a busy machine says nothing about the code. What is logged has plain tracebacks: pretty
+ones with all locals take seconds.
 """
 
 from __future__ import annotations

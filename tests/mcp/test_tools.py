@@ -146,11 +146,12 @@ async def test_optional_parameters_may_be_null_or_empty() -> None:
     "tool, wrong",
     [
         ("create_environment", {"timeout_minutes": True}),
-        ("create_environment", {"timeout_minutes": "5"}),
+        ("create_environment", {"timeout_minutes": "five"}),
+        ("create_environment", {"timeout_minutes": "true"}),
         ("create_environment", {"timeout_minutes": 5.5}),
         ("create_environment", {"name": 5}),
         ("run_code", {"code": "echo", "timeout_seconds": True}),
-        ("run_code", {"code": "echo", "timeout_seconds": "5"}),
+        ("run_code", {"code": "echo", "timeout_seconds": "5 s"}),
         ("run_code", {"code": "echo", "files": {"a": 5}}),
         ("run_code", {"code": "echo", "packages": [5]}),
     ],
@@ -163,9 +164,10 @@ async def test_what_the_schema_does_not_allow_is_refused(tool: str, wrong: dict[
         assert rig.host.guests == {}
 
 
-async def test_a_whole_number_may_be_written_with_a_point() -> None:
+@pytest.mark.parametrize("five", [5.0, "5"])
+async def test_a_whole_number_may_be_written_with_a_point_or_as_text(five: object) -> None:
     async with serving() as rig, client(rig) as agent:
-        arguments = {"runtime": "shell", "timeout_minutes": 5.0}
+        arguments = {"runtime": "shell", "timeout_minutes": five}
         result = await agent.call_tool("create_environment", arguments)
         assert "after 5m without a call" in text_of(result)
 

@@ -24,6 +24,7 @@ from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.store import frozen_files
 from waggle.service.local_guest import LocalGuest
 from waggle.service.local_host import LocalHost
+from waggle.service.moments import Moment as KeptMoment
 from waggle.service.moments import frozen_in
 
 pytestmark = [
@@ -248,7 +249,8 @@ async def test_what_an_older_qemu_froze_goes_on_with_that_one_only(
     host = booting.host()
     woken = booting.adopt(await host.wake(asked, no_progress))
     async with woken.moment() as moment:
-        assert both.fingerprint(moment.frozen) == older.fingerprint() != both.fingerprint()
+        frozen = cast("KeptMoment", moment).frozen
+        assert both.fingerprint(frozen) == older.fingerprint() != both.fingerprint()
         fork = await copy(booting, host, moment)
     assert lines(await fork.run(sh("echo works"))) == ["works"]
     await woken.hibernate()

@@ -15,7 +15,7 @@ from mcp_types import TextContent
 
 from waggle.config import Settings
 from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete, WaggleError
-from waggle.web.answers import SERVER_BUSY
+from waggle.messages import SERVER_BUSY
 
 
 class CallRefused(WaggleError):

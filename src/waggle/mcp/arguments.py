@@ -2,9 +2,9 @@
 """Turn a function into a tool whose published input schema is exactly what is accepted.
 
 Called by `waggle.mcp.tools`. On top of the SDK: unknown parameters are refused instead of dropped,
-`true` and `"5"` are no numbers, and a string is parsed as JSON only for parameters that are lists
-or objects (some clients send these as text), never for text, where `true` or `[1]` is a perfectly
-good value.
+`true` is no number, and a string is parsed as JSON only for parameters that are lists, objects,
+numbers or booleans (some clients send these as text), never for text, where `true` or `[1]` is a
+perfectly good value.
 """
 
 from __future__ import annotations
@@ -25,30 +25,32 @@ Schema = Mapping[str, Any]
 
 
 _OPENING = {"array": "[", "object": "{"}
+_PLAIN = (*"-0123456789", "true", "false")
+_NUMBERS = {"integer", "number", "boolean", "null"}
 
 
 class _Metadata(FuncMetadata):
     """The SDK's metadata of a function, with a narrower reading of JSON inside strings.
 
-    `openings` says, for each parameter that is a list or an object, how its JSON begins;
-    `integers` are the parameters that take one.
+    `openings` says, for each parameter that is a list or an object, how its JSON begins; `plain`
+    are those that take a number or a boolean.
     """
 
     openings: dict[str, tuple[str, ...]]
-    integers: frozenset[str]
+    plain: frozenset[str]
 
     def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
         """Parse strings that hold the list or object that their parameter asks for."""
         return {
-            name: _whole(value)
-            if name in self.integers
-            else _parsed(value, self.openings.get(name))
+            name: _plain(value) if name in self.plain else _parsed(value, self.openings.get(name))
             for name, value in data.items()
         }
 
 
-def _whole(value: object) -> object:
-    """5.0 as 5, which are the same to JSON Schema."""
+def _plain(value: object) -> object:
+    """5 for "5", and for 5.0, which is the same to JSON Schema; what is neither stays."""
+    if isinstance(value, str):
+        value = _parsed(value, _PLAIN)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -96,7 +98,7 @@ def make_tool(
             name: tuple(_OPENING[kind] for kind in each if kind in _OPENING)
             for name, each in kinds.items()
         },
-        integers=frozenset(name for name, each in kinds.items() if "integer" in each),
+        plain=frozenset(name for name, each in kinds.items() if _NUMBERS.issuperset(each)),
         arg_model=strict,
         # Without a model the SDK does not check results again, which are made from models here.
         output_schema=plain.output_schema and quick(plain.output_schema),
