@@ -87,13 +87,17 @@ def tree_argv(
     return [*argv, *hooks, *options, suite, target, f"deb {uri} {suite} main"]
 
 
-@functools.cache
 def own_mounts() -> tuple[str, ...]:
     """What to put before a command so that its mounts end with its last process; maybe nothing.
 
     mmdebstrap as root mounts /proc and more into its tree, which stay on the host when it is
     killed. Empty for those who may not have mounts of their own: they cannot mount, either.
     """
+    return _own_mounts(os.geteuid())
+
+
+@functools.cache
+def _own_mounts(_user: int) -> tuple[str, ...]:
     unshare = ("unshare", "--mount")
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         subprocess.run([*unshare, "true"], check=True, capture_output=True, timeout=_PROBE_SECONDS)

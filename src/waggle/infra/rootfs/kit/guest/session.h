@@ -44,7 +44,8 @@ bool find_program(const char *name, char file[MAX_NAME]);
 bool interpreter_of(const char *file, char needs[MAX_NAME]);
 
 // why.c: remember how things are before a run; note, as the child, why its program could not be
-// executed, or its directory not be entered; leave a record of a run that failed. `why ID` prints it and returns the exit code.
+// executed, or its directory not be entered; leave a record of a run that failed. `why ID` prints
+// it and returns the exit code.
 void watch_run(void);
 void note_exec_failure(const char *name, int error);
 void note_directory_failure(int error);
