@@ -83,16 +83,26 @@ def _tick(text: str) -> None:
         sys.stderr.flush()
 
 
-async def run(names: list[str], options: Options) -> list[Result]:
-    """Measure group after group; each prints its lines when it is done."""
+async def run(
+    names: list[str], options: Options, keep: Callable[[list[Result]], None]
+) -> list[Result]:
+    """Measure group after group; each prints its lines, and is kept, when it is done."""
     results: list[Result] = []
     for name in names:
         sys.stderr.write(f"{name} ...\n")
         found = await MEASURES[name](options)
         _tick("")
         print(terminal(found), flush=True)
+        keep(found)
         results += found
     return results
+
+
+def _write(results: list[Result]) -> None:
+    kept = read_page(PAGE.read_text("utf-8")) if PAGE.exists() else {}
+    kept |= {result.key: result for result in results}
+    PAGE.write_text(page(kept, describe()), "utf-8")
+    sys.stderr.write(f"Written to {PAGE}.\n")
 
 
 def main(argv: list[str]) -> int:
@@ -101,14 +111,9 @@ def main(argv: list[str]) -> int:
     cycles_wanted: int = asked.cycles or (FULL_CYCLES if asked.full else CYCLES)
     options = Options(rounds=asked.rounds, cycles=cycles_wanted, tick=_tick)
     names = [name for name in GROUPS if name in asked.names or not asked.names]
-    results = asyncio.run(run(names, options))
+    results = asyncio.run(run(names, options, _write if asked.write else lambda _found: None))
     if len(names) > 1:
         print(f"\n{terminal(results)}")
-    if asked.write:
-        kept = read_page(PAGE.read_text("utf-8")) if PAGE.exists() else {}
-        kept |= {result.key: result for result in results}
-        PAGE.write_text(page(kept, describe()), "utf-8")
-        sys.stderr.write(f"Written to {PAGE}.\n")
     over = missed(results)
     if over:
         sys.stderr.write(f"Over the limit: {', '.join(over)}.\n")
