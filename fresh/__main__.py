@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m fresh [bookworm|trixie]`, or `./task fresh`: the README's commands on a bare machine.
+
+Makes a bare root (mmdebstrap's minbase with git, python3 and ca-certificates), gives it this
+machine's package configuration and nothing else, and runs there what a newcomer types, from a clean
+clone of HEAD. Exit code 1 when a step failed, 2 when the root could not be made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fresh import configuration, root
+from fresh.plan import SUITES, Machine, plan
+from waggle.domain.errors import SetupIncomplete
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a step ended."""
+
+    machine: str
+    step: str
+    code: int
+    seconds: float
+
+
+def say(text: str) -> None:
+    """One line in between what the steps print."""
+    print(f"fresh: {text}", flush=True)
+
+
+def run(suite: str, machines: Sequence[Machine]) -> list[Outcome]:
+    """Make the bare root and use it; every step's outcome. Raises SetupIncomplete."""
+    outcomes: list[Outcome] = []
+    with root.workplace() as place:
+        began = time.monotonic()
+        say(f"making a bare root of {suite} in {place}")
+        settings = configuration.read(suite, os.environ)
+        bare = place / "bare"
+        root.bootstrap(suite, bare, settings)
+        say(f"it is there after {time.monotonic() - began:.0f} s")
+        for machine in machines:
+            tree = place / "machine"
+            root.copy(bare, tree)
+            outcomes += _use(tree, machine, settings)
+            root.run(["rm", "-rf", "--one-file-system", str(tree)])
+    return outcomes
+
+
+def _use(tree: Path, machine: Machine, settings: configuration.Configuration) -> list[Outcome]:
+    """Prepare a machine and run its steps."""
+    if machine.prepare:
+        code = root.run_in(tree, root.ROOT, machine.prepare, settings.variables, 600)
+        if code:
+            raise SetupIncomplete(f"{machine.name} could not be prepared: {code}.", hint="")
+    root.clone(CHECKOUT, tree, machine.user)
+    outcomes: list[Outcome] = []
+    for step in machine.steps:
+        say(f"{machine.name}: {step.command}")
+        began = time.monotonic()
+        code = root.run_in(tree, machine.user, step.command, settings.variables, step.seconds)
+        outcomes.append(Outcome(machine.name, step.name, code, time.monotonic() - began))
+    return outcomes
+
+
+def summary(suite: str, outcomes: Sequence[Outcome]) -> str:
+    """A row for each step, and a line of totals. Pure."""
+    rows = [
+        f"{outcome.machine + ': ' + outcome.step:32} {outcome.seconds:6.0f} s  "
+        + ("passed" if outcome.code == 0 else f"FAILED ({outcome.code})")
+        for outcome in outcomes
+    ]
+    failed = sum(outcome.code != 0 for outcome in outcomes)
+    total = f"fresh: {len(outcomes) - failed} passed, {failed} failed"
+    return "\n".join(["", f"On a bare {suite}:", *rows, "", total])
+
+
+def main(words: Sequence[str]) -> int:
+    """Parse, run, tell; the exit code."""
+    parser = argparse.ArgumentParser(prog="./task fresh", description=__doc__)
+    parser.add_argument("suite", nargs="?", choices=SUITES, default=SUITES[0])
+    parser.add_argument("--quick", action="store_true", help="the tests of './task test --quick'")
+    options = parser.parse_args(words)
+    if os.geteuid() != 0:
+        say("a bare root is made and entered as root: run this as root, or with sudo")
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    status = ["git", "status", "--short"]
+    if subprocess.run(status, cwd=CHECKOUT, capture_output=True, check=False).stdout:
+        say("what is not committed is not tried")
+    try:
+        outcomes = run(options.suite, plan(quick=options.quick))
+    except SetupIncomplete as error:
+        say(f"{error.message} {error.hint}".rstrip())
+        return 2
+    except KeyboardInterrupt:
+        say("interrupted; nothing is left")
+        return 130
+    print(summary(options.suite, outcomes), flush=True)
+    return 1 if any(outcome.code for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        sys.exit(main(sys.argv[1:]))

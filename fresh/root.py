@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bare roots: a directory with a minimal Debian, and a way to run programs in it.
+
+Called by `fresh.__main__`. Whatever happens to this process, the directory is removed and what runs
+in it ends: a janitor waits for this process's end, and every program has namespaces of its own,
+which end with it. Knows nothing of what is run. Needs root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fresh.configuration import Configuration
+from waggle.domain.errors import SetupIncomplete
+from waggle.infra import debian
+
+PACKAGES = ("git", "python3", "ca-certificates")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+LATE = 124
+GRACE_SECONDS = 60.0
+_ENTER = Path(__file__).with_name("enter.sh")
+_REMOVE = """
+trap '' INT TERM HUP
+read -r _
+for _ in 1 2 3 4 5 6 7 8 9 10; do rm -rf -- "$1" && exit; sleep 1; done
+exit 1
+"""
+_TRUSTED = "usr/local/share/ca-certificates"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who runs a program in a root."""
+
+    name: str
+    uid: int
+    home: str
+
+
+ROOT = User("root", 0, "/root")
+ORDINARY = User("waggle", 1000, "/home/waggle")
+
+
+@contextlib.contextmanager
+def workplace() -> Generator[Path]:
+    """An empty directory on a disk, removed at the end of the block or of this process.
+
+    Raises SetupIncomplete when something of it stays.
+    """
+    place = Path(tempfile.mkdtemp(prefix="waggle-fresh-", dir="/var/tmp"))
+    place.chmod(0o755)
+    reader, writer = (
+        os.pipe()
+    )  # nobody else holds the writer, so its end is the end of this process
+    janitor = subprocess.Popen(
+        ["sh", "-c", _REMOVE, "sh", place], stdin=reader, start_new_session=True
+    )
+    os.close(reader)
+    try:
+        yield place
+    finally:
+        os.close(writer)
+        if janitor.wait() != 0:
+            raise SetupIncomplete(f"{place} could not be removed.", hint="Remove it by hand.")
+
+
+def bootstrap(suite: str, tree: Path, configuration: Configuration) -> None:
+    """Make a minimal Debian with this machine's package configuration. Raises SetupIncomplete."""
+    argv = ["mmdebstrap", "--variant=minbase", "--mode=root", "--quiet"]
+    argv += [f"--include={','.join(PACKAGES)}", '--aptopt=Acquire::Check-Valid-Until "false"']
+    archive = f"deb {debian.mirror(None)} {suite} main"
+    run([*debian.own_mounts(), *argv, suite, str(tree), archive])
+    for name in ("etc/apt/sources.list", "etc/apt/apt.conf.d/99mmdebstrap"):
+        (tree / name).unlink(missing_ok=True)
+    _write(tree, configuration.files)
+    _write(tree / "root", configuration.home)
+    _write(tree / "etc/skel", configuration.home)
+    for path in configuration.copied:
+        _copy(path, tree / path.relative_to("/"))
+    known = (tree / "etc/ssl/certs/ca-certificates.crt").read_text("ascii")
+    for number, certificate in enumerate(configuration.certificates):
+        if certificate not in known:
+            _write(tree / _TRUSTED, {f"here-{number}.crt": f"{certificate}\n".encode()})
+    run(["chroot", str(tree), "update-ca-certificates"])
+
+
+def clone(checkout: Path, tree: Path, user: User) -> None:
+    """Put a clean clone of the checkout's HEAD into the user's home. Raises SetupIncomplete."""
+    target = tree / user.home.lstrip("/") / "waggle"
+    run(["git", "clone", "--quiet", "--no-local", f"file://{checkout}", str(target)])
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=checkout, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    run(["git", "-C", str(target), "checkout", "--quiet", "--detach", head])
+    run(["chown", "-R", f"{user.uid}:{user.uid}", str(target)])
+
+
+def copy(tree: Path, target: Path) -> None:
+    """Copy a root. Raises SetupIncomplete."""
+    run(["cp", "--archive", "--reflink=auto", str(tree), str(target)])
+
+
+def run_in(
+    tree: Path, user: User, command: str, variables: Mapping[str, str], seconds: float
+) -> int:
+    """Run a shell command in a root, at its user's home; its exit code.
+
+    It ends with this process, and after `seconds`, which gives LATE. Its output goes where this
+    process's goes.
+    """
+    own = {"PATH": PATH, "HOME": user.home, "USER": user.name, "LOGNAME": user.name}
+    environment = [f"{name}={value}" for name, value in {**variables, **own}.items()]
+    become = [f"--reuid={user.uid}", f"--regid={user.uid}", "--init-groups"]
+    script = f"cd && {command}"
+    process = subprocess.Popen(
+        [
+            *("setpriv", "--pdeathsig=KILL"),
+            *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation=private"),
+            *("sh", _ENTER, tree, "setpriv", *become, "env", "-i", *environment),
+            *("bash", "-c", script),
+        ],
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return LATE
+    except KeyboardInterrupt:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)  # a terminal interrupts what runs inside, too
+        raise
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def _write(directory: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_bytes(content)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copy(source, target)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run a program to its end; it prints on standard error. Raises SetupIncomplete."""
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
+    if done.returncode:
+        raise SetupIncomplete(f"{argv[0]} ended with status {done.returncode}.", hint="See above.")

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `./task test` runs, as data. Pure.
+
+Read by `tests.phases.__main__`. A phase is one command; phases of one stage run at the same time,
+and stages follow one another, whatever an earlier one came to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+MINUTE = 60.0
+FAST = "not vm and not slow and not net and not lab"
+MACHINES = "(vm or slow or net) and not lab"
+MAIN_JOB = "tests/e2e/test_main_job.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A command with a deadline in seconds. `counts`: it is pytest, whose results are counted."""
+
+    name: str
+    argv: tuple[str, ...]
+    seconds: float = 10 * MINUTE
+    counts: bool = False
+
+    def again(self) -> tuple[str, ...]:
+        """The command that runs what failed once more, one test at a time. Only for pytest."""
+        kept = _without_workers(self.argv)
+        return (*kept, "--last-failed", "--last-failed-no-failures=none")
+
+
+Stage = tuple[Phase, ...]
+Extent = Literal["all", "quick", "verify", "check"]
+
+
+def plan(extent: Extent = "all") -> tuple[Stage, ...]:
+    """The stages. `quick` leaves out the tests that take long, but for the main job."""
+    setup = Phase("setup", ("waggle", "setup", "--yes", "--tests"), 20 * MINUTE)
+    checks = (
+        Phase("format", ("ruff", "format", "--check", ".")),
+        Phase("lint", ("ruff", "check", ".")),
+        Phase("imports", ("lint-imports",)),
+        Phase("types", ("pyright",)),
+    )
+    fast = (_tests("tests without machines", FAST, 30 * MINUTE, workers=True),)
+    images = Phase("images", ("waggle", "image", "build", "--missing"), 20 * MINUTE)
+    made = (
+        images,
+        Phase("lab's parts", ("python", "-m", "lab", "--prepare"), 30 * MINUTE),
+        Phase("other clients", ("python", "-m", "tests.support.tools"), 20 * MINUTE),
+    )
+    # A module's tests share machines, so they stay together.
+    together = ("--dist=loadfile", "--durations=15")
+    machines = (_tests("tests with machines", MACHINES, 60 * MINUTE, workers=True, more=together),)
+    match extent:
+        case "check":
+            return (checks,)
+        case "verify":
+            return checks, fast
+        case "quick":
+            return (setup,), checks, fast, (images,), (_main_job(),)
+        case "all":
+            lab = (_tests("lab", "lab", 70 * MINUTE),)
+            return (setup,), checks, fast, made, machines, lab
+
+
+def _tests(
+    name: str, marks: str, seconds: float, *, workers: bool = False, more: Sequence[str] = ()
+) -> Phase:
+    parallel = ("-n", "2") if workers else ()
+    return Phase(name, ("pytest", "-q", "-m", marks, *parallel, *more), seconds, counts=True)
+
+
+def _main_job() -> Phase:
+    return Phase("main job", ("pytest", "-q", MAIN_JOB), 20 * MINUTE, counts=True)
+
+
+def _without_workers(argv: Sequence[str]) -> tuple[str, ...]:
+    """The same pytest without xdist's options."""
+    kept = [word for word in argv if not word.startswith("--dist")]
+    if "-n" in kept:
+        at = kept.index("-n")
+        del kept[at : at + 2]
+    return tuple(kept)

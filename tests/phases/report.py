@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run of phases came to, as text and as an exit code. Pure.
+
+Called by `tests.phases.__main__` with what each phase left: its exit code, its time, and for
+pytest the JUnit report.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+LATE = 124
+"""The exit code of a phase that was ended at its deadline, as coreutils' timeout has it."""
+NO_TESTS = 5
+_LONGEST_REASON = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Numbers of tests, the names of those that failed, and why others were skipped."""
+
+    passed: int = 0
+    failed: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    """One reason for each skipped test."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one phase ended."""
+
+    name: str
+    code: int
+    seconds: float
+    counts: Counts | None = None
+    again: tuple[str, ...] = field(default=())
+    """What failed at first and passed when it ran again, alone."""
+
+    @property
+    def word(self) -> str:
+        """The result in a word or two."""
+        if self.code == 0:
+            return "passed again" if self.again else "passed"
+        return "LATE" if self.code == LATE else f"FAILED ({self.code})"
+
+
+def read_junit(path: Path) -> Counts | None:
+    """Count the results in pytest's own report; None when there is none that can be read."""
+    try:
+        root = ET.parse(path).getroot()  # noqa: S314 (pytest wrote it a moment ago)
+    except (OSError, ET.ParseError):
+        return None
+    failed: list[str] = []
+    skipped: list[str] = []
+    passed = 0
+    for case in root.iter("testcase"):
+        name = f"{case.get('classname', '')}::{case.get('name', '')}"
+        skip = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed.append(name)
+        elif skip is not None:
+            skipped.append(" ".join((skip.get("message") or "no reason given").split()))
+        else:
+            passed += 1
+    return Counts(passed, tuple(failed), tuple(skipped))
+
+
+def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """That of the worst phase; 1 when nothing ran at all."""
+    return max((abs(outcome.code) for outcome in outcomes), default=1)
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """The table of phases, what failed, what was skipped and why, and one line of totals."""
+    wide = max((len(outcome.name) for outcome in outcomes), default=0)
+    lines = ["", f"{'phase':{wide}}  {'seconds':>7}  result"]
+    lines += [_row(outcome, wide) for outcome in outcomes]
+    for outcome in outcomes:
+        lines += _details(outcome)
+    counted = [outcome.counts for outcome in outcomes if outcome.counts]
+    passed = sum(counts.passed for counts in counted)
+    failed = sum(len(counts.failed) for counts in counted)
+    skipped = sum(len(counts.skipped) for counts in counted)
+    failed += sum(1 for outcome in outcomes if outcome.code and not outcome.counts)
+    return "\n".join([*lines, "", f"{passed} passed, {failed} failed, {skipped} skipped"])
+
+
+def _row(outcome: Outcome, wide: int) -> str:
+    row = f"{outcome.name:{wide}}  {outcome.seconds:7.0f}  {outcome.word:12}"
+    if counts := outcome.counts:
+        row += f"  {counts.passed} passed, {len(counts.failed)} failed"
+        row += f", {len(counts.skipped)} skipped"
+    return row.rstrip()
+
+
+def _details(outcome: Outcome) -> list[str]:
+    counts = outcome.counts or Counts()
+    lines = [f"FAILED in {outcome.name}: {name}" for name in counts.failed]
+    lines += [
+        f"FAILED at first in {outcome.name}, passed when run again alone: {name}"
+        for name in outcome.again
+    ]
+    for reason, number in Counter(counts.skipped).most_common():
+        lines.append(f"skipped in {outcome.name}, {number}: {reason[:_LONGEST_REASON]}")
+    return lines
