@@ -25,7 +25,7 @@ from waggle.infra import debian
 
 PACKAGES = ("git", "python3", "ca-certificates")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-LATE = 124
+LATE, LEFT = 124, 97
 GRACE_SECONDS = 60.0
 _ENTER = Path(__file__).with_name("enter.sh")
 _REMOVE = """
@@ -112,21 +112,26 @@ def copy(tree: Path, target: Path) -> None:
 def run_in(
     tree: Path, user: User, command: str, variables: Mapping[str, str], seconds: float
 ) -> int:
-    """Run a shell command in a root, at its user's home; its exit code.
-
-    It ends with this process, and after `seconds`, which gives LATE. Its output goes where this
-    process's goes.
-    """
+    """Run a shell command in a root, at its user's home, as `enter` does."""
     own = {"PATH": PATH, "HOME": user.home, "USER": user.name, "LOGNAME": user.name}
     environment = [f"{name}={value}" for name, value in {**variables, **own}.items()]
-    become = [f"--reuid={user.uid}", f"--regid={user.uid}", "--init-groups"]
-    script = f"cd && {command}"
+    become = ["setpriv", f"--reuid={user.uid}", f"--regid={user.uid}", "--init-groups"]
+    return enter(
+        tree, [*become, "env", "-i", *environment, "bash", "-c", f"cd && {command}"], seconds
+    )
+
+
+def enter(tree: Path, program: Sequence[str], seconds: float) -> int:
+    """Run a program in a root; its exit code, LEFT when only processes that it left are wrong.
+
+    Everything in there ends with this process, and after `seconds`, which gives LATE. Its output
+    goes where this process's goes.
+    """
     process = subprocess.Popen(
         [
             *("setpriv", "--pdeathsig=KILL"),
             *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation=private"),
-            *("sh", _ENTER, tree, "setpriv", *become, "env", "-i", *environment),
-            *("bash", "-c", script),
+            *("sh", _ENTER, tree, *program),
         ],
         stdin=subprocess.DEVNULL,
     )
