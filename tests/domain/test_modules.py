@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.programs import NODE as NODE_ITSELF
 
 from waggle.domain.modules import MISSING, Module, question, suspected
 from waggle.domain.runtime import RuntimeName
@@ -100,10 +100,6 @@ def test_python_answers_without_importing(tmp_path: Path, name: str, is_missing:
         assert done.stdout.strip() == (MISSING if expected else "")
 
 
-NODE_PROGRAM = shutil.which("node") or ""
-
-
-@pytest.mark.skipif(not NODE_PROGRAM, reason="NOT TESTED WITH NODE: there is none on this machine")
 @pytest.mark.parametrize("line", ["require('NAME')", "import 'NAME'"])
 def test_node_answers_without_running_the_module(tmp_path: Path, line: str) -> None:
     """Node's real last words lead to a question, which it answers."""
@@ -113,11 +109,11 @@ def test_node_answers_without_running_the_module(tmp_path: Path, line: str) -> N
     program = tmp_path / ("a.mjs" if "import" in line else "a.js")
     program.write_text(line.replace("NAME", "@not/there"))
     failed = subprocess.run(
-        [NODE_PROGRAM, program], cwd=tmp_path, capture_output=True, text=True, check=False
+        [str(NODE_ITSELF), program], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     missing = Module(NODE, "@not/there")
     assert suspected(failed.stderr, failed.returncode) == missing
     for module, expected in ((missing, MISSING), (Module(NODE, "there"), "")):
-        asked = question(module, [NODE_PROGRAM])
+        asked = question(module, [str(NODE_ITSELF)])
         done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == expected

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.support.images import Layer, busybox_layer, directory, file, symlink, write_layout
 from tests.support.packages import unpacked
-from tests.support.registry import Registry, needs, run_registry, skopeo
+from tests.support.registry import Registry, run_registry, skopeo
 from tests.support.waggle_client import call, connected, environment, execute, refusal
 from tests.support.waggle_process import Waggle, installation, own_cache, running, small
 
@@ -98,7 +98,6 @@ async def test_a_musl_userland_as_alpine_has_it(world: World, tmp_path: Path) ->
 
 def musl_program(tmp_path: Path) -> Layer:
     """A program that needs musl's loader, and that loader out of Debian's package."""
-    needs("cc", "apt-get", "dpkg-deb")
     work = tmp_path / "musl"
     work.mkdir()
     tree = unpacked("musl", work)

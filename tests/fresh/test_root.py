@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from fresh.root import LATE, LEFT, enter, workplace
+from tests.support.programs import program
 
 ROOT = Path(__file__).parents[2]
 as_root = pytest.mark.skipif(
@@ -28,9 +29,7 @@ def tree(tmp_path: Path) -> Path:
     """The smallest root that programs run in."""
     for name in ("bin", "proc", "sys", "dev", "run"):
         (tmp_path / name).mkdir()
-    busybox = shutil.which("busybox")
-    assert busybox, "run 'waggle setup --yes --tests'"
-    shutil.copy(busybox, tmp_path / "bin/busybox")
+    shutil.copy(program("busybox"), tmp_path / "bin/busybox")
     for name in APPLETS:
         (tmp_path / "bin" / name).symlink_to("busybox")
     return tmp_path

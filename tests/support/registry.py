@@ -15,7 +15,6 @@ import contextlib
 import datetime as dt
 import ipaddress
 import json
-import shutil
 import signal
 import ssl
 import subprocess
@@ -24,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from tests.support.programs import program
 from tests.support.registry_program import registry_program
 
 USER, PASSWORD = "bee", "honey"
@@ -61,13 +60,6 @@ class Registry:
     def name(self) -> str:
         """As references spell it."""
         return f"127.0.0.1:{self.port}"
-
-
-def needs(*programs: str) -> None:
-    """Skip, loudly, when a program is missing."""
-    for program in programs:
-        if shutil.which(program) is None:
-            pytest.skip(f"NOT TESTED: the registry client, for {program} is not installed")
 
 
 @contextlib.contextmanager
@@ -197,7 +189,6 @@ def auth_file(path: Path, registry: str, user: str = USER, password: str = PASSW
 
 def skopeo(*arguments: str) -> None:
     """Run skopeo, which must succeed."""
-    needs("skopeo")
-    command = ["skopeo", "--insecure-policy", *arguments]
+    command = [program("skopeo"), "--insecure-policy", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

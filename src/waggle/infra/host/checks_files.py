@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from waggle.infra.host.preflight import GIB, CheckResult, Subject, fail, ok, warn
-from waggle.infra.host.requirements import missing
+from waggle.infra.host.requirements import building, missing
 
 _SETUP = "Run 'waggle setup'."
 _LEAST_FREE = 1 * GIB
@@ -22,11 +22,7 @@ _GOOD_FREE = 5 * GIB
 
 async def programs(_subject: Subject) -> CheckResult:
     """The programs that running an environment needs, without QEMU, which has its own check."""
-    absent = [
-        package
-        for package in missing({"serve"}, is_root=os.geteuid() == 0)
-        if package.name != "QEMU"
-    ]
+    absent = [package for package in missing({"serve"}) if package.name != "QEMU"]
     if not absent:
         return ok("programs", "all found")
     detail = "; ".join(f"{package.name} is missing: it {package.why}" for package in absent)
@@ -35,7 +31,7 @@ async def programs(_subject: Subject) -> CheckResult:
 
 async def build_programs(_subject: Subject) -> CheckResult:
     """The programs that building images needs; an environment runs without them."""
-    absent = missing({"build"}, is_root=os.geteuid() == 0)
+    absent = missing(building(is_root=os.geteuid() == 0))
     if not absent:
         return ok("build programs", "all found")
     detail = "; ".join(f"{package.name} is missing: it {package.why}" for package in absent)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Use = Literal["serve", "build", "test"]
-"""What needs a package: running environments, `waggle image build` and set-up, the test-suite."""
+Use = Literal["serve", "build", "build as user", "test"]
+"""What needs a package: running environments, `waggle image build` and set-up, these without root,
+the test-suite."""
 
 Manager = Literal["apt", "dnf", "pacman", "brew"]
 
@@ -45,15 +46,16 @@ class SystemPackage:
         return names[manager]
 
 
-_SERVE: frozenset[Use] = frozenset({"serve"})
-_BUILD: frozenset[Use] = frozenset({"build"})
-_TEST: frozenset[Use] = frozenset({"test"})
+SERVE: frozenset[Use] = frozenset({"serve"})
+BUILD: frozenset[Use] = frozenset({"build"})
+BUILD_AS_USER: frozenset[Use] = frozenset({"build as user"})
+TEST: frozenset[Use] = frozenset({"test"})
 
 PACKAGES: tuple[SystemPackage, ...] = (
     SystemPackage(
         name="QEMU",
         why="runs the virtual machines",
-        uses=_SERVE,
+        uses=SERVE,
         apt="qemu-system-x86",
         dnf="qemu-system-x86-core",
         pacman="qemu-system-x86",
@@ -63,7 +65,7 @@ PACKAGES: tuple[SystemPackage, ...] = (
     SystemPackage(
         name="erofs-utils",
         why="makes a read-only disk of each image",
-        uses=_SERVE | _BUILD,
+        uses=SERVE | BUILD,
         apt="erofs-utils",
         dnf="erofs-utils",
         pacman="erofs-utils",
@@ -73,7 +75,7 @@ PACKAGES: tuple[SystemPackage, ...] = (
     SystemPackage(
         name="e2fsprogs",
         why="makes the writable disk of each environment",
-        uses=_SERVE,
+        uses=SERVE,
         apt="e2fsprogs",
         dnf="e2fsprogs",
         pacman="e2fsprogs",
@@ -83,7 +85,7 @@ PACKAGES: tuple[SystemPackage, ...] = (
     SystemPackage(
         name="util-linux",
         why="starts the virtual machines without privileges (setpriv)",
-        uses=_SERVE,
+        uses=SERVE,
         apt="util-linux",
         dnf="util-linux",
         pacman="util-linux",
@@ -93,7 +95,7 @@ PACKAGES: tuple[SystemPackage, ...] = (
     SystemPackage(
         name="mmdebstrap",
         why="unpacks Debian packages for the images, the guest kit and the kernel",
-        uses=_BUILD,
+        uses=BUILD,
         apt="mmdebstrap",
         dnf="mmdebstrap",
         pacman=None,
@@ -103,7 +105,7 @@ PACKAGES: tuple[SystemPackage, ...] = (
     SystemPackage(
         name="Debian archive keys",
         why="verify the signatures of Debian packages",
-        uses=_BUILD,
+        uses=BUILD,
         apt="debian-archive-keyring",
         dnf="debian-keyring",
         pacman="debian-archive-keyring",
@@ -113,7 +115,7 @@ PACKAGES: tuple[SystemPackage, ...] = (
     SystemPackage(
         name="uidmap",
         why="keeps file owners right when images are built without root",
-        uses=_BUILD,
+        uses=BUILD_AS_USER | TEST,
         apt="uidmap",
         dnf="shadow-utils",
         pacman="shadow",
@@ -123,7 +125,7 @@ PACKAGES: tuple[SystemPackage, ...] = (
     SystemPackage(
         name="skopeo",
         why="an independent reader of our images",
-        uses=_TEST,
+        uses=TEST,
         apt="skopeo",
         dnf="skopeo",
         pacman="skopeo",
@@ -133,7 +135,7 @@ PACKAGES: tuple[SystemPackage, ...] = (
     SystemPackage(
         name="umoci",
         why="an independent unpacker of our images",
-        uses=_TEST,
+        uses=TEST,
         apt="umoci",
         dnf="umoci",
         pacman="umoci",
@@ -143,12 +145,62 @@ PACKAGES: tuple[SystemPackage, ...] = (
     SystemPackage(
         name="busybox",
         why="the only file of the smallest image that must boot",
-        uses=_TEST,
+        uses=TEST,
         apt="busybox-static",
         dnf="busybox",
         pacman="busybox",
         brew=None,
         programs=("busybox",),
+    ),
+    SystemPackage(
+        name="curl",
+        why="calls the server as the documentation shows",
+        uses=TEST,
+        apt="curl",
+        dnf="curl",
+        pacman="curl",
+        brew="curl",
+        programs=("curl",),
+    ),
+    SystemPackage(
+        name="jq",
+        why="reads answers as the documentation shows",
+        uses=TEST,
+        apt="jq",
+        dnf="jq",
+        pacman="jq",
+        brew="jq",
+        programs=("jq",),
+    ),
+    SystemPackage(
+        name="OpenSSH client",
+        why="logs in as 'waggle shell' does",
+        uses=TEST,
+        apt="openssh-client",
+        dnf="openssh-clients",
+        pacman="openssh",
+        brew="openssh",
+        programs=("ssh",),
+    ),
+    SystemPackage(
+        name="C compiler",
+        why="compiles programs that the tests run",
+        uses=TEST,
+        apt="gcc",
+        dnf="gcc",
+        pacman="gcc",
+        brew="gcc",
+        programs=("cc",),
+    ),
+    SystemPackage(
+        name="C library's headers",
+        why="are what the C compiler compiles against",
+        uses=TEST,
+        apt="libc6-dev",
+        dnf="glibc-devel",
+        pacman="glibc",
+        brew=None,
+        files=(Path("/usr/include/stdio.h"),),
     ),
 )
 
@@ -159,10 +211,14 @@ def find_program(name: str) -> Path | None:
     return Path(found) if found else None
 
 
+def building(*, is_root: bool) -> frozenset[Use]:
+    """What building images needs for root, or for an ordinary user."""
+    return BUILD if is_root else BUILD | BUILD_AS_USER
+
+
 def missing(
     uses: Iterable[Use],
     *,
-    is_root: bool,
     packages: Sequence[SystemPackage] = PACKAGES,
     has_program: Callable[[str], bool] = lambda name: find_program(name) is not None,
     has_file: Callable[[Path], bool] = Path.exists,
@@ -173,6 +229,5 @@ def missing(
         package
         for package in packages
         if package.uses & wanted
-        and not (is_root and package.name == "uidmap")
         and not (all(map(has_program, package.programs)) and all(map(has_file, package.files)))
     )
