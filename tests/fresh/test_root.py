@@ -25,21 +25,15 @@ SECONDS = 60
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """The smallest root that programs run in."""
+def tree(tmp_path: Path) -> Generator[Path]:
+    """The smallest root that programs run in; nothing of it is mounted here afterwards."""
     for name in ("bin", "proc", "sys", "dev", "run"):
         (tmp_path / name).mkdir()
     shutil.copy(program("busybox"), tmp_path / "bin/busybox")
     for name in APPLETS:
         (tmp_path / "bin" / name).symlink_to("busybox")
-    return tmp_path
-
-
-@pytest.fixture
-def mounts() -> Generator[None]:
-    before = Path("/proc/mounts").read_text()
-    yield
-    assert Path("/proc/mounts").read_text() == before
+    yield tmp_path
+    assert str(tmp_path) not in Path("/proc/mounts").read_text()
 
 
 def test_the_place_is_empty_and_goes_with_all_in_it() -> None:
@@ -71,11 +65,11 @@ def test_it_goes_when_its_maker_is_killed() -> None:
 
 @as_root
 class TestEntering:
-    def test_the_exit_code_is_the_programs(self, tree: Path, mounts: None) -> None:
+    def test_the_exit_code_is_the_programs(self, tree: Path) -> None:
         assert enter(tree, ["sh", "-c", "exit 7"], SECONDS) == 7
 
     def test_a_program_sees_the_root_and_its_own_processes_only(
-        self, tree: Path, mounts: None, capfd: pytest.CaptureFixture[str]
+        self, tree: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
         assert enter(tree, ["sh", "-c", "ls /; ls -d /proc/[0-9]*"], SECONDS) == 0
         shown = capfd.readouterr().out.split()
@@ -83,15 +77,15 @@ class TestEntering:
         assert "home" not in shown
         assert len([word for word in shown if word.startswith("/proc/")]) <= 3
 
-    def test_user_namespaces_can_be_made_in_it(self, tree: Path, mounts: None) -> None:
+    def test_user_namespaces_can_be_made_in_it(self, tree: Path) -> None:
         """A chroot would refuse them."""
         assert enter(tree, ["unshare", "-U", "true"], SECONDS) == 0
 
     def test_processes_that_are_left_are_named_and_ended(
-        self, tree: Path, mounts: None, capfd: pytest.CaptureFixture[str]
+        self, tree: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
         assert enter(tree, ["sh", "-c", "sleep 1234 & exit 0"], SECONDS) == LEFT
         assert "sleep 1234" in capfd.readouterr().err
 
-    def test_what_does_not_end_is_ended(self, tree: Path, mounts: None) -> None:
+    def test_what_does_not_end_is_ended(self, tree: Path) -> None:
         assert enter(tree, ["sleep", "1000"], 0.5) == LATE

@@ -19,7 +19,7 @@ from waggle.infra.host.install import (
     this_manager,
 )
 from waggle.infra.host.kernel import GuestKernel
-from waggle.infra.host.requirements import SERVE, TEST, building, missing
+from waggle.infra.host.requirements import SERVE, TEST, Use, building, missing
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.places import Places
 
@@ -31,7 +31,7 @@ def setup(*, yes: bool, tests: bool) -> None:
 
 async def _setup(settings: Settings, yes: bool, tests: bool) -> None:
     is_root = os.geteuid() == 0
-    uses = SERVE | building(is_root=is_root) | (TEST if tests else frozenset())
+    uses = SERVE | building(is_root=is_root) | (TEST if tests else frozenset[Use]())
     interactive = sys.stdin is not None and sys.stdin.isatty()
     plan = make_plan(
         missing(uses),
