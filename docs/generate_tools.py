@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -109,7 +110,19 @@ def page() -> str:
     tools = default_tools()
     head = HEAD.replace("INSTRUCTIONS", instructions([tool.name for tool in tools]))
     sections = "".join(f"\n{section(tool)}" for tool in tools)
-    return f"{head}{sections}\n{resources()}\n{prompts()}"
+    return f"{head}\n{overview(tools)}{sections}\n{resources()}\n{prompts()}"
+
+
+def overview(tools: Sequence[Tool]) -> str:
+    """Return the table of all tools; parameters that must be given are bold."""
+    lines = ["| Tool | Parameters (required ones in bold) | What it does |", "|---|---|---|"]
+    for tool in tools:
+        required: list[str] = tool.parameters.get("required", [])
+        names = [f"**`{name}`**" if name in required else f"`{name}`"
+                 for name in tool.parameters["properties"]]  # fmt: skip
+        about = re.split(r"(?<=[.:])\s", tool.description, maxsplit=1)[0].rstrip(".:")
+        lines.append(f"| [`{tool.name}`](#{tool.name}) | {', '.join(names)} | {about} |")
+    return "\n".join(lines) + "\n"
 
 
 def prompts() -> str:

@@ -119,19 +119,12 @@ def test_every_decision_is_listed() -> None:
 
 class TestReadme:
     def test_it_is_short(self) -> None:
-        assert len(README.splitlines()) < 210  # a line for each tool
+        assert len(README.splitlines()) < 190
 
-    def test_its_table_lists_the_tools_and_their_parameters(self) -> None:
-        rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", README, re.M)
-        written = {
-            tool: ([*re.findall(r"`(\w+)`", bare(cell))], re.findall(r"\*\*`(\w+)`\*\*", cell))
-            for tool, cell in rows
-        }
-        actual = {
-            tool.name: ([*tool.parameters["properties"]], tool.parameters.get("required", []))
-            for tool in default_tools()
-        }
-        assert written == actual
+    def test_its_list_of_tools_is_whole(self) -> None:
+        listed = re.findall(r"`(\w+)`", README.partition("\n## Tools\n")[2].partition("\n## ")[0])
+        names = {tool.name for tool in default_tools()}
+        assert names <= set(listed)
 
     def test_its_client_configurations_are_well_formed(self) -> None:
         parsed = [json.loads(block) for block in blocks(README, "json")]
@@ -150,12 +143,9 @@ class TestReadme:
         )
         assert (done.returncode, done.stderr) == (0, b"")
 
-    def test_its_curl_calls_are_json_rpc(self) -> None:
-        bodies = re.findall(r"-d '(.*?)'", "".join(blocks(README, "sh")), re.S)
-        methods = [json.loads(body)["method"] for body in bodies]
-        assert methods == ["initialize", "tools/list", "tools/call"]
 
-
-def bare(cell: str) -> str:
-    """A cell of the table without the values that it explains in parentheses."""
-    return re.sub(r"\(.*?\)", "", cell)
+def test_the_curl_calls_are_json_rpc() -> None:
+    text = (ROOT / "docs/clients.md").read_text("utf-8")
+    bodies = re.findall(r"-d '(.*?)'", "".join(blocks(text, "sh")), re.S)
+    methods = [json.loads(body)["method"] for body in bodies]
+    assert methods == ["initialize", "tools/list", "tools/call"]
