@@ -30,15 +30,17 @@ print(*[package.apt for package in missing({"serve", "build"}, is_root=True)])')
 dist=$archive/dists/noble
 mkdir -p "$archive/pool" "$dist/main/binary-amd64"
 # shellcheck disable=SC2086 # names of packages, one word each
-apt-get install -y -qq --no-install-recommends --download-only \
-    -o "Dir::Cache::archives=$archive/pool" -o APT::Sandbox::User=root $names
+apt-get install -y -qq --no-install-recommends --download-only --reinstall \
+    -o "Dir::Cache::archives=$archive/pool" -o APT::Sandbox::User=root \
+    debian-archive-keyring $names
 (cd "$archive" && apt-ftparchive packages pool >"$dist/main/binary-amd64/Packages")
 apt-ftparchive -o APT::FTPArchive::Release::Origin=Ubuntu \
     -o APT::FTPArchive::Release::Codename=noble -o APT::FTPArchive::Release::Components=main \
     -o APT::FTPArchive::Release::Architectures=amd64 release "$dist" >"$archive/Release"
 mv "$archive/Release" "$dist/Release"
 
-say "from here on this is Ubuntu"
+say "from here on this is Ubuntu, which has Debian's keys only when they are installed"
+dpkg --purge --force-depends debian-archive-keyring
 rm -rf /etc/os-release /etc/apt/sources.list /etc/apt/sources.list.d /var/lib/apt/lists
 mkdir -p /etc/apt/sources.list.d
 cat >/etc/os-release <<'END'

@@ -77,7 +77,7 @@ class TestPlan:
         plan = make_plan((QEMU, MMDEBSTRAP), "pacman", "sudo")
         first, *detour = (step.command for step in plan.steps)
         assert first == (
-            "sudo pacman -S --needed apt debian-archive-keyring debootstrap qemu-system-x86"
+            "sudo pacman -S --needed apt debian-archive-keyring debootstrap perl qemu-system-x86"
         )
         assert detour[0].startswith("sudo sh -c 'debootstrap --download-only ")
         assert all(command in instructions(plan) for command in (first, *detour))

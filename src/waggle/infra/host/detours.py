@@ -36,7 +36,9 @@ _UMOCI = (
 )
 
 DETOURS: dict[tuple[str, Manager], Detour] = {
-    ("mmdebstrap", "pacman"): Detour(("apt", "debootstrap", "debian-archive-keyring"), _MMDEBSTRAP),
+    ("mmdebstrap", "pacman"): Detour(
+        ("apt", "debian-archive-keyring", "debootstrap", "perl"), _MMDEBSTRAP
+    ),
     ("umoci", "dnf"): Detour(("golang",), _UMOCI),
     ("umoci", "pacman"): Detour(("go",), _UMOCI),
 }
