@@ -40,7 +40,8 @@ apt-ftparchive -o APT::FTPArchive::Release::Origin=Ubuntu \
 mv "$archive/Release" "$dist/Release"
 
 say "from here on this is Ubuntu, which has Debian's keys only when they are installed"
-dpkg --purge --force-depends debian-archive-keyring
+sed -i '/^Package: apt$/,/^$/s/ debian-archive-keyring,//' /var/lib/dpkg/status
+dpkg --purge debian-archive-keyring
 rm -rf /etc/os-release /etc/apt/sources.list /etc/apt/sources.list.d /var/lib/apt/lists
 mkdir -p /etc/apt/sources.list.d
 cat >/etc/os-release <<'END'
