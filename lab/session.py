@@ -92,7 +92,7 @@ async def prepare_early(
     settings: Settings, store: Store, work: Path, requirement: str, display: Display
 ) -> Early:
     """Make what needs no image of waggle's, all at once. Raises SetupIncomplete or TimedOut."""
-    mirror = debian.mirror(settings.debian_mirror or None)
+    mirror = await asyncio.to_thread(debian.mirror, settings.debian_mirror or None)
     requirements = DEV_REQUIREMENTS.read_text("utf-8")
 
     def on_line(what: str) -> Callable[[str], None]:

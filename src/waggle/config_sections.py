@@ -176,7 +176,9 @@ class RuntimeSection(Section):
         "How the shell runtime installs packages, as root: with apk where there is one, else apt.",
     )
     debian_mirror: Mirror = setting(
-        "", "Debian mirror for `waggle image build`; nothing means the host's own apt sources."
+        "",
+        "Debian archive for the kernel, the guest kit and the images. Nothing means the one in the "
+        "host's apt sources, or, where they name none, mmdebstrap's own default.",
     )
 
 

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import functools
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -20,12 +19,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
 from waggle.domain.errors import SetupIncomplete
+from waggle.infra import archive, userns
 from waggle.infra.tasks import finish
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 SUITE = "trixie"
-_SOURCES = Path("/etc/apt")
-_URI = re.compile(r"(?:https?|file|mirror\+file)://?[^\s\[\]'\"]+")
+_ETC = Path("/etc")
 _TAIL_LINES = 15
 _CHUNK = 16 * 1024
 GRACE_SECONDS = 10.0
@@ -35,33 +34,14 @@ OnLine = Callable[[str], None]
 """Called with each line that a tool prints, for progress."""
 
 
-def mirror(configured: str | None, sources: Path = _SOURCES) -> str:
-    """The URI of a Debian mirror: the configured one, else the one this host uses itself.
+def mirror(configured: str | None, etc: Path = _ETC) -> str:
+    """The URI of a Debian archive: the configured one, else this host's, else mmdebstrap's own.
 
-    A host that is not Debian may still name a Debian archive in its sources. Raises
-    SetupIncomplete when there is neither.
+    The host's is the one in its apt sources below `etc`; where these name none, as on Ubuntu, it
+    is what the installed mmdebstrap takes by default. Blocks for about a second when that is
+    asked, which is once in a process. Raises SetupIncomplete when none is known.
     """
-    if configured:
-        return configured
-    is_debian = "\nID=debian\n" in _os_release(sources.parent)
-    files = [*sorted((sources / "sources.list.d").glob("*.sources")), sources / "sources.list"]
-    files += sorted((sources / "sources.list.d").glob("*.list"))
-    for file in files:
-        for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
-            if line.startswith(("URIs:", "deb ")) and (match := _URI.search(line)):
-                uri = match.group().rstrip("/")
-                if not uri.endswith(("-security", "-debug")) and (is_debian or "/debian" in uri):
-                    return uri
-    raise SetupIncomplete(
-        "No Debian mirror is known on this machine.",
-        hint="Set WAGGLE_DEBIAN_MIRROR to the URI of one.",
-    )
-
-
-def _os_release(etc: Path) -> str:
-    with contextlib.suppress(OSError):
-        return "\n" + (etc / "os-release").read_text("utf-8", "replace")
-    return ""
+    return configured or archive.host_archive(etc) or archive.default_archive(SUITE)
 
 
 def tree_argv(
@@ -132,7 +112,13 @@ async def run(argv: Sequence[str], on_line: OnLine = lambda _line: None) -> None
     finally:
         await finish(_end(process))
     if code != 0:
-        raise SetupIncomplete(f"{argv[0]} failed ({code}): " + " | ".join(tail), hint="")
+        refused = userns.refusal(os.geteuid()) if argv[0] == "mmdebstrap" else ""
+        raise SetupIncomplete(
+            f"{argv[0]} failed ({code}): " + " | ".join(tail),
+            hint=f"Without root it needs user namespaces: {refused}. {userns.NEXT_STEP}"
+            if refused
+            else "",
+        )
 
 
 async def _lines(stream: asyncio.StreamReader | None) -> AsyncGenerator[str]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 
 import pytest
@@ -72,8 +73,27 @@ class TestPlan:
         assert not plan.can_act
         assert expected in instructions(plan)
 
-    def test_a_package_without_a_known_name_is_named(self) -> None:
-        plan = make_plan((QEMU, MMDEBSTRAP), "pacman", "root")
+    def test_what_the_system_does_not_package_is_got_another_way(self) -> None:
+        plan = make_plan((QEMU, MMDEBSTRAP), "pacman", "sudo")
+        first, *detour = (step.command for step in plan.steps)
+        assert first == (
+            "sudo pacman -S --needed apt debian-archive-keyring debootstrap perl qemu-system-x86"
+        )
+        assert detour[0].startswith("sudo sh -c 'debootstrap --download-only ")
+        assert all(command in instructions(plan) for command in (first, *detour))
+        assert plan.unknown == ()
+        assert not plan.can_act
+
+    @pytest.mark.parametrize("manager", ["apt", "dnf", "pacman"])
+    def test_on_linux_the_commands_are_complete(self, manager: Manager) -> None:
+        plan = make_plan(PACKAGES, manager, "root")
+        assert plan.unknown == ()
+        for step in plan.steps:
+            shell = step.argv[-1] if step.argv[:2] == ("sh", "-c") else step.command
+            subprocess.run(["sh", "-n", "-c", shell], check=True)
+
+    def test_a_package_without_any_way_is_named(self) -> None:
+        plan = make_plan((QEMU, MMDEBSTRAP), "brew", "root")
         assert plan.unknown == (MMDEBSTRAP,)
         assert "Install mmdebstrap" in instructions(plan)
 

@@ -12,6 +12,7 @@ import ssl
 import tempfile
 from pathlib import Path
 
+from waggle.infra import userns
 from waggle.infra.host.preflight import GIB, CheckResult, Subject, fail, ok, warn
 from waggle.infra.host.requirements import building, missing
 
@@ -32,6 +33,8 @@ async def programs(_subject: Subject) -> CheckResult:
 async def build_programs(_subject: Subject) -> CheckResult:
     """The programs that building images needs; an environment runs without them."""
     absent = missing(building(is_root=os.geteuid() == 0))
+    if not absent and (refused := userns.refusal(os.geteuid())):
+        return warn("build programs", f"no user namespaces: {refused}", userns.NEXT_STEP)
     if not absent:
         return ok("build programs", "all found")
     detail = "; ".join(f"{package.name} is missing: it {package.why}" for package in absent)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from waggle.domain.errors import SetupIncomplete
+from waggle.infra.host.detours import DETOURS
 from waggle.infra.host.process import run, run_attached
 from waggle.infra.host.requirements import Manager, SystemPackage, find_program
 
@@ -71,14 +72,26 @@ def make_plan(
         return Plan((), (), can_act=True)
     if manager is None:
         return Plan(tuple(missing), (), can_act=False, unknown=tuple(missing))
-    named = [(package, package.name_for(manager)) for package in missing]
-    names = sorted({name for _, name in named if name})
-    unknown = tuple(package for package, name in named if not name)
-    why = "; ".join(f"{package.name} {package.why}" for package, name in named if name)
+    detours = [d for package in missing if (d := DETOURS.get((package.name, manager)))]
+    names = {name for package in missing if (name := package.name_for(manager))}
+    names |= {name for detour in detours for name in detour.packages}
+    unknown = tuple(
+        package
+        for package in missing
+        if not package.name_for(manager) and (package.name, manager) not in DETOURS
+    )
+    why = "; ".join(
+        f"{package.name} {package.why}" for package in missing if package not in unknown
+    )
     can_act = manager == "apt" and privilege != "none" and not unknown
     # A command that a person will type needs sudo unless that person is root.
     prefix = () if privilege == "root" or manager == "brew" else ("sudo",)
-    steps = _steps(manager, prefix, names, why) if names else ()
+    steps = _steps(manager, prefix, sorted(names), why) if names else ()
+    steps += tuple(
+        Step((*prefix, "sh", "-c", line), "get what this system has no package for")
+        for detour in detours
+        for line in detour.lines
+    )
     return Plan(tuple(missing), steps, can_act=can_act, unknown=unknown)
 
 

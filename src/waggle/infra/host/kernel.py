@@ -10,6 +10,7 @@ that one function.
 
 from __future__ import annotations
 
+import asyncio
 import struct
 import tempfile
 from collections.abc import Callable, Sequence
@@ -140,7 +141,7 @@ class GuestKernel:
             if self._library is not None:
                 atomic_write(self.path, elf(extract(self._library)), 0o444)
             elif not self.path.exists():
-                await self._from_package(debian.mirror(mirror), on_line)
+                await self._from_package(await asyncio.to_thread(debian.mirror, mirror), on_line)
         return self.path
 
     async def _from_package(self, mirror: str, on_line: Callable[[str], None]) -> None:

@@ -27,7 +27,7 @@ class SystemPackage:
     """One package: what proves that it is there, and its name in each distribution.
 
     `programs` must all be found, then all `files`. A `None` name: the distribution has no such
-    package under a name known to us.
+    package under a name known to us; `detours` may know another way.
     """
 
     name: str
@@ -137,8 +137,8 @@ PACKAGES: tuple[SystemPackage, ...] = (
         why="an independent unpacker of our images",
         uses=TEST,
         apt="umoci",
-        dnf="umoci",
-        pacman="umoci",
+        dnf=None,
+        pacman=None,
         brew=None,
         programs=("umoci",),
     ),

@@ -21,7 +21,7 @@ from threading import Thread
 from typing import IO, BinaryIO, cast
 
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra import debian
+from waggle.infra import debian, userns
 from waggle.infra.oci.definition import ImageDefinition
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -32,7 +32,7 @@ _URI = re.compile(r"(?:https?|file|mirror\+file|copy)://?[^\s\"'\\\[\]]+|mirror:
 
 
 def debian_mirror(configured: str = "") -> str:
-    """Return the archive's base address: `configured`, else that of the host's apt sources.
+    """Return the archive's base address: `configured`, else the host's or mmdebstrap's own.
 
     Raises SetupIncomplete when there is none, or when it cannot be used: it holds a password,
     which the image would show, or is no address.
@@ -56,6 +56,11 @@ def mmdebstrap_mode(uid: int, subuid: Path = Path("/etc/subuid")) -> str:
         return "root"
     if shutil.which("newuidmap", path=_PATH) is None:
         raise SetupIncomplete("Building an image without root needs newuidmap.", hint=_INSTALL)
+    if refused := userns.refusal(uid):
+        raise SetupIncomplete(
+            f"Building an image without root needs user namespaces: {refused}.",
+            hint=userns.NEXT_STEP,
+        )
     import pwd  # noqa: PLC0415 (POSIX only, as this function)
 
     with contextlib.suppress(KeyError, OSError):

@@ -81,15 +81,15 @@ def build_image(
 ) -> ResolvedImage:
     """Build `definition` and give the result its name in `store`.
 
-    `mirror` is the operator's Debian archive, empty for the host's own. `progress` gets a fraction
-    and a line of text, also from other threads. Blocks for about half a minute; interrupting it
-    ends its processes and leaves the store as it was. Building again replaces the name. Raises
-    SetupIncomplete, InvalidArgument, TimedOut, OSError.
+    `mirror` is the operator's Debian archive; for none see `debian.mirror`. `progress` gets a
+    fraction and a line of text, also from other threads. Blocks for about half a minute;
+    interrupting it ends its processes and leaves the store as it was. Building again replaces the
+    name. Raises SetupIncomplete, InvalidArgument, TimedOut, OSError.
     """
     check_name(definition.name)
     report = progress or _silent
-    argv_mirror = debian_mirror(mirror)
     mode = mmdebstrap_mode(os.geteuid())
+    argv_mirror = debian_mirror(mirror)
     with store.layout.workspace() as workspace:
         entries, base = _bootstrap(definition, argv_mirror, mode, workspace, report)
         more, extra = _extras(definition, workspace, report)

@@ -7,6 +7,7 @@ and package list, so a changed source is a new file and old ones can be deleted.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import shlex
 import tempfile
@@ -61,7 +62,7 @@ class GuestKit:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         async with FileLock(self.path.with_suffix(".lock"), timeout=_BUILD_SECONDS):
             if not self.path.exists():
-                await self._build(debian.mirror(mirror), on_line)
+                await self._build(await asyncio.to_thread(debian.mirror, mirror), on_line)
         return self.path
 
     async def _build(self, mirror: str, on_line: Callable[[str], None]) -> None:
