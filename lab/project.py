@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
@@ -58,10 +57,6 @@ def write(
                 _add(archive, f"project/{compiled_name(name)}", compiled(root / name), 0o644)
         if put is not None:
             archive.add(put, "put", filter=_as_root)
-        version = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["version"]
-        metadata = f"Metadata-Version: 2.1\nName: waggle\nVersion: {version}\n"
-        place = f"project/src/waggle-{version}.dist-info/METADATA"
-        _add(archive, place, metadata.encode(), 0o644)
         _add(archive, "jobs.json", json.dumps(described).encode(), 0o644)
         init = (Path(__file__).parent / "inside/init").read_bytes()
         _add(archive, "init", init, 0o755)

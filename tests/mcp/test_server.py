@@ -13,8 +13,8 @@ from mcp import Client
 from mcp_types import Tool
 from tests.support.server import ERAS, LEGACY, MODERN, client, default_tools, mcp_server, serving
 
+from waggle import __version__
 from waggle.mcp.instructions import instructions
-from waggle.mcp.server import package_version
 
 pytestmark = pytest.mark.anyio
 
@@ -138,7 +138,7 @@ async def test_the_server_introduces_itself(era: str) -> None:
             assert agent.server_info is not None
             assert (agent.server_info.name, agent.server_info.version) == (
                 "waggle",
-                package_version(),
+                __version__,
             )
             assert agent.instructions == INSTRUCTIONS
         await agent.list_tools()

@@ -29,7 +29,8 @@ from waggle.cli.surroundings import surroundings
 from waggle.config import Settings, load, process_environment
 from waggle.domain.errors import SetupIncomplete
 
-START_SECONDS = 30.0
+START_SECONDS = 120.0
+"""Only for one that hangs: its end is seen at once. A busy machine has been seen to take 30."""
 STOP_SECONDS = 30.0
 PACKAGE = "humanize"
 PROGRAM = """\

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -25,6 +24,7 @@ from waggle.infra.store.sqlite import SqliteStore
 from waggle.places import Places
 from waggle.presets import image_service
 from waggle.service.images import ImageService
+from waggle.shipped import IMAGES
 
 _COLUMNS = ("digest", "size", "disk", "last used (UTC)")
 _TABLE_WIDTH = 120
@@ -34,17 +34,11 @@ _NOTHING = (
 )
 
 
-def definitions() -> Path:
-    """Where the definitions are: inside an installed wheel, or at the root of a checkout."""
-    packaged = Path(__file__).parents[1] / "_data" / "images"
-    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "images"
-
-
 def build(names: Sequence[str], *, only_missing: bool) -> None:
     """Build the named images, or all, and their disks. Raises InvalidArgument, SetupIncomplete."""
     settings = load()
     images = image_service(settings)
-    directory = definitions()
+    directory = IMAGES
     known = sorted(path.parent.name for path in directory.glob("*/image.toml"))
     for name in names:
         if name not in known:

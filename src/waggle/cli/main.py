@@ -14,6 +14,7 @@ from typing import cast
 
 from cyclopts import App, Group
 
+from waggle import __version__
 from waggle.cli.env_commands import env
 from waggle.cli.image_commands import image
 from waggle.cli.options import Json, Place, Recursive, Stdio, Write, Yes
@@ -21,12 +22,14 @@ from waggle.cli.snapshot_commands import snapshot
 from waggle.cli.template_commands import template
 from waggle.cli.token_commands import token
 from waggle.domain.errors import InvalidArgument, WaggleError
+from waggle.shipped import document
 
 app = App(
     name="waggle",
     help="Throw-away Linux machines for AI agents, over MCP.",
+    version=f"waggle {__version__}",
     version_flags=["--version"],
-    help_epilogue="Settings are WAGGLE_* variables: see docs/configuration.md.",
+    help_epilogue=f"Settings are WAGGLE_* variables: see {document('configuration.md')}.",
 )
 app.register_install_completion_command(name="--install-completion")  # pyright: ignore[reportUnknownMemberType]
 app.command(image)
@@ -165,9 +168,7 @@ def port(environment: str, port: int) -> None:
 @app.command(group=MACHINE)
 def version() -> None:
     """Print the version."""
-    from importlib.metadata import version as installed
-
-    sys.stdout.write(f"waggle {installed('waggle')}\n")
+    app.version_print()
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from mcp.server.lowlevel import Server
@@ -17,6 +16,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 
+from waggle import __version__
 from waggle.domain.errors import WaggleError
 from waggle.domain.observer import NO_TOOL, Observer
 from waggle.domain.toolset import Offer
@@ -33,14 +33,6 @@ from waggle.mcp.resources.handlers import Resources, sending
 from waggle.mcp.tools import all_tools
 from waggle.service.rates import RateLimiter
 from waggle.service.repeats import Repeats
-
-
-def package_version() -> str:
-    """The version of waggle, as clients see it."""
-    try:
-        return version("waggle")
-    except PackageNotFoundError:
-        return "0+unknown"
 
 
 class WaggleServer(MCPServer[dict[str, Any]]):
@@ -61,7 +53,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
             title="waggle",
             description="Throw-away Linux machines for AI agents.",
             instructions=instructions,
-            version=package_version(),
+            version=__version__,
             tools=tools,
             lifespan=sending,
             subscriptions=False,

@@ -14,6 +14,7 @@ from typing import Final
 
 from waggle.infra.krun.declarations import GONE_IN_2, OPTIONAL, SINCE
 from waggle.infra.krun.library import KrunError, Libkrun
+from waggle.shipped import document
 
 OLDEST: Final = "1.17"
 _NAMES: Final = {
@@ -49,7 +50,7 @@ def read_krun_facts(configured: Path | None = None) -> KrunFacts:
     return KrunFacts(
         names[0],
         reasons[-1],
-        "Install libkrun 1.x (docs/hypervisors.md says how), or set WAGGLE_LIBKRUN_PATH.",
+        f"Install libkrun 1.x ({document('hypervisors.md')} says how), or set WAGGLE_LIBKRUN_PATH.",
     )
 
 

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the image definitions and the documents are: in an installed wheel, or in a checkout.
+
+Pure but for looking which of the two this is. Used wherever a message names a document.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGED = Path(__file__).parent / "_data"
+_ROOT = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2]
+
+IMAGES = _ROOT / "images"
+
+
+def document(name: str) -> Path:
+    """The path of a document, such as `configuration.md`."""
+    return _ROOT / "docs" / name
