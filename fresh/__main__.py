@@ -65,7 +65,8 @@ def _use(tree: Path, machine: Machine, settings: configuration.Configuration) ->
         code = root.run_in(tree, root.ROOT, machine.prepare, settings.variables, 600)
         if code:
             raise SetupIncomplete(f"{machine.name} could not be prepared: {code}.", hint="")
-    root.clone(CHECKOUT, tree, machine.user)
+    bring = root.build_wheel if machine.without_checkout else root.clone
+    bring(CHECKOUT, tree, machine.user)
     outcomes: list[Outcome] = []
     for step in machine.steps:
         say(f"{machine.name}: {step.command}")
@@ -102,7 +103,7 @@ def main(words: Sequence[str]) -> int:
     if subprocess.run(status, cwd=CHECKOUT, capture_output=True, check=False).stdout:
         say("what is not committed is not tried")
     try:
-        outcomes = run(options.suite, plan(quick=options.quick))
+        outcomes = run(options.suite, plan(options.suite, quick=options.quick))
     except SetupIncomplete as error:
         say(f"{error.message} {error.hint}".rstrip())
         return 2

@@ -27,12 +27,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A bare root, prepared by root with a shell command, used by `user` from a clean clone."""
+    """A bare root, prepared by root with a shell command, used by `user`.
+
+    In the user's home is a clean clone, `waggle`, or `without_checkout` the wheel and this
+    package's `steps`.
+    """
 
     name: str
     user: User
     steps: tuple[Step, ...]
     prepare: str = ""
+    without_checkout: bool = False
 
 
 DEMO = Step("demo", f"{IN_CHECKOUT}./task demo")
@@ -45,9 +50,15 @@ WITH_SUDO = (
 )
 
 
-def plan(*, quick: bool) -> tuple[Machine, ...]:
-    """The machines and what is done on each."""
-    return (
-        Machine("root", ROOT, (DEMO, QUICK if quick else TEST)),
-        Machine("user with sudo", ORDINARY, (DEMO,), WITH_SUDO),
-    )
+WHEEL = Step("pipx and uv", "bash steps/wheel.sh ./*.whl", 30 * MINUTE)
+UBUNTU = Step("demo", f"{IN_CHECKOUT}sh fresh/steps/ubuntu.sh --throw-away-root ~/waggle")
+
+
+def plan(suite: str, *, quick: bool) -> tuple[Machine, ...]:
+    """The machines and what is done on each, those that are soonest done first."""
+    machines = [Machine("user with sudo", ORDINARY, (DEMO,), WITH_SUDO)]
+    if not quick:
+        machines.append(Machine("the wheel", ROOT, (WHEEL,), without_checkout=True))
+        if suite == "trixie":  # the nearest to Ubuntu
+            machines.append(Machine("like Ubuntu", ROOT, (UBUNTU,)))
+    return (*machines, Machine("root", ROOT, (DEMO, QUICK if quick else TEST)))

@@ -104,6 +104,20 @@ def clone(checkout: Path, tree: Path, user: User) -> None:
     run(["chown", "-R", f"{user.uid}:{user.uid}", str(target)])
 
 
+def build_wheel(checkout: Path, tree: Path, user: User) -> None:
+    """Put the wheel of the checkout's HEAD and the scripts of `steps` into the user's home.
+
+    Raises SetupIncomplete.
+    """
+    home = tree / user.home.lstrip("/")
+    with tempfile.TemporaryDirectory(dir=tree.parent) as work:
+        clone(checkout, Path(work), user)
+        source = Path(work) / user.home.lstrip("/") / "waggle"
+        hatchling = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(home)]
+        run(["env", "-C", str(source), *hatchling])
+        shutil.copytree(source / "fresh/steps", home / "steps")
+
+
 def copy(tree: Path, target: Path) -> None:
     """Copy a root. Raises SetupIncomplete."""
     run(["cp", "--archive", "--reflink=auto", str(tree), str(target)])

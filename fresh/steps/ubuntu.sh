@@ -25,7 +25,7 @@ cd "$checkout"
 say "an archive like Ubuntu's, with what set-up will want"
 names=$(.venv/bin/python -c '
 from waggle.infra.host.requirements import missing
-print(*[package.apt for package in missing({"serve", "build"}, is_root=True)])')
+print(*[package.apt for package in missing({"serve", "build"})])')
 [ -n "$names" ] || { say "nothing is missing here, so nothing would be proven"; exit 1; }
 dist=$archive/dists/noble
 mkdir -p "$archive/pool" "$dist/main/binary-amd64"

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is tried on which machine, and what is said of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fresh.__main__ import Outcome, main, summary
+from fresh.plan import SUITES, plan
+from fresh.root import ORDINARY, ROOT
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def tried(suite: str, *, quick: bool) -> list[tuple[str, str]]:
+    return [
+        (machine.name, step.name) for machine in plan(suite, quick=quick) for step in machine.steps
+    ]
+
+
+def test_the_readmes_two_commands_run_as_root_and_the_demo_as_an_ordinary_user() -> None:
+    for suite in SUITES:
+        users = {machine.user for machine in plan(suite, quick=True)}
+        assert users == {ROOT, ORDINARY}
+        assert tried(suite, quick=True) == [
+            ("user with sudo", "demo"),
+            ("root", "demo"),
+            ("root", "test --quick"),
+        ]
+
+
+def test_all_of_it_has_the_wheel_and_a_system_that_is_not_debian() -> None:
+    assert ("the wheel", "pipx and uv") in tried("bookworm", quick=False)
+    assert ("like Ubuntu", "demo") in tried("trixie", quick=False)
+    assert ("root", "test") in tried("trixie", quick=False)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_what_the_steps_call_is_there(suite: str) -> None:
+    for machine in plan(suite, quick=False):
+        for step in machine.steps:
+            scripts = [word for word in step.command.split() if word.endswith(".sh")]
+            base = CHECKOUT / "fresh" if machine.without_checkout else CHECKOUT
+            assert all((base / script).is_file() for script in scripts)
+
+
+def test_the_summary_tells_each_step_and_counts() -> None:
+    text = summary("trixie", [Outcome("root", "demo", 0, 95.2), Outcome("root", "test", 1, 900)])
+    assert "On a bare trixie:" in text
+    assert "root: demo                           95 s  passed" in text
+    assert "root: test                          900 s  FAILED (1)" in text
+    assert text.splitlines()[-1] == "fresh: 1 passed, 1 failed"
+
+
+def test_another_suite_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["sarge"])
+    assert caught.value.code == 2
+    assert "bookworm" in capsys.readouterr().err
