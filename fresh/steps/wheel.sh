@@ -25,8 +25,9 @@ as_root() {
     use "$bin" "$HOME/.local/pipx/venvs" "$HOME/.local/share/pipx/venvs"
     [[ -f /var/lib/waggle/state.db ]] || die "root's data is not in /var/lib/waggle"
 
-    say "the user $USER_NAME, and uv"
+    say "the user $USER_NAME, uv, and what only users need of the system"
     pipx install uv >&2
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends uidmap >/dev/null
     useradd --create-home --shell /bin/bash "$USER_NAME"
     install -m 0755 -- "$0" "/home/$USER_NAME/wheel.sh"
     install -m 0644 -- "$wheel" "/home/$USER_NAME/${wheel##*/}"

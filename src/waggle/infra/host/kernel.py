@@ -11,6 +11,7 @@ that one function.
 from __future__ import annotations
 
 import asyncio
+import shlex
 import struct
 import tempfile
 from collections.abc import Callable, Sequence
@@ -146,9 +147,13 @@ class GuestKernel:
 
     async def _from_package(self, mirror: str, on_line: Callable[[str], None]) -> None:
         with tempfile.TemporaryDirectory(prefix=".kernel-", dir=self.path.parent) as scratch:
-            pattern = f'--extract-hook=find "$1" -name "{LIBRARY}*" -type f -exec cp {{}} '
             out = Path(scratch, LIBRARY)
-            hook = f'{pattern}"{out}" ";"'
-            argv = debian.tree_argv(mirror, suite=PACKAGE_SUITE, packages=[PACKAGE], hooks=[hook])
+            # Without root, only mmdebstrap itself can write into a directory of ours.
+            find = f'find "$1/usr" -name "{LIBRARY}*" -type f'
+            hooks = (
+                f'--extract-hook={find} -exec cp {{}} "$1/kernel" ";"',
+                f"--extract-hook=download /kernel {shlex.quote(str(out))}",
+            )
+            argv = debian.tree_argv(mirror, suite=PACKAGE_SUITE, packages=[PACKAGE], hooks=hooks)
             await debian.run(argv, on_line)
             atomic_write(self.path, elf(extract(out)), 0o444)
