@@ -25,6 +25,8 @@ GRACE_SECONDS = 60.0
 """For a job to be ended inside after its own deadline, before the whole machine is."""
 SILENCE_SECONDS = 90.0
 """Inside a job it says something every few seconds, unless it hangs as a whole."""
+END_SECONDS = 5.0
+"""For one that has nothing more to say to end by itself, before it is ended."""
 REPORT_BYTES = 256 << 20
 _LINE_BYTES = 1 << 20
 _MESSAGE_BYTES = 4000
@@ -89,7 +91,8 @@ async def run(machine: Machine, total_seconds: float, on_event: Callable[[Event]
         theirs.close()
         try:
             await _follow(ours, outcome, total_seconds, on_event)
-            await asyncio.wait_for(process.wait(), GRACE_SECONDS if outcome.progress.over else 5)
+            patience = GRACE_SECONDS if outcome.progress.over else END_SECONDS
+            await asyncio.wait_for(process.wait(), patience)
         except TimeoutError:
             pass
         finally:

@@ -15,6 +15,7 @@ import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from lab.jobs import Job
@@ -73,6 +74,12 @@ def compiled(source: Path) -> bytes:
 
     Empty, which Python passes over, when the source does not compile: its import will say why.
     """
+    now = source.stat()
+    return _compiled(source, now.st_mtime_ns, now.st_size)
+
+
+@cache  # each outer machine gets a disk, and each one that broke down another
+def _compiled(source: Path, _changed: int, _size: int) -> bytes:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch, "out.pyc")
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH

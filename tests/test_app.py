@@ -16,6 +16,7 @@ import httpx2
 import pytest
 from structlog.testing import capture_logs
 from tests.support.leaks import Leaks
+from tests.support.server import NO_TLS
 from tests.support.vm import environment
 
 from waggle.app import open_app
@@ -135,7 +136,7 @@ async def test_serve_until_a_signal(
     with anyio.fail_after(20):
         async with anyio.create_task_group() as group:
             url = await group.start(serve, settings)
-            async with httpx2.AsyncClient() as http:
+            async with httpx2.AsyncClient(verify=NO_TLS) as http:
                 assert (await http.get(f"{url}/healthz")).status_code == 200
             os.kill(os.getpid(), number)
     async with open_app(settings):

@@ -106,6 +106,21 @@ def test_a_ready_checkout_lists_its_tasks_within_two_seconds_from_anywhere(tmp_p
         assert f"{name}:" in printed
 
 
+def test_what_python_compiles_is_kept_although_the_machine_says_otherwise(tmp_path: Path) -> None:
+    taskfile = tmp_path / "Taskfile.yaml"
+    taskfile.write_text('version: "3"\ntasks: {show: {cmds: [env]}}\n')
+    done = subprocess.run(
+        [ROOT / "task", "--taskfile", taskfile, "show"],
+        check=True,
+        env={**os.environ, "CI": "true", "PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert "\nVIRTUAL_ENV=" in done.stdout
+    assert "\nPYTHONDONTWRITEBYTECODE=" not in done.stdout
+
+
 def test_without_python_it_says_which_is_needed(machine: Machine) -> None:
     done = machine.task()
     assert done.returncode == 1

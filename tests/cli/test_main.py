@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.support.waggle_process import command_line
+from tests.support.waggle_process import command_line, environ
 
 from waggle import __version__
 from waggle.cli import main
@@ -40,10 +40,14 @@ COMMANDS = [
 ]
 
 
+def nothing(tmp_path: Path) -> dict[str, str]:
+    """The settings of a machine where nothing is set up."""
+    return {"image_cache_dir": str(tmp_path / "cache"), "listen_addr": "127.0.0.1:1"}
+
+
 def waggle(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """A command on a machine where nothing is set up."""
-    cache = {"image_cache_dir": str(tmp_path / "cache"), "listen_addr": "127.0.0.1:1"}
-    return command_line(*words, data=tmp_path / "data", settings=cache)
+    return command_line(*words, data=tmp_path / "data", settings=nothing(tmp_path))
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -87,10 +91,27 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("image", "prune", "--older-than", "soon"),
     ],
 )
-def test_wrong_usage(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_wrong_usage(
+    tmp_path: Path,
+    words: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in environ(tmp_path / "data", nothing(tmp_path)).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main.main(words)
+    told = capfd.readouterr()
+    assert (ended.value.code, told.out) == (2, "")
+    assert told.err
+    assert "Traceback" not in told.err
+
+
+@pytest.mark.parametrize("words", [("nope",), ("image", "pull", "short")])
+def test_wrong_usage_of_the_program(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """One that the parser finds, and one that waggle does."""
     ended = waggle(tmp_path, *words)
-    assert ended.returncode == 2
-    assert ended.stdout == ""
+    assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr
     assert "Traceback" not in ended.stderr
 

@@ -7,7 +7,7 @@ A machine takes seconds under emulation. A test that breaks things starts its ow
 from __future__ import annotations
 
 import subprocess
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterable
 from dataclasses import dataclass
 
 import pytest
@@ -72,14 +72,20 @@ class Aging:
     work: subprocess.Popen[str]
 
 
+def looked_at(items: Iterable[pytest.Item]) -> bool:
+    """Whether one of the tests that will run asks for `aging`."""
+    return any(isinstance(item, pytest.Function) and "aging" in item.fixturenames for item in items)
+
+
 @pytest.fixture(scope="session", autouse=True)
-def aging(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Generator[Aging | None]:
-    """Made when the first test begins, so that a minute has passed when test_reaper.py looks."""
-    if not any(item.path.name == "test_reaper.py" for item in request.session.items):
-        yield None
-        return
+def _aging_begins(request: pytest.FixtureRequest) -> None:
+    """With the first test, so that a minute has passed when test_reaper.py looks."""
+    if looked_at(request.session.items):
+        request.getfixturevalue("aging")
+
+
+@pytest.fixture(scope="session")
+def aging(tmp_path_factory: pytest.TempPathFactory) -> Generator[Aging]:
     directory = tmp_path_factory.mktemp("aging")
     with running(directory, {**small(directory), **BRIEF}) as server:
         idle, busy = (

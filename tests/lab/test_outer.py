@@ -53,6 +53,12 @@ def machine(tmp_path: Path, *said: str, code: int = 0) -> outer.Machine:
     return outer.Machine(str(qemu), nothing, nothing, disks, tmp_path)
 
 
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that hangs does not end by itself, however long that is waited for."""
+    monkeypatch.setattr(outer, "END_SECONDS", 0.1)
+
+
 async def test_all_jobs_over(tmp_path: Path) -> None:
     seen: list[Event] = []
     outcome = await outer.run(machine(tmp_path, UP, START, LINE, END, OVER), 60.0, seen.append)
@@ -76,13 +82,13 @@ async def test_a_machine_that_ends_too_early_is_told(tmp_path: Path) -> None:
     assert "qemu: last words" in outer.last_words(made)
 
 
-async def test_a_machine_that_never_comes_up_is_given_up(tmp_path: Path) -> None:
+async def test_a_machine_that_never_comes_up_is_given_up(tmp_path: Path, hasty: None) -> None:
     outcome = await outer.run(machine(tmp_path, "hang"), 0.5, lambda _: None)
     assert outcome.problem == "the outer machine did not come up in time"
 
 
 async def test_a_job_that_hangs_is_given_up_at_its_deadline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hasty: None
 ) -> None:
     monkeypatch.setattr(outer, "GRACE_SECONDS", 0.2)
     outcome = await outer.run(machine(tmp_path, UP, START, "hang"), 60.0, lambda _: None)
@@ -90,7 +96,7 @@ async def test_a_job_that_hangs_is_given_up_at_its_deadline(
 
 
 async def test_a_machine_that_hangs_as_a_whole_is_told_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hasty: None
 ) -> None:
     monkeypatch.setattr(outer, "SILENCE_SECONDS", 0.2)
     outcome = await outer.run(machine(tmp_path, UP, START, BEAT, "hang"), 60.0, lambda _: None)
@@ -98,7 +104,7 @@ async def test_a_machine_that_hangs_as_a_whole_is_told_apart(
     assert outcome.broke
 
 
-async def test_all_together_have_a_deadline(tmp_path: Path) -> None:
+async def test_all_together_have_a_deadline(tmp_path: Path, hasty: None) -> None:
     outcome = await outer.run(machine(tmp_path, UP, START, END, "hang"), 1.0, lambda _: None)
     assert outcome.problem.endswith("in time")
 

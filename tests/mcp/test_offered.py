@@ -28,6 +28,7 @@ from waggle.service.environments import CreateRequest
 
 pytestmark = pytest.mark.anyio
 NAMES = [name for names in TOOLS.values() for name in names]
+NAMED = re.compile(rf"\b(?:{'|'.join(NAMES)})\b")
 UNKNOWN = "00000000-0000-4000-8000-00000000ffff"
 FAILURE = Diagnosis(
     "module_not_found",
@@ -133,7 +134,7 @@ async def narrowed(toolsets: Collection[Toolset]) -> AsyncGenerator[Narrowed]:
 
 def named(text: str) -> set[str]:
     """The tools that a text names."""
-    return {name for name in NAMES if re.search(rf"\b{name}\b", text)}
+    return {*NAMED.findall(text)}
 
 
 def said(result: CallToolResult) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from typing import Any
 
@@ -111,7 +112,10 @@ async def test_ten_mebibytes_go_in_and_come_back_in_pieces() -> None:
 
 async def test_a_client_that_does_not_read_is_not_served_without_end() -> None:
     """Its requests are refused while 4 wait for it, and nobody reads on once refusals wait too."""
+    numbers = range(100, 600)  # more than pipes of one page and the server hold
     async with serving(limits=StdioLimits(requests=4)) as peer:
+        for pipe in (peer.wire.source, peer.wire.target):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
         await peer.start()
         sent = 0
         answers = list[dict[str, Any]]()
@@ -119,7 +123,7 @@ async def test_a_client_that_does_not_read_is_not_served_without_end() -> None:
 
             async def flood() -> None:
                 nonlocal sent
-                for number in range(100, 5000):
+                for number in numbers:
                     await peer.send(request("tools/list", number=number))
                     sent = number
 
@@ -128,12 +132,12 @@ async def test_a_client_that_does_not_read_is_not_served_without_end() -> None:
             while before != sent:  # until the pipe is full
                 before = sent
                 await anyio.sleep(0.2)
-            assert sent < 4999
+            assert sent < numbers[-1]
             assert len(peer.server._requests) <= 4
-            answers.extend([await peer.message() for _ in range(100, 5000)])
+            answers.extend([await peer.message() for _ in numbers])
         codes = {answer["error"]["code"] for answer in answers if "error" in answer}
         assert codes <= {-32000}
-        assert {answer["id"] for answer in answers} == set(range(100, 5000))
+        assert {answer["id"] for answer in answers} == {*numbers}
         await peer.send(request("ping", number=9))
         await peer.answer(9)
 

@@ -17,7 +17,7 @@ from typing import Any
 import httpx2
 from anyio.from_thread import start_blocking_portal
 from tests.support.fakes import FakeFile, FakeGuest
-from tests.support.server import MODERN, Rig, Setup, request, serving
+from tests.support.server import MODERN, NO_TLS, Rig, Setup, request, serving
 
 from waggle.domain.access import Owner
 from waggle.domain.runtime import RuntimeName
@@ -40,7 +40,7 @@ class Wire:
     """Calls methods of 2026-07-28 by raw HTTP."""
 
     def __init__(self, url: str) -> None:
-        self._http = httpx2.Client(base_url=url, timeout=20)
+        self._http = httpx2.Client(base_url=url, timeout=20, verify=NO_TLS)
 
     def send(self, method: str, params: dict[str, Any], name: str | None = None) -> dict[str, Any]:
         """The JSON-RPC answer, whatever it is.

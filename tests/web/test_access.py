@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import io
-import ssl
 import tarfile
 import time
 from collections.abc import AsyncGenerator
@@ -20,6 +19,7 @@ from tests.support.server import (
     ERAS,
     INITIALIZE,
     MODERN,
+    NO_TLS,
     Rig,
     Setup,
     bearer,
@@ -336,7 +336,7 @@ async def resource_server(scope: str = "waggle") -> AsyncGenerator[tuple[Rig, Is
         keys = Jwks(
             issuer.url,
             None,
-            tls=ssl.create_default_context(),
+            tls=NO_TLS,
             monotonic=time.monotonic,
             pace=Pace(fetch=3.0),
         )

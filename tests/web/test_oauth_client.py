@@ -7,7 +7,6 @@ itself, and gets its token by the code flow with PKCE. The tests follow the redi
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -21,7 +20,7 @@ from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 from tests.support.authorising import AuthorizationServer, authorising
-from tests.support.server import ERAS, LEGACY, Rig, Setup, created, data_of, serving
+from tests.support.server import ERAS, LEGACY, NO_TLS, Rig, Setup, created, data_of, serving
 
 from waggle.infra.access.either import EitherVerifier
 from waggle.infra.access.jwks import Jwks
@@ -40,8 +39,7 @@ async def resource_server(issuer: AuthorizationServer) -> AsyncGenerator[Rig]:
     """waggle, which trusts the issuer for its own URL."""
     listener = bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
-    tls = ssl.create_default_context()
-    keys = Jwks(issuer.url, None, tls=tls, monotonic=time.monotonic)
+    keys = Jwks(issuer.url, None, tls=NO_TLS, monotonic=time.monotonic)
     rules = JwtRules(issuer.url, url, "waggle")
     issued = JwtVerifier(rules, keys, now=time.time, monotonic=time.monotonic)
     access = AccessRules(EitherVerifier(None, issued), OAuthResource(url, issuer.url, "waggle"))
@@ -76,7 +74,7 @@ class Browser:
         self.location = ""
 
     async def go(self, url: str) -> None:
-        async with httpx2.AsyncClient(timeout=20) as http:
+        async with httpx2.AsyncClient(timeout=20, verify=NO_TLS) as http:
             answer = await http.get(url)
         assert answer.status_code == 302, answer.text
         self.location = answer.headers["location"]
@@ -104,7 +102,7 @@ def provider_for(rig: Rig, storage: Storage) -> OAuthClientProvider:
 
 @asynccontextmanager
 async def calling(rig: Rig, era: str, provider: OAuthClientProvider) -> AsyncGenerator[Client]:
-    async with httpx2.AsyncClient(auth=provider, timeout=20) as http:
+    async with httpx2.AsyncClient(auth=provider, timeout=20, verify=NO_TLS) as http:
         transport = streamable_http_client(rig.mcp, http_client=http)
         async with Client(transport, mode=era, read_timeout_seconds=20) as client:
             yield client

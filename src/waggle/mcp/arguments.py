@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
+from types import MethodType
 from typing import Any, cast
 
 from mcp.server.mcpserver.tools import Tool
@@ -69,16 +71,21 @@ def _kinds(schema: Schema) -> list[str]:
 
 
 def make_tool(
-    function: Callable[..., Awaitable[object]],
+    method: Callable[..., Awaitable[object]],
     *,
     title: str,
     description: str,
     annotations: ToolAnnotations,
 ) -> Tool:
-    """Build the tool named like `function`, with the parameters and result of its signature."""
-    tool = Tool.from_function(
-        function, title=title, description=description, annotations=annotations
-    )
+    """Build the tool named like `method`, with the parameters and result of its signature."""
+    told = {"title": title, "description": description, "annotations": annotations}
+    return _shape(cast("MethodType", method).__func__).model_copy(update={"fn": method, **told})
+
+
+@cache  # takes milliseconds, and says the same of every object that has the method
+def _shape(function: Callable[..., Awaitable[object]]) -> Tool:
+    """What a tool is by its signature alone: the function's without `self`."""
+    tool = Tool.from_function(MethodType(function, object()))
     plain = tool.fn_metadata
     strict = cast(
         "type[ArgModelBase]",

@@ -269,16 +269,17 @@ BROKEN = ["never", "huge", "error", "redirect", "nonsense", "no keys"]
 
 @pytest.mark.parametrize("how", BROKEN)
 async def test_an_issuer_that_fails_is_not_the_clients_fault(how: str) -> None:
-    async with trial() as t:
+    pace = Pace(fetch=0.2) if how == "never" else FAST
+    async with trial(pace) as t:
         t.issuer.answers = how  # pyright: ignore[reportAttributeAccessIssue]  # one of them
         with capture_logs() as logs:
             assert await t.outcome(t.issuer.token()) == "cannot verify"
             assert await t.outcome(t.issuer.token()) == "cannot verify"  # at once, not asked again
         assert [entry["event"] for entry in logs] == ["jwks_not_fetched"]
-        t.issuer.answers = "well"
+        t.issuer.answers, t.keys._pace = "well", FAST
         t.clock.seconds = 11
         assert "#ann" in await t.outcome(t.issuer.token())
-        t.issuer.answers = how  # pyright: ignore[reportAttributeAccessIssue]
+        t.issuer.answers, t.keys._pace = how, pace  # pyright: ignore[reportAttributeAccessIssue]
         t.clock.seconds = 700
         assert "#ann" in await t.outcome(t.issuer.token())  # the old keys go on,
         t.clock.seconds = 90_000

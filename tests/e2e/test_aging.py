@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two machines age only for tests that look at them, whatever those and their files are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from tests.e2e.conftest import looked_at
+
+
+def item(beside: pytest.FixtureRequest, test: object) -> pytest.Item:
+    function = cast("Any", pytest.Function)
+    return function.from_parent(beside.node.parent, name="test_reaper", callobj=test)
+
+
+def test_nothing_ages_unless_a_test_asks_for_it(request: pytest.FixtureRequest) -> None:
+    def asks(aging: object) -> None: ...
+    def does_not(tmp_path: Path) -> None: ...
+
+    assert not looked_at([request.node, item(request, does_not)])
+    assert looked_at([request.node, item(request, asks)])
