@@ -45,7 +45,9 @@ def plan(extent: Extent = "all") -> tuple[Stage, ...]:
         Phase("imports", ("lint-imports",)),
         Phase("types", ("pyright",)),
     )
-    fast = (_tests("tests without machines", FAST, 30 * MINUTE, workers=True),)
+    # The longest tests come last: a worker that is done takes some of the other's.
+    stealing = ("--dist=worksteal",)
+    fast = (_tests("tests without machines", FAST, 30 * MINUTE, workers=True, more=stealing),)
     images = Phase("images", ("waggle", "image", "build", "--missing"), 20 * MINUTE)
     made = (
         images,
