@@ -117,7 +117,7 @@ def load(
     """
     environ = os.environ if environ is None else environ
     if listen is not None:
-        environ = {**environ, variable("listen_addr"): listen or "''"}
+        environ = {**environ, variable("listen_addr"): listen or " "}
     given = {name: value for name, value in environ.items() if name.startswith(PREFIX) and value}
     problems = [_unknown(name) for name in sorted(given) if _field_name(name) not in fields()]
     values = {_field_name(name): value for name, value in given.items()}

@@ -12,7 +12,6 @@ import anyio
 from rich.console import Console
 from rich.markup import escape
 
-from waggle.cli.progress import say
 from waggle.config import Settings, load
 from waggle.hypervisors import library
 from waggle.infra.files import FileLock
@@ -40,8 +39,8 @@ def doctor(*, as_json: bool, fix: bool = False) -> int:
     else:
         _print(results)
     if fix:
-        for line in anyio.run(_fixes, looked_at):
-            say(line)
+        told = "\n".join(anyio.run(_fixes, looked_at))
+        (sys.stderr if as_json else sys.stdout).write(f"\n{told}\n")
     return 0 if can_run(results) else 1
 
 
