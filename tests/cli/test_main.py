@@ -22,6 +22,9 @@ COMMANDS = [
     "demo",
     "shell",
     "cp",
+    "exec",
+    "run",
+    "port",
     "version",
     "image",
     "image build",
@@ -34,6 +37,7 @@ COMMANDS = [
     "image rm",
     "image prune",
     "env",
+    "env new",
     "env ls",
     "env rm",
 ]
@@ -55,6 +59,20 @@ def test_help_is_there_for(command: str, capsys: pytest.CaptureFixture[str]) -> 
     assert len(shown.splitlines()) > 3
 
 
+@pytest.mark.parametrize("command", ["serve", "exec", "run", "env new"])
+def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main.app([*command.split(), "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert re.search(rf"Examples?: .*waggle {command}\b", shown)
+
+
+def test_shells_complete_the_commands() -> None:
+    script = main.app.generate_completion(shell="bash")  # noqa: S604 (which shell)
+    for words in ("exec", "run", "new", "--timeout-seconds", "--packages", "--listen", "--fix"):
+        assert re.search(rf"(?<![\w-]){words}(?![\w-])", script), words
+
+
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main.app(["--help"])
@@ -71,6 +89,13 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("setup", "--bogus"),
         ("shell",),
         ("shell", "a", "b"),
+        ("exec",),
+        ("exec", "box"),
+        ("exec", "box", "--env", "A", "--", "id"),
+        ("run",),
+        ("run", "what.rb"),
+        ("env", "new", "pyhton"),
+        ("env", "new", "--network", "all"),
         ("env", "rm"),
         ("image", "rm"),
         ("image", "build", "nope"),

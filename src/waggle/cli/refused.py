@@ -55,10 +55,10 @@ COMMANDS: Mapping[str, str | None] = {
 _PARAMETERS = {
     "timeout_seconds": "--timeout-seconds",
     "timeout_minutes": "--timeout-minutes",
-    "network 'public'": "--network public",
-    "user 'root'": "--user root",
 }
 _PHRASES = {
+    "network 'public'": "--network public",
+    "user 'root'": "--user root",
     "create_environment(snapshot=...)": "'waggle env new --snapshot'",
     "run_command can run that as root": "'waggle exec --user root' can do that",
 }
