@@ -48,6 +48,17 @@ def test_too_much_standard_input(stdin: int) -> None:
         read_input(4)
 
 
+def test_standard_input_that_grows_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "input"
+    file.write_bytes(b"\1" * (6 << 20))
+    with file.open(encoding="utf-8") as text:
+        monkeypatch.setattr("sys.stdin", text)
+        with pytest.raises(TooLarge, match="control characters"):
+            standard_input()
+
+
 def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
     assert standard_input() == ""

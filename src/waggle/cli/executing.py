@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import sys
@@ -25,6 +26,9 @@ from waggle.domain.execution import MAX_STDIN_BYTES
 
 _SILENT_SECONDS = 2.0
 _PIECE = 1 << 20
+_MOST_SENT = 30 << 20
+"""A server takes 31 MiB in one request."""
+_AS_A_FILE = "Copy it as a file with 'waggle cp', and have the program read that."
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +130,16 @@ def read_input(limit: int) -> bytes:
     while piece := os.read(source.fileno(), _PIECE):
         data += piece
         if len(data) > limit:
-            raise TooLarge(
-                f"Standard input is over {limit} bytes.",
-                hint="Copy it as a file with 'waggle cp', and have the program read that.",
-            )
+            raise TooLarge(f"Standard input is over {limit} bytes.", hint=_AS_A_FILE)
     return bytes(data)
 
 
 def _text(data: bytes) -> str:
+    """The data as a request can carry it: as JSON a control character takes six bytes."""
     try:
-        return data.decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidArgument(
-            "Standard input is not UTF-8 text.",
-            hint="Copy it as a file with 'waggle cp', and have the program read that.",
-        ) from error
+        raise InvalidArgument("Standard input is not UTF-8 text.", hint=_AS_A_FILE) from error
+    if len(json.dumps(text, ensure_ascii=False).encode()) > _MOST_SENT:
+        raise TooLarge("Standard input has too many control characters.", hint=_AS_A_FILE)
+    return text

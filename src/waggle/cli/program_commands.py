@@ -13,11 +13,13 @@ from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 
 File = Annotated[Place, Parameter(allow_leading_hyphen=True)]
-Repeated = Annotated[tuple[str, ...], Parameter(negative="")]
+Keep = Annotated[bool, Parameter(negative="")]
+Repeated = Annotated[tuple[str, ...], Parameter(negative="", show_default=False)]
 
 
 def exec_(
     environment: str,
+    /,
     *command: str,
     user: GuestUser = GuestUser.SANDBOX,
     cwd: str | None = None,
@@ -31,7 +33,7 @@ def exec_(
     kills it. What stands after -- is the program's, also its options; no shell is involved.
 
     Examples: `waggle exec box -- python3 -c 'print(6 * 7)'`,
-    `waggle exec box -- sh -c 'ls | wc -l'`, `waggle exec box -- tar -tzv < archive.tgz`
+    `waggle exec box -- sh -c 'ls | wc -l'`, `waggle exec box -- wc -l < data.csv`
 
     Parameters
     ----------
@@ -55,12 +57,13 @@ def exec_(
 
 def run(
     file: File,
+    /,
     *words: str,
     runtime: RuntimeName | None = None,
     packages: Repeated = (),
     network: NetworkPolicy | None = None,
     image: str | None = None,
-    keep: bool = False,
+    keep: Keep = False,
 ) -> int:
     """Run a program of this machine in a new environment, which is destroyed afterwards.
 
