@@ -15,7 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from waggle.config import Settings, accepted, default_data_dir, fields, load, name_user, variable
+from waggle.config import (
+    Settings,
+    accepted,
+    default_data_dir,
+    fields,
+    load,
+    name_user,
+    nearest,
+    variable,
+)
 from waggle.config_sections import SECTIONS
 from waggle.config_values import (
     ListenAddress,
@@ -396,3 +405,16 @@ class TestAccess:
         assert settings(AUDIT_LOG="-").audit_log == "-"
         assert settings(AUDIT_LOG="/a").audit_log == Path("/a")
         assert "WAGGLE_AUDIT_LOG='a'" in problems(AUDIT_LOG="a")[0]
+
+
+def test_an_address_instead_of_the_variable() -> None:
+    environ = {"WAGGLE_LISTEN_ADDR": "127.0.0.1:1", "HOME": "/home/x"}
+    assert str(load(environ, listen="[::1]:9").listen_addr) == "[::1]:9"
+    assert str(load(environ).listen_addr) == "127.0.0.1:1"
+    with pytest.raises(SettingsInvalid, match="WAGGLE_LISTEN_ADDR=' ' cannot be used"):
+        load(environ, listen="")
+
+
+def test_the_variable_that_was_meant() -> None:
+    assert nearest("max_enviroments") == "WAGGLE_MAX_ENVIRONMENTS"
+    assert nearest("xyzzy") is None

@@ -104,13 +104,21 @@ def conflicts(settings: Settings) -> Iterator[str]:
         )
 
 
-def load(environ: Mapping[str, str] | None = None, *, is_root: bool | None = None) -> Settings:
+def load(
+    environ: Mapping[str, str] | None = None,
+    *,
+    is_root: bool | None = None,
+    listen: str | None = None,
+) -> Settings:
     """Read the settings from `environ` (the process environment when not given).
 
-    An empty value counts as not set. Raises SettingsInvalid with one line per variable that is
-    unknown or cannot be used; values that look secret are not repeated.
+    An empty value counts as not set. `listen` stands in for WAGGLE_LISTEN_ADDR. Raises
+    SettingsInvalid with one line per variable that is unknown or cannot be used; values that look
+    secret are not repeated.
     """
     environ = os.environ if environ is None else environ
+    if listen is not None:
+        environ = {**environ, variable("listen_addr"): listen or " "}
     given = {name: value for name, value in environ.items() if name.startswith(PREFIX) and value}
     problems = [_unknown(name) for name in sorted(given) if _field_name(name) not in fields()]
     values = {_field_name(name): value for name, value in given.items()}
@@ -202,11 +210,17 @@ def _field_name(name: str) -> str:
 
 
 def _unknown(name: str) -> str:
+    near = nearest(name)
+    advice = f" Did you mean {near}?" if near else ""
+    return f"{ascii(name)[1:-1][:_SHOWN]} is not a setting of waggle.{advice}"
+
+
+def nearest(name: str) -> str | None:
+    """The variable that somebody meant who wrote `name`, if one is close."""
     # Without the prefix, which would make every short name look close to every other.
     known = [field.upper() for field in fields()]
     near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), known, n=1, cutoff=0.65)
-    advice = f" Did you mean {PREFIX}{near[0]}?" if near else ""
-    return f"{ascii(name)[1:-1][:_SHOWN]} is not a setting of waggle.{advice}"
+    return f"{PREFIX}{near[0]}" if near else None
 
 
 def _explain(

@@ -120,7 +120,7 @@ class AccessSection(Section):
         le=1_000_000,
     )
     token: Token = setting(
-        "", "The bearer token of `waggle env` and `waggle shell`, which are clients of the server."
+        "", "The bearer token of `waggle exec` and other commands that are clients of the server."
     )
 
     @property

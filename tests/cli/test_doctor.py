@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from tests.support.waggle_process import command_line, own_cache, running
 
+from waggle.cli.doctor import fixes
+from waggle.infra.host.install import Plan, make_plan
+from waggle.infra.host.requirements import SystemPackage
+
 NAMES = {"python", "qemu", "acceleration", "kernel", "guest kit", "images", "data directory"}
 
 
@@ -25,11 +29,30 @@ def test_a_machine_that_is_not_set_up(tmp_path: Path) -> None:
     for check in checks.values():
         assert (check["status"] == "ok") == (check["mend"] == ""), check
 
-    shown = command_line("doctor", data=tmp_path / "data", settings=cache)
+    shown = command_line("doctor", "--fix", data=tmp_path / "data", settings=cache)
     assert shown.returncode == 1
     assert "fail guest kit" in shown.stdout
     assert "Environments cannot be created here" in shown.stdout
+    assert shown.stdout.endswith("  waggle setup --yes\n  waggle image build --missing\n")
     assert not (tmp_path / "cache").exists(), "looking changes nothing"
+
+
+PACKAGE = SystemPackage("qemu", "runs machines", frozenset({"serve"}), "qemu", None, None, None)
+DONE = Plan((), (), can_act=True)
+
+
+def test_what_mends() -> None:
+    assert fixes(DONE, parts=True, images=True) == [
+        "Nothing is missing that 'waggle setup' or 'waggle image build' could mend."
+    ]
+    assert fixes(DONE, parts=False, images=True)[1:] == ["  waggle setup --yes"]
+    assert fixes(DONE, parts=True, images=False)[1:] == ["  waggle image build --missing"]
+    by_waggle = make_plan([PACKAGE], "apt", "sudo")
+    assert fixes(by_waggle, parts=True, images=True)[1:] == ["  waggle setup --yes"]
+    by_hand = make_plan([PACKAGE], "apt", "none")
+    *typed, last = fixes(by_hand, parts=True, images=True)[1:]
+    assert [line.split()[0] for line in typed] == ["sudo", "sudo"]
+    assert last == "  waggle setup --yes"
 
 
 def test_no_hypervisor(tmp_path: Path) -> None:

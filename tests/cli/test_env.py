@@ -26,7 +26,8 @@ NO_PARTS = {"image_cache_dir": "/nonexistent"}
 
 
 @pytest.mark.parametrize(
-    "words", [("env", "ls"), ("env", "rm", "x"), ("shell", "x"), ("port", "x", "80")]
+    "words",
+    [("env", "ls"), ("env", "rm", "x"), ("shell", "x"), ("port", "x", "80"), ("exec", "x", "id")],
 )
 def test_without_a_server(tmp_path: Path, words: tuple[str, ...]) -> None:
     settings = {**NO_PARTS, "listen_addr": "127.0.0.1:1"}
@@ -107,7 +108,10 @@ def test_the_ssh_command_knows_only_this_environment() -> None:
 async def test_list_shell_and_remove(tmp_path: Path) -> None:
     with running(tmp_path, small(tmp_path)) as server:
         empty = await anyio.to_thread.run_sync(beside, server, "env", "ls")
-        assert (empty.returncode, empty.stdout) == (0, "No environments.\n")
+        assert (empty.returncode, empty.stdout) == (
+            0,
+            "No environments. 'waggle env new' makes one.\n",
+        )
         async with connected(server) as client:
             one = await create(client, "shell", name="box-one")
             two = await create(client, "shell", name="box-two")

@@ -23,6 +23,9 @@ COMMANDS = [
     "demo",
     "shell",
     "cp",
+    "exec",
+    "run",
+    "port",
     "version",
     "image",
     "image build",
@@ -35,6 +38,7 @@ COMMANDS = [
     "image rm",
     "image prune",
     "env",
+    "env new",
     "env ls",
     "env rm",
 ]
@@ -60,6 +64,20 @@ def test_help_is_there_for(command: str, capsys: pytest.CaptureFixture[str]) -> 
     assert len(shown.splitlines()) > 3
 
 
+@pytest.mark.parametrize("command", ["serve", "exec", "run", "env new"])
+def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main.app([*command.split(), "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert re.search(rf"Examples?: .*waggle {command}\b", shown)
+
+
+def test_shells_complete_the_commands() -> None:
+    script = main.app.generate_completion(shell="bash")  # noqa: S604 (which shell)
+    for words in ("exec", "run", "new", "--timeout-seconds", "--packages", "--listen", "--fix"):
+        assert re.search(rf"(?<![\w-]){words}(?![\w-])", script), words
+
+
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main.app(["--help"])
@@ -76,6 +94,13 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ("setup", "--bogus"),
         ("shell",),
         ("shell", "a", "b"),
+        ("exec",),
+        ("exec", "box"),
+        ("exec", "box", "--env", "A", "--", "id"),
+        ("run",),
+        ("run", "what.rb"),
+        ("env", "new", "pyhton"),
+        ("env", "new", "--network", "all"),
         ("env", "rm"),
         ("image", "rm"),
         ("image", "build", "nope"),

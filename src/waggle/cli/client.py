@@ -4,24 +4,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import httpx2
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import TextContent
+from mcp_types import CallToolResult
 
+from waggle.cli.refused import refused, refused_request
 from waggle.config import Settings
 from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete, WaggleError
 from waggle.messages import SERVER_BUSY
-
-
-class CallRefused(WaggleError):
-    """A tool answered with an error; its text is the message."""
-
-    code = "call_refused"
 
 
 def server_url(settings: Settings) -> str:
@@ -94,6 +89,8 @@ def _told(cause: httpx2.HTTPError | MCPError, url: str, token: str, status: int)
     # The SDK has the same code for a connection that was closed.
     if status == 503 and isinstance(cause, MCPError) and cause.error.code == SERVER_BUSY:
         return ShuttingDown(f"The server at {url} is shutting down.")
+    if isinstance(cause, MCPError) and (told := refused_request(cause)):
+        return told
     why = str(cause).rstrip(".") or type(cause).__name__
     return SetupIncomplete(
         f"What answers at {url} is no waggle server, or it stopped: {why}.",
@@ -109,6 +106,7 @@ def _unauthorized(url: str, token: str, status: int) -> Unauthorized:
     return Unauthorized(f"The server at {url} wants a token.", hint=_ASK)
 
 
+_LOOK = "'waggle env ls' shows what there is, 'waggle env new' makes one."
 _TELLING = (401, 403, 503)
 _ASK = "Set WAGGLE_TOKEN to one that 'waggle token new OWNER' printed on the server's machine."
 
@@ -122,10 +120,23 @@ def _first(error: BaseException) -> BaseException:
 
 async def call(client: Client, tool: str, **arguments: object) -> dict[str, Any]:
     """Call a tool and return its structured result. Raises CallRefused."""
-    result = await client.call_tool(tool, arguments)
+    return _result(tool, await client.call_tool(tool, arguments))
+
+
+async def call_telling(
+    client: Client, tell: Callable[[str], None], tool: str, **arguments: object
+) -> dict[str, Any]:
+    """As `call`; `tell` hears what the tool does meanwhile."""
+
+    async def heard(progress: float, total: float | None, message: str | None) -> None:
+        tell(message or f"{progress:g} of {total or 1:g}")
+
+    return _result(tool, await client.call_tool(tool, arguments, progress_callback=heard))
+
+
+def _result(tool: str, result: CallToolResult) -> dict[str, Any]:
     if result.is_error:
-        texts = [block.text for block in result.content if isinstance(block, TextContent)]
-        raise CallRefused("\n".join(texts) or f"{tool} failed.")
+        raise refused(tool, result)
     return result.structured_content or {}
 
 
@@ -136,7 +147,7 @@ async def find(client: Client, wanted: str) -> dict[str, Any]:
     exact = [row for row in rows if wanted in (row["environment_id"], row["name"])]
     found = exact or [row for row in rows if str(row["environment_id"]).startswith(wanted)]
     if not found:
-        raise NotFound(f"There is no environment {wanted!r}.", hint="See 'waggle env ls'.")
+        raise NotFound(f"There is no environment {wanted!r}.", hint=_LOOK)
     if len(found) > 1:
         raise InvalidArgument(f"{wanted!r} names {len(found)} environments.", hint="Use the id.")
     return found[0]

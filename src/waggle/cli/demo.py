@@ -8,13 +8,13 @@ directory that is deleted at the end.
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -24,6 +24,7 @@ from mcp_types import TextContent
 
 from waggle.cli.client import connected
 from waggle.cli.image import build
+from waggle.cli.interrupts import interruptible
 from waggle.cli.progress import say, working
 from waggle.cli.surroundings import surroundings
 from waggle.config import Settings, load, process_environment
@@ -50,44 +51,21 @@ def demo() -> None:
     extra = surroundings(environ)
     for name, value in extra.items():
         say(f"This network needs {name}={value}; set it for your own server too.")
-    anyio.run(_demo, settings, {**environ, **extra})
+    work = partial(_demo, settings, {**environ, **extra})
+    anyio.run(interruptible, work, _told)
 
 
 async def _demo(settings: Settings, environ: Mapping[str, str]) -> None:
     started = time.monotonic()
-    async with _interruptible(), _server(settings, environ) as url:
+    async with _server(settings, environ) as url:
         say(f"A server listens at {url} (only its warnings are shown)")
         async with connected(url, settings.token.get_secret_value()) as client:
             await _tour(client)
     say(f"The server has stopped. All in all: {time.monotonic() - started:.1f} s")
 
 
-@asynccontextmanager
-async def _interruptible() -> AsyncGenerator[None]:
-    """Cancel the block at a signal, let it clean up, and only then raise KeyboardInterrupt."""
-    interrupted = anyio.Event()
-
-    async def watch(scope: anyio.CancelScope) -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-            async for _ in signals:
-                if not interrupted.is_set():
-                    say("Interrupted: the server destroys what it has, and stops.")
-                interrupted.set()
-                scope.cancel()
-
-    try:
-        async with anyio.create_task_group() as watchers:
-            try:
-                async with anyio.create_task_group() as group:
-                    watchers.start_soon(watch, group.cancel_scope)
-                    yield
-            finally:
-                watchers.cancel_scope.cancel()
-    except BaseException:
-        if not interrupted.is_set():
-            raise
-    if interrupted.is_set():
-        raise KeyboardInterrupt
+def _told() -> None:
+    say("Interrupted: the server destroys what it has, and stops.")
 
 
 async def _tour(client: Client) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 
@@ -15,8 +16,10 @@ from waggle.config import Settings, load
 from waggle.hypervisors import library
 from waggle.infra.files import FileLock
 from waggle.infra.host.doctor import examine
+from waggle.infra.host.install import Plan, detect_privilege, make_plan, this_manager
 from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.host.preflight import CheckResult, Status, Subject, can_run
+from waggle.infra.host.requirements import missing
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.places import Places
 from waggle.presets import image_service
@@ -24,13 +27,20 @@ from waggle.presets import image_service
 _MARKS = {Status.OK: "[green]ok  [/]", Status.WARN: "[yellow]warn[/]", Status.FAIL: "[red]fail[/]"}
 
 
-def doctor(*, as_json: bool) -> int:
-    """Print the results; 1 when the main job cannot run here."""
-    results = anyio.run(examine, subject(load()))
+def doctor(*, as_json: bool, fix: bool = False) -> int:
+    """Print the results; 1 when the main job cannot run here.
+
+    With `fix` also the commands that mend what can be mended; nothing is changed.
+    """
+    looked_at = subject(load())
+    results = anyio.run(examine, looked_at)
     if as_json:
         sys.stdout.write(json.dumps([asdict(result) for result in results], indent=2) + "\n")
     else:
         _print(results)
+    if fix:
+        told = "\n".join(anyio.run(_fixes, looked_at))
+        (sys.stderr if as_json else sys.stdout).write(f"\n{told}\n")
     return 0 if can_run(results) else 1
 
 
@@ -57,6 +67,35 @@ def subject(settings: Settings) -> Subject:
         server_is_running=_is_locked(places),
         images=image_service(settings).present,
     )
+
+
+async def _fixes(looked_at: Subject) -> list[str]:
+    """What to type here, in order."""
+    is_root = os.geteuid() == 0
+    interactive = sys.stdin is not None and sys.stdin.isatty()
+    plan = make_plan(
+        missing(("serve", "build"), is_root=is_root),
+        this_manager(),
+        await detect_privilege(is_root=is_root, interactive=interactive),
+    )
+    absent = [path for path in (looked_at.kernel, looked_at.kit) if not path.exists()]
+    images = all(looked_at.images().values())
+    return fixes(plan, parts=not absent, images=images)
+
+
+def fixes(plan: Plan, *, parts: bool, images: bool) -> list[str]:
+    """The commands that mend what is missing: packages, the guest's parts, images. Pure."""
+    lines: list[str] = []
+    if not plan.done and not plan.can_act:
+        lines += [step.command for step in plan.steps]
+        lines += [f"(install {each.name}: {each.why})" for each in plan.unknown]
+    if not plan.done or not parts:
+        lines.append("waggle setup --yes")
+    if not images:
+        lines.append("waggle image build --missing")
+    if not lines:
+        return ["Nothing is missing that 'waggle setup' or 'waggle image build' could mend."]
+    return ["To mend what is missing, run:", *(f"  {line}" for line in lines)]
 
 
 def _is_locked(places: Places) -> bool:

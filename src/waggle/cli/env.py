@@ -1,24 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle env ls`, `waggle env rm` and `waggle port`, through the running server."""
+"""`waggle env new`, `ls` and `rm`, and `waggle port`, through the running server."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import anyio
 from rich.console import Console
 from rich.table import Column, Table
 
-from waggle.cli.client import call, connected_by, find
-from waggle.cli.progress import say
+from waggle.cli.client import call, call_telling, connected_by, find
+from waggle.cli.interrupts import interruptible
+from waggle.cli.progress import say, working
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, WaggleError
 
 _TABLE_WIDTH = 150
 _COLUMNS = ("environment_id", "name", "runtime", "status", "created_at")
+
+
+_NONE = "No environments. 'waggle env new' makes one."
+
+
+def new(arguments: Mapping[str, object], *, as_json: bool) -> None:
+    """Create an environment as create_environment does, and print its id, or all as JSON."""
+    made = anyio.run(_new, arguments)
+    told = json.dumps(made, indent=2) if as_json else str(made["environment_id"])
+    sys.stdout.write(f"{told}\n")
+
+
+async def _new(arguments: Mapping[str, object]) -> dict[str, Any]:
+    async with connected_by(load()) as client:
+        with working("Creating an environment") as detail:
+            create = partial(call_telling, client, detail, "create_environment", **arguments)
+            return await interruptible(create)
 
 
 def ls(*, as_json: bool) -> None:
@@ -32,7 +51,7 @@ def ls(*, as_json: bool) -> None:
         table.add_row(*(str(row[column]) for column in _COLUMNS))
     console = Console()
     console.width = max(console.width, _TABLE_WIDTH)  # an id that is cut is of no use
-    console.print(table if rows else "No environments.")
+    console.print(table if rows else _NONE)
 
 
 async def _list() -> list[dict[str, Any]]:

@@ -6,9 +6,57 @@ from __future__ import annotations
 from cyclopts import App, Group
 
 from waggle.cli.options import Json
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
 
 env = App(name="env", help="The environments of the running server.")
-LOOK, MOMENTS = Group("Look and remove", sort_key=1), Group("Pause, copy, go back", sort_key=2)
+LOOK, MOMENTS = (
+    Group("Make, look and remove", sort_key=1),
+    Group("Pause, copy, go back", sort_key=2),
+)
+
+
+@env.command(name="new", group=LOOK)
+def env_new(
+    runtime: RuntimeName | None = None,
+    *,
+    name: str | None = None,
+    image: str | None = None,
+    timeout_minutes: int | None = None,
+    network: NetworkPolicy | None = None,
+    snapshot: str | None = None,
+    json: Json = False,
+) -> None:
+    """Create an environment, and print its id.
+
+    Example: `E=$(waggle env new python) && waggle exec $E -- python3 --version`
+
+    Parameters
+    ----------
+    runtime
+        What it is for; python unless you say.
+    name
+        What to call it.
+    image
+        An image instead of the runtime's own.
+    timeout_minutes
+        How long it is kept without use; the server has a default.
+    network
+        What it may reach; the server has a default.
+    snapshot
+        The id of a snapshot to go on from, instead of a runtime.
+    """
+    from waggle.cli.env import new as run
+
+    given = {
+        "runtime": runtime or (None if snapshot else RuntimeName.PYTHON),
+        "name": name,
+        "image": image,
+        "timeout_minutes": timeout_minutes,
+        "network": network,
+        "snapshot": snapshot,
+    }
+    run({word: value for word, value in given.items() if value is not None}, as_json=json)
 
 
 @env.command(name="ls", group=LOOK)

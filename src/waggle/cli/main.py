@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from cyclopts import App, Group
+from cyclopts import App
 
 from waggle import __version__
 from waggle.cli.env_commands import env
 from waggle.cli.image_commands import image
-from waggle.cli.options import Json, Place, Recursive, Stdio, Write, Yes
+from waggle.cli.misuse import of_program, of_serve
+from waggle.cli.options import MACHINE, SERVER, Fix, Json, Place, Recursive, Write, Yes
+from waggle.cli.program_commands import exec_, run
+from waggle.cli.server_commands import serve
 from waggle.cli.snapshot_commands import snapshot
 from waggle.cli.template_commands import template
 from waggle.cli.token_commands import token
@@ -37,27 +40,9 @@ app.command(env)
 app.command(snapshot)
 app.command(template)
 app.command(token)
-SERVER, MACHINE = Group("Server", sort_key=1), Group("This machine", sort_key=2)
-
-
-@app.command(group=SERVER)
-def serve(*, stdio: Stdio = False) -> None:
-    """Run the server in the foreground until Ctrl-C or SIGTERM."""
-    from waggle.config import load
-
-    if stdio:
-        from waggle.stdio.descriptors import claim
-
-        wire = claim()  # before anything can print
-        settings = load()
-        from waggle.cli.serve import serve_stdio
-
-        serve_stdio(settings, wire)
-        return
-    settings = load()  # a bad value is told before the many imports of a server
-    from waggle.cli.serve import serve as run
-
-    run(settings)
+app.command(serve, group=SERVER, error_formatter=of_serve)
+app.command(exec_, name="exec", group=SERVER, error_formatter=of_program)
+app.command(run, group=SERVER, error_formatter=of_program)
 
 
 @app.command(name="mcp-config", group=SERVER)
@@ -97,25 +82,25 @@ def setup(*, yes: Yes = False, tests: bool = False) -> None:
     tests
         Also install what only the tests need.
     """
-    from waggle.cli.setup import setup as run
+    from waggle.cli.setup import setup as begin
 
-    run(yes=yes, tests=tests)
+    begin(yes=yes, tests=tests)
 
 
 @app.command(group=MACHINE)
-def doctor(*, json: Json = False) -> int:
-    """Check this machine; exit 1 when environments cannot be created here."""
-    from waggle.cli.doctor import doctor as run
+def doctor(*, fix: Fix = False, json: Json = False) -> int:
+    """Check this machine; exit 1 when environments cannot be created here. It changes nothing."""
+    from waggle.cli.doctor import doctor as examine
 
-    return run(as_json=json)
+    return examine(as_json=json, fix=fix)
 
 
 @app.command(group=SERVER)
 def demo() -> None:
     """Start a server and use it as an MCP client would, showing results and times."""
-    from waggle.cli.demo import demo as run
+    from waggle.cli.demo import demo as begin
 
-    run()
+    begin()
 
 
 @app.command(group=SERVER)
@@ -127,9 +112,9 @@ def shell(environment: str) -> int:
     environment
         Its id, the beginning of its id, or its name.
     """
-    from waggle.cli.shell import shell as run
+    from waggle.cli.shell import shell as begin
 
-    return run(environment)
+    return begin(environment)
 
 
 @app.command(group=SERVER)
@@ -144,9 +129,9 @@ def cp(*places: Place, recursive: Recursive = False, json: Json = False) -> int:
     places
         Files or directories, then the file or directory to copy to.
     """
-    from waggle.cli.copying.commands import cp as run
+    from waggle.cli.copying.commands import cp as begin
 
-    return run([str(place) for place in places], recursive=recursive, as_json=json)
+    return begin([str(place) for place in places], recursive=recursive, as_json=json)
 
 
 @app.command(group=SERVER)

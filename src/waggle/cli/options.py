@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter, Token
+from cyclopts import Group, Parameter, Token
+
+SERVER, MACHINE = Group("Server", sort_key=1), Group("This machine", sort_key=2)
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for scripts.")]
 
@@ -30,6 +32,17 @@ Stdio = Annotated[
         negative="",
         help="Serve the one client that started this over standard input and output.",
     ),
+]
+Listen = Annotated[
+    str | None,
+    Parameter(
+        name="--listen",
+        help="Where to listen, as HOST:PORT, instead of WAGGLE_LISTEN_ADDR.",
+    ),
+]
+Fix = Annotated[
+    bool,
+    Parameter(name="--fix", negative="", help="Say which commands mend what can be mended."),
 ]
 Write = Annotated[
     bool,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+SLOW_SECONDS = 3.0
 _TITLE = 44
 """Characters of a title beside a bar, so that details fit in, too."""
 console = Console(stderr=True, highlight=False, emoji=False)
@@ -32,6 +34,25 @@ def working(title: str) -> Generator[Callable[[str], None]]:
         say(f"{title} ...")
         yield lambda _line: None
     say(f"{title}: done in {time.monotonic() - started:.1f} s")
+
+
+@contextmanager
+def waiting(title: str) -> Generator[Callable[[str], None]]:
+    """As `working`, but nothing stays of it: for a step beside a program's own output.
+
+    Where there is no terminal, only what takes longer than SLOW_SECONDS is told, in one line.
+    """
+    if sys.stderr.isatty():
+        with console.status(title) as status:
+            yield lambda line: status.update(f"{title}  [dim]{_short(line)}[/]")
+        return
+    told = threading.Timer(SLOW_SECONDS, say, (f"{title} ...",))
+    told.daemon = True
+    told.start()
+    try:
+        yield lambda _line: None
+    finally:
+        told.cancel()
 
 
 @contextmanager

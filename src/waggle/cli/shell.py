@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -12,6 +14,7 @@ import anyio
 from waggle.cli.client import connected_by, find
 from waggle.config import Settings, load
 from waggle.domain.errors import SetupIncomplete
+from waggle.infra.host.listener import held_by_listeners
 from waggle.places import Places
 
 
@@ -23,16 +26,29 @@ def shell(environment: str) -> int:
             "There is no ssh program.", hint="Install openssh-client, or openssh-clients."
         )
     settings = load()
-    directory = Places.of(settings).environments / anyio.run(_find, settings, environment)
-    try:
-        known = (directory / "known_hosts").read_text()
-    except OSError as error:
-        raise SetupIncomplete(
-            f"{directory} cannot be read: {error.strerror}.",
-            hint="Run this as the user of the server, with its WAGGLE_DATA_DIR.",
-        ) from error
+    directory, known = _keys(settings, anyio.run(_find, settings, environment))
     port = known.partition("]:")[2].split()[0]
     return subprocess.call(ssh_argv(ssh, directory, port))
+
+
+def _keys(settings: Settings, identity: str) -> tuple[Path, str]:
+    """The environment's directory, and its known hosts. Raises SetupIncomplete.
+
+    The server that listens may have been started with another data directory than the settings
+    here say; then it has its lock there.
+    """
+    places = Places.of(settings)
+    locks = held_by_listeners(settings.listen_addr.port, places.lock.name)
+    elsewhere = (replace(places, data=lock.parent) for lock in locks)
+    for place in (places, *elsewhere):
+        directory = place.environments / identity
+        with contextlib.suppress(OSError):
+            return directory, (directory / "known_hosts").read_text()
+    raise SetupIncomplete(
+        f"The keys of environment {identity} cannot be read.",
+        hint="Run this on the server's machine, as its user and with its WAGGLE_DATA_DIR; "
+        f"'waggle exec {identity} -- PROGRAM' works from anywhere.",
+    )
 
 
 def ssh_argv(ssh: str, directory: Path, port: str) -> list[str]:

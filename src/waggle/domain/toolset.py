@@ -80,17 +80,26 @@ class Offer:
 
         A semicolon or the end of a sentence ends a clause. Not for what guests or clients wrote.
         """
-        withheld = self._withheld
-        if withheld is None or not withheld.search(text):
-            return text
-        told = (_without(withheld, sentence) for sentence in _SENTENCE.split(text))
-        return " ".join(sentence for sentence in told if sentence)
+        return text if self._withheld is None else without(self._withheld, text)
 
     @cached_property
     def _withheld(self) -> re.Pattern[str] | None:
         """A word that is the name of a tool which is not offered; None if all are."""
         names = [name for each in Toolset if each not in self.toolsets for name in TOOLS[each]]
-        return re.compile(rf"\b(?:{'|'.join(names)})\b") if names else None
+        return naming(names) if names else None
+
+
+def naming(words: Collection[str]) -> re.Pattern[str]:
+    """One of these names, as a word."""
+    return re.compile(rf"\b(?:{'|'.join(words)})\b")
+
+
+def without(withheld: re.Pattern[str], text: str) -> str:
+    """Advice without the clauses in which there is such a name; as `Offer.advice`."""
+    if not withheld.search(text):
+        return text
+    told = (_without(withheld, sentence) for sentence in _SENTENCE.split(text))
+    return " ".join(sentence for sentence in told if sentence)
 
 
 def _without(withheld: re.Pattern[str], sentence: str) -> str:

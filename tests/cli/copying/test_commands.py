@@ -17,10 +17,10 @@ from tests.support.server import LEGACY, Rig, client, created, serving
 from tests.support.waggle_client import connected, create
 from tests.support.waggle_process import Waggle, beside, command_line, running, small
 
-from waggle.cli.client import CallRefused
 from waggle.cli.copying.commands import Copied, copy
 from waggle.cli.copying.failure import CopyFailed
 from waggle.cli.copying.places import plan
+from waggle.cli.refused import CallRefused
 from waggle.domain.errors import NotFound
 from waggle.domain.execution import HOME
 from waggle.domain.search import Kind

@@ -16,12 +16,13 @@ from typing import Any
 import anyio
 from mcp import Client
 
-from waggle.cli.client import CallRefused, call, connected_by, find
+from waggle.cli.client import call, connected_by, find
 from waggle.cli.copying.failure import CopyFailed
 from waggle.cli.copying.places import Download, Remote, Upload, downloaded_to, plan, uploaded_to
 from waggle.cli.copying.reading import Source, look, pack, pieces
 from waggle.cli.copying.writing import Written, write_file, write_tree
 from waggle.cli.progress import filling, say
+from waggle.cli.refused import CallRefused
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.search import Kind

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of `waggle serve`, as in `main`, which includes it."""
+
+from __future__ import annotations
+
+from waggle.cli.options import Listen, Stdio
+from waggle.domain.errors import InvalidArgument, SettingsInvalid
+
+
+def serve(*, stdio: Stdio = False, listen: Listen = None) -> None:
+    """Run the server in the foreground until Ctrl-C or SIGTERM.
+
+    Everything but the address is set with WAGGLE_* variables.
+
+    Example: `WAGGLE_MAX_ENVIRONMENTS=5 waggle serve --listen 127.0.0.1:9000`
+    """
+    from waggle.config import load, variable
+
+    if stdio:
+        if listen is not None:
+            raise InvalidArgument("--stdio and --listen exclude each other.", hint="Leave out one.")
+        from waggle.stdio.descriptors import claim
+
+        wire = claim()  # before anything can print
+        settings = load()
+        from waggle.cli.serve import serve_stdio
+
+        serve_stdio(settings, wire)
+        return
+    try:
+        settings = load(listen=listen)  # a bad value is told before the many imports of a server
+    except SettingsInvalid as error:
+        name = variable("listen_addr")
+        if listen is None or name not in error.message:
+            raise
+        message = error.message.replace(name, "--listen")
+        raise InvalidArgument(message, hint=error.hint) from error
+    from waggle.cli.serve import serve as begin
+
+    begin(settings)
