@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import asdict
 
@@ -12,14 +11,14 @@ import anyio
 from rich.console import Console
 from rich.markup import escape
 
+from waggle.cli.setup import packages_plan
 from waggle.config import Settings, load
 from waggle.hypervisors import library
 from waggle.infra.files import FileLock
 from waggle.infra.host.doctor import examine
-from waggle.infra.host.install import Plan, detect_privilege, make_plan, this_manager
+from waggle.infra.host.install import Plan
 from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.host.preflight import CheckResult, Status, Subject, can_run
-from waggle.infra.host.requirements import missing
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.places import Places
 from waggle.presets import image_service
@@ -71,13 +70,7 @@ def subject(settings: Settings) -> Subject:
 
 async def _fixes(looked_at: Subject) -> list[str]:
     """What to type here, in order."""
-    is_root = os.geteuid() == 0
-    interactive = sys.stdin is not None and sys.stdin.isatty()
-    plan = make_plan(
-        missing(("serve", "build"), is_root=is_root),
-        this_manager(),
-        await detect_privilege(is_root=is_root, interactive=interactive),
-    )
+    plan = await packages_plan()
     absent = [path for path in (looked_at.kernel, looked_at.kit) if not path.exists()]
     images = all(looked_at.images().values())
     return fixes(plan, parts=not absent, images=images)

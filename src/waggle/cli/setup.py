@@ -30,20 +30,25 @@ def setup(*, yes: bool, tests: bool) -> None:
 
 
 async def _setup(settings: Settings, yes: bool, tests: bool) -> None:
-    is_root = os.geteuid() == 0
-    uses = SERVE | building(is_root=is_root) | (TEST if tests else frozenset[Use]())
-    interactive = sys.stdin is not None and sys.stdin.isatty()
-    plan = make_plan(
-        missing(uses),
-        this_manager(),
-        await detect_privilege(is_root=is_root, interactive=interactive),
-    )
+    plan = await packages_plan(tests=tests)
     if not plan.done:
         _explain(plan)
         if plan.can_act and not yes:
-            _ask(interactive)
+            _ask()
         await carry_out(plan, say)
     await _artifacts(settings)
+
+
+async def packages_plan(*, tests: bool = False) -> Plan:
+    """What to do about the system packages that are missing here. Changes nothing."""
+    is_root = os.geteuid() == 0
+    uses = SERVE | building(is_root=is_root) | (TEST if tests else frozenset[Use]())
+    privilege = await detect_privilege(is_root=is_root, interactive=_interactive())
+    return make_plan(missing(uses), this_manager(), privilege)
+
+
+def _interactive() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _explain(plan: Plan) -> None:
@@ -52,8 +57,8 @@ def _explain(plan: Plan) -> None:
         say(f"  {package.name}: {package.why}")
 
 
-def _ask(interactive: bool) -> None:
-    if not interactive:
+def _ask() -> None:
+    if not _interactive():
         raise SetupIncomplete("Nobody is there to ask.", hint="Use 'waggle setup --yes'.")
     if input("Install them now? [Y/n] ").strip().lower() not in ("", "y", "yes"):
         raise SetupIncomplete("Nothing was installed.", hint="")
