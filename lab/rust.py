@@ -118,10 +118,19 @@ async def ensure(store: Store, mirror: str, on_line: debian.OnLine) -> Path:
     """The kept tree. Raises SetupIncomplete."""
 
     async def make(directory: Path) -> None:
-        for argv in tree_argvs(mirror, directory / "tree"):
+        tree = directory / "tree"
+        for argv in tree_argvs(mirror, tree):
             await debian.run(argv, on_line)
+        forget(tree)
+        forget(tree / SYSROOT)
 
     return await store.ensure(KIND, KEY, make) / "tree"
+
+
+def forget(tree: Path) -> None:
+    """Remove what mmdebstrap leaves of this machine: its mirror, resolver and name."""
+    for name in ("etc", "var"):  # a compiler needs nothing of them
+        shutil.rmtree(tree / name)
 
 
 def furnish(kept: Path, tree: Path, host: Host) -> Toolchain:

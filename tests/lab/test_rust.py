@@ -6,15 +6,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lab.rust import SYSROOT, Host, environment, furnish, tree_argvs
+from lab.rust import SYSROOT, Host, environment, forget, furnish, tree_argvs
 
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Path:
     tree = tmp_path / "kept"
-    for name in ("etc/resolv.conf", "usr/bin/cargo"):
+    for name in ("etc/apt/sources.list", "var/lib/dpkg/status", "usr/bin/cargo"):
         (tree / name).parent.mkdir(parents=True)
         (tree / name).write_text("of the packages")
+    forget(tree)
     return tree
 
 
