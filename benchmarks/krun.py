@@ -35,9 +35,11 @@ async def measure(options: Options) -> list[Result]:
     """The rows `krun-first-result`, `krun-banner` and `krun-memory`."""
     settings = load()
     store = lab_store(Places.of(settings).cache)
-    verdict = judge(look(store))
+    verdict = judge(look())
     if not (verdict.needless or verdict.can_run):
-        sys.stderr.write(f"krun is not measured: {'; '.join(verdict.obstacles)}\n")
+        sys.stderr.write(
+            f"krun is not measured: {'; '.join((*verdict.obstacles, *verdict.mends))}\n"
+        )
         return []
     with tempfile.TemporaryDirectory(prefix="waggle-krun-") as name:
         target = Path(name, FILE)

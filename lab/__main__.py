@@ -13,11 +13,10 @@ import asyncio
 import contextlib
 import signal
 import sys
-import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
 
-from lab import session
+from lab import libkrun, session
 from lab.check import judge, lab_store, look
 from lab.display import Display
 from lab.jobs import JOBS, Job
@@ -42,7 +41,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=900.0, help="deadline of that command")
     parser.add_argument("--reports", type=Path, default=session.REPORTS, help="where reports go")
     parser.add_argument(
-        "--libkrun", default="1", metavar="VERSION", help="as cargo has it: =1.19.6"
+        "--libkrun", default=libkrun.ANY, metavar="VERSION", help="as cargo has it: =1.19.6"
     )
     parser.add_argument("--cache", type=Path, help="instead of waggle's, for the lab's own files")
     parser.add_argument("--put", type=Path, help="a file or directory that becomes /lab/put inside")
@@ -74,8 +73,8 @@ async def interruptible(work: Coroutine[object, object, session.Result]) -> sess
 
 def prepare(store: Store, display: Display) -> int:
     """Make base and libraries, so that a later run finds them; what fails is told, not an error."""
-    with tempfile.TemporaryDirectory(prefix="waggle-lab-") as work:
-        making = session.prepare_early(load(), store, Path(work), "1", display)
+    with store.run_directory() as work:
+        making = session.prepare_early(load(), store, work, libkrun.ANY, display)
         try:
             asyncio.run(making)
         except WaggleError as error:
@@ -89,8 +88,8 @@ def main(argv: list[str]) -> int:
     display = Display(sys.stderr)
     settings = load()
     store = lab_store(options.cache or Places.of(settings).cache)
-    verdict = judge(look(store))
-    for obstacle in verdict.obstacles:
+    verdict = judge(look())
+    for obstacle in (*verdict.obstacles, *verdict.mends):
         display.say(f"cannot run here: {obstacle}")
     if verdict.needless:
         display.say(f"needless here: {verdict.needless}")

@@ -24,11 +24,12 @@ PACKAGES = (
 )
 DISK, KERNEL, INITRAMFS = "base.ext4", "vmlinuz", "initramfs"
 _RECIPE = ("assemble.py", "base.py", "initramfs.py", "wheels.py")
-_APT = (
+APT = (
     '--aptopt=Acquire::Languages "none"',
     '--aptopt=Apt::Install-Recommends "false"',
     *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "info", "locale", "man")),
 )
+"""Options of mmdebstrap that keep a tree small."""
 
 
 def base_key(requirements: str) -> str:
@@ -46,7 +47,7 @@ def tree_argv(mirror: str, site: Path, out: Path) -> list[str]:
         suite=SUITE,
         packages=PACKAGES,
         hooks=[f'--extract-hook={finish} "$1" {places}'],
-        options=_APT,
+        options=APT,
     )
 
 

@@ -3,14 +3,17 @@
 
 The newest 1.x is asked for at each run, which takes a second; without a network the one that is
 kept serves. A scratch project depends on the crate, because `cargo install` installs no library.
+Knows of the toolchain (`rust`) only that it runs cargo.
 """
 
 from __future__ import annotations
 
 import shutil
 import tomllib
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from lab import rust
 from lab.store import Store, key_of
 from waggle.domain.errors import SetupIncomplete
 from waggle.infra import debian
@@ -23,6 +26,7 @@ MANIFEST = """\
 name = "lab"
 version = "0.0.0"
 edition = "2021"
+resolver = "3"
 
 [lib]
 path = "lib.rs"
@@ -36,9 +40,16 @@ features = ["blk", "net"]
 opt-level = 1
 codegen-units = 16
 debug = false
-"""
-"""Optimised no further: a machine in the lab spends its time in emulated instructions."""
-NO_CARGO = "Install Rust (cargo), which builds libkrun; Debian's own is too old."
+""" + "".join(
+    f"\n[profile.release.package.{name}]\nopt-level = 0\n"
+    for name in ("aho-corasick", "jiff", "regex-automata", "regex-syntax", "zstd-sys")
+)
+"""Optimised no further: a machine in the lab spends its time in emulated instructions. The packages
+named last take longest to compile and do next to nothing: log filters, and compressed kernels."""
+MANIFEST_PATH = "--manifest-path=/work/Cargo.toml"
+ANY = "1"
+BUILD = ("build", "--release", "--locked", f"--package={CRATE}", MANIFEST_PATH)
+HINT = "cargo runs in a tree of its own and reaches crates as cargo is configured on this machine."
 
 
 def version_in(lock_file: str) -> str:
@@ -51,7 +62,7 @@ def version_in(lock_file: str) -> str:
 
 def store_key(version: str) -> str:
     """What a build is kept by: the version, and how it is built. Pure."""
-    return f"{version}-{key_of(MANIFEST)}"
+    return f"{version}-{key_of(MANIFEST, rust.KEY)}"
 
 
 def write_project(directory: Path, requirement: str) -> Path:
@@ -62,36 +73,31 @@ def write_project(directory: Path, requirement: str) -> Path:
     return manifest
 
 
-async def ensure(store: Store, work: Path, requirement: str, on_line: debian.OnLine) -> Path:
+async def ensure(
+    store: Store,
+    toolchain: Callable[[], Awaitable[rust.Toolchain]],
+    requirement: str,
+    on_line: debian.OnLine,
+) -> Path:
     """The directory that holds libkrun.so, its name ends in the version and a key.
 
-    `work` is an empty directory; `requirement` is in cargo's language. Raises SetupIncomplete.
+    `toolchain` is made to run cargo once; `requirement` is in cargo's language. Raises
+    SetupIncomplete.
     """
-    kept = store.newest(KIND) if requirement == "1" else None
-    if shutil.which("cargo") is None:
-        if kept is not None:
-            return kept
-        raise SetupIncomplete("cargo is not installed.", hint=NO_CARGO)
-    manifest = write_project(work, requirement)
+    kept = store.newest(KIND) if requirement == ANY else None
     try:
-        await debian.run(["cargo", "generate-lockfile", f"--manifest-path={manifest}"], on_line)
-    except SetupIncomplete:
+        tools = await toolchain()
+        write_project(tools.project, requirement)
+        await tools.run(["generate-lockfile", MANIFEST_PATH], on_line)
+    except SetupIncomplete as error:
         if kept is None:
-            raise
+            raise SetupIncomplete(error.message, hint=error.hint or HINT) from error
         on_line(f"the newest version cannot be asked for; {kept.name} is used")
         return kept
-    version = version_in((work / "Cargo.lock").read_text("utf-8"))
+    version = version_in((tools.project / "Cargo.lock").read_text("utf-8"))
 
     async def make(directory: Path) -> None:
-        await debian.run(build_argv(manifest, work / "target"), on_line)
-        shutil.copy(work / "target/release" / FILE, directory / FILE)
+        await tools.run(BUILD, on_line)
+        shutil.copy(tools.project / "target/release" / FILE, directory / FILE)
 
     return await store.ensure(KIND, store_key(version), make)
-
-
-def build_argv(manifest: Path, target: Path) -> list[str]:
-    """The command that builds the library, locked to what was settled. Pure."""
-    return [
-        *("cargo", "build", "--release", "--locked", f"--package={CRATE}"),
-        *(f"--manifest-path={manifest}", f"--target-dir={target}"),
-    ]

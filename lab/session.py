@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lab import base, krunfw, lane, libkrun, outer, parts, project
+from lab import base, krunfw, lane, libkrun, outer, parts, project, rust
 from lab.check import find_program
 from lab.display import Display
 from lab.jobs import ENVIRONMENT, MACHINES, TOTAL_SECONDS, Job, shares
@@ -62,7 +62,7 @@ class Wish:
 
     jobs: Sequence[Job]
     reports: Path = REPORTS
-    libkrun: str = "1"
+    libkrun: str = libkrun.ANY
     put: Path | None = None
     machines: int = MACHINES
     total_seconds: float = TOTAL_SECONDS
@@ -72,7 +72,7 @@ class Wish:
 async def prepare(
     settings: Settings, store: Store, work: Path, requirement: str, display: Display
 ) -> Made:
-    """Make what is missing, all at once; `work` is an empty directory.
+    """Make what is missing, all at once; `work` is as in `prepare_early`.
 
     Raises SetupIncomplete, ImageMissing or TimedOut.
     """
@@ -91,19 +91,28 @@ async def prepare(
 async def prepare_early(
     settings: Settings, store: Store, work: Path, requirement: str, display: Display
 ) -> Early:
-    """Make what needs no image of waggle's, all at once. Raises SetupIncomplete or TimedOut."""
+    """Make what needs no image of waggle's, all at once. Raises SetupIncomplete or TimedOut.
+
+    `work` is an empty directory on the store's file system.
+    """
     mirror = await asyncio.to_thread(debian.mirror, settings.debian_mirror or None)
     requirements = DEV_REQUIREMENTS.read_text("utf-8")
 
     def on_line(what: str) -> Callable[[str], None]:
         return partial(display.detail, what)
 
+    async def toolchain() -> rust.Toolchain:
+        kept = await rust.ensure(store, mirror, on_line("Rust"))
+        return rust.furnish(kept, work / "rust", rust.Host())
+
     try:
         async with asyncio.TaskGroup() as group:
             bases = group.create_task(
                 base.ensure(store, mirror, requirements, on_line("outer machine"))
             )
-            kruns = group.create_task(libkrun.ensure(store, work, requirement, on_line("libkrun")))
+            kruns = group.create_task(
+                libkrun.ensure(store, toolchain, requirement, on_line("libkrun"))
+            )
             firmware = group.create_task(krunfw.ensure(store, mirror, on_line("libkrunfw")))
     except ExceptionGroup as several:
         raise _first(several) from several
@@ -165,10 +174,10 @@ async def _prepared(
     settings: Settings, store: Store, wish: Wish, directory: Path, display: Display
 ) -> Made:
     display.say("making what is missing (kept for the next time)")
-    crate = directory / "crate"
-    crate.mkdir()
-    made = await prepare(settings, store, crate, wish.libkrun, display)
-    shutil.rmtree(crate)
+    work = directory / "work"
+    work.mkdir()
+    made = await prepare(settings, store, work, wish.libkrun, display)
+    shutil.rmtree(work)
     display.say(f"libkrun {made.libkrun_version}; the outer machines start")
     return made
 

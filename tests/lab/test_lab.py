@@ -13,7 +13,7 @@ from lab.jobs import JOBS
 from lab.session import Wish, run
 
 from waggle.config import load
-from waggle.domain.errors import SetupIncomplete
+from waggle.domain.errors import WaggleError
 from waggle.places import Places
 
 
@@ -26,16 +26,17 @@ async def test_libkrun_boots_and_passes_in_the_outer_machine(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = load()
-    store = lab_store(Places.of(settings).cache)
-    verdict = judge(look(store))
+    verdict = judge(look())
     if verdict.needless:
         pytest.skip(f"THE LAB IS NOT NEEDED: {verdict.needless}")
-    if not verdict.can_run:
+    if verdict.obstacles:
         pytest.skip("LIBKRUN WAS NOT TESTED, the lab cannot run: " + "; ".join(verdict.obstacles))
+    if verdict.mends:
+        pytest.fail("the lab cannot run: " + "; ".join(verdict.mends))
+    store, display = lab_store(Places.of(settings).cache), Display(sys.stderr)
     with capsys.disabled():
         sys.stderr.write("\n")
         try:
-            display = Display(sys.stderr)
             result = await run(settings, store, Wish(JOBS, tmp_path), display)
             failed = [job for job in JOBS if result.codes.get(job.name) != 0]
             if failed and not result.broke:
@@ -43,8 +44,8 @@ async def test_libkrun_boots_and_passes_in_the_outer_machine(
                 # again, in a new outer machine.
                 display.say(f"FAILED ONCE, and tried again:\n{result.story}")
                 result = await run(settings, store, Wish(failed, tmp_path), display)
-        except SetupIncomplete as error:
-            pytest.skip(f"LIBKRUN WAS NOT TESTED, the lab could not be made: {error.message}")
+        except WaggleError as error:
+            pytest.fail(f"the lab could not be made: {error.message} {error.hint or ''}")
     if result.broke:
         pytest.skip(f"LIBKRUN WAS NOT TESTED TO THE END, QEMU broke down:\n{result.story}")
     assert result.good, f"inside the outer machine:\n{result.story}"

@@ -4,27 +4,25 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+from lab.rust import Toolchain
 from lab.store import Store
 
 from lab import libkrun
 from waggle.domain.errors import SetupIncomplete
+from waggle.infra.debian import OnLine
 
 pytestmark = pytest.mark.anyio
 LOCK = 'version = 4\n[[package]]\nname = "libkrun"\nversion = "1.19.7"\n'
 CARGO = f"""#!/bin/sh
-echo "$@" >>"$LOG"
-[ ! -e "$OFFLINE" ] || {{ echo no network; exit 1; }}
-for word; do
-    case "$word" in
-        --manifest-path=*) here=$(dirname "${{word#*=}}") ;;
-    esac
-done
+echo "$1" >>"$HOME/log"
+[ ! -e "$HOME/offline" ] || {{ echo no network; exit 1; }}
 case "$1" in
-    generate-lockfile) printf '%s' '{LOCK}' >"$here/Cargo.lock" ;;
-    build) mkdir -p "$here/target/release"; echo lib >"$here/target/release/libkrun.so" ;;
+    generate-lockfile) printf '%s' '{LOCK}' >"$WORK/Cargo.lock" ;;
+    build) mkdir -p "$WORK/target/release"; echo lib >"$WORK/target/release/libkrun.so" ;;
 esac
 """
 
@@ -33,54 +31,59 @@ def quiet(_line: str) -> None:
     pass
 
 
+class Bench:
+    """`tmp` has a `log` of cargo's calls; a file `offline` in it makes them fail."""
+
+    def __init__(self, tmp: Path) -> None:
+        self.tmp = tmp
+        self.store = Store(tmp / "store")
+        (tmp / "cargo").write_text(CARGO)
+        (tmp / "cargo").chmod(0o755)
+
+    async def toolchain(self) -> Toolchain:
+        """In a new directory for each run."""
+        work = Path(tempfile.mkdtemp(dir=self.tmp))
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.tmp), "WORK": str(work)}
+        return Toolchain((str(self.tmp / "cargo"),), work, environment)
+
+    async def ensure(self, requirement: str = "1", on_line: OnLine = quiet) -> Path:
+        return await libkrun.ensure(self.store, self.toolchain, requirement, on_line)
+
+
 @pytest.fixture
-def cargo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with a `log` of its calls; a file `offline` in it makes them fail."""
-    directory = tmp_path / "cargo"
-    directory.mkdir()
-    (directory / "cargo").write_text(CARGO)
-    (directory / "cargo").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
-    monkeypatch.setenv("LOG", str(directory / "log"))
-    monkeypatch.setenv("OFFLINE", str(directory / "offline"))
-    return directory
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
 
 
-def work(tmp_path: Path, name: str) -> Path:
-    (tmp_path / name).mkdir()
-    return tmp_path / name
-
-
-async def test_built_once_for_each_version(tmp_path: Path, cargo: Path) -> None:
-    store = Store(tmp_path / "store")
-    for name in ("one", "two"):
-        made = await libkrun.ensure(store, work(tmp_path, name), "1", quiet)
+async def test_built_once_for_each_version(bench: Bench) -> None:
+    for _ in range(2):
+        made = await bench.ensure()
         assert made.name.startswith("libkrun-1.19.7-")
         assert (made / "libkrun.so").read_text() == "lib\n"
-    calls = [line.split()[0] for line in (cargo / "log").read_text().splitlines()]
+    calls = (bench.tmp / "log").read_text().split()
     assert calls == ["generate-lockfile", "build", "generate-lockfile"]
 
 
-async def test_without_a_network_the_kept_one_serves(tmp_path: Path, cargo: Path) -> None:
-    store = Store(tmp_path / "store")
-    made = await libkrun.ensure(store, work(tmp_path, "one"), "1", quiet)
-    (cargo / "offline").touch()
+async def test_without_a_network_the_kept_one_serves(bench: Bench) -> None:
+    made = await bench.ensure()
+    (bench.tmp / "offline").touch()
     said: list[str] = []
-    assert await libkrun.ensure(store, work(tmp_path, "two"), "1", said.append) == made
+    assert await bench.ensure(on_line=said.append) == made
     assert any("cannot be asked for" in line for line in said)
-    with pytest.raises(SetupIncomplete, match="no network"):
-        await libkrun.ensure(store, work(tmp_path, "three"), "=1.19.6", quiet)
+    with pytest.raises(SetupIncomplete, match="no network") as caught:
+        await bench.ensure("=1.19.6")
+    assert caught.value.hint == libkrun.HINT
 
 
-async def test_without_cargo_the_kept_one_serves(
-    tmp_path: Path, cargo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = Store(tmp_path / "store")
-    made = await libkrun.ensure(store, work(tmp_path, "one"), "1", quiet)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert await libkrun.ensure(store, work(tmp_path, "two"), "1", quiet) == made
-    with pytest.raises(SetupIncomplete, match="cargo is not installed"):
-        await libkrun.ensure(Store(tmp_path / "new"), work(tmp_path, "three"), "1", quiet)
+async def test_without_a_toolchain_the_kept_one_serves(bench: Bench) -> None:
+    async def none() -> Toolchain:
+        raise SetupIncomplete("no mirror", hint="Set it.")
+
+    with pytest.raises(SetupIncomplete, match="no mirror") as caught:
+        await libkrun.ensure(bench.store, none, "1", quiet)
+    assert caught.value.hint == "Set it."
+    made = await bench.ensure()
+    assert await libkrun.ensure(bench.store, none, "1", quiet) == made
 
 
 def test_a_version_is_read_from_the_lock_file() -> None:

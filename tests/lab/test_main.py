@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from lab.check import Facts, look
 from lab.jobs import JOBS, TOTAL_SECONDS
 
 from lab import __main__ as command
@@ -36,6 +37,9 @@ def test_an_unknown_job_is_refused_with_the_known_ones(capsys: pytest.CaptureFix
 def test_check_says_why_it_cannot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
+    def without_git() -> Facts:
+        return look(lambda name: None if name == "git" else "/bin/true")
+
+    monkeypatch.setattr(command, "look", without_git)
     assert command.main(["--check", "--cache", str(tmp_path)]) == 2
-    assert "cargo is missing: install Rust" in capsys.readouterr().err
+    assert "cannot run here: git is missing: apt-get install git" in capsys.readouterr().err

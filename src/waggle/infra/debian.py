@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from waggle.domain.errors import SetupIncomplete
@@ -85,9 +85,14 @@ def _own_mounts(_user: int) -> tuple[str, ...]:
     return ()
 
 
-async def run(argv: Sequence[str], on_line: OnLine = lambda _line: None) -> None:
+async def run(
+    argv: Sequence[str],
+    on_line: OnLine = lambda _line: None,
+    environment: Mapping[str, str] | None = None,
+) -> None:
     """Run a build tool to its end. Raises SetupIncomplete with its last lines when it fails.
 
+    `environment` is instead of this process's own, also for finding what the tool itself starts.
     Cancelling ends the whole process group, which gets GRACE_SECONDS to clean up behind itself,
     and waits for it.
     """
@@ -101,6 +106,7 @@ async def run(argv: Sequence[str], on_line: OnLine = lambda _line: None) -> None
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        env=environment,
         start_new_session=True,
     )
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
