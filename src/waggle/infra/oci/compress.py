@@ -51,12 +51,12 @@ class LayerStream(BoundedStream):
 
         `verified` says that `blob` itself ends only when its digest is right, and fails otherwise.
         """
+        self._unpacked = ThreadedHash()  # first: `close` is called even when this raises
         if not is_layer(descriptor):
             raise ImageCorrupt(f"Layer {descriptor.digest} is not a file system layer.")
         self._descriptor = descriptor
         self._hashed = None if verified else HashedFile(blob, advance)
         stored = self._hashed or CountedFile(blob, advance)
-        self._unpacked = ThreadedHash()
         super().__init__(stored, limits, f"Layer {descriptor.digest}")
 
     def _took(self, data: bytes) -> None:
