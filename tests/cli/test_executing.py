@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Generator
 from pathlib import Path
 
@@ -31,6 +32,17 @@ def test_standard_input(stdin: int) -> None:
     os.write(stdin, "données\0\n".encode())
     os.close(stdin)
     assert standard_input() == "données\0\n"
+
+
+def test_a_silent_pipe_is_left_alone_unless_something_is_said_to_come(
+    stdin: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert standard_input(seconds=0) == ""
+    assert "-i waits for it" in capsys.readouterr().err
+    writer = threading.Thread(target=lambda: (os.write(stdin, b"late"), os.close(stdin)))
+    writer.start()
+    assert standard_input(wait=True, seconds=0) == "late"
+    writer.join()
 
 
 def test_standard_input_that_is_no_text(stdin: int) -> None:

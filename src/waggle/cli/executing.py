@@ -24,7 +24,7 @@ from waggle.config import load
 from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.execution import MAX_STDIN_BYTES
 
-_SILENT_SECONDS = 2.0
+SILENT_SECONDS = 2.0
 _PIECE = 1 << 20
 _MOST_SENT = 30 << 20
 """A server takes 31 MiB in one request."""
@@ -39,6 +39,7 @@ class How:
     cwd: str | None = None
     variables: Sequence[str] = field(default=())
     timeout_seconds: float | None = None
+    wait_for_input: bool = False
 
     def arguments(self) -> dict[str, Any]:
         """As the tool run_command takes it. Raises InvalidArgument."""
@@ -60,7 +61,8 @@ def execute(environment: str, command: Sequence[str], how: How) -> int:
         raise InvalidArgument(
             "A program is needed.", hint=f"As in: waggle exec {environment} -- ls -l"
         )
-    arguments = {**how.arguments(), "command": list(command), "stdin": standard_input()}
+    stdin = standard_input(wait=how.wait_for_input)
+    arguments = {**how.arguments(), "command": list(command), "stdin": stdin}
     return tell(anyio.run(_connect_and_run, environment, arguments), command)
 
 
@@ -111,12 +113,17 @@ def parse_variables(words: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def standard_input() -> str:
+def standard_input(*, wait: bool = False, seconds: float = SILENT_SECONDS) -> str:
     """All of standard input, which the program gets; nothing of a terminal.
 
-    Says so when it waits. Raises TooLarge, and InvalidArgument for what is not text.
+    One that stays silent for `seconds` is left alone unless `wait` says that something will come: who starts a
+    program often leaves a pipe open on which nobody ever writes. Raises TooLarge, and
+    InvalidArgument for what is not text.
     """
     if sys.stdin is None or sys.stdin.isatty():
+        return ""
+    if not wait and not select.select([sys.stdin.buffer], [], [], seconds)[0]:
+        say("Nothing came on standard input, so the program gets none; -i waits for it.")
         return ""
     return _text(read_input(MAX_STDIN_BYTES))
 
@@ -124,8 +131,6 @@ def standard_input() -> str:
 def read_input(limit: int) -> bytes:
     """Standard input up to its end. Raises TooLarge for more than `limit` bytes."""
     source: IO[bytes] = sys.stdin.buffer
-    if sys.stderr.isatty() and not select.select([source], [], [], _SILENT_SECONDS)[0]:
-        say("Reading standard input up to its end ... (without one: < /dev/null)")
     data = bytearray()
     while piece := os.read(source.fileno(), _PIECE):
         data += piece

@@ -13,6 +13,7 @@ from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 
 File = Annotated[Place, Parameter(allow_leading_hyphen=True)]
+Input = Annotated[bool, Parameter(name=("--stdin", "-i"), negative="")]
 Keep = Annotated[bool, Parameter(negative="")]
 Repeated = Annotated[tuple[str, ...], Parameter(negative="", show_default=False)]
 
@@ -25,12 +26,13 @@ def exec_(
     cwd: str | None = None,
     env: Repeated = (),
     timeout_seconds: float | None = None,
+    stdin: Input = False,
 ) -> int:
     """Run a program in an environment, as if it ran here: waggle exec ENVIRONMENT -- PROGRAM ...
 
     Its output comes while it runs, and its exit code is this command's; 124 is a timeout, and 128
-    and more a signal. It reads this command's standard input unless that is a terminal. Ctrl-C
-    kills it. What stands after -- is the program's, also its options; no shell is involved.
+    and more a signal. It gets this command's standard input, unless that is a terminal or silent.
+    Ctrl-C kills it. What stands after -- is the program's, also its options; no shell is involved.
 
     Examples: `waggle exec box -- python3 -c 'print(6 * 7)'`,
     `waggle exec box -- sh -c 'ls | wc -l'`, `waggle exec box -- wc -l < data.csv`
@@ -49,10 +51,12 @@ def exec_(
         A variable to set, as NAME=VALUE; may be given several times.
     timeout_seconds
         Kill it after so many seconds.
+    stdin
+        Wait for standard input up to its end, also when it is silent for more than two seconds.
     """
     from waggle.cli.executing import How, execute
 
-    return execute(environment, command, How(user.value, cwd, env, timeout_seconds))
+    return execute(environment, command, How(user.value, cwd, env, timeout_seconds, stdin))
 
 
 def run(
@@ -64,6 +68,7 @@ def run(
     network: NetworkPolicy | None = None,
     image: str | None = None,
     keep: Keep = False,
+    stdin: Input = False,
 ) -> int:
     """Run a program of this machine in a new environment, which is destroyed afterwards.
 
@@ -89,8 +94,16 @@ def run(
         An image instead of the runtime's own.
     keep
         Keep the environment, and tell its id on stderr.
+    stdin
+        Wait for standard input up to its end, also when it is silent for more than two seconds.
     """
     from waggle.cli import running
 
-    wanted = running.Wanted(" ".join(packages).split(), network and network.value, image, keep=keep)
+    wanted = running.Wanted(
+        " ".join(packages).split(),
+        network and network.value,
+        image,
+        keep=keep,
+        wait_for_input=stdin,
+    )
     return running.run(str(file), words, runtime, wanted)
