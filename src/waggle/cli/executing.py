@@ -116,9 +116,9 @@ def parse_variables(words: Sequence[str]) -> dict[str, str]:
 def standard_input(*, wait: bool = False, seconds: float = SILENT_SECONDS) -> str:
     """All of standard input, which the program gets; nothing of a terminal.
 
-    One that stays silent for `seconds` is left alone unless `wait` says that something will come: who starts a
-    program often leaves a pipe open on which nobody ever writes. Raises TooLarge, and
-    InvalidArgument for what is not text.
+    One that stays silent for `seconds` is left alone unless `wait` says that something will come:
+    whoever starts a program often leaves a pipe open on which nobody ever writes. Raises TooLarge,
+    and InvalidArgument for what is not text.
     """
     if sys.stdin is None or sys.stdin.isatty():
         return ""
