@@ -33,9 +33,10 @@ async def test_libkrun_boots_and_passes_in_the_outer_machine(
         pytest.skip("LIBKRUN WAS NOT TESTED, the lab cannot run: " + "; ".join(verdict.obstacles))
     if verdict.mends:
         pytest.fail("the lab cannot run: " + "; ".join(verdict.mends))
-    store, display = lab_store(Places.of(settings).cache), Display(sys.stderr)
+    store = lab_store(Places.of(settings).cache)
     with capsys.disabled():
         sys.stderr.write("\n")
+        display = Display(sys.stderr)  # not before: it is another one then
         try:
             result = await run(settings, store, Wish(JOBS, tmp_path), display)
             failed = [job for job in JOBS if result.codes.get(job.name) != 0]
