@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fresh import configuration, root
-from fresh.plan import SUITES, Machine, plan
+from fresh.plan import SUITES, Machine, Step, plan
 from waggle.domain.errors import SetupIncomplete
 
 CHECKOUT = Path(__file__).parents[1]
@@ -60,20 +60,21 @@ def run(suite: str, machines: Sequence[Machine]) -> list[Outcome]:
 
 
 def _use(tree: Path, machine: Machine, settings: configuration.Configuration) -> list[Outcome]:
-    """Prepare a machine and run its steps."""
-    if machine.prepare:
-        code = root.run_in(tree, root.ROOT, machine.prepare, settings.variables, 600)
-        if code:
-            raise SetupIncomplete(f"{machine.name} could not be prepared: {code}.", hint="")
-    bring = root.build_wheel if machine.without_checkout else root.clone
-    bring(CHECKOUT, tree, machine.user)
-    outcomes: list[Outcome] = []
-    for step in machine.steps:
+    """Prepare a machine and run its steps; of one that cannot be prepared only that."""
+
+    def tried(user: root.User, step: Step) -> Outcome:
         say(f"{machine.name}: {step.command}")
         began = time.monotonic()
-        code = root.run_in(tree, machine.user, step.command, settings.variables, step.seconds)
-        outcomes.append(Outcome(machine.name, step.name, code, time.monotonic() - began))
-    return outcomes
+        code = root.run_in(tree, user, step.command, settings.variables, step.seconds)
+        return Outcome(machine.name, step.name, code, time.monotonic() - began)
+
+    if machine.prepare:
+        prepared = tried(root.ROOT, Step("prepare", machine.prepare))
+        if prepared.code:
+            return [prepared]
+    bring = root.build_wheel if machine.without_checkout else root.clone
+    bring(CHECKOUT, tree, machine.user)
+    return [tried(machine.user, step) for step in machine.steps]
 
 
 def summary(suite: str, outcomes: Sequence[Outcome]) -> str:
