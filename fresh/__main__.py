@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fresh import configuration, root
-from fresh.plan import SUITES, Machine, Step, plan
+from fresh.plan import SUITES, Machine, plan
 from waggle.domain.errors import SetupIncomplete
 
+PREPARE_SECONDS = 600.0
 CHECKOUT = Path(__file__).parents[1]
 
 
@@ -51,30 +52,33 @@ def run(suite: str, machines: Sequence[Machine]) -> list[Outcome]:
         bare = place / "bare"
         root.bootstrap(suite, bare, settings)
         say(f"it is there after {time.monotonic() - began:.0f} s")
-        for machine in machines:
-            tree = place / "machine"
-            root.copy(bare, tree)
-            outcomes += _use(tree, machine, settings)
-            root.run(["rm", "-rf", "--one-file-system", str(tree)])
+        for number, machine in enumerate(machines):
+            tree = place / f"machine-{number}"
+            try:
+                root.copy(bare, tree)
+                outcomes += _use(tree, machine, settings)
+                root.run(["rm", "-rf", "--one-file-system", str(tree)])
+            except SetupIncomplete as error:
+                say(f"{machine.name}: {error.message} {error.hint}".rstrip())
+                outcomes.append(Outcome(machine.name, "prepare", 2, 0))
     return outcomes
 
 
 def _use(tree: Path, machine: Machine, settings: configuration.Configuration) -> list[Outcome]:
-    """Prepare a machine and run its steps; of one that cannot be prepared only that."""
-
-    def tried(user: root.User, step: Step) -> Outcome:
-        say(f"{machine.name}: {step.command}")
-        began = time.monotonic()
-        code = root.run_in(tree, user, step.command, settings.variables, step.seconds)
-        return Outcome(machine.name, step.name, code, time.monotonic() - began)
-
+    """Prepare a machine and run its steps. Raises SetupIncomplete when it cannot be prepared."""
     if machine.prepare:
-        prepared = tried(root.ROOT, Step("prepare", machine.prepare))
-        if prepared.code:
-            return [prepared]
+        code = root.run_in(tree, root.ROOT, machine.prepare, settings.variables, PREPARE_SECONDS)
+        if code:
+            raise SetupIncomplete(f"It could not be prepared ({code}).", hint="See above.")
     bring = root.build_wheel if machine.without_checkout else root.clone
     bring(CHECKOUT, tree, machine.user)
-    return [tried(machine.user, step) for step in machine.steps]
+    outcomes: list[Outcome] = []
+    for step in machine.steps:
+        say(f"{machine.name}: {step.command}")
+        began = time.monotonic()
+        code = root.run_in(tree, machine.user, step.command, settings.variables, step.seconds)
+        outcomes.append(Outcome(machine.name, step.name, code, time.monotonic() - began))
+    return outcomes
 
 
 def summary(suite: str, outcomes: Sequence[Outcome]) -> str:
@@ -96,7 +100,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="the tests of './task test --quick'")
     options = parser.parse_args(words)
     if os.geteuid() != 0:
-        say("a bare root is made and entered as root: run this as root, or with sudo")
+        say("only root can make and enter a bare root: run this as root")
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.default_int_handler)

@@ -15,20 +15,28 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from waggle.infra import debian
+from waggle.infra import archive, debian
+from waggle.infra.archive import Source
 
 SYSTEM_FILES = ("etc/pip.conf", "etc/xdg/pip/pip.conf", "etc/npmrc", "etc/resolv.conf", "etc/hosts")
 HOME_FILES = (".config/pip/pip.conf", ".pip/pip.conf", ".npmrc", ".cargo/config.toml")
-VARIABLES = (
+NAMED = (
     *("AWS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS"),
     *("REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE"),
     *("all_proxy", "http_proxy", "https_proxy", "no_proxy"),
 )
-PREFIXES = ("CARGO_HTTP_", "CARGO_REGISTR", "CARGO_SOURCE_", "PIP_", "UV_", "npm_config_")
+PREFIXES = ("CARGO_", "PIP_", "UV_", "npm_config_")
 BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 """Where Debian's programs look. `update-ca-certificates` writes it."""
 _APT_OPTION = re.compile(r"Acquire::(?:https?|Check-|Retries|Proxy).*;")
-_DEBIAN = re.compile(r"^URIs:.*/debian(?:-security)?/?\s*$", re.M)
+_WHERE_FROM = re.compile(
+    r"cafile|cainfo|cert|config_file|find_links|index|net_|proxy|registr|retries|source_|ssl|timeout"
+    r"|tls|trusted_host"
+)
+"""In the lower-case name of a package manager's variable: where from, and whom to trust."""
+_NOT_PASSED = re.compile(r"publish|registry_token|cache|target")
+_DEBIAN = re.compile(r"/debian(?:-security)?/?$")
+_PATH = re.compile(r"""[=\s"'](/[^\s"';,]+)""")
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.S)
 
 
@@ -37,7 +45,7 @@ class Configuration:
     """What a bare root is given.
 
     `files` are paths below the root, `home` below each user's home, `copied` are paths that
-    `variables` name, and `certificates` are PEM texts to trust.
+    `variables` or these files name, and `certificates` are PEM texts to trust.
     """
 
     files: Mapping[str, bytes]
@@ -49,16 +57,19 @@ class Configuration:
 
 def read(suite: str, environ: Mapping[str, str]) -> Configuration:
     """Read this machine's. Raises SetupIncomplete where no Debian archive is known."""
-    home = Path(environ.get("HOME", "/nonexistent"))
     files = _contents(Path("/"), SYSTEM_FILES)
     files["etc/apt/apt.conf.d/90this-network"] = apt_options(_apt_dump()).encode()
     files["etc/apt/sources.list.d/debian.sources"] = _sources(Path("/etc"), suite).encode()
+    home = _contents(Path(environ.get("HOME", "/nonexistent")), HOME_FILES)
     variables = chosen(environ)
     named = {Path(value) for value in variables.values() if value.startswith("/")}
+    for text in (*files.values(), *home.values()):
+        found = map(Path, _PATH.findall(text.decode("utf-8", "replace")))
+        named |= {path for path in found if path.is_file()}
     bundles = [*sorted(path for path in named if path.is_file()), BUNDLE]
     return Configuration(
         files,
-        _contents(home, HOME_FILES),
+        home,
         variables,
         tuple(sorted(path for path in named if path.exists() and path != BUNDLE)),
         certificates(path.read_text("utf-8", "replace") for path in bundles if path.is_file()),
@@ -66,14 +77,18 @@ def read(suite: str, environ: Mapping[str, str]) -> Configuration:
 
 
 def chosen(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that say where packages come from and whom to trust. Pure."""
-    lower = {name.lower() for name in VARIABLES}
+    """The variables that say where packages come from and whom to trust. Pure.
+
+    Caches, targets and the credentials for publishing are not among them.
+    """
+    lower = {name.lower() for name in NAMED}
     prefixes = tuple(prefix.lower() for prefix in PREFIXES)
-    return {
-        name: value
-        for name, value in environ.items()
-        if name.lower() in lower or name.lower().startswith(prefixes)
-    }
+
+    def fits(name: str) -> bool:
+        about = name.startswith(prefixes) and _WHERE_FROM.search(name)
+        return name in lower or bool(about and not _NOT_PASSED.search(name))
+
+    return {name: value for name, value in environ.items() if fits(name.lower())}
 
 
 def certificates(texts: Iterable[str]) -> tuple[str, ...]:
@@ -86,26 +101,31 @@ def apt_options(dump: str) -> str:
     return "".join(f"{line}\n" for line in dump.splitlines() if _APT_OPTION.fullmatch(line))
 
 
-def apt_sources(texts: Iterable[str], here: str, suite: str) -> str:
-    """The Debian archives among deb822 sources, with `suite` in the place of `here`. Pure."""
-    stanzas = [stanza for text in texts for stanza in re.split(r"\n\s*\n", text)]
-    lines = ["\n".join(line for line in s.splitlines() if line[:1] != "#") for s in stanzas]
-    kept = [stanza for stanza in lines if _DEBIAN.search(stanza)]
-    return "\n\n".join(re.sub(rf"\b{here}\b", suite, stanza) for stanza in kept) + "\n"
+def apt_sources(entries: Iterable[Source], here: str, suite: str) -> str:
+    """The Debian archives among apt's sources, with `suite` in the place of `here`. Pure."""
+    stanzas = [
+        _stanza(uri, [re.sub(rf"^{here}\b", suite, name) for name in entry.suites])
+        for entry in entries
+        if "main" in entry.components and not entry.is_foreign
+        for uri in entry.uris
+        if _DEBIAN.search(uri) and any(name.partition("-")[0] == here for name in entry.suites)
+    ]
+    return "\n".join(stanzas)
+
+
+def _stanza(uri: str, suites: Iterable[str]) -> str:
+    return (
+        f"Types: deb\nURIs: {uri}\nSuites: {' '.join(suites)}\n"
+        f"Components: main\nSigned-By: {debian.KEYRING}\n"
+    )
 
 
 def _sources(etc: Path, suite: str) -> str:
     """This machine's archives for a suite; where it has none of its own, one that waggle finds."""
     release = (etc / "os-release").read_text("utf-8", "replace")
     here = re.search(r"^VERSION_CODENAME=(\w+)$", release, re.M)
-    files = sorted((etc / "apt/sources.list.d").glob("*.sources"))
-    texts = [file.read_text("utf-8", "replace") for file in files]
-    if here and (found := apt_sources(texts, here[1], suite).strip()):
-        return f"{found}\n"
-    return (
-        f"Types: deb\nURIs: {debian.mirror(None)}\nSuites: {suite}\n"
-        f"Components: main\nSigned-By: {debian.KEYRING}\n"
-    )
+    own = apt_sources(archive.sources(etc / "apt"), here[1], suite) if here else ""
+    return own or _stanza(debian.mirror(None), [suite])
 
 
 def _apt_dump() -> str:

@@ -10,7 +10,7 @@ shift
 
 mount --bind "$root" "$root"
 mount -o remount,bind,exec,suid,dev "$root"
-mount -t proc proc "$root/proc"
+mount -t proc proc "$root/proc" # of this PID namespace
 mount --rbind /sys "$root/sys"
 mount --rbind /dev "$root/dev"
 mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from fresh.configuration import Configuration
 from waggle.domain.errors import SetupIncomplete
@@ -27,11 +28,16 @@ PACKAGES = ("git", "python3", "ca-certificates")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LATE, LEFT = 124, 97
 GRACE_SECONDS = 60.0
+_APART = (
+    *("setpriv", "--pdeathsig=KILL"),
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+)
+"""Before a command: its mounts and all its processes end with it, and it ends with this process."""
 _ENTER = Path(__file__).with_name("enter.sh")
 _REMOVE = """
 trap '' INT TERM HUP
 read -r _
-for _ in 1 2 3 4 5 6 7 8 9 10; do rm -rf -- "$1" && exit; sleep 1; done
+for _ in 1 2 3 4 5 6 7 8 9 10; do rm -rf --one-file-system -- "$1" && exit; sleep 1; done
 exit 1
 """
 _TRUSTED = "usr/local/share/ca-certificates"
@@ -57,7 +63,7 @@ def workplace() -> Generator[Path]:
     Raises SetupIncomplete when something of it stays.
     """
     place = Path(tempfile.mkdtemp(prefix="waggle-fresh-", dir="/var/tmp"))
-    place.chmod(0o755)
+    place.chmod(0o755)  # apt fetches as a user of its own
     reader, writer = (
         os.pipe()
     )  # nobody else holds the writer, so its end is the end of this process
@@ -78,12 +84,13 @@ def bootstrap(suite: str, tree: Path, configuration: Configuration) -> None:
     argv = ["mmdebstrap", "--variant=minbase", "--mode=root", "--quiet"]
     argv += [f"--include={','.join(PACKAGES)}", '--aptopt=Acquire::Check-Valid-Until "false"']
     archive = f"deb {debian.mirror(None)} {suite} main"
-    run([*debian.own_mounts(), *argv, suite, str(tree), archive])
+    run([*argv, suite, str(tree), archive])
+    tree.parent.chmod(0o700)  # from here on it holds what may be secret
     for name in ("etc/apt/sources.list", "etc/apt/apt.conf.d/99mmdebstrap"):
         (tree / name).unlink(missing_ok=True)
     _write(tree, configuration.files)
-    _write(tree / "root", configuration.home)
-    _write(tree / "etc/skel", configuration.home)
+    _write(tree / "root", configuration.home, 0o600)
+    _write(tree / "etc/skel", configuration.home, 0o600)
     for path in configuration.copied:
         _copy(path, tree / path.relative_to("/"))
     known = (tree / "etc/ssl/certs/ca-certificates.crt").read_text("ascii")
@@ -127,27 +134,27 @@ def run_in(
     tree: Path, user: User, command: str, variables: Mapping[str, str], seconds: float
 ) -> int:
     """Run a shell command in a root, at its user's home, as `enter` does."""
-    own = {"PATH": PATH, "HOME": user.home, "USER": user.name, "LOGNAME": user.name}
-    environment = [f"{name}={value}" for name, value in {**variables, **own}.items()]
     become = ["setpriv", f"--reuid={user.uid}", f"--regid={user.uid}", "--init-groups"]
-    return enter(
-        tree, [*become, "env", "-i", *environment, "bash", "-c", f"cd && {command}"], seconds
-    )
+    own = {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
+    program = [*become, "bash", "-c", f"cd && {command}"]
+    return enter(tree, program, seconds, {**variables, **own})
 
 
-def enter(tree: Path, program: Sequence[str], seconds: float) -> int:
+def enter(
+    tree: Path,
+    program: Sequence[str],
+    seconds: float,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> int:
     """Run a program in a root; its exit code, LEFT when only processes that it left are wrong.
 
-    Everything in there ends with this process, and after `seconds`, which gives LATE. Its output
-    goes where this process's goes.
+    It has these variables and PATH. Everything in there ends with this process, and after
+    `seconds`, which gives LATE. Its output goes where this process's goes.
     """
     process = subprocess.Popen(
-        [
-            *("setpriv", "--pdeathsig=KILL"),
-            *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation=private"),
-            *("sh", _ENTER, tree, *program),
-        ],
+        [*_APART, "sh", _ENTER, tree, *program],
         stdin=subprocess.DEVNULL,
+        env={**variables, "PATH": PATH},
     )
     try:
         return process.wait(seconds)
@@ -162,11 +169,12 @@ def enter(tree: Path, program: Sequence[str], seconds: float) -> int:
         process.wait()
 
 
-def _write(directory: Path, files: Mapping[str, bytes]) -> None:
+def _write(directory: Path, files: Mapping[str, bytes], mode: int = 0o644) -> None:
     for name, content in files.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
+        path.touch(mode=mode)
         path.write_bytes(content)
 
 
@@ -181,7 +189,12 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Run a program to its end; it prints on standard error. Raises SetupIncomplete."""
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
+    """Run a program to its end; it prints on standard error. Raises SetupIncomplete.
+
+    Nothing that it starts or mounts outlives it or this process.
+    """
+    done = subprocess.run(
+        [*_APART, *argv], stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False
+    )
     if done.returncode:
         raise SetupIncomplete(f"{argv[0]} ended with status {done.returncode}.", hint="See above.")

@@ -3,24 +3,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from fresh.configuration import apt_options, apt_sources, certificates, chosen, read
 
-SOURCES = """\
-Types: deb
-# where it was copied from
-URIs: http://mirror.example/debian
-Suites: bookworm bookworm-updates
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+from waggle.infra.archive import Source
 
-Types: deb
-URIs: http://mirror.example/debian-security
-Suites: bookworm-security
-Components: main
-"""
-OTHER = "Types: deb\nURIs: https://other.example/apt\nSuites: bookworm\nComponents: main\n"
+KEY = "/usr/share/keyrings/debian-archive-bookworm-stable.gpg"
+
+
+def source(uri: str, *suites: str, component: str = "main", key: str = "") -> Source:
+    return Source((uri,), suites, (component,), key)
 
 
 def certificate(text: str) -> str:
@@ -28,17 +22,20 @@ def certificate(text: str) -> str:
 
 
 def test_the_archives_of_debian_are_named_for_the_other_suite() -> None:
-    written = apt_sources([SOURCES, OTHER], "bookworm", "trixie")
-    assert "Suites: trixie trixie-updates\n" in written
-    assert "Suites: trixie-security\n" in written
-    assert "debian-archive-keyring.gpg" in written
-    assert "bookworm" not in written
-    assert "other.example" not in written
-    assert "#" not in written
-
-
-def test_where_there_is_none_nothing_is_made_up() -> None:
-    assert apt_sources([OTHER], "bookworm", "trixie").strip() == ""
+    entries = [
+        source("http://mirror.example/debian", "bookworm", "bookworm-updates", key=KEY),
+        source("http://mirror.example/debian-security/", "bookworm-security"),
+        source("http://vendor.example/linux/debian", "bookworm", component="stable"),
+        source("http://vendor.example/debian", "bookworm", key="/etc/apt/keyrings/vendor.asc"),
+        source("http://other.example/apt", "bookworm"),
+        source("http://mirror.example/debian", "sid"),
+    ]
+    assert re.findall(
+        r"^(?:URIs|Suites): (.*)", apt_sources(entries, "bookworm", "trixie"), re.M
+    ) == [
+        *("http://mirror.example/debian", "trixie trixie-updates"),
+        *("http://mirror.example/debian-security/", "trixie-security"),
+    ]
 
 
 def test_of_apts_options_those_about_the_network_are_kept() -> None:
@@ -53,8 +50,30 @@ def test_of_apts_options_those_about_the_network_are_kept() -> None:
 
 
 def test_of_the_variables_those_about_packages_and_certificates_are_kept() -> None:
-    kept = {"PIP_CERT": "/c.pem", "npm_config_registry": "r", "HTTPS_PROXY": "p", "UV_INDEX": "i"}
-    dropped = {"HOME": "/root", "WAGGLE_TOKEN": "secret", "PATH": "/bin", "CI": "true"}
+    kept = {
+        "PIP_CERT": "/c.pem",
+        "PIP_INDEX_URL": "i",
+        "PIP_FIND_LINKS": "/w",
+        "UV_INDEX": "i",
+        "npm_config_registry": "r",
+        "HTTPS_PROXY": "p",
+        "CARGO_NET_OFFLINE": "false",
+    }
+    dropped = {
+        "HOME": "/root",
+        "WAGGLE_TOKEN": "secret",
+        "PATH": "/bin",
+        "CI": "true",
+        "CARGO_REGISTRY_TOKEN": "secret",
+        "UV_PUBLISH_TOKEN": "secret",
+        "CARGO_HOME": "/c",
+        "PIP_CACHE_DIR": "/c",
+        "npm_config_cache": "/c",
+        "UV_CACHE_DIR": "/c",
+        "PIP_TARGET": "/t",
+        "npm_config_prefix": "/p",
+        "UV_PYTHON": "3.9",
+    }
     assert chosen({**kept, **dropped}) == kept
 
 
@@ -64,13 +83,16 @@ def test_each_certificate_is_taken_once() -> None:
 
 
 def test_this_machines_configuration_is_whole(tmp_path: Path) -> None:
-    (tmp_path / ".npmrc").write_text("fund=false\n")
+    (tmp_path / "ca.pem").write_text(certificate("ours"))
+    npm = f"cafile={tmp_path}/ca.pem\n"
+    (tmp_path / ".npmrc").write_text(npm)
     (tmp_path / "wheels").mkdir()
     environ = {"HOME": str(tmp_path), "PIP_FIND_LINKS": str(tmp_path / "wheels"), "SECRET": "x"}
     found = read("trixie", environ)
-    assert found.home == {".npmrc": b"fund=false\n"}
+    assert found.home == {".npmrc": npm.encode()}
     assert found.variables == {"PIP_FIND_LINKS": str(tmp_path / "wheels")}
-    assert found.copied == (tmp_path / "wheels",)
+    assert set(found.copied) >= {tmp_path / "ca.pem", tmp_path / "wheels"}
+    assert certificate("ours") in found.certificates
     sources = found.files["etc/apt/sources.list.d/debian.sources"].decode()
     assert "trixie" in sources
     assert "URIs: " in sources

@@ -47,8 +47,7 @@ async def run(stages: Sequence[Stage]) -> list[Outcome]:
     outcomes: list[Outcome] = []
     task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    _cancel_once(task)
     with tempfile.TemporaryDirectory(prefix="waggle-phases-") as work:
         try:
             for stage in stages:
@@ -56,6 +55,20 @@ async def run(stages: Sequence[Stage]) -> list[Outcome]:
         except asyncio.CancelledError:
             outcomes.append(Outcome("interrupted", INTERRUPTED, 0))
     return outcomes
+
+
+def _cancel_once(task: asyncio.Task[list[Outcome]]) -> None:
+    """Cancel the task at the first signal; later ones would cut its cleaning up."""
+    cancelled = False
+
+    def cancel() -> None:
+        nonlocal cancelled
+        if not cancelled:
+            cancelled = True
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, cancel)
 
 
 async def _stage(stage: Stage, work: Path) -> list[Outcome]:
@@ -82,7 +95,7 @@ async def _phase(phase: Phase, work: Path, out: IO[bytes] | None) -> Outcome:
     began = time.monotonic()
     code, counts = await _run(phase.argv, phase, work, out)
     again: tuple[str, ...] = ()
-    if phase.counts and code == _TESTS_FAILED and counts:
+    if phase.has_workers and code == _TESTS_FAILED and counts:
         say(f"== {phase.name}: FAILED, and runs again alone: {', '.join(counts.failed)}")
         code, second = await _run(phase.again(), phase, work, out)
         still = second.failed if second else counts.failed

@@ -13,6 +13,7 @@ from typing import Literal
 
 MINUTE = 60.0
 FAST = "not vm and not slow and not net and not lab"
+SLOW = "slow and not vm and not net and not lab"
 MACHINES = "(vm or slow or net) and not lab"
 MAIN_JOB = "tests/e2e/test_main_job.py"
 
@@ -25,6 +26,11 @@ class Phase:
     argv: tuple[str, ...]
     seconds: float = 10 * MINUTE
     counts: bool = False
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether tests run at the same time, so that what fails deserves another try alone."""
+        return "-n" in self.argv
 
     def again(self) -> tuple[str, ...]:
         """The command that runs what failed once more, one test at a time. Only for pytest."""
@@ -63,7 +69,8 @@ def plan(extent: Extent = "all") -> tuple[Stage, ...]:
         case "verify":
             return checks, fast
         case "quick":
-            return (setup,), checks, fast, (images,), (_main_job(),)
+            slow = (_tests("slow tests without machines", SLOW, 20 * MINUTE, workers=True),)
+            return (setup,), checks, fast, slow, (images,), (_main_job(),)
         case "all":
             lab = (_tests("lab", "lab", 70 * MINUTE),)
             return (setup,), checks, fast, made, machines, lab

@@ -43,10 +43,10 @@ def shell(name: str, script: str, seconds: float = 30) -> Phase:
     return Phase(name, ("sh", "-c", script), seconds)
 
 
-def pytest_of(directory: Path) -> Phase:
+def pytest_of(directory: Path, *workers: str) -> Phase:
     (directory / "pytest.ini").write_text("[pytest]\n")
     (directory / "test_flaky.py").write_text(FLAKY)
-    argv = ("pytest", "-q", "-c", str(directory / "pytest.ini"), str(directory), "-n", "0")
+    argv = ("pytest", "-q", "-c", str(directory / "pytest.ini"), str(directory), *workers)
     return Phase("some tests", argv, 60, counts=True)
 
 
@@ -69,12 +69,19 @@ def test_a_phase_that_is_late_is_ended_and_said_to_be_late() -> None:
 
 
 def test_what_fails_runs_again_alone_and_what_fails_twice_has_failed(tmp_path: Path) -> None:
-    (outcome,) = outcomes((pytest_of(tmp_path),))
+    (outcome,) = outcomes((pytest_of(tmp_path, "-n", "1"),))
     assert outcome.code == 1
     assert outcome.counts is not None
     assert outcome.counts.passed == 2
     assert [name.rpartition("::")[2] for name in outcome.counts.failed] == ["test_always_fails"]
     assert [name.rpartition("::")[2] for name in outcome.again] == ["test_fails_the_first_time"]
+
+
+def test_where_tests_run_alone_a_failure_counts_at_once(tmp_path: Path) -> None:
+    (outcome,) = outcomes((pytest_of(tmp_path),))
+    assert outcome.code == 1
+    assert outcome.counts is not None
+    assert (len(outcome.counts.failed), outcome.again) == (2, ())
 
 
 def test_an_interruption_ends_the_phase_and_keeps_what_is_known(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which Debian archive this host uses, or would use: found in its files or asked of mmdebstrap.
 
-Called by `waggle.infra.debian` alone. No host's name stands here, and nothing is downloaded.
+Called by `waggle.infra.debian`, and by the bare roots of `fresh`. No host's name stands here, and
+nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ class Source:
     components: tuple[str, ...]
     signed_by: str = ""
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it says that another key than Debian's signs it."""
+        return bool(self.signed_by) and _KEYS not in self.signed_by
+
 
 def host_archive(etc: Path) -> str | None:
     """The URI of the Debian archive that the sources below `etc` name, if they name one.
@@ -46,8 +52,8 @@ def host_archive(etc: Path) -> str | None:
     path come first, and elsewhere an entry of another key or path is none.
     """
     found = [
-        (_is_foreign(source), not uri.rstrip("/").endswith("/debian"), uri.rstrip("/"))
-        for source in _sources(etc / "apt")
+        (source.is_foreign, not uri.rstrip("/").endswith("/debian"), uri.rstrip("/"))
+        for source in sources(etc / "apt")
         if "main" in source.components and not _SUITES.isdisjoint(source.suites)
         for uri in source.uris
         if _URI.fullmatch(uri)
@@ -66,12 +72,8 @@ def is_debian(etc: Path) -> bool:
     return any(re.fullmatch(r"""ID=["']?debian["']?""", line.strip()) for line in lines)
 
 
-def _is_foreign(source: Source) -> bool:
-    """Whether an entry says that another key than Debian's signs it."""
-    return bool(source.signed_by) and _KEYS not in source.signed_by
-
-
-def _sources(apt: Path) -> Iterator[Source]:
+def sources(apt: Path) -> Iterator[Source]:
+    """The entries of apt's sources, in both formats."""
     parts = apt / "sources.list.d"
     for file in sorted(parts.glob("*.sources")):
         yield from _stanzas(file.read_text("utf-8", "replace"))

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real bare root: what is in it, who works in it, and what a machine that fails costs."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from fresh.__main__ import run
+from fresh.plan import WITH_SUDO, Machine, Step
+from fresh.root import ORDINARY, ROOT
+
+pytestmark = [
+    pytest.mark.net,
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can make a bare root"),
+]
+NOTHING_ELSE = (
+    "! command -v curl && ! command -v gcc && ! python3 -c 'import ensurepip' 2>/dev/null"
+)
+CLEAN_CLONE = 'cd waggle && test -z "$(git status --porcelain)" && ! test -e .venv'
+VARIABLES = 'test -z "$WAGGLE_SECRET" && test "$HOME" = /home/waggle && test "$USER" = waggle'
+RIGHTS = 'test "$(id -u)" = 1000 && sudo -n test "$(sudo -n id -u)" = 0'
+
+
+def test_steps_run_on_bare_machines_and_one_that_fails_costs_only_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WAGGLE_SECRET", "x")
+    machines = [
+        Machine("broken", ROOT, (Step("never", "true"),), prepare="exit 3"),
+        Machine("root", ROOT, (Step("nothing else", NOTHING_ELSE), Step("fails", "exit 7"))),
+        Machine(
+            "user",
+            ORDINARY,
+            (Step("variables", VARIABLES), Step("rights", RIGHTS), Step("clone", CLEAN_CLONE)),
+            WITH_SUDO,
+        ),
+    ]
+    found = [(each.machine, each.step, each.code) for each in run("bookworm", machines)]
+    assert found == [
+        ("broken", "prepare", 2),
+        ("root", "nothing else", 0),
+        ("root", "fails", 7),
+        ("user", "variables", 0),
+        ("user", "rights", 0),
+        ("user", "clone", 0),
+    ]
