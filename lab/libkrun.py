@@ -86,14 +86,20 @@ async def ensure(
     """
     kept = store.newest(KIND) if requirement == ANY else None
     try:
-        tools = await toolchain()
-        write_project(tools.project, requirement)
-        await tools.run(["generate-lockfile", MANIFEST_PATH], on_line)
+        return await _newest(store, await toolchain(), requirement, on_line)
     except SetupIncomplete as error:
         if kept is None:
             raise SetupIncomplete(error.message, hint=error.hint or HINT) from error
-        on_line(f"the newest version cannot be asked for; {kept.name} is used")
+        on_line(f"the newest version cannot be had, so {kept.name} is used: {error.message}")
         return kept
+
+
+async def _newest(
+    store: Store, tools: rust.Toolchain, requirement: str, on_line: debian.OnLine
+) -> Path:
+    """The newest version that fits, built unless it is kept. Raises SetupIncomplete."""
+    write_project(tools.project, requirement)
+    await tools.run(["generate-lockfile", MANIFEST_PATH], on_line)
     version = version_in((tools.project / "Cargo.lock").read_text("utf-8"))
 
     async def make(directory: Path) -> None:
