@@ -10,7 +10,7 @@ import pytest
 from tests.support.server import serving
 from tests.support.waggle_process import command_line
 
-from waggle.cli.running import Wanted, run, runtime_of
+from waggle.cli.running import STDIN, Wanted, run, runtime_of
 from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.execution import HOME
 from waggle.domain.filesystem import MAX_FILE_BYTES
@@ -52,6 +52,13 @@ def test_files_that_cannot_be_run(tmp_path: Path) -> None:
         run(str(large), (), RuntimeName.NODE, Wanted())
 
 
+def test_without_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `<&-`."""
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(InvalidArgument, match="There is no standard input"):
+        run(STDIN, (), None, Wanted())
+
+
 @pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_file_is_run_and_nothing_stays(tmp_path: Path) -> None:
@@ -74,7 +81,7 @@ async def test_a_file_is_run_and_nothing_stays(tmp_path: Path) -> None:
             return [each.id for each in rig.services.environments.all()]
 
         # The pretend guest prints the words of a command.
-        told = await waggle("run", str(file), "one", "--", "--two", stdin="input")
+        told = await waggle("run", "-i", str(file), "one", "--", "--two", stdin="input")
         assert told == (0, f"/bin/odd-sh {HOME}/some thing.sh one --two", "")
         guest = list(rig.host.guests.values())[-1]
         assert guest.files[f"{HOME}/some thing.sh"].data == file.read_bytes()

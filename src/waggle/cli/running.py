@@ -51,7 +51,7 @@ class Wanted:
     network: str | None = None
     image: str | None = None
     keep: bool = False
-    wait_for_input: bool = False
+    stdin: bool = False
 
     def arguments(self, runtime: RuntimeName) -> dict[str, Any]:
         """As the tool create_environment takes it."""
@@ -77,7 +77,7 @@ def run(file: str, arguments: Sequence[str], runtime: RuntimeName | None, wanted
     the environment is destroyed then, too, unless it is to be kept.
     """
     chosen = runtime or runtime_of(file)
-    data, stdin = _read(file, wait_for_input=wanted.wait_for_input)
+    data, stdin = _read(file, pipe=wanted.stdin)
     program = Program(chosen, _path(file, chosen), data, arguments, stdin)
     return tell(anyio.run(_connect_and_run, program, wanted))
 
@@ -106,16 +106,16 @@ def _path(file: str, runtime: RuntimeName) -> str:
     return f"{HOME}/{name if name.isprintable() else f'program{Path(name).suffix}'}"
 
 
-def _read(file: str, *, wait_for_input: bool) -> tuple[bytes, str]:
+def _read(file: str, *, pipe: bool) -> tuple[bytes, str]:
     """The program, and its standard input. Raises InvalidArgument and TooLarge."""
     if file == STDIN:
-        if sys.stdin.isatty():
+        if sys.stdin and sys.stdin.isatty():
             say("Type the program; Ctrl-D ends it.")
         return read_input(MAX_FILE_BYTES), ""
     try:
         if Path(file).stat().st_size > MAX_FILE_BYTES:
             raise TooLarge(f"{file} is over {MAX_FILE_BYTES} bytes.", hint=_BY_HAND)
-        return Path(file).read_bytes(), standard_input(wait=wait_for_input)
+        return Path(file).read_bytes(), standard_input(pipe=pipe)
     except OSError as error:
         raise InvalidArgument(
             f"{file} cannot be read: {error.strerror}.", hint="Name a file of this machine."
