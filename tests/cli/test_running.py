@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import anyio
 import pytest
-from tests.support.server import serving
-from tests.support.waggle_process import command_line
+from tests.support.fakes import FakeHost
+from tests.support.server import Setup, serving
+from tests.support.waggle_process import command_line, environ
 
 from waggle.cli.running import STDIN, Wanted, run, runtime_of
 from waggle.domain.errors import InvalidArgument, TooLarge
@@ -98,3 +102,31 @@ async def test_a_file_is_run_and_nothing_stays(tmp_path: Path) -> None:
         assert code == 1
         assert "install_packages" not in err
         assert left() == [kept]
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_a_signal_while_the_environment_is_made_leaves_none(tmp_path: Path) -> None:
+    host = FakeHost(hold=anyio.Event())
+    assert host.hold is not None
+    async with serving(Setup(host=host)) as rig:
+        settings = {
+            "image_cache_dir": "/nonexistent",
+            "listen_addr": rig.url.removeprefix("http://"),
+        }
+        file = tmp_path / "hello.py"
+        file.touch()
+        async with await anyio.open_process(
+            [sys.executable, "-m", "waggle", "run", str(file)],
+            env=environ(tmp_path / "d", settings),
+            stdin=subprocess.DEVNULL,
+            stdout=None,
+            stderr=None,
+        ) as process:
+            await host.creating.wait()
+            process.send_signal(signal.SIGTERM)
+            host.hold.set()
+            assert await process.wait() == 130
+        assert rig.services.environments.all() == []
+        assert host.undone == [], "it was made, told and destroyed"
+        assert len(host.guests) == 1

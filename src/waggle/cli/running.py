@@ -21,7 +21,7 @@ from mcp import Client
 from waggle.cli.client import call, call_telling, connected_by
 from waggle.cli.executing import attached, read_input, standard_input, tell
 from waggle.cli.following import Ended
-from waggle.cli.interrupts import interruptible
+from waggle.cli.interrupts import answered, interruptible
 from waggle.cli.progress import say, waiting
 from waggle.cli.refused import CallRefused
 from waggle.config import load
@@ -149,7 +149,8 @@ async def _environment(
 ) -> AsyncGenerator[str]:
     """An environment that is destroyed at the end, however that comes, or kept and told."""
     with waiting("Creating an environment") as detail:
-        made = await call_telling(client, detail, "create_environment", **arguments)
+        create = partial(call_telling, client, detail, "create_environment", **arguments)
+        made = await answered(create)  # one whose id is not known could not be destroyed
     identity = str(made["environment_id"])
     if keep:
         say(f"Environment {identity} is kept; 'waggle env rm {identity}' destroys it.")
