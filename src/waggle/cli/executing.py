@@ -62,8 +62,8 @@ def execute(environment: str, command: Sequence[str], how: How) -> int:
         raise InvalidArgument(
             "A program is needed.", hint=f"As in: waggle exec {environment} -- ls -l"
         )
-    stdin = standard_input(pipe=how.stdin)
-    arguments = {**how.arguments(), "command": list(command), "stdin": stdin}
+    arguments = {**how.arguments(), "command": list(command)}
+    arguments["stdin"] = standard_input(pipe=how.stdin)
     return tell(anyio.run(_connect_and_run, environment, arguments), command)
 
 
