@@ -2,11 +2,14 @@
 """What every test shares.
 
 asyncio is the only backend of `@pytest.mark.anyio`. No example of hypothesis has a deadline, since
-a busy machine says nothing about the code. What is logged has plain tracebacks: pretty
+a busy machine says nothing about the code. A script's background jobs ignore SIGINT, and what they
+start would, too, so tests that run there take it back. What is logged has plain tracebacks: pretty
 ones with all locals take seconds.
 """
 
 from __future__ import annotations
+
+import signal
 
 import pytest
 import structlog
@@ -24,6 +27,8 @@ structlog.configure(
 )
 settings.register_profile("waggle", deadline=None)
 settings.load_profile("waggle")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,22 @@ def test_sources_stay_short_and_say_what_they_are(path: Path) -> None:
     assert not tree.body or ast.get_docstring(tree), "the module needs a docstring"
 
 
+@pytest.mark.parametrize("path", tracked("src/*.py"), ids=name_of)
+def test_messages_name_documents_where_they_are(path: Path) -> None:
+    """A wheel has no docs/: `waggle.shipped.document` says the path. Docstrings may name one."""
+    tree = ast.parse(path.read_text("utf-8"))
+    docstrings = {id(each.value) for each in ast.walk(tree) if isinstance(each, ast.Expr)}
+    named = [
+        each.value
+        for each in ast.walk(tree)
+        if isinstance(each, ast.Constant)
+        and isinstance(each.value, str)
+        and id(each) not in docstrings
+        and "docs/" in each.value
+    ]
+    assert named == []
+
+
 LEFT_TO_THE_REFUSAL = {
     name
     for name, error in vars(errors).items()

@@ -96,7 +96,7 @@ class EnvironmentSection(Section):
     warm_pool: WarmPoolSizes = setting(
         "",
         "How many machines of each runtime are kept running for environments to come; see "
-        "[docs/snapshots.md](snapshots.md#warm-pool). They count as environments.",
+        "[snapshots.md](snapshots.md#warm-pool). They count as environments.",
     )
     boot_timeout: Duration = setting("2m", "A machine that is not ready by then has failed.")
     reaper_interval: Duration = setting("1m", "How often unused environments are looked for.")

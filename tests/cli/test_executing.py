@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import pty
+import socket
 import threading
 from collections.abc import Generator
 from pathlib import Path
@@ -28,28 +30,64 @@ def stdin(monkeypatch: pytest.MonkeyPatch) -> Generator[int]:
         yield ours
 
 
-def test_standard_input(stdin: int) -> None:
-    os.write(stdin, "données\0\n".encode())
-    os.close(stdin)
-    assert standard_input() == "données\0\n"
+def test_a_pipe_is_read_to_its_end_if_it_is_wanted(stdin: int) -> None:
+    words = ("données\0\n".encode(), b"late")
+    writer = threading.Thread(
+        target=lambda: (*(os.write(stdin, w) for w in words), os.close(stdin))
+    )
+    writer.start()
+    assert standard_input(pipe=True) == "données\0\nlate"
+    writer.join()
 
 
-def test_a_silent_pipe_is_left_alone_unless_something_is_said_to_come(
+def test_a_pipe_is_left_alone_otherwise_and_told_if_it_has_something(
     stdin: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert standard_input(seconds=0) == ""
-    assert "-i waits for it" in capsys.readouterr().err
-    writer = threading.Thread(target=lambda: (os.write(stdin, b"late"), os.close(stdin)))
-    writer.start()
-    assert standard_input(wait=True, seconds=0) == "late"
-    writer.join()
+    assert standard_input(pipe=False) == ""
+    assert capsys.readouterr().err == ""
+    os.write(stdin, b"data")
+    assert standard_input(pipe=False) == ""
+    assert capsys.readouterr().err == "Standard input is a pipe; -i passes it on.\n"
+    os.close(stdin)
+    assert standard_input(pipe=True) == "data", "nothing was taken from it"
+
+
+def test_a_socket_is_as_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, theirs.makefile("r", encoding="utf-8") as text:
+        monkeypatch.setattr("sys.stdin", text)
+        assert standard_input(pipe=False) == ""
+        ours.sendall(b"data")
+        ours.shutdown(socket.SHUT_WR)
+        assert standard_input(pipe=True) == "data"
+
+
+@pytest.mark.parametrize("pipe", [False, True])
+def test_a_file_is_always_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipe: bool
+) -> None:
+    file = tmp_path / "input"
+    file.write_text("data")
+    for path, expected in ((file, "data"), (Path("/dev/null"), "")):
+        with path.open(encoding="utf-8") as text:
+            monkeypatch.setattr("sys.stdin", text)
+            assert standard_input(pipe=pipe) == expected
+
+
+@pytest.mark.parametrize("pipe", [False, True])
+def test_a_terminal_is_never_read(monkeypatch: pytest.MonkeyPatch, pipe: bool) -> None:
+    ours, theirs = pty.openpty()
+    with open(ours, "wb", buffering=0) as keyboard, open(theirs, encoding="utf-8") as text:  # noqa: PTH123 (descriptors)
+        keyboard.write(b"typed\n")
+        monkeypatch.setattr("sys.stdin", text)
+        assert standard_input(pipe=pipe) == ""
 
 
 def test_standard_input_that_is_no_text(stdin: int) -> None:
     os.write(stdin, b"\xff")
     os.close(stdin)
     with pytest.raises(InvalidArgument, match="not UTF-8") as refused:
-        standard_input()
+        standard_input(pipe=True)
     assert "waggle cp" in refused.value.hint
 
 
@@ -68,12 +106,15 @@ def test_standard_input_that_grows_on_the_way(
     with file.open(encoding="utf-8") as text:
         monkeypatch.setattr("sys.stdin", text)
         with pytest.raises(TooLarge, match="control characters"):
-            standard_input()
+            standard_input(pipe=False)
 
 
 def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
-    assert standard_input() == ""
+    assert standard_input(pipe=True) == ""
+    with pytest.raises(InvalidArgument, match="no standard input") as refused:
+        read_input(4)
+    assert refused.value.hint == "Name a file."
 
 
 def test_variables() -> None:
@@ -121,13 +162,15 @@ async def test_what_a_script_gets(tmp_path: Path) -> None:
             return ended.returncode, ended.stdout, ended.stderr
 
         # The pretend guest prints the words of a command.
-        words = ("--cwd", "/tmp", "--env", "A=1", "--env", "B=2", identity[:9])
+        words = ("-i", "--cwd", "/tmp", "--env", "A=1", "--env", "B=2", identity[:9])
         told = await waggle("exec", *words, "--", "ls", "-l", "--env", "a  b", stdin="input")
         assert told == (0, "ls -l --env a  b", "")
         command = rig.host.only.commands[-1]
         assert (command.cwd, command.env, command.stdin) == ("/tmp", {"A": "1", "B": "2"}, b"input")
 
         assert await waggle("exec", identity, "id") == (0, "id", "")
+        await waggle("exec", identity, "id", stdin="input")
+        assert rig.host.only.commands[-1].stdin == b""
         code, out, err = await waggle("exec", identity, "ls", "-l")
         assert (code, out) == (2, "")
         assert "Write -- before" in err

@@ -112,7 +112,7 @@ def check_run(server: Waggle, directory: Path, box: str) -> None:
     file.write_text(PROGRAM)
     address = {"listen_addr": server.url.removeprefix("http://")}
     ended = command_line(
-        *("run", str(file), "one", "--", "--two"),
+        *("run", "-i", str(file), "one", "--", "--two"),
         data=server.data,
         settings={**server.settings, **address},
         stdin="input\n",

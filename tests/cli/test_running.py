@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import anyio
 import pytest
-from tests.support.server import serving
-from tests.support.waggle_process import command_line
+from tests.support.fakes import FakeHost
+from tests.support.server import Setup, serving
+from tests.support.waggle_process import command_line, environ
 
-from waggle.cli.running import Wanted, run, runtime_of
+from waggle.cli.running import STDIN, Wanted, run, runtime_of
 from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.execution import HOME
 from waggle.domain.filesystem import MAX_FILE_BYTES
@@ -52,6 +56,13 @@ def test_files_that_cannot_be_run(tmp_path: Path) -> None:
         run(str(large), (), RuntimeName.NODE, Wanted())
 
 
+def test_without_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `<&-`."""
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(InvalidArgument, match="There is no standard input"):
+        run(STDIN, (), None, Wanted())
+
+
 @pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_file_is_run_and_nothing_stays(tmp_path: Path) -> None:
@@ -74,7 +85,7 @@ async def test_a_file_is_run_and_nothing_stays(tmp_path: Path) -> None:
             return [each.id for each in rig.services.environments.all()]
 
         # The pretend guest prints the words of a command.
-        told = await waggle("run", str(file), "one", "--", "--two", stdin="input")
+        told = await waggle("run", "-i", str(file), "one", "--", "--two", stdin="input")
         assert told == (0, f"/bin/odd-sh {HOME}/some thing.sh one --two", "")
         guest = list(rig.host.guests.values())[-1]
         assert guest.files[f"{HOME}/some thing.sh"].data == file.read_bytes()
@@ -91,3 +102,31 @@ async def test_a_file_is_run_and_nothing_stays(tmp_path: Path) -> None:
         assert code == 1
         assert "install_packages" not in err
         assert left() == [kept]
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_a_signal_while_the_environment_is_made_leaves_none(tmp_path: Path) -> None:
+    host = FakeHost(hold=anyio.Event())
+    assert host.hold is not None
+    async with serving(Setup(host=host)) as rig:
+        settings = {
+            "image_cache_dir": "/nonexistent",
+            "listen_addr": rig.url.removeprefix("http://"),
+        }
+        file = tmp_path / "hello.py"
+        file.touch()
+        async with await anyio.open_process(
+            [sys.executable, "-m", "waggle", "run", str(file)],
+            env=environ(tmp_path / "d", settings),
+            stdin=subprocess.DEVNULL,
+            stdout=None,
+            stderr=None,
+        ) as process:
+            await host.creating.wait()
+            process.send_signal(signal.SIGTERM)
+            host.hold.set()
+            assert await process.wait() == 130
+        assert rig.services.environments.all() == []
+        assert host.undone == [], "it was made, told and destroyed"
+        assert len(host.guests) == 1

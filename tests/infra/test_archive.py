@@ -141,6 +141,17 @@ def test_its_answer_may_be_a_stanza(tools: Path) -> None:
     assert archive.default_archive("trixie") == MIRROR
 
 
+def test_a_stanza_without_addresses_is_no_answer(tools: Path) -> None:
+    tool(tools, r"printf 'Types: deb\nSuites: trixie\n'")
+    with pytest.raises(SetupIncomplete, match="does not say"):
+        archive.default_archive("trixie")
+    tool(
+        tools,
+        rf"printf 'Types: deb\nSuites: trixie\n\nTypes: deb\nURIs: {MIRROR}\nSuites: trixie\n'",
+    )
+    assert archive.default_archive("trixie") == MIRROR
+
+
 def test_what_it_says_instead_is_told_and_it_is_asked_again(tools: Path) -> None:
     tool(tools, "echo 'E: out of order'; exit 7")
     with pytest.raises(SetupIncomplete, match=r"\(7\): E: out of order .*WAGGLE_DEBIAN_MIRROR"):

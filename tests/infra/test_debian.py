@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.support.leaks import Leaks
+from tests.support.programs import program
 
 from waggle.domain.errors import SetupIncomplete
 from waggle.infra import archive, debian
@@ -33,8 +33,8 @@ def test_the_hosts_own_comes_second(tmp_path: Path) -> None:
     assert debian.mirror(None, tmp_path) == MIRROR
 
 
-@pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="NOT TESTED: mmdebstrap is missing")
 def test_where_the_host_names_none_mmdebstrap_does(tmp_path: Path) -> None:
+    program("mmdebstrap")
     found = debian.mirror(None, tmp_path)
     assert re.fullmatch(r"https?://\S+/debian", found)
     assert found == archive.default_archive("sid")

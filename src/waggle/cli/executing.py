@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,22 +25,22 @@ from waggle.config import load
 from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.execution import MAX_STDIN_BYTES
 
-SILENT_SECONDS = 2.0
 _PIECE = 1 << 20
 _MOST_SENT = 30 << 20
 """A server takes 31 MiB in one request."""
+_PIPE = "Standard input is a pipe; -i passes it on."
 _AS_A_FILE = "Copy it as a file with 'waggle cp', and have the program read that."
 
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """What a program gets beside its arguments. `user` is sandbox or root."""
+    """What a program gets beside its arguments. `user` is sandbox or root, `stdin` the option."""
 
     user: str = "sandbox"
     cwd: str | None = None
     variables: Sequence[str] = field(default=())
     timeout_seconds: float | None = None
-    wait_for_input: bool = False
+    stdin: bool = False
 
     def arguments(self) -> dict[str, Any]:
         """As the tool run_command takes it. Raises InvalidArgument."""
@@ -61,8 +62,8 @@ def execute(environment: str, command: Sequence[str], how: How) -> int:
         raise InvalidArgument(
             "A program is needed.", hint=f"As in: waggle exec {environment} -- ls -l"
         )
-    stdin = standard_input(wait=how.wait_for_input)
-    arguments = {**how.arguments(), "command": list(command), "stdin": stdin}
+    arguments = {**how.arguments(), "command": list(command)}
+    arguments["stdin"] = standard_input(pipe=how.stdin)
     return tell(anyio.run(_connect_and_run, environment, arguments), command)
 
 
@@ -113,24 +114,35 @@ def parse_variables(words: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def standard_input(*, wait: bool = False, seconds: float = SILENT_SECONDS) -> str:
-    """All of standard input, which the program gets; nothing of a terminal.
+def standard_input(*, pipe: bool) -> str:
+    """What the program gets of standard input: a file, nothing of a terminal, and a pipe if wanted.
 
-    One that stays silent for `seconds` is left alone unless `wait` says that something will come:
-    whoever starts a program often leaves a pipe open on which nobody ever writes. Raises TooLarge,
-    and InvalidArgument for what is not text.
+    Whoever starts a program often leaves a pipe or socket open on which nobody ever writes, so it
+    is read only if `pipe` says so, and then to its end. Raises TooLarge, and InvalidArgument for
+    what is not text.
     """
     if sys.stdin is None or sys.stdin.isatty():
         return ""
-    if not wait and not select.select([sys.stdin.buffer], [], [], seconds)[0]:
-        say("Nothing came on standard input, so the program gets none; -i waits for it.")
+    if not pipe and _is_pipe(sys.stdin.fileno()):
+        if select.select([sys.stdin.fileno()], [], [], 0)[0]:
+            say(_PIPE)
         return ""
     return _text(read_input(MAX_STDIN_BYTES))
 
 
+def _is_pipe(descriptor: int) -> bool:
+    mode = os.fstat(descriptor).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
 def read_input(limit: int) -> bytes:
-    """Standard input up to its end. Raises TooLarge for more than `limit` bytes."""
-    source: IO[bytes] = sys.stdin.buffer
+    """Standard input up to its end.
+
+    Raises InvalidArgument where there is none, and TooLarge for more than `limit` bytes.
+    """
+    source: IO[str] | None = sys.stdin
+    if source is None:
+        raise InvalidArgument("There is no standard input.", hint="Name a file.")
     data = bytearray()
     while piece := os.read(source.fileno(), _PIECE):
         data += piece

@@ -11,6 +11,7 @@ import base64
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any, cast
 
 import anyio
@@ -19,6 +20,7 @@ from mcp import Client, MCPError
 from mcp_types import BlobResourceContents, TextResourceContents
 
 from waggle.cli.client import call
+from waggle.cli.interrupts import answered
 from waggle.cli.refused import CallRefused, advice, refused_request
 from waggle.service.together import together
 
@@ -54,9 +56,8 @@ async def run(
     what writing to the streams raises.
     """
     identity = str(arguments["environment_id"])
-    started: dict[str, Any] = {}
-    with anyio.CancelScope(shield=True):  # a job whose number is not known could not be killed
-        started = await call(client, "run_command", **arguments, background=True, images=False)
+    begin = partial(call, client, "run_command", **arguments, background=True, images=False)
+    started = await answered(begin)  # a job whose number is not known could not be killed
     job = _Job(client, identity, int(started["job_id"]))
     try:
         return await job.follow(stdout, stderr)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from cyclopts import CycloptsError, CycloptsPanel, UnknownOptionError
 
+from waggle.shipped import document
+
 _ADDRESS = {"port", "host", "bind", "address", "addr", "listen_addr", "listen_address", "p", "b"}
 
 
 def of_serve(error: CycloptsError) -> object:
-    """What is no option of `serve` is mostly a setting."""
+    """An unknown option of serve usually names a setting."""
     if not isinstance(error, UnknownOptionError):
         return CycloptsPanel(error)
     return CycloptsPanel(f"{error} {_setting(_option(error))}")
@@ -43,4 +45,4 @@ def _setting(option: str) -> str:
         return f"Set the variable {name} instead: {name}=VALUE waggle serve."
     if near := nearest(option):
         return f"Did you mean the variable {near}? It is set so: {near}=VALUE waggle serve."
-    return "Settings are WAGGLE_* variables: see docs/configuration.md."
+    return f"Settings are WAGGLE_* variables: see {document('configuration.md')}."

@@ -31,11 +31,13 @@ def exec_(
     """Run a program in an environment, as if it ran here: waggle exec ENVIRONMENT -- PROGRAM ...
 
     Its output comes while it runs, and its exit code is this command's; 124 is a timeout, and 128
-    and more a signal. It gets this command's standard input, unless that is a terminal or silent.
-    Ctrl-C kills it. What stands after -- is the program's, also its options; no shell is involved.
+    and more a signal. It gets this command's standard input if that is a file, and with -i also if
+    it is a pipe. Ctrl-C kills it. What stands after -- is the program's, also its options;
+    no shell is involved.
 
     Examples: `waggle exec box -- python3 -c 'print(6 * 7)'`,
-    `waggle exec box -- sh -c 'ls | wc -l'`, `waggle exec box -- wc -l < data.csv`
+    `waggle exec box -- sh -c 'ls | wc -l'`, `waggle exec box -- wc -l < data.csv`,
+    `cat data.csv | waggle exec -i box -- wc -l`
 
     Parameters
     ----------
@@ -44,15 +46,15 @@ def exec_(
     command
         The program and its arguments.
     user
-        Who runs it; sandbox is the user of all programs.
+        sandbox or root.
     cwd
-        The directory to run in; relative to the home directory.
+        The directory to run in; a relative path begins at the home directory.
     env
         A variable to set, as NAME=VALUE; may be given several times.
     timeout_seconds
         Kill it after so many seconds.
     stdin
-        Wait for standard input up to its end, also when it is silent for more than two seconds.
+        Pass standard input on also if it is a pipe, which is read to its end.
     """
     from waggle.cli.executing import How, execute
 
@@ -95,7 +97,7 @@ def run(
     keep
         Keep the environment, and tell its id on stderr.
     stdin
-        Wait for standard input up to its end, also when it is silent for more than two seconds.
+        Pass standard input on also if it is a pipe, which is read to its end.
     """
     from waggle.cli import running
 
@@ -104,6 +106,6 @@ def run(
         network and network.value,
         image,
         keep=keep,
-        wait_for_input=stdin,
+        stdin=stdin,
     )
     return running.run(str(file), words, runtime, wanted)

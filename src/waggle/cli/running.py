@@ -21,7 +21,7 @@ from mcp import Client
 from waggle.cli.client import call, call_telling, connected_by
 from waggle.cli.executing import attached, read_input, standard_input, tell
 from waggle.cli.following import Ended
-from waggle.cli.interrupts import interruptible
+from waggle.cli.interrupts import answered, interruptible
 from waggle.cli.progress import say, waiting
 from waggle.cli.refused import CallRefused
 from waggle.config import load
@@ -51,7 +51,7 @@ class Wanted:
     network: str | None = None
     image: str | None = None
     keep: bool = False
-    wait_for_input: bool = False
+    stdin: bool = False
 
     def arguments(self, runtime: RuntimeName) -> dict[str, Any]:
         """As the tool create_environment takes it."""
@@ -77,7 +77,7 @@ def run(file: str, arguments: Sequence[str], runtime: RuntimeName | None, wanted
     the environment is destroyed then, too, unless it is to be kept.
     """
     chosen = runtime or runtime_of(file)
-    data, stdin = _read(file, wait_for_input=wanted.wait_for_input)
+    data, stdin = _read(file, pipe=wanted.stdin)
     program = Program(chosen, _path(file, chosen), data, arguments, stdin)
     return tell(anyio.run(_connect_and_run, program, wanted))
 
@@ -106,16 +106,16 @@ def _path(file: str, runtime: RuntimeName) -> str:
     return f"{HOME}/{name if name.isprintable() else f'program{Path(name).suffix}'}"
 
 
-def _read(file: str, *, wait_for_input: bool) -> tuple[bytes, str]:
+def _read(file: str, *, pipe: bool) -> tuple[bytes, str]:
     """The program, and its standard input. Raises InvalidArgument and TooLarge."""
     if file == STDIN:
-        if sys.stdin.isatty():
+        if sys.stdin and sys.stdin.isatty():
             say("Type the program; Ctrl-D ends it.")
         return read_input(MAX_FILE_BYTES), ""
     try:
         if Path(file).stat().st_size > MAX_FILE_BYTES:
             raise TooLarge(f"{file} is over {MAX_FILE_BYTES} bytes.", hint=_BY_HAND)
-        return Path(file).read_bytes(), standard_input(wait=wait_for_input)
+        return Path(file).read_bytes(), standard_input(pipe=pipe)
     except OSError as error:
         raise InvalidArgument(
             f"{file} cannot be read: {error.strerror}.", hint="Name a file of this machine."
@@ -149,7 +149,8 @@ async def _environment(
 ) -> AsyncGenerator[str]:
     """An environment that is destroyed at the end, however that comes, or kept and told."""
     with waiting("Creating an environment") as detail:
-        made = await call_telling(client, detail, "create_environment", **arguments)
+        create = partial(call_telling, client, detail, "create_environment", **arguments)
+        made = await answered(create)  # one whose id is not known could not be destroyed
     identity = str(made["environment_id"])
     if keep:
         say(f"Environment {identity} is kept; 'waggle env rm {identity}' destroys it.")

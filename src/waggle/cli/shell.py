@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -17,6 +19,8 @@ from waggle.domain.errors import SetupIncomplete
 from waggle.infra.host.listener import held_by_listeners
 from waggle.places import Places
 
+_KNOWN = re.compile(r"\[127\.0\.0\.1\]:(?P<port>\d+) \S+ \S")
+
 
 def shell(environment: str) -> int:
     """Open the shell and return its exit code. Raises SetupIncomplete without an ssh program."""
@@ -26,29 +30,38 @@ def shell(environment: str) -> int:
             "There is no ssh program.", hint="Install openssh-client, or openssh-clients."
         )
     settings = load()
-    directory, known = _keys(settings, anyio.run(_find, settings, environment))
-    port = known.partition("]:")[2].split()[0]
+    directory, port = keys(settings, anyio.run(_find, settings, environment), os.geteuid())
     return subprocess.call(ssh_argv(ssh, directory, port))
 
 
-def _keys(settings: Settings, identity: str) -> tuple[Path, str]:
-    """The environment's directory, and its known hosts. Raises SetupIncomplete.
+def keys(settings: Settings, identity: str, user: int) -> tuple[Path, str]:
+    """The environment's directory, and its port as the known hosts there say.
 
     The server that listens may have been started with another data directory than the settings
-    here say; then it has its lock there.
+    here say; then it has its lock there. A lock of another user than `user` is not followed, for
+    root sees everybody's, and whoever wrote the keys decides where the shell opens. Raises
+    SetupIncomplete.
     """
     places = Places.of(settings)
     locks = held_by_listeners(settings.listen_addr.port, places.lock.name)
-    elsewhere = (replace(places, data=lock.parent) for lock in locks)
+    elsewhere = (replace(places, data=lock.parent) for lock in locks if _is_of(lock, user))
     for place in (places, *elsewhere):
         directory = place.environments / identity
-        with contextlib.suppress(OSError):
-            return directory, (directory / "known_hosts").read_text()
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if known := _KNOWN.match((directory / "known_hosts").read_text("ascii")):
+                return directory, known["port"]
     raise SetupIncomplete(
         f"The keys of environment {identity} cannot be read.",
         hint="Run this on the server's machine, as its user and with its WAGGLE_DATA_DIR; "
         f"'waggle exec {identity} -- PROGRAM' works from anywhere.",
     )
+
+
+def _is_of(file: Path, user: int) -> bool:
+    """Whether the file itself, not what a link names, is the user's."""
+    with contextlib.suppress(OSError):
+        return file.lstat().st_uid == user
+    return False
 
 
 def ssh_argv(ssh: str, directory: Path, port: str) -> list[str]:

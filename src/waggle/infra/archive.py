@@ -128,7 +128,7 @@ def default_archive(suite: str) -> str:
     )
     text = answer.stdout.decode("utf-8", "replace")
     for source in (*_lines(text), *_stanzas(text)):
-        if suite in source.suites and _URI.fullmatch(source.uris[0]):
+        if suite in source.suites and source.uris and _URI.fullmatch(source.uris[0]):
             return source.uris[0].rstrip("/")
     last = " | ".join(text.splitlines()[-3:])
     raise SetupIncomplete(

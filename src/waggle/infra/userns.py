@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from waggle.shipped import document
+
 NEXT_STEP = (
     "Run 'waggle setup' and 'waggle image build' as root, or allow them as "
-    '"Building without root" in docs/troubleshooting.md says.'
+    f'"Building without root" in {document("troubleshooting.md")} says.'
 )
 
 
