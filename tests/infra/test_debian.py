@@ -65,6 +65,17 @@ async def test_a_tools_lines_are_told_as_they_come() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_tool_starts_where_everybody_may_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home with mode 0700 is closed to the users that an ordinary user maps for mmdebstrap."""
+    monkeypatch.chdir(tmp_path)
+    lines: list[str] = []
+    await debian.run(["pwd"], lines.append)
+    assert lines == ["/"]
+
+
+@pytest.mark.anyio
 async def test_a_failure_shows_the_last_lines() -> None:
     code = "import sys; [print('line', n) for n in range(100)]; sys.exit('why')"
     with pytest.raises(SetupIncomplete, match=r"failed \(1\): line 8\d .*\| why"):

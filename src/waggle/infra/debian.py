@@ -108,6 +108,7 @@ async def run(
         stderr=asyncio.subprocess.STDOUT,
         env=environment,
         start_new_session=True,
+        cwd="/",  # mmdebstrap's mapped users may not be let into the caller's directory
     )
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     try:

@@ -66,8 +66,8 @@ def test_others_need_subordinate_ids(tmp_path: Path) -> None:
 
 def test_output_is_streamed_and_lines_are_reported() -> None:
     lines: list[str] = []
-    with debian_tree(["sh", "-c", "echo data; echo I: one >&2"], lines.append) as stream:
-        assert stream.read() == b"data\n"
+    with debian_tree(["sh", "-c", "echo data; pwd; echo I: one >&2"], lines.append) as stream:
+        assert stream.read() == b"data\n/\n", "it starts where everybody may go"
     assert lines == ["I: one"]
 
 

@@ -110,6 +110,7 @@ def debian_tree(argv: Sequence[str], report: Callable[[str], None]) -> Generator
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        cwd="/",  # mmdebstrap's mapped users may not be let into the caller's directory
     )
     assert process.stdout is not None and process.stderr is not None  # noqa: S101, PT018 (pipes)
     reader = Thread(target=_log, args=(process.stderr, log, report), daemon=True)
