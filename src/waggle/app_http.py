@@ -88,6 +88,8 @@ async def _serve(
             await group.start(on_hangup, app.watch.reopen)
         group.start_soon(give_back, lambda: web.endpoint.sessions, anyio.sleep)
         log.info("listening", mcp=f"{server.url}/mcp", hypervisor=app.hypervisor, why=app.reason)
+        if why := await app.environments.not_ready():
+            log.warning("not_ready", why=why)
         with set_for_serving():
             await server.run(task_status=task_status)
         group.cancel_scope.cancel()

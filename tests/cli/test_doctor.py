@@ -75,10 +75,9 @@ def test_beside_a_running_server(tmp_path: Path) -> None:
     cache = own_cache(tmp_path / "cache")
     with running(tmp_path, {"image_cache_dir": str(cache)}) as server:
         address = {"listen_addr": server.url.removeprefix("http://")}
-        ended = command_line(
-            "doctor", "--json", data=server.data, settings=server.settings | address
-        )
-        checks = {each["name"]: each for each in json.loads(ended.stdout)}
-        assert checks["listen address"]["status"] != "fail", "the server itself has it"
-        assert checks["images"]["status"] == "fail"
-        assert ended.returncode == 1
+        for data in (server.data, tmp_path / "another"):
+            ended = command_line("doctor", "--json", data=data, settings=server.settings | address)
+            checks = {each["name"]: each for each in json.loads(ended.stdout)}
+            assert checks["listen address"]["status"] != "fail", "the server itself has it"
+            assert checks["images"]["status"] == "fail"
+            assert ended.returncode == 1

@@ -35,7 +35,7 @@ def test_without_a_server(tmp_path: Path, words: tuple[str, ...]) -> None:
     assert ended.returncode == 1
     assert ended.stderr == (
         "waggle: No server answers at http://127.0.0.1:1/mcp.\n"
-        "  Start it with 'waggle serve', or set WAGGLE_LISTEN_ADDR as it has it.\n"
+        "  Start it with 'waggle serve', or set WAGGLE_LISTEN_ADDR to its address.\n"
     )
 
 

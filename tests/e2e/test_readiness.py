@@ -26,6 +26,8 @@ async def ready(server: Waggle) -> str | None:
 async def test_nothing_is_set_up(tmp_path: Path) -> None:
     with running(tmp_path, {"image_cache_dir": str(tmp_path / "cache")}) as server:
         assert "waggle setup" in str(await ready(server))
+        (told,) = server.events("not_ready")
+        assert (told["level"], told["why"]) == ("warning", await ready(server))
         async with connected(server) as client:
             error = await refusal(client, *CREATE[:1], runtime="python")
         assert error["code"] == "image_missing"
@@ -50,6 +52,7 @@ async def test_no_image_is_there(tmp_path: Path) -> None:
 async def test_full_and_free_again(tmp_path: Path) -> None:
     with running(tmp_path, {**small(tmp_path), "max_environments": "1"}) as server:
         assert await ready(server) is None
+        assert server.events("not_ready") == []
         async with connected(server) as client:
             environment = await create(client, "shell")
             assert await ready(server) == "All 1 environments are in use."

@@ -84,7 +84,7 @@ def _told(cause: httpx2.HTTPError | MCPError, url: str, token: str, status: int)
     if isinstance(cause, httpx2.ConnectError):
         return SetupIncomplete(
             f"No server answers at {url}.",
-            hint="Start it with 'waggle serve', or set WAGGLE_LISTEN_ADDR as it has it.",
+            hint="Start it with 'waggle serve', or set WAGGLE_LISTEN_ADDR to its address.",
         )
     # The SDK has the same code for a connection that was closed.
     if status == 503 and isinstance(cause, MCPError) and cause.error.code == SERVER_BUSY:
@@ -149,5 +149,8 @@ async def find(client: Client, wanted: str) -> dict[str, Any]:
     if not found:
         raise NotFound(f"There is no environment {wanted!r}.", hint=_LOOK)
     if len(found) > 1:
-        raise InvalidArgument(f"{wanted!r} names {len(found)} environments.", hint="Use the id.")
+        ids = ", ".join(f"{row['environment_id']} of {row['created_at']}" for row in found)
+        raise InvalidArgument(
+            f"{wanted!r} names {len(found)} environments.", hint=f"Use the id: {ids}."
+        )
     return found[0]

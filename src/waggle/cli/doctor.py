@@ -18,6 +18,7 @@ from waggle.infra.files import FileLock
 from waggle.infra.host.doctor import examine
 from waggle.infra.host.install import Plan
 from waggle.infra.host.kernel import GuestKernel
+from waggle.infra.host.listener import held_by_listeners
 from waggle.infra.host.preflight import CheckResult, Status, Subject, can_run
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.places import Places
@@ -63,7 +64,7 @@ def subject(settings: Settings) -> Subject:
         memory_mib=settings.default_memory_mb,
         max_environments=settings.max_environments,
         ca_bundle=settings.ca_bundle,
-        server_is_running=_is_locked(places),
+        server_is_running=_is_locked(places) or _listens(places, settings.listen_addr.port),
         images=image_service(settings).present,
     )
 
@@ -89,6 +90,11 @@ def fixes(plan: Plan, *, parts: bool, images: bool) -> list[str]:
     if not lines:
         return ["Nothing is missing that 'waggle setup' or 'waggle image build' could mend."]
     return ["To mend what is missing, run:", *(f"  {line}" for line in lines)]
+
+
+def _listens(places: Places, port: int) -> bool:
+    """Whether a server of another data directory holds the port."""
+    return bool(held_by_listeners(port, places.lock.name))
 
 
 def _is_locked(places: Places) -> bool:

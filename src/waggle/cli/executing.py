@@ -60,7 +60,8 @@ def execute(environment: str, command: Sequence[str], how: How) -> int:
     """
     if not command:
         raise InvalidArgument(
-            "A program is needed.", hint=f"As in: waggle exec {environment} -- ls -l"
+            f"A program is needed, after the environment {environment!r}.",
+            hint="As in: waggle exec ENVIRONMENT -- ls -l",
         )
     arguments = {**how.arguments(), "command": list(command)}
     arguments["stdin"] = standard_input(pipe=how.stdin)
