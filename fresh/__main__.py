@@ -98,7 +98,13 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="./task fresh", description=__doc__)
     parser.add_argument("suite", nargs="?", choices=SUITES, default=SUITES[0])
     parser.add_argument("--quick", action="store_true", help="the tests of './task test --quick'")
+    parser.add_argument("--only", action="append", metavar="MACHINE", help="of fresh/plan.py")
     options = parser.parse_args(words)
+    machines = plan(options.suite, quick=options.quick)
+    names = [machine.name for machine in machines]
+    only: list[str] = options.only or names
+    if unknown := sorted(set(only) - set(names)):
+        parser.error(f"there is no machine {', '.join(unknown)}; there are {', '.join(names)}")
     if os.geteuid() != 0:
         say("only root can make and enter a bare root: run this as root")
         return 2
@@ -108,7 +114,7 @@ def main(words: Sequence[str]) -> int:
     if subprocess.run(status, cwd=CHECKOUT, capture_output=True, check=False).stdout:
         say("what is not committed is not tried")
     try:
-        outcomes = run(options.suite, plan(options.suite, quick=options.quick))
+        outcomes = run(options.suite, [machine for machine in machines if machine.name in only])
     except SetupIncomplete as error:
         say(f"{error.message} {error.hint}".rstrip())
         return 2

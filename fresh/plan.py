@@ -56,9 +56,9 @@ UBUNTU = Step("demo", f"{IN_CHECKOUT}sh fresh/steps/ubuntu.sh --throw-away-root 
 
 def plan(suite: str, *, quick: bool) -> tuple[Machine, ...]:
     """The machines and what is done on each, those that are soonest done first."""
-    machines = [Machine("user with sudo", ORDINARY, (DEMO,), WITH_SUDO)]
+    machines = [Machine("user", ORDINARY, (DEMO,), WITH_SUDO)]
     if not quick:
-        machines.append(Machine("the wheel", ROOT, (WHEEL,), without_checkout=True))
+        machines.append(Machine("wheel", ROOT, (WHEEL,), without_checkout=True))
         if suite == "trixie":  # the nearest to Ubuntu
-            machines.append(Machine("like Ubuntu", ROOT, (UBUNTU,)))
+            machines.append(Machine("ubuntu", ROOT, (UBUNTU,)))
     return (*machines, Machine("root", ROOT, (DEMO, QUICK if quick else TEST)))
