@@ -52,7 +52,7 @@ def plan(extent: Extent = "all") -> tuple[Stage, ...]:
         Phase("types", ("pyright",)),
     )
     # The longest tests come last: a worker that is done takes some of the other's.
-    stealing = ("--dist=worksteal",)
+    stealing = ("--dist=worksteal", "--durations=15")
     fast = (_tests("tests without machines", FAST, 30 * MINUTE, workers=True, more=stealing),)
     images = Phase("images", ("waggle", "image", "build", "--missing"), 20 * MINUTE)
     made = (
