@@ -71,16 +71,14 @@ async def test_its_limits_are_set(guest: LocalGuest) -> None:
 
 
 async def test_it_holds_only_its_disks_and_its_sockets(guest: LocalGuest, shared_lab: Lab) -> None:
-    files = {
-        str(target)
-        for target in (entry.readlink() for entry in (proc(guest) / "fd").iterdir())
-        if str(target).startswith("/") and not str(target).startswith("/dev/")
-    }
+    opened = [str(entry.readlink()) for entry in (proc(guest) / "fd").iterdir()]
+    files = {name for name in opened if name.startswith("/") and not name.startswith("/dev/")}
     own = {path for path in files if path.startswith(str(shared_lab.environments))}
     assert {Path(path).name for path in own} == {"scratch.img", "identity.img"}
     shared = {Path(path).suffix for path in files - own}
     assert shared <= {".elf", ".erofs"}
-    assert len(list((proc(guest) / "fd").iterdir())) < 64
+    # QEMU 10 has many more of these, its devices' bells, which lead nowhere.
+    assert len([name for name in opened if name != "anon_inode:[eventfd]"]) < 64
 
 
 async def test_it_listens_on_one_port_of_loopback(guest: LocalGuest) -> None:
