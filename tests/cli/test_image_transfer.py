@@ -18,7 +18,10 @@ from tests.support.images import directory, file, tar_bytes, write_layout
 from tests.support.registry import make_tls, run_registry
 from tests.support.waggle_process import command_line, environ
 
+from waggle.cli import image_transfer
+from waggle.domain.errors import ImageCorrupt
 from waggle.infra.oci.store import ImageStore
+from waggle.service.images import ImageService
 
 LAYERS = [[directory("etc"), file("etc/hello", b"hello" * 1000)], [file("own", b"x")]]
 NAME = "registry.example/team/mine:v1"
@@ -106,6 +109,22 @@ def test_a_source_that_is_not_there(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert f"{tmp_path}/none.tar cannot be read" in ended.stderr
     assert ended.stdout == ""
+
+
+def test_two_layers_at_once_that_are_not_what_they_say(
+    tmp_path: Path, layout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers are read at the same time, so that both may fail before one is cancelled."""
+
+    def both_fail(_images: ImageService, _name: str) -> None:
+        raise ExceptionGroup("layers", [ImageCorrupt("one"), ImageCorrupt("two")])
+
+    monkeypatch.setattr(image_transfer, "make_disk", both_fail)
+    monkeypatch.setenv("WAGGLE_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("WAGGLE_IMAGE_CACHE_DIR", str(tmp_path / "cache"))
+    with pytest.raises(ExceptionGroup, match="layers"):
+        image_transfer.load(f"oci:{layout}", None, as_json=False)
+    assert listed(tmp_path) == []
 
 
 def test_a_layer_that_is_not_what_it_says_is_not_kept(tmp_path: Path, layout: Path) -> None:

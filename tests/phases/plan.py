@@ -51,9 +51,9 @@ def plan(extent: Extent = "all") -> tuple[Stage, ...]:
         Phase("imports", ("lint-imports",)),
         Phase("types", ("pyright",)),
     )
-    # The longest tests come last: a worker that is done takes some of the other's.
+    # Three on two cores, since some wait; a worker that is done takes some of another's.
     stealing = ("--dist=worksteal", "--durations=15")
-    fast = (_tests("tests without machines", FAST, 30 * MINUTE, workers=True, more=stealing),)
+    fast = (_tests("tests without machines", FAST, 30 * MINUTE, workers=3, more=stealing),)
     images = Phase("images", ("waggle", "image", "build", "--missing"), 20 * MINUTE)
     made = (
         images,
@@ -62,14 +62,14 @@ def plan(extent: Extent = "all") -> tuple[Stage, ...]:
     )
     # A module's tests share machines, so they stay together.
     together = ("--dist=loadfile", "--durations=15")
-    machines = (_tests("tests with machines", MACHINES, 60 * MINUTE, workers=True, more=together),)
+    machines = (_tests("tests with machines", MACHINES, 60 * MINUTE, workers=2, more=together),)
     match extent:
         case "check":
             return (checks,)
         case "verify":
             return checks, fast
         case "quick":
-            slow = (_tests("slow tests without machines", SLOW, 20 * MINUTE, workers=True),)
+            slow = (_tests("slow tests without machines", SLOW, 20 * MINUTE, workers=2),)
             return (setup,), checks, fast, slow, (images,), (_main_job(),)
         case "all":
             lab = (_tests("lab", "lab", 70 * MINUTE),)
@@ -77,9 +77,9 @@ def plan(extent: Extent = "all") -> tuple[Stage, ...]:
 
 
 def _tests(
-    name: str, marks: str, seconds: float, *, workers: bool = False, more: Sequence[str] = ()
+    name: str, marks: str, seconds: float, *, workers: int = 0, more: Sequence[str] = ()
 ) -> Phase:
-    parallel = ("-n", "2") if workers else ()
+    parallel = ("-n", str(workers)) if workers else ()
     return Phase(name, ("pytest", "-q", "-m", marks, *parallel, *more), seconds, counts=True)
 
 

@@ -82,7 +82,7 @@ def _finish(images: ImageService, name: str, *, as_json: bool) -> None:
     """Make the disk, which verifies every layer, and say what is there now."""
     try:
         make_disk(images, name)
-    except ImageCorrupt:
+    except* ImageCorrupt:  # two layers at once give a group
         images.store.remove(name, lambda _: False)  # it never was any good
         raise
     image = images.store.resolve(name)
