@@ -345,9 +345,12 @@ class PretendLock:
 
 
 class TestGuest:
-    @staticmethod
-    def make(machine: PretendMachine, log: list[str]) -> LocalGuest:
-        files = Path(tempfile.mkdtemp())
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path: Path) -> None:
+        self.directory = tmp_path
+
+    def make(self, machine: PretendMachine, log: list[str]) -> LocalGuest:
+        files = Path(tempfile.mkdtemp(dir=self.directory))
         resources = Resources(1, 64, 1)
         disks = GuestDisks(*(files / name for name in ("kit", "image", "scratch", "identity")))
         spec = MachineSpec("x", resources, files, disks, 1, files / "console.log", 1.0)
