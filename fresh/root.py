@@ -64,9 +64,8 @@ def workplace() -> Generator[Path]:
     """
     place = Path(tempfile.mkdtemp(prefix="waggle-fresh-", dir="/var/tmp"))
     place.chmod(0o755)  # apt fetches as a user of its own
-    reader, writer = (
-        os.pipe()
-    )  # nobody else holds the writer, so its end is the end of this process
+    # Nobody else holds the writer, so the janitor reads its end when this process ends.
+    reader, writer = os.pipe()
     janitor = subprocess.Popen(
         ["sh", "-c", _REMOVE, "sh", place], stdin=reader, start_new_session=True
     )
