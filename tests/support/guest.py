@@ -29,7 +29,14 @@ from waggle.domain.errors import (
     TooLarge,
 )
 from waggle.domain.execution import HOME, Command, ExecutionResult, Output, Stream, Streams
-from waggle.domain.filesystem import MAX_LIST_ENTRIES, FileEntry, FileSlice, FileVersion, Listing
+from waggle.domain.filesystem import (
+    DEFAULT_MODE,
+    MAX_LIST_ENTRIES,
+    FileEntry,
+    FileSlice,
+    FileVersion,
+    Listing,
+)
 from waggle.domain.search import Kind, Match, Searched, SearchQuery, glob_expression
 from waggle.domain.tree import Skipped, TreeEntry, Unpacked, decode, encode
 from waggle.domain.usage import ExposedPort, Usage
@@ -172,7 +179,12 @@ class FakeGuest:
             raise self.file_error
 
     async def write_file(
-        self, path: str, data: bytes, mode: int, *, unless_changed: FileVersion | None = None
+        self,
+        path: str,
+        data: bytes,
+        mode: int | None = None,
+        *,
+        unless_changed: FileVersion | None = None,
     ) -> None:
         await anyio.lowlevel.checkpoint()
         self._enter()
@@ -187,6 +199,8 @@ class FakeGuest:
                 raise FileRefused(f"{parent} is not a directory.")
             self.directories.add(parent)
             parent = posixpath.dirname(parent)
+        if mode is None:
+            mode = self.files[path].mode if path in self.files else DEFAULT_MODE
         self.files[path] = FakeFile(data, mode)
 
     async def read_file(self, path: str, *, offset: int, length: int, limit: int) -> FileSlice:

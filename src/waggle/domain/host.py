@@ -78,12 +78,20 @@ class Guest(Protocol):
         ...
 
     async def write_file(
-        self, path: str, data: bytes, mode: int, *, unless_changed: FileVersion | None = None
+        self,
+        path: str,
+        data: bytes,
+        mode: int | None = None,
+        *,
+        unless_changed: FileVersion | None = None,
     ) -> None:
-        """Write a file as the user that programs run as; atomic where the guest allows.
+        """Write a file as the user that programs run as, as write(2) would where one is there.
 
-        Parents are made. With `unless_changed`, only while the file is still that version. Raises
-        FileRefused (permission, directory, disk full, changed) or GuestLost.
+        A link is written through; owner, other names and, without `mode`, the permission bits stay.
+        A new file gets DEFAULT_MODE; parents are made. Readers see the old content or the new one,
+        but for files of other owners, with several names or with attributes. With `unless_changed`,
+        only while the file is still that version. Raises FileRefused (permission, directory, disk
+        full, changed) or GuestLost.
         """
         ...
 

@@ -9,7 +9,6 @@ from waggle.domain.edit import Edited, replace_exactly
 from waggle.domain.errors import TooLarge
 from waggle.domain.execution import HOME
 from waggle.domain.filesystem import (
-    DEFAULT_MODE,
     MAX_FILE_BYTES,
     FileSlice,
     Listing,
@@ -32,10 +31,12 @@ class FilesystemService:
     ) -> str:
         """Write a file and return its absolute path; parents are made. Idempotent.
 
+        Without `mode` a file keeps its own, and a new one gets 0644. A link is written through.
+
         Raises TooLarge over 10 MiB, InvalidArgument, FileRefused, NotFound, NotRunning, GuestLost.
         """
         target = parse_path(path)
-        bits = DEFAULT_MODE if mode is None else parse_mode(mode)
+        bits = None if mode is None else parse_mode(mode)
         check_content(data)
         async with self._environments.using(environment_id, owner=owner) as (_, guest):
             await guest.write_file(target, data, bits)
@@ -98,5 +99,5 @@ class FilesystemService:
                     f"The file would have {len(edited.data)} bytes; the limit is {MAX_FILE_BYTES}.",
                     hint="Change it with a program, inside the environment.",
                 )
-            await guest.write_file(target, edited.data, version.mode, unless_changed=version)
+            await guest.write_file(target, edited.data, unless_changed=version)
         return target, edited

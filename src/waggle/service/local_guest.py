@@ -128,7 +128,12 @@ class LocalGuest:
         return await self._diagnostician.explain(command, result)
 
     async def write_file(
-        self, path: str, data: bytes, mode: int, *, unless_changed: FileVersion | None = None
+        self,
+        path: str,
+        data: bytes,
+        mode: int | None = None,
+        *,
+        unless_changed: FileVersion | None = None,
     ) -> None:
         """Write a file; see `domain.host.Guest`."""
         self._pages.forget()

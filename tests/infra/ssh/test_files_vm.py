@@ -76,10 +76,43 @@ async def test_parents_are_made_and_mode_and_owner_are_as_asked(guest: LocalGues
     assert shown == ["640 1000 1000 a/b c/d", "4755 1000 1000 run.sh", "755 1000 1000 a"]
 
 
-async def test_writing_again_replaces_content_and_mode(guest: LocalGuest) -> None:
+async def test_writing_again_keeps_the_mode_unless_one_is_asked_for(guest: LocalGuest) -> None:
     await guest.write_file(f"{HOME}/f", b"long content", 0o600)
+    await guest.write_file(f"{HOME}/f", b"short")
+    assert lines(await guest.run(sh("cat f; echo; stat -c %a f; ls -A"))) == ["short", "600", "f"]
     await guest.write_file(f"{HOME}/f", b"short", 0o644)
-    assert lines(await guest.run(sh("cat f; echo; stat -c %a f; ls -A"))) == ["short", "644", "f"]
+    assert lines(await guest.run(sh("stat -c %a f"))) == ["644"]
+    await guest.write_file(f"{HOME}/new", b"")
+    await guest.run(sh("chmod 2640 f; echo x > s; chmod 6755 s; echo x > locked; chmod 444 locked"))
+    for name in ("f", "s", "locked"):
+        await guest.write_file(f"{HOME}/{name}", b"again")
+    shown = lines(await guest.run(sh("stat -c '%n %a' new f s locked; cat f s locked")))
+    assert shown == ["new 644", "f 2640", "s 755", "locked 444", "againagainagain"]
+
+
+async def test_other_names_and_attributes_of_a_file_see_what_is_written(guest: LocalGuest) -> None:
+    await guest.run(sh("echo old > f; ln f other; chmod 640 f"))
+    await guest.write_file(f"{HOME}/f", b"new", None)
+    shown = lines(await guest.run(sh("cat other f; echo; stat -c '%h %a' f; ls -A | wc -l")))
+    assert shown == ["newnew", "2 640", "2"]
+
+
+async def test_whose_a_file_is_stays(guest: LocalGuest) -> None:
+    await root(
+        guest,
+        f"cd {HOME}; echo 1 > open; chmod 666 open; echo 1 > shut; mkdir kept; "
+        "echo 1 > kept/mine; chown 1000:1000 kept/mine",
+    )
+    await guest.write_file(f"{HOME}/open", b"2")
+    await guest.write_file(f"{HOME}/kept/mine", b"2")
+    with pytest.raises(FileRefused, match="may not do that"):
+        await guest.write_file(f"{HOME}/shut", b"2")
+    with pytest.raises(FileRefused, match="may not do that"):
+        await guest.write_file("/etc/passwd", b"2")
+    shown = lines(await guest.run(sh("stat -c '%n %u %a' open shut kept/mine; cat open kept/mine")))
+    assert shown == ["open 0 666", "shut 0 644", "kept/mine 1000 644", "22"]
+    assert await home(guest) == ["kept", "open", "shut"]
+    assert lines(await guest.run(sh("ls -A /tmp"))) == []
 
 
 async def test_readers_see_the_old_file_or_the_new_one(guest: LocalGuest) -> None:
@@ -110,10 +143,14 @@ async def test_links_are_followed_when_writing_and_reading(guest: LocalGuest) ->
     assert lines(await guest.run(sh("readlink link; ls -A real"))) == ["real/f", "f"]
 
 
-async def test_a_dangling_link_is_replaced_and_a_loop_leads_nowhere(guest: LocalGuest) -> None:
-    await guest.run(sh("ln -s nowhere dangling; ln -s loop loop"))
+async def test_a_dangling_link_is_written_through_and_a_loop_leads_nowhere(
+    guest: LocalGuest,
+) -> None:
+    await guest.run(sh("ln -s there dangling; ln -s loop loop; ln -s no/where lost"))
     await guest.write_file(f"{HOME}/dangling", b"here", 0o644)
-    assert await read(guest, f"{HOME}/dangling") == b"here"
+    assert lines(await guest.run(sh("readlink dangling; cat there"))) == ["there", "here"]
+    with pytest.raises(FileRefused, match="link into a directory that is not there"):
+        await guest.write_file(f"{HOME}/lost", b"")
     with pytest.raises(FileNotFound, match="loop"):
         await read(guest, f"{HOME}/loop")
 

@@ -21,7 +21,7 @@ def refusal(path: str, error: asyncssh.SFTPError) -> FileNotFound | FileRefused:
     if isinstance(error, asyncssh.SFTPPermissionDenied):
         return FileRefused(
             f"The environment's user may not do that with {shown(path)}.",
-            hint="Use a path under /home/sandbox or /tmp.",
+            hint="Use a path under /home/sandbox or /tmp, or change it in a shell as user 'root'.",
         )
     reason = "".join(c if c.isprintable() else "?" for c in error.reason[:_MAX_REASON])
     return FileRefused(

@@ -31,7 +31,10 @@ _Path = Annotated[str, Field(description=f"A path in the environment; relative t
 _Content = Annotated[
     str, Field(description=f"The whole content, at most {MAX_FILE_BYTES:,} bytes (10 MiB).")
 ]
-_Mode = Annotated[str | None, Field(description="Permission bits in octal. Default 0644.")]
+_Mode = Annotated[
+    str | None,
+    Field(description="Permission bits in octal. Default: those of the file, 0644 for a new one."),
+]
 _WriteEncoding = Annotated[
     Literal["utf-8", "base64"], Field(description="base64 for content that is not text.")
 ]

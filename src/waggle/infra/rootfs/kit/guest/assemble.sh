@@ -22,8 +22,9 @@ cc -o /kit/init init.c mounts.c identity.c account.c users.c network.c doors.c a
   ports.c renew.c server.c supervise.c common.c
 cc -o /kit/bin/session session.c run.c why.c program.c frame.c image.c common.c
 cc -o /kit/bin/files files.c walk.c search.c content.c pack.c unpack.c common.c
-x86_64-linux-gnu-gcc -B/tools/ -shared -nostdlib -fPIC -Os -s -Wall -Wextra -Werror \
-  -fno-builtin -o /kit/lib/preload.so preload.c
+preload="-shared -nostdlib -fPIC -Os -s -Wall -Wextra -Werror -fno-builtin"
+x86_64-linux-gnu-gcc -B/tools/ $preload -o /kit/lib/preload.so preload.c
+x86_64-linux-gnu-gcc -B/tools/ $preload -o /kit/lib/replace.so replace.c
 cd /kit
 
 cp /usr/bin/busybox /usr/sbin/dropbear /usr/sbin/qemu-ga /usr/lib/openssh/sftp-server bin/

@@ -50,7 +50,7 @@ static int sftp(void) {
   as_user(false);
   if (chdir(SANDBOX_HOME) && chdir("/")) fail("/");
   execl(KIT "/lib64/ld-linux-x86-64.so.2", KIT "/lib64/ld-linux-x86-64.so.2", "--library-path",
-        KIT "/lib", KIT "/bin/sftp-server", "-e", NULL);
+        KIT "/lib", "--preload", KIT "/lib/replace.so", KIT "/bin/sftp-server", "-e", NULL);
   return complain("sftp-server"), FAILED;
 }
 
