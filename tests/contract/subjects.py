@@ -85,7 +85,7 @@ class Subject:
     tmp: Path
     is_real: bool
     kits: dict[str, Path]
-    """Kits that go wrong: `silent`, `exits`, `garbage`."""
+    """Kits that go wrong: `silent`, `exits`, `garbage`, and for real ones `faults`."""
     ports: PortAllocator = field(default_factory=lambda: PortAllocator(24_000, 25_000))
     machines: list[Machine] = field(default_factory=list[Machine])
 
@@ -136,13 +136,18 @@ def with_kit(kit: Path) -> Callable[[MachineSpec], MachineSpec]:
 
 
 async def real_kits(tmp: Path) -> dict[str, Path]:
-    """Bad kits that a real kernel can mount: an init that does nothing, and one that ends."""
+    """Bad kits that a real kernel can mount: an init that does nothing, and two that end."""
     kits = {"garbage": tmp / "garbage.img"}
     kits["garbage"].write_bytes(bytes(range(256)) * 4096)
     images = ImageService(
         store=CACHE / "images", disks=CACHE / "disks", layers=CACHE / "layers", runtimes={}
     )
-    for name, script in (("silent", "sleep 1000000"), ("exits", "echo contract: giving up")):
+    scripts = {
+        "silent": "sleep 1000000",
+        "exits": "echo contract: giving up",
+        "faults": "echo Kernel panic - not syncing: Fatal exception in interrupt",
+    }
+    for name, script in scripts.items():
         init = file("init", f"#!/bin/busybox sh\nexec /bin/busybox {script}\n".encode(), 0o755)
         empty = [directory(path) for path in ("dev", "proc")]
         write_layout(tmp / name, [[*busybox_layer(), init, *empty]], compression="")

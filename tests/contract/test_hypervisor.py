@@ -172,6 +172,14 @@ async def test_an_init_that_ends_shows_what_it_said(subject: Subject) -> None:
     assert "contract: giving up" in await fails(subject, case)
 
 
+async def test_a_fault_of_an_emulated_kernel_is_tried_once_more(real: Subject) -> None:
+    case = await real.case()
+    case.spec = with_kit(real.kits["faults"])(case.spec)
+    assert "Fatal exception in interrupt" in await fails(real, case)
+    tries = {"qemu": 2, "krun": 1}[real.hypervisor.name]
+    assert case.spec.console_log.read_text().count("Fatal exception in interrupt") == tries
+
+
 async def test_a_guest_that_never_gets_ready_is_given_up_at_the_deadline(
     subject: Subject,
 ) -> None:

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from waggle.domain.errors import BootFailed
-from waggle.infra.guest.boot import until_booted
+from waggle.infra.guest.boot import KernelFault, until_booted
 
 pytestmark = pytest.mark.anyio
 
@@ -108,3 +108,13 @@ async def test_a_cancelled_boot_stops_the_machine(step: str) -> None:
     with pytest.raises(asyncio.CancelledError):
         await booting
     assert machine.stops == 2
+
+
+async def test_a_fault_of_the_kernel_is_told_from_the_end_of_its_first_process() -> None:
+    fault = Played(cause="Kernel panic - not syncing: Fatal exception in interrupt")
+    with pytest.raises(KernelFault):
+        await until_booted(fault, 10)
+    killed = Played(cause="Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100")
+    with pytest.raises(BootFailed) as caught:
+        await until_booted(killed, 10)
+    assert not isinstance(caught.value, KernelFault)

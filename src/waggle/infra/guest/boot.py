@@ -16,6 +16,12 @@ from waggle.domain.errors import BootFailed
 
 log = structlog.get_logger(__name__)
 _TAIL_SHOWN = 12
+_KERNEL_FAULT = "Fatal exception"
+"""How a kernel ends that met a fault of its own, and not the end of its first process."""
+
+
+class KernelFault(BootFailed):
+    """The guest's kernel had a fault before the guest was ready: another try may well succeed."""
 
 
 class Booting(Protocol):
@@ -41,8 +47,8 @@ class Booting(Protocol):
 async def until_booted(machine: Booting, timeout: float) -> None:
     """Return when the guest is ready. Otherwise stop the machine and raise.
 
-    `timeout` is seconds. Raises BootFailed with the cause and the console's last lines. A
-    cancelled boot stops the machine, too.
+    `timeout` is seconds. Raises BootFailed with the cause and the console's last lines, and as a
+    KernelFault when that is what it was. A cancelled boot stops the machine, too.
     """
     try:
         try:
@@ -63,4 +69,5 @@ def _failure(cause: str, console: Sequence[str]) -> BootFailed:
     lines = console[-_TAIL_SHOWN:]
     log.warning("boot_failed", cause=cause, console=lines)
     shown = "\n".join(lines) or "(nothing)"
-    return BootFailed(f"The machine did not boot: {cause}. Its console's last lines:\n{shown}\n")
+    kind = KernelFault if _KERNEL_FAULT in cause else BootFailed
+    return kind(f"The machine did not boot: {cause}. Its console's last lines:\n{shown}\n")

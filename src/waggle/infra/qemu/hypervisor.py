@@ -20,7 +20,7 @@ from pathlib import Path
 from waggle.domain.errors import BootFailed, PortTaken
 from waggle.domain.machine import Frozen, Machine, MachineSpec
 from waggle.infra.confined import ConfinedProcess
-from waggle.infra.guest.boot import until_booted
+from waggle.infra.guest.boot import KernelFault, until_booted
 from waggle.infra.guest.console import Console
 from waggle.infra.qemu.argv import Memory, kind, qemu_argv
 from waggle.infra.qemu.frozen import FrozenQemu, reopened
@@ -58,9 +58,14 @@ class QemuHypervisor:
     async def boot(self, spec: MachineSpec) -> QemuMachine:
         """Boot a machine; see `domain.machine.Hypervisor.boot`.
 
-        Raises BootFailed, PortTaken, or SetupIncomplete when QEMU itself cannot be started.
+        An emulated processor that is short of the host's time now and then has a kernel fault
+        before the guest is ready, so that is tried once more. Raises BootFailed, PortTaken, or
+        SetupIncomplete when QEMU itself cannot be started.
         """
-        return await self._until_booted(self._start(spec), spec)
+        try:
+            return await self._until_booted(self._start(spec), spec)
+        except KernelFault:
+            return await self._until_booted(self._start(spec), spec)
 
     def fingerprint(self, frozen: Frozen | None = None) -> Mapping[str, str]:
         """See `domain.machine.FreezingHypervisor.fingerprint`."""
