@@ -165,7 +165,7 @@ IN_ENVIRONMENT: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "invalid_argument",
         "'--index-url'",
     ),
-    "list": ("install_packages", {"packages": ["a b"]}, "invalid_argument", "'a b'"),
+    "command": ("install_packages", {"packages": "npm ci"}, "invalid_argument", "'npm ci'"),
 }
 
 

@@ -102,7 +102,7 @@ async def test_packages_come_first_and_their_failure_is_told() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
         assert data_of(await run(agent, code="echo hi", packages="numpy"))["stdout"] == "hi\n"
         commands = [command.argv[0] for command in rig.host.only.commands]
-        assert commands == ["install", "python"]
+        assert commands == ["install", "shell"]
         gone(rig)
     async with serving(Setup(FakeHost(prepare=prepare))) as rig, client(rig, MODERN) as agent:
         failed = await run(agent, code="echo hi", packages=["nonesuch"])

@@ -82,11 +82,11 @@ def executions(here: World) -> Calls:
 
 async def test_code_becomes_one_command_with_the_presets(here: World, executions: Calls) -> None:
     environment = await here.created()
-    result = await executions.execute(environment.id, "echo hello\nexit 3", owner=OWNER)
-    assert (result.stdout.text(), result.exit_code) == ("hello\n", 3)
+    result = await executions.execute(environment.id, "flood 3\nexit 3", owner=OWNER)
+    assert (result.stdout.text(), result.exit_code) == ("xxx", 3)
     (command,) = here.host.only.commands
     assert command.argv == ("python3", "{file}")
-    assert command.code == b"echo hello\nexit 3"
+    assert command.code == b"flood 3\nexit 3"
     assert (command.extension, command.timeout, command.output_limit) == (".py", 300, 1_000)
     assert (command.cwd, command.env, command.stdin) == (None, {}, b"")
     assert command.user is GuestUser.SANDBOX
@@ -108,6 +108,52 @@ async def test_everything_a_caller_chooses_arrives(here: World, executions: Call
     (command,) = here.host.only.commands
     assert command.argv == ("node", "{file}")
     assert (command.extension, command.timeout) == (".js", 300)
+
+
+@pytest.mark.parametrize(
+    "code, language, argv, extension, sent",
+    [
+        ("```python\nflood 1\n```", None, "python3", ".py", b"flood 1\n"),
+        ("```bash\nflood 1\n```", None, "bash", ".sh", b"flood 1\n"),
+        ("flood 1", "py", "python3", ".py", b"flood 1"),
+        ("flood 1", "javascript", "node", ".js", b"flood 1"),
+        ("flood 1", "ts", "node", ".ts", b"flood 1"),
+        ("flood 1\r\nflood 2\r\n", "sh", "bash", ".sh", b"flood 1\nflood 2\n"),
+        ("pip install x", None, "bash", ".sh", b"pip install x"),
+    ],
+)
+async def test_the_program_that_was_meant_runs(
+    here: World,
+    executions: Calls,
+    code: str,
+    language: str | None,
+    argv: str,
+    extension: str,
+    sent: bytes,
+) -> None:
+    environment = await here.created()
+    await executions.execute(environment.id, code, owner=OWNER, language=language)
+    (command,) = here.host.only.commands
+    assert (command.argv[0], command.extension, command.code) == (argv, extension, sent)
+
+
+async def test_a_directory_at_home_is_the_users_own(here: World, executions: Calls) -> None:
+    environment = await here.created()
+    here.host.only.user_home = "/home/node"
+    ran = await executions.execute(environment.id, "cwd", owner=OWNER, cwd="~/app")
+    assert ran.stdout.text() == "/home/node/app\n"
+    await executions.run_command(
+        environment.id, ["x"], user=GuestUser.ROOT, how=Surroundings(cwd="~")
+    )
+    assert here.host.only.commands[-1].cwd == "/root/"
+
+
+async def test_numbers_in_env_are_text(here: World, executions: Calls) -> None:
+    environment = await here.created()
+    ran = await executions.execute(environment.id, "env PORT", owner=OWNER, env={"PORT": 8080})
+    assert ran.stdout.text() == "8080\n"
+    ran = await executions.execute(environment.id, "env PORT", owner=OWNER, env=["PORT=1"])
+    assert ran.stdout.text() == "1\n"
 
 
 async def test_a_failing_program_and_a_timeout_are_results(here: World, executions: Calls) -> None:
@@ -245,6 +291,24 @@ async def test_packages_go_to_the_environments_own_installer(
     assert (command.timeout, command.output_limit) == (600, 1_000)
 
 
+@pytest.mark.parametrize(
+    "packages, argv, user",
+    [
+        ("pip install -q numpy", ("pip", "install", "numpy"), GuestUser.SANDBOX),
+        ("pip install -U numpy", ("pip", "install", "--upgrade", "numpy"), GuestUser.SANDBOX),
+        ("npm i left-pad", ("npm", "install", "left-pad"), GuestUser.SANDBOX),
+        ("sudo apt install -y jq", ("apt-get", "install", "-y", "jq"), GuestUser.ROOT),
+    ],
+)
+async def test_the_installer_that_was_named_installs(
+    here: World, executions: Calls, packages: str, argv: tuple[str, ...], user: GuestUser
+) -> None:
+    environment = await here.created()
+    await executions.install(environment.id, packages, owner=OWNER)
+    (command,) = here.host.only.commands
+    assert (command.argv, command.user) == (argv, user)
+
+
 @pytest.mark.parametrize("packages", ["", [], "--index-url http://x numpy", ["numpy", "-r"]])
 async def test_a_bad_package_list_installs_nothing(
     here: World, executions: Calls, packages: str | list[str]
@@ -278,6 +342,12 @@ async def test_a_line_goes_to_a_shell_and_a_list_to_none(here: World, executions
     assert first.user is GuestUser.ROOT
     assert (second.argv, second.user) == (("ls", "-l", "a b; $(rm)"), GuestUser.SANDBOX)
     assert first.code is second.code is None
+
+
+async def test_a_line_of_a_shell_has_no_carriage_returns(here: World, executions: Calls) -> None:
+    environment = await here.created()
+    await executions.run_command(environment.id, "cd x\r\nls\r\n")
+    assert here.host.only.commands[0].argv[-1] == "cd x\nls\n"
 
 
 @pytest.mark.parametrize("command", ["", "  \n", [], [""], [" ", "x"], ["a\0b"], "a\0b"])

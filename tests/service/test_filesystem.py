@@ -9,6 +9,7 @@ from tests.service.world import OWNER, World, world
 from waggle.domain.errors import FileNotFound, InvalidArgument, NotFound, TooLarge, WaggleError
 from waggle.domain.execution import HOME
 from waggle.domain.filesystem import MAX_FILE_BYTES, FileSlice
+from waggle.domain.search import SearchQuery
 from waggle.service.filesystem import FilesystemService
 
 pytestmark = pytest.mark.anyio
@@ -41,10 +42,27 @@ async def test_a_part_knows_the_size_of_the_whole(here: World, files: Filesystem
     assert part == FileSlice(b"3456", 10)
 
 
+async def test_a_tilde_is_the_users_home_in_every_call(
+    here: World, files: FilesystemService
+) -> None:
+    environment = await here.created()
+    here.host.only.user_home = "/home/node"
+    target = await files.write(environment.id, "~/a.txt", b"old", owner=OWNER)
+    assert target == "/home/node/a.txt"
+    assert (await files.read(environment.id, "~/a.txt", owner=OWNER))[0] == target
+    assert (await files.edit(environment.id, "~/a.txt", "old", "new", owner=OWNER))[0] == target
+    assert (await files.list(environment.id, "~", owner=OWNER)).path == "/home/node"
+    found = await files.search(environment.id, SearchQuery(path="~", name="a.txt"), owner=OWNER)
+    assert [each.path for each in found.matches] == [target]
+    assert here.host.only.files[target].data == b"new"
+
+
 async def test_the_mode_is_octal(here: World, files: FilesystemService) -> None:
     environment = await here.created()
     await files.write(environment.id, "/tmp/run", b"", owner=OWNER, mode="0755")
     assert here.host.only.files["/tmp/run"].mode == 0o755
+    await files.write(environment.id, "/tmp/run", b"", owner=OWNER, mode=600)
+    assert here.host.only.files["/tmp/run"].mode == 0o600
 
 
 async def test_a_list_without_a_path_is_of_the_home_directory(

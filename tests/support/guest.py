@@ -28,7 +28,15 @@ from waggle.domain.errors import (
     InvalidArgument,
     TooLarge,
 )
-from waggle.domain.execution import HOME, Command, ExecutionResult, Output, Stream, Streams
+from waggle.domain.execution import (
+    HOME,
+    Command,
+    ExecutionResult,
+    GuestUser,
+    Output,
+    Stream,
+    Streams,
+)
 from waggle.domain.filesystem import (
     DEFAULT_MODE,
     MAX_LIST_ENTRIES,
@@ -103,6 +111,7 @@ class FakeGuest:
     files: dict[str, FakeFile] = field(default_factory=dict[str, FakeFile])
     directories: set[str] = field(default_factory=lambda: {"/", "/home", HOME, "/tmp"})
     directory: str = HOME
+    user_home: str = HOME
     programs: dict[str, Program] = field(default_factory=dict[str, Program])
     commands: list[Command] = field(default_factory=list[Command])
     cancelled: list[Command] = field(default_factory=list[Command])
@@ -133,6 +142,10 @@ class FakeGuest:
         """The machine ends by itself."""
         self.cause = cause
         self.dead.set()
+
+    async def home(self, user: GuestUser = GuestUser.SANDBOX) -> str:
+        await anyio.lowlevel.checkpoint()
+        return "/root" if user is GuestUser.ROOT else self.user_home
 
     async def run(self, command: Command, into: Streams | None = None) -> ExecutionResult:
         """Run `command.code`, line by line; without code, print argv.

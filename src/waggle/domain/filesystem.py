@@ -7,6 +7,7 @@ A path belongs to the guest: everything in there is allowed, and nothing of the 
 from __future__ import annotations
 
 import posixpath
+import re
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,6 +19,16 @@ MAX_FILE_BYTES = 10 * 1024 * 1024
 MAX_LIST_ENTRIES = 2_000
 MAX_PATH_BYTES = 4_095
 DEFAULT_MODE = 0o644
+_AT_HOME = re.compile(r"(?:~|\$HOME|\$\{HOME\})(?=/|\Z)/*")
+_OF_A_USER = re.compile(r"~[A-Za-z_][A-Za-z0-9_-]*(?=/|\Z)")
+_MODE = re.compile(r"(?:0o|0)?([0-7]{1,4})", re.ASCII)
+_USUAL_MODES = frozenset(
+    int(f"{owner}{group}{other}", 8)
+    for owner in (4, 5, 6, 7)
+    for group in (0, 1, 4, 5, 6, 7)
+    for other in (0, 1, 4, 5, 6, 7)
+    if owner & group == group and group & other == other and (owner, group) != (5, 1)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +74,35 @@ class Listing:
 
 
 def parse_path(text: str) -> str:
-    """An absolute guest path; a relative one counts from the home directory.
+    """A guest path: absolute, or one that `at_home` makes so, which is `~` or begins with `~/`.
 
-    `..` is left to the guest's kernel, which resolves it inside the guest. Raises InvalidArgument
-    for an empty path, one with NUL or lone surrogates, and one that is too long for any Linux.
+    A relative one counts from HOME; `~` and `$HOME` are the home directory of the user that
+    programs run as, which the guest knows. `..` is left to the guest's kernel, which resolves it
+    inside the guest. Raises InvalidArgument for an empty path, one with NUL or lone surrogates, one
+    of another user's home, and one that is too long for any Linux.
     """
     if not text or "\0" in text:
         raise InvalidArgument(
             "The path is empty or contains a NUL character.",
             hint=f"Name it from the root, or from {HOME}, as in data/a.csv.",
         )
-    path = text if text.startswith("/") else posixpath.join(HOME, text)
+    if other := _OF_A_USER.match(text):
+        raise InvalidArgument(
+            f"{other[0][:40]} would be the home directory of a user.",
+            hint=f"Write ~/ for your own, or ./{other[0][:40]} for a file of that name.",
+        )
+    path = _AT_HOME.sub("~/", text, count=1) if _AT_HOME.match(text) else text
+    path = path if path.startswith(("/", "~/")) else posixpath.join(HOME, path)
     if len(encoded(path, "The path")) > MAX_PATH_BYTES:
         raise InvalidArgument(
             f"The path is over {MAX_PATH_BYTES} bytes.", hint="No Linux has such paths: shorten it."
         )
     return path
+
+
+def at_home(path: str, home: str) -> str:
+    """The absolute path of what `parse_path` gave, in a guest whose user's home is `home`."""
+    return posixpath.join(home, path[2:]) if path.startswith("~/") else path
 
 
 def check_content(data: bytes) -> bytes:
@@ -91,10 +115,17 @@ def check_content(data: bytes) -> bytes:
     return data
 
 
-def parse_mode(text: str) -> int:
-    """Permission bits from an octal string such as `0644` or `755`. Raises InvalidArgument."""
-    if not (1 <= len(text) <= 4 and all(c in "01234567" for c in text)):
+def parse_mode(given: str | int) -> int:
+    """Permission bits in octal: `0644`, `755`, `0o755`, or the number 755. Raises InvalidArgument.
+
+    A number that is no usual mode in octal, but is one in decimal, is meant so: 493 is 0o755.
+    """
+    digits = _MODE.fullmatch(str(given))
+    octal = int(digits[1], 8) if digits else None
+    if isinstance(given, int) and octal not in _USUAL_MODES and given in _USUAL_MODES:
+        return given
+    if octal is None:
         raise InvalidArgument(
-            f"{text[:20]!r} is not a file mode.", hint="Use octal, for example 0644 or 0755."
+            f"{str(given)[:20]!r} is not a file mode.", hint='Use octal, such as "0644" or "0755".'
         )
-    return int(text, 8)
+    return octal

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment, MachineIdentity
-from waggle.domain.execution import Command, ExecutionResult, Stream, Streams
+from waggle.domain.execution import Command, ExecutionResult, GuestUser, Stream, Streams
 from waggle.domain.filesystem import FileSlice, FileVersion, Listing
 from waggle.domain.search import Searched, SearchQuery
 from waggle.domain.tree import Unpacked
@@ -58,6 +58,10 @@ class Guest(Protocol):
     @property
     def booted_from(self) -> dict[str, str]:
         """Digests of what it was booted from: image, kernel, kit."""
+        ...
+
+    async def home(self, user: GuestUser = GuestUser.SANDBOX) -> str:
+        """The absolute path of a user's home directory. Raises GuestLost."""
         ...
 
     async def run(self, command: Command, into: Streams | None = None) -> ExecutionResult:

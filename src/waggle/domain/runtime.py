@@ -15,10 +15,25 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from waggle.domain.errors import InvalidArgument, InvalidRuntime
+from waggle.domain.packages import as_command, installer_of
 
 MAX_PACKAGES = 100
 MAX_PACKAGE_LENGTH = 512
 
+_MAX_NAME = 40
+_VERSION_END = re.compile(r"[ :-]?v?\d[\d.x]*\Z")
+_ALIASES = {
+    alias: name
+    for name, aliases in {
+        "python": "python py ipython cpython pypy",
+        "node": "node nodejs node.js js javascript mjs cjs ecmascript typescript ts",
+        "shell": "shell sh bash dash zsh ash terminal linux ubuntu debian posix-shell shellscript",
+        "data": "data data-science datascience pandas jupyter notebook",
+    }.items()
+    for alias in aliases.split()
+}
+"""What models and Markdown call runtimes, without a version."""
+_LANGUAGES = {"data": "python"}
 FILE = "{file}"
 PACKAGES = "{packages}"
 
@@ -32,14 +47,20 @@ class RuntimeName(StrEnum):
 
     @classmethod
     def parse(cls, text: str) -> RuntimeName:
-        """The runtime called `text`. Raises InvalidRuntime, naming the valid ones."""
+        """The runtime that `text` names, also by an alias. Raises InvalidRuntime, naming all."""
+        name = text[:_MAX_NAME].strip().lower()
         try:
-            return cls(text)
+            return cls(_ALIASES.get(_VERSION_END.sub("", name), name))
         except ValueError:
             names = ", ".join(cls)
             raise InvalidRuntime(
                 f"There is no runtime {text[:40]!r}.", hint=f"Use one of: {names}."
             ) from None
+
+    @property
+    def language(self) -> RuntimeName:
+        """The runtime of its language alone: python for every runtime that runs Python."""
+        return RuntimeName(_LANGUAGES.get(self.value, self.value))
 
 
 # PEP 508 name, extras and PEP 440 version specifiers; no URLs, no markers, no options.
@@ -100,20 +121,19 @@ class Runtime:
         return tuple(file if word == FILE else word for word in self.exec_command)
 
     def install_argv(self, packages: Sequence[str]) -> tuple[str, ...]:
-        """The argv that installs `packages`, which must have passed `parse_packages`."""
+        """The argv that installs `packages`, which must have passed `check_packages`."""
         argv: list[str] = []
         for word in self.install_command:
             argv.extend(packages if word == PACKAGES else [word])
         return tuple(argv)
 
-    def parse_packages(self, packages: str | Sequence[str]) -> tuple[str, ...]:
-        """Split and check package names by the ecosystem's own grammar.
+    def check_packages(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The names, checked by the ecosystem's own grammar.
 
-        A string is split at white space; a list is taken as it is. Raises InvalidArgument for an
-        empty list, for more than MAX_PACKAGES, and for anything that is not a plain package
-        requirement: options, URLs, paths, archives and shell text are never packages.
+        Raises InvalidArgument for an empty list, for more than MAX_PACKAGES, and for anything that
+        is not a plain package requirement: options, URLs, paths, archives and shell text are never
+        packages.
         """
-        names = packages.split() if isinstance(packages, str) else list(packages)
         if not names:
             raise InvalidArgument("No package was named.", hint="Name at least one package.")
         if len(names) > MAX_PACKAGES:
@@ -125,9 +145,11 @@ class Runtime:
         for name in names:
             fits = len(name) <= MAX_PACKAGE_LENGTH  # first: it bounds the work of the patterns
             if not (fits and grammar.fullmatch(name) and not _ARCHIVE.fullmatch(name)):
+                command = as_command(name, installer_of(self.name))
+                step = f', or execute with language "shell" and code "{command}"' if command else ""
                 raise InvalidArgument(
                     f"{name[:80]!r} is not a package name for {self.name}.",
-                    hint=f"Expected {description}; options, URLs and paths are not accepted.",
+                    hint=f"Give {description}{step}.",
                 )
         return tuple(names)
 

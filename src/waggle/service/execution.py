@@ -15,13 +15,22 @@ from waggle.domain.execution import HOME, Command, GuestUser, parse_code, parse_
 from waggle.domain.filesystem import parse_path
 from waggle.domain.job import JobKind, summarise
 from waggle.domain.network import NetworkPolicy
+from waggle.domain.packages import Installer, installer_of, read_packages
+from waggle.domain.program import read_program, unix_lines
 from waggle.domain.runtime import FILE, Runtime, RuntimeName
 from waggle.domain.text import encoded
+from waggle.domain.variables import Given, parse_variables
 from waggle.service.environments import EnvironmentService
 from waggle.service.job import Job, What
 from waggle.service.jobs import JobService
 
 _SHELL = ("sh", "-c")
+_RUNTIMES = {
+    Installer.PIP: RuntimeName.PYTHON,
+    Installer.NPM: RuntimeName.NODE,
+    Installer.SYSTEM: RuntimeName.SHELL,
+}
+"""Whose command installs packages of a kind that an environment's own runtime does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +53,7 @@ class Surroundings:
 
     timeout_seconds: float | None = None
     cwd: str | None = None
-    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    env: Given = field(default_factory=dict[str, object])
     stdin: str = ""
 
 
@@ -78,10 +87,9 @@ class ExecutionService:
 
         No packages at all are fine.
         """
-        chosen = self._runtimes[runtime]
-        self._program(code, chosen, how)
+        self._program(code, None, runtime, how)
         if packages:
-            chosen.parse_packages(packages)
+            self._installation(packages, runtime)
 
     async def execute(
         self,
@@ -96,9 +104,8 @@ class ExecutionService:
 
         Raises also InvalidRuntime.
         """
-        chosen = RuntimeName.parse(language) if language else None
         environment = self._environments.get(environment_id, owner=owner)
-        command = self._program(code, self._runtimes[chosen or environment.runtime], how)
+        command = self._program(code, language, environment.runtime, how)
         what = What(JobKind.EXECUTE, summarise(code))
         return await self._jobs.start(environment.id, command, what, owner=owner)
 
@@ -112,6 +119,8 @@ class ExecutionService:
         how: Surroundings = PLAIN,
     ) -> Job:
         """Run a line of the guest's shell, or a program with its arguments and no shell."""
+        if isinstance(command, str):
+            command = unix_lines(command)
         argv = (*_SHELL, command) if isinstance(command, str) else tuple(command)
         if not argv or not argv[-1 if isinstance(command, str) else 0].strip():
             raise InvalidArgument(
@@ -135,22 +144,40 @@ class ExecutionService:
                 f"Environment {environment.id} has no network to install from.",
                 hint="Create one with network 'public', or bring an image with the packages.",
             )
-        runtime = self._runtimes[environment.runtime]
-        names = runtime.parse_packages(packages)
+        names, command = self._installation(packages, environment.runtime)
+        what = What(JobKind.INSTALL, summarise(" ".join(names)))
+        return await self._jobs.start(environment.id, command, what, owner=owner)
+
+    def _installation(
+        self, packages: str | Sequence[str], own: RuntimeName
+    ) -> tuple[Sequence[str], Command]:
+        """The names, and the command of the runtime whose installer was asked for."""
+        wanted = read_packages(packages)
+        asked = wanted.installer or installer_of(own)
+        runtime = self._runtimes[own if asked is installer_of(own) else _RUNTIMES[asked]]
+        names = runtime.check_packages(wanted.names)
         command = Command(
-            argv=runtime.install_argv(names),
+            argv=runtime.install_argv(("--upgrade", *names) if wanted.upgrade else names),
             timeout=self._limits.install_timeout,
             output_limit=self._limits.output_bytes,
             cwd=HOME,
             user=GuestUser.ROOT if runtime.install_as_root else GuestUser.SANDBOX,
         )
-        what = What(JobKind.INSTALL, summarise(" ".join(names)))
-        return await self._jobs.start(environment.id, command, what, owner=owner)
+        return names, command
 
-    def _program(self, code: str, runtime: Runtime, how: Surroundings) -> Command:
-        data = parse_code(code)
+    def _program(
+        self, code: str, language: str | None, own: RuntimeName, how: Surroundings
+    ) -> Command:
+        parse_code(code)  # first: it bounds what is read below
+        program = read_program(code, language, own)
+        chosen = program.language
+        runtime = self._runtimes[chosen.runtime if chosen else own]
+        extension = chosen.extension if chosen else None
         return self._command(
-            runtime.exec_argv(FILE), how, code=data, extension=runtime.file_extension
+            runtime.exec_argv(FILE),
+            how,
+            code=parse_code(program.code),
+            extension=extension or runtime.file_extension,
         )
 
     def _command(
@@ -170,7 +197,7 @@ class ExecutionService:
             timeout=parse_seconds(how.timeout_seconds, longest, longest),
             output_limit=self._limits.output_bytes,
             cwd=None if how.cwd is None else parse_path(how.cwd),
-            env=dict(how.env),
+            env=parse_variables(how.env),
             stdin=encoded(how.stdin, "stdin"),
             user=user,
         )

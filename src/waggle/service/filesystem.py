@@ -3,21 +3,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio.to_thread
 
 from waggle.domain.edit import Edited, replace_exactly
 from waggle.domain.errors import TooLarge
-from waggle.domain.execution import HOME
+from waggle.domain.execution import HOME, GuestUser
 from waggle.domain.filesystem import (
     MAX_FILE_BYTES,
     FileSlice,
     Listing,
+    at_home,
     check_content,
     parse_mode,
     parse_path,
 )
+from waggle.domain.host import Guest
 from waggle.domain.search import Searched, SearchQuery
 from waggle.service.environments import EnvironmentService
+
+
+async def located(guest: Guest, path: str, user: GuestUser = GuestUser.SANDBOX) -> str:
+    """What `parse_path` gave as an absolute path; asks the guest only for `~`. Raises GuestLost."""
+    return at_home(path, await guest.home(user)) if path.startswith("~") else path
 
 
 class FilesystemService:
@@ -27,7 +36,13 @@ class FilesystemService:
         self._environments = environments
 
     async def write(
-        self, environment_id: str, path: str, data: bytes, *, owner: str, mode: str | None = None
+        self,
+        environment_id: str,
+        path: str,
+        data: bytes,
+        *,
+        owner: str,
+        mode: str | int | None = None,
     ) -> str:
         """Write a file and return its absolute path; parents are made. Idempotent.
 
@@ -39,6 +54,7 @@ class FilesystemService:
         bits = None if mode is None else parse_mode(mode)
         check_content(data)
         async with self._environments.using(environment_id, owner=owner) as (_, guest):
+            target = await located(guest, target)
             await guest.write_file(target, data, bits)
         return target
 
@@ -58,6 +74,7 @@ class FilesystemService:
         """
         target = parse_path(path)
         async with self._environments.using(environment_id, owner=owner) as (_, guest):
+            target = await located(guest, target)
             part = await guest.read_file(target, offset=offset, length=length, limit=MAX_FILE_BYTES)
         return target, part
 
@@ -65,13 +82,13 @@ class FilesystemService:
         """List a directory, the home directory by default. Raises as `read` does."""
         target = HOME if path is None else parse_path(path)
         async with self._environments.using(environment_id, owner=owner) as (_, guest):
-            return await guest.list_files(target)
+            return await guest.list_files(await located(guest, target))
 
     async def search(self, environment_id: str, query: SearchQuery, *, owner: str) -> Searched:
         """Find files and lines. Raises FileNotFound, FileRefused, InvalidArgument and as `read`."""
-        parse_path(query.path)
+        path = parse_path(query.path)
         async with self._environments.using(environment_id, owner=owner) as (_, guest):
-            return await guest.search(query)
+            return await guest.search(replace(query, path=await located(guest, path)))
 
     async def edit(
         self,
@@ -90,6 +107,7 @@ class FilesystemService:
         """
         target = parse_path(path)
         async with self._environments.using(environment_id, owner=owner) as (_, guest):
+            target = await located(guest, target)
             data, version = await guest.read_version(target, limit=MAX_FILE_BYTES)
             edited = await anyio.to_thread.run_sync(
                 lambda: replace_exactly(data, old, new, replace_all=replace_all)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio.abc
 
@@ -22,6 +22,7 @@ from waggle.domain.host import Guest
 from waggle.domain.job import JobBrief, StreamName
 from waggle.domain.protocols import Clock
 from waggle.service.environments import EnvironmentService
+from waggle.service.filesystem import located
 from waggle.service.job import Job, What
 from waggle.service.recording import NewRecording
 
@@ -93,6 +94,9 @@ class JobService:
             environment, guest = await stack.enter_async_context(
                 self._environments.using(environment_id, owner=owner)
             )
+            if command.cwd is not None:
+                cwd = await located(guest, command.cwd, command.user)
+                command = replace(command, cwd=cwd)
             job = self._admit(environment, what)
             self._tasks.start_soon(self._run, job, guest, command, stack.pop_all())
             self._tell(job)

@@ -15,8 +15,15 @@ from waggle.domain.diagnosis import Diagnosis, machine_died
 from waggle.domain.environment import Environment, MachineIdentity
 from waggle.domain.errors import GuestLost, Unsupported
 from waggle.domain.evidence import Refused
-from waggle.domain.execution import Command, ExecutionResult, Stream, Streams
-from waggle.domain.filesystem import FileSlice, FileVersion, Listing
+from waggle.domain.execution import (
+    HOME,
+    Command,
+    ExecutionResult,
+    GuestUser,
+    Stream,
+    Streams,
+)
+from waggle.domain.filesystem import MAX_PATH_BYTES, FileSlice, FileVersion, Listing
 from waggle.domain.host import Moment
 from waggle.domain.machine import Machine
 from waggle.domain.search import Searched, SearchQuery
@@ -36,6 +43,10 @@ from waggle.service.launcher import Launched
 
 _SETTLE_SECONDS = 1.0
 """How long a broken call waits to learn that the machine itself died, to name that as the cause."""
+
+
+_ASK_HOME = Command(("/.waggle/bin/busybox", "printenv", "HOME"), 15.0, MAX_PATH_BYTES + 1)
+_HOME_OF_ROOT = "/root"
 
 
 class Proxy(Protocol):
@@ -106,6 +117,7 @@ class LocalGuest:
         self.directory = directory
         self.booted_from = booted_from
         self._ending = asyncio.Lock()
+        self._user_home: str | None = None
 
     @property
     def machine(self) -> MachineIdentity:
@@ -116,6 +128,16 @@ class LocalGuest:
         """Connect, and let the guest have its way out. Raises GuestLost."""
         async with self._naming_the_cause():
             await self._connection.get()
+
+    async def home(self, user: GuestUser = GuestUser.SANDBOX) -> str:
+        """Where a user is at home; asked once. See `domain.host.Guest`."""
+        if user is GuestUser.ROOT:
+            return _HOME_OF_ROOT
+        if self._user_home is None:
+            said = (await self.run(_ASK_HOME)).stdout.text().removesuffix("\n")
+            fits = said.startswith("/") and said.isprintable()
+            self._user_home = said if fits and len(said) <= MAX_PATH_BYTES else HOME
+        return self._user_home
 
     async def run(self, command: Command, into: Streams | None = None) -> ExecutionResult:
         """Run a command; see `domain.host.Guest`."""

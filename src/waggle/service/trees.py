@@ -28,6 +28,7 @@ from waggle.domain.tree import (
 )
 from waggle.service.archives import read_archive, write_archive
 from waggle.service.environments import EnvironmentService
+from waggle.service.filesystem import located
 from waggle.service.recording import NewRecording, Recording
 
 MAX_KEPT = 2
@@ -81,6 +82,7 @@ class TreeService:
                 hint="Send it in parts.",
             )
         async with self._environments.using(environment_id, owner=owner) as (_, guest):
+            target = await located(guest, target)
             entries = await anyio.to_thread.run_sync(read_archive, archive)
             done = Unpacked()
             for batch in batches(entries):
@@ -98,6 +100,7 @@ class TreeService:
         target = parse_path(path)
         left_out = check_excludes(exclude)
         async with self._environments.using(environment_id, owner=owner) as (environment, guest):
+            target = await located(guest, target)
             packed, content = self._record(), self._record()
             try:
                 await guest.pack_tree(target, left_out, packed)

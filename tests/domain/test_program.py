@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model writes as a program, and the program that was meant."""
+
+import ast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waggle.domain.errors import InvalidArgument, InvalidRuntime
+from waggle.domain.language import Language, known_language, parse_language
+from waggle.domain.program import is_command, read_program
+from waggle.domain.runtime import RuntimeName
+
+PYTHON, NODE, SHELL = RuntimeName.PYTHON, RuntimeName.NODE, RuntimeName.SHELL
+
+
+def read(code: str, language: str | None = None, own: RuntimeName = PYTHON) -> tuple[str, object]:
+    program = read_program(code, language, own)
+    return program.code, program.language and program.language.runtime
+
+
+@pytest.mark.parametrize(
+    "code, expected",
+    [
+        ("```python\nprint(1)\n```", ("print(1)\n", PYTHON)),
+        ("\n```py\nprint(1)\n```\n\n", ("print(1)\n", PYTHON)),
+        ("```\nprint(1)\n```", ("print(1)\n", None)),
+        ("~~~bash\nls\n~~~", ("ls\n", SHELL)),
+        ("````js\n`x`\n````", ("`x`\n", NODE)),
+        ("```python\nprint(1)", ("print(1)\n", PYTHON)),
+        ("```python title=x\nprint(1)\n```", ("print(1)\n", PYTHON)),
+        ("```text\nprint(1)\n```", ("print(1)\n", None)),
+        ("print('```')", ("print('```')", None)),
+        ('"""\n```\nx\n```\n"""', ('"""\n```\nx\n```\n"""', None)),
+    ],
+)
+def test_a_fence_around_all_of_it_goes(code: str, expected: tuple[str, object]) -> None:
+    assert read(code) == expected
+
+
+def test_a_fence_does_not_overrule_the_language_that_was_asked_for() -> None:
+    assert read("```python\necho 1\n```", "shell") == ("echo 1\n", SHELL)
+
+
+@pytest.mark.parametrize(
+    "code", ["```python\na\n```\nand\n```python\nb\n```", "```python\na\n```\nThis prints a."]
+)
+def test_several_blocks_are_refused(code: str) -> None:
+    with pytest.raises(InvalidArgument, match="blocks") as refused:
+        read(code)
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "code, language",
+    [
+        ("#!/bin/bash\necho hi", SHELL),
+        ("#!/usr/bin/env python3\nprint(1)", PYTHON),
+        ("#!/usr/bin/env -S node\nx", NODE),
+        ("#!/usr/bin/perl\nx", None),
+        ("pip install x", SHELL),
+        ("python main.py", SHELL),
+        ("npm test", SHELL),
+        ("cd app && npm run build", SHELL),
+        ("ls -la\n", SHELL),
+        ("ls", SHELL),
+        ("sudo apt-get update", SHELL),
+        ("export A=1\necho $A", SHELL),
+        ("curl -s https://host.example/", SHELL),
+        ("echo hi\nfor f in *; do echo $f; done", SHELL),
+        ("print('ls -la')", None),
+        ("cat = 5\nprint(cat)", None),
+        ("make(1)", None),
+        ("find.x = 1", None),
+        ("import pip\npip.main", None),
+    ],
+)
+def test_whose_code_it_is(code: str, language: RuntimeName | None) -> None:
+    assert read(code) == (code, language)
+
+
+def test_javascript_may_export() -> None:
+    assert read("export const a = 1", own=NODE) == ("export const a = 1", None)
+    assert not is_command("export default function () {}")
+
+
+def test_a_command_in_an_asked_language_is_refused_with_the_next_step() -> None:
+    with pytest.raises(InvalidArgument, match="not python") as refused:
+        read("pip install x", "python")
+    assert "shell" in refused.value.hint
+
+
+def test_a_shell_gets_unix_lines_and_python_keeps_its_own() -> None:
+    assert read("echo a\r\necho b\r\n", "bash") == ("echo a\necho b\n", SHELL)
+    assert read("printf 'a\rb'\r", "sh") == ("printf 'a\rb'", SHELL)
+    assert read("x = 1\r\n") == ("x = 1\r\n", None)
+    assert read("```sh\r\necho a\r\n```\r\n") == ("echo a\n", SHELL)
+
+
+@pytest.mark.parametrize(
+    "text, language",
+    [
+        ("py", Language(PYTHON)),
+        ("Python3", Language(PYTHON)),
+        ("js", Language(NODE)),
+        ("javascript", Language(NODE)),
+        ("nodejs", Language(NODE)),
+        ("TypeScript", Language(NODE, ".ts")),
+        ("ts", Language(NODE, ".ts")),
+        ("sh", Language(SHELL)),
+        ("bash", Language(SHELL)),
+        ("zsh", Language(SHELL)),
+    ],
+)
+def test_languages_have_other_names(text: str, language: Language) -> None:
+    assert parse_language(text) == language
+
+
+@pytest.mark.parametrize("text", ["ruby", "c++", "", "text", "p" * 1000])
+def test_a_language_that_there_is_not(text: str) -> None:
+    assert known_language(text) is None
+    with pytest.raises(InvalidRuntime) as refused:
+        parse_language(text)
+    assert "shell" in refused.value.hint
+
+
+# Notebooks
+
+
+def run(code: str) -> dict[str, object]:
+    """What the translated code leaves behind; its subprocesses are real."""
+    values: dict[str, object] = {}
+    exec(compile(read(code)[0], "cell", "exec"), values)  # noqa: S102 - written here
+    return values
+
+
+def test_a_command_in_a_cell_runs() -> None:
+    values = run(
+        "where = 'there'\nout = !echo it\\'s {where}; echo two\nn = 1\nif n:\n    !true\n    n = 2"
+    )
+    assert values["out"] == ["it's there", "two"]
+    assert values["n"] == 2
+
+
+def test_magics_that_have_a_plain_counterpart() -> None:
+    values = run(
+        "%matplotlib inline\n%load_ext autoreload\n%env CALLS_TEST=5\n"
+        "import os\na = os.environ.pop('CALLS_TEST')\n%time b = 6\nhere = os.getcwd()\n%cd /\n"
+        "c = os.getcwd()\nos.chdir(here)\n"
+    )
+    assert (values["a"], values["b"], values["c"]) == ("5", 6, "/")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "x = (5\n%timeit)\n",
+        "s = '''\n!ls\n%pip\n'''\n",
+        's = """a\n!ls""" \\\n % 3\n',
+        "x = 1 \\\n % 2\n",
+        "x != 3\n",
+        "d = {'a': 1,\n!r}\n",
+        "print(f'{x!r}')\n",
+        "# !ls\n",
+        "a = '%s' % b\n",
+    ],
+)
+def test_python_stays_as_it_is(code: str) -> None:
+    assert read(code) == (code, None)
+
+
+def test_lines_keep_their_numbers() -> None:
+    code = "!ls\n\n%pip install x\nx = 1\n!echo 'it\nraise ValueError\n"
+    python = read(code)[0]
+    assert python.count("\n") == code.count("\n")
+    assert ast.parse(python).body[-1].lineno == 6
+    assert "addsitedir" in python.split("\n")[2]
+
+
+@pytest.mark.parametrize(
+    "code, expected",
+    [
+        ("%%bash\necho 1\r\necho 2", ("echo 1\necho 2", SHELL)),
+        ("\n%%sh\nls", ("ls", SHELL)),
+        ("%%javascript\nlet a = 1", ("let a = 1", NODE)),
+        ("%%time\nx = 1", ("pass\nx = 1", None)),
+    ],
+)
+def test_a_cell_with_a_magic(code: str, expected: tuple[str, object]) -> None:
+    assert read(code) == expected
+
+
+@pytest.mark.parametrize(
+    "code, step",
+    [
+        ("%%writefile a.py\nx", "write_file"),
+        ("%timeit f()", "plain Python"),
+        ("%%html\nx", "plain"),
+    ],
+)
+def test_other_magics_are_refused_with_the_next_step(code: str, step: str) -> None:
+    with pytest.raises(InvalidArgument, match="notebook") as refused:
+        read(code)
+    assert step in refused.value.hint
+
+
+@given(st.text(alphabet=" !%=()[]{}'\"\\#\nab`", max_size=60))
+def test_what_python_takes_stays(code: str) -> None:
+    """Code that compiles means what it says; nothing of it is a notebook's."""
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    assert read_program(code, "python", PYTHON).code == code
+
+
+@given(st.text(max_size=100), st.sampled_from([None, "python", "js", "bash"]))
+def test_any_text_is_a_program_or_refused(code: str, language: str | None) -> None:
+    try:
+        program = read_program(code, language, NODE)
+    except InvalidArgument:
+        return
+    assert len(program.code) <= 400 + 10 * len(code) + 200 * code.count("!")
+
+
+@pytest.mark.parametrize("unit", ["!\n", "'''", "(", "\\", "\"'", "a = !b\n", "`", "= !", "```\n"])
+def test_no_text_takes_long(unit: str) -> None:
+    """Linear, so that this ends."""
+    for code in ("!x\n" + unit * (500_000 // len(unit)), "!x\n" + unit * (60_000 // len(unit))):
+        try:
+            read_program(code, None, PYTHON)
+        except InvalidArgument:
+            continue
