@@ -107,7 +107,7 @@ BAD_CALLS: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "invalid_argument",
         "'../etc'",
     ),
-    "id": ("execute", {"environment_id": "1", "code": "x"}, "invalid_argument", "'1'"),
+    "id": ("execute", {"environment_id": "a/1", "code": "x"}, "invalid_argument", "'a/1'"),
     "no environment": ("list_files", {"environment_id": UNKNOWN}, "not_found", UNKNOWN),
     "destroy unknown": ("destroy_environment", {"environment_id": UNKNOWN}, "not_found", UNKNOWN),
 }

@@ -194,15 +194,34 @@ async def test_the_answer_for_another_owner_is_the_one_for_no_environment() -> N
         assert str(foreign.value).replace(theirs.id, UNKNOWN) == str(unknown.value)
 
 
-async def test_ids_are_forgiving_about_case_and_strict_otherwise() -> None:
+async def test_an_environment_is_known_by_its_id_its_name_and_the_start_of_its_id() -> None:
     async with world() as here:
-        environment = await here.created()
-        assert here.service.get(f" {environment.id.upper()}\n", owner=OWNER) == environment
-        for bad in ("", "../x", environment.id + "0", environment.id[:-1]):
+        environment = await here.created(CreateRequest(RuntimeName.PYTHON, name="web"))
+        for reference in (f" {environment.id.upper()}\n", "web", environment.id[:13]):
+            assert here.service.get(reference, owner=OWNER) == environment
+            async with here.service.using(reference, owner=OWNER) as (used, _):
+                assert used.id == environment.id
+            with pytest.raises(NotFound):
+                here.service.get(reference, owner="mallory")
+        for bad in ("", "../x"):
             with pytest.raises(InvalidArgument):
                 here.service.get(bad, owner=OWNER)
             with pytest.raises(InvalidArgument):
                 await here.service.destroy(bad, owner=OWNER)
+        for unknown in (environment.id + "0", "we", environment.id[:5]):
+            with pytest.raises(NotFound):
+                await here.service.destroy(unknown, owner=OWNER)
+        assert (await here.service.destroy("web", owner=OWNER)).id == environment.id
+
+
+async def test_a_name_that_two_have_is_refused_with_both_ids() -> None:
+    async with world(capacity=3) as here:
+        request = CreateRequest(RuntimeName.PYTHON, name="web")
+        first, second = await here.created(request), await here.created(request)
+        with pytest.raises(InvalidArgument, match=first.id) as refused:
+            await here.service.destroy("web", owner=OWNER)
+        assert second.id in refused.value.message
+        assert here.get(first.id).state is State.RUNNING
 
 
 async def test_the_list_is_in_order_of_creation_and_holds_every_state() -> None:

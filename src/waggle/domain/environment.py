@@ -222,6 +222,11 @@ class Environment:
         return reapable and self.active_calls == 0 and now >= self.expires_at()
 
 
+def is_id(text: str) -> bool:
+    """Whether it has the form of an id."""
+    return _ID.fullmatch(text) is not None
+
+
 def parse_id(text: str, name: str = "environment_id", *, maker: str = "create_environment") -> str:
     """A well-formed id, normalised to lower case; `maker` hands out what is called `name`.
 

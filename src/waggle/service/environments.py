@@ -15,9 +15,10 @@ from collections.abc import AsyncGenerator
 import anyio
 import anyio.abc
 
-from waggle.domain.environment import Environment, State, parse_id, parse_timeout
+from waggle.domain.environment import Environment, State, is_id, parse_timeout
 from waggle.domain.errors import NotFound
 from waggle.domain.host import EnvironmentHost, Guest, Moment, Progress, no_progress
+from waggle.domain.lookup import find_id, parse_reference_text
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock, EnvironmentStore, NewId
@@ -147,7 +148,10 @@ class EnvironmentService:
         return [*self._registry.environments()]
 
     def get(self, environment_id: str, *, owner: str) -> Environment:
-        """One environment. Raises InvalidArgument (malformed id) or NotFound."""
+        """One environment, by its id, its name or the start of its id, as in every method here.
+
+        Raises NotFound, or InvalidArgument when it can be neither or fits several of the owner's.
+        """
         return self._owned(environment_id, owner).environment
 
     async def inspect(self, environment_id: str, *, owner: str) -> Inspection:
@@ -170,9 +174,12 @@ class EnvironmentService:
         return await self._owned(environment_id, owner).extend(parse_timeout(minutes, "minutes"))
 
     def _owned(self, environment_id: str, owner: str) -> LiveEnvironment:
-        live = self._registry.find(parse_id(environment_id))
-        if live is None or live.environment.owner != owner:
-            raise NotFound(f"There is no environment {parse_id(environment_id)}.")
+        """What the caller means by an id, a name or the start of an id, among its own."""
+        reference = parse_reference_text(environment_id, "environment_id", "create_environment")
+        found = find_id(reference, ((each.id, each.name) for each in self.list(owner=owner)))
+        live = self._registry.find(found) if found else None
+        if live is None:
+            raise NotFound(f"There is no environment {reference}.")
         return live
 
     @contextlib.asynccontextmanager
@@ -234,7 +241,8 @@ class EnvironmentService:
         try:
             live = self._owned(environment_id, owner)
         except NotFound:
-            known = await self._store.get(parse_id(environment_id))
+            whole = environment_id.strip().lower()
+            known = await self._store.get(whole) if is_id(whole) else None
             if known is None or known.owner != owner or known.state is not State.DESTROYED:
                 raise
             return known

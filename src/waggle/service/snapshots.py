@@ -15,7 +15,7 @@ from datetime import timedelta
 
 import structlog
 
-from waggle.domain.environment import Environment, parse_id, parse_name
+from waggle.domain.environment import Environment, parse_name
 from waggle.domain.errors import (
     InvalidArgument,
     NotFound,
@@ -24,6 +24,7 @@ from waggle.domain.errors import (
     Unsupported,
 )
 from waggle.domain.host import Progress, no_progress
+from waggle.domain.lookup import find_id, parse_reference_text
 from waggle.domain.protocols import Clock, NewId
 from waggle.domain.snapshot import Snapshot, SnapshotShelf
 from waggle.service.environments import EnvironmentService
@@ -69,12 +70,16 @@ class SnapshotService:
         return [] if self._shelf is None else [*self._shelf.all()]
 
     def get(self, snapshot_id: str, *, owner: str) -> Snapshot:
-        """One snapshot. Raises InvalidArgument (malformed id) or NotFound."""
-        wanted = parse_id(snapshot_id, "snapshot_id", maker="snapshot_environment")
-        for snapshot in self.list(owner=owner):
-            if snapshot.id == wanted:
-                return snapshot
-        raise NotFound(f"There is no snapshot {wanted}.", hint="list_snapshots shows yours.")
+        """One snapshot, by its id, its name or the start of its id.
+
+        Raises NotFound, or InvalidArgument when it can be neither or fits several of the owner's.
+        """
+        reference = parse_reference_text(snapshot_id, "snapshot_id", "snapshot_environment")
+        own = {snapshot.id: snapshot for snapshot in self.list(owner=owner)}
+        found = find_id(reference, ((each.id, each.name) for each in own.values()))
+        if found is None:
+            raise NotFound(f"There is no snapshot {reference}.", hint="list_snapshots shows yours.")
+        return own[found]
 
     async def take(
         self,

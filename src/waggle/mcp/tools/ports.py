@@ -40,15 +40,16 @@ class PortTools:
 
     def __init__(self, services: Services) -> None:
         self._ports = services.ports
+        self._environments = services.environments
         self._heartbeat = services.heartbeat
 
     async def expose_port(
         self, ctx: Ctx, *, environment_id: EnvironmentId, port: _Port, wait_seconds: _Wait = None
     ) -> Annotated[CallToolResult, OpenedPort]:
         """Open a port and wait a while until something listens."""
-        work = self._ports.expose(
-            environment_id, port, owner=current_owner(ctx), wait_seconds=wait_seconds
-        )
+        owner = current_owner(ctx)
+        environment_id = self._environments.get(environment_id, owner=owner).id
+        work = self._ports.expose(environment_id, port, owner=owner, wait_seconds=wait_seconds)
         exposed, listening = await with_heartbeat(
             ctx, lambda: "waiting for the port", self._heartbeat, work
         )
@@ -67,7 +68,9 @@ class PortTools:
         self, ctx: Ctx, *, environment_id: EnvironmentId, port: _Port
     ) -> Annotated[CallToolResult, ClosedPort]:
         """Close a port."""
-        was = await self._ports.unexpose(environment_id, port, owner=current_owner(ctx))
+        owner = current_owner(ctx)
+        environment_id = self._environments.get(environment_id, owner=owner).id
+        was = await self._ports.unexpose(environment_id, port, owner=owner)
         result = ClosedPort(environment_id=environment_id, port=port, was_exposed=was)
         return success(result, f"Port {port} is {'closed' if was else 'not exposed'}.")
 

@@ -55,6 +55,7 @@ class SnapshotTools:
 
     def __init__(self, services: Services) -> None:
         self._snapshots = services.snapshots
+        self._environments = services.environments
 
     async def snapshot_environment(
         self,
@@ -104,10 +105,10 @@ class SnapshotTools:
         idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
     ) -> Annotated[CallToolResult, ForkedEnvironments]:
         """Copy a running environment."""
-        copies = await self._snapshots.fork(
-            environment_id, count, owner=current_owner(ctx), progress=reporter(ctx)
-        )
-        result = forked(environment_id.strip().lower(), copies)
+        owner = current_owner(ctx)
+        origin = self._environments.get(environment_id, owner=owner).id
+        copies = await self._snapshots.fork(origin, count, owner=owner, progress=reporter(ctx))
+        result = forked(origin, copies)
         lines = [f"{each.environment_id} {each.name}" for each in result.environments]
         return success(
             result,
@@ -119,12 +120,14 @@ class SnapshotTools:
         self, ctx: Ctx, *, environment_id: EnvironmentId, snapshot_id: _SnapshotId
     ) -> Annotated[CallToolResult, RolledBackEnvironment]:
         """Go back to a moment."""
+        owner = current_owner(ctx)
+        snapshot_id = self._snapshots.get(snapshot_id, owner=owner).id
         environment = await self._snapshots.roll_back(
-            environment_id, snapshot_id, owner=current_owner(ctx), progress=reporter(ctx)
+            environment_id, snapshot_id, owner=owner, progress=reporter(ctx)
         )
         result = RolledBackEnvironment(
             environment_id=environment.id,
-            snapshot_id=snapshot_id.strip().lower(),
+            snapshot_id=snapshot_id,
             status=environment.state,
         )
         return success(
