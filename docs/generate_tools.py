@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from mcp.server.mcpserver.prompts import Prompt
-from mcp.server.mcpserver.tools import Tool
 from mcp_types import ToolAnnotations
 
 from waggle.config import load
+from waggle.mcp.arguments import OfferedTool
 from waggle.mcp.context import Services
 from waggle.mcp.images import MAX_IMAGE_BYTES
 from waggle.mcp.instructions import instructions
@@ -88,7 +88,7 @@ ended within the call: by default when its text names an image file (or `savefig
 Schema = Mapping[str, Any]
 
 
-def default_tools() -> list[Tool]:
+def default_tools() -> list[OfferedTool]:
     """The tools of a server with default settings; they can be described, not called."""
     settings = load({}, is_root=False)
     services = Services(
@@ -113,7 +113,7 @@ def page() -> str:
     return f"{head}\n{overview(tools)}{sections}\n{resources()}\n{prompts()}"
 
 
-def overview(tools: Sequence[Tool]) -> str:
+def overview(tools: Sequence[OfferedTool]) -> str:
     """Return the table of all tools; parameters that must be given are bold."""
     lines = ["| Tool | Parameters (required ones in bold) | What it does |", "|---|---|---|"]
     for tool in tools:
@@ -149,19 +149,15 @@ def resources() -> str:
     return f"{RESOURCES}\n| Template | |\n|---|---|\n{each}\n"
 
 
-def section(tool: Tool) -> str:
+def section(tool: OfferedTool) -> str:
     """Return one tool's part of the page."""
-    about, _, example = tool.description.partition("\nExample: ")
-    lines = [f"## `{tool.name}`\n", f"{about}\n", f"{_hints(tool)}\n"]
-    if example:
-        lines.append("\n".join(f"```json\n{each}\n```" for each in example.split(" or ")) + "\n")
-    lines.append(_table("Parameter", tool.parameters, tool.parameters))
-    output = tool.output_schema or {}
-    lines.append(_table("Result", output, output))
+    lines = [f"## `{tool.name}`\n", f"{tool.description}\n", f"{_hints(tool)}\n"]
+    lines.append(_table("Parameter", tool.accepted, tool.accepted))
+    lines.append(_table("Result", tool.told, tool.told))
     return "\n".join(line for line in lines if line)
 
 
-def _hints(tool: Tool) -> str:
+def _hints(tool: OfferedTool) -> str:
     hints = tool.annotations or ToolAnnotations()
     words = [
         "only reads" if hints.read_only_hint else "changes the environment",
@@ -198,7 +194,7 @@ def _of_items(about: Schema) -> str:
 
 def _is_input(schema: Schema) -> bool:
     """Whether a schema describes parameters: those refuse what they do not know."""
-    return schema.get("additionalProperties") is False
+    return "title" not in schema
 
 
 def _resolved(about: Schema, root: Schema) -> Schema:

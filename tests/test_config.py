@@ -56,11 +56,13 @@ def problems(**values: str) -> list[str]:
 
 class TestToolsets:
     def test_all_or_some_by_name(self) -> None:
-        assert settings().toolsets == settings(TOOLSETS="ALL").toolsets == frozenset(Toolset)
+        assert settings(TOOLSETS="ALL").toolsets == frozenset(Toolset)
+        assert settings(TOOLSETS="core,full").toolsets == frozenset(Toolset)
+        assert settings().toolsets == {Toolset.CORE}
         some = settings(TOOLSETS="run, files").toolsets
         assert some == {Toolset.RUN, Toolset.FILES}
 
-    @pytest.mark.parametrize("text", ["runs", "run,all", ",", "execute"])
+    @pytest.mark.parametrize("text", ["runs", "run,al", ",", "execute"])
     def test_a_name_that_is_unknown_refuses_the_start(self, text: str) -> None:
         (line,) = problems(TOOLSETS=text)
         assert "environments, execution, jobs" in line

@@ -26,7 +26,6 @@ from waggle.domain.errors import DataDirBusy, SettingsInvalid
 from waggle.domain.machine import Hypervisor
 from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock
-from waggle.domain.toolset import Offer
 from waggle.domain.tree import MAX_RECORDS_BYTES
 from waggle.hypervisors import hypervisor
 from waggle.infra.files import FileLock
@@ -43,6 +42,7 @@ from waggle.presets import (
     execution_limits,
     image_service,
     limits,
+    offer,
     runtimes,
     warm_up,
 )
@@ -283,6 +283,6 @@ def _services(
         ports=PortService(environments),
         execution_limits=spoken,
         rates=rates(settings),
-        offer=Offer(settings.toolsets),
+        offer=offer(settings),
         observer=observer,
     )

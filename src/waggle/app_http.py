@@ -24,7 +24,7 @@ from waggle.places import Places
 from waggle.service.private_state import keep_swept, sweep
 from waggle.signals import Signals, on_hangup
 from waggle.web.access import AccessRules
-from waggle.web.app import build_app
+from waggle.web.app import Served, build_app
 from waggle.web.endpoint import SessionLimits
 from waggle.web.hosts import host_policy
 from waggle.web.server import ServerLimits, WebServer, bind
@@ -69,7 +69,7 @@ async def _serve(
     settings = app.settings
     names = (*settings.allowed_hosts, *(o.partition("://")[2] for o in settings.allowed_origins))
     web = build_app(
-        mcp.lowlevel,
+        Served(mcp.lowlevel, app.services.offer, mcp.calls.cut),
         not_ready=app.environments.not_ready,
         hosts=host_policy(settings.listen_addr.host, (*names, *public_names(settings))),
         sessions=SessionLimits(
@@ -78,7 +78,6 @@ async def _serve(
         ),
         access=access,
         scrape=app.watch.scrape,
-        cut_calls=mcp.calls.cut,
     )
     limits = ServerLimits(grace=settings.shutdown_timeout.total_seconds())
     server = WebServer(web, listener, limits)

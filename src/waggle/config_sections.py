@@ -33,6 +33,7 @@ from waggle.config_values import (
     Mirror,
     Networks,
     OptionalPath,
+    OptionalToolsets,
     Origins,
     Ports,
     Toolsets,
@@ -59,7 +60,15 @@ class ServerSection(Section):
         "", "Browser origins that may call, beside those on loopback."
     )
     toolsets: Toolsets = setting(
-        "all", "Which tools and resources clients are offered; what is left out cannot be had."
+        "core",
+        "Which tools clients are shown that do not choose: the ten of `core`, all with `full`, or "
+        "the named sets. Anything but `core` is also all that they can have, unless "
+        "WAGGLE_TOOLSETS_ALLOWED says otherwise.",
+    )
+    toolsets_allowed: OptionalToolsets = setting(
+        "",
+        "Which tools and resources clients can have at all, those included that they choose with "
+        "`/mcp?toolsets=`. Nothing: all, if WAGGLE_TOOLSETS is `core`, else what that names.",
     )
     max_sessions: Whole = setting("1000", "MCP sessions kept at once.", ge=1, le=100_000)
     session_idle_timeout: Duration = setting("30m", "An MCP session unused so long is forgotten.")

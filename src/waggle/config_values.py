@@ -16,8 +16,9 @@ from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator
 
+from waggle.domain.errors import InvalidArgument
 from waggle.domain.runtime import FILE, PACKAGES, RuntimeName, parse_template
-from waggle.domain.toolset import ALL_TOOLSETS, Toolset
+from waggle.domain.toolset import Toolset, toolsets_of
 
 _UNITS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 _DURATION = re.compile(r"(?:([0-9]{1,7})h)?(?:([0-9]{1,7})m)?(?:([0-9]{1,7})s)?(?:([0-9]{1,7})ms)?")
@@ -134,13 +135,18 @@ def parse_ports(value: object) -> object:
 
 
 def parse_toolsets(value: object) -> object:
-    """Read names of sets of tools separated by commas or spaces, or `all`."""
+    """Read names of sets of tools separated by commas or spaces; `full` and `all` are all."""
     if not isinstance(value, str):
         return value
-    names = split_words(value.lower())
-    if not names:
-        raise ValueError("nothing is offered")
-    return ALL_TOOLSETS if names == ("all",) else frozenset(Toolset(name) for name in names)
+    try:
+        return toolsets_of(split_words(value))
+    except InvalidArgument as error:
+        raise ValueError(error.message) from error
+
+
+def parse_optional_toolsets(value: object) -> object:
+    """As `parse_toolsets`; None for nothing."""
+    return None if value == "" else parse_toolsets(value)
 
 
 def parse_warm_pool(value: object) -> object:
@@ -273,5 +279,10 @@ WarmPoolSizes = Annotated[
 Toolsets = Annotated[
     frozenset[Toolset],
     BeforeValidator(parse_toolsets),
-    Accepts(f"`all`, or some of {', '.join(Toolset)}, separated by commas"),
+    Accepts(f"`full`, or some of {', '.join(Toolset)}, separated by commas"),
+]
+OptionalToolsets = Annotated[
+    frozenset[Toolset] | None,
+    BeforeValidator(parse_optional_toolsets),
+    Accepts(f"`full`, or some of {', '.join(Toolset)}, separated by commas, or nothing"),
 ]

@@ -16,6 +16,7 @@ from waggle.domain.execution import Command
 from waggle.domain.image import AllowedImages
 from waggle.domain.reference import ImageReference, parse_reference
 from waggle.domain.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template
+from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset
 from waggle.infra.oci.registry.options import RegistryOptions
 from waggle.infra.oci.sources import is_local
 from waggle.places import Places
@@ -29,6 +30,20 @@ AUTH_FILES = (".config/containers/auth.json", ".docker/config.json")
 """Where podman and docker keep credentials, below the home directory."""
 _WARM_SECONDS = 60.0
 EXTENSIONS = {RuntimeName.PYTHON: ".py", RuntimeName.NODE: ".js", RuntimeName.SHELL: ".sh"}
+
+
+def offer(settings: Settings) -> Offer:
+    """What clients are shown that do not choose, of what the operator allows."""
+    shown, allowed = settings.toolsets, settings.toolsets_allowed
+    if allowed is None:
+        allowed = ALL_TOOLSETS if shown == frozenset({Toolset.CORE}) else shown
+    found = Offer(shown, allowed)
+    if not found.tools:
+        raise SettingsInvalid(
+            "WAGGLE_TOOLSETS names no tool that WAGGLE_TOOLSETS_ALLOWED allows.",
+            hint="Name some of the allowed sets in WAGGLE_TOOLSETS.",
+        )
+    return found
 
 
 def runtimes(settings: Settings) -> dict[RuntimeName, Runtime]:

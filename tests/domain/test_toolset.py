@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.toolset import ALL_TOOLSETS, TOOLS, Offer, Toolset
+from waggle.domain.errors import InvalidArgument
+from waggle.domain.toolset import ALL_TOOLS, ALL_TOOLSETS, TOOLS, Offer, Toolset
 
-WITHOUT_FILES = Offer(ALL_TOOLSETS - {Toolset.FILES})
+WITHOUT_FILES = Offer(ALL_TOOLSETS - {Toolset.FILES, Toolset.CORE})
+CORE = Offer(frozenset({Toolset.CORE}))
 
 
 def test_an_offer_knows_its_tools() -> None:
@@ -21,6 +23,35 @@ def test_an_offer_knows_its_tools() -> None:
     assert not Offer().has("read")
     assert WITHOUT_FILES.any_of({Toolset.FILES, Toolset.JOBS})
     assert not WITHOUT_FILES.any_of({Toolset.FILES})
+
+
+def test_the_core_comes_first_and_holds_tools_of_other_sets() -> None:
+    assert CORE.tools == TOOLS[Toolset.CORE] == Offer().tools[:10]
+    topics = [name for each in Toolset if each != "core" for name in TOOLS[each]]
+    assert sorted(topics) == sorted(ALL_TOOLS)
+    assert CORE.any_of({Toolset.JOBS})
+    assert not CORE.any_of({Toolset.PORTS, Toolset.SNAPSHOTS})
+
+
+@pytest.mark.parametrize("words", [["full"], ["ALL"], ["core", "full"], [*Toolset]])
+def test_a_client_may_choose_all_that_is_allowed(words: list[str]) -> None:
+    assert CORE.choose(words).tools == ALL_TOOLS
+    allowed = Offer(frozenset({Toolset.CORE}), frozenset({Toolset.CORE, Toolset.PORTS}))
+    assert allowed.choose(words).tools == allowed.whole.tools
+    assert {*allowed.whole.tools} == {*TOOLS[Toolset.CORE], "expose_port", "unexpose_port"}
+
+
+def test_a_choice_is_of_sets_that_exist_and_are_allowed() -> None:
+    narrow = Offer(frozenset({Toolset.RUN}), frozenset({Toolset.RUN, Toolset.FILES}))
+    assert narrow.choose(["files", "ports"]).tools == TOOLS[Toolset.FILES]
+    assert {*narrow.choose(["core"]).tools} == {*TOOLS[Toolset.CORE]} & {*TOOLS[Toolset.FILES]}
+    with pytest.raises(InvalidArgument) as refused:
+        narrow.choose(["ports"])
+    assert refused.value.hint == "It offers: files, run."
+    for words in (["port"], [""], []):
+        with pytest.raises(InvalidArgument) as unknown:
+            narrow.choose(words)
+        assert "core, environments" in unknown.value.hint
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,12 @@ FAILURE = Diagnosis(
     "Write its file; write_file does that. install_packages gets packages; run_command works as "
     "root. Start less at once, and use kill_job or execute. Look at it again.",
 )
+TOPICS = [each for each in Toolset if each is not Toolset.CORE]
+"""The sets of which each tool is in one."""
 NARROWED = [
     *({each} for each in Toolset),
-    *({*pair} for pair in itertools.combinations(Toolset, 2)),
-    *({*Toolset} - {each} for each in Toolset),
+    *({*pair} for pair in itertools.combinations(TOPICS, 2)),
+    *({*TOPICS} - {each} for each in TOPICS),
 ]
 CALLS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "execute": [

@@ -70,7 +70,7 @@ async def test_they_name_only_tools_that_exist() -> None:
 async def test_a_prompt_is_offered_only_with_the_tools_that_it_names(
     left_out: set[Toolset], names: list[str]
 ) -> None:
-    setup = Setup(toolsets=ALL_TOOLSETS - left_out)
+    setup = Setup(toolsets=ALL_TOOLSETS - left_out - {Toolset.CORE})
     async with mcp_server(setup) as server, Client(server) as client:
         assert [prompt.name for prompt in (await client.list_prompts()).prompts] == names
         for name in {*PROMPTS} - {*names}:

@@ -55,7 +55,10 @@ async def test_a_repeated_result_is_said_to_be_one_also_of_what_is_gone() -> Non
 
 
 async def test_what_is_said_of_a_repeated_result_names_no_tool_that_is_withheld() -> None:
-    async with serving(Setup(toolsets=ALL_TOOLSETS - {Toolset.JOBS})) as rig, client(rig) as agent:
+    async with (
+        serving(Setup(toolsets=ALL_TOOLSETS - {Toolset.JOBS, Toolset.CORE})) as rig,
+        client(rig) as agent,
+    ):
         run = {"environment_id": await created(agent), "code": "echo 1", "idempotency_key": "r"}
         _, again = [await agent.call_tool("execute", run) for _ in range(2)]
         assert text_of(again).endswith("idempotency_key; nothing was done again.")

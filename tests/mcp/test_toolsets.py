@@ -10,10 +10,11 @@ import pytest
 from mcp import Client
 from tests.support.server import Setup, default_tools, error_of, mcp_server, unused_services
 
-from waggle.domain.toolset import TOOLS, Offer, Toolset
+from waggle.domain.toolset import ALL_TOOLS, TOOLS, Offer, Toolset
 from waggle.mcp.instructions import instructions
 from waggle.mcp.tools import all_tools
 
+TOPICS = [each for each in Toolset if each is not Toolset.CORE]
 ALL = [tool.name for tool in default_tools()]
 
 
@@ -34,25 +35,27 @@ async def test_what_is_not_offered_is_neither_listed_nor_called() -> None:
 
 
 def test_each_tool_is_in_one_set() -> None:
-    assert offered(*Toolset) == ALL
-    assert sorted(name for each in Toolset for name in offered(each)) == sorted(ALL)
-    assert all(offered(each) == [*TOOLS[each]] for each in Toolset)
+    assert offered(*Toolset) == offered(*TOPICS) == ALL == [*ALL_TOOLS]
+    assert sorted(name for each in TOPICS for name in offered(each)) == sorted(ALL)
+    assert all({*offered(each)} == {*TOOLS[each]} for each in Toolset)
 
 
 @pytest.mark.parametrize(
     "toolsets",
-    [*({each} for each in Toolset), *({*Toolset} - {each} for each in Toolset)],
+    [*({each} for each in Toolset), *({*TOPICS} - {each} for each in TOPICS)],
     ids=lambda toolsets: "+".join(sorted(toolsets)),
 )
 def test_the_instructions_name_only_what_is_offered(toolsets: set[Toolset]) -> None:
     names = offered(*toolsets)
     text = instructions(names)
     named = {name for name in ALL if re.search(rf"\b{name}\b", text)}
-    assert named <= set(names)
-    assert set(names) - named <= {"list_environments"}
+    assert named == set(names)
 
 
-def test_the_steps_are_numbered_without_gaps() -> None:
-    text = instructions(offered(Toolset.ENVIRONMENTS, Toolset.FILES))
-    assert re.findall(r"^(\d)\.", text, re.M) == ["1", "2", "3", "4"]
-    assert instructions(offered(Toolset.RUN)).count("\n") == 2
+@pytest.mark.parametrize("sleeps", [False, True])
+def test_the_instructions_begin_with_when_and_are_short_enough_for_clients(sleeps: bool) -> None:
+    text = instructions(ALL, sleep_when_idle=sleeps)
+    assert text.startswith("Use waggle whenever ")
+    assert len(text) < 2_048
+    assert ("paused to disk" in text) is sleeps
+    assert len(instructions(offered(Toolset.CORE))) < 1_400

@@ -22,7 +22,6 @@ import anyio.abc
 import httpx2
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
-from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, TextContent
 from tests.support.fakes import FakeHost, MemoryCalls, MemoryShelf, MemoryStore
 
@@ -33,6 +32,7 @@ from waggle.domain.runtime import Runtime, RuntimeName
 from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset
 from waggle.domain.tree import MAX_RECORDS_BYTES
 from waggle.infra.spool import Spool
+from waggle.mcp.arguments import OfferedTool
 from waggle.mcp.context import Services
 from waggle.mcp.server import WaggleServer, build_mcp
 from waggle.mcp.tools import all_tools
@@ -47,7 +47,7 @@ from waggle.service.request import Pausing
 from waggle.service.snapshots import SnapshotLimits, SnapshotService
 from waggle.service.trees import TreeService
 from waggle.web.access import OPEN, AccessRules
-from waggle.web.app import DEFAULT_BODIES, DEFAULT_SESSIONS, Scrape, WebApp, build_app
+from waggle.web.app import DEFAULT_BODIES, DEFAULT_SESSIONS, Scrape, Served, WebApp, build_app
 from waggle.web.bodies import BodyLimits
 from waggle.web.endpoint import SessionLimits
 from waggle.web.hosts import host_policy
@@ -87,6 +87,8 @@ class Setup:
     network: NetworkPolicy = NetworkPolicy.PUBLIC
     rates: RateLimiter | None = None
     toolsets: Collection[Toolset] = ALL_TOOLSETS
+    """What is shown, and allowed, too, unless there is an `offer`."""
+    offer: Offer | None = None
     pausing: Pausing = field(default_factory=Pausing)
 
 
@@ -151,7 +153,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
         ports=PortService(environments),
         execution_limits=EXECUTION,
         heartbeat=setup.heartbeat,
-        offer=Offer(frozenset(setup.toolsets)),
+        offer=setup.offer or Offer(frozenset(setup.toolsets), frozenset(setup.toolsets)),
         rates=setup.rates,
         observer=setup.observer or Observer(),
     )
@@ -163,7 +165,7 @@ def unused_services() -> Services:
     return Services(unused, unused, unused, unused, unused, unused, unused, unused, EXECUTION)
 
 
-def default_tools() -> list[Tool]:
+def default_tools() -> list[OfferedTool]:
     """Every tool; they can be looked at, not called."""
     return all_tools(unused_services())
 
@@ -193,8 +195,7 @@ async def serving(
         services = make_services(setup, group)
         mcp = build_mcp(services)
         web = build_app(
-            mcp.lowlevel,
-            cut_calls=mcp.calls.cut,
+            Served(mcp.lowlevel, services.offer, mcp.calls.cut),
             not_ready=services.environments.not_ready,
             hosts=host_policy("127.0.0.1", setup.names),
             sessions=setup.sessions,

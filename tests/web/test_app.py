@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from tests.support.server import Setup, client, created, raw, request, serving
 
 from waggle.web import app as app_module
-from waggle.web.app import build_app
+from waggle.web.app import Served, build_app
 from waggle.web.hosts import host_policy
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +51,7 @@ async def test_a_readiness_check_that_fails_or_hangs(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(app_module, "READINESS_SECONDS", 0.01)
     for check, words in ((fails, "check failed"), (hangs, "took more than")):
-        web = build_app(Server("x"), not_ready=check, hosts=host_policy("127.0.0.1"))
+        web = build_app(Served(Server("x")), not_ready=check, hosts=host_policy("127.0.0.1"))
         transport = httpx2.ASGITransport(web.asgi)
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as http:
             answer = await http.get("/readyz")
@@ -62,7 +62,7 @@ async def test_a_readiness_check_that_fails_or_hangs(monkeypatch: pytest.MonkeyP
 
 async def test_a_crash_of_the_endpoint_is_answered_in_json() -> None:
     """One that was never started is the only one that crashes at will."""
-    web = build_app(Server("x"), not_ready=never, hosts=host_policy("127.0.0.1"))
+    web = build_app(Served(Server("x")), not_ready=never, hosts=host_policy("127.0.0.1"))
     transport = httpx2.ASGITransport(web.asgi)
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as http:
         with capture_logs() as logs:
@@ -74,7 +74,7 @@ async def test_a_crash_of_the_endpoint_is_answered_in_json() -> None:
 
 
 async def test_who_comes_after_the_last_call_is_told_that_the_server_stops() -> None:
-    web = build_app(Server("x"), not_ready=never, hosts=host_policy("127.0.0.1"))
+    web = build_app(Served(Server("x")), not_ready=never, hosts=host_policy("127.0.0.1"))
     transport = httpx2.ASGITransport(web.asgi)
     async with (
         web.endpoint.running(),

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
+from waggle.domain.errors import InvalidArgument
+
 
 class Toolset(StrEnum):
-    """Tools that belong together. `waggle.mcp.tools` makes them."""
+    """Tools that belong together; `core` is the few that do everyday work, of several others."""
 
+    CORE = "core"
     ENVIRONMENTS = "environments"
     EXECUTION = "execution"
     JOBS = "jobs"
@@ -24,7 +27,23 @@ class Toolset(StrEnum):
 
 
 ALL_TOOLSETS = frozenset(Toolset)
+EVERYTHING = ("full", "all")
+"""Words for all sets together."""
+CHOSEN = "waggle.offer"
+"""The key of a request's scope under which `waggle.web` leaves the offer that a client chose."""
 TOOLS: Mapping[Toolset, tuple[str, ...]] = {
+    Toolset.CORE: (
+        "execute",
+        "write_file",
+        "read_file",
+        "edit_file",
+        "list_files",
+        "install_packages",
+        "read_job",
+        "create_environment",
+        "list_environments",
+        "destroy_environment",
+    ),
     Toolset.ENVIRONMENTS: (
         "create_environment",
         "list_environments",
@@ -33,13 +52,13 @@ TOOLS: Mapping[Toolset, tuple[str, ...]] = {
         "extend_environment",
     ),
     Toolset.EXECUTION: ("execute", "run_command"),
-    Toolset.JOBS: ("wait_job", "read_job", "kill_job", "list_jobs"),
+    Toolset.JOBS: ("read_job", "wait_job", "kill_job", "list_jobs"),
     Toolset.FILES: (
         "write_file",
         "read_file",
+        "edit_file",
         "list_files",
         "search_files",
-        "edit_file",
         "upload_files",
         "download_files",
     ),
@@ -56,24 +75,68 @@ TOOLS: Mapping[Toolset, tuple[str, ...]] = {
     ),
     Toolset.RUN: ("run_code",),
 }
-"""The names, in the order in which a client lists them; texts may name a tool by these only."""
+"""The names; texts may name a tool by these only."""
+ALL_TOOLS = tuple(dict.fromkeys(name for names in TOOLS.values() for name in names))
+"""In the order in which a client lists them: the core first."""
 _SENTENCE = re.compile(r"(?<=\.)\s+")
 _CLAUSE = re.compile(r"(?<=;)\s+")
 
 
+def toolsets_of(words: Iterable[str]) -> frozenset[Toolset]:
+    """The sets that these words name, `full` and `all` among them. Raises InvalidArgument."""
+    names = [word.lower() for word in words if word]
+    unknown = [name for name in names if name not in (*Toolset, *EVERYTHING)]
+    if unknown or not names:
+        wrong = f"There is no toolset {unknown[0][:40]!r}." if unknown else "No toolset is named."
+        raise InvalidArgument(wrong, hint=f"Use some of: {', '.join([*Toolset, 'full'])}.")
+    if any(name in EVERYTHING for name in names):
+        return ALL_TOOLSETS
+    return frozenset(Toolset(name) for name in names)
+
+
 @dataclass(frozen=True)
 class Offer:
-    """What clients can call, and what may be said to them."""
+    """What clients are shown, and what may be said to them: some of what is `allowed`.
+
+    `chosen` means that the client asked for just these; then it can call no others.
+    """
 
     toolsets: frozenset[Toolset] = ALL_TOOLSETS
+    allowed: frozenset[Toolset] = ALL_TOOLSETS
+    chosen: bool = False
+
+    @cached_property
+    def tools(self) -> tuple[str, ...]:
+        """Their names, in the order in which a client lists them."""
+        shown = {name for each in self.toolsets for name in TOOLS[each]}
+        may = {name for each in self.allowed for name in TOOLS[each]}
+        return tuple(name for name in ALL_TOOLS if name in shown and name in may)
 
     def has(self, tool: str) -> bool:
-        """Whether a tool of this name can be called."""
-        return any(tool in TOOLS[each] for each in self.toolsets)
+        """Whether a tool of this name is offered."""
+        return tool in self.tools
 
     def any_of(self, toolsets: Collection[Toolset]) -> bool:
-        """Whether one of these sets is offered."""
-        return not self.toolsets.isdisjoint(toolsets)
+        """Whether a tool of these sets is offered."""
+        return any(self.has(tool) for each in toolsets for tool in TOOLS[each])
+
+    @property
+    def whole(self) -> Offer:
+        """All that is allowed."""
+        return Offer(self.allowed, self.allowed)
+
+    def choose(self, words: Iterable[str]) -> Offer:
+        """What a client gets that asks for sets by these words.
+
+        Raises InvalidArgument for words that name no set, or none that is allowed.
+        """
+        choice = Offer(toolsets_of(words), self.allowed, chosen=True)
+        if not choice.tools:
+            raise InvalidArgument(
+                f"This server does not offer the toolset {min(choice.toolsets)}.",
+                hint=f"It offers: {', '.join(each for each in Toolset if each in self.allowed)}.",
+            )
+        return choice
 
     def advice(self, text: str) -> str:
         """Our own advice without the clauses that name a tool which is not offered; maybe empty.
@@ -85,7 +148,7 @@ class Offer:
     @cached_property
     def _withheld(self) -> re.Pattern[str] | None:
         """A word that is the name of a tool which is not offered; None if all are."""
-        names = [name for each in Toolset if each not in self.toolsets for name in TOOLS[each]]
+        names = [name for name in ALL_TOOLS if not self.has(name)]
         return naming(names) if names else None
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turn a function into a tool whose published input schema is exactly what is accepted.
+"""Turn a function into a tool with schemas that every client takes.
 
 Called by `waggle.mcp.tools`. On top of the SDK: unknown parameters are refused instead of dropped,
-`true` is no number, and a string is parsed as JSON only for parameters that are lists, objects,
-numbers or booleans (some clients send these as text), never for text, where `true` or `[1]` is a
-perfectly good value.
+but for those that clients add by themselves; `true` is no number; and a string is parsed as JSON
+only for parameters that are lists, objects, numbers or booleans (some clients send these as text),
+never for text, where `true` or `[1]` is a perfectly good value.
 """
 
 from __future__ import annotations
@@ -21,10 +21,16 @@ from mcp_types import ToolAnnotations
 from pydantic import ConfigDict, create_model
 
 from waggle.domain.toolset import Offer
-from waggle.mcp.output_schemas import quick
+from waggle.mcp.input_schemas import documented, published
+from waggle.mcp.output_schemas import Schema, quick, terse
 
-Schema = Mapping[str, Any]
-
+ADDED_BY_CLIENTS = frozenset(
+    {
+        *("toolCallId", "tool_call_id", "sessionId", "session_id", "action", "chatInput"),
+        *("description", "explanation", "reason", "reasoning", "thought", "_meta"),
+    }
+)
+"""What clients and habits of models put beside the arguments; ignored where it is none of them."""
 
 _OPENING = {"array": "[", "object": "{"}
 _PLAIN = (*"-0123456789", "true", "false")
@@ -46,7 +52,15 @@ class _Metadata(FuncMetadata):
         return {
             name: _plain(value) if name in self.plain else _parsed(value, self.openings.get(name))
             for name, value in data.items()
+            if name in self.openings or name not in ADDED_BY_CLIENTS
         }
+
+
+class OfferedTool(Tool):
+    """A tool, and what documents say of it: all that is accepted, and results with their words."""
+
+    accepted: dict[str, Any]
+    told: dict[str, Any]
 
 
 def _plain(value: object) -> object:
@@ -76,14 +90,15 @@ def make_tool(
     title: str,
     description: str,
     annotations: ToolAnnotations,
-) -> Tool:
+    meta: Mapping[str, Any] | None = None,
+) -> OfferedTool:
     """Build the tool named like `method`, with the parameters and result of its signature."""
-    told = {"title": title, "description": description, "annotations": annotations}
+    told = {"title": title, "description": description, "annotations": annotations, "meta": meta}
     return _shape(cast("MethodType", method).__func__).model_copy(update={"fn": method, **told})
 
 
 @cache  # takes milliseconds, and says the same of every object that has the method
-def _shape(function: Callable[..., Awaitable[object]]) -> Tool:
+def _shape(function: Callable[..., Awaitable[object]]) -> OfferedTool:
     """What a tool is by its signature alone: the function's without `self`."""
     tool = Tool.from_function(MethodType(function, object()))
     plain = tool.fn_metadata
@@ -100,6 +115,7 @@ def _shape(function: Callable[..., Awaitable[object]]) -> Tool:
     )
     parameters = strict.model_json_schema(by_alias=True)
     kinds = {name: _kinds(schema) for name, schema in parameters["properties"].items()}
+    told = quick(plain.output_schema or {})
     metadata = _Metadata(
         openings={
             name: tuple(_OPENING[kind] for kind in each if kind in _OPENING)
@@ -108,21 +124,29 @@ def _shape(function: Callable[..., Awaitable[object]]) -> Tool:
         plain=frozenset(name for name, each in kinds.items() if _NUMBERS.issuperset(each)),
         arg_model=strict,
         # Without a model the SDK does not check results again, which are made from models here.
-        output_schema=plain.output_schema and quick(plain.output_schema),
+        output_schema=terse(told),
     )
-    return tool.model_copy(update={"fn_metadata": metadata, "parameters": parameters})
+    return OfferedTool(
+        fn=tool.fn,
+        name=tool.name,
+        title=None,
+        annotations=None,
+        description=tool.description,
+        parameters=published(parameters),
+        fn_metadata=metadata,
+        is_async=tool.is_async,
+        context_kwarg=tool.context_kwarg,
+        accepted=documented(parameters),
+        told=told,
+    )
 
 
-def described(tool: Tool, offer: Offer) -> Tool:
+def described(tool: OfferedTool, offer: Offer) -> OfferedTool:
     """The same tool, whose words name no tool that clients cannot call."""
-    told = "\n".join(filter(None, map(offer.advice, tool.description.split("\n"))))
-    output = tool.fn_metadata.output_schema
-    metadata = tool.fn_metadata.model_copy(update={"output_schema": _heeding(output, offer)})
     return tool.model_copy(
         update={
-            "description": told,
+            "description": offer.advice(tool.description),
             "parameters": _heeding(tool.parameters, offer),
-            "fn_metadata": metadata,
         }
     )
 
@@ -141,7 +165,12 @@ def _heeding(schema: Any, offer: Offer) -> Any:
     return kept
 
 
-def parameter_names(tool: Tool) -> list[str]:
+def takes(tool: OfferedTool, name: str) -> bool:
+    """Whether it accepts a parameter of this name, published or not."""
+    return name in tool.accepted["properties"]
+
+
+def parameter_names(tool: OfferedTool) -> list[str]:
     """The parameters of `tool` as a person would list them, the required ones marked."""
     required = tool.parameters.get("required", [])
     return [

@@ -19,7 +19,7 @@ from starlette.requests import Request as HttpRequest
 from waggle.domain.access import LOCAL, Owner
 from waggle.domain.host import Progress
 from waggle.domain.observer import Observer
-from waggle.domain.toolset import Offer
+from waggle.domain.toolset import CHOSEN, Offer
 from waggle.service.environments import EnvironmentService
 from waggle.service.execution import ExecutionLimits, ExecutionService
 from waggle.service.filesystem import FilesystemService
@@ -43,7 +43,7 @@ class Services:
     """The use cases behind the tools, and the limits that their descriptions state.
 
     `heartbeat` is seconds between progress reports of work whose end is not known, `offer` what
-    clients can call.
+    clients are shown that do not choose.
     """
 
     environments: EnvironmentService
@@ -78,6 +78,12 @@ def current_owner(ctx: Ctx) -> Owner:
     if not isinstance(user, AuthenticatedUser):
         raise RuntimeError("a request reached the tools without authentication")
     return Owner(user.access_token.client_id)
+
+
+def chosen_offer(request: object) -> Offer | None:
+    """What the client of this HTTP request chose to be offered; None if it did not choose."""
+    offer = request.scope.get(CHOSEN) if isinstance(request, HttpRequest) else None
+    return offer if isinstance(offer, Offer) else None
 
 
 def reporter(ctx: Ctx) -> Progress:

@@ -1,45 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the server tells every client of how to work with it. Pure.
+"""What the server tells every client of when to use it, and how. Pure.
 
 Only tools that are offered are named, so an agent is never sent after one that it does not have.
+Clients cut it after 2,048 characters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
-_HEAD = 'waggle gives you throw-away Linux machines ("environments") to run code in.'
-_ONCE = "For one program that needs nothing before or after, run_code does everything in one call."
-_CREATE = "create_environment with a runtime (python, node or shell); keep the environment_id."
-_WORK = (
-    "write_file",
-    "edit_file",
-    "execute",
-    "run_command",
-    "install_packages",
-    "read_file",
-    "list_files",
-    "search_files",
+from waggle.domain.toolset import naming, without
+
+_WHEN = (
+    "Use waggle whenever code or commands should really run: to compute, analyse data, plot, try a "
+    "library, build, test, debug or serve something, or to run what nobody has checked. It gives "
+    "you isolated Linux VMs (environments) with the internet, apart from the user's machine: "
+    "nothing there can be harmed, and you may be root."
 )
+_EXECUTE = (
+    "execute runs Python, JavaScript or bash. The first call needs no environment_id: it makes an "
+    "environment and returns its id. Give that id in all later calls, as files, packages and "
+    "servers stay there; each run is a new process."
+)
+_WORK = ("write_file", "edit_file", "read_file", "list_files", "search_files", "run_command")
 _TREES = ("upload_files", "download_files")
-_JOBS = ("wait_job", "read_job", "kill_job", "list_jobs")
-_SNAPSHOTS = (
-    "snapshot_environment keeps a moment, memory and disk: {start}rollback_environment go back to "
-    "it; list_snapshots and delete_snapshot look after them."
-)
-_COPIES = (
-    "fork_environment copies a running environment, to try several ways from one state; "
-    "pause_environment has one wait without its resources until the next call or "
-    "resume_environment."
-)
-_GONE = (
-    "An environment that is not used is destroyed by itself after its timeout, with its files: "
-    "read what you need before."
-)
-_ASLEEP = (
-    "An environment that is not used is paused to disk after its timeout, and the next call has it "
-    "go on; when that does not come it is destroyed one day, with its files."
-)
+_JOBS = ("read_job", "wait_job", "kill_job", "list_jobs")
+_FIRST: Mapping[str, str] = {
+    "execute": _EXECUTE,
+    "run_code": "run_code does one program that needs nothing before or after in one call.",
+    "create_environment": "create_environment chooses more: runtime, memory, network, packages or "
+    "files to begin with.",
+    "install_packages": "install_packages installs from PyPI, npm or the distribution.",
+}
+_CREATING = naming(["create_environment"])
+_THEN: Mapping[str, str] = {
+    "expose_port": "expose_port gives a URL for a server that runs there, until unexpose_port.",
+    "snapshot_environment": "snapshot_environment keeps a moment, memory and disk; "
+    "create_environment with snapshot goes on from it; rollback_environment goes back to it; "
+    "list_snapshots and delete_snapshot look after them. fork_environment copies a running "
+    "environment, to try several ways from one state; pause_environment frees its resources until "
+    "the next call or resume_environment.",
+    "get_environment": "get_environment tells how long one has, extend_environment gives it "
+    "longer.",
+}
+"""By the tool without which a step is left out."""
+_GONE = "One that is not used is destroyed after a while, with its files: read what you need."
+_ASLEEP = "One that is not used is paused to disk; the next call has it go on."
 _LAST = (
     "An error says what to do next. A non-zero exit_code is the program's own result: read stderr."
 )
@@ -47,19 +53,14 @@ _LAST = (
 
 def instructions(offered: Collection[str], *, sleep_when_idle: bool = False) -> str:
     """The text for a server that offers these tools, and has what nobody uses sleep, or end."""
-    once = [_ONCE] if "run_code" in offered else []
-    steps = [f"{number}. {step}" for number, step in enumerate(_steps(offered, sleep_when_idle), 1)]
-    return "\n".join([_HEAD, *once, *steps, _LAST])
+    steps = [f"- {step}" for step in _steps(offered, sleep_when_idle)]
+    return "\n".join([_WHEN, *steps, _LAST])
 
 
 def _steps(offered: Collection[str], sleep_when_idle: bool) -> Iterator[str]:
-    if "create_environment" in offered:
-        yield _CREATE
+    yield from (text for name, text in _FIRST.items() if name in offered)
     if work := [name for name in _WORK if name in offered]:
-        yield (
-            f"{', '.join(work)} with that id, as often as you like. Files and packages stay; every "
-            "run is a new process."
-        )
+        yield f"{', '.join(work)} work in an environment, too."
     if trees := [name for name in _TREES if name in offered]:
         yield f"{' and '.join(trees)} move whole trees as archives."
     if jobs := [name for name in _JOBS if name in offered]:
@@ -67,18 +68,9 @@ def _steps(offered: Collection[str], sleep_when_idle: bool) -> Iterator[str]:
             "What is not done after wait_seconds goes on as a job, and so does what you start with "
             f"background: {', '.join(jobs)} look after it."
         )
-    if "expose_port" in offered:
-        yield (
-            "expose_port gives a URL for a server that runs in the environment, until "
-            "unexpose_port."
-        )
-    if "snapshot_environment" in offered:
-        yield _SNAPSHOTS.format(
-            start="create_environment with snapshot and " if "create_environment" in offered else ""
-        )
-        yield _COPIES
+    for name, text in _THEN.items():
+        if name in offered:
+            yield text if "create_environment" in offered else without(_CREATING, text)
     if "destroy_environment" in offered:
-        yield (
-            f"destroy_environment when the work is done. {_ASLEEP if sleep_when_idle else _GONE} "
-            "get_environment tells how long it has, extend_environment gives it longer."
-        )
+        fate = _ASLEEP if sleep_when_idle else _GONE
+        yield f"destroy_environment when the work is done; list_environments has yours. {fate}"

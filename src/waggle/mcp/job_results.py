@@ -69,19 +69,6 @@ class RunOutput(ProgramOutput):
     status: str = Field(description="exited, signaled, timed_out, killed or lost.")
 
 
-class JobOutput(BaseModel):
-    """A part of what a job printed."""
-
-    job_id: int
-    status: str = Field(description="exited, running, signaled, timed_out, killed or lost.")
-    stream: str
-    content: str = Field(description="Text; with search, lines as 'offset: line'.")
-    offset: int = Field(description="Where this part begins, in bytes.")
-    next_offset: int | None = Field(description="Where to go on; null at the end.")
-    size: int = Field(description="Bytes printed so far.")
-    uri: str = Field(description="Resource with all of it.")
-
-
 class JobItem(BaseModel):
     """A job in a list."""
 
@@ -101,3 +88,39 @@ class JobList(BaseModel):
 
     jobs: list[JobItem]
     count: int
+
+
+class JobReport(BaseModel):
+    """What read_job tells: the jobs, how one stands, or a part of what it printed."""
+
+    jobs: list[JobItem] | None = Field(
+        default=None, description="Without job_id: all, oldest first."
+    )
+    count: int | None = None
+    job_id: int | None = None
+    status: str | None = Field(
+        default=None, description="exited, running, signaled, timed_out, killed or lost."
+    )
+    exit_code: int | None = None
+    stdout: str | None = Field(
+        default=None, description="With wait_seconds or kill; as with execute."
+    )
+    stderr: str | None = None
+    duration_ms: int | None = None
+    signal: str | None = None
+    timed_out: bool | None = None
+    stdout_bytes_cut: int | None = None
+    stderr_bytes_cut: int | None = None
+    diagnosis: FailureCause | None = None
+    stdout_uri: str | None = None
+    stderr_uri: str | None = None
+    stream: str | None = None
+    content: str | None = Field(
+        default=None, description="Text; with search, lines as 'offset: line'."
+    )
+    offset: int | None = Field(default=None, description="Where this part begins, in bytes.")
+    next_offset: int | None = Field(
+        default=None, description="Where to go on; not there at the end."
+    )
+    size: int | None = Field(default=None, description="Bytes printed so far.")
+    uri: str | None = Field(default=None, description="Resource with all of it.")

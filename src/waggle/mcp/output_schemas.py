@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output schemas in the form that is quickest to check. Pure.
+"""Output schemas in the form that is quickest to check and shortest to read. Pure.
 
 Clients check each result against its tool's schema; the SDK's takes longer for that than a server
 takes for a list. What pydantic writes means the same, but sends a checker to another place for each
-item of a list (`$ref`), and lets it try alternatives for each value that may be null (`anyOf`).
-Called by `waggle.mcp.arguments` and `waggle.mcp.results`.
+item of a list (`$ref`), and lets it try alternatives for each value that may be null (`anyOf`). And
+some clients put it into a model's prompt, where names say enough: titles, defaults and descriptions
+are in docs/tools.md only. Called by `waggle.mcp.arguments` and `waggle.mcp.results`.
 """
 
 from __future__ import annotations
@@ -16,15 +17,29 @@ from pydantic import BaseModel
 
 Schema = Mapping[str, Any]
 _DEFINITIONS = "#/$defs/"
+_WORDS = frozenset({"title", "description", "default", "const"})
 
 
-def quick(schema: Schema) -> dict[str, Any]:
-    """The same schema with definitions in their place, and alternatives of types as a list of them.
+def inlined(schema: Schema) -> dict[str, Any]:
+    """The same schema with definitions in their place.
 
     Raises RecursionError when a definition contains itself.
     """
     rest = {key: value for key, value in schema.items() if key != "$defs"}
-    return cast("dict[str, Any]", _quick(rest, schema.get("$defs", {})))
+    return cast("dict[str, Any]", _inlined(rest, schema.get("$defs", {})))
+
+
+def quick(schema: Schema) -> dict[str, Any]:
+    """The same schema in its place, with alternatives of types as a list of them.
+
+    A field that may be left out is never null: results leave it out then.
+    """
+    return cast("dict[str, Any]", _quick(inlined(schema)))
+
+
+def terse(schema: Schema) -> dict[str, Any]:
+    """A quick schema without its words."""
+    return cast("dict[str, Any]", _terse(schema))
 
 
 def in_words(model: type[BaseModel]) -> dict[str, Any]:
@@ -42,9 +57,9 @@ def in_words(model: type[BaseModel]) -> dict[str, Any]:
     return {"type": "object", "description": about, "required": [*model.model_fields]}
 
 
-def _quick(part: object, definitions: Schema) -> object:
+def _inlined(part: object, definitions: Schema) -> object:
     if isinstance(part, list):
-        return [_quick(each, definitions) for each in cast("list[object]", part)]
+        return [_inlined(each, definitions) for each in cast("list[object]", part)]
     if not isinstance(part, dict):
         return part
     fields = cast("dict[str, Any]", part)
@@ -52,9 +67,46 @@ def _quick(part: object, definitions: Schema) -> object:
     if isinstance(reference, str):
         beside = {key: value for key, value in fields.items() if key != "$ref"}
         fields = {**definitions[reference.removeprefix(_DEFINITIONS)], **beside}
-    elif types := _types(fields.get("anyOf")):
+    return {key: _inlined(value, definitions) for key, value in fields.items()}
+
+
+def _quick(part: object) -> object:
+    if isinstance(part, list):
+        return [_quick(each) for each in cast("list[object]", part)]
+    if not isinstance(part, dict):
+        return part
+    fields = cast("dict[str, Any]", part)
+    if types := _types(fields.get("anyOf")):
         fields = {"type": types} | {key: each for key, each in fields.items() if key != "anyOf"}
-    return {key: _quick(value, definitions) for key, value in fields.items()}
+    if isinstance(fields.get("properties"), dict):
+        required: list[str] = fields.get("required", [])
+        each = cast("dict[str, Any]", fields["properties"])
+        named = {name: one if name in required else _present(one) for name, one in each.items()}
+        fields = {**fields, "properties": named}
+    return {key: _quick(value) for key, value in fields.items()}
+
+
+def _present(field: Any) -> Any:
+    """The schema of a field where it is there: without null."""
+    variants: list[dict[str, Any]] = field.get("anyOf", [])
+    others = [each for each in variants if each != {"type": "null"}]
+    if not variants or len(others) == len(variants):
+        return field
+    rest = {key: value for key, value in field.items() if key not in ("anyOf", "default")}
+    return {**others[0], **rest} if len(others) == 1 else {**rest, "anyOf": others}
+
+
+def _terse(part: object) -> object:
+    if isinstance(part, list):
+        return [_terse(each) for each in cast("list[object]", part)]
+    if not isinstance(part, dict):
+        return part
+    fields = cast("dict[str, Any]", part)
+    kept = {key: _terse(value) for key, value in fields.items() if key not in _WORDS}
+    if isinstance(fields.get("properties"), dict):
+        named = cast("dict[str, Any]", fields["properties"])
+        kept["properties"] = {name: _terse(about) for name, about in named.items()}
+    return kept
 
 
 def _types(variants: object) -> list[str]:

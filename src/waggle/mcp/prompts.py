@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The prompts: what a person picks in a client to have the agent use the tools well.
 
-Put into the server by `waggle.mcp.server`. What a person fills in is shown to the model as data
-between marks, so that pasted output does not read like instructions of this server.
+Offered by `waggle.mcp.surfaces`, answered by `waggle.mcp.server`. What a person
+fills in is shown to the model as data between marks, so that pasted output does not read like
+instructions of this server.
 """
 
 from __future__ import annotations
@@ -11,23 +12,18 @@ import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any
 
-from mcp.server import MCPServer
-from mcp.server.context import HandlerResult
-from mcp.server.lowlevel import Server
-from mcp.server.mcpserver import Context
-from mcp_types import GetPromptRequestParams, Prompt
+from mcp.server.mcpserver.prompts import Prompt
+from mcp_types import GetPromptResult
 from pydantic import Field
+from pydantic_core import to_jsonable_python
 
 from waggle.domain.errors import InvalidArgument, WaggleError
 from waggle.domain.runtime import RuntimeName
-from waggle.mcp.call_record import About, counted
-from waggle.mcp.context import Request, Services
+from waggle.mcp.context import Ctx
 from waggle.mcp.errors import MAX_ECHO, clean
-from waggle.mcp.refusals import refusing
 
 MOST_TEXT = 20_000
 MOST_PROBLEMS = 5
-_GET = "prompts/get"
 
 
 def quoted(name: str, text: str) -> str:
@@ -120,29 +116,30 @@ HINTS: Mapping[str, tuple[str, frozenset[str]]] = {
 """What a prompt says at its end where the tools that this names are offered, too."""
 
 
-class Prompts:
-    """Those of one server. What is asked for wrongly is refused with what would be right."""
+def prompts_for(offered: Collection[str]) -> list[Prompt]:
+    """Those that send an agent after no tool but the `offered` ones."""
+    names = frozenset(offered)
+    found: list[Prompt] = []
+    for name, (prompt, tools) in PROMPTS.items():
+        if tools <= names:
+            hint, named = HINTS.get(name, ("", frozenset[str]()))
+            told = _with_hint(prompt, hint) if hint and named <= names else prompt
+            title = name.replace("-", " ").capitalize()
+            found.append(Prompt.from_function(told, name=name, title=title))
+    return found
 
-    def __init__(self, services: Services, server: MCPServer[dict[str, Any]]) -> None:
-        self._services = services
-        self._server = server
 
-    def add_to(self, lowlevel: Server[dict[str, Any]], offered: Collection[str]) -> None:
-        """Serve the prompts that send an agent after no tool but those that are `offered`."""
-        _register(self._server, frozenset(offered))
-        lowlevel.add_request_handler(_GET, GetPromptRequestParams, self._get)
-
-    async def _get(self, ctx: Request, params: GetPromptRequestParams) -> HandlerResult:
-        context = Context(request_context=ctx, mcp_server=self._server, input_params=params)
-        async with (
-            counted(self._services, context, About(_GET)),
-            refusing(_GET, "", ctx.protocol_version, self._services.offer),
-        ):
-            check(params.name, params.arguments or {}, await self._server.list_prompts())
-            try:
-                return await self._server.get_prompt(params.name, params.arguments, context)
-            except ValueError as error:
-                raise _innermost(error) from None
+async def rendered(
+    known: Mapping[str, Prompt], name: str, arguments: Mapping[str, str], context: Ctx
+) -> GetPromptResult:
+    """A prompt, filled in. Raises InvalidArgument or InvalidRuntime for what is asked wrongly."""
+    check(name, arguments, list(known.values()))
+    prompt = known[name]
+    try:
+        messages = await prompt.render({**arguments}, context)
+    except ValueError as error:
+        raise _innermost(error) from None
+    return GetPromptResult(description=prompt.description, messages=to_jsonable_python(messages))
 
 
 def check(name: str, arguments: Mapping[str, str], known: Sequence[Prompt]) -> None:
@@ -171,14 +168,6 @@ def _innermost(error: BaseException) -> BaseException:
     """What the prompt raised, inside the SDK's wrappers."""
     cause = error.__cause__
     return error if isinstance(error, WaggleError) or cause is None else _innermost(cause)
-
-
-def _register(server: MCPServer[dict[str, Any]], offered: frozenset[str]) -> None:
-    for name, (prompt, tools) in PROMPTS.items():
-        if tools <= offered:
-            hint, named = HINTS.get(name, ("", frozenset[str]()))
-            told = _with_hint(prompt, hint) if hint and named <= offered else prompt
-            server.prompt(name=name, title=name.replace("-", " ").capitalize())(told)
 
 
 def _with_hint(prompt: Callable[..., str], hint: str) -> Callable[..., str]:

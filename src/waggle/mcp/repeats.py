@@ -16,6 +16,7 @@ from pydantic import Field
 
 from waggle.domain.repeat import MAX_KEY, KeyedCall, parse_key
 from waggle.domain.toolset import Offer
+from waggle.mcp.input_schemas import unlisted
 from waggle.service.repeats import Repeats
 
 PARAMETER = "idempotency_key"
@@ -41,6 +42,7 @@ IdempotencyKey = Annotated[
         description="Any text that is unique for what is to be done. A call that is repeated with "
         "its key within a day, after a lost connection for example, returns the first result and "
         "does nothing.",
+        json_schema_extra=unlisted(),
     ),
 ]
 Result = CallToolResult | InputRequiredResult

@@ -2,67 +2,70 @@
 """The MCP server: tools, prompts, instructions, and the edge where errors become results.
 
 Built by the composition root with `build_mcp`; served over HTTP by `waggle.web` (which gets the
-low-level server) or over stdio. Calls `waggle.service` only, through the tools.
+low-level server) or over stdio. Calls `waggle.service` only, through the tools. What a client sees
+depends on its request: `waggle.mcp.surfaces`.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from mcp.server.context import CallNext, HandlerResult
 from mcp.server.lowlevel import Server
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.server.mcpserver.tools import Tool
+from mcp_types import (
+    GetPromptRequestParams,
+    GetPromptResult,
+    ListPromptsResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+)
 
 from waggle import __version__
 from waggle.domain.errors import WaggleError
-from waggle.domain.observer import NO_TOOL, Observer
-from waggle.domain.toolset import Offer
-from waggle.mcp.arguments import parameter_names
-from waggle.mcp.call_record import ended_call
+from waggle.domain.observer import NO_TOOL
+from waggle.mcp.arguments import OfferedTool, parameter_names, takes
+from waggle.mcp.call_record import About, counted, ended_call
 from waggle.mcp.calls import CUT, REFUSED, Calls
-from waggle.mcp.context import Ctx, Services, current_owner
+from waggle.mcp.context import Ctx, Request, Services, current_owner
 from waggle.mcp.errors import describe, failure_result, unknown_tool
-from waggle.mcp.instructions import instructions
-from waggle.mcp.prompts import Prompts
+from waggle.mcp.prompts import rendered
+from waggle.mcp.refusals import refusing
 from waggle.mcp.repeats import PARAMETER, Result, once
 from waggle.mcp.resources.changes import Changes
 from waggle.mcp.resources.handlers import Resources, sending
-from waggle.mcp.tools import all_tools
-from waggle.service.rates import RateLimiter
-from waggle.service.repeats import Repeats
+from waggle.mcp.surfaces import Surface, Surfaces
+
+_INTRODUCING = ("initialize", "server/discover")
 
 
 class WaggleServer(MCPServer[dict[str, Any]]):
     """The SDK's server, with every failure of a tool turned into a result that helps."""
 
-    def __init__(
-        self,
-        tools: list[Tool],
-        *,
-        repeats: Repeats,
-        observer: Observer,
-        offer: Offer,
-        instructions: str,
-        rates: RateLimiter | None = None,
-    ) -> None:
+    def __init__(self, services: Services) -> None:
+        surfaces = Surfaces(services)
         super().__init__(
             "waggle",
             title="waggle",
             description="Throw-away Linux machines for AI agents.",
-            instructions=instructions,
+            instructions=surfaces.default.instructions,
             version=__version__,
-            tools=tools,
+            tools=[*surfaces.whole.tools.values()],
             lifespan=sending,
             subscriptions=False,
         )
         self.calls = Calls()
-        self._observer = observer
-        self._offer = offer
-        self._rates = rates
-        self._repeats = repeats
+        self._services = services
+        self._surfaces = surfaces
+        serve = self.lowlevel.add_request_handler
+        serve("tools/list", PaginatedRequestParams, self._list_tools)
+        serve("prompts/list", PaginatedRequestParams, self._list_prompts)
+        serve("prompts/get", GetPromptRequestParams, self._get_prompt)
+        self.lowlevel.middleware.append(self._introducing)
 
     @property
     def lowlevel(self) -> Server[dict[str, Any]]:
@@ -70,9 +73,33 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         return self._lowlevel_server
 
     @property
-    def tools(self) -> list[Tool]:
-        """The registered tools, for the generated documentation."""
-        return self._tool_manager.list_tools()
+    def tools(self) -> list[OfferedTool]:
+        """The tools that a client sees by default."""
+        return [*self._surfaces.default.tools.values()]
+
+    async def _introducing(self, ctx: Request, call_next: CallNext) -> HandlerResult:
+        """Tell a client that chose its toolsets of these."""
+        result = await call_next(ctx)
+        if ctx.method in _INTRODUCING and isinstance(result, dict):
+            result["instructions"] = self._surfaces.of(ctx.request).instructions
+        return result
+
+    async def _list_tools(self, ctx: Request, _params: PaginatedRequestParams) -> ListToolsResult:
+        return self._surfaces.of(ctx.request).tool_list
+
+    async def _list_prompts(
+        self, ctx: Request, _params: PaginatedRequestParams
+    ) -> ListPromptsResult:
+        return self._surfaces.of(ctx.request).prompt_list
+
+    async def _get_prompt(self, ctx: Request, params: GetPromptRequestParams) -> GetPromptResult:
+        context = Context(request_context=ctx, mcp_server=self, input_params=params)
+        surface = self._surfaces.of(ctx.request)
+        async with (
+            counted(self._services, context, About(ctx.method)),
+            refusing(ctx.method, "", ctx.protocol_version, surface.offer),
+        ):
+            return await rendered(surface.prompts, params.name, params.arguments or {}, context)
 
     async def call_tool(
         self,
@@ -81,43 +108,69 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         context: Ctx | None = None,
     ) -> Result:
         """Call a tool. Never raises for a user's mistake, a guest's failure or a crash."""
+        surface = self._surfaces.of(context and context.request_context.request)
+        tool = self._surfaces.tool(surface, name)
         if context is None:
-            return await self._admit(name, arguments, None)
+            return await self._admit(surface, tool, name, arguments, None)
         result: Result | None = None
         began = time.perf_counter()
         try:
-            result = await self._admit(name, arguments, context)
+            result = await self._admit(surface, tool, name, arguments, context)
             return result  # the `finally` looks at it
         finally:
-            known = name if self._tool_manager.get_tool(name) else NO_TOOL
-            took = time.perf_counter() - began
-            self._observer.call_ended(ended_call(context, known, arguments, result, took))
+            known, took = tool.name if tool else NO_TOOL, time.perf_counter() - began
+            call = ended_call(context, known, arguments, result, took)
+            self._services.observer.call_ended(call)
 
-    async def _admit(self, name: str, arguments: dict[str, Any], context: Ctx | None) -> Result:
+    async def _admit(
+        self,
+        surface: Surface,
+        tool: OfferedTool | None,
+        name: str,
+        arguments: dict[str, Any],
+        context: Ctx | None,
+    ) -> Result:
         """Answer, unless the server stops before or meanwhile."""
         if self.calls.stopping:
-            return failure_result(REFUSED, self._offer)
+            return failure_result(REFUSED, surface.offer)
         with self.calls.one():
-            return await self._answer(name, arguments, context)
-        return failure_result(CUT, self._offer)
-
-    async def _answer(self, name: str, arguments: dict[str, Any], context: Ctx | None) -> Result:
-        tool = self._tool_manager.get_tool(name)
-        try:
-            if self._rates is not None and context is not None:
-                self._rates.take(current_owner(context))
             if tool is None:
-                unknown = unknown_tool(name, [each.name for each in self.tools])
-                return failure_result(unknown, self._offer)
-            call = partial(super().call_tool, name, arguments, context)
-            if context is None or PARAMETER not in tool.parameters["properties"]:
+                return self._unknown(surface, name, context)
+            return await self._answer(surface, tool, arguments, context)
+        return failure_result(CUT, surface.offer)
+
+    def _unknown(self, surface: Surface, name: str, context: Ctx | None) -> Result:
+        try:
+            self._count(context)
+        except WaggleError as error:
+            return failure_result(describe(NO_TOOL, error), surface.offer)
+        return failure_result(unknown_tool(name, surface.tools), surface.offer)
+
+    def _count(self, context: Ctx | None) -> None:
+        """Raises RateLimited when the owner calls too often."""
+        if self._services.rates is not None and context is not None:
+            self._services.rates.take(current_owner(context))
+
+    async def _answer(
+        self, surface: Surface, tool: OfferedTool, arguments: dict[str, Any], context: Ctx | None
+    ) -> Result:
+        called = context or Context(mcp_server=self)
+        try:
+            self._count(context)
+            call = partial(tool.run, arguments, called, convert_result=True)
+            if context is None or not takes(tool, PARAMETER):
                 return await call()
-            owner = current_owner(context)
-            return await once(self._repeats, name, arguments, call, owner=owner, offer=self._offer)
+            return await once(
+                self._services.repeats,
+                tool.name,
+                arguments,
+                call,
+                owner=current_owner(context),
+                offer=surface.offer,
+            )
         except (ToolError, WaggleError) as error:
-            names = parameter_names(tool) if tool else ()
-            failure = describe(tool.name if tool else NO_TOOL, error, parameters=names)
-            return failure_result(failure, self._offer)
+            failure = describe(tool.name, error, parameters=parameter_names(tool))
+            return failure_result(failure, surface.offer)
 
 
 def build_mcp(services: Services) -> WaggleServer:
@@ -125,18 +178,9 @@ def build_mcp(services: Services) -> WaggleServer:
 
     The SDK configures the root logger if nobody has: configure logging before.
     """
-    tools = all_tools(services)
-    names, sleep_when_idle = [tool.name for tool in tools], services.environments.sleep_when_idle
-    server = WaggleServer(
-        tools,
-        instructions=instructions(names, sleep_when_idle=sleep_when_idle),
-        repeats=services.repeats,
-        observer=services.observer,
-        offer=services.offer,
-        rates=services.rates,
-    )
-    Prompts(services, server).add_to(server.lowlevel, names)
+    server = WaggleServer(services)
     changes = Changes()
     changes.follow(services.environments, services.jobs)
-    Resources(services, changes, server.calls).add_to(server.lowlevel)
+    allowed = replace(services, offer=services.offer.whole)
+    Resources(allowed, changes, server.calls).add_to(server.lowlevel)
     return server

@@ -98,6 +98,7 @@ class ExecutionService:
         *,
         owner: str,
         language: str | None = None,
+        user: GuestUser = GuestUser.SANDBOX,
         how: Surroundings = PLAIN,
     ) -> Job:
         """Run code with the environment's interpreter, or with that of another `language`.
@@ -105,7 +106,7 @@ class ExecutionService:
         Raises also InvalidRuntime.
         """
         environment = self._environments.get(environment_id, owner=owner)
-        command = self._program(code, language, environment.runtime, how)
+        command = self._program(code, language, environment.runtime, how, user=user)
         what = What(JobKind.EXECUTE, summarise(code))
         return await self._jobs.start(environment.id, command, what, owner=owner)
 
@@ -166,7 +167,13 @@ class ExecutionService:
         return names, command
 
     def _program(
-        self, code: str, language: str | None, own: RuntimeName, how: Surroundings
+        self,
+        code: str,
+        language: str | None,
+        own: RuntimeName,
+        how: Surroundings,
+        *,
+        user: GuestUser = GuestUser.SANDBOX,
     ) -> Command:
         parse_code(code)  # first: it bounds what is read below
         program = read_program(code, language, own)
@@ -178,6 +185,7 @@ class ExecutionService:
             how,
             code=parse_code(program.code),
             extension=extension or runtime.file_extension,
+            user=user,
         )
 
     def _command(

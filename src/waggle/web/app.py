@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import anyio
@@ -23,9 +23,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from waggle.domain.access import METRICS
+from waggle.domain.toolset import Offer
 from waggle.web.access import OPEN, AccessCheck, AccessRules, metadata_routes
 from waggle.web.answers import answered, problem
 from waggle.web.bodies import BodyLimits
+from waggle.web.choice import ToolsetChoice
 from waggle.web.endpoint import McpEndpoint, SessionLimits
 from waggle.web.hosts import HostCheck, HostPolicy
 
@@ -43,6 +45,7 @@ Scrape = Callable[[int], tuple[bytes, str]]
 """Given how many sessions there are: what /metrics answers, and its content type."""
 
 
+_MCP_PATHS = ("/mcp", "/mcp/")
 DEFAULT_SESSIONS = SessionLimits(idle_seconds=1800, maximum=1000)
 DEFAULT_BODIES = BodyLimits(one=MAX_BODY_BYTES, together=8 * MAX_BODY_BYTES, seconds=60)
 
@@ -55,8 +58,20 @@ class WebApp:
     endpoint: McpEndpoint
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What is behind /mcp: `offer` is what clients are shown that do not choose.
+
+    `cut_calls` ends tool calls that outlast the grace of a shutdown, with an answer.
+    """
+
+    server: Server[Any]
+    offer: Offer = field(default_factory=Offer)
+    cut_calls: Callable[[], object] = lambda: None
+
+
 def build_app(
-    server: Server[Any],
+    served: Served,
     *,
     not_ready: NotReady,
     hosts: HostPolicy,
@@ -64,13 +79,9 @@ def build_app(
     bodies: BodyLimits = DEFAULT_BODIES,
     access: AccessRules = OPEN,
     scrape: Scrape | None = None,
-    cut_calls: Callable[[], object] = lambda: None,
 ) -> WebApp:
-    """Put the application together. It runs the MCP sessions within its lifespan.
-
-    `cut_calls` ends tool calls that outlast the grace of a shutdown, with an answer.
-    """
-    endpoint = McpEndpoint(server, sessions, bodies, cut_calls)
+    """Put the application together. It runs the MCP sessions within its lifespan."""
+    endpoint = McpEndpoint(served.server, sessions, bodies, served.cut_calls)
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -96,7 +107,8 @@ def build_app(
         exception_handlers={HTTPException: _http_problem, Exception: _crash},
         lifespan=lifespan,
     )
-    return WebApp(HostCheck(_Front(AccessCheck(endpoint, access), others), hosts), endpoint)
+    mcp = AccessCheck(ToolsetChoice(endpoint, served.offer), access)
+    return WebApp(HostCheck(_Front(mcp, others), hosts), endpoint)
 
 
 class _Front:
@@ -108,7 +120,7 @@ class _Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on by its path."""
-        if scope["type"] == "http" and scope["path"] == "/mcp":
+        if scope["type"] == "http" and scope["path"] in _MCP_PATHS:
             await answered(self._mcp, scope, receive, send)
         else:
             await self._others(scope, receive, send)

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from mcp.server.mcpserver.tools import Tool
-
 from waggle.domain.toolset import Toolset
-from waggle.mcp.arguments import described
+from waggle.mcp.arguments import OfferedTool, described
 from waggle.mcp.context import Services
 from waggle.mcp.tools.environments import environment_tools
 from waggle.mcp.tools.execution import execution_tools
@@ -23,7 +21,7 @@ from waggle.mcp.tools.search import search_tools
 from waggle.mcp.tools.snapshots import snapshot_tools
 from waggle.mcp.tools.trees import tree_tools
 
-_MAKERS: Mapping[Toolset, Sequence[Callable[[Services], list[Tool]]]] = {
+_MAKERS: Mapping[Toolset, Sequence[Callable[[Services], list[OfferedTool]]]] = {
     Toolset.ENVIRONMENTS: (environment_tools, lifetime_tools),
     Toolset.EXECUTION: (execution_tools,),
     Toolset.JOBS: (job_tools,),
@@ -33,11 +31,12 @@ _MAKERS: Mapping[Toolset, Sequence[Callable[[Services], list[Tool]]]] = {
     Toolset.SNAPSHOTS: (pause_tools, snapshot_tools),
     Toolset.RUN: (run_tools,),
 }
-"""In the order in which a client lists them."""
+"""By the set of which all their tools are."""
 
 
-def all_tools(services: Services) -> list[Tool]:
-    """Every tool of the sets that are offered, described without those that are not."""
-    offered = services.offer.toolsets
-    makers = (make for name, each in _MAKERS.items() if name in offered for make in each)
-    return [described(tool, services.offer) for make in makers for tool in make(services)]
+def all_tools(services: Services) -> list[OfferedTool]:
+    """The tools that are offered, in order, described without those that are not."""
+    offer = services.offer
+    makers = (make for name, each in _MAKERS.items() if offer.any_of([name]) for make in each)
+    made = {tool.name: tool for make in makers for tool in make(services)}
+    return [described(made[name], offer) for name in offer.tools]

@@ -14,40 +14,33 @@ from waggle.domain.snapshot import Snapshot
 
 RuntimeArgument = Annotated[
     str,
-    Field(
-        description="What runs the code: python, node or shell.",
-        json_schema_extra={"enum": [name.value for name in RuntimeName]},
-    ),
+    Field(description="What runs the code.", json_schema_extra={"enum": [*RuntimeName]}),
 ]
 OptionalRuntimeArgument = Annotated[
-    Annotated[str, Field(json_schema_extra={"enum": [name.value for name in RuntimeName]})] | None,
+    str | None,
     Field(
-        description="What runs the code: python, node or shell. Required, except with snapshot, "
-        "which has one."
+        description="What runs code in it; a snapshot has one.",
+        json_schema_extra={"enum": [*RuntimeName]},
     ),
 ]
 SnapshotArgument = Annotated[
-    str | None,
-    Field(
-        description="UUID of a snapshot to go on from, with its memory, files, runtime, image and "
-        "directory; leave out runtime and image then. snapshot_environment returned it."
-    ),
+    str | None, Field(description="Id of a snapshot to go on from, instead of runtime and image.")
 ]
-ImageArgument = Annotated[
-    str | None,
-    Field(
-        description="An OCI image instead of the runtime's own, such as "
-        "registry.example/team/app:tag; the operator decides which are allowed."
-    ),
-]
+ImageArgument = Annotated[str | None, Field(description="OCI image instead of the runtime's own.")]
 NetworkArgument = Annotated[
-    Annotated[str, Field(json_schema_extra={"enum": [policy.value for policy in NetworkPolicy]})]
-    | None,
+    str | None,
     Field(
-        description="public: the internet, through a proxy; never the server's own network. "
-        "none: nothing. Default: the operator's choice, usually public."
+        description="public: the internet, through a proxy.",
+        json_schema_extra={"enum": [*NetworkPolicy]},
     ),
 ]
+NameArgument = Annotated[str | None, Field(description="What you call it.")]
+MinutesArgument = Annotated[
+    int | None, Field(description="Minutes without a call until it is removed.")
+]
+CpusArgument = Annotated[int | None, Field()]
+MemoryArgument = Annotated[int | None, Field(description="MiB.")]
+DiskArgument = Annotated[int | None, Field(description="MiB.")]
 
 
 def require_runtime(text: str | None) -> RuntimeName:

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES, Environment
+from waggle.domain.environment import Environment
 from waggle.domain.execution import HOME
-from waggle.mcp.arguments import make_tool
+from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.repeats import IdempotencyKey
 from waggle.mcp.results import (
@@ -24,7 +23,12 @@ from waggle.mcp.results import (
     summary,
 )
 from waggle.mcp.tools.creation import (
+    CpusArgument,
+    DiskArgument,
     ImageArgument,
+    MemoryArgument,
+    MinutesArgument,
+    NameArgument,
     NetworkArgument,
     OptionalRuntimeArgument,
     SnapshotArgument,
@@ -32,27 +36,16 @@ from waggle.mcp.tools.creation import (
     require_fitting,
     require_runtime,
 )
-from waggle.mcp.tools.parameters import EnvironmentId
+from waggle.mcp.tools.parameters import (
+    Env,
+    EnvironmentId,
+    Files,
+    OptionalPackages,
+    searchable,
+)
 from waggle.service.request import CopyRequest, CreateRequest
 
-_NameArgument = Annotated[
-    str | None,
-    Field(
-        description="1 to 63 letters, digits, '.', '_' or '-', a letter or digit first and last; "
-        "need not be unique. Default: the runtime and the start of the id."
-    ),
-]
-_MinutesArgument = Annotated[
-    Annotated[
-        int,
-        Field(json_schema_extra={"minimum": MIN_TIMEOUT_MINUTES, "maximum": MAX_TIMEOUT_MINUTES}),
-    ]
-    | None,
-    Field(
-        description=f"How many minutes it is kept without a call, {MIN_TIMEOUT_MINUTES} to "
-        f"{MAX_TIMEOUT_MINUTES}. Every call restarts the time."
-    ),
-]
+_NamePart = Annotated[str | None, Field(description="Only those whose name has this in it.")]
 
 
 class EnvironmentTools:
@@ -68,11 +61,17 @@ class EnvironmentTools:
         ctx: Ctx,
         *,
         runtime: OptionalRuntimeArgument = None,
-        snapshot: SnapshotArgument = None,
-        image: ImageArgument = None,
-        name: _NameArgument = None,
-        timeout_minutes: _MinutesArgument = None,
+        name: NameArgument = None,
+        packages: OptionalPackages = None,
+        files: Files = None,
+        env: Env = None,
+        cpus: CpusArgument = None,
+        memory_mb: MemoryArgument = None,
+        disk_mb: DiskArgument = None,
         network: NetworkArgument = None,
+        timeout_minutes: MinutesArgument = None,
+        image: ImageArgument = None,
+        snapshot: SnapshotArgument = None,
         idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
     ) -> Annotated[CallToolResult, CreatedEnvironment]:
         """Boot an environment, with progress for a client that asked for it."""
@@ -102,9 +101,12 @@ class EnvironmentTools:
             f"{_start(result.working_directory)}",
         )
 
-    async def list_environments(self, ctx: Ctx) -> Annotated[CallToolResult, EnvironmentList]:
+    async def list_environments(
+        self, ctx: Ctx, *, name: _NamePart = None
+    ) -> Annotated[CallToolResult, EnvironmentList]:
         """List what the caller has."""
-        environments = self._environments.list(owner=current_owner(ctx))
+        listed = self._environments.list(owner=current_owner(ctx))
+        environments = [each for each in listed if (name or "") in each.name]
         # Not as models: of a call that is made all the time that would be half of the work.
         result = {
             "environments": [summary(environment) for environment in environments],
@@ -144,7 +146,7 @@ def _line(environment: Environment) -> str:
     )
 
 
-def environment_tools(services: Services) -> list[Tool]:
+def environment_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
     tools = EnvironmentTools(services)
     return [
@@ -152,12 +154,8 @@ def environment_tools(services: Services) -> list[Tool]:
             tools.create_environment,
             title="Create an environment",
             description=(
-                "Start a new Linux machine of your own and return its environment_id: an empty one "
-                "of a runtime, or with snapshot, one that goes on from there. Takes seconds. Files "
-                "and packages live until it is destroyed, so use one environment for one piece of "
-                "work and many calls.\n"
-                'Example: {"runtime": "python"} or {"runtime": "node", "name": "build", '
-                '"timeout_minutes": 60, "network": "none"}'
+                "Create an environment: an isolated Linux VM (sandbox), ready in seconds. Files, "
+                "packages and programs stay in it until it is destroyed or unused for long."
             ),
             annotations=ToolAnnotations(
                 read_only_hint=False,
@@ -165,26 +163,25 @@ def environment_tools(services: Services) -> list[Tool]:
                 idempotent_hint=False,
                 open_world_hint=False,
             ),
+            meta=searchable("create a sandbox, container or virtual machine to run code in"),
         ),
         make_tool(
             tools.list_environments,
             title="List environments",
-            description="List your environments with their ids and status. Takes no parameters.",
+            description="List your environments (sandboxes), with ids and status.",
             annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+            meta=searchable("list sandboxes that exist"),
         ),
         make_tool(
             tools.destroy_environment,
             title="Destroy an environment",
-            description=(
-                "Destroy an environment and everything in it. Do this when the work is done. "
-                "Destroying it twice is fine.\n"
-                'Example: {"environment_id": "0b9a3c1e-6c0e-4f0e-9d7b-2f6a3f0c9f11"}'
-            ),
+            description="Destroy an environment with everything in it, when the work is done.",
             annotations=ToolAnnotations(
                 read_only_hint=False,
                 destructive_hint=True,
                 idempotent_hint=True,
                 open_world_hint=False,
             ),
+            meta=searchable("delete or stop a sandbox"),
         ),
     ]

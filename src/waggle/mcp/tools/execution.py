@@ -5,53 +5,50 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.execution import MAX_CODE_BYTES, GuestUser
 from waggle.domain.job import parse_wait
-from waggle.domain.runtime import RuntimeName
-from waggle.mcp.arguments import make_tool
+from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
+from waggle.mcp.input_schemas import listed_as
 from waggle.mcp.job_results import CommandOutput
 from waggle.mcp.repeats import IdempotencyKey
 from waggle.mcp.tools.attend import attend, result_of
-from waggle.mcp.tools.parameters import Background, Cwd, Env, EnvironmentId, Seconds, Stdin, Wait
-from waggle.mcp.tools.pictures import MAX_IMAGES, Album, album_of, names_image
+from waggle.mcp.tools.parameters import (
+    Background,
+    Code,
+    Cwd,
+    Env,
+    EnvironmentId,
+    Images,
+    MaxOutput,
+    NewRuntime,
+    OptionalEnvironmentId,
+    Seconds,
+    Stdin,
+    User,
+    Wait,
+    parse_user,
+    searchable,
+)
+from waggle.mcp.tools.pictures import Album, album_of, names_image
 from waggle.service.execution import Surroundings
 from waggle.service.job import Job
 
-_Code = Annotated[
-    str,
-    Field(description=f"The whole program, at most {MAX_CODE_BYTES:,} bytes of UTF-8. No quoting."),
-]
 _Language = Annotated[
-    Annotated[str, Field(json_schema_extra={"enum": [name.value for name in RuntimeName]})] | None,
+    str | None,
     Field(
-        description=f"Another interpreter than the environment's: {', '.join(RuntimeName)}. "
-        "It must be in the environment's image; shell always works where there is a shell."
+        description="Default: the environment's.",
+        json_schema_extra={"enum": ["python", "javascript", "shell"]},
     ),
 ]
 _Command = Annotated[
     str | list[str],
     Field(
-        description="A line for the shell (bash, else sh), or a list: a program and its arguments, "
-        "run without a shell."
-    ),
-]
-_User = Annotated[
-    Annotated[str, Field(json_schema_extra={"enum": [user.value for user in GuestUser]})] | None,
-    Field(
-        description="Who runs it: sandbox, the same user as with execute (the default), or root."
-    ),
-]
-_Images = Annotated[
-    bool | None,
-    Field(
-        description="Show the image files (png, jpeg, gif, webp, svg) that the program writes into "
-        f"its working directory, at most {MAX_IMAGES}. Default: if its text names one."
+        description="A line for bash; a list is a program and its arguments.",
+        json_schema_extra=listed_as(type="string"),
     ),
 ]
 
@@ -71,19 +68,24 @@ class ExecutionTools:
         self,
         ctx: Ctx,
         *,
-        environment_id: EnvironmentId,
-        code: _Code,
+        code: Code,
+        environment_id: OptionalEnvironmentId = None,
+        runtime: NewRuntime = None,
         language: _Language = None,
-        timeout_seconds: Seconds = None,
-        wait_seconds: Wait = None,
-        background: Background = False,
+        user: User = None,
         cwd: Cwd = None,
         env: Env = None,
         stdin: Stdin = "",
+        timeout_seconds: Seconds = None,
+        wait_seconds: Wait = None,
+        background: Background = False,
+        max_output: MaxOutput = None,
+        images: Images = None,
         idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
-        images: _Images = None,
     ) -> Annotated[CallToolResult, CommandOutput]:
         """Run code; a timeout is an error result that carries the output so far."""
+        if environment_id is None:
+            raise InvalidArgument("Parameter 'environment_id' is missing.")
         wait = self._wait(wait_seconds, background=background)
         look = names_image(code) if images is None else images
         album = await self._album(ctx, environment_id, cwd) if look and wait else None
@@ -92,6 +94,7 @@ class ExecutionTools:
             code,
             owner=current_owner(ctx),
             language=language,
+            user=parse_user(user),
             how=Surroundings(timeout_seconds, cwd or None, env or {}, stdin),
         )
         return await self._answer(ctx, job, wait, album)
@@ -102,15 +105,16 @@ class ExecutionTools:
         *,
         environment_id: EnvironmentId,
         command: _Command,
-        user: _User = None,
-        timeout_seconds: Seconds = None,
-        wait_seconds: Wait = None,
-        background: Background = False,
+        user: User = None,
         cwd: Cwd = None,
         env: Env = None,
         stdin: Stdin = "",
+        timeout_seconds: Seconds = None,
+        wait_seconds: Wait = None,
+        background: Background = False,
+        max_output: MaxOutput = None,
+        images: Images = None,
         idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
-        images: _Images = None,
     ) -> Annotated[CallToolResult, CommandOutput]:
         """Run a command; results as those of execute."""
         wait = self._wait(wait_seconds, background=background)
@@ -120,7 +124,7 @@ class ExecutionTools:
             environment_id,
             command,
             owner=current_owner(ctx),
-            user=_parse_user(user),
+            user=parse_user(user),
             how=Surroundings(timeout_seconds, cwd or None, env or {}, stdin),
         )
         return await self._answer(ctx, job, wait, album)
@@ -140,56 +144,34 @@ class ExecutionTools:
         return result_of(view, self._offer, self._limits.max_timeout, pictures)
 
 
-def _parse_user(text: str | None) -> GuestUser:
-    try:
-        return GuestUser(text or GuestUser.SANDBOX)
-    except ValueError:
-        raise InvalidArgument(
-            f"There is no user {(text or '')[:40]!r} to run as.",
-            hint=f"Use one of: {', '.join(GuestUser)}.",
-        ) from None
-
-
 _RUNS = ToolAnnotations(
-    read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True
+    read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True
 )
 
 
-def execution_tools(services: Services) -> list[Tool]:
+def execution_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
-    limits = services.execution_limits
     tools = ExecutionTools(services)
     return [
         make_tool(
             tools.execute,
             title="Run code",
             description=(
-                "Run a program in an environment and return stdout, stderr and the exit code. A "
-                "non-zero exit code is a result, not an error. Every call is a new process: "
-                "variables do not last between calls, files and packages do. Not as root. After "
-                f"wait_seconds (default {limits.wait:g}) you get the "
-                "output so far and a job_id, and the program goes on; it is killed after "
-                f"timeout_seconds (at most and by default {limits.max_timeout:g}). Of each stream "
-                f"about {limits.output_bytes:,} bytes are shown (start and end); read_job has the "
-                "rest. Save a chart to a file such as chart.png in the working directory to see "
-                "it.\n"
-                'Example: {"environment_id": "...", "code": "print(6 * 7)"} or '
-                '{"environment_id": "...", "language": "shell", "code": "ls -l | head"}'
+                "Run code or bash commands in a sandbox: an isolated Linux VM with Python, "
+                "Node.js, a terminal and the internet. Returns stdout, stderr and the exit code. "
+                "Files, packages and servers stay for the next calls in the same environment; "
+                "variables do not, as each call is a new process. Plots saved as chart.png are "
+                "shown."
             ),
             annotations=_RUNS,
+            meta={"anthropic/alwaysLoad": True},
         ),
         make_tool(
             tools.run_command,
             title="Run a command",
-            description=(
-                "Run a shell line, or a program with its arguments, in an environment. Like "
-                "execute in everything else; servers and other long work belong in the "
-                "background.\n"
-                'Example: {"environment_id": "...", "command": "pytest -q 2>&1 | tail -20"} or '
-                '{"environment_id": "...", "command": ["python3", "-m", "http.server", "8000"], '
-                '"background": true} or '
-                '{"environment_id": "...", "command": "apt-get install -y jq", "user": "root"}'
-            ),
+            description="Run a shell line, or a program with its arguments, in an environment. "
+            "Otherwise as execute.",
             annotations=_RUNS,
+            meta=searchable("run a shell or bash command in a sandbox terminal"),
         ),
     ]

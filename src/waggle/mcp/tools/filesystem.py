@@ -5,19 +5,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
+from waggle.domain.errors import InvalidArgument
 from waggle.domain.execution import HOME
-from waggle.domain.filesystem import MAX_FILE_BYTES, MAX_LIST_ENTRIES
+from waggle.domain.filesystem import MAX_FILE_BYTES
 from waggle.domain.text import encoded
-from waggle.mcp.arguments import make_tool
+from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.file_results import FileContent, FileList, WrittenFile
 from waggle.mcp.images import page_type
 from waggle.mcp.pages import (
-    DEFAULT_PAGE_BYTES,
     SMALLEST_PAGE,
     decode_base64,
     page,
@@ -25,36 +24,24 @@ from waggle.mcp.pages import (
 )
 from waggle.mcp.results import readable, success
 from waggle.mcp.tools.files import file_items, file_line, file_result
-from waggle.mcp.tools.parameters import EnvironmentId
+from waggle.mcp.tools.parameters import (
+    LARGE_RESULTS,
+    EnvironmentId,
+    NewRuntime,
+    OptionalEnvironmentId,
+    searchable,
+)
 
-_Path = Annotated[str, Field(description=f"A path in the environment; relative to {HOME}.")]
-_Content = Annotated[
-    str, Field(description=f"The whole content, at most {MAX_FILE_BYTES:,} bytes (10 MiB).")
-]
-_Mode = Annotated[
-    str | None,
-    Field(description="Permission bits in octal. Default: those of the file, 0644 for a new one."),
-]
-_WriteEncoding = Annotated[
-    Literal["utf-8", "base64"], Field(description="base64 for content that is not text.")
-]
+_Path = Annotated[str, Field(description=f"Relative to {HOME}.")]
+_Content = Annotated[str, Field(description="The whole content.")]
+_Mode = Annotated[str | None, Field(description="Octal. Default: as it is, else 0644.")]
+_WriteEncoding = Annotated[Literal["utf-8", "base64"], Field(description="Of content.")]
 _ReadEncoding = Annotated[
-    Literal["auto", "utf-8", "base64"],
-    Field(description="auto: text as it is, anything else as base64; each page says which."),
+    Literal["auto", "utf-8", "base64"], Field(description="auto: base64 for what is no text.")
 ]
-_Offset = Annotated[
-    int, Field(ge=0, description="Where to begin, in bytes: 0, or next_offset of the last result.")
-]
-_Limit = Annotated[
-    int | None,
-    Field(
-        ge=SMALLEST_PAGE,
-        le=MAX_FILE_BYTES,
-        description="Bytes of the file to return. Default: what every client accepts, at most "
-        f"{DEFAULT_PAGE_BYTES:,}. Ask for more only if yours takes results over 1 MiB.",
-    ),
-]
-_Directory = Annotated[str | None, Field(description=f"A directory. Default {HOME}.")]
+_Offset = Annotated[int, Field(ge=0, description="0, or next_offset of the last result.")]
+_Limit = Annotated[int | None, Field(ge=SMALLEST_PAGE, le=MAX_FILE_BYTES, description="Bytes.")]
+_Directory = Annotated[str | None, Field(description=f"Default {HOME}.")]
 
 
 class FilesystemTools:
@@ -67,13 +54,16 @@ class FilesystemTools:
         self,
         ctx: Ctx,
         *,
-        environment_id: EnvironmentId,
         path: _Path,
         content: _Content,
+        environment_id: OptionalEnvironmentId = None,
+        runtime: NewRuntime = None,
         mode: _Mode = None,
         encoding: _WriteEncoding = "utf-8",
     ) -> Annotated[CallToolResult, WrittenFile]:
         """Write a whole file."""
+        if environment_id is None:
+            raise InvalidArgument("Parameter 'environment_id' is missing.")
         data = (
             decode_base64(content)
             if encoding == "base64"
@@ -137,46 +127,36 @@ class FilesystemTools:
         return success(result, "\n".join(lines))
 
 
-def filesystem_tools(services: Services) -> list[Tool]:
+def filesystem_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
     tools = FilesystemTools(services)
-    example = '"environment_id": "...", "path": "src/app.py"'
+    reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     return [
         make_tool(
             tools.write_file,
             title="Write a file",
-            description=(
-                "Write a file into an environment, replacing what is there; missing directories "
-                f"are made.\nExample: {{{example}, "
-                '"content": "print(1)\\n"} or '
-                '{"environment_id": "...", "path": "/tmp/run.sh", "content": "#!/bin/sh\\nls\\n", '
-                '"mode": "0755"}'
-            ),
+            description="Write a file, replacing what is there. Makes missing directories.",
             annotations=ToolAnnotations(
                 read_only_hint=False,
-                destructive_hint=True,
+                destructive_hint=False,
                 idempotent_hint=True,
                 open_world_hint=False,
             ),
+            meta=searchable("write, create or save a file in a sandbox"),
         ),
         make_tool(
             tools.read_file,
             title="Read a file",
-            description=(
-                f"Read a file of at most {MAX_FILE_BYTES:,} bytes (10 MiB) from an environment. "
-                "Text comes as text, an image as an image, other content as base64. A large file "
-                "comes in pages: while truncated is true, call again with offset set to "
-                f"next_offset.\nExample: {{{example}}}"
-            ),
-            annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+            description="Read a file: text, an image, or base64. A long one comes in pages: go on "
+            "with offset.",
+            annotations=reads,
+            meta={**searchable("read, show or download a file of a sandbox"), **LARGE_RESULTS},
         ),
         make_tool(
             tools.list_files,
             title="List files",
-            description=(
-                f"List a directory of an environment, by name, at most {MAX_LIST_ENTRIES:,} "
-                'entries.\nExample: {"environment_id": "...", "path": "/tmp"}'
-            ),
-            annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+            description="List a directory.",
+            annotations=reads,
+            meta=searchable("list a directory of a sandbox"),
         ),
     ]

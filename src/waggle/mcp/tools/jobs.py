@@ -3,40 +3,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
+from waggle.domain.access import Owner
 from waggle.domain.job import JobBrief, JobState, JobView, StreamName, parse_wait
-from waggle.mcp.arguments import make_tool
+from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.job_results import CommandOutput, JobItem, JobList, JobOutput
+from waggle.mcp.job_results import CommandOutput, JobItem, JobList, JobReport
 from waggle.mcp.resources.uris import output_uri
 from waggle.mcp.results import rfc3339, success
-from waggle.mcp.stream_page import DEFAULT_BYTES, MAX_BYTES, MAX_PATTERN, StreamPage, read_page
+from waggle.mcp.stream_page import MAX_BYTES, MAX_PATTERN, StreamPage, read_page
 from waggle.mcp.tools.attend import result_of, watch
-from waggle.mcp.tools.parameters import EnvironmentId, JobId, Wait
+from waggle.mcp.tools.parameters import EnvironmentId, JobId, Wait, searchable
 
-_Stream = Annotated[Literal["stdout", "stderr"], Field(description="Which of its streams.")]
+_ReadJobId = Annotated[
+    int | None, Field(description="Default: list the jobs and left-over programs.")
+]
+_ReadWait = Annotated[float | None, Field(description="Wait so long for its end.")]
+_Kill = Annotated[bool, Field(description="End it, with all its processes.")]
+_Stream = Annotated[Literal["stdout", "stderr"] | None, Field()]
 _Offset = Annotated[
-    int,
-    Field(
-        description="Where to begin, in bytes: 0, or next_offset of the last result. Below 0 it "
-        "counts from the end, as -2000 for the last 2,000 bytes."
-    ),
+    int | None, Field(description="Where to begin, in bytes; below 0: from the end.")
 ]
-_Limit = Annotated[
-    int | None,
-    Field(ge=1, le=MAX_BYTES, description=f"Bytes of output to return. Default {DEFAULT_BYTES:,}."),
-]
+_Limit = Annotated[int | None, Field(ge=1, le=MAX_BYTES, description="Bytes.")]
 _Search = Annotated[
-    str | None,
-    Field(
-        max_length=MAX_PATTERN,
-        description="Return only lines from there on that contain this text, with their offsets.",
-    ),
+    str | None, Field(max_length=MAX_PATTERN, description="Only lines with this text.")
 ]
 
 
@@ -68,28 +62,43 @@ class JobTools:
         ctx: Ctx,
         *,
         environment_id: EnvironmentId,
-        job_id: JobId,
-        stream: _Stream = "stdout",
-        offset: _Offset = 0,
+        job_id: _ReadJobId = None,
+        wait_seconds: _ReadWait = None,
+        stream: _Stream = None,
+        offset: _Offset = None,
         limit: _Limit = None,
         search: _Search = None,
-    ) -> Annotated[CallToolResult, JobOutput]:
-        """Read what a job printed."""
-        job = self._jobs.get(environment_id, job_id, owner=current_owner(ctx))
-        name = StreamName(stream)
-        part = read_page(job.streams[name], offset=offset, limit=limit, search=search or None)
+        kill: _Kill = False,
+    ) -> Annotated[CallToolResult, JobReport]:
+        """Wait for a job, end it, read a part of what it printed, or list all jobs."""
+        owner = current_owner(ctx)
+        if job_id is None:
+            return reported(self._listed(environment_id, owner))
+        job = self._jobs.get(environment_id, job_id, owner=owner)
+        if kill:
+            await job.kill()
+        elif wait_seconds is not None:
+            await watch(
+                ctx, job, parse_wait(wait_seconds, self._limits.wait), every=self._heartbeat
+            )
+        asked = stream or offset is not None or limit or search
+        if not asked and (kill or wait_seconds is not None):
+            return reported(result_of(job.view(), self._offer, self._limits.max_timeout))
+        name = StreamName(stream or "stdout")
+        part = read_page(job.streams[name], offset=offset or 0, limit=limit, search=search or None)
         view = job.view()
-        result = JobOutput(
+        result = JobReport(
             job_id=job_id,
             status=view.state.value,
-            stream=stream,
+            stream=name.value,
             content=part.content,
             offset=part.offset,
             next_offset=part.next_offset,
             size=part.size,
             uri=output_uri(job.environment_id, job_id, name),
         )
-        return success(result, *([part.content] if part.content else []), _note(part, view))
+        texts = (*([part.content] if part.content else []), _note(part, view))
+        return reported(success(result, *texts))
 
     async def kill_job(
         self, ctx: Ctx, *, environment_id: EnvironmentId, job_id: JobId
@@ -103,10 +112,20 @@ class JobTools:
         self, ctx: Ctx, *, environment_id: EnvironmentId
     ) -> Annotated[CallToolResult, JobList]:
         """List an environment's jobs."""
-        jobs = self._jobs.list(environment_id, owner=current_owner(ctx))
+        return self._listed(environment_id, current_owner(ctx))
+
+    def _listed(self, environment_id: str, owner: Owner) -> CallToolResult:
+        jobs = self._jobs.list(environment_id, owner=owner)
         result = JobList(jobs=[_item(job) for job in jobs], count=len(jobs))
         lines = [_line(item) for item in result.jobs]
         return success(result, "\n".join(lines or ["No program ran in this environment yet."]))
+
+
+def reported(result: CallToolResult) -> CallToolResult:
+    """The same without the fields that have no value; each kind of report has its own."""
+    content: dict[str, Any] = result.structured_content or {}
+    fields = {name: value for name, value in content.items() if value is not None}
+    return result.model_copy(update={"structured_content": fields or None})
 
 
 def _note(part: StreamPage, view: JobView) -> str:
@@ -134,53 +153,41 @@ def _line(item: JobItem) -> str:
     return f"{item.job_id} {item.status}{code} ({item.duration_ms} ms) {item.tool}: {item.summary}"
 
 
-def job_tools(services: Services) -> list[Tool]:
+def job_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
     tools = JobTools(services)
-    example = '"environment_id": "...", "job_id": 3'
     reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+    ends = ToolAnnotations(
+        read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+    )
     return [
+        make_tool(
+            tools.read_job,
+            title="Read, wait for or kill a job",
+            description="Wait for a job (a program that went on after its call), read or search "
+            "what it printed, or kill it.",
+            annotations=ends,
+            meta=searchable("wait for, read the output of, list or kill background programs"),
+        ),
         make_tool(
             tools.wait_job,
             title="Wait for a job",
-            description=(
-                "Wait until a job ends, at most wait_seconds, and return its output and how it "
-                "stands. A job goes on when this call ends or is cancelled.\n"
-                f'Example: {{{example}, "wait_seconds": 60}}'
-            ),
+            description="Wait until a job ends, and return its output.",
             annotations=reads,
-        ),
-        make_tool(
-            tools.read_job,
-            title="Read a job's output",
-            description=(
-                "Read what a job printed, while it runs or afterwards: from an offset on, from "
-                "the end, or only lines with a text.\n"
-                f'Example: {{{example}, "offset": -2000}} or {{{example}, "search": "ERROR"}}'
-            ),
-            annotations=reads,
+            meta=searchable("wait for a background program"),
         ),
         make_tool(
             tools.kill_job,
             title="Kill a job",
-            description=(
-                "End a job with all processes that it started. Killing one that has ended is "
-                f"fine.\nExample: {{{example}}}"
-            ),
-            annotations=ToolAnnotations(
-                read_only_hint=False,
-                destructive_hint=True,
-                idempotent_hint=True,
-                open_world_hint=False,
-            ),
+            description="End a job with all processes that it started.",
+            annotations=ends,
+            meta=searchable("kill or stop a background program"),
         ),
         make_tool(
             tools.list_jobs,
             title="List jobs",
-            description=(
-                "List what ran and runs in an environment, oldest first. Every execute and "
-                'run_command is a job.\nExample: {"environment_id": "..."}'
-            ),
+            description="List what ran and runs in an environment, oldest first.",
             annotations=reads,
+            meta=searchable("list background programs"),
         ),
     ]

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
-from waggle.mcp.arguments import make_tool
+from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.results import rfc3339, success
 from waggle.mcp.state_results import (
@@ -20,15 +19,10 @@ from waggle.mcp.state_results import (
     in_minutes,
     state_text,
 )
-from waggle.mcp.tools.parameters import EnvironmentId
+from waggle.mcp.tools.parameters import EnvironmentId, searchable
 
 _Minutes = Annotated[
-    int,
-    Field(
-        description="How long it may stay unused from now on, "
-        f"{MIN_TIMEOUT_MINUTES} to {MAX_TIMEOUT_MINUTES}.",
-        json_schema_extra={"minimum": MIN_TIMEOUT_MINUTES, "maximum": MAX_TIMEOUT_MINUTES},
-    ),
+    int, Field(description=f"{MIN_TIMEOUT_MINUTES} to {MAX_TIMEOUT_MINUTES}, from now on.")
 ]
 
 
@@ -68,33 +62,28 @@ class LifetimeTools:
         )
 
 
-def lifetime_tools(services: Services) -> list[Tool]:
+def lifetime_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
     tools = LifetimeTools(services)
     return [
         make_tool(
             tools.get_environment,
             title="Look at an environment",
-            description=(
-                "Tell an environment's state, the time it has left, its running jobs and exposed "
-                "ports, and what it takes of processor, memory and disk. It does not count as use: "
-                'the idle time goes on.\nExample: {"environment_id": "..."}'
-            ),
+            description="Tell an environment's state, remaining time, running jobs, exposed ports "
+            "and resources. Does not count as use.",
             annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+            meta=searchable("status, memory, disk and ports of a sandbox"),
         ),
         make_tool(
             tools.extend_environment,
             title="Keep an environment longer",
-            description=(
-                "Set for how many minutes an environment may stay unused, and restart that time. "
-                "Use it before a pause; while you make calls or a job runs, nothing expires.\n"
-                'Example: {"environment_id": "...", "minutes": 60}'
-            ),
+            description="Set for how many minutes an environment may stay unused.",
             annotations=ToolAnnotations(
                 read_only_hint=False,
                 destructive_hint=False,
                 idempotent_hint=True,
                 open_world_hint=False,
             ),
+            meta=searchable("keep a sandbox alive for longer"),
         ),
     ]

@@ -6,28 +6,24 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
-from pydantic import Field
 
+from waggle.domain.errors import InvalidArgument
 from waggle.domain.job import JobState
-from waggle.domain.runtime import MAX_PACKAGES
-from waggle.mcp.arguments import make_tool
+from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import Failure, failure_result
 from waggle.mcp.job_results import CommandOutput
 from waggle.mcp.results import success
 from waggle.mcp.tools.attend import attend
 from waggle.mcp.tools.output import command_output, command_text
-from waggle.mcp.tools.parameters import EnvironmentId
-
-_Packages = Annotated[
-    str | list[str],
-    Field(
-        description=f"1 to {MAX_PACKAGES} package names, separated by spaces or as a list. "
-        "Versions as the installer takes them: numpy==2.*, uvicorn[standard], @types/node@22."
-    ),
-]
+from waggle.mcp.tools.parameters import (
+    NewRuntime,
+    OptionalEnvironmentId,
+    Packages,
+    Wait,
+    searchable,
+)
 
 
 class PackageTools:
@@ -39,9 +35,17 @@ class PackageTools:
         self._offer = services.offer
 
     async def install_packages(
-        self, ctx: Ctx, *, environment_id: EnvironmentId, packages: _Packages
+        self,
+        ctx: Ctx,
+        *,
+        packages: Packages,
+        environment_id: OptionalEnvironmentId = None,
+        runtime: NewRuntime = None,
+        wait_seconds: Wait = None,
     ) -> Annotated[CallToolResult, CommandOutput]:
         """Install packages; unlike with execute, a failing installer is an error."""
+        if environment_id is None:
+            raise InvalidArgument("Parameter 'environment_id' is missing.")
         job = await self._execution.install(environment_id, packages, owner=current_owner(ctx))
         view = await attend(ctx, job, math.inf, every=self._heartbeat, doing="installing")
         output = command_output(view, self._offer)
@@ -64,24 +68,20 @@ def install_failure(*, timed_out: bool) -> Failure:
     )
 
 
-def package_tools(services: Services) -> list[Tool]:
+def package_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
     return [
         make_tool(
             PackageTools(services).install_packages,
             title="Install packages",
-            description=(
-                "Install packages into an environment: from PyPI for python, npm for node, the "
-                "distribution for shell. The next execute can use them. At most "
-                f"{services.execution_limits.install_timeout:g} s.\n"
-                'Example: {"environment_id": "...", "packages": "numpy pandas==2.*"} or '
-                '{"environment_id": "...", "packages": ["typescript", "@types/node"]}'
-            ),
+            description="Install packages: from PyPI (pip) for python, npm for node, the "
+            "distribution (apt) for shell.",
             annotations=ToolAnnotations(
                 read_only_hint=False,
                 destructive_hint=False,
                 idempotent_hint=True,
                 open_world_hint=True,
             ),
+            meta=searchable("pip install, npm install or apt install in a sandbox"),
         )
     ]

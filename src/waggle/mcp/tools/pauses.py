@@ -5,22 +5,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.mcp.arguments import make_tool
+from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.results import success
 from waggle.mcp.snapshot_results import PausedEnvironment, paused
-from waggle.mcp.tools.parameters import EnvironmentId
+from waggle.mcp.tools.parameters import EnvironmentId, searchable
 
 _ToDisk = Annotated[
-    bool,
-    Field(
-        description="Keep its state on the server's disk and free its memory and its place among "
-        "the environments; it survives a restart of the server."
-    ),
+    bool, Field(description="Free its memory, too; it survives a restart of the server.")
 ]
 
 
@@ -64,7 +59,7 @@ class PauseTools:
         )
 
 
-def pause_tools(services: Services) -> list[Tool]:
+def pause_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
     tools = PauseTools(services)
     annotations = ToolAnnotations(
@@ -74,24 +69,17 @@ def pause_tools(services: Services) -> list[Tool]:
         make_tool(
             tools.pause_environment,
             title="Pause an environment",
-            description=(
-                "Have an environment stand still: it takes no processor, and with to_disk no "
-                "memory either and is kept for longer (see on_disk_until). Memory, files, running "
-                "background processes and open files are kept. After to_disk, network connections "
-                "are broken and exposed ports closed. Refused while calls or jobs run in it. Any "
-                "call that uses the environment resumes it.\n"
-                'Example: {"environment_id": "..."} or {"environment_id": "...", "to_disk": true}'
-            ),
+            description="Freeze an environment with its memory, files and programs; any call "
+            "resumes it. With to_disk, connections break and exposed ports close. Refused while "
+            "calls or jobs run.",
             annotations=annotations,
+            meta=searchable("pause, suspend or hibernate a sandbox"),
         ),
         make_tool(
             tools.resume_environment,
             title="Resume an environment",
-            description=(
-                "Have a paused environment go on where it stood. Not needed before other calls, "
-                "which do it by themselves, but then the next one need not wait. Fine for one that "
-                'runs.\nExample: {"environment_id": "..."}'
-            ),
+            description="Have a paused environment go on, before a call does so.",
             annotations=annotations,
+            meta=searchable("resume a paused sandbox"),
         ),
     ]

@@ -5,33 +5,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.domain.job import MAX_WAIT_SECONDS
-from waggle.domain.usage import MAX_EXPOSED_PORTS, MAX_PORT
-from waggle.mcp.arguments import make_tool
+from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner, with_heartbeat
 from waggle.mcp.results import success
 from waggle.mcp.state_results import ClosedPort, OpenedPort
-from waggle.mcp.tools.parameters import EnvironmentId
+from waggle.mcp.tools.parameters import EnvironmentId, searchable
 from waggle.service.ports import WAIT_SECONDS
 
-_Port = Annotated[
-    int,
-    Field(
-        description="The TCP port that a program in the environment listens on, on 127.0.0.1 or "
-        "on all addresses.",
-        json_schema_extra={"minimum": 1, "maximum": MAX_PORT},
-    ),
-]
+_Port = Annotated[int, Field(description="TCP port in the environment.")]
 _Wait = Annotated[
-    Annotated[float, Field(json_schema_extra={"minimum": 0, "maximum": MAX_WAIT_SECONDS})] | None,
-    Field(
-        description="How long to wait until something listens there. "
-        f"Default {WAIT_SECONDS:g}; the port stays open either way."
-    ),
+    float | None, Field(description=f"For something to listen. Default {WAIT_SECONDS:g}.")
 ]
 
 
@@ -75,41 +61,26 @@ class PortTools:
         return success(result, f"Port {port} is {'closed' if was else 'not exposed'}.")
 
 
-def port_tools(services: Services) -> list[Tool]:
+def port_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
     tools = PortTools(services)
+    annotations = ToolAnnotations(
+        read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+    )
     return [
         make_tool(
             tools.expose_port,
             title="Expose a port",
-            description=(
-                "Make an HTTP (or other TCP) server that runs in an environment reachable at a URL "
-                "on the server's machine, and only there; works with network none, too. Open until "
-                "unexpose_port or the end of the environment. At most "
-                f"{MAX_EXPOSED_PORTS} ports. What goes through it does not count as use.\n"
-                'Example: {"environment_id": "...", "port": 8000} or '
-                '{"environment_id": "...", "port": 3000, "wait_seconds": 60}'
-            ),
-            annotations=ToolAnnotations(
-                read_only_hint=False,
-                destructive_hint=False,
-                idempotent_hint=True,
-                open_world_hint=False,
-            ),
+            description="Get a URL, on the server's machine, for a web or other TCP server that "
+            "runs in an environment.",
+            annotations=annotations,
+            meta=searchable("expose a port, preview a web server of a sandbox"),
         ),
         make_tool(
             tools.unexpose_port,
             title="Close an exposed port",
-            description=(
-                "Close a port that expose_port opened, with all connections through it. The "
-                "program in the environment goes on.\n"
-                'Example: {"environment_id": "...", "port": 8000}'
-            ),
-            annotations=ToolAnnotations(
-                read_only_hint=False,
-                destructive_hint=False,
-                idempotent_hint=True,
-                open_world_hint=False,
-            ),
+            description="Close a port that expose_port opened. The program goes on.",
+            annotations=annotations,
+            meta=searchable("close an exposed port"),
         ),
     ]

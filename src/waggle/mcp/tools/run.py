@@ -5,18 +5,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.execution import MAX_CODE_BYTES, parse_seconds
+from waggle.domain.execution import parse_seconds
 from waggle.domain.filesystem import check_content, parse_path
 from waggle.domain.job import JobState, JobView
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 from waggle.domain.text import encoded
-from waggle.mcp.arguments import make_tool
+from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import Failure, clean, failure_result
 from waggle.mcp.job_results import RunOutput
@@ -31,31 +30,20 @@ from waggle.mcp.tools.creation import (
 )
 from waggle.mcp.tools.output import command_output, command_text
 from waggle.mcp.tools.packages import install_failure
-from waggle.mcp.tools.parameters import Stdin
+from waggle.mcp.tools.parameters import (
+    Code,
+    Files,
+    OptionalPackages,
+    Stdin,
+    parse_files,
+    searchable,
+)
 from waggle.service.environments import CreateRequest
 from waggle.service.execution import Surroundings
 
 MAX_FILES = 20
 
-_Code = Annotated[
-    str,
-    Field(description=f"The whole program, at most {MAX_CODE_BYTES:,} bytes of UTF-8. No quoting."),
-]
-_Packages = Annotated[
-    str | list[str] | None,
-    Field(description="Packages to install first: names, separated by spaces or as a list."),
-]
-_Files = Annotated[
-    dict[str, str] | None,
-    Field(
-        max_length=MAX_FILES,
-        description=f"Text files to write first, by path: at most {MAX_FILES}.",
-    ),
-]
-_Seconds = Annotated[
-    Annotated[float, Field(json_schema_extra={"exclusiveMinimum": 0})] | None,
-    Field(description="Kill the program after so many seconds. Default 30."),
-]
+_Seconds = Annotated[float | None, Field(description="Kill it after so long. Default 30.")]
 
 
 class RunTools:
@@ -73,10 +61,10 @@ class RunTools:
         self,
         ctx: Ctx,
         *,
-        code: _Code,
+        code: Code,
         runtime: RuntimeArgument = RuntimeName.PYTHON.value,
-        packages: _Packages = None,
-        files: _Files = None,
+        packages: OptionalPackages = None,
+        files: Files = None,
         stdin: Stdin = "",
         timeout_seconds: _Seconds = None,
         network: NetworkArgument = None,
@@ -87,7 +75,7 @@ class RunTools:
         request = CreateRequest(
             RuntimeName.parse(runtime), image=image or None, network=parse_network(network)
         )
-        contents = _contents(files or {})
+        contents = _contents(parse_files(files))
         seconds = parse_seconds(timeout_seconds, self._limits.wait, self._limits.max_timeout)
         how = Surroundings(seconds, stdin=stdin)
         self._execution.check(code, request.runtime, packages or (), how)
@@ -150,26 +138,20 @@ def _failure(view: JobView, longest: float) -> Failure | None:
     return None
 
 
-def run_tools(services: Services) -> list[Tool]:
+def run_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
     return [
         make_tool(
             RunTools(services).run_code,
             title="Run code once",
-            description=(
-                "Run one program in a new environment that is destroyed at once, with all files: "
-                "for a calculation or a try that needs nothing before and nothing after. Returns "
-                "stdout, stderr and the exit code. Takes seconds longer than execute in an "
-                "environment that runs already; for more than one call use create_environment.\n"
-                'Example: {"code": "print(6 * 7)"} or {"code": "import numpy; print(numpy.pi)", '
-                '"packages": "numpy"} or {"runtime": "shell", "code": "wc -l data.csv", '
-                '"files": {"data.csv": "a,b"}, "network": "none"}'
-            ),
+            description="Run one program in a new environment that is destroyed at once, with all "
+            "files. For more than one call use execute.",
             annotations=ToolAnnotations(
                 read_only_hint=False,
                 destructive_hint=False,
                 idempotent_hint=False,
                 open_world_hint=True,
             ),
+            meta=searchable("run a program once in a throw-away sandbox"),
         )
     ]

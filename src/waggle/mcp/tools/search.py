@@ -5,76 +5,46 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.execution import HOME
-from waggle.domain.filesystem import MAX_FILE_BYTES, parse_path
+from waggle.domain.filesystem import parse_path
 from waggle.domain.search import (
     ALWAYS_SKIPPED,
     DEFAULT_RESULTS,
     MAX_CONTEXT,
-    MAX_DEPTH,
-    MAX_ENTRIES,
     MAX_PATTERN,
     MAX_RESULTS,
-    SEARCH_SECONDS,
     SearchQuery,
     check_excludes,
 )
-from waggle.mcp.arguments import make_tool
+from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.file_results import EditedFile, SearchResult
 from waggle.mcp.results import readable, success
 from waggle.mcp.tools.found import search_result
-from waggle.mcp.tools.parameters import EnvironmentId
+from waggle.mcp.tools.parameters import EnvironmentId, searchable
 
-_Root = Annotated[
-    str | None, Field(description=f"Where to search: a directory or a file. Default {HOME}.")
-]
+_Root = Annotated[str | None, Field(description=f"Directory or file. Default {HOME}.")]
 _Name = Annotated[
-    str | None,
-    Field(
-        max_length=MAX_PATTERN,
-        description="Glob for names, as '*.py'; with a slash for paths below path, as "
-        "'src/**/test_*.py'. Also {a,b}, [ab] and ?.",
-    ),
+    str | None, Field(max_length=MAX_PATTERN, description="Glob, as *.py or src/**/test_*.py.")
 ]
-_Content = Annotated[
-    str | None,
-    Field(max_length=MAX_PATTERN, description="Text that a line holds, as it is unless regex."),
-]
-_Regex = Annotated[
-    bool,
-    Field(
-        description="content is a POSIX extended regular expression, with \\d, \\w, \\s and \\b; "
-        "no lookaround, no lazy repetition."
-    ),
-]
-_IgnoreCase = Annotated[bool, Field(description="Capital and small letters are the same.")]
-_MaxResults = Annotated[int, Field(ge=1, le=MAX_RESULTS, description="Stop after so many matches.")]
+_Content = Annotated[str | None, Field(max_length=MAX_PATTERN, description="What a line holds.")]
+_Regex = Annotated[bool, Field(description="content is a POSIX extended regular expression.")]
+_IgnoreCase = Annotated[bool, Field()]
+_MaxResults = Annotated[int, Field(ge=1, le=MAX_RESULTS)]
 _Context = Annotated[
-    int, Field(ge=0, le=MAX_CONTEXT, description="Lines to show before and after each match.")
+    int, Field(ge=0, le=MAX_CONTEXT, description="Lines shown before and after each.")
 ]
 _SearchExclude = Annotated[
     list[str] | None,
-    Field(
-        description="Globs of files and directories to leave out. Default: "
-        f"{', '.join(ALWAYS_SKIPPED)}; [] leaves out nothing."
-    ),
+    Field(description=f"Globs to leave out. Default: {', '.join(ALWAYS_SKIPPED)}."),
 ]
-_File = Annotated[str, Field(description=f"A text file; relative to {HOME}.")]
-_Old = Annotated[
-    str,
-    Field(
-        min_length=1,
-        description="What to replace: exactly as in the file, white space included, with enough "
-        "around it to stand there only once.",
-    ),
-]
-_New = Annotated[str, Field(description="What to put there.")]
-_All = Annotated[bool, Field(description="Replace every place where old_text stands.")]
+_File = Annotated[str, Field(description=f"Relative to {HOME}.")]
+_Old = Annotated[str, Field(min_length=1, description="Exactly as in the file.")]
+_New = Annotated[str, Field()]
+_All = Annotated[bool, Field()]
 
 
 class SearchTools:
@@ -141,40 +111,28 @@ class SearchTools:
         return success(result, f"Replaced {times} in {result.path}.\n{result.diff}")
 
 
-def search_tools(services: Services) -> list[Tool]:
+def search_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
     tools = SearchTools(services)
     return [
         make_tool(
             tools.search_files,
             title="Search files",
-            description=(
-                "Find files by name, lines by content, or lines in files of such a name, below a "
-                "directory. Works in every image. Links are not followed; binary files and files "
-                f"over {MAX_FILE_BYTES:,} bytes are not searched. Ends early after "
-                f"{SEARCH_SECONDS} s, {MAX_ENTRIES:,} entries or {MAX_DEPTH} levels, and says so.\n"
-                'Example: {"environment_id": "...", "name": "*.toml"} or '
-                '{"environment_id": "...", "path": "src", "content": "def main", "name": "*.py"} '
-                'or {"environment_id": "...", "content": "TODO|FIXME", "regex": true, '
-                '"context_lines": 2}'
-            ),
+            description="Find files by name, lines by content (grep), or both, below a directory.",
             annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+            meta=searchable("find, grep or glob files in a sandbox"),
         ),
         make_tool(
             tools.edit_file,
             title="Edit a file",
-            description=(
-                "Replace text in a file: old_text must stand there exactly once, unless "
-                "replace_all. Returns a diff. Keeps the file's mode; refuses binary files and "
-                f"files over {MAX_FILE_BYTES:,} bytes.\n"
-                'Example: {"environment_id": "...", "path": "src/app.py", "old_text": '
-                '"DEBUG = True", "new_text": "DEBUG = False"}'
-            ),
+            description="Replace text in a file; old_text must occur once, unless replace_all. "
+            "Returns a diff.",
             annotations=ToolAnnotations(
                 read_only_hint=False,
-                destructive_hint=True,
+                destructive_hint=False,
                 idempotent_hint=False,
                 open_world_hint=False,
             ),
+            meta=searchable("edit, patch or replace text in a file of a sandbox"),
         ),
     ]

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.mcp.arguments import make_tool
+from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.repeats import IdempotencyKey
 from waggle.mcp.results import success
@@ -23,31 +22,13 @@ from waggle.mcp.snapshot_results import (
     snapshot_item,
     snapshot_list,
 )
-from waggle.mcp.tools.parameters import EnvironmentId
+from waggle.mcp.tools.parameters import EnvironmentId, searchable
 from waggle.service.snapshots import MAX_FORKS
 
-_SnapshotId = Annotated[
-    str, Field(description="UUID of the snapshot; snapshot_environment returned it.")
-]
-_Name = Annotated[
-    str | None,
-    Field(
-        description="1 to 63 letters, digits, '.', '_' or '-', a letter or digit first and last; "
-        "need not be unique. Default: the environment's name and the start of the id."
-    ),
-]
-_Count = Annotated[
-    int,
-    Field(
-        description=f"How many copies, 1 to {MAX_FORKS}; all of them or none are made.",
-        json_schema_extra={"minimum": 1, "maximum": MAX_FORKS},
-    ),
-]
-_KEPT = (
-    "Memory, files, open files and background processes that detached themselves (a server or a "
-    "REPL started with setsid or nohup, say) go on in it; programs that an unfinished call or job "
-    "runs end in it, exposed ports are closed and network connections are broken"
-)
+_SnapshotId = Annotated[str, Field()]
+_Name = Annotated[str | None, Field()]
+_Of = Annotated[str | None, Field(description="Only those of this environment.")]
+_Count = Annotated[int, Field(description=f"1 to {MAX_FORKS}.")]
 
 
 class SnapshotTools:
@@ -76,9 +57,13 @@ class SnapshotTools:
             f"takes {_size(result.size_bytes)}. The environment goes on.",
         )
 
-    async def list_snapshots(self, ctx: Ctx) -> Annotated[CallToolResult, SnapshotList]:
+    async def list_snapshots(
+        self, ctx: Ctx, *, environment_id: _Of = None
+    ) -> Annotated[CallToolResult, SnapshotList]:
         """List what the caller has."""
-        result = snapshot_list(self._snapshots.list(owner=current_owner(ctx)))
+        listed = self._snapshots.list(owner=current_owner(ctx))
+        wanted = (environment_id or "").strip().lower()
+        result = snapshot_list([each for each in listed if wanted in ("", each.origin)])
         if not result.count:
             return success(result, "There is no snapshot. snapshot_environment makes one.")
         lines = [_line(item) for item in result.snapshots]
@@ -148,7 +133,7 @@ def _line(item: SnapshotItem) -> str:
     )
 
 
-def snapshot_tools(services: Services) -> list[Tool]:
+def snapshot_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
     tools = SnapshotTools(services)
     makes = ToolAnnotations(
@@ -161,50 +146,40 @@ def snapshot_tools(services: Services) -> list[Tool]:
         make_tool(
             tools.snapshot_environment,
             title="Take a snapshot",
-            description=(
-                "Keep what an environment is at this moment, memory and disk; it goes on. Use it "
-                "before a step that may go wrong, or for a state to start from again: "
-                "create_environment with snapshot goes on from it; rollback_environment takes this "
-                f"environment back. {_KEPT}.\n"
-                'Example: {"environment_id": "...", "name": "packages-installed"}'
-            ),
+            description="Keep an environment as it is now, memory and disk; it goes on. "
+            "create_environment with snapshot goes on from there; rollback_environment takes this "
+            "one back.",
             annotations=makes,
+            meta=searchable("snapshot, checkpoint or save the state of a sandbox"),
         ),
         make_tool(
             tools.list_snapshots,
             title="List snapshots",
-            description="List your snapshots, newest first, with sizes and until when each is "
-            "kept. Takes no parameters.",
+            description="List your snapshots, newest first.",
             annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+            meta=searchable("list snapshots of sandboxes"),
         ),
         make_tool(
             tools.delete_snapshot,
             title="Delete a snapshot",
-            description=(
-                "Delete a snapshot. Environments that were made from it go on. Do this when it is "
-                'no longer needed: you may keep only so many.\nExample: {"snapshot_id": "..."}'
-            ),
+            description="Delete a snapshot. Environments made from it go on.",
             annotations=destroys.model_copy(update={"idempotent_hint": False}),
+            meta=searchable("delete a snapshot"),
         ),
         make_tool(
             tools.fork_environment,
             title="Fork an environment",
-            description=(
-                "Make copies of an environment as it is now, to try several ways from one state; "
-                "it goes on itself. Each copy is an environment of its own, counts as one and is "
-                f"to be destroyed. {_KEPT}.\n"
-                'Example: {"environment_id": "..."} or {"environment_id": "...", "count": 3}'
-            ),
+            description="Make copies of a running environment, with memory, files and background "
+            "programs, to try several ways from one state; it goes on itself.",
             annotations=makes,
+            meta=searchable("fork, clone or copy a sandbox"),
         ),
         make_tool(
             tools.rollback_environment,
             title="Roll an environment back",
-            description=(
-                "Take an environment back to a snapshot of itself, memory and disk, under the same "
-                "environment_id. What came since is lost. Refused while calls or jobs run in it.\n"
-                'Example: {"environment_id": "...", "snapshot_id": "..."}'
-            ),
+            description="Take an environment back to a snapshot of itself; what came since is "
+            "lost. Refused while calls or jobs run.",
             annotations=destroys,
+            meta=searchable("roll back, restore or undo in a sandbox"),
         ),
     ]

@@ -5,54 +5,25 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.execution import HOME
 from waggle.domain.filesystem import MAX_FILE_BYTES
-from waggle.domain.tree import (
-    MAX_ARCHIVE_BYTES,
-    MAX_TREE_BYTES,
-    MAX_TREE_ENTRIES,
-    MAX_TREE_FILE,
-)
-from waggle.mcp.arguments import make_tool
+from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.file_results import DownloadedFiles, UploadedFiles
 from waggle.mcp.pages import BASE64_PAGE_BYTES, SMALLEST_PAGE, decode_base64
 from waggle.mcp.tools.archived import downloaded, uploaded
-from waggle.mcp.tools.parameters import EnvironmentId
-from waggle.service.trees import MAX_KEPT
+from waggle.mcp.tools.parameters import LARGE_RESULTS, EnvironmentId, searchable
 
-_Archive = Annotated[
-    str,
-    Field(
-        description="A tar, tar.gz, tar.zst or zip as base64, at most "
-        f"{MAX_ARCHIVE_BYTES:,} bytes before that."
-    ),
-]
-_Target = Annotated[
-    str | None, Field(description=f"Directory to unpack into; it is made. Default {HOME}.")
-]
-_Source = Annotated[str, Field(description=f"A directory or file; relative to {HOME}.")]
-_Exclude = Annotated[
-    list[str] | None,
-    Field(description="Globs of what to leave out, as with search_files. Default: nothing."),
-]
-_ArchiveId = Annotated[
-    str | None, Field(description="For the next page: archive_id of the last result.")
-]
-_Offset = Annotated[int, Field(ge=0, description="0, or next_offset of the last result.")]
-_Limit = Annotated[
-    int | None,
-    Field(
-        ge=SMALLEST_PAGE,
-        le=MAX_FILE_BYTES,
-        description="Bytes of the archive to return. Default: what every client accepts, "
-        f"{BASE64_PAGE_BYTES:,}. Ask for more only if yours takes results over 1 MiB.",
-    ),
-]
+_Archive = Annotated[str, Field(description="tar, tar.gz, tar.zst or zip, as base64.")]
+_Target = Annotated[str | None, Field(description=f"Directory. Default {HOME}.")]
+_Source = Annotated[str, Field(description="Directory or file.")]
+_Exclude = Annotated[list[str] | None, Field(description="Globs to leave out.")]
+_ArchiveId = Annotated[str | None, Field(description="Of the last result, for its next page.")]
+_Offset = Annotated[int, Field(ge=0, description="next_offset of the last result.")]
+_Limit = Annotated[int | None, Field(ge=SMALLEST_PAGE, le=MAX_FILE_BYTES, description="Bytes.")]
 
 
 class TreeTools:
@@ -95,41 +66,27 @@ class TreeTools:
         return downloaded(archive, offset, data)
 
 
-def tree_tools(services: Services) -> list[Tool]:
+def tree_tools(services: Services) -> list[OfferedTool]:
     """The tools of this module."""
     tools = TreeTools(services)
     return [
         make_tool(
             tools.upload_files,
             title="Upload files",
-            description=(
-                "Unpack an archive below a directory: many files in one call, in which files of "
-                f"the same name are replaced. At most {MAX_TREE_ENTRIES:,} entries, "
-                f"{MAX_TREE_BYTES:,} bytes unpacked, {MAX_TREE_FILE:,} in one file. Entries that "
-                "are absolute, climb out with '..', link out or are devices make it refuse the "
-                "whole archive.\n"
-                'Example: {"environment_id": "...", "archive": "H4sIAAAA...", "path": "project"}'
-            ),
+            description="Unpack an archive below a directory: many files in one call.",
             annotations=ToolAnnotations(
                 read_only_hint=False,
-                destructive_hint=True,
+                destructive_hint=False,
                 idempotent_hint=True,
                 open_world_hint=False,
             ),
+            meta=searchable("upload a project or directory into a sandbox"),
         ),
         make_tool(
             tools.download_files,
             title="Download files",
-            description=(
-                "Pack a directory as a tar.gz, for programs that keep it (to look at files, "
-                f"read_file is better). At most {MAX_TREE_ENTRIES:,} entries and "
-                f"{MAX_TREE_BYTES:,} bytes. Comes as base64, a large one in pages: while truncated "
-                "is true, call again with archive_id and offset set to next_offset. The last "
-                f"{MAX_KEPT} archives of an environment stay readable, also as resources.\n"
-                'Example: {"environment_id": "...", "path": "project", "exclude": '
-                '["node_modules", "*.pyc"]} or {"environment_id": "...", "path": "project", '
-                '"archive_id": "0f3a...", "offset": 360000}'
-            ),
+            description="Pack a directory as tar.gz, for programs that keep it; in pages.",
             annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+            meta={**searchable("download a directory from a sandbox"), **LARGE_RESULTS},
         ),
     ]
