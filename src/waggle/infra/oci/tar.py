@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a tar stream from an untrusted archive, entry by entry, into plain values.
 
-Called by `layers`, and for archives of clients. Takes ustar, PAX, GNU long names and sparse files,
-base-256 numbers and the old V7 form; all names are bytes. It never touches a file system: there is
-nothing that a hostile name could reach. Memory is bounded by `Limits`. Whatever is malformed raises
-`ImageCorrupt`.
+Called by `layers`, and for archives of clients. Takes ustar, star, PAX, GNU long names and sparse
+files, base-256 numbers and the old V7 form; all names are bytes. As other readers do, it takes an
+archive whose last entry is not filled up to a block, and one without blocks that end it. It never
+touches a file system: there is nothing that a hostile name could reach. Memory is bounded by
+`Limits`. Whatever is malformed raises `ImageCorrupt`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from waggle.infra.oci.tar_fields import (
 
 BLOCK = 512
 _CHUNK = 1 << 20
-_EMPTY = bytes(BLOCK)
 _REGULAR = frozenset((b"0", b"\0", b"7", b"S"))
 _TYPES = {
     b"1": 0,
@@ -40,7 +40,10 @@ _TYPES = {
     b"4": stat.S_IFBLK,
     b"5": stat.S_IFDIR,
     b"6": stat.S_IFIFO,
+    b"D": stat.S_IFDIR,  # with a list of names that GNU tar has for itself
 }
+_PASSED_OVER = frozenset((b"V", b"A", b"N"))
+"""A volume's label, an access list of Solaris, the old form of long names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +113,11 @@ class TarReader:
         return data
 
     def _skip_content(self) -> None:
-        left = self._stored + self._padding
+        left, padding = self._stored, self._padding
         self._stored = self._padding = 0
         while left:
             left -= len(self._exactly(min(left, _CHUNK)))
+        self._stream.read(padding)  # which the last entry may lack
 
     def _next(self) -> Entry | None:
         records: Records = {}
@@ -121,14 +125,14 @@ class TarReader:
         while True:
             self._skip_content()
             header = self._stream.read(BLOCK)
-            if not header or header == _EMPTY:
+            if not header.strip(b"\0"):
                 return None
             if len(header) != BLOCK:
                 raise ImageCorrupt("A layer's archive ends in the middle of a header.")
             verify_checksum(header)
             kind, size = header[156:157], number(header[124:136])
             match kind:
-                case b"x":
+                case b"x" | b"X":
                     records = parse_records(self._extension(size))
                 case b"g":
                     parse_records(self._extension(size))
@@ -136,6 +140,8 @@ class TarReader:
                     long_name = self._extension(size).rstrip(b"\0")
                 case b"K":
                     long_link = self._extension(size).rstrip(b"\0")
+                case _ if kind in _PASSED_OVER:
+                    self._store(size)
                 case _:
                     return self._entry(header, records, long_name, long_link)
 
@@ -144,8 +150,14 @@ class TarReader:
         if not 0 <= size <= self._limits.extension_bytes:
             raise ImageCorrupt(f"A layer has an extension header of {size} bytes.")
         data = self._exactly(size)
-        self._exactly(-size % BLOCK)
+        self._stream.read(-size % BLOCK)
         return data
+
+    def _store(self, size: int) -> None:
+        """So many bytes follow, and what fills up their last block."""
+        if size < 0:
+            raise ImageCorrupt("A layer has an entry of negative size.")
+        self._stored, self._padding = size, -size % BLOCK
 
     def _entry(self, header: bytes, records: Records, name: bytes, link: bytes) -> Entry:
         kind = header[156:157]
@@ -183,12 +195,11 @@ class TarReader:
     def _arrange(self, header: bytes, records: Records, stored: int) -> int:
         """Note where the content lies in the stream; return the size of the file itself."""
         kind = header[156:157]
-        if stored < 0:
-            raise ImageCorrupt("A layer has an entry of negative size.")
         if kind not in _REGULAR:
-            self._stored, self._padding, self._segments = 0, 0, []
+            self._segments = []
+            self._store(stored if kind == b"D" else 0)
             return 0
-        self._stored, self._padding = stored, -stored % BLOCK
+        self._store(stored)
         if kind == b"S":
             found = sparse.old_gnu(header, number, self._exactly)
         elif b"GNU.sparse.major" in records:

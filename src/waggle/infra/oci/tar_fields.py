@@ -34,14 +34,21 @@ def record_number(records: Records, key: bytes, field: bytes) -> int:
     digits = records.get(key)
     if not digits:
         return number(field)
-    if not digits.isdigit() or len(digits) > 19:
+    if not digits.removeprefix(b"-").isdigit() or len(digits) > 19:
         raise ImageCorrupt(f"A layer has a PAX record with a malformed {key.decode()}.")
     return bounded(int(digits))
 
 
 def owner(value: int) -> int:
-    """Refuse a user or group id that does not exist on Linux."""
-    if not 0 <= value < (1 << 32) - 1:
+    """Return a user or group id as chown(2) takes it: in 32 bits, so that -2 is 4294967294.
+
+    -1 would change nothing there, so it is root's. Refuses what has more bits.
+    """
+    if -(1 << 31) <= value < 0:
+        value += 1 << 32
+    if value == (1 << 32) - 1:
+        return 0
+    if not 0 <= value < 1 << 32:
         raise ImageCorrupt(f"A layer has an impossible owner: {value}.")
     return value
 
@@ -62,7 +69,8 @@ def text(field: bytes) -> bytes:
 def name_of(header: bytes) -> bytes:
     """Join the header's prefix and name."""
     name = text(header[0:100])
-    if header[257:263] == b"ustar\0" and (prefix := text(header[345:500])):
+    end = 476 if header[508:512] == b"tar\0" else 500  # star has times behind a shorter one
+    if header[257:263] == b"ustar\0" and (prefix := text(header[345:end])):
         return prefix + b"/" + name
     return name
 
