@@ -21,7 +21,7 @@ from waggle.domain.tree import (
     MAX_TREE_BYTES,
     Skipped,
     TreeEntry,
-    check_link,
+    check_target,
     clean_name,
     decode,
     encode,
@@ -88,12 +88,12 @@ def test_a_zip_is_read() -> None:
 HOSTILE: list[tuple[list[Any], str]] = [
     ([("/etc/passwd", {}, b"")], "absolute"),
     ([("a/../../b", {}, b"")], r"\.\."),
-    ([link("l", "/etc")], "absolute"),
-    ([link("l", "../x")], "out of the tree"),
-    ([link("d/l", "x/../../../y")], "out of the tree"),
+    ([link("l", "")], "possible target"),
     ([link("l", "d"), ("l/f", {}, b"")], "not a directory"),
-    ([("a", {}, b""), ("a", {}, b"")], "twice"),
+    ([link("l", "/etc"), ("l/passwd", {}, b"")], "not a directory"),
+    ([link("l", "/etc"), ("l", {"type": tarfile.DIRTYPE}, b"")], "twice"),
     ([("a/b", {}, b""), ("a", {}, b"")], "twice"),
+    ([("a/b", {}, b""), link("a", "/etc")], "twice"),
     ([link("a", "b", tarfile.LNKTYPE)], "hard link"),
     ([link("a", "/etc/passwd", tarfile.LNKTYPE)], "hard link"),
     ([("p", {"type": tarfile.FIFOTYPE}, b"")], "no file, directory or link"),
@@ -177,10 +177,7 @@ def test_what_a_guest_packs_leads_nowhere(entries: list[TreeEntry]) -> None:
             above = kinds.get("/".join(parts[:count]))
             assert above is None or above.isdir()
         if member.issym():
-            check_link(
-                member.name.encode("utf-8", "surrogateescape"),
-                member.linkname.encode("utf-8", "surrogateescape"),
-            )
+            check_target(member.linkname.encode("utf-8", "surrogateescape"))
 
 
 def test_a_tree_that_ended_early_is_no_archive() -> None:
@@ -222,23 +219,14 @@ def test_a_tree_goes_in_as_few_pieces_as_fit() -> None:
     assert records(b"".join(pieces) + b"e 0 0 0\0\0") == entries
 
 
-def link_info(name: str, target: str) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = tarfile.SYMTYPE, target
-    return info
-
-
 @pytest.mark.parametrize(
     "entry",
     [
         tarfile.TarInfo("../up"),
         tarfile.TarInfo("/etc/x"),
         tarfile.TarInfo("a/../../up"),
-        link_info("l", ".."),
-        link_info("l", "/etc"),
-        link_info("d/l", "../../x"),
     ],
-    ids=lambda entry: f"{entry.name} {entry.linkname}",
+    ids=lambda entry: entry.name,
 )
 def test_what_a_server_sends_is_checked_once_more(entry: tarfile.TarInfo) -> None:
     out = io.BytesIO()

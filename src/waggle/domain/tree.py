@@ -139,13 +139,18 @@ def clean_name(name: bytes) -> bytes:
     return b"/".join(parts)
 
 
+def check_target(target: bytes) -> None:
+    """Raises ValueError for what no link can lead to. Where it leads is its own matter."""
+    if not target or b"\0" in target or len(target) > _MAX_NAME:
+        raise ValueError("it is a link without a possible target")
+
+
 def check_link(name: bytes, target: bytes) -> None:
     """Raises ValueError unless the link stays in the tree, through whatever other links it leads.
 
     So `..` may only begin it: behind a name, that may be a link itself, it could lead anywhere.
     """
-    if not target or b"\0" in target or len(target) > _MAX_NAME:
-        raise ValueError("it is a link without a possible target")
+    check_target(target)
     if target.startswith(b"/"):
         raise ValueError("it is a link to an absolute path")
     parts = [part for part in target.split(b"/") if part not in (b"", b".")]
@@ -156,14 +161,17 @@ def check_link(name: bytes, target: bytes) -> None:
 
 @dataclass(slots=True)
 class Layout:
-    """What a tree has so far: no name twice, and nothing below what is not a directory."""
+    """What a tree has so far: nothing below what is not a directory, so nothing through a link."""
 
     kinds: dict[bytes, Kind] = field(default_factory=dict[bytes, Kind])
 
-    def add(self, name: bytes, kind: Kind) -> None:
-        """Raises ValueError, with the reason in words; a directory may come twice."""
+    def add(self, name: bytes, kind: Kind) -> bool:
+        """Whether it takes the place of an earlier file or link; a directory may come twice.
+
+        Raises ValueError, with the reason in words, also for a directory and something else.
+        """
         known = self.kinds.get(name)
-        if known is not None and not known == kind == Kind.DIRECTORY:
+        if known is not None and (known is Kind.DIRECTORY) != (kind is Kind.DIRECTORY):
             raise ValueError("its name comes twice")
         parent = posixpath.dirname(name)
         while parent:
@@ -171,6 +179,7 @@ class Layout:
                 raise ValueError("it lies below something that is not a directory")
             parent = posixpath.dirname(parent)
         self.kinds[name] = kind
+        return known is not None and kind is not Kind.DIRECTORY
 
 
 def shown_name(name: bytes) -> str:

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The entries of a client's tar or zip, as they are in it: bounded, not yet checked.
+"""The entries of a client's tar, as they are in it: bounded, not yet checked.
 
 Used by `archives`, which checks names. Nothing here touches a file system of the host.
 """
 
 from __future__ import annotations
 
-import calendar
 import io
 import stat
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -22,7 +20,8 @@ from waggle.domain.tree import (
     TreeEntry,
     shown_name,
 )
-from waggle.infra.oci.decode import DAMAGE, CountedFile, decoder
+from waggle.infra.oci.decode import CountedFile, decoder
+from waggle.infra.oci.decoders import DAMAGE
 from waggle.infra.oci.limits import Limits
 from waggle.infra.oci.tar import Entry, TarReader
 
@@ -34,10 +33,9 @@ _LIMITS = Limits(
 )
 _HEADERS = MAX_TREE_ENTRIES * 2_048
 """Bytes that a tar may have beside the files' own."""
-SUPPORTED = "Nothing was written. Send a tar, tar.gz, tar.zst or zip."
+SUPPORTED = "Nothing was written. Send a tar, tar.gz, tar.bz2, tar.xz, tar.zst or zip."
 Known = Callable[[bytes], TreeEntry | None]
-"""Finds the earlier file of a hard link."""
-_STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+"""Finds the earlier file, or link, of a hard link."""
 
 
 def too_much() -> TooLarge:
@@ -93,7 +91,7 @@ def _tar_entry(entry: Entry, reader: TarReader, known: Known) -> TreeEntry:
         other = known(b"/".join(part for part in entry.link.split(b"/") if part not in (b"", b".")))
         if other is None:
             raise refused(name, "it is a hard link to no earlier file of the archive")
-        return TreeEntry(Kind.FILE, name, other.mode, other.modified, other.data)
+        return TreeEntry(other.kind, name, other.mode, other.modified, other.data)
     if stat.S_ISDIR(entry.mode):
         return TreeEntry(Kind.DIRECTORY, name, mode, modified)
     if stat.S_ISLNK(entry.mode):
@@ -112,47 +110,3 @@ def refused(name: bytes, why: str) -> InvalidArgument:
         f"Entry {shown_name(name)!r} of the archive is refused: {why}.",
         hint="Nothing was written.",
     )
-
-
-def zip_entries(data: bytes) -> Iterator[TreeEntry]:
-    """The entries of a zip. Raises InvalidArgument or TooLarge, also between entries."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            infos = archive.infolist()
-            if len(infos) > MAX_TREE_ENTRIES or sum(i.file_size for i in infos) > MAX_TREE_BYTES:
-                raise too_much()
-            for info in infos:
-                yield _zip_entry(archive, info)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, OSError) as error:
-        raise InvalidArgument(
-            "The zip archive is damaged, encrypted, or of a kind that is not supported.",
-            hint=SUPPORTED,
-        ) from error
-    except DAMAGE as error:
-        raise InvalidArgument("The zip archive is damaged.", hint=SUPPORTED) from error
-
-
-def _zip_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> TreeEntry:
-    name = info.filename.encode("utf-8", "surrogateescape")
-    mode = info.external_attr >> 16
-    modified = _dos_time(info.date_time)
-    if info.is_dir():
-        return TreeEntry(Kind.DIRECTORY, name, stat.S_IMODE(mode) or 0o755, modified)
-    if info.compress_type not in (_STORED, _DEFLATED):
-        raise refused(name, "its compression is not deflate")
-    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFLNK):
-        raise refused(name, "it is no file, directory or link")
-    if info.file_size > MAX_TREE_FILE:
-        raise refused(name, f"it has more than {MAX_TREE_FILE:,} bytes")
-    with archive.open(info) as file:
-        content = file.read(info.file_size + 1)
-    kind = Kind.LINK if stat.S_ISLNK(mode) else Kind.FILE
-    return TreeEntry(kind, name, stat.S_IMODE(mode) or 0o644, modified, content)
-
-
-def _dos_time(moment: tuple[int, int, int, int, int, int]) -> int:
-    """A zip has no time zone: its times are taken for UTC. A date that is none counts as 1970."""
-    try:
-        return max(0, calendar.timegm((*moment, 0, 0, 0)))
-    except ValueError:
-        return 0

@@ -21,17 +21,11 @@ from waggle.domain.tree import (
     Layout,
     Skipped,
     TreeEntry,
-    check_link,
+    check_target,
     clean_name,
 )
-from waggle.service.archive_formats import (
-    SUPPORTED,
-    Known,
-    refused,
-    tar_entries,
-    too_much,
-    zip_entries,
-)
+from waggle.service.archive_formats import SUPPORTED, Known, refused, tar_entries, too_much
+from waggle.service.zip_entries import MAGIC, zip_entries
 
 
 def read_archive(data: bytes) -> list[TreeEntry]:
@@ -39,7 +33,7 @@ def read_archive(data: bytes) -> list[TreeEntry]:
 
     Raises InvalidArgument for what is no archive and for hostile entries, TooLarge beyond bounds.
     """
-    is_zip = data[:4] in (b"PK\x03\x04", b"PK\x05\x06")
+    is_zip = data.startswith(MAGIC)
     entries = _all_checked(lambda known: zip_entries(data) if is_zip else tar_entries(data, known))
     if not entries:
         raise InvalidArgument("The archive is empty.", hint=SUPPORTED)
@@ -55,19 +49,28 @@ def read_packed(data: bytes) -> list[TreeEntry]:
 
 
 def _all_checked(read: Callable[[Known], Iterable[TreeEntry]]) -> list[TreeEntry]:
-    layout, entries, size = Layout(), list[TreeEntry](), 0
-    files: dict[bytes, TreeEntry] = {}
-    for entry in read(files.get):
+    """The entries in their order.
+
+    Of files and links with one name the last counts, at its place: archives grow at their end.
+    """
+    layout, size = Layout(), 0
+    entries: dict[bytes, TreeEntry] = {}
+
+    def known(name: bytes) -> TreeEntry | None:
+        found = entries.get(name)
+        return None if found is None or found.kind is Kind.DIRECTORY else found
+
+    for entry in read(known):
         checked = _checked(entry, layout)
         if checked is None:
             continue
         size += len(checked.data)
+        if checked.kind is not Kind.DIRECTORY:
+            entries.pop(checked.name, None)
         if size > MAX_TREE_BYTES or len(entries) >= MAX_TREE_ENTRIES:
             raise too_much()
-        if checked.kind is Kind.FILE:
-            files[checked.name] = checked
-        entries.append(checked)
-    return entries
+        entries[checked.name] = checked
+    return list(entries.values())
 
 
 def _checked(entry: TreeEntry, layout: Layout) -> TreeEntry | None:
@@ -79,7 +82,7 @@ def _checked(entry: TreeEntry, layout: Layout) -> TreeEntry | None:
                 return None
             raise ValueError("it has no name")
         if entry.kind is Kind.LINK:
-            check_link(name, entry.data)
+            check_target(entry.data)
         layout.add(name, entry.kind)
     except ValueError as error:
         raise refused(entry.name, str(error)) from None
@@ -89,8 +92,9 @@ def _checked(entry: TreeEntry, layout: Layout) -> TreeEntry | None:
 def write_archive(entries: Iterable[TreeEntry | Skipped], out: io.RawIOBase) -> list[Skipped]:
     """Write a tar.gz of what a guest packed, and return what was left out and why.
 
-    Names and links lead nowhere but into the tree, owners are 0, modes have no special bits. An
-    entry without a name is the end that came too early: TooLarge. Raises ValueError for nonsense.
+    Names lead nowhere but into the tree, links where the guest has them lead; owners are 0, modes
+    have no special bits. An entry without a name is the end that came too early: TooLarge. Raises
+    ValueError for nonsense.
     """
     layout, left_out = Layout(), list[Skipped]()
     with (
@@ -106,9 +110,9 @@ def write_archive(entries: Iterable[TreeEntry | Skipped], out: io.RawIOBase) -> 
             try:
                 name = clean_name(entry.name)
                 if entry.kind is Kind.LINK:
-                    check_link(name, entry.data)
-                if name:
-                    layout.add(name, entry.kind)
+                    check_target(entry.data)
+                if name and layout.add(name, entry.kind):
+                    raise ValueError("its name comes twice")
             except ValueError as error:
                 left_out.append(Skipped(entry.name, str(error)))
                 continue

@@ -70,7 +70,7 @@ class TreeService:
     async def upload(
         self, environment_id: str, path: str | None, archive: bytes, *, owner: str
     ) -> tuple[str, Unpacked]:
-        """Unpack a tar, tar.gz, tar.zst or zip below a directory; returns that and what became.
+        """Unpack a tar, packed or not, or a zip below a directory; returns that and what became.
 
         Nothing is written when any entry is refused. Repeating it is safe. Raises InvalidArgument,
         TooLarge, FileRefused, NotFound, NotRunning, TimedOut or GuestLost.

@@ -108,5 +108,5 @@ def test_a_global_header_is_no_entry() -> None:
     out = io.BytesIO()
     tags = {"comment": "0123456789abcdef"}  # as git archive writes it
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT, pax_headers=tags) as tar:
-        tar.addfile(*file("f"))
+        tar.addfile(file("f")[0])
     assert [entry.path for entry, _ in read(out.getvalue())] == [(b"f",)]

@@ -187,15 +187,15 @@ async def test_a_tree_is_packed_without_what_is_no_file(guest: LocalGuest) -> No
     out = io.BytesIO()
     left_out = write_archive(entries, out)  # pyright: ignore[reportArgumentType] # as good as raw
     assert {each.name: each.reason for each in left_out} == {
-        b"out": "it is a link to an absolute path",
         b"p": "not a file, directory or link",
         b"shut": "Permission denied",
     }
     with tarfile.open(fileobj=io.BytesIO(out.getvalue())) as archive:
         members = {member.name: member for member in archive.getmembers()}
-    assert set(members) == {"f", "good", "a\n\udcff"}
+    assert set(members) == {"f", "good", "out", "a\n\udcff"}
     assert members["f"].mode == 0o755
     assert members["good"].linkname == "f"
+    assert members["out"].linkname == "/etc/passwd"
     assert await pack(guest, f"{HOME}/e") == []
 
 
@@ -220,6 +220,26 @@ async def test_an_archive_becomes_files(guest: LocalGuest) -> None:
     assert found[b"d/link"].data == b"run"
     assert found[b"new/\n\xff/f"] == replace(entries[3], mode=0o600)
     assert found[b"d"].mode == 0o700
+
+
+async def test_a_virtual_environment_goes_in_and_comes_back(guest: LocalGuest) -> None:
+    entries = [
+        TreeEntry(Kind.LINK, b"venv/bin/echo", data=b"/.waggle/bin/busybox"),
+        TreeEntry(Kind.LINK, b"venv/lib64", data=b"lib"),
+        TreeEntry(Kind.LINK, b"venv/out", data=b"../../elsewhere"),
+        TreeEntry(Kind.FILE, b"venv/lib/site.py", 0o644, 5, b"pass"),
+    ]
+    done = await guest.unpack_tree(HOME, b"".join(map(encode, entries)))
+    assert (done.files, done.links, done.failed) == (1, 3, 0)
+    assert lines(await guest.run(sh("cd venv; bin/echo runs; cat lib64/site.py"))) == [
+        "runs",
+        "pass",
+    ]
+    out = io.BytesIO()
+    assert write_archive(await pack(guest, f"{HOME}/venv"), out) == []  # pyright: ignore[reportArgumentType] # as good as raw
+    back = {entry.name: entry.data for entry in read_archive(out.getvalue())}
+    assert back[b"bin/echo"] == b"/.waggle/bin/busybox"
+    assert back[b"out"] == b"../../elsewhere"
 
 
 async def test_what_fails_keeps_nothing_else_from_being_written(guest: LocalGuest) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from waggle.cli.copying.failure import CopyFailed
 from waggle.domain.search import Kind
-from waggle.domain.tree import MAX_TREE_FILE, Skipped, check_link, clean_name
+from waggle.domain.tree import MAX_TREE_FILE, Skipped, check_target, clean_name
 
 PIECE_BYTES = 4 << 20
 """Of files in one archive, if it is not one file that is larger; a server takes 10 MiB."""
@@ -97,7 +97,7 @@ def _entry(entry: os.DirEntry[bytes], top: bytes, name: bytes) -> Found | Skippe
         about = entry.stat(follow_symlinks=False)
         clean_name(name)
         if stat.S_ISLNK(about.st_mode):
-            check_link(name, os.readlink(entry.path))  # noqa: PTH115 (a name in bytes)
+            check_target(os.readlink(entry.path))  # noqa: PTH115 (a name in bytes)
             kind = Kind.LINK
         elif stat.S_ISDIR(about.st_mode):
             kind = Kind.DIRECTORY

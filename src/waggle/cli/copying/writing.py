@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write a tree that came from an environment. The guest chose its names: nothing leaves the place.
 
-`waggle.service.archives` has checked each name and each link by then. Beside that no link that lies
-below the destination is followed here, whoever made it, so a tree cannot be written through what
-an earlier one left. A file comes to its name whole or not at all. Used by `commands`.
+`waggle.service.archives` has checked each name by then. A link that leads out of the tree is not
+made: whoever opened it later would open a file of this machine that the guest chose. Beside that
+no link that lies below the destination is followed, whoever made it, so a tree cannot be written
+through what an earlier one left. A file comes to its name whole or not at all. Used by `commands`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from waggle.cli.copying.failure import CopyFailed
 from waggle.domain.search import Kind
-from waggle.domain.tree import Skipped, TreeEntry
+from waggle.domain.tree import Skipped, TreeEntry, check_link
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -59,6 +60,8 @@ def write_tree(target: Path, entries: Iterable[TreeEntry]) -> tuple[Written, lis
                 _place(root, entry, done)
             except OSError as error:
                 failed.append(Skipped(entry.name, error.strerror or "it cannot be written"))
+            except ValueError as error:
+                failed.append(Skipped(entry.name, str(error)))
     return done, failed
 
 
@@ -70,6 +73,7 @@ def _place(root: int, entry: TreeEntry, done: Written) -> None:
                 _make_directory(directory, name, entry.mode)
                 done.directories += 1
             case Kind.LINK:
+                check_link(entry.name, entry.data)
                 with _beside(directory, name) as new:
                     os.symlink(entry.data, new, dir_fd=directory)
                 done.links += 1

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.oci.decode import DAMAGE, CountedFile, decoder
+from waggle.infra.oci.decode import CountedFile, decoder
+from waggle.infra.oci.decoders import DAMAGE
 from waggle.infra.oci.limits import Limits
 
 

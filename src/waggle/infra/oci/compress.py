@@ -13,7 +13,8 @@ from typing import BinaryIO
 
 from waggle.domain.errors import ImageCorrupt
 from waggle.infra.oci.bounded import BoundedStream
-from waggle.infra.oci.decode import CHUNK, CountedFile, HashedFile
+from waggle.infra.oci.decode import CountedFile, HashedFile
+from waggle.infra.oci.decoders import CHUNK
 from waggle.infra.oci.hashing import ThreadedHash
 from waggle.infra.oci.image import Descriptor
 from waggle.infra.oci.limits import Limits
@@ -26,7 +27,7 @@ _LAYER_TYPES = frozenset(
         "application/vnd.docker.image.rootfs.diff.tar",
         "application/vnd.docker.image.rootfs.foreign.diff.tar",
     )
-    for suffix in ("", "+gzip", "+zstd", ".gzip", ".zstd")
+    for suffix in ("", "+gzip", "+zstd", "+xz", "+bzip2", ".gzip", ".zstd")
 )
 
 

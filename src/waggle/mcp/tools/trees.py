@@ -17,7 +17,7 @@ from waggle.mcp.pages import BASE64_PAGE_BYTES, SMALLEST_PAGE, decode_base64
 from waggle.mcp.tools.archived import downloaded, uploaded
 from waggle.mcp.tools.parameters import LARGE_RESULTS, EnvironmentId, searchable
 
-_Archive = Annotated[str, Field(description="tar, tar.gz, tar.zst or zip, as base64.")]
+_Archive = Annotated[str, Field(description="tar (.gz, .bz2, .xz, .zst) or zip, as base64.")]
 _Target = Annotated[str | None, Field(description=f"Directory. Default {HOME}.")]
 _Source = Annotated[str, Field(description="Directory or file.")]
 _Exclude = Annotated[list[str] | None, Field(description="Globs to leave out.")]
