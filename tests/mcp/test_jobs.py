@@ -184,3 +184,24 @@ async def test_a_failure_is_a_result_that_says_why() -> None:
         assert text_of(result).splitlines()[-1] == f"The disk is full. {cleaned}"
         good = await agent.call_tool("execute", {**arguments, "code": "echo x"})
         assert data_of(good)["diagnosis"] is None
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_program_left_running_is_told_listed_and_killed(era: str) -> None:
+    async with serving() as rig, client(rig, era) as agent:
+        environment = await created(agent)
+        code = {"environment_id": environment, "code": "leave python3 -m http.server\nexit 2"}
+        result = await agent.call_tool("execute", code)
+        left = {"pid": 100, "command": "python3 -m http.server"}
+        assert data_of(result)["left_running"] == [left]
+        assert "1 program goes on: 100 python3 -m http.server" in text_of(result)
+        listed = await agent.call_tool("list_jobs", {"environment_id": environment})
+        assert data_of(listed)["left_running"] == [{**left, "job_id": 1}]
+        line = "left running: pid 100 of job 1: python3 -m http.server"
+        assert line in text_of(listed)
+        shown = await agent.call_tool("get_environment", {"environment_id": environment})
+        assert line in text_of(shown)
+        job = {"environment_id": environment, "job_id": data_of(result)["job_id"]}
+        await agent.call_tool("kill_job", job)
+        listed = await agent.call_tool("list_jobs", {"environment_id": environment})
+        assert data_of(listed)["left_running"] == []

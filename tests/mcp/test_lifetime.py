@@ -49,6 +49,7 @@ async def test_everything_that_the_host_knows_of_an_environment(era: str) -> Non
             "memory_bytes_used": 200 * MIB,
             "disk_bytes_used": 3 * MIB,
             "ports": [{"port": 8000, "url": "http://127.0.0.1:40000/"}],
+            "left_running": [],
         }
         assert text_of(result).splitlines() == [
             f"python-{identity[:8]} (python, local/python, network public): running",

@@ -13,6 +13,7 @@ from waggle.domain.environment import State
 from waggle.domain.errors import GuestLost, JobNotFound, NotFound, TooManyJobs
 from waggle.domain.execution import Command, Output
 from waggle.domain.job import JobKind, JobState, StreamName
+from waggle.domain.left import Left, Program
 from waggle.infra.spool import Spool
 from waggle.service.job import Job, What
 from waggle.service.jobs import MAX_REMEMBERED, MAX_RUNNING, JobService
@@ -252,3 +253,61 @@ async def test_a_lost_job_says_why_and_what_then(here: World, jobs: JobService) 
     assert found
     assert (found.code, found.cause) == ("guest_lost", "The machine died: killed by signal 9")
     assert "new environment" in found.next_step
+
+
+async def test_what_a_job_leaves_running_is_told_listed_and_killed(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    guest = here.host.only
+    first = await start(jobs, environment, "leave server -p 80\nleave worker")
+    second = await start(jobs, environment, "leave other")
+    for job in (first, second):
+        await job.wait(LONG)
+    assert [each.command for each in first.view().left.programs] == ["server -p 80", "worker"]
+    listed = await jobs.left.look(environment, owner=OWNER, always=False)
+    assert listed.count == 3
+    assert [(each.job, each.command) for each in listed.programs] == [
+        (1, "server -p 80"),
+        (1, "worker"),
+        (2, "other"),
+    ]
+    assert await jobs.left.end_of(first, owner=OWNER) == 2
+    assert await jobs.left.end_of(first, owner=OWNER) == 0
+    (other,) = (await jobs.left.look(environment, owner=OWNER)).programs
+    await jobs.left.end(environment, other.pid, owner=OWNER)
+    with pytest.raises(JobNotFound, match=f"program {other.pid}"):
+        await jobs.left.end(environment, other.pid, owner=OWNER)
+    assert guest.left.count == 0
+
+
+async def test_a_guest_is_only_asked_where_something_was_left(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    guest = here.host.only
+    await (await start(jobs, environment, "echo")).wait(LONG)
+    guest.left = Left((Program(1, "unknown", "x"),), 1)
+    assert (await jobs.left.look(environment, owner=OWNER, always=False)).count == 0
+    assert (await jobs.left.look(environment, owner=OWNER)).programs[0].job is None
+    assert (await jobs.left.look(environment, owner=OWNER, always=False)).count == 1
+    guest.left = Left()
+    for _ in range(2):
+        assert (await jobs.left.look(environment, owner=OWNER, always=False)).count == 0
+    here.clock.advance(minutes=1)
+    before = here.get(environment).last_used_at
+    await jobs.left.look(environment, owner=OWNER)
+    assert here.get(environment).last_used_at == before
+
+
+async def test_what_cannot_be_asked_has_nothing_left(here: World, jobs: JobService) -> None:
+    environment = (await here.created()).id
+    await (await start(jobs, environment, "leave server")).wait(LONG)
+    here.host.only.file_error = GuestLost("gone")
+    assert (await jobs.left.look(environment, owner=OWNER)).count == 0
+    here.host.only.file_error = None
+    assert (await jobs.left.look(environment, owner=OWNER)).count == 1
+    await here.service.pause(environment, owner=OWNER, to_disk=False)
+    assert (await jobs.left.look(environment, owner=OWNER)).count == 0
+    with pytest.raises(NotFound):
+        await jobs.left.look(environment, owner="somebody else")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import posixpath
 import re
+import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -45,6 +46,8 @@ from waggle.domain.filesystem import (
     FileVersion,
     Listing,
 )
+from waggle.domain.left import NOTHING_LEFT, Left
+from waggle.domain.left import Program as KitProgram
 from waggle.domain.search import Kind, Match, Searched, SearchQuery, glob_expression
 from waggle.domain.tree import Skipped, TreeEntry, Unpacked, decode, encode
 from waggle.domain.usage import ExposedPort, Usage
@@ -101,6 +104,7 @@ class FakeGuest:
     `hang` line begins, `release` ends it; `cancelled` lists the commands that were cancelled.
     `listing` and `searched` are what every `list_files` and `search` answers instead of what is
     there; `packed` are records that `pack_tree` adds.
+    `left` is what programs of `leave` lines are left running.
     `listening` holds the guest's ports that answer, `asked` which were tried and for how long.
     """
 
@@ -128,6 +132,7 @@ class FakeGuest:
     diagnose_until: anyio.Event | None = None
     searched: Searched | None = None
     packed: bytes = b""
+    left: Left = NOTHING_LEFT
     used: Usage = USED
     ports: dict[int, int] = field(default_factory=dict[int, int])
     listening: set[int] = field(default_factory=set[int])
@@ -151,7 +156,8 @@ class FakeGuest:
         """Run `command.code`, line by line; without code, print argv.
 
         Lines: `echo X`, `err X`, `flood N` (N bytes), `stdin`, `env NAME`, `cwd`, `exit N`,
-        `signal NAME`, `timeout` (it timed out here), `hang` (until `release` is set), `die`.
+        `signal NAME`, `timeout` (it timed out here), `hang` (until `release` is set), `die`,
+        `leave X` (a program goes on).
         Any other line is a failure of the pretend interpreter: stderr and exit code 1.
         """
         self.commands.append(command)
@@ -166,6 +172,30 @@ class FakeGuest:
             self.cancelled.append(command)
             self.was_cancelled.set()
             raise
+
+    async def left_running(self) -> Left:
+        """What the test set, without those that were ended."""
+        await anyio.lowlevel.checkpoint()
+        self._enter()
+        return self.left
+
+    def leave(self, command: str, run_id: str) -> Left:
+        """One more program goes on; all that this run has left."""
+        pid = 100 + len(self.left.programs)
+        programs = (*self.left.programs, KitProgram(pid, command, run_id))
+        self.left = Left(programs, len(programs))
+        return Left(self.left.of(run_id), len(self.left.of(run_id)))
+
+    async def end_program(self, pid: int) -> bool:
+        await anyio.lowlevel.checkpoint()
+        kept = tuple(each for each in self.left.programs if each.pid != pid)
+        found = kept != self.left.programs
+        self.left = Left(kept, len(kept))
+        return found
+
+    async def end_run(self, run_id: str) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.left = self.left.without(frozenset({run_id}))
 
     async def diagnose(self, command: Command, result: ExecutionResult) -> Diagnosis | None:
         """What the test set, for a failure; `diagnose_until` holds it up."""
@@ -408,6 +438,8 @@ class _Run:
     exit_code: int | None = 0
     signal: str | None = None
     timed_out: bool = False
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    left: Left = NOTHING_LEFT
 
     async def step(self, verb: str, rest: str) -> bool:
         """Run one line; False when the program ended."""
@@ -425,6 +457,8 @@ class _Run:
                 self.into.stdout.feed(command.env.get(rest, "").encode() + b"\n")
             case "cwd":
                 self.into.stdout.feed((command.cwd or self.guest.directory).encode() + b"\n")
+            case "leave":
+                self.left = self.guest.leave(rest, self.id)
             case "hang":
                 self.guest.started.set()
                 await self.guest.release.wait()
@@ -456,4 +490,6 @@ class _Run:
             signal=self.signal,
             timed_out=self.timed_out,
             duration=0.25,
+            run_id=self.id,
+            left=self.left,
         )

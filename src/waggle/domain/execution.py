@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from waggle.domain.errors import InvalidArgument, TooLarge
+from waggle.domain.left import NOTHING_LEFT, Left
 from waggle.domain.text import NUL_HINT, encoded
 
 MAX_CODE_BYTES = 512_000
@@ -139,7 +140,8 @@ class ExecutionResult:
     """How a command ended. Exactly one of `exit_code`, `signal`, `timed_out` tells why.
 
     `exit_code` is None when a signal or the timeout ended it. `duration` is seconds. `run_id` is
-    the guest's name for this run, under which it remembers why it failed.
+    the guest's name for this run, under which it remembers why it failed. `left` is what goes on
+    in the background.
     """
 
     stdout: Output
@@ -149,6 +151,7 @@ class ExecutionResult:
     timed_out: bool
     duration: float
     run_id: str = ""
+    left: Left = NOTHING_LEFT
 
 
 def parse_code(code: str) -> bytes:

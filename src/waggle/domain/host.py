@@ -16,6 +16,7 @@ from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment, MachineIdentity
 from waggle.domain.execution import Command, ExecutionResult, GuestUser, Stream, Streams
 from waggle.domain.filesystem import FileSlice, FileVersion, Listing
+from waggle.domain.left import Left
 from waggle.domain.search import Searched, SearchQuery
 from waggle.domain.tree import Unpacked
 from waggle.domain.usage import ExposedPort, Usage
@@ -72,6 +73,21 @@ class Guest(Protocol):
 
         Raises GuestLost when the guest dies or stops answering; a failing command is a result.
         """
+        ...
+
+    async def left_running(self) -> Left:
+        """What runs have left running, but not what is of a run that goes on. The guest tells.
+
+        Raises GuestLost. Safe to cancel.
+        """
+        ...
+
+    async def end_program(self, pid: int) -> bool:
+        """Kill one of them, with its descendants; False when there is none. Raises GuestLost."""
+        ...
+
+    async def end_run(self, run_id: str) -> None:
+        """Kill all that one run has left, of which something is left. Raises GuestLost."""
         ...
 
     async def diagnose(self, command: Command, result: ExecutionResult) -> Diagnosis | None:

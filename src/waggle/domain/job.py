@@ -14,6 +14,7 @@ from enum import StrEnum
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.execution import Output
+from waggle.domain.left import NOTHING_LEFT, Left
 
 MAX_WAIT_SECONDS = 300.0
 """The longest that one call waits; clients give up on silent calls sooner or later."""
@@ -52,7 +53,8 @@ class JobView:
 
     `number` counts from 1 in its environment. `duration` is seconds, so far or in all. `exit_code`
     is set for EXITED, `signal` for SIGNALED; `error` says why it is LOST. A KILLED job was ended by
-    its owner or with its environment. `diagnosis` says why it failed, where that is known.
+    its owner or with its environment. `diagnosis` says why it failed, where that is known. `left`
+    is what it has left running when it ended.
     """
 
     environment_id: str
@@ -68,6 +70,7 @@ class JobView:
     signal: str | None = None
     error: str = ""
     diagnosis: Diagnosis | None = None
+    left: Left = NOTHING_LEFT
 
     @property
     def is_running(self) -> bool:

@@ -22,6 +22,19 @@ class FailureCause(BaseModel):
     next_step: str
 
 
+class LeftProgram(BaseModel):
+    """A program that goes on although the call that started it has ended."""
+
+    pid: int = Field(description="read_job with this pid ends it.")
+    command: str
+
+
+class LeftItem(LeftProgram):
+    """The same in a list of all that an environment has."""
+
+    job_id: int | None = Field(default=None, description="The job that left it, where known.")
+
+
 class ShownImage(BaseModel):
     """An image file that a program wrote."""
 
@@ -60,6 +73,10 @@ class CommandOutput(ProgramOutput):
         default_factory=list[ShownImage],
         description="Images that the program wrote; they are in the result's content.",
     )
+    left_running: list[LeftProgram] = Field(
+        default_factory=list[LeftProgram],
+        description="Programs that it left running in the background; they go on.",
+    )
 
 
 class RunOutput(ProgramOutput):
@@ -88,6 +105,10 @@ class JobList(BaseModel):
 
     jobs: list[JobItem]
     count: int
+    left_running: list[LeftItem] = Field(
+        default_factory=list[LeftItem],
+        description="Programs that ended jobs left running in the background.",
+    )
 
 
 class JobReport(BaseModel):
@@ -124,3 +145,6 @@ class JobReport(BaseModel):
     )
     size: int | None = Field(default=None, description="Bytes printed so far.")
     uri: str | None = Field(default=None, description="Resource with all of it.")
+    left_running: list[LeftItem] | None = Field(
+        default=None, description="Programs that ended jobs left running."
+    )

@@ -12,8 +12,11 @@ from pydantic import BaseModel, Field
 
 from waggle.domain.environment import State
 from waggle.domain.usage import ExposedPort
+from waggle.mcp.job_results import LeftItem
+from waggle.mcp.left_results import left_items, left_lines
 from waggle.mcp.results import ON_DISK, STATUSES, UNUSED, on_disk_until, readable, rfc3339
 from waggle.service.inspection import Inspection
+from waggle.service.leftovers import LeftList
 
 
 class PortItem(BaseModel):
@@ -48,6 +51,9 @@ class EnvironmentState(BaseModel):
     memory_bytes_used: int | None = Field(description="Memory of the host it holds now.")
     disk_bytes_used: int | None = Field(description="Disk of the host it takes now.")
     ports: list[PortItem] = Field(description="Ports that expose_port opened.")
+    left_running: list[LeftItem] = Field(
+        description="Programs that ended calls left running in the background."
+    )
 
 
 class ExtendedEnvironment(BaseModel):
@@ -85,7 +91,7 @@ def port_item(exposed: ExposedPort) -> PortItem:
     return PortItem(port=exposed.port, url=exposed.url)
 
 
-def environment_state(found: Inspection, running_jobs: int) -> EnvironmentState:
+def environment_state(found: Inspection, running_jobs: int, left: LeftList) -> EnvironmentState:
     """What get_environment answers."""
     environment, usage = found.environment, found.usage
     return EnvironmentState(
@@ -111,6 +117,7 @@ def environment_state(found: Inspection, running_jobs: int) -> EnvironmentState:
         memory_bytes_used=usage.memory_bytes if usage else None,
         disk_bytes_used=usage.disk_bytes if usage else None,
         ports=[port_item(port) for port in found.ports],
+        left_running=left_items(left),
     )
 
 
@@ -130,6 +137,7 @@ def state_text(state: EnvironmentState, fate: str) -> str:
         f"{state.age_seconds} s old, {state.running_jobs} jobs running; {_fate(state, fate)}",
         *([f"on the host: {', '.join(used)}; {state.cpu_seconds_used:g} s of CPU"] if used else []),
         *(f"port {item.port}: {item.url}" for item in state.ports),
+        *left_lines(state.left_running),
     ]
     return "\n".join(lines) if state.status != State.CREATING else lines[0]
 

@@ -18,6 +18,7 @@ import anyio.abc
 from waggle.domain.environment import Environment, State, is_id, parse_timeout
 from waggle.domain.errors import NotFound
 from waggle.domain.host import EnvironmentHost, Guest, Moment, Progress, no_progress
+from waggle.domain.left import Left
 from waggle.domain.lookup import find_id, parse_reference_text
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.observer import Observer
@@ -159,6 +160,15 @@ class EnvironmentService:
         live = self._owned(environment_id, owner)
         usage = await live.usage()
         return Inspection(live.environment, self._clock(), usage, live.exposed)
+
+    async def left(self, environment_id: str, *, owner: str, always: bool = True) -> Left:
+        """What calls have left running in it; see `LiveEnvironment.left`. Raises as `get`, too."""
+        return await self._owned(environment_id, owner).left(always=always)
+
+    def note_left(self, environment_id: str) -> None:
+        """A call has left something running in it."""
+        if live := self._registry.find(environment_id):
+            live.may_have_left = True
 
     def touch(self, environment_id: str, *, owner: str) -> Environment:
         """Restart its idle time if it runs, and return it. Raises as `get` does."""

@@ -19,6 +19,7 @@ from waggle.domain.errors import GuestLost, WaggleError
 from waggle.domain.execution import Command, ExecutionResult, Output, Streams
 from waggle.domain.host import Guest
 from waggle.domain.job import JobBrief, JobKind, JobState, JobView, StreamName
+from waggle.domain.left import NOTHING_LEFT
 from waggle.domain.protocols import Clock
 from waggle.service.recording import NewRecording, Watched
 
@@ -67,6 +68,16 @@ class Job:
     def state(self) -> JobState:
         """How it stands."""
         return self._state
+
+    @property
+    def run_id(self) -> str:
+        """The guest's name for it once it has ended; empty before, and when it was lost."""
+        return self._result.run_id if self._result else ""
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it has left programs running when it ended."""
+        return self._result is not None and self._result.left.count > 0
 
     @property
     def kept_bytes(self) -> int:
@@ -145,6 +156,7 @@ class Job:
             signal=result.signal if result else None,
             error=_words(self.failure),
             diagnosis=self._diagnosis,
+            left=result.left if result else NOTHING_LEFT,
         )
 
     def brief(self) -> JobBrief:

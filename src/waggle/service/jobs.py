@@ -24,6 +24,7 @@ from waggle.domain.protocols import Clock
 from waggle.service.environments import EnvironmentService
 from waggle.service.filesystem import located
 from waggle.service.job import Job, What
+from waggle.service.leftovers import Leftovers
 from waggle.service.recording import NewRecording
 
 MAX_RUNNING = 16
@@ -75,6 +76,8 @@ class JobService:
         self._tasks = tasks
         self._jobs: dict[str, _Jobs] = {}
         self._tellers: list[Changed] = []
+        self.left = Leftovers(environments, self._of)
+        """What they have left running."""
         environments.news.when_removed(self._forget)
 
     def when_changed(self, tell: Changed) -> None:
@@ -102,6 +105,10 @@ class JobService:
             self._tell(job)
             return job
 
+    def _of(self, environment_id: str) -> tuple[Job, ...]:
+        jobs = self._jobs.get(environment_id)
+        return tuple(jobs.by_number.values()) if jobs else ()
+
     def _admit(self, environment: Environment, what: What) -> Job:
         jobs = self._jobs.setdefault(environment.id, _Jobs())
         if jobs.running() >= MAX_RUNNING:
@@ -116,6 +123,8 @@ class JobService:
             async with held:
                 await job.run(guest, command, self._tell)
         finally:
+            if job.has_left:
+                self._environments.note_left(job.environment_id)
             job.settle()
             self._tell(job)
             if jobs := self._jobs.get(job.environment_id):

@@ -49,6 +49,8 @@ class Life:
         self._tasks = tasks
         self._changed = changed
         self._guest: Guest | None = None
+        self.may_have_left = environment.state is not State.CREATING
+        """Whether programs of ended calls may run in it: then its guest is worth asking."""
         self._creation = anyio.CancelScope()
         self._settled = anyio.Event()
         self._ending = anyio.Lock()

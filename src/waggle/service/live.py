@@ -19,6 +19,7 @@ import structlog
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import GuestLost, NotFound
 from waggle.domain.host import Guest, Moment, Progress
+from waggle.domain.left import NOTHING_LEFT, Left
 from waggle.domain.usage import ExposedPort, Usage
 from waggle.service.death import cause_of
 from waggle.service.life import Life
@@ -39,6 +40,7 @@ class LiveEnvironment(Life):
         When that fails or is cancelled, or `end` is called meanwhile, everything is undone first.
         Raises NotFound when it was ended meanwhile, and what `host` and the store raise.
         """
+        self.may_have_left = moment is not None
         try:
             self.environment = await self._boot(progress, moment)
             self._tasks.start_soon(self._watch, self._the_guest())
@@ -169,6 +171,7 @@ class LiveEnvironment(Life):
                     await self._free_guest()
                     self.environment = self.environment.to(State.RESUMING)
                     self._take_in(await self._host.create(self.environment, progress, moment))
+                    self.may_have_left = True
                 except BaseException as error:
                     why = f"Rollback failed: {cause_of(error)}"
                     self.environment = self.environment.to(State.ERROR, error=why)
@@ -184,6 +187,23 @@ class LiveEnvironment(Life):
     async def usage(self) -> Usage | None:
         """What its machine takes, if there is one. Does not count as use."""
         return None if self._guest is None else await self._guest.usage()
+
+    async def left(self, *, always: bool) -> Left:
+        """What calls have left running in it; unless `always`, only if something may be there.
+
+        Does not count as use, and is nothing while it does not run. Raises GuestLost.
+        """
+        guest, may_have = self._guest, always or self.may_have_left
+        if guest is None or self.environment.state is not State.RUNNING or not may_have:
+            return NOTHING_LEFT
+        self.may_have_left = False  # what is left meanwhile is noted anew
+        try:
+            left = await guest.left_running()
+        except BaseException:
+            self.may_have_left = True
+            raise
+        self.may_have_left |= left.count > 0
+        return left
 
     @property
     def exposed(self) -> tuple[ExposedPort, ...]:

@@ -25,14 +25,17 @@ from waggle.domain.execution import (
 )
 from waggle.domain.filesystem import MAX_PATH_BYTES, FileSlice, FileVersion, Listing
 from waggle.domain.host import Moment
+from waggle.domain.left import Left
 from waggle.domain.machine import Machine
 from waggle.domain.search import Searched, SearchQuery
 from waggle.domain.tree import Unpacked
 from waggle.domain.usage import ExposedPort, Usage
 from waggle.infra.net.exposure import Exposures
+from waggle.infra.rootfs.identity import HANG_UP
 from waggle.infra.ssh.connection import ServeTunnel, SshConnection
 from waggle.infra.ssh.files import Files
 from waggle.infra.ssh.ports import GuestPorts
+from waggle.infra.ssh.programs import LeftPrograms
 from waggle.infra.ssh.readahead import ReadAhead
 from waggle.infra.ssh.shell import Shell
 from waggle.infra.ssh.trees import Trees
@@ -99,6 +102,7 @@ class LocalGuest:
         self._connection = connection
         self._proxy = proxy
         self._shell = Shell(connection)
+        self._left = LeftPrograms(connection, self._shell.running)
         self._diagnostician = Diagnostician(
             environment=environment,
             why=self._shell.why,
@@ -144,6 +148,21 @@ class LocalGuest:
         self._pages.forget()
         async with self._naming_the_cause():
             return await self._shell.run(command, into)
+
+    async def left_running(self) -> Left:
+        """What was left running; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            return await self._left.all()
+
+    async def end_program(self, pid: int) -> bool:
+        """Kill one of them; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            return await self._left.end(pid)
+
+    async def end_run(self, run_id: str) -> None:
+        """Kill all that one run has left; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            await self._left.end_run(run_id)
 
     async def diagnose(self, command: Command, result: ExecutionResult) -> Diagnosis | None:
         """Why a run failed; see `domain.host.Guest`."""
@@ -247,6 +266,7 @@ class LocalGuest:
         """Let it go on; see `domain.host.Guest`."""
         async with self._naming_the_cause():
             await self._machine.unpause()
+            await self._machine.renew(HANG_UP)
             await self._connection.get()
 
     async def _hang_up(self) -> None:

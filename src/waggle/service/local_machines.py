@@ -21,7 +21,7 @@ from waggle.domain.machine import (
     MachineSpec,
 )
 from waggle.domain.template import Template
-from waggle.infra.rootfs.identity import RENEWED, pack
+from waggle.infra.rootfs.identity import HANG_UP, RENEWED, pack
 from waggle.infra.stages import stage
 from waggle.service.blueprint import Blueprint, Scratch
 from waggle.service.launcher import Launched, Launcher
@@ -130,7 +130,8 @@ async def _renewed(
     machine = await hypervisor.resume(spec, moment.frozen, alone=moment.alone)
     try:
         with stage("renewal"):
-            await machine.renew({name: blueprint.identity[name] for name in RENEWED})
+            renewed = {name: blueprint.identity[name] for name in RENEWED}
+            await machine.renew({**HANG_UP, **renewed})
     except BaseException:
         await machine.stop()
         raise

@@ -22,6 +22,8 @@ RENEWED = ("host_key", "authorized_keys", "hostname", "environment", "machine-id
 """The records in which two machines differ that are otherwise alike."""
 CLAIMED = ("hostname", "environment", "machine-id", "seed")
 """The records that make a machine which was nobody's an environment; its keys are its own."""
+HANG_UP = {"hang-up": b""}
+"""The record that ends what the host's connections of before have left: it has given them up."""
 DRAWN_BYTES = 80
 """For the machine's id, 16, and to seed the guest kernel's random state, 64."""
 

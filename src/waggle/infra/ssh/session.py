@@ -8,6 +8,7 @@ import asyncio
 import asyncssh
 
 from waggle.domain.execution import Streams
+from waggle.infra.ssh.left import Ending
 from waggle.infra.ssh.output import OutputCollector
 from waggle.infra.ssh.typed import STDERR
 
@@ -22,10 +23,15 @@ class CommandSession(asyncssh.SSHClientSession[bytes]):
         self.exit_code: int | None = None
         self.signal: str | None = None
         self.ended = asyncio.Event()
+        self.ending: Ending | None = None
+        """Takes what the launcher adds from the end of stderr, if it may add something."""
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         """Called by asyncssh with a piece of output."""
-        (self.stderr if datatype == STDERR else self.stdout).feed(data)
+        if datatype != STDERR:
+            self.stdout.feed(data)
+        elif piece := self.ending.feed(data) if self.ending else data:
+            self.stderr.feed(piece)
 
     def exit_status_received(self, status: int) -> None:
         """Called by asyncssh when the command exited."""
@@ -37,6 +43,8 @@ class CommandSession(asyncssh.SSHClientSession[bytes]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncssh when the channel has closed, for whatever reason."""
+        if self.ending and (rest := self.ending.rest()):
+            self.stderr.feed(rest)
         self.ended.set()
 
     @property

@@ -17,10 +17,13 @@ import asyncssh
 import structlog
 
 from waggle.domain.errors import GuestLost
-from waggle.domain.evidence import NO_RECORD, Record
+from waggle.domain.evidence import Record
 from waggle.domain.execution import Command, ExecutionResult, Streams
+from waggle.domain.left import NOTHING_LEFT
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.frame import frame
+from waggle.infra.ssh.left import Ending
+from waggle.infra.ssh.programs import ask
 from waggle.infra.ssh.record import MAX_RECORD, parse_record
 from waggle.infra.ssh.session import CommandSession
 from waggle.infra.ssh.typed import Channel, open_exec
@@ -53,6 +56,7 @@ class _Run(CommandSession):
         Each attempt has an id of its own: what is left of an earlier one cannot disturb it.
         """
         self.id = str(uuid.uuid4())
+        self.ending = Ending(self.id)
         self.ended.clear()
         opening = open_exec(connection, self, f"run {self.id}", window=_WINDOW)
         self.opening = asyncio.create_task(opening)
@@ -67,6 +71,7 @@ class Shell:
     ) -> None:
         self._connection = connection
         self._patience = patience
+        self._running: set[_Run] = set()
 
     async def run(self, command: Command, into: Streams | None = None) -> ExecutionResult:
         """Run a command to its end, its timeout or its cancellation; see `domain.host.Guest.run`.
@@ -74,8 +79,15 @@ class Shell:
         Raises GuestLost when the connection breaks before the command's end is known, and when
         the guest does not confirm that a command which ran out of time was killed.
         """
-        started = time.monotonic()
         run = _Run(command.output_limit, into)
+        self._running.add(run)
+        try:
+            return await self._run(run, command)
+        finally:
+            self._running.discard(run)
+
+    async def _run(self, run: _Run, command: Command) -> ExecutionResult:
+        started = time.monotonic()
         try:
             async with asyncio.timeout(command.timeout):
                 await self._start(run, command)
@@ -94,22 +106,16 @@ class Shell:
             )
         return _result(run, started, timed_out=False)
 
+    def running(self) -> frozenset[str]:
+        """The ids of the runs that go on."""
+        return frozenset(run.id for run in self._running)
+
     async def why(self, run_id: str) -> Record:
         """What the guest knows of the end of a run that did not end with exit code 0.
 
         NO_RECORD when it knows nothing. Not bounded in time. Raises GuestLost; safe to cancel.
         """
-        answer = CommandSession(2 * MAX_RECORD)
-        connection = await self._connection.get()
-        try:
-            channel = await open_exec(connection, answer, f"why {run_id}", window=_WINDOW)
-        except (OSError, asyncssh.Error):
-            return NO_RECORD
-        try:
-            channel.write_eof()
-            await answer.ended.wait()
-        finally:
-            channel.abort()
+        answer = await ask(self._connection, f"why {run_id}", MAX_RECORD)
         said = answer.stdout.output()
         return parse_record(said.head + said.tail, run_id)
 
@@ -199,4 +205,5 @@ def _result(run: _Run, started: float, *, timed_out: bool) -> ExecutionResult:
         timed_out=timed_out,
         duration=time.monotonic() - started,
         run_id=run.id,
+        left=run.ending.left if run.ending else NOTHING_LEFT,
     )

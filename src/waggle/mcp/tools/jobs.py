@@ -13,17 +13,20 @@ from waggle.domain.job import JobBrief, JobState, JobView, StreamName, parse_wai
 from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.job_results import CommandOutput, JobItem, JobList, JobReport
+from waggle.mcp.left_results import left_items, left_lines
 from waggle.mcp.resources.uris import output_uri
 from waggle.mcp.results import rfc3339, success
 from waggle.mcp.stream_page import MAX_BYTES, MAX_PATTERN, StreamPage, read_page
 from waggle.mcp.tools.attend import result_of, watch
 from waggle.mcp.tools.parameters import EnvironmentId, JobId, Wait, searchable
+from waggle.service.job import Job
 
 _ReadJobId = Annotated[
     int | None, Field(description="Default: list the jobs and left-over programs.")
 ]
 _ReadWait = Annotated[float | None, Field(description="Wait so long for its end.")]
 _Kill = Annotated[bool, Field(description="End it, with all its processes.")]
+_Pid = Annotated[int | None, Field(description="Left-over program to end.")]
 _Stream = Annotated[Literal["stdout", "stderr"] | None, Field()]
 _Offset = Annotated[
     int | None, Field(description="Where to begin, in bytes; below 0: from the end.")
@@ -69,14 +72,17 @@ class JobTools:
         limit: _Limit = None,
         search: _Search = None,
         kill: _Kill = False,
+        pid: _Pid = None,
     ) -> Annotated[CallToolResult, JobReport]:
         """Wait for a job, end it, read a part of what it printed, or list all jobs."""
         owner = current_owner(ctx)
         if job_id is None:
-            return reported(self._listed(environment_id, owner))
+            if pid is not None:
+                await self._jobs.left.end(environment_id, pid, owner=owner)
+            return reported(await self._listed(environment_id, owner))
         job = self._jobs.get(environment_id, job_id, owner=owner)
         if kill:
-            await job.kill()
+            await self._kill(job, owner)
         elif wait_seconds is not None:
             await watch(
                 ctx, job, parse_wait(wait_seconds, self._limits.wait), every=self._heartbeat
@@ -104,20 +110,29 @@ class JobTools:
         self, ctx: Ctx, *, environment_id: EnvironmentId, job_id: JobId
     ) -> Annotated[CallToolResult, CommandOutput]:
         """End a job with all its processes."""
-        job = self._jobs.get(environment_id, job_id, owner=current_owner(ctx))
-        await job.kill()
+        owner = current_owner(ctx)
+        job = self._jobs.get(environment_id, job_id, owner=owner)
+        await self._kill(job, owner)
         return result_of(job.view(), self._offer, self._limits.max_timeout)
+
+    async def _kill(self, job: Job, owner: Owner) -> None:
+        """End it and what it has left running."""
+        await job.kill()
+        await self._jobs.left.end_of(job, owner=owner)
 
     async def list_jobs(
         self, ctx: Ctx, *, environment_id: EnvironmentId
     ) -> Annotated[CallToolResult, JobList]:
         """List an environment's jobs."""
-        return self._listed(environment_id, current_owner(ctx))
+        return await self._listed(environment_id, current_owner(ctx))
 
-    def _listed(self, environment_id: str, owner: Owner) -> CallToolResult:
+    async def _listed(self, environment_id: str, owner: Owner) -> CallToolResult:
         jobs = self._jobs.list(environment_id, owner=owner)
-        result = JobList(jobs=[_item(job) for job in jobs], count=len(jobs))
-        lines = [_line(item) for item in result.jobs]
+        left = await self._jobs.left.look(environment_id, owner=owner)
+        result = JobList(
+            jobs=[_item(job) for job in jobs], count=len(jobs), left_running=left_items(left)
+        )
+        lines = [*map(_line, result.jobs), *left_lines(result.left_running)]
         return success(result, "\n".join(lines or ["No program ran in this environment yet."]))
 
 

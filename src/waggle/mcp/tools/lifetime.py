@@ -37,9 +37,11 @@ class LifetimeTools:
     async def get_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId
     ) -> Annotated[CallToolResult, EnvironmentState]:
-        """Tell how it is, without a word from its guest; not a use of it."""
-        found = await self._environments.inspect(environment_id, owner=current_owner(ctx))
-        state = environment_state(found, self._jobs.running(found.environment.id))
+        """Tell how it is; not a use of it. Its guest only says what was left running."""
+        owner = current_owner(ctx)
+        found = await self._environments.inspect(environment_id, owner=owner)
+        left = await self._jobs.left.look(environment_id, owner=owner, always=False)
+        state = environment_state(found, self._jobs.running(found.environment.id), left)
         return success(state, state_text(state, self._services.when_unused))
 
     async def extend_environment(

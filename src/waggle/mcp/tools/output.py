@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from waggle.domain.job import JobState, JobView, StreamName
+from waggle.domain.left import MAX_COMMAND
 from waggle.domain.toolset import Offer
 from waggle.mcp.budget import share
 from waggle.mcp.errors import clean
-from waggle.mcp.job_results import CommandOutput, FailureCause
+from waggle.mcp.job_results import CommandOutput, FailureCause, LeftProgram
 from waggle.mcp.resources.uris import output_uri
 
 _RUNNING = "wait_job waits for its end, read_job shows its output, kill_job ends it"
@@ -30,6 +31,10 @@ def command_output(view: JobView, offer: Offer) -> CommandOutput:
         stdout_uri=output_uri(view.environment_id, view.number, StreamName.STDOUT),
         stderr_uri=output_uri(view.environment_id, view.number, StreamName.STDERR),
         diagnosis=_cause(view, offer),
+        left_running=[
+            LeftProgram(pid=each.pid, command=clean(each.command, MAX_COMMAND))
+            for each in view.left.programs
+        ],
     )
 
 
@@ -57,7 +62,19 @@ def command_text(output: CommandOutput, offer: Offer) -> str:
         )
         if dropped
     ]
-    return "\n".join([*(parts or ["(no output)"]), *cut, _ending(output, offer), *_why(output)])
+    ending = [_ending(output, offer), *_left(output), *_why(output)]
+    return "\n".join([*(parts or ["(no output)"]), *cut, *ending])
+
+
+def _left(output: CommandOutput) -> list[str]:
+    """What goes on, as a line: that of a server started with & is told like this."""
+    if not output.left_running:
+        return []
+    count = len(output.left_running)
+    shown = ", ".join(f"{each.pid} {each.command[:60]}" for each in output.left_running[:5])
+    rest = f" and {count - 5} more" if count > 5 else ""
+    verb = "1 program goes on" if count == 1 else f"{count} programs go on"
+    return [f"{verb}: {shown}{rest} (output from now on is not kept)"]
 
 
 def _why(output: CommandOutput) -> list[str]:

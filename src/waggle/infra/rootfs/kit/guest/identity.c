@@ -96,6 +96,7 @@ static bool install_record(const char *name, const char *data, size_t size, bool
   if (strcmp(name, "seed") == 0) return seed_kernel(data, size);
   if (strcmp(name, "clock") == 0) return set_clock(data, size);
   if (is_renewal && strcmp(name, "settle") == 0) return settle(), true;
+  if (is_renewal && strcmp(name, "hang-up") == 0) return hang_up(), true;
   char path[128];
   if (strchr(name, '/') || snprintf(path, sizeof path, KIT_IDENTITY "/%s", name) >= 128) return false;
   bool is_public = strcmp(name, "environment") == 0;

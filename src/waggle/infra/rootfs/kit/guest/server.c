@@ -5,12 +5,16 @@
 // nor random bytes by then.
 #include "waggle.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define MAX_CONNECTIONS 32
+#define END_TRIES 1000
+#define END_PAUSE_NS 1000000
 
 static pid_t dropbears[MAX_CONNECTIONS]; // 0: a free slot
 static struct {
@@ -92,4 +96,25 @@ bool server_is_settled(void) {
   for (int i = 0; i < MAX_CONNECTIONS; i++)
     if (dropbears[i] != 0) return false;
   return spare.pid != 0 && spare.is_ready;
+}
+
+static bool has_connections(void) {
+  bool any = false;
+  for (int i = 0; i < MAX_CONNECTIONS; i++) {
+    if (dropbears[i] != 0 && waitpid(dropbears[i], NULL, WNOHANG) != 0) dropbears[i] = 0;
+    any |= dropbears[i] != 0;
+  }
+  return any;
+}
+
+// When this was is noted first: what runs is told by its server's death, and looks (run.c).
+void hang_up(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  long long when = nanoseconds(&now);
+  write_file(KIT_HUNG_UP, O_TRUNC, 0600, &when, sizeof when);
+  for (int i = 0; i < MAX_CONNECTIONS; i++)
+    if (dropbears[i] != 0) kill(dropbears[i], SIGKILL);
+  for (int i = 0; i < END_TRIES && has_connections(); i++)
+    nanosleep(&(struct timespec){.tv_nsec = END_PAUSE_NS}, NULL);
 }

@@ -4,6 +4,8 @@
 //   run ID    read a frame from stdin (frame.c), then run its argv in a cgroup of its own (run.c)
 //   why ID    print what is known of that run's failure (why.c)
 //   kill ID   kill everything in that cgroup, children of children included
+//   programs  list what runs have left running, and what still runs (left.c)
+//   end PID   kill one of these with its descendants
 //   any other path that ends in sftp-server: SFTP as that user, in waggle's home directory
 //   (none)    an interactive shell
 #include "session.h"
@@ -60,6 +62,8 @@ int main(int argc, char **argv) {
   if (strncmp(command, "run ", 4) == 0) return run(command + 4);
   if (strncmp(command, "kill ", 5) == 0) return kill_run(command + 5);
   if (strncmp(command, "why ", 4) == 0) return why(command + 4);
+  if (strcmp(command, "programs") == 0) return programs();
+  if (strncmp(command, "end ", 4) == 0) return end_program(command + 4);
   if (end && strcmp(end, "/sftp-server") == 0) return sftp();
   dprintf(2, "waggle: not a command: %s\n", command);
   return FAILED;

@@ -33,9 +33,32 @@ void show_notice(void);
 void read_frame(struct job *job);
 void write_code(struct job *job);
 
-// run.c: the commands `run ID` and `kill ID`. Each returns the exit code.
+// run.c, ending.c: the commands `run ID` and `kill ID`. Each returns the exit code.
 int run(const char *id);
 int kill_run(const char *id);
+// ending.c: where a file of that run's cgroup is; kill all in it, and say whether nothing is left.
+void cgroup_path(char *path, size_t size, const char *id, const char *file);
+bool end_tree(const char *id);
+
+// streams.c: make the pipes that the program writes to; as the child, have them as standard output
+// and error; as its parent, keep only the ends that are read.
+bool open_streams(const struct account *account);
+bool use_streams(void);
+void share_streams(void);
+// Pass on what comes, until OTHER is ready too or that many milliseconds are over; as poll(2).
+int pass_streams(struct pollfd *other, int timeout);
+// From now on pass on only what was written until now; false when nothing of it is left.
+bool limit_streams(void);
+// Pass on nothing more: read, and forget.
+void abandon_streams(void);
+
+// left.c: after the mark and the run's id on stderr, what a run has left, in at most MAX_TOLD
+// lines; the commands `programs` and `end PID`.
+#define LEFT_MARK "waggle-left"
+#define MAX_TOLD 20
+void tell_left(int to, const char *id);
+int programs(void);
+int end_program(const char *pid);
 
 // program.c: where the program is, as execvp looks for it; the interpreter or loader that its file
 // names. Each returns false when there is none.

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
+#include <time.h>
 
 // Where things are once the image is the root: the kit lies under /.waggle.
 #define KIT "/.waggle"
@@ -15,6 +16,7 @@
 #define KIT_ENVIRONMENT KIT_IDENTITY "/environment"
 #define KIT_ACCOUNT KIT_IDENTITY "/account"
 #define KIT_NOTICE KIT_IDENTITY "/notice" // what the user is told once
+#define KIT_HUNG_UP KIT "/run/hung-up"    // when PID 1 ended old connections: nanoseconds
 #define MAX_ENVIRONMENT (64u << 10) // bytes of variables; the host sends no more
 
 #define SANDBOX_ID 1000
@@ -39,6 +41,8 @@ void complain(const char *what);
 // Create or open PATH, write SIZE bytes and close; false (and complain) when that fails.
 bool write_file(const char *path, int flags, mode_t mode, const void *data, size_t size);
 bool write_text(const char *path, const char *text);
+
+long long nanoseconds(const struct timespec *time);
 
 // Read or write exactly SIZE bytes; false at end of file or on error.
 bool read_exactly(int fd, void *buffer, size_t size);
@@ -76,6 +80,9 @@ void server_ended(pid_t pid);
 bool server_is_settled(void);
 // Wait for that, for some seconds at most: the machine is about to be frozen.
 void settle(void);
+// End all connections and what they hold, as forwarded ports: the host has given them up. What runs
+// over them goes on. Bounded.
+void hang_up(void);
 
 // Install records from FD until their end; false when one is malformed or cannot be installed.
 bool install_records(int fd, bool is_renewal);

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first call after a fork, a resume or a rollback has all that any other has: the way out too.
+
+What the frozen connection left in the guest, above all its listener for the proxy, is gone by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+from collections.abc import AsyncGenerator
+
+import anyio
+import pytest
+from tests.support.vm import Lab, environment, lines, no_names, root, sh
+
+from waggle.domain.environment import Environment
+from waggle.domain.execution import Command
+from waggle.domain.host import Moment, no_progress
+from waggle.domain.network import NetworkPolicy
+from waggle.infra.net.egress import EgressProxy
+from waggle.infra.net.policy import AddressPolicy
+from waggle.infra.qemu.hypervisor import QemuHypervisor
+from waggle.service.local_guest import LocalGuest
+from waggle.service.local_host import LocalHost
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.vm,
+    pytest.mark.usefixtures("leaks"),
+    pytest.mark.timeout(600),
+]
+OUTSIDE = "127.9.9.9"
+SIZE = 300_000
+TIMES = 20
+AT_ONCE = 4
+
+
+@contextlib.asynccontextmanager
+async def downloads() -> AsyncGenerator[int]:
+    """A server of one file of SIZE bytes; its port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            await reader.readuntil(b"\r\n\r\n")
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\nConnection: close\r\n\r\n"
+            writer.write(head.encode() + b"x" * SIZE)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, OUTSIDE, 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+@pytest.fixture
+async def port(quick: Lab) -> AsyncGenerator[int]:
+    def proxy(_environment: Environment) -> EgressProxy:
+        return EgressProxy(
+            AddressPolicy([ipaddress.ip_network(f"{OUTSIDE}/32")]), no_names, ports=None
+        )
+
+    if not isinstance(quick.hypervisor, QemuHypervisor):
+        pytest.skip("NOT TESTED: this hypervisor freezes no machines")
+    quick.new_proxy = proxy
+    async with downloads() as port:
+        yield port
+
+
+def download(port: int) -> Command:
+    url = f"http://{OUTSIDE}:{port}/file"
+    return sh(f"http_proxy=http://127.0.0.1:3128 wget -q -O - {url} | wc -c")
+
+
+async def started(lab: Lab, port: int) -> tuple[LocalHost, Environment, LocalGuest]:
+    """One that has its way out and has used it."""
+    host, asked = lab.host(), environment(network=NetworkPolicy.PUBLIC)
+    guest = lab.adopt(await host.create(asked, no_progress))
+    assert lines(await guest.run(download(port))) == [str(SIZE)]
+    return host, asked, guest
+
+
+async def copy(lab: Lab, host: LocalHost, moment: Moment) -> LocalGuest:
+    asked = environment(network=NetworkPolicy.PUBLIC)
+    return lab.adopt(await host.create(asked, no_progress, moment))
+
+
+@pytest.mark.slow
+async def test_the_first_call_in_each_of_20_forks_is_a_download(quick: Lab, port: int) -> None:
+    host, _, origin = await started(quick, port)
+    room = anyio.Semaphore(AT_ONCE)
+    got: list[str] = []
+
+    async def first_call(moment: Moment) -> None:
+        async with room:
+            guest = await copy(quick, host, moment)
+            result = await guest.run(download(port))
+            got.append(f"{result.stdout.text()}{result.stderr.text()}".strip())
+            await guest.destroy()
+
+    await anyio.sleep(1)  # the connection has nothing under way: its end is not noticed by itself
+    async with origin.moment() as moment, anyio.create_task_group() as tasks:
+        for _ in range(TIMES):
+            tasks.start_soon(first_call, moment)
+    assert got == [str(SIZE)] * TIMES
+    assert lines(await origin.run(download(port))) == [str(SIZE)]
+
+
+@pytest.mark.slow
+async def test_the_first_call_after_each_of_20_resumes_is_a_download(quick: Lab, port: int) -> None:
+    host, asked, guest = await started(quick, port)
+    got: list[str] = []
+    for time in range(TIMES):
+        if time % 2:  # these stand still only
+            await guest.pause()
+            await guest.unpause()
+        else:
+            await anyio.sleep(0.2)  # as above
+            await guest.hibernate()
+            guest = quick.adopt(await host.wake(asked, no_progress))
+        result = await guest.run(download(port))
+        got.append(f"{result.stdout.text()}{result.stderr.text()}".strip())
+    assert got == [str(SIZE)] * TIMES
+
+
+async def test_what_runs_in_a_call_goes_on_in_a_copy_that_nobody_waits_for_it_in(
+    quick: Lab, port: int
+) -> None:
+    """It prints, too, although the connection that it printed to is gone."""
+    host, _, origin = await started(quick, port)
+    script = (
+        "i=0; while [ ! -e /tmp/enough ]; do i=$((i+1)); echo $i; "
+        "echo $i >/dev/shm/next; mv /dev/shm/next /dev/shm/count; done"
+    )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(origin.run, sh(script))
+        with anyio.fail_after(60):
+            while "count" not in await root(origin, "ls /dev/shm"):
+                pass
+        async with origin.moment() as moment:
+            fork = await copy(quick, host, moment)
+        left = await fork.left_running()
+        assert (left.count, left.programs[0].command[:30]) == (1, "/.waggle/bin/busybox sh -c i=0")
+        before = int(await root(fork, "cat /dev/shm/count"))
+        with anyio.fail_after(60):
+            while int(await root(fork, "cat /dev/shm/count")) <= before:
+                pass
+        assert await fork.end_program(left.programs[0].pid)
+        with anyio.fail_after(60):
+            while (await fork.left_running()).count:
+                pass
+        await root(origin, "touch /tmp/enough")
+    assert (await origin.left_running()).count == 0
