@@ -61,6 +61,7 @@ async def test_the_main_job(era: str) -> None:
             "stderr_uri": f"waggle://environments/{made_id}/executions/1/stderr",
             "diagnosis": None,
             "images": [],
+            "left_running": [],
         }
         assert text_of(ran) == "stdout:\n42\nstderr:\noh\nexit code: 0 (250 ms)"
         wrote = await agent.call_tool(
