@@ -203,5 +203,15 @@ async def test_a_program_left_running_is_told_listed_and_killed(era: str) -> Non
         assert line in text_of(shown)
         job = {"environment_id": environment, "job_id": data_of(result)["job_id"]}
         await agent.call_tool("kill_job", job)
+        code["code"] = "leave worker"
+        for _ in range(2):
+            await agent.call_tool("execute", code)
+        by_pid = {"environment_id": environment, "pid": 100}
+        read = await agent.call_tool("read_job", by_pid)
+        assert [each["job_id"] for each in data_of(read)["left_running"]] == [3]
+        again = await agent.call_tool("read_job", by_pid)
+        assert "No call has left a program 100 running" in error_of(again)["message"]
+        by_job = {"environment_id": environment, "job_id": 3, "kill": True}
+        await agent.call_tool("read_job", by_job)
         listed = await agent.call_tool("list_jobs", {"environment_id": environment})
         assert data_of(listed)["left_running"] == []
