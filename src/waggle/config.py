@@ -39,6 +39,7 @@ from waggle.config_values import Accepts, format_duration
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.job import MAX_WAIT_SECONDS
 from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
 from waggle.shipped import document
 
 PREFIX = "WAGGLE_"
@@ -180,8 +181,9 @@ def accepted(field: str) -> str:
             return item.words
     if get_origin(info.annotation) is Literal:
         return "one of " + ", ".join(get_args(info.annotation))
-    if info.annotation is NetworkPolicy:
-        return "one of " + ", ".join(NetworkPolicy)
+    for choices in (NetworkPolicy, RuntimeName):
+        if info.annotation is choices:
+            return "one of " + ", ".join(choices)
     if info.annotation is bool:
         return "true or false"
     low, high = (_bound(info, name) for name in ("ge", "le"))

@@ -42,6 +42,7 @@ from waggle.config_values import (
 )
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
 from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
 
 
 class ServerSection(Section):
@@ -91,6 +92,11 @@ class EnvironmentSection(Section):
     default_memory_mb: Whole = setting("512", "Memory of an environment in MiB.", ge=128, le=65_536)
     scratch_mb: Whole = setting(
         "4096", "Writable disk of an environment in MiB; it is sparse.", ge=64, le=1_048_576
+    )
+    default_runtime: Annotated[RuntimeName, BeforeValidator(lower)] = setting(
+        "python",
+        "Runtime of an environment that `execute`, `write_file` or `install_packages` makes when "
+        "it is called without one and needs no other.",
     )
     default_timeout_min: Whole = setting(
         "30",

@@ -120,6 +120,7 @@ def limits(settings: Settings) -> Limits:
             settings.default_registry,
         ),
         per_owner=settings.max_environments_per_owner,
+        default_runtime=settings.default_runtime,
         pausing=Pausing(
             when_idle=settings.idle_action == "pause",
             keep=settings.paused_keep,

@@ -23,6 +23,7 @@ from waggle.domain.lookup import find_id, parse_reference_text
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock, EnvironmentStore, NewId
+from waggle.domain.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
 from waggle.service.arrivals import Arrivals, end_quietly
 from waggle.service.inspection import Inspection
@@ -85,6 +86,15 @@ class EnvironmentService:
         for environment in asleep:
             self._registry.restore(self._arrivals.live(environment))
         return removed
+
+    def new(self, runtime: str | None) -> CreateRequest:
+        """What a call asks for that makes its environment. Raises InvalidRuntime."""
+        return CreateRequest(RuntimeName.parse(runtime) if runtime else self.default_runtime)
+
+    @property
+    def default_runtime(self) -> RuntimeName:
+        """Of an environment that a call makes which names none."""
+        return self._limits.default_runtime
 
     def network_of(self, request: CreateRequest) -> NetworkPolicy:
         """What an environment that is asked for like this may reach."""

@@ -91,6 +91,30 @@ class ExecutionService:
         if packages:
             self._installation(packages, runtime)
 
+    def runtime_for_code(
+        self, code: str, language: str | None, asked: str | None, how: Surroundings
+    ) -> RuntimeName:
+        """The runtime of a new environment for a program: the default one if that can run it.
+
+        Raises what `execute` would, and InvalidRuntime.
+        """
+        parse_code(code)
+        runtime = RuntimeName.parse(asked) if asked else self._environments.default_runtime
+        chosen = read_program(code, language, runtime).language
+        if not asked and chosen and chosen.runtime not in (runtime.language, RuntimeName.SHELL):
+            runtime = chosen.runtime
+        self._program(code, language, runtime, how)
+        return runtime
+
+    def runtime_for_packages(self, packages: str | Sequence[str], asked: str | None) -> RuntimeName:
+        """The runtime of a new environment for packages. Raises what `install` would."""
+        runtime = RuntimeName.parse(asked) if asked else self._environments.default_runtime
+        installer = read_packages(packages).installer
+        if not asked and installer not in (None, Installer.SYSTEM, installer_of(runtime)):
+            runtime = _RUNTIMES[installer]
+        self._installation(packages, runtime)
+        return runtime
+
     async def execute(
         self,
         environment_id: str,

@@ -35,6 +35,13 @@ class FilesystemService:
     def __init__(self, environments: EnvironmentService) -> None:
         self._environments = environments
 
+    def check(self, path: str, data: bytes, mode: str | int | None) -> None:
+        """Raise what `write` would, before there is an environment."""
+        parse_path(path)
+        check_content(data)
+        if mode:
+            parse_mode(mode)
+
     async def write(
         self,
         environment_id: str,

@@ -65,6 +65,8 @@ class Limits:
     per_owner: int = 0
     """Environments of one owner; 0 means any number."""
     pausing: Pausing = Pausing()
+    default_runtime: RuntimeName = RuntimeName.PYTHON
+    """Of an environment that a call makes which names none."""
 
     def describe(
         self, request: CreateRequest, *, environment_id: str, owner: str, now: datetime

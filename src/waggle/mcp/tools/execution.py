@@ -8,14 +8,13 @@ from typing import Annotated
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.domain.errors import InvalidArgument
 from waggle.domain.job import parse_wait
 from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.input_schemas import listed_as
 from waggle.mcp.job_results import CommandOutput
 from waggle.mcp.repeats import IdempotencyKey
-from waggle.mcp.tools.attend import attend, result_of
+from waggle.mcp.tools.attend import Phases, attend, result_of
 from waggle.mcp.tools.parameters import (
     Background,
     Code,
@@ -34,8 +33,11 @@ from waggle.mcp.tools.parameters import (
     searchable,
 )
 from waggle.mcp.tools.pictures import Album, album_of, names_image
+from waggle.mcp.tools.placed import introduced
 from waggle.service.execution import Surroundings
 from waggle.service.job import Job
+from waggle.service.provision import provided
+from waggle.service.request import CreateRequest
 
 _Language = Annotated[
     str | None,
@@ -84,20 +86,23 @@ class ExecutionTools:
         idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
     ) -> Annotated[CallToolResult, CommandOutput]:
         """Run code; a timeout is an error result that carries the output so far."""
-        if environment_id is None:
-            raise InvalidArgument("Parameter 'environment_id' is missing.")
         wait = self._wait(wait_seconds, background=background)
         look = names_image(code) if images is None else images
-        album = await self._album(ctx, environment_id, cwd) if look and wait else None
-        job = await self._execution.execute(
-            environment_id,
-            code,
-            owner=current_owner(ctx),
-            language=language,
-            user=parse_user(user),
-            how=Surroundings(timeout_seconds, cwd or None, env or {}, stdin),
-        )
-        return await self._answer(ctx, job, wait, album)
+        owner, who, phases = current_owner(ctx), parse_user(user), Phases(ctx, self._heartbeat)
+        how = Surroundings(timeout_seconds, cwd or None, env or {}, stdin)
+
+        def new() -> CreateRequest:
+            return CreateRequest(self._execution.runtime_for_code(code, language, runtime, how))
+
+        async with provided(
+            self._environments, environment_id, new, owner=owner, progress=phases.creating
+        ) as place:
+            album = await self._album(ctx, place.id, cwd) if look and wait else None
+            job = await self._execution.execute(
+                place.id, code, owner=owner, language=language, user=who, how=how
+            )
+            place.keep()
+            return introduced(await self._answer(ctx, job, wait, album), place)
 
     async def run_command(
         self,

@@ -8,12 +8,11 @@ from typing import Annotated, Literal
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.domain.errors import InvalidArgument
 from waggle.domain.execution import HOME
 from waggle.domain.filesystem import MAX_FILE_BYTES
 from waggle.domain.text import encoded
 from waggle.mcp.arguments import OfferedTool, make_tool
-from waggle.mcp.context import Ctx, Services, current_owner
+from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.file_results import FileContent, FileList, WrittenFile
 from waggle.mcp.images import page_type
 from waggle.mcp.pages import (
@@ -31,6 +30,8 @@ from waggle.mcp.tools.parameters import (
     OptionalEnvironmentId,
     searchable,
 )
+from waggle.mcp.tools.placed import introduced
+from waggle.service.provision import provided
 
 _Path = Annotated[str, Field(description=f"Relative to {HOME}.")]
 _Content = Annotated[str, Field(description="The whole content.")]
@@ -49,6 +50,7 @@ class FilesystemTools:
 
     def __init__(self, services: Services) -> None:
         self._files = services.filesystem
+        self._environments = services.environments
 
     async def write_file(
         self,
@@ -62,18 +64,25 @@ class FilesystemTools:
         encoding: _WriteEncoding = "utf-8",
     ) -> Annotated[CallToolResult, WrittenFile]:
         """Write a whole file."""
-        if environment_id is None:
-            raise InvalidArgument("Parameter 'environment_id' is missing.")
         data = (
             decode_base64(content)
             if encoding == "base64"
             else encoded(content, "The content", hint="Send it with encoding 'base64'.")
         )
-        written = await self._files.write(
-            environment_id, path, data, owner=current_owner(ctx), mode=mode or None
-        )
+        self._files.check(path, data, mode)
+        owner, environments = current_owner(ctx), self._environments
+        async with provided(
+            environments,
+            environment_id,
+            lambda: environments.new(runtime),
+            owner=owner,
+            progress=reporter(ctx),
+        ) as place:
+            written = await self._files.write(place.id, path, data, owner=owner, mode=mode or None)
+            place.keep()
         result = WrittenFile(path=readable(written), bytes_written=len(data))
-        return success(result, f"Wrote {result.bytes_written} bytes to {result.path}.")
+        told = success(result, f"Wrote {result.bytes_written} bytes to {result.path}.")
+        return introduced(told, place)
 
     async def read_file(
         self,
@@ -87,10 +96,12 @@ class FilesystemTools:
     ) -> Annotated[CallToolResult, FileContent]:
         """Read a file, or one page of it."""
         wanted = None if encoding == "auto" else encoding
+        owner = current_owner(ctx)
+        environment_id = self._environments.get(environment_id, owner=owner).id
         name, read = await self._files.read(
             environment_id,
             path,
-            owner=current_owner(ctx),
+            owner=owner,
             offset=offset,
             length=window(limit, wanted),
         )

@@ -8,14 +8,13 @@ from typing import Annotated
 
 from mcp_types import CallToolResult, ToolAnnotations
 
-from waggle.domain.errors import InvalidArgument
 from waggle.domain.job import JobState
 from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import Failure, failure_result
 from waggle.mcp.job_results import CommandOutput
 from waggle.mcp.results import success
-from waggle.mcp.tools.attend import attend
+from waggle.mcp.tools.attend import Phases, attend
 from waggle.mcp.tools.output import command_output, command_text
 from waggle.mcp.tools.parameters import (
     NewRuntime,
@@ -24,12 +23,17 @@ from waggle.mcp.tools.parameters import (
     Wait,
     searchable,
 )
+from waggle.mcp.tools.placed import introduced
+from waggle.service.job import Job
+from waggle.service.provision import provided
+from waggle.service.request import CreateRequest
 
 
 class PackageTools:
     """install_packages."""
 
     def __init__(self, services: Services) -> None:
+        self._environments = services.environments
         self._execution = services.execution
         self._heartbeat = services.heartbeat
         self._offer = services.offer
@@ -44,9 +48,19 @@ class PackageTools:
         wait_seconds: Wait = None,
     ) -> Annotated[CallToolResult, CommandOutput]:
         """Install packages; unlike with execute, a failing installer is an error."""
-        if environment_id is None:
-            raise InvalidArgument("Parameter 'environment_id' is missing.")
-        job = await self._execution.install(environment_id, packages, owner=current_owner(ctx))
+        owner, phases = current_owner(ctx), Phases(ctx, self._heartbeat)
+
+        def new() -> CreateRequest:
+            return CreateRequest(self._execution.runtime_for_packages(packages, runtime))
+
+        async with provided(
+            self._environments, environment_id, new, owner=owner, progress=phases.creating
+        ) as place:
+            job = await self._execution.install(place.id, packages, owner=owner)
+            place.keep()
+            return introduced(await self._answer(ctx, job), place)
+
+    async def _answer(self, ctx: Ctx, job: Job) -> CallToolResult:
         view = await attend(ctx, job, math.inf, every=self._heartbeat, doing="installing")
         output = command_output(view, self._offer)
         text = command_text(output, self._offer)
