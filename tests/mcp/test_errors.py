@@ -84,9 +84,9 @@ BAD_CALLS: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "null": ("create_environment", {"runtime": None}, "invalid_argument", "'runtime'"),
     "nested": (
         "execute",
-        {"environment_id": UNKNOWN, "code": "x", "env": {"A": ["x"]}},
+        {"code": "x", "env": {"A": ["x"]}},
         "invalid_argument",
-        "'env.",
+        "'A' in env",
     ),
     "runtime": ("create_environment", {"runtime": "ruby"}, "invalid_runtime", "'ruby'"),
     "network": (
