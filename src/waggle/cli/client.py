@@ -42,7 +42,7 @@ class ShuttingDown(WaggleError):
 
 @asynccontextmanager
 async def connected(url: str, token: str = "") -> AsyncGenerator[Client]:
-    """A connected client, which sends the token if there is one.
+    """A connected client, which sends the token if there is one, and is offered every tool.
 
     Raises SetupIncomplete when no server of MCP answers, or not any more, ShuttingDown and
     Unauthorized. What the block raises comes out as it is, not inside the groups of the client's
@@ -62,7 +62,7 @@ async def connected(url: str, token: str = "") -> AsyncGenerator[Client]:
             httpx2.AsyncClient(
                 headers=headers, timeout=timeout, event_hooks={"response": [note]}
             ) as http,
-            Client(streamable_http_client(url, http_client=http)) as client,
+            Client(streamable_http_client(f"{url}?toolsets=full", http_client=http)) as client,
         ):
             yield client
     except (httpx2.HTTPError, MCPError, BaseExceptionGroup) as error:

@@ -10,7 +10,7 @@ never for text, where `true` or `[1]` is a perfectly good value.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import cache
 from types import MethodType
 from typing import Any, cast
@@ -49,11 +49,24 @@ class _Metadata(FuncMetadata):
 
     def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
         """Parse strings that hold the list or object that their parameter asks for."""
+        named = {_real(name, data, self.openings): value for name, value in data.items()}
         return {
             name: _plain(value) if name in self.plain else _parsed(value, self.openings.get(name))
-            for name, value in data.items()
+            for name, value in named.items()
             if name in self.openings or name not in ADDED_BY_CLIENTS
         }
+
+
+def _real(name: str, given: Collection[str], known: Collection[str]) -> str:
+    """`environment_id` for `environmentId`, unless that is there, too."""
+    if name in known or name in ADDED_BY_CLIENTS:
+        return name
+    same = [each for each in known if _letters(each) == _letters(name) and each not in given]
+    return same[0] if same else name
+
+
+def _letters(name: str) -> str:
+    return name.replace("_", "").replace("-", "").lower()
 
 
 class OfferedTool(Tool):
@@ -113,8 +126,8 @@ def _shape(function: Callable[..., Awaitable[object]]) -> OfferedTool:
             ),
         ),
     )
-    parameters = strict.model_json_schema(by_alias=True)
-    kinds = {name: _kinds(schema) for name, schema in parameters["properties"].items()}
+    schema = strict.model_json_schema(by_alias=True)
+    kinds = {name: _kinds(about) for name, about in schema["properties"].items()}
     told = quick(plain.output_schema or {})
     metadata = _Metadata(
         openings={
@@ -132,11 +145,11 @@ def _shape(function: Callable[..., Awaitable[object]]) -> OfferedTool:
         title=None,
         annotations=None,
         description=tool.description,
-        parameters=published(parameters),
+        parameters=published(schema),
         fn_metadata=metadata,
         is_async=tool.is_async,
         context_kwarg=tool.context_kwarg,
-        accepted=documented(parameters),
+        accepted=documented(schema),
         told=told,
     )
 
@@ -170,9 +183,7 @@ def takes(tool: OfferedTool, name: str) -> bool:
     return name in tool.accepted["properties"]
 
 
-def parameter_names(tool: OfferedTool) -> list[str]:
-    """The parameters of `tool` as a person would list them, the required ones marked."""
+def parameters(tool: OfferedTool) -> dict[str, bool]:
+    """All that `tool` accepts, and whether it must be given."""
     required = tool.parameters.get("required", [])
-    return [
-        f"{name} (required)" if name in required else name for name in tool.parameters["properties"]
-    ]
+    return {name: name in required for name in tool.accepted["properties"]}

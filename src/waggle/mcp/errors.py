@@ -10,8 +10,9 @@ Anything that is not a WaggleError is logged under an error id, and the client l
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, cast
 
 import structlog
@@ -30,6 +31,7 @@ ERROR_META_KEY = "waggle/error"
 MAX_TEXT = 4_000
 MAX_ECHO = 60
 _MAX_PROBLEMS = 5
+NO_PARAMETERS: Mapping[str, bool] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def describe(
     tool: str,
     error: BaseException,
     *,
-    parameters: Sequence[str] = (),
+    parameters: Mapping[str, bool] = NO_PARAMETERS,
     new_id: Callable[[], str] = lambda: secrets.token_hex(6),
 ) -> Failure:
     """What to tell the client about `error`, which `tool` raised. Logs what must not be told."""
@@ -146,21 +148,25 @@ def _innermost(error: BaseException) -> BaseException:
     return error
 
 
-def _arguments(tool: str, error: ValidationError, parameters: Sequence[str]) -> Failure:
+def _arguments(tool: str, error: ValidationError, parameters: Mapping[str, bool]) -> Failure:
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    said = list(dict.fromkeys(_problem(p["type"], p["loc"], p["msg"]) for p in problems))
-    more = f" ({len(said) - _MAX_PROBLEMS} more)" if len(said) > _MAX_PROBLEMS else ""
-    hint = (
-        f"{tool} takes: {', '.join(parameters)}." if parameters else f"{tool} takes no parameters."
+    said = list(
+        dict.fromkeys(_problem(p["type"], p["loc"], p["msg"], parameters) for p in problems)
     )
+    more = f" ({len(said) - _MAX_PROBLEMS} more)" if len(said) > _MAX_PROBLEMS else ""
+    named = (f"{name} (required)" if must else name for name, must in parameters.items())
+    hint = f"{tool} takes: {', '.join(named)}."
     message = f"{'; '.join(said[:_MAX_PROBLEMS])}{more}."
     return Failure("invalid_argument", message[0].upper() + message[1:], hint)
 
 
-def _problem(kind: str, location: Sequence[int | str], message: str) -> str:
+def _problem(
+    kind: str, location: Sequence[int | str], message: str, known: Mapping[str, bool]
+) -> str:
     name = clean(".".join(str(part) for part in location[:3]), MAX_ECHO)
     if kind == "missing":
         return f"parameter {name!r} is missing"
     if kind == "extra_forbidden":
-        return f"there is no parameter {name!r}"
+        meant = get_close_matches(name, known, 1)
+        return f"there is no parameter {name!r}{f': did you mean {meant[0]}?' if meant else ''}"
     return f"parameter {name!r}: {clean(message, 200)}"

@@ -9,7 +9,6 @@ depends on its request: `waggle.mcp.surfaces`.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,7 +27,7 @@ from mcp_types import (
 from waggle import __version__
 from waggle.domain.errors import WaggleError
 from waggle.domain.observer import NO_TOOL
-from waggle.mcp.arguments import OfferedTool, parameter_names, takes
+from waggle.mcp.arguments import OfferedTool, parameters, takes
 from waggle.mcp.call_record import About, counted, ended_call
 from waggle.mcp.calls import CUT, REFUSED, Calls
 from waggle.mcp.context import Ctx, Request, Services, current_owner
@@ -169,7 +168,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
                 offer=surface.offer,
             )
         except (ToolError, WaggleError) as error:
-            failure = describe(tool.name, error, parameters=parameter_names(tool))
+            failure = describe(tool.name, error, parameters=parameters(tool))
             return failure_result(failure, surface.offer)
 
 
@@ -181,6 +180,5 @@ def build_mcp(services: Services) -> WaggleServer:
     server = WaggleServer(services)
     changes = Changes()
     changes.follow(services.environments, services.jobs)
-    allowed = replace(services, offer=services.offer.whole)
-    Resources(allowed, changes, server.calls).add_to(server.lowlevel)
+    Resources(services, changes, server.calls).add_to(server.lowlevel)
     return server

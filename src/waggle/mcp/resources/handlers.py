@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import anyio
@@ -27,9 +28,10 @@ from mcp_types import (
 from pydantic import BaseModel
 
 from waggle.domain.access import Owner
+from waggle.domain.toolset import Offer
 from waggle.mcp.call_record import About, counted
 from waggle.mcp.calls import CUT, REFUSED, Calls
-from waggle.mcp.context import Request, Services, current_owner
+from waggle.mcp.context import Request, Services, chosen_offer, current_owner
 from waggle.mcp.refusals import failed, refusing
 from waggle.mcp.resources.changes import Changes
 from waggle.mcp.resources.completion import complete
@@ -57,8 +59,8 @@ class Resources:
     """The handlers for one server."""
 
     def __init__(self, services: Services, changes: Changes, calls: Calls) -> None:
-        self._services = services
-        self._offer = services.offer
+        self._shown = services.offer
+        self._services = services = replace(services, offer=services.offer.whole)
         self._calls = calls
         self._subscriptions = Subscriptions(services, changes, _owner)
 
@@ -107,22 +109,26 @@ class Resources:
 
     async def _list(self, ctx: Request, params: PaginatedRequestParams) -> ListResourcesResult:
         owner = _owner(ctx)
-        async with refusing("resources/list", "", ctx.protocol_version, self._offer):
+        async with refusing("resources/list", "", ctx.protocol_version, self._told(ctx)):
             result = list_page(self._services, params.cursor, owner=owner)
         self._subscriptions.listed(ctx, owner)
         return result
 
     async def _templates(
-        self, _ctx: Request, _params: PaginatedRequestParams
+        self, ctx: Request, _params: PaginatedRequestParams
     ) -> ListResourceTemplatesResult:
-        return ListResourceTemplatesResult(resource_templates=templates(self._offer))
+        return ListResourceTemplatesResult(resource_templates=templates(self._told(ctx)))
 
     async def _read(self, ctx: Request, params: ReadResourceRequestParams) -> ReadResourceResult:
         async with refusing(
-            "resources/read", params.uri[:_SHOWN_URI], ctx.protocol_version, self._offer
+            "resources/read", params.uri[:_SHOWN_URI], ctx.protocol_version, self._told(ctx)
         ):
             contents = await read_resource(self._services, params.uri, owner=_owner(ctx))
         return ReadResourceResult(contents=[contents])
+
+    def _told(self, ctx: Request) -> Offer:
+        """What this client is told of; it may have all that is allowed."""
+        return chosen_offer(ctx.request) or self._shown
 
     async def _complete(self, ctx: Request, params: CompleteRequestParams) -> CompleteResult:
         return complete(self._services, params, owner=_owner(ctx))

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which kinds of resources there are for whom tools are narrowed to some sets. Pure.
 
-A kind is there with any of the sets that have tools for the same: who may not read files with
-tools may not read them as resources. The one place that says so, for templates, lists, completion,
+A kind is there with any of the tools for the same: who may not read files with tools may not read
+them as resources. The one place that says so, for templates, lists, completion,
 reads and subscriptions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from waggle.domain.errors import NotFound
-from waggle.domain.toolset import Offer, Toolset
+from waggle.domain.toolset import TOOLS, Offer, Toolset
 from waggle.mcp.refusals import unknown
 from waggle.mcp.resources.uris import (
     ARCHIVE_TEMPLATE,
@@ -26,11 +26,13 @@ from waggle.mcp.resources.uris import (
     parse_uri,
 )
 
-_NEEDS: Mapping[type[Address], frozenset[Toolset]] = {
-    EnvironmentAddress: frozenset({Toolset.ENVIRONMENTS}),
-    StreamAddress: frozenset({Toolset.EXECUTION, Toolset.JOBS, Toolset.PACKAGES}),
-    FileAddress: frozenset({Toolset.FILES}),
-    ArchiveAddress: frozenset({Toolset.FILES}),
+_NEEDS: Mapping[type[Address], Sequence[str]] = {
+    EnvironmentAddress: TOOLS[Toolset.ENVIRONMENTS],
+    StreamAddress: [
+        name for each in (Toolset.EXECUTION, Toolset.JOBS, Toolset.PACKAGES) for name in TOOLS[each]
+    ],
+    FileAddress: ["read_file"],
+    ArchiveAddress: ["download_files"],
 }
 _KINDS: Mapping[str, type[Address]] = {
     ENVIRONMENT_TEMPLATE: EnvironmentAddress,
@@ -42,7 +44,7 @@ _KINDS: Mapping[str, type[Address]] = {
 
 def offers(offer: Offer, kind: type[Address]) -> bool:
     """Whether there are resources of this kind."""
-    return offer.any_of(_NEEDS[kind])
+    return any(offer.has(name) for name in _NEEDS[kind])
 
 
 def offers_template(offer: Offer, template: str) -> bool:
