@@ -284,5 +284,6 @@ def _services(
         execution_limits=spoken,
         rates=rates(settings),
         offer=offer(settings),
+        parameter_headers=settings.parameter_headers,
         observer=observer,
     )

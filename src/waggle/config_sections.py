@@ -71,6 +71,12 @@ class ServerSection(Section):
         "Which tools and resources clients can have at all, those included that they choose with "
         "`/mcp?toolsets=`. Nothing: all, if WAGGLE_TOOLSETS is `core`, else what that names.",
     )
+    parameter_headers: bool = setting(
+        "false",
+        "Have clients of MCP 2026-07-28 repeat `environment_id` in the header "
+        "`Mcp-Param-Environment-Id`, for proxies that route by it. The APIs of some models refuse "
+        "the word for it in the schemas of tools.",
+    )
     max_sessions: Whole = setting("1000", "MCP sessions kept at once.", ge=1, le=100_000)
     session_idle_timeout: Duration = setting("30m", "An MCP session unused so long is forgotten.")
     shutdown_timeout: Duration = setting(

@@ -226,12 +226,22 @@ async def _run(
 
 @asynccontextmanager
 async def client(
-    rig: Rig, era: str = LEGACY, *, max_event: int | None = 1024 * 1024, token: str = ""
+    rig: Rig,
+    era: str = LEGACY,
+    *,
+    max_event: int | None = 1024 * 1024,
+    token: str = "",
+    after: str = "",
 ) -> AsyncGenerator[Client]:
-    """The SDK's client over real HTTP. `max_event` is the SDK's own default."""
+    """The SDK's client over real HTTP. `max_event` is the SDK's own default.
+
+    `after` follows the URL: a query.
+    """
     seconds = httpx2.Timeout(20, read=300)  # a stream may be silent for long
     async with httpx2.AsyncClient(headers=bearer(token), timeout=seconds, verify=NO_TLS) as http:
-        transport = streamable_http_client(rig.mcp, max_sse_event_size=max_event, http_client=http)
+        transport = streamable_http_client(
+            f"{rig.mcp}{after}", max_sse_event_size=max_event, http_client=http
+        )
         async with Client(transport, mode=era, read_timeout_seconds=20) as connected:
             yield connected
 

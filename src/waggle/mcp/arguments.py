@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
+from mcp.shared.inbound import X_MCP_HEADER_KEY
 from mcp_types import ToolAnnotations
 from pydantic import ConfigDict, create_model
 
@@ -32,6 +33,7 @@ ADDED_BY_CLIENTS = frozenset(
 )
 """What clients and habits of models put beside the arguments; ignored where it is none of them."""
 
+_IN_HEADER = "environment_id"
 _OPENING = {"array": "[", "object": "{"}
 _PLAIN = (*"-0123456789", "true", "false")
 _NUMBERS = {"integer", "number", "boolean", "null"}
@@ -162,6 +164,16 @@ def described(tool: OfferedTool, offer: Offer) -> OfferedTool:
             "parameters": _heeding(tool.parameters, offer),
         }
     )
+
+
+def with_header(tool: OfferedTool) -> OfferedTool:
+    """The same tool, of which clients of 2026-07-28 repeat `environment_id` in a header."""
+    properties = tool.parameters["properties"]
+    if _IN_HEADER not in properties:
+        return tool
+    about = {**properties[_IN_HEADER], X_MCP_HEADER_KEY: "Environment-Id"}
+    named = {**tool.parameters, "properties": {**properties, _IN_HEADER: about}}
+    return tool.model_copy(update={"parameters": named})
 
 
 def _heeding(schema: Any, offer: Offer) -> Any:

@@ -59,6 +59,8 @@ class Services:
     rates: RateLimiter | None = None
     observer: Observer = field(default_factory=Observer)
     offer: Offer = field(default_factory=Offer)
+    parameter_headers: bool = False
+    """Whether clients repeat environment_id in a header."""
 
     @property
     def when_unused(self) -> str:

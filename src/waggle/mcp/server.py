@@ -9,9 +9,11 @@ depends on its request: `waggle.mcp.surfaces`.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import Context, MCPServer
@@ -19,6 +21,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import (
     GetPromptRequestParams,
     GetPromptResult,
+    Icon,
     ListPromptsResult,
     ListToolsResult,
     PaginatedRequestParams,
@@ -40,6 +43,20 @@ from waggle.mcp.resources.handlers import Resources, sending
 from waggle.mcp.surfaces import Surface, Surfaces
 
 _INTRODUCING = ("initialize", "server/discover")
+_HOUR = CacheHint(ttl_ms=3_600_000)
+_LASTING: Mapping[CacheableMethod, CacheHint] = {
+    "tools/list": _HOUR,
+    "prompts/list": _HOUR,
+    "resources/templates/list": _HOUR,
+    "server/discover": _HOUR,
+}
+"""What stays as it is as long as the server runs, so that clients need not ask again."""
+_ICON = (
+    "data:image/svg+xml;base64,PHN2ZyB4bWxucz0iaHR0cDovL3d3dy53My5vcmcvMjAwMC9zdmciIHZpZXdCb3"
+    "g9IjAgMCAyNCAyNCI+PHBhdGggZmlsbD0iI2YwYTAwMCIgZD0iTTEyIDFsOS41IDUuNXYxMUwxMiAyM2wtOS41LT"
+    "UuNXYtMTF6Ii8+PC9zdmc+"
+)
+"""A cell of a comb. It goes along with every answer of 2026-07-28, so it is small."""
 
 
 class WaggleServer(MCPServer[dict[str, Any]]):
@@ -50,10 +67,12 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         super().__init__(
             "waggle",
             title="waggle",
-            description="Throw-away Linux machines for AI agents.",
+            description="Sandboxes for AI agents: isolated, throw-away Linux VMs.",
             instructions=surfaces.default.instructions,
             version=__version__,
             tools=[*surfaces.whole.tools.values()],
+            icons=[Icon(src=_ICON, mime_type="image/svg+xml", sizes=["any"])],
+            cache_hints=_LASTING,
             lifespan=sending,
             subscriptions=False,
         )
@@ -109,6 +128,10 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         """Call a tool. Never raises for a user's mistake, a guest's failure or a crash."""
         surface = self._surfaces.of(context and context.request_context.request)
         tool = self._surfaces.tool(surface, name)
+        if tool is not None:
+            arguments = tool.fn_metadata.pre_parse_json(
+                arguments
+            )  # one name for each, no additions
         if context is None:
             return await self._admit(surface, tool, name, arguments, None)
         result: Result | None = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Complete the arguments of the templates: the caller's environments, and what ran in them."""
+"""Complete arguments: of templates by environments and jobs, of prompts by runtimes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from mcp_types import (
     CompleteRequestParams,
     CompleteResult,
     Completion,
-    ResourceTemplateReference,
+    PromptReference,
 )
 
 from waggle.domain.access import Owner
 from waggle.domain.errors import WaggleError
 from waggle.domain.job import StreamName
+from waggle.domain.runtime import RuntimeName
 from waggle.mcp.context import Services
+from waggle.mcp.prompts import PROMPTS
 from waggle.mcp.resources.offered import offers_template
 from waggle.service.jobs import MAX_REMEMBERED
 
@@ -23,12 +25,13 @@ MAX_VALUES = 100
 
 def complete(services: Services, params: CompleteRequestParams, *, owner: Owner) -> CompleteResult:
     """The values that begin with what is typed; none for what cannot be completed."""
-    reference = params.ref
-    known = isinstance(reference, ResourceTemplateReference) and offers_template(
-        services.offer, reference.uri
-    )
-    chosen = (params.context.arguments if params.context else None) or {}
-    values = _values(services, params.argument.name, chosen.get("id", ""), owner) if known else []
+    reference, name = params.ref, params.argument.name
+    values: list[str] = []
+    if isinstance(reference, PromptReference):
+        values = [*RuntimeName] if reference.name in PROMPTS and name == "runtime" else []
+    elif offers_template(services.offer, reference.uri):
+        chosen = (params.context.arguments if params.context else None) or {}
+        values = _values(services, name, chosen.get("id", ""), owner)
     found = [value for value in values if value.startswith(params.argument.value)]
     return CompleteResult(
         completion=Completion(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from waggle.domain.toolset import Toolset
-from waggle.mcp.arguments import OfferedTool, described
+from waggle.mcp.arguments import OfferedTool, described, with_header
 from waggle.mcp.context import Services
 from waggle.mcp.tools.environments import environment_tools
 from waggle.mcp.tools.execution import execution_tools
@@ -39,4 +39,5 @@ def all_tools(services: Services) -> list[OfferedTool]:
     offer = services.offer
     makers = (make for name, each in _MAKERS.items() if offer.any_of([name]) for make in each)
     made = {tool.name: tool for make in makers for tool in make(services)}
-    return [described(made[name], offer) for name in offer.tools]
+    told = [described(made[name], offer) for name in offer.tools]
+    return [*map(with_header, told)] if services.parameter_headers else told

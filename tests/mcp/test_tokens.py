@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tools cost in a prompt, and that the APIs of models take them.
+
+A tool counts as clients show it to a model: compact JSON of its name, description and input schema,
+each on its own, in tokens of o200k_base; with `output`, its output schema beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.support.server import unused_services
+from tests.support.tokens import compact, tokens
+
+from waggle.domain.toolset import Offer, Toolset
+from waggle.mcp.arguments import OfferedTool
+from waggle.mcp.tools import all_tools
+
+CORE = Offer(frozenset({Toolset.CORE}))
+FULL = Offer()
+GEMINI = {
+    *("type", "format", "enum", "description", "items", "properties", "required"),
+    *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "default"),
+}
+"""The words of a schema that function declarations may have; also `anyOf`, which is not needed."""
+
+
+def tools(offer: Offer) -> list[OfferedTool]:
+    return all_tools(replace(unused_services(), offer=offer))
+
+
+def cost(offered: Sequence[OfferedTool], *, output: bool) -> int:
+    return sum(
+        tokens(
+            compact(
+                {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": tool.parameters,
+                    **({"output": tool.output_schema} if output else {}),
+                }
+            )
+        )
+        for tool in offered
+    )
+
+
+def test_a_known_text_has_the_tokens_of_o200k() -> None:
+    assert tokens("hello world, tiktoken is great!") == 9
+
+
+@pytest.mark.parametrize(
+    "offer, inputs, all_of_it", [(CORE, 1_600, 3_000), (FULL, 5_000, 9_000)], ids=["core", "full"]
+)
+def test_tools_cost_a_prompt_no_more_than_this(offer: Offer, inputs: int, all_of_it: int) -> None:
+    offered = tools(offer)
+    assert cost(offered, output=False) <= inputs
+    assert cost(offered, output=True) <= all_of_it
+
+
+def parts(schema: Mapping[str, Any], place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each schema inside, with where it is."""
+    yield place, schema
+    for name, inner in schema.get("properties", {}).items():
+        yield from parts(inner, f"{place}.{name}")
+    if "items" in schema:
+        yield from parts(schema["items"], f"{place}[]")
+
+
+@pytest.mark.parametrize("tool", tools(FULL), ids=lambda tool: tool.name)
+def test_input_schemas_have_no_word_that_an_api_refuses(tool: OfferedTool) -> None:
+    assert tool.parameters["properties"]
+    for place, schema in parts(tool.parameters, tool.name):
+        assert not schema.keys() - GEMINI, place
+        assert isinstance(schema["type"], str), place
+        assert schema["type"] != "object" or schema["properties"], place
+        assert schema["type"] != "array" or schema["items"], place
+        assert set(schema.get("required", [])) <= schema.get("properties", {}).keys(), place
+
+
+@pytest.mark.parametrize("tool", tools(FULL), ids=lambda tool: tool.name)
+def test_output_schemas_are_short(tool: OfferedTool) -> None:
+    assert not {"title", "description", "$ref", "$defs"} & {
+        word for _, schema in parts(tool.output_schema or {}, tool.name) for word in schema
+    }

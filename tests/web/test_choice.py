@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client chooses its toolsets by its URL, within what the operator allows; `/mcp/` is `/mcp`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tests.support.server import (
+    ERAS,
+    INITIALIZE,
+    MODERN,
+    Rig,
+    Setup,
+    client,
+    created,
+    data_of,
+    error_of,
+    raw,
+    request,
+    serving,
+)
+
+from waggle.domain.toolset import ALL_TOOLS, TOOLS, Offer, Toolset
+from waggle.mcp.prompts import PROMPTS
+
+pytestmark = pytest.mark.anyio
+CORE = Offer(frozenset({Toolset.CORE}))
+NARROW = Offer(frozenset({Toolset.CORE}), frozenset({Toolset.CORE, Toolset.PORTS}))
+
+
+async def discovered(rig: Rig, query: str) -> str:
+    """The instructions that `server/discover` gives; the SDK's client with a fixed era skips it."""
+    meta: dict[str, Any] = {
+        "io.modelcontextprotocol/protocolVersion": MODERN,
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "server/discover"}
+    async with raw(rig) as http:
+        asked = request("server/discover", {"_meta": meta})
+        answer = await http.post(f"/mcp{query}", json=asked, headers=headers)
+        return answer.json()["result"]["instructions"]
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_each_client_sees_what_it_chose(era: str) -> None:
+    async with (
+        serving(Setup(offer=CORE)) as rig,
+        client(rig, era) as plain,
+        client(rig, era, after="?toolsets=full") as full,
+        client(rig, era, after="?a=b&toolsets=ports&toolsets=run") as few,
+    ):
+        for agent, query, names in (
+            (plain, "", [*TOOLS[Toolset.CORE]]),
+            (full, "?toolsets=full", [*ALL_TOOLS]),
+            (few, "?toolsets=ports,run", ["expose_port", "unexpose_port", "run_code"]),
+        ):
+            assert [tool.name for tool in (await agent.list_tools()).tools] == names
+            said = agent.instructions or await discovered(rig, query)
+            assert all((name in said) is (name in names) for name in ALL_TOOLS), said
+        assert [prompt.name for prompt in (await few.list_prompts()).prompts] == []
+        assert len((await plain.list_prompts()).prompts) == len(PROMPTS)
+        told = {
+            template.name for template in (await plain.list_resource_templates()).resource_templates
+        }
+        assert len((await full.list_resource_templates()).resource_templates) == len(told) + 1
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_only_who_chose_is_held_to_the_choice(era: str) -> None:
+    async with (
+        serving(Setup(offer=NARROW)) as rig,
+        client(rig, era) as plain,
+        client(rig, era, after="?toolsets=core") as chose,
+    ):
+        port = {"environment_id": await created(plain), "port": 8000, "wait_seconds": 0}
+        assert data_of(await plain.call_tool("expose_port", port))["url"]
+        assert error_of(await chose.call_tool("expose_port", port))["code"] == "unknown_tool"
+        for agent in (plain, chose):
+            refused = error_of(await agent.call_tool("run_code", {"code": "1"}))
+            assert refused["code"] == "unknown_tool"
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_advice_names_no_tool_that_a_client_is_not_shown(era: str) -> None:
+    async with serving(Setup(offer=CORE)) as rig:
+        asked = {"environment_id": "nowhere", "path": "a"}
+        hints: list[str] = []
+        for query in ("?toolsets=files", ""):
+            async with client(rig, era, after=query) as agent:
+                hints.append(error_of(await agent.call_tool("read_file", asked))["hint"])
+        assert "list_environments" not in hints[0]
+        assert "list_environments" in hints[1]
+
+
+@pytest.mark.parametrize(
+    "query, words",
+    [
+        ("toolsets=cores", "There is no toolset 'cores'. Use some of: core, environments"),
+        ("toolsets=", "No toolset is named."),
+        ("toolsets=%00%ff", "There is no toolset '\\x00\ufffd'."),
+        ("toolsets=core&toolsets=x", "There is no toolset 'x'."),
+        ("toolsets=run", "This server does not offer the toolset run. It offers: core, ports."),
+    ],
+)
+async def test_a_choice_that_cannot_be_had_is_refused(query: str, words: str) -> None:
+    async with serving(Setup(offer=NARROW)) as rig, raw(rig) as http:
+        answer = await http.post(f"/mcp?{query}", json=INITIALIZE)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["message"].startswith(words)
+        assert (await http.get("/healthz?toolsets=x")).status_code == 200
+
+
+async def test_what_is_listed_may_be_kept_for_an_hour() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        for listed in (
+            await agent.list_tools(),
+            await agent.list_prompts(),
+            await agent.list_resource_templates(),
+        ):
+            assert (listed.ttl_ms, listed.cache_scope) == (3_600_000, "private")
+        assert (await agent.list_resources()).ttl_ms == 0
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/mcp/", "/mcp/?toolsets=core"])
+async def test_a_slash_at_the_end_makes_no_difference(path: str) -> None:
+    async with serving() as rig, raw(rig) as http:
+        begun = await http.post(path, json=INITIALIZE)
+        assert begun.status_code == 200
+        session = {"Mcp-Session-Id": begun.headers["mcp-session-id"]}
+        listed = await http.post(path, json=request("tools/list"), headers=session)
+        assert "create_environment" in listed.text
+        async with http.stream("GET", path, headers=session) as stream:
+            assert stream.status_code == 200
+        assert (await http.delete(path, headers=session)).status_code == 200
+        assert (
+            await http.post(path, json=request("tools/list"), headers=session)
+        ).status_code == 404
+        once = await http.post(path, json=request("tools/list"))
+        assert len(json.loads(once.text)["result"]["tools"]) >= 10
+        assert (await http.post("/mcp//", json=INITIALIZE)).status_code == 404
