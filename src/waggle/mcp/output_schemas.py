@@ -38,8 +38,10 @@ def quick(schema: Schema) -> dict[str, Any]:
 
 
 def terse(schema: Schema) -> dict[str, Any]:
-    """A quick schema without its words."""
-    return cast("dict[str, Any]", _terse(schema))
+    """A quick schema without its words; what must be there is said at the top only."""
+    required: list[str] = schema.get("required", [])
+    told = cast("dict[str, Any]", _terse(schema))
+    return {**told, "required": required} if required else told
 
 
 def in_words(model: type[BaseModel]) -> dict[str, Any]:
@@ -106,6 +108,7 @@ def _terse(part: object) -> object:
     if isinstance(fields.get("properties"), dict):
         named = cast("dict[str, Any]", fields["properties"])
         kept["properties"] = {name: _terse(about) for name, about in named.items()}
+        kept.pop("required", None)
     return kept
 
 
