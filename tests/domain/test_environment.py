@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from waggle.domain.environment import (
     HOLDING_STATES,
     TRANSITIONS,
+    VISITED_AT_MOST,
     Environment,
     MachineIdentity,
     Resources,
@@ -294,3 +295,15 @@ def test_an_absurd_timeout_is_refused_like_any_other() -> None:
     for minutes in (10**5000, -(10**5000)):
         with pytest.raises(InvalidArgument):
             parse_timeout(minutes)
+
+
+def test_visitors_keep_it_in_use_for_a_time_after_the_last_call() -> None:
+    idle, hour = timedelta(minutes=30), timedelta(hours=1)
+    visited = environment(R).visited(NOW + hour)
+    assert visited.expires_at() == NOW + hour + idle
+    assert not visited.is_expired(NOW + hour)
+    for_days = visited.visited(NOW + 100 * hour)
+    assert for_days.expires_at() == NOW + VISITED_AT_MOST + idle
+    assert for_days.used(NOW + 90 * hour).expires_at() == NOW + 100 * hour + idle
+    before = environment(R).visited(NOW).used(NOW + hour)
+    assert before.expires_at() == NOW + hour + idle

@@ -126,6 +126,9 @@ class PretendProxy:
 
         return refuse
 
+    def lead_home(self, connect: object, hostname: str) -> None:
+        pass
+
     def refused_since(self, moment: float) -> Sequence[Refused]:
         raise AssertionError("nothing runs")
 

@@ -12,6 +12,7 @@ from tests.service.world import IDLE, OWNER, Broken, World, settle, world
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import Busy, GuestLost, MaxEnvironments, NotRunning, QuotaExceeded
+from waggle.service.ports import PortService
 from waggle.service.reaper import Reaper
 from waggle.service.request import Pausing
 
@@ -264,3 +265,38 @@ async def test_a_rollback_of_a_busy_one_is_refused() -> None:
         ):
             with pytest.raises(Busy):
                 await here.service.roll_back(environment.id, moment, owner=OWNER)
+
+
+@pytest.mark.parametrize("to_disk", [False, True])
+async def test_exposed_ports_come_back_at_the_same_place(to_disk: bool) -> None:
+    async with world() as here:
+        environment = await here.created()
+        ports = PortService(here.service)
+        first, _ = await ports.expose(environment.id, 8000, owner=OWNER)
+        second, _ = await ports.expose(environment.id, 8001, owner=OWNER)
+        for _ in range(2):
+            await paused(here, environment, to_disk=to_disk)
+            inspected = await here.service.inspect(environment.id, owner=OWNER)
+            assert inspected.ports == ()
+            await use(here, environment)
+            inspected = await here.service.inspect(environment.id, owner=OWNER)
+            assert inspected.ports == (first, second)
+        await ports.unexpose(environment.id, 8000, owner=OWNER)
+        await paused(here, environment, to_disk=to_disk)
+        await use(here, environment)
+        inspected = await here.service.inspect(environment.id, owner=OWNER)
+        assert inspected.ports == (second,)
+
+
+async def test_who_is_visited_is_in_use_and_a_paused_one_is_not_woken() -> None:
+    async with world(pausing=SLEEPY) as here:
+        environment = await here.created()
+        visit = here.host.only.visit
+        here.clock.advance(seconds=IDLE.total_seconds() - 1)
+        visit()
+        here.clock.advance(seconds=IDLE.total_seconds() - 1)
+        assert await reaper(here).sweep() == []
+        here.clock.advance(seconds=2)
+        assert await reaper(here).sweep() == [environment.id]
+        visit()  # as a connection that is just ending
+        assert here.get(environment.id).is_asleep

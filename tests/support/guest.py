@@ -135,6 +135,7 @@ class FakeGuest:
     left: Left = NOTHING_LEFT
     used: Usage = USED
     ports: dict[int, int] = field(default_factory=dict[int, int])
+    visit: Callable[[], None] = lambda: None
     listening: set[int] = field(default_factory=set[int])
     asked: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     destroys: int = 0
@@ -371,9 +372,13 @@ class FakeGuest:
     def exposed(self) -> tuple[ExposedPort, ...]:
         return tuple(ExposedPort(*each) for each in self.ports.items())
 
-    async def expose(self, port: int) -> ExposedPort:
+    async def expose(self, port: int, local_port: int = 0) -> ExposedPort:
         await anyio.lowlevel.checkpoint()
-        return ExposedPort(port, self.ports.setdefault(port, 40_000 + len(self.ports)))
+        free = local_port or 40_000 + len(self.ports)
+        return ExposedPort(port, self.ports.setdefault(port, free))
+
+    def when_visited(self, tell: Callable[[], None]) -> None:
+        self.visit = tell
 
     async def unexpose(self, port: int) -> bool:
         await anyio.lowlevel.checkpoint()
@@ -389,6 +394,7 @@ class FakeGuest:
         return self.cause
 
     async def pause(self) -> None:
+        self.ports.clear()
         await self._obey("pause")
 
     async def unpause(self) -> None:

@@ -18,6 +18,8 @@ from waggle.domain.execution import HOME
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 
+VISITED_AT_MOST = timedelta(hours=12)
+"""So long after its last call visitors of its ports keep an environment in use."""
 MIN_TIMEOUT_MINUTES = 1
 MAX_TIMEOUT_MINUTES = 60
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -83,6 +85,7 @@ class Environment:
     until it is known to be gone. `active_calls` counts calls in progress; an environment with one
     is never idle. `directory` is where programs start. `error` says why it failed or why it ended,
     and may be shown to its owner. `paused_until` is set while its state is on the disk.
+    `last_visited_at` is when somebody was last connected to one of its exposed ports.
     """
 
     id: str
@@ -103,6 +106,7 @@ class Environment:
     active_calls: int = 0
     directory: str = HOME
     paused_until: datetime | None = None
+    last_visited_at: datetime | None = None
 
     def copy(self, environment_id: str, now: datetime) -> Environment:
         """One like this, of the same owner, that is to be created."""
@@ -202,13 +206,22 @@ class Environment:
         """Somebody asked after it: idle time counts from here."""
         return replace(self, last_used_at=max(now, self.last_used_at))
 
+    def visited(self, now: datetime) -> Environment:
+        """Somebody is connected to a port: a use, but only VISITED_AT_MOST after the last call."""
+        return replace(self, last_visited_at=now)
+
     def extended(self, idle_timeout: timedelta, now: datetime) -> Environment:
         """It may stay unused for so long, counted from now on."""
         return replace(self.used(now), idle_timeout=idle_timeout)
 
     def expires_at(self) -> datetime:
         """When it becomes idle, or stays paused, for too long, unless it is used before."""
-        return self.paused_until or self.last_used_at + self.idle_timeout
+        if self.paused_until is not None:
+            return self.paused_until
+        visited = min(
+            self.last_visited_at or self.last_used_at, self.last_used_at + VISITED_AT_MOST
+        )
+        return max(self.last_used_at, visited) + self.idle_timeout
 
     def is_expired(self, now: datetime) -> bool:
         """Whether the reaper should remove it: unused, past its idle time and not about to end.

@@ -164,11 +164,16 @@ class Guest(Protocol):
         """Its ports that can be reached from the server's 127.0.0.1, oldest first."""
         ...
 
-    async def expose(self, port: int) -> ExposedPort:
+    async def expose(self, port: int, local_port: int = 0) -> ExposedPort:
         """Have a TCP port of the guest's 127.0.0.1 on a port of the server's. Idempotent.
 
-        Until `unexpose` or `destroy`. Raises TooManyPorts, or GuestLost when it is destroyed.
+        On that local port if it is free, else on any. Until `unexpose`, a pause or `destroy`.
+        Raises TooManyPorts, or GuestLost when it is destroyed.
         """
+        ...
+
+    def when_visited(self, tell: Callable[[], None]) -> None:
+        """Call `tell` now and then while somebody is connected to an exposed port."""
         ...
 
     async def unexpose(self, port: int) -> bool:

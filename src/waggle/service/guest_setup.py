@@ -10,6 +10,10 @@ from waggle.domain.execution import HOME
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TRUST_STORE = "/etc/ssl/certs/ca-certificates.crt"
 OWN_CERTIFICATES = "/etc/ssl/certs/waggle-ca.pem"
+OWN_NAMES = "localhost,127.0.0.1,127.0.1.1,::1,0.0.0.0"
+"""Not for the proxy, in words that every program understands; `[::1]` would break httpx. The kit
+adds the host name (kit/guest/image.c). What programs send to the
+proxy all the same, it sends home (infra/net/home.py)."""
 _TRUST_VARIABLES = (
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
@@ -45,7 +49,7 @@ def guest_variables(
         url = f"http://127.0.0.1:{proxy_port}"
         for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
             presets[name] = url
-        presets["no_proxy"] = presets["NO_PROXY"] = "localhost,127.0.0.1,::1"
+        presets["no_proxy"] = presets["NO_PROXY"] = OWN_NAMES
         presets["NODE_USE_ENV_PROXY"] = "1"
     if has_certificates:
         presets |= dict.fromkeys(_TRUST_VARIABLES, TRUST_STORE)

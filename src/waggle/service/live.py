@@ -9,7 +9,7 @@ guest. Used by `EnvironmentService`; calls an `EnvironmentHost` for the machine 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -17,7 +17,7 @@ import anyio
 import structlog
 
 from waggle.domain.environment import Environment, State
-from waggle.domain.errors import GuestLost, NotFound
+from waggle.domain.errors import GuestLost, NotFound, WaggleError
 from waggle.domain.host import Guest, Moment, Progress
 from waggle.domain.left import NOTHING_LEFT, Left
 from waggle.domain.usage import ExposedPort, Usage
@@ -31,8 +31,11 @@ log = structlog.get_logger(__name__)
 class LiveEnvironment(Life):
     """An environment that is not destroyed yet. Build it reserved, then `bring_up` once.
 
-    Or build it asleep, as an earlier server has left it.
+    Or build it asleep, as an earlier server has left it. Ports that are exposed when it is paused
+    or rolled back are exposed again afterwards.
     """
+
+    _doors: Sequence[ExposedPort] = ()
 
     async def bring_up(self, progress: Progress, moment: Moment | None = None) -> Environment:
         """Boot it, or go on from a moment, and return it running. A task notices its death.
@@ -63,6 +66,15 @@ class LiveEnvironment(Life):
             if not self._creation.cancel_called:
                 return running
         raise NotFound(f"Environment {self.environment.id} was destroyed while it was created.")
+
+    def _take_in(self, guest: Guest) -> None:
+        super()._take_in(guest)
+        guest.when_visited(self._visited)
+
+    def _visited(self) -> None:
+        """Somebody is connected to an exposed port."""
+        if self.environment.state is State.RUNNING:
+            self.environment = self.environment.visited(self._clock())
 
     @contextlib.asynccontextmanager
     async def using(self) -> AsyncGenerator[tuple[Environment, Guest]]:
@@ -104,6 +116,7 @@ class LiveEnvironment(Life):
             async with self._ending:
                 if self.environment.state is State.RUNNING:
                     self.environment.require_quiet()
+                    self._doors = self.exposed
                     self.environment = self.environment.to(State.PAUSED)  # calls wait from now on
                     await self._or_go_on(self._the_guest().pause)
                 self.environment.require(State.PAUSED)
@@ -124,6 +137,7 @@ class LiveEnvironment(Life):
             self.environment = self.environment.to(State.RESUMING).to(State.RUNNING)
             with contextlib.suppress(GuestLost):  # `_watch` tells
                 await self._the_guest().unpause()
+                await self._open_again(self._doors)
             raise
 
     async def resume(self, progress: Progress, admit: Callable[[], None]) -> Environment:
@@ -153,9 +167,16 @@ class LiveEnvironment(Life):
     async def _go_on(self, progress: Progress) -> None:
         if self._guest is not None:
             await self._guest.unpause()
-            return
-        self._take_in(await self._host.wake(self.environment, progress))
-        self._tasks.start_soon(self._watch, self._the_guest())
+        else:
+            self._take_in(await self._host.wake(self.environment, progress))
+            self._tasks.start_soon(self._watch, self._the_guest())
+        await self._open_again(self._doors)
+
+    async def _open_again(self, doors: Sequence[ExposedPort]) -> None:
+        """Expose what was exposed, on the same ports of the server where they are free."""
+        for door in doors:
+            with contextlib.suppress(WaggleError):
+                await self._the_guest().expose(door.port, door.local_port)
 
     async def roll_back(self, progress: Progress, moment: Moment) -> Environment:
         """Go on from a moment instead of from where it is. Finishes when cancelled.
@@ -167,11 +188,13 @@ class LiveEnvironment(Life):
                 self.environment.require_running()
                 self.environment.require_quiet()
                 self.environment = self.environment.to(State.PAUSED)
+                doors = self.exposed
                 try:
                     await self._free_guest()
                     self.environment = self.environment.to(State.RESUMING)
                     self._take_in(await self._host.create(self.environment, progress, moment))
                     self.may_have_left = True
+                    await self._open_again(doors)
                 except BaseException as error:
                     why = f"Rollback failed: {cause_of(error)}"
                     self.environment = self.environment.to(State.ERROR, error=why)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +32,7 @@ from waggle.domain.tree import Unpacked
 from waggle.domain.usage import ExposedPort, Usage
 from waggle.infra.net.exposure import Exposures
 from waggle.infra.rootfs.identity import HANG_UP
+from waggle.infra.net.home import ConnectHome
 from waggle.infra.ssh.connection import ServeTunnel, SshConnection
 from waggle.infra.ssh.files import Files
 from waggle.infra.ssh.ports import GuestPorts
@@ -58,6 +59,10 @@ class Proxy(Protocol):
     @property
     def serve(self) -> ServeTunnel:
         """Serve one connection of the guest."""
+        ...
+
+    def lead_home(self, connect: ConnectHome, hostname: str) -> None:
+        """Have requests of the guest for itself connected in the guest."""
         ...
 
     def refused_since(self, moment: float) -> Sequence[Refused]:
@@ -112,7 +117,10 @@ class LocalGuest:
         self._files = Files(connection)
         self._trees = Trees(self._shell.run)
         self._pages = ReadAhead(self._files.read)
-        self._exposures = Exposures(GuestPorts(connection).connect)
+        ports = GuestPorts(connection)
+        self._exposures = Exposures(ports.connect)
+        if proxy is not None:
+            proxy.lead_home(ports.connect, environment.name)
         self._scratch = launched.spec.disks.scratch
         self._launched = launched
         self._home = files
@@ -230,9 +238,13 @@ class LocalGuest:
         """What is exposed; see `domain.host.Guest`."""
         return self._exposures.ports
 
-    async def expose(self, port: int) -> ExposedPort:
+    async def expose(self, port: int, local_port: int = 0) -> ExposedPort:
         """Listen for a port of the guest; see `domain.host.Guest`."""
-        return await self._exposures.expose(port)
+        return await self._exposures.expose(port, local_port)
+
+    def when_visited(self, tell: Callable[[], None]) -> None:
+        """Tell of visitors; see `domain.host.Guest`."""
+        self._exposures.visited = tell
 
     async def unexpose(self, port: int) -> bool:
         """Close it; see `domain.host.Guest`."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ports of environments on the server's loopback: exposed, waited for, closed.
 
-Called by `waggle.mcp`; the guest does the work. What goes through an exposed port is no use of the
-environment: a page that polls does not keep it alive.
+Called by `waggle.mcp`; the guest does the work. Who is connected through an exposed port has the
+environment in use, for a time (`LiveEnvironment`).
 """
 
 from __future__ import annotations

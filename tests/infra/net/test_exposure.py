@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from tests.support.leaks import Leaks
@@ -229,3 +229,28 @@ async def test_nothing_is_left_when_it_closes_in_the_middle() -> None:
         with pytest.raises(ConnectionRefusedError):
             await to(exposed)
     await leaks.settle()
+
+
+async def test_a_visitor_is_told_of_from_the_beginning_to_the_end() -> None:
+    limits = replace(LIMITS, presence=0.01)
+    async with guest(echo_at_the_end) as peer, exposures(peer, limits) as (made, exposed):
+        told: list[int] = []
+        made.visited = lambda: told.append(made.connections)
+        assert not await made.answers(9999, 0) or told == []  # a look of ours is no visit
+        reader, writer = await to(exposed)
+        await until(lambda: len(told) > 2)
+        writer.write_eof()
+        assert await reader.read(-1) == b""
+        await end(writer)
+        await until(lambda: made.connections == 0)
+        seen = len(told)
+        await asyncio.sleep(0)
+        assert len(told) == seen
+
+
+async def test_it_listens_where_it_did_before_if_nobody_else_does() -> None:
+    async with guest(echo_at_the_end) as peer, exposures(peer) as (made, exposed):
+        await made.clear()
+        assert await made.expose(GUEST_PORT, exposed.local_port) == exposed
+        other = await made.expose(9000, exposed.local_port)
+        assert other.local_port != exposed.local_port

@@ -145,7 +145,7 @@ async def peer(
         def connection_requested(
             self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
         ) -> bool:
-            return tunnels and dest_host == "127.0.0.1"
+            return tunnels and dest_host in ("127.0.0.1", "::1")
 
         def session_requested(self) -> RawSession | Awaitable[RawSession] | bool:
             return session() if session else False

@@ -55,6 +55,22 @@ async def test_a_port_that_nothing_listens_on_is_refused(
         await GuestPorts(connection).connect(1)
 
 
+async def test_a_server_on_the_other_loopback_is_found(
+    reachable: tuple[Peer, SshConnection, int],
+) -> None:
+    _, connection, _ = reachable
+    server = await asyncio.start_server(echo, "::1", 0)
+    async with server:
+        port = int(server.sockets[0].getsockname()[1])
+        reader, writer = await GuestPorts(connection).connect(port)
+        writer.write(b"six")
+        writer.write_eof()
+        assert await reader.read(-1) == b"six"
+        writer.close()
+        with pytest.raises(asyncssh.ChannelOpenError):
+            await GuestPorts(connection).connect(port, ("127.0.0.1",))
+
+
 async def test_it_waits_for_the_connection_below_the_channel(
     reachable: tuple[Peer, SshConnection, int],
 ) -> None:

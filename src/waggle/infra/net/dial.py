@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 
 from waggle.infra.net import refusal
+from waggle.infra.net.home import Home
 from waggle.infra.net.limits import DialTimes
 from waggle.infra.net.policy import ALLOWED, AddressPolicy, Verdict, permits_port
 from waggle.infra.net.ranges import Address
 from waggle.infra.net.resolve import Resolver
-from waggle.infra.net.streams import CHUNK
+from waggle.infra.net.streams import CHUNK, Stream
 from waggle.infra.net.target import Target
 
 MAX_ADDRESSES = 8
@@ -44,6 +45,23 @@ class Dialer:
         self._resolver = resolver
         self._times = times
         self._on_decision = on_decision
+        self.home: Home | None = None
+        """Where requests of the guest for itself are connected; without it they are refused."""
+
+    async def at_home(self, target: Target) -> Stream | None:
+        """A connection to the guest itself, if that is what the target means; else None.
+
+        An address of loopback that the operator's list permits is the host's. Raises Refusal.
+        """
+        addresses = self.home.addresses(target) if self.home else ()
+        if self.home is None or not addresses:
+            return None
+        if target.address is not None and self._policy.permits(target.address).allowed:
+            return None
+        stream = await self.home.open(addresses, target.port, self._times.connect)
+        if stream is None:
+            raise refusal.unreachable(target.host, target.port)
+        return stream
 
     async def open(self, target: Target) -> Connection:
         """A connection that the caller closes. Raises Refusal; leaves nothing when cancelled."""

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from waggle.domain.evidence import Refused
 from waggle.infra.net import refusal
 from waggle.infra.net.dial import Dialer, OnDecision
+from waggle.infra.net.home import ConnectHome, Home
 from waggle.infra.net.limits import EgressLimits, Traffic
 from waggle.infra.net.policy import DEFAULT_PORTS, AddressPolicy, Verdict
 from waggle.infra.net.resolve import Resolver
@@ -65,6 +66,10 @@ class EgressProxy:
             self._refused.append((self._now(), refused))
         self._on_decision(host, port, verdict)
 
+    def lead_home(self, connect: ConnectHome, hostname: str) -> None:
+        """Have requests of the guest for itself connected in the guest. Call it once, at first."""
+        self._dialer.home = Home(connect, hostname)
+
     def refused_since(self, moment: float) -> tuple[Refused, ...]:
         """What the policy refused from that moment of `now` on, as far as it is remembered."""
         return tuple(refused for at, refused in self._refused if at >= moment)
@@ -110,3 +115,5 @@ class EgressProxy:
             task.cancel()
         if open_now:
             await asyncio.wait(open_now)
+        if self._dialer.home is not None:
+            await self._dialer.home.aclose()

@@ -17,8 +17,9 @@ from typing import Final
 
 from waggle.domain.errors import GuestLost, TooManyPorts
 from waggle.domain.usage import MAX_EXPOSED_PORTS, ExposedPort
+from waggle.infra.net.opening import Openings, Streams
 from waggle.infra.net.ports import LOOPBACK
-from waggle.infra.net.streams import PeerGone, Stream, StreamReaderLike, StreamWriterLike
+from waggle.infra.net.streams import PeerGone, Stream
 from waggle.infra.net.tunnel import relay
 from waggle.infra.tasks import end
 
@@ -27,7 +28,6 @@ MAX_CONNECTIONS: Final = 64
 _BACKLOG: Final = 16
 _PAUSE: Final = 0.25
 
-Streams = tuple[StreamReaderLike, StreamWriterLike]
 Connect = Callable[[int], Awaitable[Streams]]
 """Connects to a port of the guest; whatever it raises means that nothing answers there."""
 
@@ -38,6 +38,8 @@ class ExposureLimits:
 
     answer: float = 10.0
     idle: float = 3600.0
+    presence: float = 15.0
+    """Between two times that somebody who is connected counts as a visitor."""
     flush: float = 10.0
     linger: float = 2.0
 
@@ -69,9 +71,11 @@ class Exposures:
         self._connect = connect
         self._limits = limits or ExposureLimits()
         self._doors: dict[int, _Door] = {}
-        self._late: set[asyncio.Future[Streams]] = set()
+        self._openings = Openings(MAX_CONNECTIONS)
         self._turn = asyncio.Lock()
         self._closed = False
+        self.visited: Callable[[], None] = lambda: None
+        """Told now and then while somebody is connected. It must not raise or wait."""
 
     @property
     def ports(self) -> tuple[ExposedPort, ...]:
@@ -81,10 +85,10 @@ class Exposures:
     @property
     def connections(self) -> int:
         """Those being served, and those that the guest has still not answered."""
-        return len(self._late) + sum(len(door.serving) for door in self._doors.values())
+        return self._openings.late + sum(len(door.serving) for door in self._doors.values())
 
-    async def expose(self, port: int) -> ExposedPort:
-        """Listen for it on a free port of 127.0.0.1. Idempotent.
+    async def expose(self, port: int, local_port: int = 0) -> ExposedPort:
+        """Listen for it on a port of 127.0.0.1, that one if it is free. Idempotent.
 
         Raises TooManyPorts, or GuestLost after `aclose`.
         """
@@ -94,14 +98,20 @@ class Exposures:
             if port not in self._doors:
                 if len(self._doors) >= MAX_EXPOSED_PORTS:
                     raise TooManyPorts(f"{MAX_EXPOSED_PORTS} ports of the environment are exposed.")
-                self._doors[port] = await self._listen(port)
+                self._doors[port] = await self._listen(port, local_port)
             return ExposedPort(port, self._doors[port].local_port)
 
-    async def _listen(self, port: int) -> _Door:
+    async def _listen(self, port: int, local_port: int) -> _Door:
         door = _Door()
-        accept = partial(self._accept, port, door)
+        start = partial(
+            asyncio.start_server, partial(self._accept, port, door), LOOPBACK, backlog=_BACKLOG
+        )
+        if local_port:
+            with contextlib.suppress(OSError):
+                door.server = await start(local_port)
+                return door
         try:
-            door.server = await asyncio.start_server(accept, LOOPBACK, 0, backlog=_BACKLOG)
+            door.server = await start(0)
         except OSError as error:
             raise TooManyPorts(f"No more can listen here: {error.strerror or error}.") from error
         return door
@@ -136,7 +146,7 @@ class Exposures:
         async with self._turn:
             while self._doors:
                 await self._doors.popitem()[1].close()
-        await end(*self._late)
+        await self._openings.aclose()
 
     async def aclose(self) -> None:
         """Close every listener and connection, and take no more. Idempotent."""
@@ -160,40 +170,21 @@ class Exposures:
         upstream = await self._open(port, self._limits.answer)
         if upstream is None:
             return
+        presence = asyncio.create_task(self._attend())
         try:
             with contextlib.suppress(PeerGone, TimeoutError):
                 await relay(client, upstream, b"", self._limits.idle)
                 await client.finish(self._limits.flush, self._limits.linger)
         finally:
             upstream.abort()
+            presence.cancel()
+            self.visited()
+
+    async def _attend(self) -> None:
+        """Tell of a visitor until cancelled."""
+        while True:
+            self.visited()
+            await asyncio.sleep(self._limits.presence)
 
     async def _open(self, port: int, seconds: float) -> Stream | None:
-        """Connect to the guest. What it does not answer in time goes on counting until it does.
-
-        An SSH channel cannot be taken back before the other side has answered, so a guest that
-        never does would otherwise be asked for more and more of them.
-        """
-        if len(self._late) >= MAX_CONNECTIONS:
-            return None
-        opening = asyncio.ensure_future(self._connect(port))
-        try:
-            async with asyncio.timeout(seconds):
-                return Stream(*await asyncio.shield(opening))
-        except asyncio.CancelledError:
-            self._leave(opening)
-            raise
-        except Exception:
-            self._leave(opening)
-            return None
-
-    def _leave(self, opening: asyncio.Future[Streams]) -> None:
-        self._late.add(opening)
-        if opening.done():
-            self._came_late(opening)
-        else:
-            opening.add_done_callback(self._came_late)
-
-    def _came_late(self, opening: asyncio.Future[Streams]) -> None:
-        self._late.discard(opening)
-        if not opening.cancelled() and opening.exception() is None:
-            Stream(*opening.result()).abort()
+        return await self._openings.open(partial(self._connect, port), seconds)

@@ -122,6 +122,8 @@ class Session:
             upstream.abort()
 
     async def _dial(self, target: Target) -> Stream:
+        if (stream := await self._dialer.at_home(target)) is not None:
+            return stream
         reader, writer = await self._dialer.open(target)
         return Stream(reader, writer, self._traffic.count_to_internet)
 

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connect to TCP ports of the guest's own loopback, over the environment's connection.
+"""Connect to TCP ports of the guest's own addresses, over the environment's connection.
 
-Used for exposed ports. The guest sees a connection from its SSH server on its 127.0.0.1; nothing
-of its network is needed, so it works with every hypervisor and network policy.
+Used for exposed ports and for what the egress proxy sends home. The guest sees a connection from
+its SSH server on itself; nothing of its network is needed, so it works with every hypervisor and
+network policy.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import Final, Protocol, cast
 
 import asyncssh
@@ -14,6 +17,8 @@ import asyncssh
 from waggle.infra.ssh.brake import BrakedWriter
 from waggle.infra.ssh.connection import SshConnection
 
+LOOPBACKS: Final = ("127.0.0.1", "::1")
+"""Where servers listen that nobody else is to reach; Node.js means the second by localhost."""
 WINDOW: Final = 128 << 10
 """Bytes that the guest may send ahead on each channel."""
 
@@ -34,14 +39,21 @@ class GuestPorts:
     def __init__(self, connection: SshConnection) -> None:
         self._pool = connection
 
-    async def connect(self, port: int) -> Streams:
-        """Connect to 127.0.0.1:`port` in the guest. Raises GuestLost, asyncssh.Error or OSError.
+    async def connect(self, port: int, addresses: Sequence[str] = LOOPBACKS) -> Streams:
+        """Connect to that port of the guest, on the first of its own addresses that answers.
 
-        Not bounded: a guest may never answer, and asyncssh cannot take the request back.
+        Raises GuestLost, asyncssh.Error or OSError. Not bounded: a guest may never answer, and
+        asyncssh cannot take the request back.
         """
-        connection = await self._pool.get()
-        typed = cast("_Connection", connection)
-        reader, writer = await typed.open_connection(
-            "127.0.0.1", port, encoding=None, window=WINDOW
+        typed = cast("_Connection", await self._pool.get())
+        *first, last = addresses
+        for address in first:
+            with contextlib.suppress(asyncssh.ChannelOpenError):
+                return await self._open(typed, address, port)
+        return await self._open(typed, last, port)
+
+    async def _open(self, connection: _Connection, address: str, port: int) -> Streams:
+        reader, writer = await connection.open_connection(
+            address, port, encoding=None, window=WINDOW
         )
         return reader, BrakedWriter(writer, self._pool.clear)

@@ -33,6 +33,16 @@ static void search_home(const char *home) {
   setenv("PATH", wider, 1);
 }
 
+// What is not for the proxy by this machine's name: a copy has another name than its model.
+static void name_itself(const char *variable) {
+  const char *given = getenv(variable);
+  static char wider[MAX_ENVIRONMENT + 80];
+  char host[65] = "";
+  if (!given || gethostname(host, sizeof host - 1) || !*host) return;
+  snprintf(wider, sizeof wider, "%s,%s", given, host);
+  setenv(variable, wider, 1);
+}
+
 const struct account *base_environment(void) {
   static char text[MAX_ENVIRONMENT + 1];
   static struct account account;
@@ -45,6 +55,8 @@ const struct account *base_environment(void) {
   if (fd < 0 || !read_exactly(fd, &account, sizeof account)) fail("account");
   close(fd);
   name_user(&account);
+  name_itself("no_proxy");
+  name_itself("NO_PROXY");
   search_home(account.home);
   return &account;
 }

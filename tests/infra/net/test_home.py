@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a guest asks the proxy for that is the guest itself: connected there, and never here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from waggle.infra.net.home import LOOPBACKS, Home
+from waggle.infra.net.opening import Streams
+from waggle.infra.net.target import parse_authority
+
+if TYPE_CHECKING:
+    from tests.infra.net.conftest import OpenLab
+
+pytestmark = pytest.mark.anyio
+WEB = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+@dataclass
+class Guest:
+    """Its ports are on 127.0.0.1 here; `asked` has what it was asked for."""
+
+    hangs: bool = False
+    asked: list[tuple[int, Sequence[str]]] = field(default_factory=list[tuple[int, Sequence[str]]])
+
+    async def connect(self, port: int, addresses: Sequence[str]) -> Streams:
+        self.asked.append((port, addresses))
+        if self.hangs:
+            await asyncio.get_running_loop().create_future()
+        return await asyncio.open_connection("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    "host, addresses",
+    [
+        *[(name, LOOPBACKS) for name in ("localhost", "LocalHost.", "app.localhost", "py-1234")],
+        *[("Py-1234", LOOPBACKS), ("0.0.0.0", LOOPBACKS), ("[::]", LOOPBACKS)],  # noqa: S104
+        *[("127.0.0.1", ("127.0.0.1",)), ("127.0.1.1", ("127.0.1.1",)), ("[::1]", ("::1",))],
+        *[("[::ffff:127.0.0.2]", ("127.0.0.2",))],
+        *[(name, ()) for name in ("example.com", "localhost.example.com", "notlocalhost")],
+        *[(name, ()) for name in ("10.0.2.2", "169.254.169.254", "127.1", "py-1234.example.com")],
+        *[("[fe80::1]", ()), ("[::2]", ())],
+    ],
+)
+def test_whom_a_target_means(host: str, addresses: Sequence[str]) -> None:
+    home = Home(Guest().connect, "Py-1234")
+    assert tuple(home.addresses(parse_authority(f"{host}:8000"))) == tuple(addresses)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.3", "[::1]", "app.localhost", "mine"])
+async def test_the_guests_own_server_answers_on_every_port(open_lab: OpenLab, host: str) -> None:
+    guest = Guest()
+    async with open_lab(ports=frozenset({80})) as lab:
+        lab.proxy.lead_home(guest.connect, "mine")
+        site = await lab.web(WEB)
+        answer = await lab.ask(f"GET http://{host}:{site.port}/ HTTP/1.0\r\n\r\n".encode())
+        assert answer.split()[1] == b"200"
+        assert (lab.names.asked, lab.decisions) == ([], [])  # nothing of it leaves the guest
+    assert [port for port, _ in guest.asked] == [site.port]
+
+
+async def test_what_does_not_answer_at_home_is_not_looked_for_elsewhere(open_lab: OpenLab) -> None:
+    async with open_lab() as lab:
+        lab.proxy.lead_home(Guest().connect, "mine")
+        secret = await lab.forbidden()
+        lab.names.known["evil.test"] = ["127.0.0.2"]
+        answer = await lab.ask(f"GET http://evil.test:{secret.port}/ HTTP/1.0\r\n\r\n".encode())
+        assert answer.split()[1] == b"403"  # a name that leads to loopback is not the guest's own
+        answer = await lab.ask(b"GET http://localhost:1/ HTTP/1.0\r\n\r\n")
+        assert answer.split()[1] == b"502"
+        assert secret.connections == 0
+
+
+async def test_an_address_of_loopback_that_the_operator_lists_is_the_hosts(
+    open_lab: OpenLab,
+) -> None:
+    guest = Guest()
+    async with open_lab() as lab:
+        lab.proxy.lead_home(guest.connect, "mine")
+        site = await lab.web(WEB)
+        answer = await lab.ask(f"GET http://127.0.0.1:{site.port}/ HTTP/1.0\r\n\r\n".encode())
+        assert answer.split()[1] == b"200"
+    assert guest.asked == []
+
+
+async def test_a_guest_that_never_answers_is_not_asked_for_ever() -> None:
+    guest = Guest(hangs=True)
+    home = Home(guest.connect, "mine")
+    for _ in range(70):
+        assert await home.open(LOOPBACKS, 80, 0.0) is None
+    assert len(guest.asked) == 64
+    await home.aclose()
