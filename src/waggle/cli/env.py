@@ -20,6 +20,8 @@ from waggle.config import load
 from waggle.domain.errors import InvalidArgument, WaggleError
 
 _TABLE_WIDTH = 150
+_WAIT = 10.0
+"""Seconds in which a server that was just started may come up."""
 _COLUMNS = ("environment_id", "name", "runtime", "status", "created_at")
 
 
@@ -86,10 +88,10 @@ async def _remove(environments: Sequence[str]) -> list[WaggleError]:
 
 
 def expose(environment: str, port: int) -> None:
-    """Expose a port and print its URL; say so when nothing listens there yet."""
+    """Expose a port and print its URL; say so, and wait a while, when nothing listens there yet."""
     opened = anyio.run(_expose, environment, port)
-    if not opened["listening"]:
-        say(f"Nothing listens on port {port} yet.")
+    if not opened.get("listening"):
+        say(f"Nothing listens on port {port} yet; the URL works as soon as something does.")
     sys.stdout.write(f"{opened['url']}\n")
 
 
@@ -97,4 +99,12 @@ async def _expose(environment: str, port: int) -> dict[str, Any]:
     async with connected_by(load()) as client:
         row = await find(client, environment)
         identity = row["environment_id"]
-        return await call(client, "expose_port", environment_id=identity, port=port)
+        opened = await call(
+            client, "expose_port", environment_id=identity, port=port, wait_seconds=0
+        )
+        if opened.get("listening"):
+            return opened
+        say(f"Nothing listens on port {port} yet: waiting {_WAIT:g} s for it ...")
+        return await call(
+            client, "expose_port", environment_id=identity, port=port, wait_seconds=_WAIT
+        )

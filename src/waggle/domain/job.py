@@ -8,7 +8,7 @@ Every execution is a job with a number; a call that does not wait for its end ha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from waggle.domain.diagnosis import Diagnosis
@@ -53,8 +53,8 @@ class JobView:
 
     `number` counts from 1 in its environment. `duration` is seconds, so far or in all. `exit_code`
     is set for EXITED, `signal` for SIGNALED; `error` says why it is LOST. A KILLED job was ended by
-    its owner or with its environment. `diagnosis` says why it failed, where that is known. `left`
-    is what it has left running when it ended.
+    its owner or with its environment. `limit` is seconds after which it is killed. `diagnosis` says
+    why it failed, where that is known. `left` is what it has left running when it ended.
     """
 
     environment_id: str
@@ -71,6 +71,12 @@ class JobView:
     error: str = ""
     diagnosis: Diagnosis | None = None
     left: Left = NOTHING_LEFT
+    limit: float = 0.0
+
+    @property
+    def ends_at(self) -> datetime:
+        """When it is killed at the latest."""
+        return self.started_at + timedelta(seconds=self.limit)
 
     @property
     def is_running(self) -> bool:

@@ -67,6 +67,9 @@ class CommandOutput(ProgramOutput):
     status: str = Field(
         description="exited, running (it goes on as this job), signaled, timed_out, killed or lost."
     )
+    ends_at: str | None = Field(
+        default=None, description="RFC 3339; while it runs, when it is killed at the latest."
+    )
     stdout_uri: str = Field(description="Resource with all of stdout.")
     stderr_uri: str = Field(description="Resource with all of stderr.")
     images: list[ShownImage] = Field(

@@ -50,6 +50,8 @@ class Job:
         self.streams = {StreamName.STDOUT: record(), StreamName.STDERR: record()}
         self.failure: Exception | None = None
         """What the guest raised, for the call that started it."""
+        self.limit: float = 0.0
+        """Seconds after which it is killed."""
         self._clock = clock
         self._started_at: datetime = clock()
         self._ended_at: datetime | None = None
@@ -157,6 +159,7 @@ class Job:
             error=_words(self.failure),
             diagnosis=self._diagnosis,
             left=result.left if result else NOTHING_LEFT,
+            limit=self.limit,
         )
 
     def brief(self) -> JobBrief:

@@ -101,6 +101,7 @@ class JobService:
                 cwd = await located(guest, command.cwd, command.user)
                 command = replace(command, cwd=cwd)
             job = self._admit(environment, what)
+            job.limit = command.timeout
             self._tasks.start_soon(self._run, job, guest, command, stack.pop_all())
             self._tell(job)
             return job

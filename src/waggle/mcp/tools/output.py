@@ -10,6 +10,7 @@ from waggle.mcp.budget import share
 from waggle.mcp.errors import clean
 from waggle.mcp.job_results import CommandOutput, FailureCause, LeftProgram
 from waggle.mcp.resources.uris import output_uri
+from waggle.mcp.results import rfc3339
 
 _RUNNING = "wait_job waits for its end, read_job shows its output, kill_job ends it"
 
@@ -28,6 +29,7 @@ def command_output(view: JobView, offer: Offer) -> CommandOutput:
         timed_out=view.state is JobState.TIMED_OUT,
         stdout_bytes_cut=stdout.dropped,
         stderr_bytes_cut=stderr.dropped,
+        ends_at=rfc3339(view.ends_at) if view.is_running else None,
         stdout_uri=output_uri(view.environment_id, view.number, StreamName.STDOUT),
         stderr_uri=output_uri(view.environment_id, view.number, StreamName.STDERR),
         diagnosis=_cause(view, offer),
@@ -90,7 +92,8 @@ def _ending(output: CommandOutput, offer: Offer) -> str:
     match output.status:
         case JobState.RUNNING:
             how = offer.advice(_RUNNING)
-            return f"still running after {took} as job {output.job_id}{how and f': {how}'}"
+            until = f"; it is killed at {output.ends_at} at the latest"
+            return f"still running after {took} as job {output.job_id}{how and f': {how}'}{until}"
         case JobState.TIMED_OUT:
             return f"timed out after {took}; its processes were killed"
         case JobState.SIGNALED:
