@@ -45,11 +45,13 @@ class Parts:
     error: Exception | None = None
     hangs: bool = False
     asked: list[str] = field(default_factory=list[str])
+    programs: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
     ran: list[Command] = field(default_factory=list[Command])
     since: list[float] = field(default_factory=list[float])
 
-    async def why(self, run_id: str) -> Record:
+    async def why(self, run_id: str, programs: Sequence[str]) -> Record:
         self.asked.append(run_id)
+        self.programs.append(tuple(programs))
         if self.hangs:
             await anyio.sleep_forever()
         if self.error is not None:
@@ -80,6 +82,31 @@ async def test_the_guest_is_asked_about_that_run() -> None:
     assert found
     assert (found.code, parts.asked, parts.ran) == ("out_of_memory", ["the-run"], [])
     assert "at 192 MiB" in found.cause
+
+
+@pytest.mark.parametrize("exit_code", [0, 127])
+async def test_the_guest_is_asked_for_a_command_that_is_said_to_be_lacking(exit_code: int) -> None:
+    said = result(exit_code, b"bash: line 1: pkill: command not found\n")
+    parts = Parts(Record(have=frozenset({"apt-get"})))
+    found = await parts.diagnostician().explain(FAILED, said)
+    assert found
+    assert found.code == "command_not_found"
+    assert "procps" in found.next_step
+    assert "pkill" in parts.programs[0]
+    assert parts.ran == []
+
+
+async def test_what_was_said_on_stdout_counts_where_stderr_went_there() -> None:
+    said = result(127, stdout=b"bash: line 1: ps: command not found\n")
+    found = await Parts(Record(have=frozenset())).diagnostician().explain(FAILED, said)
+    assert found
+    assert "ps" in found.cause
+
+
+async def test_a_command_that_is_there_is_not_lacking() -> None:
+    said = result(0, b"sh: 1: ps: not found\n")
+    for record in (Record(have=frozenset({"ps"})), NO_RECORD):
+        assert await Parts(record).diagnostician().explain(FAILED, said) is None
 
 
 async def test_refusals_count_from_the_runs_beginning() -> None:

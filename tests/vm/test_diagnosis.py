@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a run failed, told from what the machine knows and never from what the program printed."""
+"""Why a run failed: what the machine knows, before what the program said."""
 
 from __future__ import annotations
 
@@ -104,10 +104,11 @@ async def test_full_memory_files(guest: LocalGuest) -> None:
     "asked, code, words",
     [
         (command("no-such-program"), "command_not_found", "no program no-such-program in"),
-        (command("/nowhere/at-all"), "command_not_found", "no program /nowhere/at-all in"),
+        (command("/nowhere/at-all"), "command_not_found", "no file /nowhere/at-all."),
         (command("/etc/passwd"), "not_executable", "/etc/passwd may not be executed"),
         (command("/home"), "not_executable", "/home may not be executed"),
-        (sh("no-such-program"), "command_not_found", "Exit code 127 is how a shell says"),
+        (sh("no-such-program"), "command_not_found", "no program no-such-program in"),
+        (sh("exit 127"), "command_not_found", "Exit code 127 is how a shell says"),
         (sh("/etc/passwd"), "not_executable", "Exit code 126 is how a shell says"),
         (sh("kill -SEGV $$"), "killed_by_signal", "Signal SIGSEGV ended it"),
         (sh("kill -BUS $$"), "killed_by_signal", "Signal SIGBUS ended it"),
@@ -157,15 +158,35 @@ async def test_files_that_cannot_run(
 @pytest.mark.parametrize(
     "script",
     [
-        "echo MemoryError >&2; exit 1",
-        "echo 'No space left on device' >&2; exit 1",
         "echo \"ModuleNotFoundError: No module named 'numpy'\" >&2; exit 1",
         "echo 'Killed' >&2; exit 2",
         "echo 'X-Waggle-Denied: private' >&2; exit 22",
+        "echo 'sh: ls: not found' >&2",
     ],
 )
-async def test_what_a_program_prints_is_no_evidence(guest: LocalGuest, script: str) -> None:
-    assert await why(guest, sh(script)) is None
+async def test_what_a_program_prints_proves_nothing(guest: LocalGuest, script: str) -> None:
+    result = await guest.run(sh(script))
+    assert await guest.diagnose(sh(script), result) is None
+
+
+async def test_what_a_program_says_is_told_as_that(guest: LocalGuest) -> None:
+    told = await found(guest, sh("echo 'write: No space left on device' >&2; exit 1"))
+    assert (told.code, told.cause[:16]) == ("disk_full", "It said that the")
+
+
+async def test_a_pipeline_that_lacks_a_command_is_told_how_this_image_gets_it(
+    guest: LocalGuest,
+) -> None:
+    """The image of busybox alone has no package manager, sudo or python3."""
+    asked = sh("unzip-of-another-kind x | cat; git status | cat")
+    result = await guest.run(asked)
+    assert result.exit_code == 0
+    told = await guest.diagnose(asked, result)
+    assert told is not None
+    assert told.code == "command_not_found"
+    assert "unzip-of-another-kind" in told.cause
+    told = await found(guest, sh("git status"))
+    assert "no package manager" in told.next_step or "no network" in told.next_step
 
 
 async def test_a_network_that_is_not_there(guest: LocalGuest) -> None:
@@ -210,7 +231,8 @@ async def test_a_module_that_is_there_after_all(python: LocalGuest) -> None:
 
 
 async def test_a_python_program_that_fails_by_itself(python: LocalGuest) -> None:
-    assert await why(python, code("raise MemoryError")) is None
+    told = await found(python, code("raise MemoryError"))
+    assert told.cause.startswith("It said that it got no more memory")
     assert await why(python, code("1/0")) is None
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a run that failed, beside what it printed.
+"""What is known of a run that failed.
 
 Gathered by `waggle.service.diagnosing`, judged by `domain.diagnosis`. The guest wrote `Record`: it
 may lie, which misleads nobody but its owner.
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from waggle.domain.execution import GuestUser
 from waggle.domain.modules import Module
 from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ class Record:
     `directory_error` is the errno with which it could not enter the directory to run in.
     Memory is bytes. `forks_refused`, `unrouted` (packets and connections to addresses without a
     route) and `unheard` (datagrams to ports where nothing listens, as name servers that are not
-    there) count for the whole guest, during the run.
+    there) count for the whole guest, during the run. `have` is those of the programs asked for that
+    are there; None when that is not known.
     """
 
     exit_code: int | None = None
@@ -51,6 +54,7 @@ class Record:
     shm: Space | None = None
     unrouted: int = 0
     unheard: int = 0
+    have: frozenset[str] | None = None
 
 
 NO_RECORD = Record()
@@ -73,8 +77,9 @@ class Refused:
 class Evidence:
     """All of it. `signal` is a name such as SIGKILL; `program` the first word of the command.
 
-    `missing` is a module of which the guest confirmed that it is not there. `memory_mib` and
-    `disk_mib` are what the machine was given.
+    `missing` is a module, and `command` a command, of which the guest confirmed that it is not
+    there. `memory_mib` and `disk_mib` are what the machine was given. `said` is the end of what it
+    printed, which proves nothing.
     """
 
     program: str
@@ -86,3 +91,7 @@ class Evidence:
     record: Record = NO_RECORD
     refused: tuple[Refused, ...] = ()
     missing: Module | None = None
+    command: str | None = None
+    said: str = ""
+    runtime: RuntimeName = RuntimeName.SHELL
+    user: GuestUser = GuestUser.SANDBOX

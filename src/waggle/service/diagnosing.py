@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gathers the evidence of a failed run and has it judged by `domain.diagnosis`.
 
-Used by `LocalGuest` for runs that did not end with exit code 0; good ones cost nothing. Bounded in
-time, and never an error: a failure that cannot be explained has no diagnosis.
+Used by `LocalGuest`; a run that ended with exit code 0 costs nothing, unless its output says that
+a command was not found, as the output of a pipeline may. Bounded in time, and never an error: a
+failure that cannot be explained has no diagnosis.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final
 import structlog
 
 from waggle.domain.diagnosis import Diagnosis, diagnose
+from waggle.domain.diagnosis.clues import TOOLS, missing_command
 from waggle.domain.environment import Environment
 from waggle.domain.errors import WaggleError
 from waggle.domain.evidence import NO_RECORD, Evidence, Record, Refused
@@ -28,7 +30,7 @@ PATIENCE: Final = 10.0
 """Seconds for everything that a guest is asked about one failure."""
 _ANSWER_LIMIT: Final = 1_000
 
-AskWhy = Callable[[str], Awaitable[Record]]
+AskWhy = Callable[[str, Sequence[str]], Awaitable[Record]]
 Run = Callable[[Command], Awaitable[ExecutionResult]]
 RefusedSince = Callable[[float], Sequence[Refused]]
 
@@ -45,14 +47,17 @@ class Diagnostician:
 
     async def explain(self, command: Command, result: ExecutionResult) -> Diagnosis | None:
         """Why it failed; call it when it has just ended. Safe to cancel."""
-        if result.exit_code == 0:
+        said = _last(result)
+        command_name = missing_command(said)
+        if result.exit_code == 0 and command_name is None:
             return None
         refused = tuple(self.refused_since(time.monotonic() - result.duration))
         record, missing = NO_RECORD, None
         try:
             async with asyncio.timeout(self.patience):
-                record = await self.why(result.run_id)
-                if suspect := suspected(_last(result), result.exit_code):
+                asked = (*TOOLS, *([command_name] if command_name else []))
+                record = await self.why(result.run_id, asked)
+                if suspect := suspected(said, result.exit_code):
                     missing = await self._confirmed(suspect, command)
         except (TimeoutError, WaggleError) as error:
             log.info("diagnosis_incomplete", environment=self.environment.id, why=repr(error))
@@ -69,6 +74,10 @@ class Diagnostician:
                 record=record,
                 refused=refused,
                 missing=missing,
+                command=_absent(command_name, record),
+                said=said,
+                runtime=self.environment.runtime,
+                user=command.user,
             )
         )
 
@@ -87,7 +96,12 @@ class Diagnostician:
         return suspect if answer.exit_code == 0 and said == MISSING else None
 
 
+def _absent(name: str | None, record: Record) -> str | None:
+    """The command, unless the guest has it, or did not say."""
+    return name if record.have is not None and name not in record.have else None
+
+
 def _last(result: ExecutionResult) -> str:
-    """The end of stderr as text."""
-    output = result.stderr
+    """The end of stderr as text; of stdout when nothing is there, as after `2>&1`."""
+    output = result.stderr if result.stderr.total else result.stdout
     return (output.head + output.tail)[-MAX_TAIL:].decode("utf-8", "replace")

@@ -25,6 +25,7 @@ unheard 7
 disk 8 9
 inodes 10 11
 shm 12 13
+have ps apt-get
 """.encode()
 
 
@@ -46,6 +47,7 @@ def test_a_record() -> None:
         shm=Space(12, 13),
         unrouted=6,
         unheard=7,
+        have=frozenset({"ps", "apt-get"}),
     )
 
 
@@ -62,6 +64,7 @@ def test_a_carriage_return() -> None:
         GOOD.replace(ID.encode(), b"another"),
         GOOD.removesuffix(b"\n"),
         GOOD + b"oom 1\n",
+        GOOD + b"have ps\n",
         GOOD + b"new 1\n",
         GOOD + b"signal -9\n",
         GOOD + b"signal 9 9\n",

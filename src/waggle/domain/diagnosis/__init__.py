@@ -2,15 +2,15 @@
 """Why a run failed and what to do next, judged from evidence. Pure.
 
 Used by `waggle.service.diagnosing`. `RULES` is the table: the first rule that can say something
-does. A rule says only what its evidence proves; no rule looks at what the program printed, and a
-failure of which nothing is known has no diagnosis.
+does. What the machine knows comes first; what well-known programs say when they fail (`said`) comes
+after that, and a failure of which nothing is known has no diagnosis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from waggle.domain.diagnosis import programs, reach, resources
+from waggle.domain.diagnosis import lacking, parts, programs, reach, resources, said
 from waggle.domain.diagnosis.told import Diagnosis
 from waggle.domain.evidence import Evidence
 
@@ -19,6 +19,7 @@ __all__ = ["RULES", "Diagnosis", "diagnose", "machine_died"]
 Rule = Callable[[Evidence], Diagnosis | None]
 RULES: tuple[Rule, ...] = (
     resources.out_of_memory,
+    lacking.command_not_found,
     programs.cannot_execute,
     programs.cannot_enter,
     programs.killed,
@@ -26,16 +27,19 @@ RULES: tuple[Rule, ...] = (
     resources.disk_full,
     resources.memory_files_full,
     reach.missing_module,
+    parts.missing_part,
+    parts.build_failed,
     reach.network_refused,
+    said.what_was_said,
     reach.network_bypassed,
     programs.code_of_shell,
 )
 
 
 def diagnose(evidence: Evidence) -> Diagnosis | None:
-    """What the evidence proves, or None. For runs that did not end with exit code 0."""
+    """What the evidence tells, or None. Of exit code 0 only that a command was lacking."""
     if evidence.exit_code == 0:
-        return None
+        return lacking.command_not_found(evidence)
     return next((found for rule in RULES if (found := rule(evidence))), None)
 
 

@@ -16,7 +16,7 @@ _MAX_ERRNO = 4096
 
 def cannot_execute(evidence: Evidence) -> Diagnosis | None:
     """The launcher could not execute it, and knows why."""
-    record, program = evidence.record, shown(evidence.program)
+    record = evidence.record
     file, needs = shown(record.file or evidence.program), shown(record.needs)
     match record.exec_error:
         case None:
@@ -34,13 +34,6 @@ def cannot_execute(evidence: Evidence) -> Diagnosis | None:
                 f"{file} is there, but {needs}, the interpreter or loader that it names, is not.",
                 "Install that interpreter or correct the script's first line; for a binary, use "
                 "one that was built for this image's C library.",
-            )
-        case errno.ENOENT:
-            return Diagnosis(
-                "command_not_found",
-                f"There is no program {program} in this environment.",
-                "Check the name and PATH, install the program with the distribution's package "
-                "manager, or choose an image that has it; run_command can run that as root.",
             )
         case errno.EACCES:
             return Diagnosis(
@@ -109,7 +102,7 @@ def code_of_shell(evidence: Evidence) -> Diagnosis | None:
             "command_not_found",
             "Exit code 127 is how a shell says that a command was not found; a program may also "
             "have chosen it.",
-            "Check on stderr which one, install it, or choose an image that has it.",
+            "Check on stderr which one, and its path.",
         )
     if code == 126:
         return Diagnosis(

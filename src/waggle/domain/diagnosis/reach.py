@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from waggle.domain.diagnosis.distributions import SYSTEM_PACKAGE_OF, distribution_of
+from waggle.domain.diagnosis.getting import node_package, python_package, system_package
 from waggle.domain.diagnosis.told import Diagnosis, shown
+from waggle.domain.diagnosis.ways import way_out
 from waggle.domain.evidence import Evidence, Refused
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 
 _SHOWN_REFUSALS = 3
+_ANOTHER_NAME = "If that is no package's name, find its package, or write the module's file."
 
 
 def missing_module(evidence: Evidence) -> Diagnosis | None:
@@ -16,17 +20,28 @@ def missing_module(evidence: Evidence) -> Diagnosis | None:
     module = evidence.missing
     if module is None:
         return None
-    kind = "Python" if module.language is RuntimeName.PYTHON else "Node.js"
-    get, how = "Install the package that provides it", " install_packages installs packages."
-    if evidence.network is NetworkPolicy.NONE:
-        get = "This environment has no network: create one with network 'public' and install it"
-        how = ""
+    is_python = module.language is RuntimeName.PYTHON
+    kind = "Python" if is_python else "Node.js"
     return Diagnosis(
         "module_not_found",
         f"The {kind} module {shown(module.name)} is not installed in this environment.",
-        f"{get} (a package may have another name than its module), or write the module's file."
-        f"{how}",
+        _python(evidence, module.name) if is_python else _node(evidence, module.name),
     )
+
+
+def _python(evidence: Evidence, name: str) -> str:
+    top = name.partition(".")[0]
+    if package := SYSTEM_PACKAGE_OF.get(top):
+        return system_package(evidence, package)
+    known = distribution_of(name)
+    get = python_package(evidence, shown(known or top))
+    return get if known else f"{get} {_ANOTHER_NAME}"
+
+
+def _node(evidence: Evidence, name: str) -> str:
+    parts = name.split("/")
+    package = "/".join(parts[: 2 if name.startswith("@") else 1])
+    return f"{node_package(evidence, shown(package))} {_ANOTHER_NAME}"
 
 
 def network_refused(evidence: Evidence) -> Diagnosis | None:
@@ -61,10 +76,7 @@ def network_bypassed(evidence: Evidence) -> Diagnosis | None:
     if evidence.network is NetworkPolicy.NONE:
         advice = "This environment has no network: create one with network 'public'."
     else:
-        advice = (
-            "Use HTTP or HTTPS through the proxy that http_proxy and https_proxy name; it also "
-            "looks up names. Other protocols (SSH, databases, ping, DNS) do not get out."
-        )
+        advice = way_out(evidence)
     return Diagnosis(
         "no_direct_network",
         "While it ran, something in the environment tried to reach the network or a name server "

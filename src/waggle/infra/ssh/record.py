@@ -7,6 +7,9 @@ were not there, and every value is bounded.
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from waggle.domain.evidence import NO_RECORD, Record, Space
 
 MAX_RECORD = 8_192
@@ -27,6 +30,8 @@ _COUNTS = {
     "unrouted": 1,
     "unheard": 1,
 }
+MAX_PROGRAMS = 64
+_PROGRAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
 _PATHS = frozenset({"file", "needs", "crlf"})
 
 
@@ -37,18 +42,26 @@ def parse_record(data: bytes, run_id: str) -> Record:
         return NO_RECORD
     numbers: dict[str, list[int]] = {}
     paths: dict[str, str] = {}
+    have: frozenset[str] | None = None
     for line in lines[1:-1]:
         key, _, rest = line.partition(" ")
         values = rest.split(" ")
         if key in numbers or key in paths:
             return NO_RECORD
-        if key in _PATHS and len(rest) <= _MAX_PATH:
+        if key == "have" and have is None:
+            have = frozenset(rest.split()[:MAX_PROGRAMS])
+        elif key in _PATHS and len(rest) <= _MAX_PATH:
             paths[key] = rest
         elif len(values) == _COUNTS.get(key) and all(map(_is_number, values)):
             numbers[key] = [int(value) for value in values]
         else:
             return NO_RECORD
-    return _record(numbers, paths)
+    return replace(_record(numbers, paths), have=have)
+
+
+def is_program(name: str) -> bool:
+    """Whether the guest may be asked for a program of this name."""
+    return _PROGRAM.fullmatch(name) is not None
 
 
 def _is_number(text: str) -> bool:

@@ -24,7 +24,7 @@ from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.frame import frame
 from waggle.infra.ssh.left import Ending
 from waggle.infra.ssh.programs import ask
-from waggle.infra.ssh.record import MAX_RECORD, parse_record
+from waggle.infra.ssh.record import MAX_PROGRAMS, MAX_RECORD, is_program, parse_record
 from waggle.infra.ssh.session import CommandSession
 from waggle.infra.ssh.typed import Channel, open_exec
 from waggle.infra.tasks import end, finish
@@ -110,12 +110,14 @@ class Shell:
         """The ids of the runs that go on."""
         return frozenset(run.id for run in self._running)
 
-    async def why(self, run_id: str) -> Record:
-        """What the guest knows of the end of a run that did not end with exit code 0.
+    async def why(self, run_id: str, programs: Sequence[str] = ()) -> Record:
+        """What the guest knows of the end of a run, and which of these programs are there.
 
-        NO_RECORD when it knows nothing. Not bounded in time. Raises GuestLost; safe to cancel.
+        A name that can be no program's is not asked for, nor are more than MAX_PROGRAMS. NO_RECORD
+        when it knows nothing. Not bounded in time. Raises GuestLost; safe to cancel.
         """
-        answer = await ask(self._connection, f"why {run_id}", MAX_RECORD)
+        names = [name for name in programs if is_program(name)][:MAX_PROGRAMS]
+        answer = await ask(self._connection, " ".join(["why", run_id, *names]), 2 * MAX_RECORD)
         said = answer.stdout.output()
         return parse_record(said.head + said.tail, run_id)
 

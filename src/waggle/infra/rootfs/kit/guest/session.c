@@ -2,7 +2,7 @@
 // The login shell of the kit's root, which only the host can log in to. It enters the image's
 // root and becomes the wanted user there. Its commands, all from the host:
 //   run ID    read a frame from stdin (frame.c), then run its argv in a cgroup of its own (run.c)
-//   why ID    print what is known of that run's failure (why.c)
+//   why ID NAME...  print what is known of that run's failure, and which programs are there (why.c)
 //   kill ID   kill everything in that cgroup, children of children included
 //   programs  list what runs have left running, and what still runs (left.c)
 //   end PID   kill one of these with its descendants

@@ -67,12 +67,12 @@ bool find_program(const char *name, char file[MAX_NAME]);
 bool interpreter_of(const char *file, char needs[MAX_NAME]);
 
 // why.c: remember how things are before a run; note, as the child, why its program could not be
-// executed, or its directory not be entered; leave a record of a run that failed. `why ID` prints
-// it and returns the exit code.
+// executed, or its directory not be entered; leave a record of a run that failed. `why ID
+// NAME...` prints it, and which of these programs are there; it returns the exit code.
 void watch_run(void);
 void note_exec_failure(const char *name, int error);
 void note_directory_failure(int error);
 void leave_record(const char *id, int status, const char *cgroup);
-int why(const char *id);
+int why(const char *asked);
 
 #endif

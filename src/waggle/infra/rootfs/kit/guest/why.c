@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Why a run failed: what the kernel and the launcher know of its end. `run` leaves a record where
-// only root can read it, and the host asks for it with `why ID` when a run did not end well.
+// only root can read it, and the host asks for it with `why ID NAME...` when a run did not end well.
 // Nothing of it comes from what the program printed. Each line is a key and its values:
 //   id ID; exit N or signal N; exec ERRNO, and with it file PATH, needs PATH, or crlf PATH
 //   directory ERRNO (the run's, which could not be entered)
 //   oom N (processes killed for memory), memory MOST LIMIT SHARED (bytes)
 //   forks REFUSED LIMIT; disk FREE ALL, inodes FREE ALL, shm FREE ALL; unrouted N; unheard N
+//   have NAME... (those programs of the question that are there)
 #include "session.h"
 
 #include <errno.h>
@@ -20,6 +21,7 @@
 #include <unistd.h>
 
 #define RECORDS KIT "/run/why"
+#define MAX_ASKED 4096 // bytes of a question
 #define MAX_DEPTH 4 // a script's interpreter may be a script
 #define OUT_NO_ROUTES 12 // the field of that name in the lines "Ip:"
 #define NO_PORTS 2       // and in the lines "Udp:"
@@ -165,12 +167,27 @@ void leave_record(const char *id, int status, const char *cgroup) {
   close(to);
 }
 
-int why(const char *id) {
-  char path[64], wanted[80];
+// The names, with spaces between, of programs that are there for whoever runs something.
+static void say_programs(char *names) {
+  char found[MAX_NAME];
+  base_environment();
+  dprintf(1, "have");
+  for (char *name = strtok(names, " "); name; name = strtok(NULL, " "))
+    if (!strchr(name, '/') && find_program(name, found)) dprintf(1, " %s", name);
+  dprintf(1, "\n");
+}
+
+int why(const char *asked) {
+  char path[64], wanted[80], words[MAX_ASKED];
   enter_image();
-  if (!place_of(id, path)) fail("id");
+  if (snprintf(words, sizeof words, "%s", asked) >= (int)sizeof words) fail("words");
+  char *names = strchr(words, ' ');
+  if (names) *names++ = 0;
+  if (!place_of(words, path)) fail("id");
   const char *text = text_of(path);
-  snprintf(wanted, sizeof wanted, "id %s\n", id);
-  if (strncmp(text, wanted, strlen(wanted)) != 0) return 1; // another run's, or none
-  return write_exactly(1, text, strlen(text)) ? 0 : FAILED;
+  int length = snprintf(wanted, sizeof wanted, "id %s\n", words);
+  if (strncmp(text, wanted, (size_t)length) != 0) text = wanted; // another run's, or none
+  if (!write_exactly(1, text, strlen(text))) return FAILED;
+  if (names) say_programs(names);
+  return 0;
 }

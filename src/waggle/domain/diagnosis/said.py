@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules about what well-known programs say when they fail, worded as what was said. Pure.
+
+They come after all that the machine itself knows, and only of runs that failed. A program that
+prints such words without meaning them misleads nobody but its owner.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from waggle.domain.diagnosis.clues import last_words
+from waggle.domain.diagnosis.getting import as_root, has
+from waggle.domain.diagnosis.told import Diagnosis
+from waggle.domain.evidence import Evidence
+from waggle.domain.execution import GuestUser
+
+_Rule = Callable[[Evidence, "re.Match[str]"], Diagnosis | None]
+
+_DENIED: Final = (
+    r"PermissionError: \[Errno 13\] Permission denied"
+    r"|\bEACCES\b.{0,20}permission denied|code EACCES"
+    r"|cannot (?:create|open|touch|remove|move|make|access)\b.{0,200}Permission denied"
+    r"|Could not open lock file .{0,200}Permission denied"
+    r"|are you root\?|must be (?:run as )?root|(?:requires|need to be) root"
+    r"|changing ownership of .{0,200}Operation not permitted"
+    r"|: line \d+: /\S+: Permission denied"
+)
+
+
+def permission_denied(evidence: Evidence, match: re.Match[str]) -> Diagnosis | None:
+    """Something belongs to root."""
+    if evidence.user is GuestUser.ROOT:
+        return None
+    step = f"If that belongs to root, run the command as root: {_with_root(evidence)}."
+    if "EACCES" in match[0]:
+        step += " With npm, leave -g out, or run npm install -g as root."
+    return Diagnosis("permission_denied", "It was denied something that its user may not do.", step)
+
+
+def _with_root(evidence: Evidence) -> str:
+    return 'with sudo, or with user "root"' if has(evidence, "sudo") else 'user "root"'
+
+
+def address_in_use(evidence: Evidence, match: re.Match[str]) -> Diagnosis:
+    """Another program listens on the port."""
+    port = next((each for each in match.groups() if each), "")
+    where = f"port {port}" if port else "the port that it wants"
+    look = f"{as_root(evidence, 'ss -ltnp')} shows which; " if has(evidence, "ss") else ""
+    return Diagnosis(
+        "address_in_use",
+        f"Another program listens on {where} already.",
+        f"Use another port, or end that program: {look}list_jobs shows jobs and kill_job ends one.",
+    )
+
+
+def externally_managed(_evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
+    """An installer spares the system's Python."""
+    return Diagnosis(
+        "externally_managed",
+        "The installer leaves the system's Python alone.",
+        "Give it --break-system-packages (this machine is throw-away), or make a virtual "
+        "environment: python3 -m venv .venv && .venv/bin/pip install NAME.",
+    )
+
+
+def certificate_unknown(_evidence: Evidence, match: re.Match[str]) -> Diagnosis:
+    """A certificate is signed by an authority that the program does not know."""
+    step = (
+        "Have the program use the machine's trust store, /etc/ssl/certs/ca-certificates.crt "
+        "(SSL_CERT_FILE, REQUESTS_CA_BUNDLE, NODE_EXTRA_CA_CERTS)."
+    )
+    if "PKIX" in match[0]:
+        step = (
+            "Java has a trust store of its own: as root, keytool -importcert -cacerts -storepass "
+            "changeit -noprompt -file /etc/ssl/certs/waggle-ca.pem adds the operator's authority."
+        )
+    return Diagnosis("certificate_unknown", "It does not trust the server's certificate.", step)
+
+
+def disk_was_full(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
+    """The disk ran full, and has room again."""
+    return Diagnosis(
+        "disk_full",
+        "It said that there was no space left on the device.",
+        "Delete what is not needed (du -x -d 3 -m / | sort -n shows what is large). The operator "
+        f"can give new environments more, such as WAGGLE_SCRATCH_MB={2 * evidence.disk_mib}.",
+    )
+
+
+def heap_full(_evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
+    """Node.js reached a limit of its own."""
+    return Diagnosis(
+        "out_of_memory",
+        "Node.js reached the limit of its own heap.",
+        "Raise it within the machine's memory: NODE_OPTIONS=--max-old-space-size=MIB.",
+    )
+
+
+def memory_refused(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
+    """It asked for more than there is."""
+    return Diagnosis(
+        "out_of_memory",
+        f"It said that it got no more memory; the machine has {evidence.memory_mib} MiB.",
+        "Use less: read data in pieces, use smaller types. The operator can give new environments "
+        f"more, such as WAGGLE_DEFAULT_MEMORY_MB={2 * evidence.memory_mib}.",
+    )
+
+
+def package_unknown(evidence: Evidence, match: re.Match[str]) -> Diagnosis:
+    """An installer knows no package of that name."""
+    step = "Check the name and version; it may have another name in this index."
+    if match[0].startswith("E:"):
+        step = f"Fetch the lists and try again: {as_root(evidence, 'apt-get update')}. {step}"
+    return Diagnosis("package_not_found", "The installer knows no such package.", step)
+
+
+def no_systemd(_evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
+    """Services are not started by an init system here."""
+    return Diagnosis(
+        "no_systemd",
+        "There is no systemd in this machine.",
+        "Start the server's program itself, as a job in the background.",
+    )
+
+
+def no_input(_evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
+    """It read from its input, which is empty."""
+    return Diagnosis(
+        "no_input",
+        "It wanted to read a line, and there is no terminal and no more input.",
+        "Give what it reads in stdin, or give it as arguments.",
+    )
+
+
+def no_display(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
+    """It wanted a screen."""
+    virtual = (
+        "run it with xvfb-run"
+        if has(evidence, "xvfb-run")
+        else "install xvfb and run it with xvfb-run"
+    )
+    return Diagnosis(
+        "no_display",
+        "It wanted a screen, and there is none.",
+        f"Use its headless mode (matplotlib: savefig, not show), or {virtual}.",
+    )
+
+
+def browser_libraries(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
+    """Playwright says which of its libraries are missing."""
+    program = "npx playwright" if has(evidence, "npm") else "python3 -m playwright"
+    return Diagnosis(
+        "library_not_found",
+        "The browser's shared libraries are not in this image.",
+        f"Install them: {as_root(evidence, f'{program} install-deps')}.",
+    )
+
+
+_SAID: Final[tuple[tuple[re.Pattern[str], _Rule], ...]] = tuple(
+    (re.compile(pattern, re.MULTILINE), rule)
+    for pattern, rule in (
+        (r"missing dependencies to run browsers", browser_libraries),
+        (r"externally[- ]managed", externally_managed),
+        (
+            r"^(?:E: Unable to locate package|E: Package '\S+' has no installation cand)",
+            package_unknown,
+        ),
+        (r"No matching distribution found for|npm error 404", package_unknown),
+        (
+            r"EADDRINUSE[^\n]*?(?::(\d{1,5})\b)?$"
+            r"|\('[^'\n]*', (\d{1,5})\): \[?[Aa]ddress already in use"
+            r"|[Aa]ddress already in use",
+            address_in_use,
+        ),
+        (r"JavaScript heap out of memory", heap_full),
+        (
+            r"^(?:\S*MemoryError\b|std::bad_alloc)|terminate called .{0,80}bad_alloc"
+            r"|java\.lang\.OutOfMemoryError|Cannot allocate memory",
+            memory_refused,
+        ),
+        (r"No space left on device|\bENOSPC\b", disk_was_full),
+        (
+            r"CERTIFICATE_VERIFY_FAILED|self[- ]signed certificate|unable to get local issuer"
+            r"|PKIX path building failed",
+            certificate_unknown,
+        ),
+        (r"not been booted with systemd|Failed to connect to bus", no_systemd),
+        (r"^EOFError: EOF when reading a line$", no_input),
+        (
+            r"no display name and no \$DISPLAY|cannot open display|couldn't connect to display",
+            no_display,
+        ),
+        (_DENIED, permission_denied),
+    )
+)
+
+
+def what_was_said(evidence: Evidence) -> Diagnosis | None:
+    """The first of these that the end of what it said tells of."""
+    text = last_words(evidence)
+    for pattern, rule in _SAID:
+        if (match := pattern.search(text)) and (found := rule(evidence, match)):
+            return found
+    return None

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What programs really print when they fail, and the one step that is named for each image."""
+
+from __future__ import annotations
+
+import errno
+import re
+from dataclasses import replace
+
+import pytest
+from tests.domain.test_diagnosis import FAILED
+
+from waggle.domain.diagnosis import Diagnosis, diagnose
+from waggle.domain.diagnosis.clues import missing_command
+from waggle.domain.diagnosis.commands import PACKAGE_OF, WITHOUT
+from waggle.domain.evidence import Evidence
+from waggle.domain.execution import GuestUser
+from waggle.domain.modules import Module
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.runtime import RuntimeName
+
+DEBIAN = frozenset({"apt-get", "bash", "python3", "pip3", "pip", "sudo"})
+BARE = frozenset({"python3"})
+ALPINE = frozenset({"apk"})
+
+
+def failed(said: str = "", have: frozenset[str] | None = DEBIAN, **more: object) -> Evidence:
+    made = replace(
+        FAILED, said=said, record=replace(FAILED.record, have=have), runtime=RuntimeName.PYTHON
+    )
+    return replace(made, **more)  # pyright: ignore[reportArgumentType] - fields by name
+
+
+def told(evidence: Evidence) -> Diagnosis:
+    found = diagnose(evidence)
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(
+    "said, name",
+    [
+        ("bash: line 1: ps: command not found", "ps"),
+        ("/bin/bash: line 12: pkill: command not found\nmore", "pkill"),
+        ("sh: 1: unzip: not found", "unzip"),
+        ("/tmp/.waggle-7f/code.sh: 3: g++: not found", "g++"),
+        ("./x.sh: line 3: foo-bar: command not found", "foo-bar"),
+        ("sh: ps: not found", "ps"),
+        ("zsh:1: command not found: rg", "rg"),
+        ("/usr/bin/env: \u2018node\u2019: No such file or directory", "node"),
+        ("env: 'python': No such file or directory", "python"),
+        ("sudo: apt: command not found", "apt"),
+        ("timeout: failed to run command \u2018nmap\u2019: No such file or directory", "nmap"),
+        ("xargs: jq: No such file or directory", "jq"),
+        ("make: gcc: No such file or directory\nmake: *** [x] Error 127", "gcc"),
+        ("error: command 'gcc' failed: No such file or directory", "gcc"),
+        ("error: command '/usr/bin/x86_64-linux-gnu-gcc' failed: No such file or directory",
+         "x86_64-linux-gnu-gcc"),
+        ("Error: spawn git ENOENT\n    at ChildProcess", "git"),
+        ('exec: "gcc": executable file not found in $PATH', "gcc"),
+        ("error: linker `cc` not found", "cc"),
+        ("FileNotFoundError: [Errno 2] No such file or directory: 'ffmpeg'", "ffmpeg"),
+        ("FileNotFoundError: [Errno 2] No such file or directory: 'data.csv'", None),
+        ("checking for gcc... not found", None),
+        ("bash: line 1: ./x.sh: No such file or directory", None),
+        ("bash: line 1: $'a\\033[0m': command not found", None),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_which_command_was_lacking(said: str, name: str | None) -> None:
+    assert missing_command(said) == name
+
+
+@pytest.mark.parametrize(
+    "name, have, runtime, words",
+    [
+        ("ps", DEBIAN, "python", ("sudo apt-get update && sudo apt-get install -y procps",)),
+        ("ps", DEBIAN - {"sudo"}, "node", ("apt-get install -y procps with user \"root\"",)),
+        ("ps", DEBIAN, "shell", ('install_packages with packages "procps"',)),
+        ("ps", ALPINE, "shell", ('apk add procps with user "root"',)),
+        ("xz", ALPINE, "shell", ("apk add xz ",)),
+        ("ps", BARE, "python", ("no package manager", "read /proc")),
+        ("ps", None, "python", ("Install procps with the image's package manager",)),
+        ("pkill", DEBIAN, "python", ("procps", "kill_job")),
+        ("unzip", BARE, "python", ("python3 -m zipfile -e",)),
+        ("sudo", BARE, "python", ('leave sudo out: user "root".',)),
+        ("apt", ALPINE, "shell", ("The package manager here is apk",)),
+        ("apt-get", BARE, "python", ("no package manager",)),
+        ("python", DEBIAN, "python", ("called python3 here",)),
+        ("pytest", DEBIAN, "python", ('install_packages with packages "pytest"',)),
+        ("pytest", DEBIAN, "shell", ("python3 -m pip install pytest",)),
+        ("tsc", DEBIAN, "node", ('install_packages with packages "typescript"',)),
+        ("tsc", DEBIAN, "python", ('runtime "node"',)),
+        ("node", DEBIAN, "python", ('runtime "node" has it', "nodejs")),
+        ("systemctl", DEBIAN, "shell", ("no systemd",)),
+        ("frobnicate", DEBIAN, "shell", ("Check the name and PATH",)),
+    ],
+)  # fmt: skip
+def test_a_command_that_is_not_there(
+    name: str, have: frozenset[str] | None, runtime: str, words: tuple[str, ...]
+) -> None:
+    found = told(failed(have=have, runtime=RuntimeName(runtime), command=name))
+    assert (found.code, name in found.cause) == ("command_not_found", True)
+    for each in words:
+        assert each in found.next_step
+
+
+def test_it_is_told_of_a_pipeline_too_whose_end_was_good() -> None:
+    assert told(failed(exit_code=0, command="ps")).code == "command_not_found"
+    assert diagnose(failed("sh: 1: ps: not found", exit_code=0)) is None
+
+
+def test_what_the_launcher_did_not_find() -> None:
+    lacking = failed(program="git")
+    lacking = replace(lacking, record=replace(lacking.record, exec_error=errno.ENOENT))
+    assert "apt-get install -y git" in told(lacking).next_step
+    assert "no file ./x" in told(replace(lacking, program="./x")).cause
+
+
+@pytest.mark.parametrize("have", [BARE, ALPINE, frozenset[str]()])
+@pytest.mark.parametrize("runtime", list(RuntimeName))
+def test_no_image_is_told_of_a_tool_that_it_lacks(
+    have: frozenset[str], runtime: RuntimeName
+) -> None:
+    for name in sorted({*PACKAGE_OF, *WITHOUT, "sudo", "apt", "pytest", "tsc"} - {"visudo"}):
+        step = told(failed(have=have, command=name, runtime=runtime)).next_step
+        assert step
+        for tool in ("apt-get", "apk", "dnf", "uv", "ss", "sudo"):
+            named = re.search(rf"(?<![\w-]){tool} (?!out)", step)
+            assert tool in have or not named, (name, step)
+        if "python3" not in have and name not in ("python3", "python"):
+            assert "python3 -" not in step
+
+
+def test_without_a_network_nothing_is_installed() -> None:
+    for each in ("ps", "pytest"):
+        step = told(failed(command=each, network=NetworkPolicy.NONE)).next_step
+        assert "network 'public'" in step
+        assert "apt-get" not in step
+
+
+@pytest.mark.parametrize(
+    "module, words",
+    [
+        (
+            Module(RuntimeName.PYTHON, "cv2"),
+            'install_packages with packages "opencv-python-headless"; or run',
+        ),
+        (Module(RuntimeName.PYTHON, "PIL.Image"), '"pillow"'),
+        (Module(RuntimeName.PYTHON, "google.cloud.storage"), '"google-cloud-storage"'),
+        (Module(RuntimeName.PYTHON, "tkinter"), "apt-get install -y python3-tk"),
+        (Module(RuntimeName.PYTHON, "left.right"), '"left"'),
+        (Module(RuntimeName.NODE, "lodash/fp"), 'runtime "node"'),
+        (Module(RuntimeName.NODE, "@scope/name/x"), 'runtime "node"'),
+    ],
+)  # fmt: skip
+def test_a_module_is_installed_under_its_packages_name(module: Module, words: str) -> None:
+    assert words in told(failed(missing=module)).next_step
+
+
+@pytest.mark.parametrize(
+    "said, code, words",
+    [
+        ("ImportError: libGL.so.1: cannot open shared object file: No such file or directory",
+         "library_not_found", "install -y libgl1"),
+        ("x: error while loading shared libraries: libnss3.so: cannot open shared object file: "
+         "No such file or directory", "library_not_found", "libnss3"),
+        ("Error loading shared library libstdc++.so.6: No such file or directory (needed by x)",
+         "library_not_found", "libstdc++6"),
+        ("fatal error: Python.h: No such file or directory", "library_not_found", "python3-dev"),
+        ("  Error: pg_config executable not found.\n\n  pg_config is required to build psycopg2 "
+         "from source.", "build_failed", "psycopg2-binary"),
+        ("Exception: Can not find valid pkg-config name.", "build_failed", "pymysql"),
+        ("error: subprocess-exited-with-error\n\nFailed building wheel for x", "build_failed",
+         "a version that has a wheel"),
+        ("error: externally-managed-environment\n\n\u00d7 This environment is externally managed",
+         "externally_managed", "--break-system-packages"),
+        ("npm error code EACCES\nnpm error syscall mkdir", "permission_denied", "-g"),
+        ("bash: line 1: /etc/x: Permission denied", "permission_denied", "sudo"),
+        ("cp: cannot create regular file '/etc/x': Permission denied", "permission_denied", "sudo"),
+        ("E: Could not open lock file /var/lib/dpkg/lock-frontend - open (13: Permission denied)",
+         "permission_denied", 'user "root"'),
+        ("PermissionError: [Errno 13] Permission denied: '/etc/x'", "permission_denied", "root"),
+        ("Error: listen EADDRINUSE: address already in use :::3000\n    at Server",
+         "address_in_use", "kill_job"),
+        ("OSError: [Errno 98] Address already in use", "address_in_use", "Use another port"),
+        ("FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory",
+         "out_of_memory", "--max-old-space-size"),
+        ("MemoryError", "out_of_memory", "Use less"),
+        ("numpy._core._exceptions._ArrayMemoryError: Unable to allocate 74.5 GiB",
+         "out_of_memory", "Use less"),
+        ("OSError: [Errno 28] No space left on device", "disk_full", "Delete what"),
+        ("ssl.SSLCertVerificationError: [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed",
+         "certificate_unknown", "SSL_CERT_FILE"),
+        ("javax.net.ssl.SSLHandshakeException: PKIX path building failed: sun.security",
+         "certificate_unknown", "keytool"),
+        ("E: Unable to locate package hello", "package_not_found", "sudo apt-get update"),
+        ("ERROR: No matching distribution found for nosuch", "package_not_found", "Check the name"),
+        ("System has not been booted with systemd as init system (PID 1). Can't operate.",
+         "no_systemd", "background"),
+        ("EOFError: EOF when reading a line", "no_input", "stdin"),
+        ("_tkinter.TclError: no display name and no $DISPLAY environment variable", "no_display",
+         "headless"),
+    ],
+)  # fmt: skip
+def test_what_well_known_programs_say(said: str, code: str, words: str) -> None:
+    found = told(failed(f"Traceback (most recent call last):\n{said}\n"))
+    assert found.code == code
+    assert words in found.next_step
+    assert diagnose(failed(said, exit_code=None)) is None  # ran out of time: it may be old
+    assert diagnose(failed(said, exit_code=0)) is None
+
+
+def test_root_is_not_told_to_be_root() -> None:
+    denied = failed("bash: line 1: /proc/x: Permission denied", user=GuestUser.ROOT)
+    assert diagnose(denied) is None
+    assert "sudo" not in told(failed(command="ps", user=GuestUser.ROOT)).next_step
+
+
+def test_the_port_that_is_taken_is_named() -> None:
+    said = "Error: listen EADDRINUSE: address already in use 127.0.0.1:8080"
+    assert "port 8080" in told(failed(said)).cause
+
+
+@pytest.mark.parametrize(
+    "said, program, words",
+    [
+        ("https://x.test java.net.UnknownHostException: x.test", "bash", "-Dhttps.proxyHost="),
+        ("", "/usr/bin/java", "JAVA_TOOL_OPTIONS"),
+        ("aiohttp.client_exceptions.ClientConnectorDNSError: Cannot connect to host", "python3",
+         "trust_env=True"),
+        ("TypeError: fetch failed\n cause: Error: getaddrinfo EAI_AGAIN x.test", "node",
+         "EnvHttpProxyAgent"),
+        ("fatal: unable to look up x.test (port 9418) (Temporary failure in name resolution)",
+         "bash", "https://"),
+        ("ssh: Could not resolve hostname github.com: Temporary failure", "git", "https://"),
+        ("psycopg2.OperationalError: could not translate host name", "python3", "Databases"),
+        ("socket.gaierror: [Errno -3] Temporary failure in name resolution", "python3",
+         "http_proxy and https_proxy"),
+        ("page.goto: net::ERR_NAME_NOT_RESOLVED", "node", "--proxy-server"),
+    ],
+)  # fmt: skip
+def test_who_ignores_the_proxy_is_told_how_to_use_it(said: str, program: str, words: str) -> None:
+    evidence = failed(said, program=program)
+    assert diagnose(evidence) is None  # nothing tried to get out: the words alone say nothing
+    counted = replace(evidence, record=replace(evidence.record, unheard=2))
+    found = told(counted)
+    assert (found.code, words in found.next_step) == ("no_direct_network", True)
