@@ -68,7 +68,7 @@ class CommandOutput(ProgramOutput):
         description="exited, running (it goes on as this job), signaled, timed_out, killed or lost."
     )
     ends_at: str | None = Field(
-        default=None, description="RFC 3339; while it runs, when it is killed at the latest."
+        description="RFC 3339; when a running one is killed at the latest, else null."
     )
     stdout_uri: str = Field(description="Resource with all of stdout.")
     stderr_uri: str = Field(description="Resource with all of stderr.")

@@ -9,12 +9,10 @@ import shutil
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Protocol
 
 from waggle.domain.diagnosis import Diagnosis, machine_died
 from waggle.domain.environment import Environment, MachineIdentity
 from waggle.domain.errors import GuestLost, Unsupported
-from waggle.domain.evidence import Refused
 from waggle.domain.execution import (
     HOME,
     Command,
@@ -32,8 +30,7 @@ from waggle.domain.tree import Unpacked
 from waggle.domain.usage import ExposedPort, Usage
 from waggle.infra.net.exposure import Exposures
 from waggle.infra.rootfs.identity import HANG_UP
-from waggle.infra.net.home import ConnectHome
-from waggle.infra.ssh.connection import ServeTunnel, SshConnection
+from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.files import Files
 from waggle.infra.ssh.ports import GuestPorts
 from waggle.infra.ssh.programs import LeftPrograms
@@ -43,6 +40,7 @@ from waggle.infra.ssh.trees import Trees
 from waggle.infra.tasks import finish
 from waggle.infra.usage import allocated_bytes, process_usage
 from waggle.service.diagnosing import Diagnostician
+from waggle.service.guest_parts import Freezer, Proxy
 from waggle.service.launcher import Launched
 
 _SETTLE_SECONDS = 1.0
@@ -51,39 +49,6 @@ _SETTLE_SECONDS = 1.0
 
 _ASK_HOME = Command(("/.waggle/bin/busybox", "printenv", "HOME"), 15.0, MAX_PATH_BYTES + 1)
 _HOME_OF_ROOT = "/root"
-
-
-class Proxy(Protocol):
-    """An egress proxy of one environment."""
-
-    @property
-    def serve(self) -> ServeTunnel:
-        """Serve one connection of the guest."""
-        ...
-
-    def lead_home(self, connect: ConnectHome, hostname: str) -> None:
-        """Have requests of the guest for itself connected in the guest."""
-        ...
-
-    def refused_since(self, moment: float) -> Sequence[Refused]:
-        """What it refused from that moment of the monotonic clock on."""
-        ...
-
-    async def aclose(self) -> None:
-        """End everything that is being served. Idempotent."""
-        ...
-
-
-class Freezer(Protocol):
-    """Takes moments of one machine; `waggle.service.moments` has it."""
-
-    def taken(self) -> AbstractAsyncContextManager[Moment]:
-        """See `domain.host.Guest.moment`."""
-        ...
-
-    async def hibernate(self) -> None:
-        """Keep its state among its files, and end it. Not to be cancelled."""
-        ...
 
 
 class LocalGuest:

@@ -26,8 +26,9 @@ from waggle.infra.ssh.shell import Shell
 from waggle.infra.stages import stage
 from waggle.infra.tasks import end
 from waggle.service.blueprint import Blueprint, GuestParts, MadeOf
+from waggle.service.guest_parts import Proxy
 from waggle.service.launcher import Launched
-from waggle.service.local_guest import LocalGuest, Proxy
+from waggle.service.local_guest import LocalGuest
 from waggle.service.local_identity import identity_of, save_access
 from waggle.service.local_machines import LocalMachines
 from waggle.service.moments import Moment, Moments, frozen_in

@@ -117,7 +117,7 @@ class Shell:
         when it knows nothing. Not bounded in time. Raises GuestLost; safe to cancel.
         """
         names = [name for name in programs if is_program(name)][:MAX_PROGRAMS]
-        answer = await ask(self._connection, " ".join(["why", run_id, *names]), 2 * MAX_RECORD)
+        answer = await ask(self._connection, " ".join(["why", run_id, *names]), MAX_RECORD)
         said = answer.stdout.output()
         return parse_record(said.head + said.tail, run_id)
 

@@ -45,8 +45,8 @@ class PortTools:
         text = f"Port {port} of the environment is at {exposed.url} on the server's machine."
         if not listening:
             text += (
-                " Nothing listens there yet: start the server as a background job, on 127.0.0.1 "
-                "or 0.0.0.0 (not only on ::1), and use the URL then."
+                " Nothing listens there yet: start the server as a background job and use the URL "
+                "then."
             )
         return success(result, text)
 
@@ -72,7 +72,7 @@ def port_tools(services: Services) -> list[OfferedTool]:
             tools.expose_port,
             title="Expose a port",
             description="Get a URL, on the server's machine, for a web or other TCP server that "
-            "runs in an environment.",
+            "runs in an environment. Visits count as use.",
             annotations=annotations,
             meta=searchable("expose a port, preview a web server of a sandbox"),
         ),
