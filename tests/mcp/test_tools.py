@@ -57,6 +57,7 @@ async def test_the_main_job(era: str) -> None:
             "timed_out": False,
             "stdout_bytes_cut": 0,
             "stderr_bytes_cut": 0,
+            "ends_at": None,
             "stdout_uri": f"waggle://environments/{made_id}/executions/1/stdout",
             "stderr_uri": f"waggle://environments/{made_id}/executions/1/stderr",
             "diagnosis": None,

@@ -45,8 +45,6 @@ from waggle.service.launcher import Launched
 
 _SETTLE_SECONDS = 1.0
 """How long a broken call waits to learn that the machine itself died, to name that as the cause."""
-
-
 _ASK_HOME = Command(("/.waggle/bin/busybox", "printenv", "HOME"), 15.0, MAX_PATH_BYTES + 1)
 _HOME_OF_ROOT = "/root"
 
