@@ -9,7 +9,6 @@ way, and a table tells which is which. Links are resolved in that table. All of 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
 import re
@@ -22,6 +21,7 @@ from typing import BinaryIO
 from waggle.domain.errors import ImageCorrupt, ImageMissing
 from waggle.infra.oci.bounded import BoundedStream
 from waggle.infra.oci.decode import CountedFile
+from waggle.infra.oci.digests import ALGORITHMS, new_hash
 from waggle.infra.oci.layout import Layout
 from waggle.infra.oci.limits import Limits
 from waggle.infra.oci.paths import Path as Name
@@ -32,14 +32,16 @@ MAX_FILES = 20_000
 """Files that one archive may hold: enough for dozens of images of many layers."""
 _BUFFER = 1 << 20
 _HOPS = 8
-_BLOBS = (b"blobs", b"sha256")
-_HEX = re.compile(rb"[0-9a-f]{64}")
+_BLOB = re.compile(rb"blobs/(sha256/[0-9a-f]{64}|sha512/[0-9a-f]{128})")
 _DOCUMENTS: tuple[Name, ...] = ((b"oci-layout",), (b"index.json",))
 
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """One file of an archive: where its bytes are now, and the sha256 of them."""
+    """One file of an archive: where its bytes are now, and the digest of them.
+
+    That is the sha256, but for a blob that is named by its sha512.
+    """
 
     path: Path
     hex: str
@@ -121,7 +123,7 @@ def unpack(
 
 
 def _keep(reader: TarReader, entry: Entry, path: Path) -> Unpacked:
-    digest = hashlib.sha256()
+    digest = new_hash("sha512" if entry.path[:2] == (b"blobs", b"sha512") else "sha256")
     size = 0
     with path.open("xb") as out:
         for offset, data in reader.content():
@@ -156,7 +158,7 @@ def _target(entry: Entry, limits: Limits) -> Name | None:
 
 def is_layout_name(name: Name) -> bool:
     """Tell whether a name is one of the few that an OCI layout has."""
-    return name in _DOCUMENTS or (name[:-1] == _BLOBS and bool(_HEX.fullmatch(name[-1])))
+    return name in _DOCUMENTS or bool(_BLOB.fullmatch(b"/".join(name)))
 
 
 def as_layout(contents: Contents, directory: Path) -> Layout:
@@ -167,7 +169,8 @@ def as_layout(contents: Contents, directory: Path) -> Layout:
     if contents.links:
         raise ImageCorrupt(f"{shown(min(contents.links))} is a link; OCI archives have none.")
     layout = Layout(directory)
-    (directory / "blobs" / "sha256").mkdir(parents=True)
+    for algorithm in ALGORITHMS:
+        (directory / "blobs" / algorithm).mkdir(parents=True)
     for name, file in contents.files.items():
         if name not in _DOCUMENTS and name[-1].decode() != file.hex:
             raise ImageCorrupt(f"Blob {name[-1].decode()} does not have that digest.")

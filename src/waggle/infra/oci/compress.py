@@ -43,6 +43,7 @@ class LayerStream(BoundedStream):
         self,
         blob: BinaryIO,
         descriptor: Descriptor,
+        diff_id: str,
         limits: Limits,
         advance: Callable[[int], None],
         *,
@@ -50,30 +51,33 @@ class LayerStream(BoundedStream):
     ) -> None:
         """Read from `blob`, which the caller closes; `advance` is told the packed bytes read.
 
+        `diff_id` is what the unpacked bytes are to have, or empty.
+
         `verified` says that `blob` itself ends only when its digest is right, and fails otherwise.
         """
-        self._unpacked = ThreadedHash()  # first: `close` is called even when this raises
+        self._unpacked = ThreadedHash(diff_id)  # first: `close` is called even when this raises
         if not is_layer(descriptor):
             raise ImageCorrupt(f"Layer {descriptor.digest} is not a file system layer.")
         self._descriptor = descriptor
-        self._hashed = None if verified else HashedFile(blob, advance)
+        self._diff_id = diff_id
+        self._hashed = None if verified else HashedFile(blob, advance, descriptor.digest)
         stored = self._hashed or CountedFile(blob, advance)
         super().__init__(stored, limits, f"Layer {descriptor.digest}")
 
     def _took(self, data: bytes) -> None:
         self._unpacked.update(data)
 
-    def finish(self, diff_id: str) -> None:
-        """Read what is left and hold the digests against the descriptor and `diff_id`."""
+    def finish(self) -> None:
+        """Read what is left and hold the digests against the descriptor and the diff id."""
         scratch = memoryview(bytearray(CHUNK))
         while self.readinto(scratch):
             pass
         while self._stored.read(CHUNK):
             pass
-        digest = self._descriptor.digest
+        digest, diff_id = self._descriptor.digest, self._diff_id
         if self._hashed is not None and self._hashed.hex != self._descriptor.hex:
             raise ImageCorrupt(f"Blob {digest} does not have that digest.")
-        if diff_id and f"sha256:{self._unpacked.hexdigest()}" != diff_id:
+        if diff_id and self._unpacked.hexdigest() != diff_id.partition(":")[2]:
             raise ImageCorrupt(f"Layer {digest} does not unpack to its diff id {diff_id}.")
 
     def close(self) -> None:

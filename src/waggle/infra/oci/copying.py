@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from waggle.domain.errors import ImageCorrupt
+from waggle.infra.oci.digests import new_hash
 from waggle.infra.oci.flatten import Advance
 from waggle.infra.oci.image import Descriptor
 from waggle.infra.oci.layout import Layout
@@ -38,7 +38,7 @@ def pieces(layout: Layout, blob: Descriptor, count: Count) -> Iterator[bytes]:
 
     Raises ImageMissing or ImageCorrupt.
     """
-    digest = hashlib.sha256()
+    digest = new_hash(blob.digest)
     with layout.open_blob(blob) as file:
         while data := file.read(PIECE):
             digest.update(data)

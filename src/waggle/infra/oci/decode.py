@@ -8,12 +8,12 @@ zstd, xz, bzip2 or plain is told by its first bytes. Bounds are the callers' mat
 from __future__ import annotations
 
 import bz2
-import hashlib
 from collections.abc import Callable
 from enum import Enum
 from typing import BinaryIO
 
 from waggle.infra.oci.decoders import CHUNK, Gzip, Source, Streams, Zstd, new_xz
+from waggle.infra.oci.digests import new_hash
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _XZ_MAGIC = b"\xfd7zXZ\0"
@@ -53,14 +53,14 @@ class CountedFile:
 class HashedFile(CountedFile):
     """A counted file that is hashed, too."""
 
-    def __init__(self, file: BinaryIO, advance: Callable[[int], None]) -> None:
-        """Read from `file` as `CountedFile` does."""
+    def __init__(self, file: BinaryIO, advance: Callable[[int], None], digest: str) -> None:
+        """Read from `file` as `CountedFile` does, to be held against `digest`."""
         super().__init__(file, advance)
-        self._hash = hashlib.sha256()
+        self._hash = new_hash(digest)
 
     @property
     def hex(self) -> str:
-        """The sha256 of what was read so far."""
+        """The digest of what was read so far."""
         return self._hash.hexdigest()
 
     def _fetch(self, size: int) -> bytes:

@@ -106,8 +106,8 @@ def _layer(
         suffix = compression_of(CountedFile(blob, lambda _: None)).value
         blob.seek(0)
         descriptor = Descriptor(MEDIA_LAYER + suffix, digest, file.size)
-        with LayerStream(blob, descriptor, limits, advance) as stream:
-            stream.finish(diff_id)
+        with LayerStream(blob, descriptor, diff_id, limits, advance) as stream:
+            stream.finish()
     return descriptor
 
 

@@ -101,7 +101,7 @@ def _oci(job: _Job, writer: TarWriter) -> None:
     writer.add("index.json", [canonical(index)])
     writer.add(f"blobs/sha256/{digest}", [manifest])
     for blob in blobs:
-        writer.add(f"blobs/sha256/{blob.hex}", pieces(job.layout, blob, job.meter.count))
+        writer.add(f"blobs/{blob.algorithm}/{blob.hex}", pieces(job.layout, blob, job.meter.count))
 
 
 def _docker_tags(name: str) -> list[str]:
@@ -112,24 +112,24 @@ def _docker_tags(name: str) -> list[str]:
 def _docker(job: _Job, writer: TarWriter, tags: list[str]) -> None:
     image = job.image
     pairs = paired(image.layers, image.parsed.diff_ids)
-    names = [f"{diff_id.removeprefix('sha256:')}.tar" for _, diff_id in pairs]
+    names = [f"{diff_id.partition(':')[2]}.tar" for _, diff_id in pairs]
     listed = {"Config": f"{image.config.hex}.json", "RepoTags": tags, "Layers": names}
     writer.add("manifest.json", [canonical([listed])])
     writer.add(f"{image.config.hex}.json", [job.layout.read_document(image.config)])
     for diff_id, layer in {diff_id: layer for layer, diff_id in pairs}.items():
         pieces = _unpacked(job.layout, layer, diff_id, job.meter)
-        writer.add(f"{diff_id.removeprefix('sha256:')}.tar", pieces)
+        writer.add(f"{diff_id.partition(':')[2]}.tar", pieces)
 
 
 def _unpacked(layout: Layout, layer: Descriptor, diff_id: str, meter: Meter) -> Iterator[bytes]:
     with (
         layout.open_blob(layer) as blob,
-        LayerStream(blob, layer, DEFAULT_LIMITS, meter.count) as stream,
+        LayerStream(blob, layer, diff_id, DEFAULT_LIMITS, meter.count) as stream,
     ):
         buffered = io.BufferedReader(stream, PIECE)
         while data := buffered.read(PIECE):
             yield data
-        stream.finish(diff_id)
+        stream.finish()
 
 
 def _into_layout(job: _Job) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sha256 that is computed in a thread of its own, one step behind.
+"""A digest that is computed in a thread of its own, one step behind.
 
 Called by `compress`: hashing a layer takes as long as unpacking it, and both leave the interpreter
 lock, so that two cores do it in half of the time.
@@ -7,8 +7,9 @@ lock, so that two cores do it in half of the time.
 
 from __future__ import annotations
 
-import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
+
+from waggle.infra.oci.digests import new_hash
 
 _STEP = 1 << 20
 """Bytes handed over at once; up to two steps are held in memory."""
@@ -17,8 +18,9 @@ _STEP = 1 << 20
 class ThreadedHash:
     """Takes bytes in order; `close` ends its thread."""
 
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
+    def __init__(self, digest: str) -> None:
+        """Hash with the algorithm of `digest`."""
+        self._hash = new_hash(digest)
         self._pool = ThreadPoolExecutor(1, "waggle-hash")
         self._running: Future[None] | None = None
         self._parts: list[bytes] = []

@@ -9,13 +9,14 @@ document is an `ImageCorrupt` that says which part is wrong.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, cast
 
 from waggle.domain.errors import ImageCorrupt
+from waggle.infra.oci.digests import DIGEST
+from waggle.infra.oci.platforms import architecture, platform
 
 MEDIA_INDEX = "application/vnd.oci.image.index.v1+json"
 MEDIA_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -25,12 +26,12 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 MANIFEST_TYPES = frozenset({MEDIA_MANIFEST, DOCKER_MANIFEST})
 INDEX_TYPES = frozenset({MEDIA_INDEX, DOCKER_INDEX})
+CONFIG_TYPES = frozenset({MEDIA_CONFIG, "application/vnd.docker.container.image.v1+json"})
 REF_NAME = "org.opencontainers.image.ref.name"
 
 MAX_DOCUMENT = 4 << 20
 MAX_LAYERS = 512
-
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_PLATFORM = ("os", "architecture", "variant")
 
 Json = Mapping[str, object]
 _T = TypeVar("_T")
@@ -38,19 +39,28 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A typed, sized pointer to a blob. `digest` is always `sha256:` and 64 hex digits."""
+    """A typed, sized pointer to a blob. `digest` is as `digests` has it."""
 
     media_type: str
     digest: str
     size: int
     annotations: Mapping[str, str] = field(default_factory=dict[str, str])
     platform: str = ""
-    """`os/architecture` where an index says so, else empty."""
+    """`os/architecture` where an index says so, else empty; as `platforms` spells it."""
+    variant: str = ""
+    """Of the architecture, such as `v8`."""
+    artifact_type: str = ""
+    """Of what is no image, such as a signature."""
 
     @property
     def hex(self) -> str:
         """The digest without its algorithm: the name of the blob's file."""
-        return self.digest.removeprefix("sha256:")
+        return self.digest.partition(":")[2]
+
+    @property
+    def algorithm(self) -> str:
+        """The algorithm of its digest."""
+        return self.digest.partition(":")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,27 +111,35 @@ def load_json(data: bytes, what: str) -> Json:
 
 
 def parse_descriptor(value: object, what: str) -> Descriptor:
-    """Read one descriptor; only sha256 digests are taken."""
+    """Read one descriptor. Raises ImageCorrupt, also for digests of other algorithms."""
     if not isinstance(value, dict):
         raise ImageCorrupt(f"{what} is not a descriptor.")
     fields = cast("Json", value)
     digest, size, media = fields.get("digest"), fields.get("size"), fields.get("mediaType")
-    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-        raise ImageCorrupt(f"{what} has no sha256 digest.")
+    if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
+        raise ImageCorrupt(f"{what} has no sha256 or sha512 digest.")
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise ImageCorrupt(f"{what} has no size.")
     if not isinstance(media, str):
         raise ImageCorrupt(f"{what} has no media type.")
-    platform = fields.get("platform")
-    known = _object(platform, f"{what}: platform")
-    name = f"{known.get('os')}/{known.get('architecture')}" if known else ""
-    annotations = _text_map(fields.get("annotations"), f"{what}: annotations")
-    return Descriptor(media, digest, size, annotations, name)
+    known = _object(fields.get("platform"), f"{what}: platform")
+    said = {key: _text(known.get(key), f"{what}: platform") for key in _PLATFORM}
+    return Descriptor(
+        media_type=media,
+        digest=digest,
+        size=size,
+        annotations=_text_map(fields.get("annotations"), f"{what}: annotations"),
+        platform=platform(said["os"], said["architecture"]),
+        variant=said["variant"],
+        artifact_type=_text(fields.get("artifactType"), f"{what}: artifactType"),
+    )
 
 
 def parse_descriptors(document: Json, key: str, what: str) -> tuple[Descriptor, ...]:
-    """Read the list of descriptors at `key`."""
-    value = document.get(key)
+    """Read the list of descriptors at `key`; null is an empty one, as Go writes it."""
+    value = document.get(key, "")
+    if value is None:
+        return ()
     if not isinstance(value, list):
         raise ImageCorrupt(f"{what} has no list '{key}'.")
     items = cast("list[object]", value)
@@ -145,17 +163,17 @@ def parse_config(data: bytes) -> ImageConfig:
     run = _object(document.get("config"), f"{what}: config")
     rootfs = _object(document.get("rootfs"), f"{what}: rootfs")
     diff_ids = _texts(rootfs.get("diff_ids"), f"{what}: diff_ids")
-    if not all(_DIGEST.fullmatch(digest) for digest in diff_ids):
-        raise ImageCorrupt(f"{what}: diff_ids must be sha256 digests.")
+    if not all(DIGEST.fullmatch(digest) for digest in diff_ids):
+        raise ImageCorrupt(f"{what}: diff_ids must be digests.")
     return ImageConfig(
-        architecture=_text(document.get("architecture"), f"{what}: architecture"),
+        architecture=architecture(_text(document.get("architecture"), f"{what}: architecture")),
         os=_text(document.get("os"), f"{what}: os"),
         diff_ids=diff_ids,
         env=_texts(run.get("Env"), f"{what}: Env"),
         working_dir=_text(run.get("WorkingDir"), f"{what}: WorkingDir"),
         user=_text(run.get("User"), f"{what}: User"),
-        entrypoint=_texts(run.get("Entrypoint"), f"{what}: Entrypoint"),
-        cmd=_texts(run.get("Cmd"), f"{what}: Cmd"),
+        entrypoint=_words(run.get("Entrypoint"), f"{what}: Entrypoint"),
+        cmd=_words(run.get("Cmd"), f"{what}: Cmd"),
         labels=_text_map(run.get("Labels"), f"{what}: Labels"),
         created=_text(document.get("created"), f"{what}: created"),
     )
@@ -195,6 +213,11 @@ def _texts(value: object, what: str) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ImageCorrupt(f"{what} is not a list.")
     return tuple(_text(item, what) for item in cast("list[object]", value))
+
+
+def _words(value: object, what: str) -> tuple[str, ...]:
+    """A command, which old tools wrote as one text, too."""
+    return (_text(value, what),) if isinstance(value, str) else _texts(value, what)
 
 
 def _text_map(value: object, what: str) -> Mapping[str, str]:

@@ -53,12 +53,12 @@ def read_layer(
     OSError, and what `blob` raises.
     """
     with (
-        LayerStream(blob, descriptor, limits, advance, verified=verified) as stream,
+        LayerStream(blob, descriptor, diff_id, limits, advance, verified=verified) as stream,
         data.open("xb") as out,
     ):
         buffered = io.BufferedReader(stream, _BUFFER)
         entries = read_entries(buffered, out.fileno(), limits)
-        stream.finish(diff_id)
+        stream.finish()
         return LayerData(entries, data, stream.unpacked_bytes)
 
 

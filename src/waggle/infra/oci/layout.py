@@ -10,7 +10,6 @@ that is read is checked against its size and digest. Knows nothing of registries
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from typing import BinaryIO
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing
 from waggle.infra.files import FileLock, atomic_write, sync_directory
+from waggle.infra.oci.digests import digest_of, has_digest
 from waggle.infra.oci.image import (
     MAX_DOCUMENT,
     MEDIA_INDEX,
@@ -121,7 +121,7 @@ class Layout:
 
     def blob_path(self, descriptor: Descriptor) -> Path:
         """Return where the blob is, or would be."""
-        return self.path / "blobs" / "sha256" / descriptor.hex
+        return self.path / "blobs" / descriptor.algorithm / descriptor.hex
 
     def open_blob(self, descriptor: Descriptor, remedy: str = "") -> BinaryIO:
         """Open a blob whose size is right; the reader checks the digest. Raises ImageCorrupt."""
@@ -148,20 +148,26 @@ class Layout:
             raise ImageCorrupt(message, hint=remedy)
         with self.open_blob(descriptor, remedy) as file:
             data = file.read(descriptor.size)
-        if hashlib.sha256(data).hexdigest() != descriptor.hex:
+        if not has_digest(data, descriptor.digest):
             message = f"Blob {descriptor.digest} does not have that digest."
             raise ImageCorrupt(message, hint=remedy)
         return data
 
-    def put_bytes(self, data: bytes) -> tuple[str, int]:
+    def put_bytes(self, data: bytes, algorithm: str = "sha256") -> tuple[str, int]:
         """Store a small blob; return its digest and size. Idempotent; a damaged one is mended."""
-        digest = hashlib.sha256(data).hexdigest()
-        atomic_write(self.path / "blobs" / "sha256" / digest, data)
-        return f"sha256:{digest}", len(data)
+        digest = digest_of(data, algorithm)
+        atomic_write(self._place(digest), data)
+        return digest, len(data)
+
+    def _place(self, digest: str) -> Path:
+        algorithm, _, hex_ = digest.partition(":")
+        directory = self.path / "blobs" / algorithm
+        directory.mkdir(exist_ok=True)
+        return directory / hex_
 
     def put_file(self, source: Path, digest: str) -> None:
         """Move a finished file, whose digest the caller computed, to its place. Same filesystem."""
-        target = self.path / "blobs" / "sha256" / digest.removeprefix("sha256:")
+        target = self._place(digest)
         with source.open("rb") as file:
             os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
@@ -186,7 +192,7 @@ class Layout:
         """
         reached = {hex_ for entry in self.index() for hex_ in reachable(entry, self.read_document)}
         freed = 0
-        for blob in (self.path / "blobs" / "sha256").iterdir():
+        for blob in (self.path / "blobs").glob("sha*/*"):
             if blob.name not in reached:
                 freed += blob.stat().st_size
                 blob.unlink(missing_ok=True)

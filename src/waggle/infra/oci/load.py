@@ -63,7 +63,7 @@ def load(
         )
     try:
         with storage_errors(f"{local} cannot be stored"), store.layout.workspace() as workspace:
-            found = _open(local, workspace, limits, advance)
+            found = _open(local, workspace, store.platform, limits, advance)
             reference = wanted or _own_name(found.name)
             _adopt(found, reference, store, workspace, advance)
     except (ImageCorrupt, ImageMissing) as error:
@@ -80,9 +80,11 @@ def _own_name(name: str) -> ImageReference:
         ) from error
 
 
-def _open(source: LocalSource, workspace: Path, limits: Limits, advance: Advance) -> _Found:
+def _open(
+    source: LocalSource, workspace: Path, platform: str, limits: Limits, advance: Advance
+) -> _Found:
     if source.form is Form.LAYOUT:
-        return _in_layout(Layout(source.path), source.name, own=False)
+        return _in_layout(Layout(source.path), source.name, platform, own=False)
     with archive.opened(source.path) as file:
         meter = Meter(os.fstat(file.fileno()).st_size, f"reading {source.path.name}", advance, 0.9)
         wanted = archive.is_layout_name if source.form is Form.OCI_ARCHIVE else _everything
@@ -91,22 +93,23 @@ def _open(source: LocalSource, workspace: Path, limits: Limits, advance: Advance
         contents = archive.unpack(file, unpacked, limits, meter.count, wanted)
     directory = workspace / "layout"
     if source.form is Form.OCI_ARCHIVE:
-        return _in_layout(archive.as_layout(contents, directory), source.name, own=True)
+        found = archive.as_layout(contents, directory)
+        return _in_layout(found, source.name, platform, own=True)
     layout, name = docker_archive.as_layout(
         contents, directory, source.name, limits, lambda _: advance(0.9, "verifying layers")
     )
-    return _Found(layout, by_tag(layout, "", "It"), name, own=True)
+    return _Found(layout, by_tag(layout, "", "It", platform), name, own=True)
 
 
 def _everything(_name: object) -> bool:
     return True
 
 
-def _in_layout(layout: Layout, tag: str, *, own: bool) -> _Found:
+def _in_layout(layout: Layout, tag: str, platform: str, *, own: bool) -> _Found:
     try:
         if not layout.exists:
             raise ImageMissing("It is not an OCI image layout.")
-        entry = by_tag(layout, tag, "It")
+        entry = by_tag(layout, tag, "It", platform)
     except OSError as error:
         raise ImageMissing(f"It cannot be read: {error.strerror or error}.") from error
     return _Found(layout, entry, name_of(entry), own)
@@ -118,7 +121,8 @@ def _adopt(
     """Verify what is found and make it an image of the store."""
     image = select(found.layout, found.entry, store.platform, "The image", "")
     _check(image, reference)
-    blobs = (image.manifest, image.config, *image.layers)
+    document = found.layout.read_document(image.manifest)
+    blobs = (image.config, *image.layers)
     if found.own:
         for blob in blobs:
             found.layout.open_blob(blob).close()  # is it there, with that size?
@@ -132,8 +136,7 @@ def _adopt(
         try:
             for digest, file in files.items():
                 layout.put_file(file, digest)
-            manifest = image.manifest
-            layout.tag(str(reference), manifest.digest, manifest.size, manifest.media_type)
+            layout.tag(str(reference), *layout.put_bytes(document), image.manifest.media_type)
         finally:
             layout.collect()
     advance(1.0, f"{reference} is in the store")
@@ -143,8 +146,8 @@ def _check(image: Selected, reference: ImageReference) -> None:
     for layer, _ in paired(image.layers, image.parsed.diff_ids):
         if not is_layer(layer):
             raise ImageCorrupt(f"Layer {layer.digest} is not a file system layer.")
-    if reference.digest and reference.digest != image.manifest.digest:
+    if reference.digest and reference.digest != image.digest:
         raise InvalidArgument(
-            f"The image's digest is {image.manifest.digest}, not {reference.digest}.",
+            f"The image's digest is {image.digest}, not {reference.digest}.",
             hint="Give it a name with a tag, or the name with this digest.",
         )

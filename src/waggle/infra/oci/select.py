@@ -6,12 +6,15 @@ Called by `store`, `load` and `export`. Reads a layout's small documents, verifi
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing
 from waggle.domain.reference import canonical_name
+from waggle.infra.oci.digests import digest_of
 from waggle.infra.oci.image import (
+    CONFIG_TYPES,
     INDEX_TYPES,
     MANIFEST_TYPES,
     REF_NAME,
@@ -24,17 +27,17 @@ from waggle.infra.oci.image import (
 )
 from waggle.infra.oci.layout import Layout
 from waggle.infra.oci.paths import listed
+from waggle.infra.oci.platforms import architecture, candidates, is_for
 
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 FULL_NAME = "io.containerd.image.name"
 """What Docker and containerd write beside the tag."""
 _NESTING = 4
+_DOCUMENTS = 64
 
 
 def host_platform() -> str:
     """Return this machine's platform as OCI spells it, such as `linux/amd64`."""
-    machine = os.uname().machine
-    return f"linux/{_MACHINES.get(machine, machine)}"
+    return f"linux/{architecture(os.uname().machine)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +45,23 @@ class Selected:
     """One image for one platform: manifest and configuration are verified, layers not yet read."""
 
     manifest: Descriptor
+    digest: str
+    """The manifest's sha256, whatever its descriptor has."""
     config: Descriptor
     parsed: ImageConfig
     layers: tuple[Descriptor, ...]
 
 
-def by_tag(layout: Layout, tag: str, what: str) -> Descriptor:
+def by_tag(layout: Layout, tag: str, what: str, platform: str) -> Descriptor:
     """Find the entry with that name (of several the last), or the only one when `tag` is empty.
 
-    `what` is the layout's name in messages. Raises ImageMissing, ImageCorrupt and OSError.
+    So is one that is the only one for `platform`, beside attestations and other platforms. `what`
+    is the layout's name in messages. Raises ImageMissing, ImageCorrupt and OSError.
     """
     entries = layout.index()
-    if not tag and len(entries) == 1:
-        return entries[0]
+    usable = entries if tag or len(entries) == 1 else candidates(entries, platform)
+    if not tag and len(usable) == 1:
+        return usable[0]
     fitting = [e for e in entries if tag and tag in _names(e)]
     if tag and not fitting:
         fitting = [e for e in entries if any(same_image(name, tag) for name in _names(e))]
@@ -89,21 +96,56 @@ def same_image(name: str, other: str) -> bool:
 
 
 def for_platform(layout: Layout, found: Descriptor, platform: str, remedy: str = "") -> Descriptor:
-    """Follow indexes to the manifest for `platform`. Raises ImageCorrupt."""
-    for _ in range(_NESTING):
-        if found.media_type in MANIFEST_TYPES:
-            return found
+    """Follow indexes to the manifest for `platform`. Raises ImageCorrupt.
+
+    An entry that does not say what it is for is looked into, unless it is the only one.
+    """
+    if found.media_type in MANIFEST_TYPES:
+        return found
+    return _Search(layout, platform, remedy).through(found, _NESTING, is_sure=True)
+
+
+class _Search:
+    """Looks through the indexes of one image, one in another, as far as `_DOCUMENTS` of them."""
+
+    def __init__(self, layout: Layout, platform: str, remedy: str) -> None:
+        self._layout, self._platform, self._remedy = layout, platform, remedy
+        self._left = _DOCUMENTS
+
+    def through(self, found: Descriptor, depth: int, *, is_sure: bool) -> Descriptor:
+        """The manifest below an index, which `is_sure` when there is no other that it may be.
+
+        Raises ImageCorrupt.
+        """
         if found.media_type not in INDEX_TYPES:
             raise ImageCorrupt(f"{found.digest} is not an image manifest.")
+        if depth == 0:
+            raise ImageCorrupt("Its indexes are nested too deeply.")
+        self._left -= 1
+        if self._left < 0:
+            raise ImageCorrupt("Its indexes have too many entries that do not say what they are.")
         what = "The image index"
-        entries = parse_descriptors(
-            load_json(layout.read_document(found, remedy), what), "manifests", what
-        )
-        fitting = [e for e in entries if e.platform in {"", platform}]
+        document = load_json(self._layout.read_document(found, self._remedy), what)
+        fitting = candidates(parse_descriptors(document, "manifests", what), self._platform)
         if not fitting:
-            raise ImageCorrupt(f"It has no variant for {platform}.")
-        found = fitting[0]
-    raise ImageCorrupt("Its indexes are nested too deeply.")
+            raise ImageCorrupt(f"It has no variant for {self._platform}.")
+        *others, last = fitting
+        for entry in others:
+            with contextlib.suppress(ImageCorrupt):
+                return self._into(entry, depth, is_sure=bool(entry.platform))
+        return self._into(last, depth, is_sure=(is_sure and not others) or bool(last.platform))
+
+    def _into(self, entry: Descriptor, depth: int, *, is_sure: bool) -> Descriptor:
+        if entry.media_type not in MANIFEST_TYPES:
+            return self.through(entry, depth - 1, is_sure=is_sure)
+        if not is_sure:
+            self._left -= 1
+            config, _ = parse_manifest(self._layout.read_document(entry, self._remedy))
+            parsed = parse_config(self._layout.read_document(config, self._remedy))
+            is_image = config.media_type in CONFIG_TYPES and bool(parsed.diff_ids)
+            if not (is_image and is_for(self._platform, parsed.os, parsed.architecture)):
+                raise ImageCorrupt(f"It has no variant for {self._platform}.")
+        return entry
 
 
 def select(layout: Layout, found: Descriptor, platform: str, what: str, remedy: str) -> Selected:
@@ -114,14 +156,15 @@ def select(layout: Layout, found: Descriptor, platform: str, what: str, remedy: 
     """
     try:
         manifest = for_platform(layout, found, platform, remedy)
-        config, layers = parse_manifest(layout.read_document(manifest, remedy))
+        document = layout.read_document(manifest, remedy)
+        config, layers = parse_manifest(document)
         parsed = parse_config(layout.read_document(config, remedy))
     except ImageCorrupt as error:
         raise ImageCorrupt(f"{what}: {error.message}", hint=error.hint or remedy) from error
-    actual = f"{parsed.os}/{parsed.architecture}"
-    if actual != platform:
+    if not is_for(platform, parsed.os, parsed.architecture):
+        actual = f"{parsed.os}/{parsed.architecture}"
         raise ImageMissing(
             f"{what} is for {listed([actual])}; this machine runs {platform}.",
             hint="Bring the image for this machine's platform.",
         )
-    return Selected(manifest, config, parsed, layers)
+    return Selected(manifest, digest_of(document), config, parsed, layers)

@@ -103,15 +103,16 @@ class ImageStore:
                 f"{layout.path} is not an OCI image layout.",
                 hint="Make one with 'skopeo copy docker://IMAGE oci:DIRECTORY:TAG'.",
             )
-        found = by_tag(layout, source.name, str(layout.path))
+        found = by_tag(layout, source.name, str(layout.path), self.platform)
         return self._load(reference, layout, found, f"Copy the image to {layout.path} again.")
 
     def _load(
         self, reference: str, layout: Layout, found: Descriptor, remedy: str
     ) -> ResolvedImage:
         image = select(layout, found, self.platform, f"Image {reference}", remedy)
-        digest = image.manifest.digest
-        return ResolvedImage(reference, digest, image.parsed, image.layers, layout.path, remedy)
+        return ResolvedImage(
+            reference, image.digest, image.parsed, image.layers, layout.path, remedy
+        )
 
     def list(self) -> list[StoredImage]:
         """List the store's images by name; a damaged one is listed with its problem."""
@@ -189,7 +190,7 @@ class ImageStore:
 def _damaged(blob: Path) -> int | None:
     """Return the inode of a blob that does not have the digest that it is named by."""
     with contextlib.suppress(FileNotFoundError), blob.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != blob.name:
+        if hashlib.file_digest(file, blob.parent.name).hexdigest() != blob.name:
             return os.fstat(file.fileno()).st_ino
     return None
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -20,12 +19,12 @@ from pathlib import Path
 from typing import cast
 
 from waggle.infra.files import FileLock, sync_directory
+from waggle.infra.oci.digests import DIGEST
 from waggle.infra.oci.layers import LayerData
 from waggle.infra.oci.tar import Entry
 
 _FORMAT = 1
 """Part of the name: a change of what is written must not meet old files."""
-_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _LOCK_SECONDS = 1800.0
 _IN_USE_SECONDS = 3600.0
 """A disk may be in the making from a layer that was asked for so lately."""
@@ -129,10 +128,9 @@ class UnpackedLayers:
         return freed
 
     def _path(self, diff_id: str) -> Path:
-        match = _DIGEST.fullmatch(diff_id)
-        if match is None:
-            raise ValueError(f"{diff_id!r} is not a sha256 digest")
-        return self._directory / f"{match[1]}.v{_FORMAT}"
+        if not DIGEST.fullmatch(diff_id):
+            raise ValueError(f"{diff_id!r} is not a digest")
+        return self._directory / f"{diff_id.partition(':')[2]}.v{_FORMAT}"
 
 
 def _size(path: Path) -> int:

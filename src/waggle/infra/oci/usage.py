@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from waggle.domain.errors import ImageCorrupt
+from waggle.infra.oci.digests import algorithm_of
 from waggle.infra.oci.image import Descriptor
 from waggle.infra.oci.layout import Layout
 from waggle.infra.oci.reach import reachable
@@ -37,7 +38,11 @@ def holdings(layout: Layout, platform: str) -> list[Holding]:
     for name, entry in sorted(layout.names().items() if layout.exists else ()):
         hexes = reachable(entry, layout.read_document)
         found = {each: _status(layout, each) for each in hexes}
-        sizes = {f"sha256:{each}": status.st_size for each, status in found.items() if status}
+        sizes = {
+            f"{algorithm_of(each)}:{each}": status.st_size
+            for each, status in found.items()
+            if status
+        }
         digest = manifest_digest(layout, entry, platform)
         held.append(Holding(name, digest, sizes, last_used(layout, digest)))
     return held
@@ -53,18 +58,18 @@ def manifest_digest(layout: Layout, entry: Descriptor, platform: str) -> str:
 
 def last_used(layout: Layout, digest: str) -> float:
     """Return seconds since the epoch; 0 when the manifest is gone."""
-    status = _status(layout, digest.removeprefix("sha256:"))
+    status = _status(layout, digest.partition(":")[2])
     return status.st_mtime if status else 0.0
 
 
 def note_use(layout: Layout, digest: str) -> None:
     """Note a use now. Never fails: a store may be somebody else's to write."""
     with contextlib.suppress(OSError):
-        os.utime(_path(layout, digest.removeprefix("sha256:")))
+        os.utime(_path(layout, digest.partition(":")[2]))
 
 
 def _path(layout: Layout, hex_: str) -> Path:
-    return layout.path / "blobs" / "sha256" / hex_
+    return layout.path / "blobs" / algorithm_of(hex_) / hex_
 
 
 def _status(layout: Layout, hex_: str) -> os.stat_result | None:

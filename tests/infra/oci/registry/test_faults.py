@@ -229,12 +229,15 @@ CONFIG: dict[str, object] = {"mediaType": "x", "digest": ZEROS, "size": 1}
 HOSTILE: list[tuple[dict[str, object], str]] = [
     ({"schemaVersion": 1}, "schema 1"),
     ({"manifests": NOTHING, "layers": NOTHING}, "can be read as"),
-    ({"layers": [{}] * 600}, "has no sha256 digest|has no list|not a descriptor"),
+    ({"layers": [{}] * 600}, "has no sha256 or sha512 digest|has no list|not a descriptor"),
     (
         {"config": {"mediaType": "x", "digest": ZEROS, "size": 1 << 40}, "layers": NOTHING},
         "more than",
     ),
-    ({"config": {"mediaType": "x", "digest": "sha256:../../x", "size": 1}}, "no sha256 digest"),
+    (
+        {"config": {"mediaType": "x", "digest": "sha256:../../x", "size": 1}},
+        "no sha256 or sha512 digest",
+    ),
 ]
 
 

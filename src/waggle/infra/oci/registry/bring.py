@@ -75,7 +75,8 @@ class Bringing:
         self, blob: Descriptor, directory: Path, meter: Meter
     ) -> Callable[[], Awaitable[None]]:
         async def fetch() -> None:
-            incoming = Incoming(directory / blob.hex)  # in a thread, a cancel would lose it open
+            # Not in a thread: a cancel would lose it open.
+            incoming = Incoming(directory / blob.hex, blob.algorithm)
 
             async def from_one(server: Endpoint) -> None:
                 try:
@@ -101,7 +102,7 @@ class Bringing:
             for digest, path in fetched.items():
                 if path.exists():
                     self.layout.put_file(path, digest)
-            self.layout.put_bytes(image.config_bytes)
+            self.layout.put_bytes(image.config_bytes, image.config.algorithm)
             self.layout.put_bytes(image.manifest_bytes)
             found = image.manifest
             self.layout.tag(self.name, found.digest, found.size, found.media_type)

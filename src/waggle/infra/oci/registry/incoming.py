@@ -8,7 +8,6 @@ sees the end only after the digest was verified; whatever else happens to the tr
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from enum import Enum
@@ -16,6 +15,7 @@ from pathlib import Path
 from threading import Condition
 
 from waggle.domain.errors import ImageUnavailable
+from waggle.infra.oci.digests import new_hash
 
 
 class _State(Enum):
@@ -30,10 +30,11 @@ class Incoming:
     The methods are the writer's, one call at a time; only readers are safe in other threads.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, algorithm: str = "sha256") -> None:
         """Make the file, which stays the caller's to place or to remove. Raises OSError."""
         self.size = 0
-        self._hash = hashlib.sha256()
+        self._algorithm = algorithm
+        self._hash = new_hash(algorithm)
         self._changed = Condition()
         self._state = _State.COMING
         self._round = 0
@@ -51,7 +52,7 @@ class Incoming:
     def restart(self) -> None:
         """Forget what came, and fail readers that have seen some of it."""
         if self.size:
-            self._hash = hashlib.sha256()
+            self._hash = new_hash(self._algorithm)
             self._round += 1
             self._tell(0)
             self._file.seek(0)
@@ -59,7 +60,7 @@ class Incoming:
 
     def verify(self, digest: str) -> bool:
         """Tell whether what came has this digest; if so, readers are told that it is whole."""
-        if f"sha256:{self._hash.hexdigest()}" != digest:
+        if f"{self._algorithm}:{self._hash.hexdigest()}" != digest:
             return False
         self._tell(self.size, _State.WHOLE)
         return True

@@ -7,7 +7,6 @@ Called by `pull`. The documents' grammar is `waggle.infra.oci.image`'s.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import httpx2
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing
 from waggle.domain.reference import ImageReference
+from waggle.infra.oci.digests import DIGEST, digest_of, has_digest
 from waggle.infra.oci.image import (
     DOCKER_INDEX,
     DOCKER_MANIFEST,
@@ -31,6 +31,7 @@ from waggle.infra.oci.image import (
     parse_descriptors,
     parse_manifest,
 )
+from waggle.infra.oci.platforms import candidates, is_for
 from waggle.infra.oci.registry.client import Client
 from waggle.infra.oci.registry.endpoints import Endpoint
 
@@ -81,8 +82,8 @@ async def find_image(
     config, layers = parse_manifest(data)
     config_bytes = await _config(client, endpoint, config)
     parsed = parse_config(config_bytes)
-    actual = f"{parsed.os}/{parsed.architecture}"
-    if actual != platform:
+    if not is_for(platform, parsed.os, parsed.architecture):
+        actual = f"{parsed.os}/{parsed.architecture}"
         raise ImageMissing(
             f"{reference} is for {actual[:80]!a}; this machine runs {platform}.",
             hint="Pull an image for this machine's platform.",
@@ -92,14 +93,13 @@ async def find_image(
 
 
 def choose(index: bytes, platform: str, endpoint: Endpoint) -> Descriptor:
-    """Return an index's first entry for the platform, as `waggle.infra.oci.store` does. Pure."""
+    """Return the likeliest entry of an index for the platform, as `select` does. Pure."""
     what = "The image index"
     entries = parse_descriptors(load_json(index, what), "manifests", what)
-    for entry in entries:
-        if entry.platform in {"", platform}:
-            if entry.media_type not in MANIFEST_TYPES | INDEX_TYPES:
-                raise ImageCorrupt(f"{what} lists something that is no image.")
-            return entry
+    for entry in candidates(entries, platform):
+        if entry.media_type not in MANIFEST_TYPES | INDEX_TYPES:
+            raise ImageCorrupt(f"{what} lists something that is no image.")
+        return entry
     raise ImageMissing(
         f"The image at {endpoint.registry} has no variant for {platform}.",
         hint="Pull an image for this machine's platform.",
@@ -114,9 +114,9 @@ async def _fetch(
     response, data = await client.document(
         endpoint, f"manifests/{name}", {"accept": _ACCEPT}, MAX_DOCUMENT, what
     )
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    digest = digest_of(data)
     said = response.headers.get("docker-content-digest", "")
-    if name.startswith("sha256:") and digest != name:
+    if DIGEST.fullmatch(name) and not has_digest(data, name):
         raise ImageCorrupt(f"{endpoint.registry} sends another manifest than {name}.")
     if said.startswith("sha256:") and said != digest:
         raise ImageCorrupt(f"{endpoint.registry} sends a manifest that is not {said[:80]!a}.")
@@ -158,6 +158,6 @@ async def _config(client: Client, endpoint: Endpoint, config: Descriptor) -> byt
         raise ImageCorrupt(f"The image configuration has more than {MAX_DOCUMENT} bytes.")
     what = f"image configuration {config.digest}"
     _, data = await client.document(endpoint, f"blobs/{config.digest}", {}, config.size, what)
-    if hashlib.sha256(data).hexdigest() != config.hex or len(data) != config.size:
+    if not has_digest(data, config.digest) or len(data) != config.size:
         raise ImageCorrupt(f"{endpoint.registry} sends another configuration than its manifest.")
     return data
