@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,11 +47,17 @@ def _section(section: type[Section]) -> str:
 def _entries(section: type[Section]) -> Iterator[str]:
     for name in section.__annotations__:
         info = fields()[name]
-        default = _COMPUTED.get(name) or (f"`{info.default}`" if info.default else "nothing")
+        default = _COMPUTED.get(name) or _default(str(info.default))
         yield f"### `{variable(name)}`\n"
         yield f"{info.description}\n"
-        yield f"- Default: {default}"
+        yield f"- Default: {default}".replace(": \n", ":\n")
         yield f"- Accepts: {accepted(name)}\n"
+
+
+def _default(text: str) -> str:
+    if "\n" in text:
+        return "\n\n  ```text\n" + textwrap.indent(text, "  ") + "\n  ```\n"
+    return f"`{text}`" if text else "nothing"
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ class TestWarmPool:
     )
     def test_what_cannot_be_used_refuses_the_start(self, text: str) -> None:
         (line,) = problems(WARM_POOL=text)
-        assert "runtimes (python, node, shell) and numbers of machines" in line
+        assert "runtimes (python, node, shell, data) and numbers of machines" in line
 
     def test_it_counts_as_environments(self) -> None:
         (line,) = problems(WARM_POOL="python:2,node:1", MAX_ENVIRONMENTS="2")

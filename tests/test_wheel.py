@@ -88,7 +88,11 @@ class TestWhatTravels:
             "waggle/infra/rootfs/kit/guest/init.c",
             "waggle/infra/rootfs/kit/guest/waggle.h",
             "waggle/infra/rootfs/kit/guest/assemble.sh",
-            *(f"{DATA}/images/{name}/image.toml" for name in ("node", "python", "shell")),
+            *(
+                f"{DATA}/images/{name}/image.toml"
+                for name in ("base", "data", "node", "python", "shell")
+            ),
+            f"{DATA}/images/data/requirements.txt",
         ],
     )
     def test_among_them(self, names: set[str], name: str) -> None:
@@ -167,7 +171,7 @@ class TestWithoutACheckout:
     def test_the_definitions_are_found(self, site: Path, tmp_path: Path) -> None:
         ended = self.run(site, tmp_path, "-m", "waggle", "image", "build", "nope")
         assert ended.returncode == 2
-        assert "Known are: node, python, shell." in ended.stderr
+        assert "Known are: base, data, node, python, shell." in ended.stderr
 
     def test_documents_that_messages_name_are_there(self, site: Path, tmp_path: Path) -> None:
         ended = self.run(site, tmp_path, "-m", "waggle", "image", "ls", bogus="1")

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
+from waggle import install_commands
 from waggle.config_access import AccessSection, ObservationSection
 from waggle.config_base import Section, Whole, setting
 from waggle.config_images import (
@@ -170,6 +171,9 @@ class RuntimeSection(Section):
     image_python: ImageName = setting("python", "Image of the python runtime.")
     image_node: ImageName = setting("node", "Image of the node runtime.")
     image_shell: ImageName = setting("shell", "Image of the shell runtime.")
+    image_data: ImageName = setting(
+        "data", "Image of the data runtime, which else is the python runtime."
+    )
     runtime_python_exec_command: ExecCommand = setting(
         "python3 {file}", "How the python runtime runs code."
     )
@@ -181,19 +185,16 @@ class RuntimeSection(Section):
         "bash {file}", "How the shell runtime runs code."
     )
     runtime_python_install_command: InstallCommand = setting(
-        "python3 -m pip install --user --break-system-packages --no-input {packages}",
-        "How the python runtime installs packages.",
+        install_commands.PYTHON,
+        "How the python and data runtimes install packages, as root: with pip, or uv, into the "
+        "virtual environment that PATH begins with, if there is one.",
     )
     runtime_node_install_command: InstallCommand = setting(
-        "npm install --prefix /home/sandbox --no-audit --no-fund {packages}",
+        install_commands.NODE,
         "How the node runtime installs packages.",
     )
     runtime_shell_install_command: InstallCommand = setting(
-        "sh -c '"
-        'if command -v apk >/dev/null; then exec apk add --no-cache -- "$@"; fi; '
-        "ls /var/lib/apt/lists/*Packages* >/dev/null 2>&1 || apt-get update -q || exit; "
-        'exec apt-get install -q -y --no-install-recommends -- "$@"'
-        "' install {packages}",
+        install_commands.SHELL,
         "How the shell runtime installs packages, as root: with apk where there is one, else apt.",
     )
     debian_mirror: Mirror = setting(

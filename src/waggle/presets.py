@@ -29,7 +29,12 @@ from waggle.service.warm_plan import WarmKind
 AUTH_FILES = (".config/containers/auth.json", ".docker/config.json")
 """Where podman and docker keep credentials, below the home directory."""
 _WARM_SECONDS = 60.0
-EXTENSIONS = {RuntimeName.PYTHON: ".py", RuntimeName.NODE: ".js", RuntimeName.SHELL: ".sh"}
+EXTENSIONS = {
+    RuntimeName.PYTHON: ".py",
+    RuntimeName.NODE: ".js",
+    RuntimeName.SHELL: ".sh",
+    RuntimeName.DATA: ".py",
+}
 
 
 def offer(settings: Settings) -> Offer:
@@ -47,12 +52,10 @@ def offer(settings: Settings) -> Offer:
 
 
 def runtimes(settings: Settings) -> dict[RuntimeName, Runtime]:
-    """The three runtimes as configured. Commands were checked when the settings were read."""
+    """The runtimes as configured, their commands checked; data is python by another image."""
+    python = (settings.runtime_python_exec_command, settings.runtime_python_install_command)
     commands = {
-        RuntimeName.PYTHON: (
-            settings.runtime_python_exec_command,
-            settings.runtime_python_install_command,
-        ),
+        RuntimeName.PYTHON: python,
         RuntimeName.NODE: (
             settings.runtime_node_exec_command,
             settings.runtime_node_install_command,
@@ -61,6 +64,7 @@ def runtimes(settings: Settings) -> dict[RuntimeName, Runtime]:
             settings.runtime_shell_exec_command,
             settings.runtime_shell_install_command,
         ),
+        RuntimeName.DATA: python,
     }
     return {
         name: Runtime(
@@ -68,7 +72,7 @@ def runtimes(settings: Settings) -> dict[RuntimeName, Runtime]:
             EXTENSIONS[name],
             parse_template(execute, FILE),
             parse_template(install, PACKAGES),
-            install_as_root=name is RuntimeName.SHELL,
+            install_as_root=name is not RuntimeName.NODE,
         )
         for name, (execute, install) in commands.items()
     }
@@ -103,6 +107,7 @@ def image_references(settings: Settings) -> dict[RuntimeName, str]:
         RuntimeName.PYTHON: settings.image_python,
         RuntimeName.NODE: settings.image_node,
         RuntimeName.SHELL: settings.image_shell,
+        RuntimeName.DATA: settings.image_data,
     }
 
 

@@ -33,7 +33,7 @@ CASES: dict[str, tuple[str, dict[str, object], str, str]] = {
         "create_environment",
         {"runtime": "ruby"},
         "invalid_runtime",
-        "python, node, shell",
+        "python, node, shell, data",
     ),
     "runtime missing": ("create_environment", {}, "invalid_argument", "'runtime' is missing"),
     "runtime empty": ("create_environment", {"runtime": ""}, "invalid_argument", "python"),

@@ -40,7 +40,7 @@ async def test_no_image_is_there(tmp_path: Path) -> None:
     with running(tmp_path, {"image_cache_dir": str(cache)}) as server:
         assert "waggle image build" in str(await ready(server))
         async with connected(server) as client:
-            for runtime in ("python", "node", "shell"):
+            for runtime in ("python", "node", "shell", "data"):
                 error = await refusal(client, "create_environment", runtime=runtime)
                 assert error["code"] == "image_missing"
                 assert f"waggle image build {runtime}" in error["hint"]

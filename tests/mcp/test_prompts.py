@@ -99,7 +99,7 @@ async def test_a_prompt_is_offered_only_with_the_tools_that_it_names(
             "run-code",
             {"task": "x", "runtime": "ruby"},
             "There is no runtime 'ruby'.",
-            "Use one of: python, node, shell.",
+            "Use one of: python, node, shell, data.",
         ),
         (
             "debug-failure",

@@ -192,7 +192,7 @@ async def test_neither_a_runtime_nor_a_snapshot_is_refused_with_both_as_a_way() 
     async with serving() as rig, client(rig, MODERN) as agent:
         refused = error_of(await agent.call_tool("create_environment", {"name": "x"}))
         assert refused["message"] == "Parameter 'runtime' is missing."
-        assert "python, node, shell" in refused["hint"]
+        assert "python, node, shell, data" in refused["hint"]
         assert "snapshot" in refused["hint"]
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 MINUTE = 60.0
-FAST = "not vm and not slow and not net and not lab"
-SLOW = "slow and not vm and not net and not lab"
-MACHINES = "(vm or slow or net) and not lab"
+FAST = "not vm and not slow and not net and not lab and not registry"
+SLOW = "slow and not vm and not net and not lab and not registry"
+MACHINES = "(vm or slow or net) and not lab and not registry"
+IMAGES = ("python", "node", "shell", "data")
 MAIN_JOB = "tests/e2e/test_main_job.py"
 
 
@@ -54,7 +55,7 @@ def plan(extent: Extent = "all") -> tuple[Stage, ...]:
     # Three on two cores, since some wait; a worker that is done takes some of another's.
     stealing = ("--dist=worksteal", "--durations=15")
     fast = (_tests("tests without machines", FAST, 30 * MINUTE, workers=3, more=stealing),)
-    images = Phase("images", ("waggle", "image", "build", "--missing"), 20 * MINUTE)
+    images = Phase("images", ("waggle", "image", "build", "--missing", *IMAGES), 20 * MINUTE)
     made = (
         images,
         Phase("lab's parts", ("python", "-m", "lab", "--prepare"), 30 * MINUTE),

@@ -10,6 +10,7 @@ def test_an_image_that_says_nothing() -> None:
     given = guest_variables({}, proxy_port=None, has_certificates=False)
     assert given["PATH"].endswith(DEFAULT_PATH)
     assert given["PATH"].startswith("/home/sandbox/.local/bin:")
+    assert given["NPM_CONFIG_PREFIX"] == "/home/sandbox/.local"  # its programs are in PATH
     assert not [name for name in given if "proxy" in name.lower()]
     assert TRUST_STORE not in given.values()
 

@@ -26,6 +26,10 @@ from waggle.presets import image_service
 from waggle.service.images import ImageService
 from waggle.shipped import IMAGES
 
+BY_DEFAULT = ("python", "node", "shell")
+"""Who wants the data runtime builds its image by name: it takes its time and place."""
+BASE = "base"
+"""The image below all others: no runtime's."""
 _COLUMNS = ("digest", "size", "disk", "last used (UTC)")
 _TABLE_WIDTH = 120
 _NOTHING = (
@@ -35,7 +39,10 @@ _NOTHING = (
 
 
 def build(names: Sequence[str], *, only_missing: bool) -> None:
-    """Build the named images, or all, and their disks. Raises InvalidArgument, SetupIncomplete."""
+    """Build the named images, or BY_DEFAULT, and their disks.
+
+    Raises InvalidArgument, SetupIncomplete.
+    """
     settings = load()
     images = image_service(settings)
     directory = IMAGES
@@ -45,14 +52,15 @@ def build(names: Sequence[str], *, only_missing: bool) -> None:
             raise InvalidArgument(
                 f"There is no definition {name[:40]!r}.", hint=f"Known are: {', '.join(known)}."
             )
-    for name in names or known:
+    for name in names or BY_DEFAULT:
         if not only_missing or images.digest_of(name) is None:
             definition = load_definition(directory, name)
             with working(f"Building the image {name}") as detail:
                 build_image(
                     definition, images.store, settings.debian_mirror, lambda _, text: detail(text)
                 )
-        make_disk(images, name)
+        if name != BASE:
+            make_disk(images, name)
 
 
 def make_disk(images: ImageService, name: str) -> None:

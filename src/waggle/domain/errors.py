@@ -83,7 +83,7 @@ class RateLimited(WaggleError):
 
 
 class InvalidRuntime(WaggleError):
-    """The runtime is not one of python, node, shell."""
+    """The runtime is not one of python, node, shell, data."""
 
     code = "invalid_runtime"
 

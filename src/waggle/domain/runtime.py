@@ -44,6 +44,8 @@ class RuntimeName(StrEnum):
     PYTHON = "python"
     NODE = "node"
     SHELL = "shell"
+    DATA = "data"
+    """Python, in an image with the packages that most work with data begins with."""
 
     @classmethod
     def parse(cls, text: str) -> RuntimeName:
@@ -87,11 +89,10 @@ _ARCHIVE = re.compile(
     re.IGNORECASE,
 )
 
+_PIP = (_PYTHON_PACKAGE, "a name with optional extras and version, as pip takes it")
 _GRAMMAR: dict[RuntimeName, tuple[re.Pattern[str], str]] = {
-    RuntimeName.PYTHON: (
-        _PYTHON_PACKAGE,
-        "a name with optional extras and version, as pip takes it",
-    ),
+    RuntimeName.PYTHON: _PIP,
+    RuntimeName.DATA: _PIP,
     RuntimeName.NODE: (_NODE_PACKAGE, "a name with optional scope and version, as npm takes it"),
     RuntimeName.SHELL: (_SYSTEM_PACKAGE, "a distribution package name with optional =version"),
 }

@@ -61,7 +61,9 @@ def tree_argv(
     mirrors lag, signatures are.
     """
     argv = ["mmdebstrap", f"--variant={variant}", f"--format={form}", "--skip=check/empty"]
-    argv += ['--aptopt=Acquire::Check-Valid-Until "false"', f"--include={','.join(packages)}"]
+    argv.append('--aptopt=Acquire::Check-Valid-Until "false"')
+    if packages:
+        argv.append(f"--include={','.join(packages)}")
     if KEYRING.exists():
         argv.append(f"--keyring={KEYRING}")
     return [*argv, *hooks, *options, suite, target, f"deb {uri} {suite} main"]

@@ -38,7 +38,7 @@ def quoted(name: str, text: str) -> str:
 
 def run_code(
     task: Annotated[str, Field(description="What the program is to do.")],
-    runtime: Annotated[str, Field(description="python, node or shell.")] = "python",
+    runtime: Annotated[str, Field(description="python, node, shell or data.")] = "python",
 ) -> str:
     """Write a program for a task, run it on a fresh machine, and show that it works."""
     chosen = RuntimeName.parse(runtime.strip().lower())

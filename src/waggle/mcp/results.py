@@ -41,7 +41,7 @@ class EnvironmentSummary(BaseModel):
 
     environment_id: str = Field(description="UUID; every other tool takes it.")
     name: str = Field(description="What people call it; need not be unique.")
-    runtime: str = Field(description="python, node or shell.")
+    runtime: str = Field(description="python, node, shell or data.")
     status: str = Field(description=STATUSES)
     network: str = Field(description="none or public.")
     created_at: str = Field(description="RFC 3339.")

@@ -43,6 +43,7 @@ def guest_variables(
         "PIP_BREAK_SYSTEM_PACKAGES": "1",
         "PIP_ROOT_USER_ACTION": "ignore",
         "NPM_CONFIG_UPDATE_NOTIFIER": "false",
+        "NPM_CONFIG_PREFIX": f"{HOME}/.local",
         "NODE_PATH": f"{HOME}/node_modules",
     }
     if proxy_port is not None:

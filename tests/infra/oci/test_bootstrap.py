@@ -23,7 +23,12 @@ from waggle.infra.oci.definition import ImageDefinition
 
 def test_the_command_is_reproducible_and_quotes_what_runs_inside() -> None:
     definition = ImageDefinition(
-        "x", "trixie", "apt", 1_767_225_600, ("curl", "git"), warm_up=(("echo", "$(id) 'q'"),)
+        "x",
+        "trixie",
+        "apt",
+        1_767_225_600,
+        packages=("curl", "git"),
+        warm_up=(("echo", "$(id) 'q'"),),
     )
     argv = bootstrap_argv(definition, "file:///mirror", "root", Path("/t m"))
     assert argv[0] == "env"
@@ -33,6 +38,28 @@ def test_the_command_is_reproducible_and_quotes_what_runs_inside() -> None:
     assert argv[-3:] == ["trixie", "-", "deb file:///mirror trixie main"]
     [hook] = [a for a in argv if a.startswith("--customize-hook=")]
     assert shlex.split(hook.partition("=")[2])[-2:] == ["echo", "$(id) 'q'"]
+
+
+def test_an_image_on_another_goes_on_from_its_tree() -> None:
+    lower, wheels = Path("/w s/lower.tar"), Path("/w s/requirements")
+    definition = ImageDefinition("x", "trixie", "apt", 1, packages=("jq",))
+    argv = bootstrap_argv(definition, "file:///mirror", "root", None, lower, wheels)
+    assert "--variant=custom" in argv
+    assert "--setup-hook=tar-in '/w s/lower.tar' /" in argv
+    assert not [word for word in argv if word.startswith("--include")]
+    apt, copy, pip, remove = (w for w in argv if w.startswith("--customize-hook="))
+    assert apt.endswith(" install jq")
+    assert copy == "--customize-hook=copy-in '/w s/requirements' /tmp"
+    assert "--require-hashes" in pip
+    assert remove.endswith("rm -r /tmp/requirements")
+    assert "--skip=update" not in argv
+
+
+def test_apt_has_nothing_to_do_where_only_pip_installs() -> None:
+    definition = ImageDefinition("x", "trixie", "apt", 1)
+    argv = bootstrap_argv(definition, "file:///mirror", "root", None, Path("/lower"), Path("/w"))
+    assert "--skip=update" in argv
+    assert not any("apt-get" in word for word in argv)
 
 
 @pytest.mark.parametrize(

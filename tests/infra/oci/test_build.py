@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from waggle.domain.errors import SetupIncomplete
 from waggle.infra.oci.build import build_image
-from waggle.infra.oci.definition import ImageDefinition, Wheel, parse_definition
+from waggle.infra.oci.definition import Archive, ImageDefinition, parse_definition
 from waggle.infra.oci.flatten import flatten
 from waggle.infra.oci.image import ResolvedImage
 from waggle.infra.oci.plan import Node
@@ -68,9 +69,55 @@ def test_the_same_definition_gives_the_same_digest(tmp_path: Path) -> None:
     subprocess.run(["fsck.erofs", disk], check=True, capture_output=True)
 
 
+UPPER = """
+base = "tiny"
+epoch = 1767225600
+drop = ["/opt/gone"]
+
+[files]
+"/opt/hello" = "#!/bin/sh\\necho changed\\n"
+"/opt/gone" = "x"
+"/srv/new" = "y"
+
+[modes]
+"/srv/new" = "0440"
+"""
+
+
+@pytest.mark.net
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_image_on_another_has_one_layer_more(tmp_path: Path) -> None:
+    tiny = parse_definition("tiny", TINY)
+    upper = parse_definition("upper", UPPER, base=lambda _name: tiny)
+    store = ImageStore(tmp_path / "store")
+    seen: list[str] = []
+    made = build_image(upper, store, progress=lambda _f, text: seen.append(text))
+    assert "image tiny is built" in seen
+    below = store.resolve("tiny")
+    assert made.layers[:-1] == below.layers
+    assert made.layers[-1].size < 1000
+    assert made.config.env == below.config.env
+    tree = names(made, tmp_path / "flat")
+    assert b"busybox" in tree["usr"].children[b"bin"].children
+    assert set(tree["opt"].children) == {b"hello", b"sh"}
+    assert tree["srv"].children[b"new"].mode & 0o777 == 0o440
+
+    seen.clear()
+    again = build_image(upper, store, progress=lambda _f, text: seen.append(text))
+    assert again.digest == made.digest
+    assert "image tiny is built" not in seen  # it is fresh
+
+    tomorrow = time.time() + 25 * 3600
+    build_image(upper, store, progress=lambda _f, text: seen.append(text), now=lambda: tomorrow)
+    assert "image tiny is built" in seen
+
+
 @pytest.mark.net
 def test_an_unknown_package_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
-    definition = ImageDefinition("tiny", "trixie", "extract", 1, ("no-such-package-at-all",))
+    definition = ImageDefinition(
+        "tiny", "trixie", "extract", 1, packages=("no-such-package-at-all",)
+    )
     store = ImageStore(tmp_path / "s")
     with pytest.raises(SetupIncomplete, match=r"no-such-package-at-all"):
         build_image(definition, store)
@@ -79,7 +126,7 @@ def test_an_unknown_package_is_reported_and_leaves_nothing(tmp_path: Path) -> No
 
 
 def test_an_unreachable_archive_is_reported_with_the_setting(tmp_path: Path) -> None:
-    definition = ImageDefinition("tiny", "trixie", "extract", 1, ("busybox-static",))
+    definition = ImageDefinition("tiny", "trixie", "extract", 1, packages=("busybox-static",))
     with pytest.raises(SetupIncomplete) as caught:
         build_image(definition, ImageStore(tmp_path / "s"), f"file://{tmp_path}/nothing")
     assert "WAGGLE_DEBIAN_MIRROR" in caught.value.hint
@@ -87,6 +134,6 @@ def test_an_unreachable_archive_is_reported_with_the_setting(tmp_path: Path) -> 
 
 @pytest.mark.net
 def test_a_wheel_with_another_digest_is_refused(tmp_path: Path) -> None:
-    wheel = Wheel("iniconfig", "2.3.0", ("0" * 64,), {"iniconfig/": "/x/"})
+    wheel = Archive("iniconfig", "2.3.0", ("0" * 64,), {"iniconfig/": "/x/"})
     with pytest.raises(SetupIncomplete, match=r"iniconfig==2\.3\.0"):
         download([wheel], tmp_path)

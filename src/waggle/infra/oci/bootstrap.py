@@ -74,26 +74,62 @@ def mmdebstrap_mode(uid: int, subuid: Path = Path("/etc/subuid")) -> str:
 
 
 def bootstrap_argv(
-    definition: ImageDefinition, mirror: str, mode: str, temporary: Path | None
+    definition: ImageDefinition,
+    mirror: str,
+    mode: str,
+    temporary: Path | None,
+    lower: Path | None = None,
+    wheels: Path | None = None,
 ) -> list[str]:
-    """Return the command that writes the tree to standard output. Pure."""
+    """Return the command that writes the tree to standard output. Pure.
+
+    `lower` is a tar of the tree to go on from, `wheels` a directory with what pip is to install and
+    a `requirements.txt`.
+    """
     environment = [f"PATH={_PATH}", "LC_ALL=C.UTF-8", f"SOURCE_DATE_EPOCH={definition.epoch}"]
     inside = shlex.join(["env", "-i", *environment, "HOME=/root", "PYTHONHASHSEED=0"])
-    hooks = [
-        f'--customize-hook=chroot "$1" {inside} {shlex.join(command)}'
-        for command in definition.warm_up
-    ]
-    place = [f"TMPDIR={temporary}"] if temporary else []
+    hooks: list[str] = []
+    options = [f"--mode={mode}", '--aptopt=Acquire::Languages "none"']
+    options.append("--dpkgopt=force-unsafe-io")  # nobody needs the tree after a crash
+    if lower is not None:
+        hooks.append(f"--setup-hook=tar-in {shlex.quote(str(lower))} /")
+        options.append("--skip=chroot/policy-rc.d")  # the tree has one, which would be removed
+        if definition.packages:
+            hooks.append(f"--customize-hook={_APT} {shlex.join(definition.packages)}")
+        else:
+            options.append("--skip=update")
+    commands = definition.warm_up
+    if wheels is not None:
+        hooks.append(f"--customize-hook=copy-in {shlex.quote(str(wheels))} /tmp")
+        place = f"/tmp/{wheels.name}"  # noqa: S108 (inside the tree)
+        commands = (_pip(place), ("rm", "-r", place), *commands)
+    hooks += [f'--customize-hook=chroot "$1" {inside} {shlex.join(each)}' for each in commands]
     tree = debian.tree_argv(
         mirror,
         suite=definition.suite,
-        packages=definition.packages,
-        variant=definition.variant,
+        packages=() if lower else definition.packages,
+        variant="custom" if lower else definition.variant,
         hooks=hooks,
-        options=[f"--mode={mode}", '--aptopt=Acquire::Languages "none"'],
+        options=options,
         form="tar",
     )
-    return ["env", *environment, *place, *tree]
+    return ["env", *environment, *([f"TMPDIR={temporary}"] if temporary else []), *tree]
+
+
+_APT = (
+    # As mmdebstrap itself does it: apt runs outside, where the network and the keys are.
+    'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" DEBIAN_FRONTEND=noninteractive apt-get --yes'
+    " -o Dir::Bin::dpkg=env -o DPkg::Options::=--unset=TMPDIR -o DPkg::Options::=dpkg"
+    ' -o DPkg::Chroot-Directory="$1" install'
+)
+
+
+def _pip(place: str) -> tuple[str, ...]:
+    return (
+        *("python3", "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"),
+        *("--no-cache-dir", "--require-hashes", "--root-user-action=ignore"),
+        *(f"--find-links={place}", f"--requirement={place}/requirements.txt"),
+    )
 
 
 @contextlib.contextmanager

@@ -2,17 +2,20 @@
 """`waggle image build NAME`: a definition -> an image in the store. Same inputs, same digest.
 
 Called by the CLI, also for `demo`, `run` and `test` when an image is missing. Uses `bootstrap` for
-the tree, `wheels` for what Debian has only in old versions, `plan` and `pack` for the one layer.
+the tree, `wheels` and `npm_packages` for what Debian has only in old versions, `plan`, `difference`
+and `pack` for the layer. An image that stands on another shares its layers and adds one.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
+from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
+from waggle.infra.oci import npm_packages
 from waggle.infra.oci.bootstrap import (
     bootstrap_argv,
     debian_mirror,
@@ -20,22 +23,18 @@ from waggle.infra.oci.bootstrap import (
     mmdebstrap_mode,
 )
 from waggle.infra.oci.definition import ImageDefinition
-from waggle.infra.oci.image import (
-    MEDIA_CONFIG,
-    MEDIA_LAYER,
-    MEDIA_MANIFEST,
-    ResolvedImage,
-)
+from waggle.infra.oci.difference import adopt, difference
+from waggle.infra.oci.flatten import FlatImage, flatten
+from waggle.infra.oci.image import ResolvedImage
 from waggle.infra.oci.layers import read_entries
-from waggle.infra.oci.layout import Layout, canonical
 from waggle.infra.oci.limits import DEFAULT_LIMITS
-from waggle.infra.oci.pack import PackedLayer, drop, pack
+from waggle.infra.oci.pack import drop, pack, write_tar
 from waggle.infra.oci.paths import clean_path
 from waggle.infra.oci.plan import Node, merge
-from waggle.infra.oci.select import host_platform
+from waggle.infra.oci.publish import FINGERPRINT, fingerprint, publish
 from waggle.infra.oci.store import ImageStore, check_name
 from waggle.infra.oci.tar import Entry
-from waggle.infra.oci.wheels import add_file, download, unpack
+from waggle.infra.oci.wheels import add_file, download, download_all, unpack
 
 Advance = Callable[[float, str], None]
 
@@ -43,6 +42,7 @@ MACHINE_STATE = (
     "/dev/*",
     "/etc/apt/apt.conf.d/99mmdebstrap",
     "/etc/.pwd.lock",
+    "/etc/dpkg/dpkg.cfg.d/99mmdebstrap",
     "/etc/hostname",
     "/etc/machine-id",
     "/etc/resolv.conf",
@@ -51,6 +51,7 @@ MACHINE_STATE = (
     "/tmp/*",  # noqa: S108 (a pattern inside the image)
     "/var/cache/ldconfig/*",
     "/var/cache/apt/**",
+    "/var/cache/debconf/*-old",
     "/var/lib/apt/lists/*",
     "/var/lib/apt/extended_states.*",
     "/var/lib/dbus/machine-id",
@@ -71,6 +72,8 @@ _STAGES = {
     "I: cleaning package lists": 0.7,
     "I: creating tarball": 0.72,
 }
+_FRESH = 24 * 3600.0
+"""A base that was built so lately is taken as it is, in seconds."""
 
 
 def build_image(
@@ -78,26 +81,28 @@ def build_image(
     store: ImageStore,
     mirror: str = "",
     progress: Advance | None = None,
+    now: Callable[[], float] = time.time,
 ) -> ResolvedImage:
     """Build `definition` and give the result its name in `store`.
 
     `mirror` is the operator's Debian archive; for none see `debian.mirror`. `progress` gets a
-    fraction and a line of text, also from other threads. Blocks for about half a minute;
-    interrupting it ends its processes and leaves the store as it was. Building again replaces the
-    name. Raises SetupIncomplete, InvalidArgument, TimedOut, OSError.
+    fraction and a line of text, also from other threads. The images below are built first, and get
+    their names, unless they were within the last day from what they are now made from. Blocks for
+    about a minute each; interrupting it ends its processes and leaves the image as it was. Building
+    again replaces the name. Raises SetupIncomplete, InvalidArgument, TimedOut, OSError.
     """
     check_name(definition.name)
     report = progress or _silent
-    mode = mmdebstrap_mode(os.geteuid())
     argv_mirror = debian_mirror(mirror)
+    below = _base(definition, store, argv_mirror, report, now)
     with store.layout.workspace() as workspace:
-        entries, base = _bootstrap(definition, argv_mirror, mode, workspace, report)
-        more, extra = _extras(definition, workspace, report)
-        root = merge([entries, more], DEFAULT_LIMITS)
-        drop(root, (*MACHINE_STATE, *definition.drop))
+        work = _Work(definition, argv_mirror, workspace, report)
+        layer, files = work.layer(below)
         blob = workspace / "layer.tar.gz"
-        layer = _pack(root, [base, extra], blob, definition, report)
-        _publish(definition, layer, blob, store.layout)
+        packed = pack(
+            layer, files, blob, definition.epoch, lambda f: report(0.8 + f * 0.19, "packing")
+        )
+        publish(definition, argv_mirror, below, packed, blob, store.layout)
     report(1.0, f"image {definition.name} is built")
     return store.resolve(definition.name)
 
@@ -106,95 +111,136 @@ def _silent(fraction: float, text: str) -> None:
     """Report to nobody."""
 
 
-def _bootstrap(
-    definition: ImageDefinition, mirror: str, mode: str, workspace: Path, report: Advance
-) -> tuple[tuple[Entry, ...], Path]:
-    """Make the Debian tree; return its entries and the file of their contents."""
-    temporary = workspace / "tree"
-    temporary.mkdir(mode=0o755)
-    argv = bootstrap_argv(definition, mirror, mode, temporary if mode == "root" else None)
-    at = 0.0
-
-    def line(text: str) -> None:
-        nonlocal at
-        at = max((f for prefix, f in _STAGES.items() if text.startswith(prefix)), default=at)
-        report(at, text)
-
-    data = workspace / "base"
-    with debian_tree(argv, line) as stream, data.open("xb") as out:
-        entries = read_entries(stream, out.fileno(), DEFAULT_LIMITS)
-    return entries, data
-
-
-def _extras(
-    definition: ImageDefinition, workspace: Path, report: Advance
-) -> tuple[list[Entry], Path]:
-    """Make the upper part: what comes from wheels, and the definition's files and links."""
-    data = workspace / "extra"
-    downloads = workspace / "wheels"
-    downloads.mkdir()
-    entries: list[Entry] = []
-    if definition.wheels:
-        report(0.75, "fetching wheels")
-    with data.open("xb") as out:
-        for wheel, file in zip(
-            definition.wheels, download(definition.wheels, downloads), strict=True
-        ):
-            entries.extend(unpack(wheel, file, out, definition.epoch))
-        for name, content in sorted(definition.files.items()):
-            mode = 0o755 if content.startswith("#!") else 0o644
-            entries.append(add_file(out, name, content.encode(), mode, definition.epoch))
-    entries.extend(_link(n, target, definition.epoch) for n, target in definition.links.items())
-    return entries, data
+def _base(
+    definition: ImageDefinition,
+    store: ImageStore,
+    mirror: str,
+    report: Advance,
+    now: Callable[[], float],
+) -> ResolvedImage | None:
+    """The image to stand on: the store's if it is fresh and made from the same, else a new one."""
+    base = definition.base
+    if base is None:
+        return None
+    try:
+        found = store.resolve(base.name)
+        built = (found.layout / "blobs" / "sha256" / found.layers[-1].hex).stat().st_mtime
+        same = found.config.labels.get(FINGERPRINT) == fingerprint(base, mirror)
+        if same and now() - built < _FRESH:
+            return found
+    except (ImageMissing, ImageCorrupt, OSError):
+        pass
+    return build_image(base, store, mirror, lambda f, text: report(f * 0.05, text), now)
 
 
-def _link(name: str, target: str, epoch: int) -> Entry:
+class _Work:
+    """One image in the making, in a workspace of its own."""
+
+    def __init__(
+        self, definition: ImageDefinition, mirror: str, workspace: Path, report: Advance
+    ) -> None:
+        self._definition = definition
+        self._mirror = mirror
+        self._workspace = workspace
+        self._report = report
+
+    def layer(self, below: ResolvedImage | None) -> tuple[Node, Sequence[Path]]:
+        """Make the tree of the layer to be added, with the files of its contents."""
+        made = self._definition
+        lower = self._lower(below) if below else None
+        runs = lower is None or made.packages or made.warm_up or made.requirements
+        trees: list[Sequence[Entry]] = []
+        files: list[Path] = []
+        for part in (self._bootstrap(lower) if runs else None, self._extras()):
+            if part is not None:
+                trees.append(part[0])
+                files.append(part[1])
+        root = merge(trees, DEFAULT_LIMITS)
+        drop(root, (*MACHINE_STATE, *made.drop))
+        if lower is not None and not runs:
+            adopt(lower.root, root)
+        self._set_modes(root)
+        if lower is None:
+            return root, files
+        return difference(lower.root, lower.files, root, files, removals=bool(runs)), files
+
+    def _lower(self, below: ResolvedImage) -> FlatImage:
+        place = self._workspace / "lower"
+        place.mkdir()
+        return flatten(below, place, lambda f, text: self._report(0.05 + f * 0.05, text))
+
+    def _bootstrap(self, lower: FlatImage | None) -> tuple[tuple[Entry, ...], Path]:
+        """Make the Debian tree; return its entries and the file of their contents."""
+        made = self._definition
+        mode = mmdebstrap_mode(os.geteuid())
+        temporary = self._workspace / "tree"
+        temporary.mkdir(mode=0o755)
+        start = wheels = None
+        if lower is not None:
+            start = self._workspace / "lower.tar"
+            write_tar(lower.root, lower.files, start, made.epoch)
+        if made.requirements:
+            self._report(0.1, "fetching wheels")
+            wheels = self._workspace / "requirements"
+            download_all(made.requirements, wheels)
+        place = temporary if mode == "root" else None
+        argv = bootstrap_argv(made, self._mirror, mode, place, start, wheels)
+        at = 0.1
+
+        def line(text: str) -> None:
+            nonlocal at
+            at = max((f for prefix, f in _STAGES.items() if text.startswith(prefix)), default=at)
+            self._report(at, text)
+
+        data = self._workspace / "tree.data"
+        with debian_tree(argv, line) as stream, data.open("xb") as out:
+            entries = read_entries(stream, out.fileno(), DEFAULT_LIMITS)
+        return entries, data
+
+    def _extras(self) -> tuple[list[Entry], Path]:
+        """Make the upper part: what comes from archives, and the definition's files and links."""
+        made = self._definition
+        data = self._workspace / "extra"
+        downloads = self._workspace / "wheels"
+        downloads.mkdir()
+        entries: list[Entry] = []
+        if made.wheels:
+            self._report(0.75, "fetching wheels")
+        with data.open("xb") as out:
+            found = download(made.wheels, downloads)
+            for wheel, file in zip(made.wheels, found, strict=True):
+                entries.extend(unpack(wheel, file, out, made.epoch))
+            if made.npm:
+                packed = npm_packages.fetch(made.npm, found[0], self._workspace / "npm")
+                for package, file in zip(made.npm, packed, strict=True):
+                    entries.extend(npm_packages.unpack(package, file, out, made.epoch))
+            for name, content in sorted(made.files.items()):
+                mode = 0o755 if content.startswith("#!") else 0o644
+                entries.append(add_file(out, name, content.encode(), mode, made.epoch))
+        entries.extend(_plain(n, stat.S_IFDIR | 0o755, made.epoch) for n in made.directories)
+        entries.extend(
+            _plain(n, stat.S_IFLNK | 0o777, made.epoch, target.encode())
+            for n, target in made.links.items()
+        )
+        return entries, data
+
+    def _set_modes(self, root: Node) -> None:
+        for name, mode in self._definition.modes.items():
+            node = root
+            for part in clean_path(name.encode(), DEFAULT_LIMITS):
+                if part not in node.children:
+                    raise InvalidArgument(f"There is no {name} whose mode could be set.")
+                node = node.children[part]
+            node.mode = stat.S_IFMT(node.mode) | int(mode, 8)
+
+
+def _plain(name: str, mode: int, epoch: int, link: bytes = b"") -> Entry:
+    """A directory or a link, owned by root."""
     return Entry(
         path=clean_path(name.encode(), DEFAULT_LIMITS),
-        mode=stat.S_IFLNK | 0o777,
+        mode=mode,
         uid=0,
         gid=0,
         mtime_ns=epoch * 1_000_000_000,
-        link=target.encode(),
+        link=link,
     )
-
-
-def _pack(
-    root: Node, files: Sequence[Path], blob: Path, definition: ImageDefinition, report: Advance
-) -> PackedLayer:
-    return pack(
-        root, files, blob, definition.epoch, lambda f: report(0.8 + f * 0.19, "packing the layer")
-    )
-
-
-def _publish(definition: ImageDefinition, layer: PackedLayer, blob: Path, layout: Layout) -> None:
-    """Put the blobs into the layout, then name them; until then nothing of it is an image."""
-    os_name, architecture = host_platform().split("/", 1)
-    created = datetime.fromtimestamp(definition.epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    settings: dict[str, object] = {
-        "Env": [f"{key}={value}" for key, value in sorted(definition.env.items())],
-        "Labels": dict(definition.labels),
-    }
-    if definition.cmd:
-        settings["Cmd"] = list(definition.cmd)
-    config = {
-        "architecture": architecture,
-        "os": os_name,
-        "created": created,
-        "config": settings,
-        "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]},
-        "history": [{"created": created, "created_by": f"waggle image build {definition.name}"}],
-    }
-    with layout.locked():
-        layout.put_file(blob, layer.digest)
-        config_digest, config_size = layout.put_bytes(canonical(config))
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": MEDIA_MANIFEST,
-            "config": {"mediaType": MEDIA_CONFIG, "digest": config_digest, "size": config_size},
-            "layers": [
-                {"mediaType": f"{MEDIA_LAYER}+gzip", "digest": layer.digest, "size": layer.size}
-            ],
-        }
-        digest, size = layout.put_bytes(canonical(manifest))
-        layout.tag(definition.name, digest, size)

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from waggle.infra.oci.paths import Path
 from waggle.infra.oci.plan import Node, walk
@@ -71,13 +71,37 @@ def pack(
     report: Callable[[float], None],
 ) -> PackedLayer:
     """Write the tree to the new file `target`; contents come from `files` as in `Node.content`."""
+    with target.open("xb") as out:
+        sink = _GzipSink(out)
+        _write(root, files, sink, epoch, report)
+        return sink.finish()
+
+
+def write_tar(root: Node, files: Sequence[FilePath], target: FilePath, epoch: int) -> None:
+    """As `pack`, but not compressed."""
+    with target.open("xb") as out:
+        _write(root, files, out, epoch, lambda _share: None)
+
+
+class _Sink(Protocol):
+    def write(self, data: bytes, /) -> int: ...
+
+    def tell(self) -> int: ...
+
+
+def _write(
+    root: Node,
+    files: Sequence[FilePath],
+    sink: _Sink,
+    epoch: int,
+    report: Callable[[float], None],
+) -> None:
     nodes = list(walk(root))
     total = sum(node.size for _, node in nodes) or 1
     written = 0
     names: dict[Node, str] = {}
-    with contextlib.ExitStack() as stack, target.open("xb") as out:
+    with contextlib.ExitStack() as stack:
         sources = [stack.enter_context(file.open("rb")) for file in files]
-        sink = _GzipSink(out)
         archive = tarfile.TarFile(
             fileobj=sink,  # pyright: ignore[reportArgumentType] (only write and tell are used)
             mode="w",
@@ -98,7 +122,6 @@ def pack(
             written += info.size
             report(written / total)
         archive.close()
-        return sink.finish()
 
 
 def _info(path: Path, node: Node, epoch: int) -> tarfile.TarInfo:

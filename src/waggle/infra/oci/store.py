@@ -47,7 +47,7 @@ class ImageStore:
         self,
         directory: Path,
         *,
-        builtin: frozenset[str] = frozenset(("python", "node", "shell")),
+        builtin: frozenset[str] = frozenset(("base", "python", "node", "shell", "data")),
         platform: str | None = None,
     ) -> None:
         """`builtin` names what `waggle image build` can make: hints say so."""

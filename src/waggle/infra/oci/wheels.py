@@ -7,6 +7,7 @@ what is accepted. The wheels are only read: nothing is installed or run.
 
 from __future__ import annotations
 
+import platform
 import stat
 import subprocess
 import sys
@@ -16,50 +17,68 @@ from pathlib import Path
 from typing import BinaryIO
 
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra.oci.definition import Wheel
+from waggle.infra.oci.definition import Archive
 from waggle.infra.oci.layers import ALIGN
 from waggle.infra.oci.limits import DEFAULT_LIMITS
 from waggle.infra.oci.paths import clean_path
 from waggle.infra.oci.tar import Entry
 
 _TIMEOUT = 900.0
+_GLIBC = range(41, 4, -1)
+"""Minor versions of the C library that wheels may be made for: the image has 2.41."""
 
 
-def download(wheels: Sequence[Wheel], directory: Path) -> list[Path]:
+def download(wheels: Sequence[Archive], directory: Path) -> list[Path]:
     """Put the wheels into `directory`, digests checked; return them in the order asked for.
 
-    Blocks for at most 15 minutes. Raises SetupIncomplete with pip's last lines.
+    Blocks for at most 15 minutes each. Raises SetupIncomplete with pip's last lines.
     """
     found: list[Path] = []
     for number, wheel in enumerate(wheels):
         target = directory / str(number)
-        target.mkdir()
         hashes = " ".join(f"--hash=sha256:{digest}" for digest in wheel.sha256)
-        requirements = target / "requirements.txt"
-        requirements.write_text(f"{wheel.name}=={wheel.version} {hashes}\n", "utf-8")
-        argv = [
-            sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input",
-            "--only-binary=:all:", "--require-hashes", "--disable-pip-version-check",
-            f"--dest={target}", f"--requirement={requirements}",
-        ]  # fmt: skip
-        try:
-            done = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise SetupIncomplete(f"pip did not fetch {wheel.name} in 15 minutes.") from error
-        files = sorted(target.glob("*.whl"))
-        if done.returncode or len(files) != 1:
-            tail = done.stderr.decode("utf-8", "replace").strip()[-1500:]
-            raise SetupIncomplete(
-                f"pip could not fetch {wheel.name}=={wheel.version}:\n{tail}\n",
-                hint="Check that pip can download packages here.",
-            )
-        found.append(files[0])
+        pinned = f"{wheel.name}=={wheel.version}"
+        _fetch(f"{pinned} {hashes}\n", target, pinned, ())
+        found.extend(target.glob("*.whl"))
     return found
 
 
-def unpack(wheel: Wheel, file: Path, data: BinaryIO, epoch: int) -> list[Entry]:
+def download_all(requirements: str, directory: Path) -> None:
+    """Make `directory` with the wheels of a requirements file with digests, and the file itself.
+
+    The wheels are for CPython 3.13 on this machine's architecture, whatever runs waggle. Blocks for
+    at most 15 minutes. Raises SetupIncomplete with pip's last lines.
+    """
+    machine = platform.machine()
+    tags = (*(f"manylinux_2_{n}_{machine}" for n in _GLIBC), f"manylinux2014_{machine}")
+    target = ["--python-version=3.13", "--implementation=cp"]
+    _fetch(requirements, directory, "the wheels", [*target, *(f"--platform={t}" for t in tags)])
+
+
+def _fetch(requirements: str, target: Path, what: str, options: Sequence[str]) -> None:
+    target.mkdir()
+    file = target / "requirements.txt"
+    file.write_text(requirements, "utf-8")
+    argv = [
+        sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input",
+        "--only-binary=:all:", "--require-hashes", "--disable-pip-version-check", *options,
+        f"--dest={target}", f"--requirement={file}",
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SetupIncomplete(f"pip did not fetch {what} in 15 minutes.") from error
+    if done.returncode:
+        tail = done.stderr.decode("utf-8", "replace").strip()[-1500:]
+        raise SetupIncomplete(
+            f"pip could not fetch {what}:\n{tail}\n",
+            hint="Check that pip can download packages here.",
+        )
+
+
+def unpack(wheel: Archive, file: Path, data: BinaryIO, epoch: int) -> list[Entry]:
     """Append the contents that `wheel.unpack` names to `data`; return their entries.
 
     Of modes only whether a file is executable is kept. Raises SetupIncomplete when the wheel has
@@ -67,23 +86,26 @@ def unpack(wheel: Wheel, file: Path, data: BinaryIO, epoch: int) -> list[Entry]:
     """
     entries: list[Entry] = []
     with zipfile.ZipFile(file) as archive:
-        members = sorted(archive.infolist(), key=lambda member: member.filename)
-        for source, target in wheel.unpack.items():
-            below = source if source.endswith("/") else "\0"
-            chosen = [
-                member
-                for member in members
-                if not member.is_dir()
-                and (member.filename == source or member.filename.startswith(below))
-            ]
-            if not chosen:
-                raise SetupIncomplete(f"{file.name} has nothing at {source}.", hint="")
-            for member in chosen:
-                name = target + member.filename.removeprefix(source)
-                mode = 0o755 if member.external_attr >> 16 & 0o111 else 0o644
-                with archive.open(member) as content:
-                    entries.append(add_file(data, name, content.read(), mode, epoch))
+        members = {each.filename: each for each in archive.infolist() if not each.is_dir()}
+        for name, target in chosen(wheel, list(members), file.name):
+            mode = 0o755 if members[name].external_attr >> 16 & 0o111 else 0o644
+            entries.append(add_file(data, target, archive.read(name), mode, epoch))
     return entries
+
+
+def chosen(archive: Archive, names: Sequence[str], what: str) -> list[tuple[str, str]]:
+    """Names of an archive that `unpack` asks for, each with its place in the image. Pure.
+
+    Raises SetupIncomplete when the archive has nothing at one of the places.
+    """
+    found: list[tuple[str, str]] = []
+    for source, target in archive.unpack.items():
+        below = source if source.endswith("/") else "\0"
+        here = [name for name in sorted(names) if name == source or name.startswith(below)]
+        if not here:
+            raise SetupIncomplete(f"{what} has nothing at {source}.", hint="")
+        found.extend((name, target + name.removeprefix(source)) for name in here)
+    return found
 
 
 def add_file(data: BinaryIO, name: str, content: bytes, mode: int, epoch: int) -> Entry:

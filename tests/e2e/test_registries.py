@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the world installs: the most used packages in one environment each, and things built there.
+
+Minutes each, and megabytes from the registries, so they run by `./task registries` alone.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Generator
+
+import pytest
+from mcp import Client
+from tests.support.waggle_client import call, connected, environment, execute
+from tests.support.waggle_process import Waggle, running
+
+pytestmark = [pytest.mark.anyio, pytest.mark.registry, pytest.mark.timeout(3600)]
+
+SETTINGS = {
+    "default_exec_timeout": "10m",
+    "boot_timeout": "3m",
+    "install_timeout": "40m",
+    "scratch_mb": "8192",
+    "default_memory_mb": "2048",
+}
+PYPI = {
+    "aiohttp": "aiohttp",
+    "annotated-types": "annotated_types",
+    "anyio": "anyio",
+    "attrs": "attr",
+    "beautifulsoup4": "bs4",
+    "boto3": "boto3",
+    "botocore": "botocore",
+    "certifi": "certifi",
+    "cffi": "cffi",
+    "charset-normalizer": "charset_normalizer",
+    "click": "click",
+    "cryptography": "cryptography",
+    "filelock": "filelock",
+    "fsspec": "fsspec",
+    "google-auth": "google.auth",
+    "grpcio": "grpc",
+    "httpx": "httpx",
+    "idna": "idna",
+    "jinja2": "jinja2",
+    "jsonschema": "jsonschema",
+    "lxml": "lxml",
+    "markupsafe": "markupsafe",
+    "numpy": "numpy",
+    "packaging": "packaging",
+    "pandas": "pandas",
+    "pillow": "PIL",
+    "platformdirs": "platformdirs",
+    "protobuf": "google.protobuf",
+    "psutil": "psutil",
+    "pydantic": "pydantic",
+    "pygments": "pygments",
+    "pytest": "pytest",
+    "python-dateutil": "dateutil",
+    "pytz": "pytz",
+    "pyyaml": "yaml",
+    "requests": "requests",
+    "s3transfer": "s3transfer",
+    "six": "six",
+    "sqlalchemy": "sqlalchemy",
+    "urllib3": "urllib3",
+}
+"""The 40 that are downloaded most and have wheels for Python 3.13, with a module of each."""
+NPM = [
+    "ansi-styles",
+    "axios",
+    "chalk",
+    "commander",
+    "debug",
+    "dotenv",
+    "esbuild",
+    "express",
+    "glob",
+    "lodash",
+    "minimatch",
+    "ms",
+    "react",
+    "rxjs",
+    "semver",
+    "tslib",
+    "typescript",
+    "uuid",
+    "yargs",
+    "zod",
+]
+"""The 20 that are used most."""
+
+C_EXTENSION = {
+    "ext/setup.py": "from setuptools import Extension, setup\n"
+    "setup(name='answers', version='1', ext_modules=[Extension('answers', ['answers.c'])])\n",
+    "ext/answers.c": textwrap.dedent("""\
+        #include <Python.h>
+        static PyObject *answer(PyObject *self, PyObject *none) { return PyLong_FromLong(42); }
+        static PyMethodDef methods[] = {{"answer", answer, METH_NOARGS, ""}, {0}};
+        static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "answers", "", -1, methods};
+        PyMODINIT_FUNC PyInit_answers(void) { return PyModule_Create(&module); }
+        """),
+}
+ADDON = {
+    "addon/package.json": '{"name": "addon", "version": "1.0.0", "gypfile": true}',
+    "addon/binding.gyp": '{"targets": [{"target_name": "addon", "sources": ["addon.c"]}]}',
+    "addon/addon.c": textwrap.dedent("""\
+        #include <node_api.h>
+        static napi_value init(napi_env env, napi_value exports) {
+          napi_value answer;
+          napi_create_int32(env, 42, &answer);
+          napi_set_named_property(env, exports, "answer", answer);
+          return exports;
+        }
+        NAPI_MODULE(NODE_GYP_MODULE_NAME, init)
+        """),
+}
+GO = 'package main\n\nimport "fmt"\n\nfunc main() { fmt.Println(6 * 7) }\n'
+CLONE = """
+git init -q --bare served/it.git
+git init -q made && cd made && echo cloned > file && git add file
+git -c user.name=a -c user.email=a@b commit -qm first && git push -q ../served/it.git HEAD:main
+cd .. && git -C served/it.git update-server-info
+python3 -m http.server -b 127.0.0.1 -d served 8123 >/dev/null 2>&1 & server=$!
+until curl -sf http://127.0.0.1:8123/ >/dev/null; do sleep 0.1; done
+git clone -q -b main http://127.0.0.1:8123/it.git copy && kill $server && cat copy/file
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Waggle]:
+    with running(tmp_path_factory.mktemp("registries"), SETTINGS) as server:
+        yield server
+
+
+async def shell(client: Client, box: str, lines: str) -> str:
+    """Run lines of the shell to their end, which may take long; their output. They must succeed."""
+    code = f"set -e\n{lines}"
+    return await execute(client, box, code, language="shell", wait_seconds=3000)
+
+
+async def put(client: Client, box: str, files: dict[str, str]) -> None:
+    for path, content in files.items():
+        await call(client, "write_file", environment_id=box, path=path, content=content)
+
+
+async def test_the_most_used_packages_of_python(server: Waggle) -> None:
+    async with connected(server) as client, environment(client, "python") as box:
+        await call(client, "install_packages", environment_id=box, packages=[*PYPI])
+        code = f"""
+import importlib
+for name in {sorted(PYPI.values())!r}:
+    importlib.import_module(name)
+print("all of them")
+"""
+        assert await execute(client, box, code, wait_seconds=1000) == "all of them\n"
+        assert "pytest" in await shell(client, box, "pytest --version 2>&1")
+
+
+async def test_the_most_used_packages_of_node(server: Waggle) -> None:
+    async with connected(server) as client, environment(client, "node") as box:
+        await call(client, "install_packages", environment_id=box, packages=NPM)
+        code = "".join(f"await import({name!r});\n" for name in NPM) + "console.log('imported')"
+        assert await execute(client, box, code, cwd="/tmp", wait_seconds=1000) == "imported\n"
+        assert "Version" in await shell(client, box, "tsc --version; esbuild --version")
+
+
+async def test_what_is_compiled(server: Waggle) -> None:
+    async with connected(server) as client, environment(client, "python") as box:
+        await put(client, box, C_EXTENSION)
+        made = "cd ext; python3 setup.py -q sdist 2>/dev/null; pip install -q dist/*.tar.gz"
+        await shell(client, box, made)
+        assert await execute(client, box, "import answers; print(answers.answer())") == "42\n"
+    async with connected(server) as client, environment(client, "node") as box:
+        await put(client, box, ADDON)
+        await shell(client, box, "cd addon; npm install --no-audit --no-fund")
+        code = "console.log(require('/home/sandbox/addon/build/Release/addon.node').answer)"
+        assert await execute(client, box, code) == "42\n"
+
+
+async def test_what_the_distribution_has(server: Waggle) -> None:
+    async with connected(server) as client, environment(client, "shell") as box:
+        packages = ["ffmpeg", "postgresql", "cargo", "golang-go"]
+        await call(client, "install_packages", environment_id=box, packages=packages)
+        assert "ffmpeg version" in await shell(client, box, "ffmpeg -version")
+        started = "sudo service postgresql start; sudo -u postgres psql -Atc 'select 6*7'"
+        assert "42" in await shell(client, box, started)
+        cargo = "cargo new -q --vcs none hello; cd hello; cargo run -q"
+        assert await shell(client, box, cargo) == "Hello, world!\n"
+        await put(client, box, {"go/main.go": GO})
+        assert await shell(client, box, "cd go; go run main.go") == "42\n"
+
+
+async def test_a_repository_is_cloned(server: Waggle) -> None:
+    async with connected(server) as client, environment(client, "shell") as box:
+        assert await shell(client, box, CLONE) == "cloned\n"
