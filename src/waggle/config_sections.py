@@ -186,8 +186,8 @@ class RuntimeSection(Section):
     )
     runtime_python_install_command: InstallCommand = setting(
         install_commands.PYTHON,
-        "How the python and data runtimes install packages, as root: with pip, or uv, into the "
-        "virtual environment that PATH begins with, if there is one.",
+        "How the python and data runtimes install packages, with pip or uv, for the user or "
+        "into the virtual environment that PATH begins with. Started as root.",
     )
     runtime_node_install_command: InstallCommand = setting(
         install_commands.NODE,

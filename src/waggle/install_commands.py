@@ -10,15 +10,25 @@ from __future__ import annotations
 import shlex
 
 _PIP = """\
-import importlib.util, os, shutil, sys, sysconfig
+import importlib.util, os, pwd, shutil, sys, sysconfig
 mine = sys.executable
+where = "/home/sandbox"
+words = ["--user"]
 if sys.prefix != sys.base_prefix:
-    owner = os.stat(sysconfig.get_path("purelib"))
-    if owner.st_uid:
-        os.setgroups([])
-        os.setgid(owner.st_gid)
-        os.setuid(owner.st_uid)
-        os.environ["HOME"] = "/home/sandbox"
+    where = sysconfig.get_path("purelib")
+    words = []
+owner = os.stat(where)
+if owner.st_uid:
+    os.setgroups([owner.st_gid])
+    os.setgid(owner.st_gid)
+    os.setuid(owner.st_uid)
+    home = "/home/sandbox"
+    try:
+        at = pwd.getpwuid(owner.st_uid).pw_dir
+        home = at if os.stat(at).st_uid == owner.st_uid else home
+    except (KeyError, OSError):
+        pass
+    os.environ["HOME"] = home
 base = getattr(sys, "_base_executable", mine)
 pip = [base, "-m", "pip", "--python", mine, "--no-input"]
 if importlib.util.find_spec("pip"):
@@ -26,9 +36,9 @@ if importlib.util.find_spec("pip"):
 elif shutil.which("uv"):
     pip = [shutil.which("uv"), "pip"]
 os.chdir("/")
-os.execv(pip[0], [*pip, "install", *sys.argv[1:]])
+os.execv(pip[0], [*pip, "install", *words, *sys.argv[1:]])
 """
-"""Installs where this Python looks, as whom the virtual environment belongs to, if it is one.
+"""Installs for the user or, where PATH begins with a virtual environment, into that as its owner.
 
 One without pip of its own, as uv makes them, is served by uv or by the pip it was made from.
 """

@@ -102,7 +102,7 @@ def bootstrap_argv(
     if wheels is not None:
         hooks.append(f"--customize-hook=copy-in {shlex.quote(str(wheels))} /tmp")
         place = f"/tmp/{wheels.name}"  # noqa: S108 (inside the tree)
-        commands = (_pip(place), ("rm", "-r", place), *commands)
+        commands = (_pip(place, definition.requirements), ("rm", "-r", place), *commands)
     hooks += [f'--customize-hook=chroot "$1" {inside} {shlex.join(each)}' for each in commands]
     tree = debian.tree_argv(
         mirror,
@@ -124,9 +124,13 @@ _APT = (
 )
 
 
-def _pip(place: str) -> tuple[str, ...]:
+def _pip(place: str, requirements: str) -> tuple[str, ...]:
+    """The command that installs. A pip that is among what it installs is run from its wheel."""
+    own = re.search(r"^pip==(\S+)", requirements, re.MULTILINE)
     return (
-        *("python3", "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"),
+        "python3",
+        *((f"{place}/pip-{own[1]}-py3-none-any.whl/pip",) if own else ("-m", "pip")),
+        *("install", "--quiet", "--no-index", "--no-deps", "--no-compile"),
         *("--no-cache-dir", "--require-hashes", "--root-user-action=ignore"),
         *(f"--find-links={place}", f"--requirement={place}/requirements.txt"),
     )
