@@ -236,6 +236,8 @@ def _local_host(
         )
 
     made = machinery(settings, machines, stack)
+    images = image_service(settings)
+    stack.push_async_callback(images.aclose)
     return LocalHost(
         directory=places.environments,
         machines=LocalMachines(
@@ -245,7 +247,7 @@ def _local_host(
             templates(settings, made, tasks, stack),
             made.freezing,
         ),
-        images=image_service(settings),
+        images=images,
         parts=made.parts,
         new_proxy=new_proxy,
         moments=made.moments,

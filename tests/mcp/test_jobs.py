@@ -11,6 +11,7 @@ from mcp import Client
 from tests.support.server import ERAS, Setup, client, created, data_of, error_of, serving, text_of
 
 from waggle.domain.diagnosis import Diagnosis
+from waggle.domain.execution import Command, ExecutionResult, Streams
 
 pytestmark = pytest.mark.anyio
 
@@ -93,6 +94,30 @@ async def test_a_cancelled_call_ends_what_it_started() -> None:
             group.cancel_scope.cancel()
         with anyio.fail_after(2):
             await rig.host.only.was_cancelled.wait()
+
+
+async def test_an_installation_that_its_client_gives_up_goes_on_and_is_taken_up_again() -> None:
+    async with serving() as rig, client(rig) as agent:
+        arguments = {"environment_id": await created(agent), "packages": "six"}
+        guest, hold = rig.host.only, anyio.Event()
+
+        async def install(command: Command, into: Streams) -> ExecutionResult:
+            guest.started.set()
+            await hold.wait()
+            return await guest.interpret(command, into)
+
+        guest.programs["install"] = install
+        async with anyio.create_task_group() as group:
+            group.start_soon(agent.call_tool, "install_packages", arguments)
+            await guest.started.wait()
+            group.cancel_scope.cancel()
+        waited = await agent.call_tool("install_packages", {**arguments, "wait_seconds": 0.01})
+        assert (data_of(waited)["status"], data_of(waited)["job_id"]) == ("running", 1)
+        assert "still running" in text_of(waited)
+        hold.set()
+        done = data_of(await agent.call_tool("install_packages", arguments))
+        assert (done["status"], done["exit_code"]) == ("exited", 0)
+        assert done["job_id"] in (1, 2)  # it may have ended before it was asked for again
 
 
 async def test_output_is_read_in_parts_and_searched() -> None:

@@ -18,7 +18,15 @@ from waggle.domain.errors import (
     TooLarge,
     WaggleError,
 )
-from waggle.domain.execution import HOME, MAX_CODE_BYTES, MAX_STDIN_BYTES, GuestUser
+from waggle.domain.execution import (
+    HOME,
+    MAX_CODE_BYTES,
+    MAX_STDIN_BYTES,
+    Command,
+    ExecutionResult,
+    GuestUser,
+    Streams,
+)
 from waggle.domain.job import JobKind, JobState, JobView
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import Runtime, RuntimeName
@@ -358,3 +366,34 @@ async def test_a_command_that_says_nothing_runs_nothing(
     with pytest.raises(InvalidArgument):
         await executions.run_command(environment.id, command)
     assert here.host.only.commands == []
+
+
+async def test_an_installation_that_is_under_way_is_joined_and_others_wait_for_it(
+    here: World, executions: Calls
+) -> None:
+    environment = (await here.created(CreateRequest(RuntimeName.PYTHON))).id
+    guest = here.host.only
+    hold = anyio.Event()
+    begun: list[tuple[str, ...]] = []
+
+    async def pip(command: Command, into: Streams) -> ExecutionResult:
+        begun.append(command.argv[2:])
+        if len(begun) == 1:
+            await hold.wait()
+        return await guest.interpret(command, into)
+
+    guest.programs["pip"] = pip
+    install = executions.service.install
+    first = await install(environment, "six", owner=OWNER)
+    joined = await install(environment, ["six"], owner=OWNER)
+    other = await install(environment, "attrs", owner=OWNER)
+    third = await install(environment, "idna", owner=OWNER)
+    assert joined is first
+    await executions.run_command(environment, ["ls"])  # which waits for none of them
+    assert begun == [("six",)]
+    await other.kill()
+    hold.set()
+    await third.wait(LONG)
+    assert begun == [("six",), ("idna",)]
+    assert [job.view().exit_code for job in (first, other, third)] == [0, None, 0]
+    assert (await install(environment, "six", owner=OWNER)).number == 5

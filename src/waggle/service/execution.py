@@ -161,7 +161,8 @@ class ExecutionService:
     ) -> Job:
         """Install packages so that the next program can use them.
 
-        Idempotent as far as the package manager is.
+        Idempotent as far as the package manager is. Installations of one environment take turns:
+        who asks for one that is under way gets its job.
         """
         environment = self._environments.get(environment_id, owner=owner)
         if environment.network is NetworkPolicy.NONE:
@@ -170,7 +171,7 @@ class ExecutionService:
                 hint="Create one with network 'public', or bring an image with the packages.",
             )
         names, command = self._installation(packages, environment.runtime)
-        what = What(JobKind.INSTALL, summarise(" ".join(names)))
+        what = What(JobKind.INSTALL, summarise(" ".join(names)), turn=command.argv)
         return await self._jobs.start(environment.id, command, what, owner=owner)
 
     def _installation(

@@ -27,7 +27,10 @@ from waggle.infra.rootfs.disk import RootDisks
 from waggle.service import image_config
 from waggle.service.image_cache import ImageCache
 from waggle.service.pulls import PullPolicy, Pulls, describe
+from waggle.service.sharing import Sharing
 
+LINGER_SECONDS = 900.0
+"""How long an image that nobody waits for any more goes on to be pulled and unpacked."""
 PULL_SHARE, DISK_SHARE = 0.25, 0.4
 """How far a create is, of 1, when an image was fetched, and when its disk was made."""
 
@@ -43,18 +46,31 @@ class ImageService:
         layers: Path,
         runtimes: Mapping[RuntimeName, str],
         pulling: PullPolicy | None = None,
+        linger: float = LINGER_SECONDS,
     ) -> None:
+        """`linger` is seconds that work goes on for when all who asked for it have given up."""
         self.store = ImageStore(store)
         self.layers = UnpackedLayers(layers)
         self.disks: RootDisks[ResolvedImage] = RootDisks(disks, partial(flatten, kept=self.layers))
         self.pulls = Pulls(self.store, self.layers, pulling or PullPolicy())
         self._runtimes = runtimes
+        self._sharing: Sharing[BootImage] = Sharing(linger)
 
     async def boot_image(self, reference: str, progress: Progress) -> BootImage:
         """The image with its disk, pulled and made now if need be.
 
-        Raises ImageMissing, ImageCorrupt, and what `Pulls.bring` raises.
+        Who asks for the same image meanwhile waits with the others. A caller that is cancelled
+        takes it from none of them, and work that nobody waits for goes on for a while. Raises
+        ImageMissing, ImageCorrupt, and what `Pulls.bring` raises.
         """
+        work = partial(self._boot_image, reference)
+        return await self._sharing.get(reference, work, progress)
+
+    async def aclose(self) -> None:
+        """End what is under way. Idempotent."""
+        await self._sharing.aclose()
+
+    async def _boot_image(self, reference: str, progress: Progress) -> BootImage:
         if not is_local(reference):
             async with _from_threads(progress, 0.0, PULL_SHARE) as report:
                 reference = await self.pulls.bring(

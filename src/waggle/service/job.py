@@ -6,7 +6,8 @@ Made by `JobService`, which owns its task. Whoever holds it may wait, look and k
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -32,10 +33,15 @@ Grown = Callable[["Job", StreamName], None]
 
 @dataclass(frozen=True, slots=True)
 class What:
-    """What a job runs, in words for its owner."""
+    """What a job runs, in words for its owner.
+
+    Jobs with `turn` words run one after the other in their environment, and while one runs or
+    waits, another with the same words is that one.
+    """
 
     kind: JobKind
     summary: str
+    turn: tuple[str, ...] = ()
 
 
 class Job:
@@ -86,8 +92,13 @@ class Job:
         """Bytes of output that it holds."""
         return sum(stream.kept for stream in self.streams.values())
 
-    async def run(self, guest: Guest, command: Command, grown: Grown) -> None:
-        """Run it to its end; see `Guest.run`. Never raises but when the server stops."""
+    async def run(
+        self, guest: Guest, command: Command, grown: Grown, after: Sequence[Job] = ()
+    ) -> None:
+        """Run it to its end; see `Guest.run`. Never raises but when the server stops.
+
+        It begins when the jobs `after` which it comes have ended.
+        """
         out, err = (
             Watched(self.streams[name], partial(grown, self, name))
             for name in (StreamName.STDOUT, StreamName.STDERR)
@@ -96,6 +107,8 @@ class Job:
         state, result = JobState.KILLED, None
         try:
             with self._scope:
+                for earlier in after:
+                    await earlier.wait(math.inf)
                 result = await guest.run(command, into)
                 state = _ending(result)
                 self._diagnosis = await guest.diagnose(command, result)
@@ -128,6 +141,10 @@ class Job:
         except BaseException:
             await self.kill()
             raise
+        return self.outcome()
+
+    def outcome(self) -> JobView:
+        """How it is, for a call that is about it. Raises what the guest raised."""
         if self.failure is not None:
             raise self.failure
         return self.view()

@@ -9,7 +9,7 @@ environment. Output is kept within bounds: what ended longest ago goes first.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
@@ -91,7 +91,8 @@ class JobService:
     async def start(self, environment_id: str, command: Command, what: What, *, owner: str) -> Job:
         """Start a program; the job is the caller's to wait for, and goes on if nobody does.
 
-        Raises NotFound, NotRunning, InvalidArgument or TooManyJobs.
+        With words for its turn it may be a job that was there already; see `What`. Raises NotFound,
+        NotRunning, InvalidArgument or TooManyJobs.
         """
         async with AsyncExitStack() as stack:
             environment, guest = await stack.enter_async_context(
@@ -100,15 +101,22 @@ class JobService:
             if command.cwd is not None:
                 cwd = await located(guest, command.cwd, command.user)
                 command = replace(command, cwd=cwd)
+            queue = self._queue(environment.id) if what.turn else []
+            if same := next((job for job in queue if job.what.turn == what.turn), None):
+                return same
             job = self._admit(environment, what)
             job.limit = command.timeout
-            self._tasks.start_soon(self._run, job, guest, command, stack.pop_all())
+            self._tasks.start_soon(self._run, job, guest, command, stack.pop_all(), queue)
             self._tell(job)
             return job
 
     def _of(self, environment_id: str) -> tuple[Job, ...]:
         jobs = self._jobs.get(environment_id)
         return tuple(jobs.by_number.values()) if jobs else ()
+
+    def _queue(self, environment_id: str) -> list[Job]:
+        """The jobs that take turns there and have not ended, the last one last."""
+        return [job for job in self._of(environment_id) if job.what.turn and job.is_running]
 
     def _admit(self, environment: Environment, what: What) -> Job:
         jobs = self._jobs.setdefault(environment.id, _Jobs())
@@ -119,10 +127,17 @@ class JobService:
         jobs.trim()
         return job
 
-    async def _run(self, job: Job, guest: Guest, command: Command, held: AsyncExitStack) -> None:
+    async def _run(
+        self,
+        job: Job,
+        guest: Guest,
+        command: Command,
+        held: AsyncExitStack,
+        before: Sequence[Job],
+    ) -> None:
         try:
             async with held:
-                await job.run(guest, command, self._tell)
+                await job.run(guest, command, self._tell, before)
         finally:
             if job.has_left:
                 self._environments.note_left(job.environment_id)

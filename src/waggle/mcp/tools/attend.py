@@ -61,6 +61,15 @@ class Phases:
         )
 
 
+async def follow(ctx: Ctx, job: Job, seconds: float, *, every: float, doing: str) -> JobView:
+    """Wait as a call whose work outlives it: when it is cancelled, the same call finds the job.
+
+    Raises what the guest raised.
+    """
+    await with_heartbeat(ctx, lambda: _heard(job, doing), every, job.wait(seconds))
+    return job.outcome()
+
+
 async def watch(ctx: Ctx, job: Job, seconds: float, *, every: float) -> JobView:
     """Wait as anybody else: a call that is cancelled leaves the job alone."""
     await with_heartbeat(ctx, lambda: _heard(job, "running"), every, job.wait(seconds))

@@ -8,13 +8,13 @@ from typing import Annotated
 
 from mcp_types import CallToolResult, ToolAnnotations
 
-from waggle.domain.job import JobState
+from waggle.domain.job import JobState, parse_wait
 from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import Failure, failure_result
 from waggle.mcp.job_results import CommandOutput
 from waggle.mcp.results import success
-from waggle.mcp.tools.attend import Phases, attend
+from waggle.mcp.tools.attend import Phases, follow
 from waggle.mcp.tools.output import command_output, command_text
 from waggle.mcp.tools.parameters import (
     NewRuntime,
@@ -47,7 +47,11 @@ class PackageTools:
         runtime: NewRuntime = None,
         wait_seconds: Wait = None,
     ) -> Annotated[CallToolResult, CommandOutput]:
-        """Install packages; unlike with execute, a failing installer is an error."""
+        """Install packages; unlike with execute, a failing installer is an error.
+
+        A call that is given up leaves the job alone: the same call again waits for it.
+        """
+        wait = parse_wait(wait_seconds, math.inf)
         owner, phases = current_owner(ctx), Phases(ctx, self._heartbeat)
 
         def new() -> CreateRequest:
@@ -58,13 +62,13 @@ class PackageTools:
         ) as place:
             job = await self._execution.install(place.id, packages, owner=owner)
             place.keep()
-            return introduced(await self._answer(ctx, job), place)
+            return introduced(await self._answer(ctx, job, wait), place)
 
-    async def _answer(self, ctx: Ctx, job: Job) -> CallToolResult:
-        view = await attend(ctx, job, math.inf, every=self._heartbeat, doing="installing")
+    async def _answer(self, ctx: Ctx, job: Job, wait: float) -> CallToolResult:
+        view = await follow(ctx, job, wait, every=self._heartbeat, doing="installing")
         output = command_output(view, self._offer)
         text = command_text(output, self._offer)
-        if view.exit_code == 0:
+        if view.exit_code == 0 or view.is_running:
             return success(output, text)
         failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)
         return failure_result(failure, self._offer, before=text, structured=output)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Work that several callers wait for, and that goes on for a while when all of them have gone.
+
+Used by `images`: a client that gives up after a minute and calls again finds its image further on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import structlog
+
+from waggle.domain.errors import ImageUnavailable, WaggleError
+from waggle.domain.host import Progress
+from waggle.infra.tasks import end
+
+MAX_FOR_NOBODY = 4
+_T = TypeVar("_T")
+Work = Callable[[Progress], Awaitable[_T]]
+log = structlog.get_logger(__name__)
+
+
+class _UnderWay(Generic[_T]):
+    """One piece of work. It has a task of its own, so that no caller's end is its end."""
+
+    def __init__(self, work: Work[_T]) -> None:
+        self.waiting = 0
+        self.timer: asyncio.TimerHandle | None = None
+        self.task = asyncio.ensure_future(work(self._tell))
+        self._newest: tuple[float, str] | None = None
+        self._changed = asyncio.Event()
+
+    async def _tell(self, share: float, message: str) -> None:
+        self._newest = share, message
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def follow(self, progress: Progress) -> _T:
+        """Wait for it, and pass on what it tells. Cancelling ends the wait only."""
+        told: tuple[float, str] | None = None
+        while not self.task.done():
+            changed = asyncio.ensure_future(self._changed.wait())
+            try:
+                await asyncio.wait({self.task, changed}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                changed.cancel()
+            if (newest := self._newest) not in (None, told):
+                told = newest
+                await progress(*newest)
+        if self.task.cancelled():
+            raise ImageUnavailable("The server gave this up.", hint="Call again.")
+        return self.task.result()
+
+
+class Sharing(Generic[_T]):
+    """At most one piece of work for each key. `linger` is seconds that it goes on for nobody.
+
+    At most MAX_FOR_NOBODY pieces do so: of more, those go first that were left longest ago.
+    """
+
+    def __init__(self, linger: float) -> None:
+        self._linger = linger
+        self._under_way: dict[str, _UnderWay[_T]] = {}
+
+    async def get(self, key: str, work: Work[_T], progress: Progress) -> _T:
+        """What the work under that key comes to, begun now unless it is under way.
+
+        Cancelling takes nothing from others who wait, nor from who calls again within `linger`.
+        Raises what the work raises, and ImageUnavailable when it was ended meanwhile.
+        """
+        shared = self._under_way.get(key)
+        if shared is None:
+            shared = self._under_way[key] = _UnderWay(work)
+            shared.task.add_done_callback(lambda task: self._ended(key, task))
+        if shared.timer is not None:
+            shared.timer.cancel()
+            shared.timer = None
+        shared.waiting += 1
+        try:
+            return await shared.follow(progress)
+        finally:
+            shared.waiting -= 1
+            if shared.waiting == 0 and not shared.task.done():
+                self._leave(shared)
+
+    def _leave(self, shared: _UnderWay[_T]) -> None:
+        loop = asyncio.get_running_loop()
+        shared.timer = loop.call_later(self._linger, shared.task.cancel)
+        alone = [each for each in self._under_way.values() if each.timer is not None]
+        for each in sorted(alone, key=_until)[:-MAX_FOR_NOBODY]:
+            each.task.cancel()
+
+    def _ended(self, key: str, task: asyncio.Future[_T]) -> None:
+        shared = self._under_way.pop(key)
+        if shared.timer is not None:
+            shared.timer.cancel()
+        if not task.cancelled() and (error := task.exception()) and not shared.waiting:
+            log.info("given_up_work_failed", what=key, error=_words(error))
+
+    async def aclose(self) -> None:
+        """End everything. Idempotent."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await end(*(shared.task for shared in self._under_way.values()))
+
+
+def _until(shared: _UnderWay[_T]) -> float:
+    return shared.timer.when() if shared.timer is not None else 0.0
+
+
+def _words(error: BaseException) -> str:
+    return error.message if isinstance(error, WaggleError) else type(error).__name__
