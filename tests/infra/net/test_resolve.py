@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from waggle.infra.net.resolve import SystemResolver, dns_pool
+from waggle.infra.net.ranges import Address
+from waggle.infra.net.resolve import KEPT_SECONDS, MAX_KEPT, SystemResolver, dns_pool
 
 if TYPE_CHECKING:
     from tests.infra.net.conftest import Turns
@@ -80,3 +81,73 @@ async def test_lookups_that_hang_count_until_they_end(
     release.set()
     assert await mine == await waiting == [ip_address("192.0.2.1")]
     assert set(started[2:]) == {b"mine.test", b"more.test"}
+
+
+class Names:
+    """Answers when `go` is set; `asked` has each question."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.go = threading.Event()
+        self.error: OSError | None = None
+
+    def __call__(self, name: str) -> list[Address]:
+        self.asked.append(name)
+        assert self.go.wait(20)
+        if self.error is not None:
+            raise self.error
+        return [ip_address("192.0.2.1")]
+
+
+async def test_fifty_who_ask_for_a_name_at_once_need_one_lookup(
+    pool: ThreadPoolExecutor, turns: Turns
+) -> None:
+    names, now = Names(), [0.0]
+    resolve = SystemResolver(pool, limit=1, lookup=names, now=lambda: now[0])
+    calls = [asyncio.ensure_future(resolve("one.test")) for _ in range(50)]
+    await turns()
+    calls[0].cancel()  # takes it from none of the others
+    names.go.set()
+    found = await asyncio.gather(*calls[1:])
+    assert found == [[ip_address("192.0.2.1")]] * 49
+    assert names.asked == ["one.test"]
+    now[0] = KEPT_SECONDS - 0.1
+    assert await resolve("one.test") == found[0]
+    assert names.asked == ["one.test"]
+    now[0] = KEPT_SECONDS
+    assert await resolve("one.test") == found[0]
+    assert names.asked == ["one.test"] * 2
+
+
+async def test_failures_are_not_kept_and_answers_only_so_many(pool: ThreadPoolExecutor) -> None:
+    names = Names()
+    names.go.set()
+    names.error = OSError("no such name")
+    resolve = SystemResolver(pool, lookup=names, now=lambda: 0.0)
+    for _ in range(2):
+        with pytest.raises(OSError, match="no such name"):
+            await resolve("x.test")
+    assert len(names.asked) == 2
+    names.error = None
+    for number in range(MAX_KEPT + 1):
+        await resolve(f"{number}.test")
+    asked = len(names.asked)
+    await resolve(f"{MAX_KEPT}.test")
+    assert len(names.asked) == asked
+    await resolve("0.test")
+    assert len(names.asked) == asked + 1
+
+
+async def test_who_asks_after_all_others_have_left_is_answered(
+    pool: ThreadPoolExecutor, turns: Turns
+) -> None:
+    names = Names()
+    resolve = SystemResolver(pool, lookup=names)
+    first = asyncio.ensure_future(resolve("a.test"))
+    await turns()
+    first.cancel()
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(resolve("a.test"))
+    await turns()
+    names.go.set()
+    assert await second == [ip_address("192.0.2.1")]
