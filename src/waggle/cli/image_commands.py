@@ -64,7 +64,8 @@ def image_load(source: str, *, name: str | None = None, json: Json = False) -> N
     Parameters
     ----------
     source
-        oci:DIRECTORY[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME] or /DIRECTORY[:TAG].
+        oci:DIRECTORY[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], dir:DIRECTORY or
+        /DIRECTORY[:TAG].
     name
         What to call it; the name that the source gives it when not given.
     """

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.infra.oci.archives import blobs, ignore, layout_members, write_archive
+from tests.infra.oci.archives import blobs, ignore, layout_members, skopeo, write_archive
 from tests.infra.oci.loading import boots
 from tests.support.images import ARCHITECTURE, Layer, compressed, directory, file, tar_bytes
 
@@ -216,6 +216,34 @@ def test_an_image_whose_digests_are_all_sha512(
     store.remove("x", lambda _: False)
     assert blobs(store) == set()
     assert [*(store.layout.path / "blobs/sha512").iterdir()] == []
+
+
+@pytest.mark.parametrize("words", [[], ["--all"], ["--format", "v2s2"]])
+def test_a_directory_of_blobs_as_skopeo_writes_it(
+    store: ImageStore, writer: Writer, tmp_path: Path, words: list[str]
+) -> None:
+    other = writer.image([tar_bytes([file("other")])], architecture="riscv64")
+    index = writer.index(
+        for_platform(other, "riscv64"),
+        for_platform(writer.image(pack=packed("gzip")), ARCHITECTURE),
+    )
+    skopeo("copy", "-q", *words, writer.done(index), f"dir:{tmp_path}/there")
+    assert taken(store, f"dir:{tmp_path}/there", tmp_path) == [b"etc"]
+    for path in (tmp_path / "there").iterdir():
+        if len(path.name) == 64:
+            path.write_bytes(b"x" * path.stat().st_size)
+    with pytest.raises(ImageCorrupt, match="does not have that digest"):
+        load(f"dir:{tmp_path}/there", store, "x", ignore)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b'{"layers": []}', b'{"manifests": [1]}'])
+def test_a_directory_that_is_none_is_refused(
+    store: ImageStore, tmp_path: Path, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises((ImageCorrupt, ImageMissing)):
+        load(f"dir:{tmp_path}", store, "x", ignore)
 
 
 def test_a_layer_that_is_not_what_its_sha512_says_is_refused(

@@ -36,7 +36,14 @@ from waggle.infra.oci.store import ImageStore
 
 @pytest.mark.parametrize(
     "source",
-    ["registry.example/a:b", "docker://registry.example/a", "python", "", "dir:/x", "relative/dir"],
+    [
+        "registry.example/a:b",
+        "docker://registry.example/a",
+        "python",
+        "",
+        "directory:/x",
+        "relative/dir",
+    ],
 )
 def test_what_is_no_file_is_told_how_to_be_brought(store: ImageStore, source: str) -> None:
     error = refused(store, source)

@@ -44,9 +44,9 @@ def save(store: ImageStore, name: str, target: str, advance: Advance) -> None:
 
 def _save(store: ImageStore, name: str, target: str, advance: Advance) -> None:
     place = parse_source(target)
-    if place is None:
+    if place is None or place.form is Form.DIRECTORY:
         raise InvalidArgument(
-            f"{target[:80]!a} does not name a file.",
+            f"{target[:80]!a} does not name a file that can be written.",
             hint="Write oci:/path:tag, oci-archive:/path or docker-archive:/path.",
         )
     if not place.path.parent.is_dir():

@@ -46,6 +46,9 @@ def canonical(document: object) -> bytes:
 class Layout:
     """One layout directory. Reading needs no lock; see the module for what writing promises."""
 
+    kind = "an OCI image layout"
+    """For messages."""
+
     def __init__(self, path: Path) -> None:
         """Describe the layout at `path`; nothing is touched until it is used."""
         self.path = path

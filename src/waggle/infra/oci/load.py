@@ -15,6 +15,7 @@ from pathlib import Path
 from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
 from waggle.domain.reference import ImageReference, parse_reference
 from waggle.infra.oci import archive, docker_archive
+from waggle.infra.oci.blob_directory import BlobDirectory
 from waggle.infra.oci.compress import is_layer
 from waggle.infra.oci.copying import Meter, copy
 from waggle.infra.oci.flatten import Advance
@@ -58,8 +59,8 @@ def load(
     if local is None:
         raise InvalidArgument(
             f"{source[:80]!a} does not name an image in a file.",
-            hint="Write oci:/path:tag, oci-archive:/path or docker-archive:/path; images of"
-            " registries come with 'waggle image pull'.",
+            hint="Write oci:/path:tag, oci-archive:/path, docker-archive:/path or dir:/path; images"
+            " of registries come with 'waggle image pull'.",
         )
     try:
         with storage_errors(f"{local} cannot be stored"), store.layout.workspace() as workspace:
@@ -85,6 +86,8 @@ def _open(
 ) -> _Found:
     if source.form is Form.LAYOUT:
         return _in_layout(Layout(source.path), source.name, platform, own=False)
+    if source.form is Form.DIRECTORY:
+        return _in_layout(BlobDirectory(source.path), source.name, platform, own=False)
     with archive.opened(source.path) as file:
         meter = Meter(os.fstat(file.fileno()).st_size, f"reading {source.path.name}", advance, 0.9)
         wanted = archive.is_layout_name if source.form is Form.OCI_ARCHIVE else _everything
@@ -108,7 +111,7 @@ def _everything(_name: object) -> bool:
 def _in_layout(layout: Layout, tag: str, platform: str, *, own: bool) -> _Found:
     try:
         if not layout.exists:
-            raise ImageMissing("It is not an OCI image layout.")
+            raise ImageMissing(f"It is not {layout.kind}.")
         entry = by_tag(layout, tag, "It", platform)
     except OSError as error:
         raise ImageMissing(f"It cannot be read: {error.strerror or error}.") from error

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images in files, as skopeo spells them: what a word on the command line or in a setting means.
 
-`oci:/path[:tag]`, `oci-archive:/path[:tag]`, `docker-archive:/path[:name]`, and `/path[:tag]` for
-an OCI layout. Pure: no file is looked at. Called by `store`, `load`, `export` and the services.
+`oci:/path[:tag]`, `oci-archive:/path[:tag]`, `docker-archive:/path[:name]`, `dir:/path`, and
+`/path[:tag]` for an OCI layout. Pure: no file is looked at. Called by `store`, `load`, `export` and
+the services.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ class Form(StrEnum):
     LAYOUT = "oci"
     OCI_ARCHIVE = "oci-archive"
     DOCKER_ARCHIVE = "docker-archive"
+    DIRECTORY = "dir"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ def parse_source(text: str) -> LocalSource | None:
     if not rest.isprintable() or not path.startswith("/"):
         raise InvalidArgument(
             f"{text[:80]!a} does not name a file by its absolute path.",
-            hint="Write [oci:|oci-archive:|docker-archive:]/path[:name].",
+            hint="Write [oci:|oci-archive:|docker-archive:|dir:]/path[:name].",
         )
     return LocalSource(form, Path(path), name)
 

@@ -95,7 +95,7 @@ class ImageStore:
     def _resolve_source(self, reference: str, source: LocalSource) -> ResolvedImage:
         if source.form is not Form.LAYOUT:
             raise ImageMissing(
-                f"{reference} is an archive.", hint=f"Run 'waggle image load {reference}' first."
+                f"{reference} is no layout.", hint=f"Run 'waggle image load {reference}' first."
             )
         layout = Layout(source.path)
         if not layout.exists:
