@@ -124,7 +124,9 @@ class Made:
 async def create(client: Client, runtime: str) -> Made:
     """A new environment."""
     made = await call(client, "create_environment", runtime=runtime)
-    return Made(str(made["environment_id"]), int(made["ssh_port"]))
+    identity = str(made["environment_id"])
+    state = await call(client, "get_environment", environment_id=identity)
+    return Made(identity, int(state["ssh_port"]))
 
 
 async def destroy(client: Client, environment_id: str) -> None:

@@ -42,12 +42,20 @@ HEAD = """\
 # Tools
 
 What an agent gets over MCP. Times are RFC 3339, sizes bytes; limits are those of the default
-settings. Every tool answers with text for a model and with structured content for a program, whose
-schema it publishes.
+settings. Every tool answers with text and with structured content, which say the same, since
+clients show a model the one or the other. A field of the structured content that has nothing to say
+is left out: read one that is absent as null, zero, false, empty, or the default that is told here.
+A result with a picture is text, the picture and a link to it, without structured content, which
+would hide the picture in some clients; so the tools that show pictures publish no output schema.
 
 A mistake or a failure in the machine is a result with `isError`: its text says what happened and
 what to do next, and its `_meta` has `waggle/error` with `code`, `message`, `hint` and `retryable`.
-Unknown parameters are refused; those without `*` may be left out or `null`.
+Where there was output before, the structured content has it, with the error as `error`. Unknown
+parameters are refused; those without `*` may be left out or `null`.
+
+What is long is cut: the output of a program in the middle, to `WAGGLE_OUTPUT_LIMIT` characters or
+`max_output`, a file after a page of whole lines, a list after its first entries. The result says
+how much is missing and which call shows it.
 
 The server tells every client:
 
@@ -79,10 +87,10 @@ A resource that is missing, or another owner's, is an error with code {NOT_FOUND
 2026-07-28 -32602; `data` has `waggle/error` as with tools.
 
 Images are told by their content. `read_file` shows a png, jpeg, gif, webp or svg of at most
-{MAX_IMAGE_BYTES:,} bytes as an image, and keeps it in the structured content too. `execute` and
-`run_command` show up to {MAX_IMAGES} that the program wrote into its working directory, once it has
-ended within the call: by default when its text names an image file (or `savefig`), or with
-`images`. The structured content has their paths and, with `files`, URIs.
+{MAX_IMAGE_BYTES:,} bytes as an image. `execute` and `run_command` show up to {MAX_IMAGES} that the
+program wrote into its working directory, once it has ended within the call: by default when its
+text names an image file (or `savefig`), or with `images`. With `files`, a link to its resource
+stands beside each.
 """
 
 Schema = Mapping[str, Any]

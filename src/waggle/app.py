@@ -23,6 +23,7 @@ from waggle.callers import Watch, log_egress, rates, watching
 from waggle.config import Settings
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DataDirBusy, SettingsInvalid
+from waggle.domain.execution import MAX_OUTPUT
 from waggle.domain.machine import Hypervisor
 from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock
@@ -270,7 +271,7 @@ def _services(
         Spool,
         Places.of(settings).data,
         keep=settings.output_keep_mb << 20,
-        view=settings.output_limit,
+        view=MAX_OUTPUT,
     )
     archive = partial(Spool, Places.of(settings).data, keep=MAX_RECORDS_BYTES, view=0)
     jobs = JobService(environments, record=record, clock=clock, tasks=tasks)

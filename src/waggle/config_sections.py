@@ -42,6 +42,7 @@ from waggle.config_values import (
     lower,
 )
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
+from waggle.domain.execution import MAX_OUTPUT
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 
@@ -150,11 +151,11 @@ class ExecutionSection(Section):
     )
     install_timeout: Duration = setting("5m", "Time limit of `install_packages`.")
     output_limit: Whole = setting(
-        "32000",
-        "Bytes of standard output, and as many of standard error, in one result; longer output "
-        "is cut in the middle, and `read_job` has the rest.",
+        "24000",
+        "Characters of standard output and standard error together in one result, unless a call "
+        "gives `max_output`; longer output is cut in the middle, and `read_job` has the rest.",
         ge=1000,
-        le=200_000,
+        le=MAX_OUTPUT,
     )
     output_keep_mb: Whole = setting(
         "8",

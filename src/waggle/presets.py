@@ -155,7 +155,7 @@ def execution_limits(settings: Settings) -> ExecutionLimits:
         wait=settings.default_exec_timeout.total_seconds(),
         max_timeout=settings.max_exec_timeout.total_seconds(),
         install_timeout=settings.install_timeout.total_seconds(),
-        output_bytes=settings.output_limit,
+        output=settings.output_limit,
     )
 
 

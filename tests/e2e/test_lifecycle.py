@@ -108,7 +108,7 @@ async def test_hanging_up_during_create(server: Waggle, era: str) -> None:
         assert len(server.directories()) == 1
     await until(lambda: server.remains() == {}, what="the machine is gone")
     async with connected(server) as client:
-        assert (await call(client, "list_environments"))["count"] == 0
+        assert (await call(client, "list_environments")).get("count", 0) == 0
 
 
 async def test_cancelling_a_create_in_a_session(server: Waggle) -> None:
@@ -127,7 +127,7 @@ async def test_cancelling_a_create_in_a_session(server: Waggle) -> None:
             await until(lambda: server.remains() == {}, what="the machine is gone")
         await http.delete(server.mcp, headers=session)
     async with connected(server) as client:
-        assert (await call(client, "list_environments"))["count"] == 0
+        assert (await call(client, "list_environments")).get("count", 0) == 0
 
 
 async def test_destroying_what_is_being_created(server: Waggle) -> None:
@@ -176,7 +176,7 @@ async def test_a_machine_that_is_killed_while_it_works(server: Waggle) -> None:
         two = [await create(client, "shell") for _ in range(2)]  # nor does it hold a slot
         for each in (environment, *two):
             await call(client, "destroy_environment", environment_id=each)
-        assert (await call(client, "list_environments"))["count"] == 0
+        assert (await call(client, "list_environments")).get("count", 0) == 0
 
 
 async def _exists(client: Client, environment: str, path: str) -> bool:

@@ -37,8 +37,7 @@ class TestExecute:
         assert result["stdout"] == "out 1000 /home/sandbox\n"
         assert result["stderr"] == "err\n"
         assert result["exit_code"] == 7
-        assert result["duration_ms"] > 0
-        assert not result["timed_out"]
+        assert result["status"] == "exited"
 
     async def test_stdin_variables_and_directory(
         self, server: Waggle, environment: str, runtime: str
@@ -99,16 +98,12 @@ async def test_files(server: Waggle, python: str, era: str) -> None:
         assert written["path"] == f"/home/sandbox/{path}"
         assert written["bytes_written"] == 3
         read = await call(client, "read_file", environment_id=python, path=written["path"])
-        assert (read["content"], read["encoding"], read["mime_type"]) == (
-            "é\n",
-            "utf-8",
-            "text/plain",
-        )
+        assert read == {"content": "é\n"}
         listed = await call(
             client, "list_files", environment_id=python, path="/home/sandbox/made/on/the/way"
         )
         (item,) = [item for item in listed["files"] if item["name"] == f"{era}.txt"]
-        assert (item["size"], item["is_dir"], item["mode"]) == (3, False, "0600")
+        assert item == {"name": f"{era}.txt", "size": 3, "mode": "0600"}
         code = f"print(open({path!r}).read(), end='')"
         assert await execute(client, python, code) == "é\n"
 
@@ -124,7 +119,7 @@ class TestPackages:
                 environment_id=python,
                 packages="six[nothing]==1.* colorama",
             )
-            said = installed["stdout"] + installed["stderr"]
+            said = installed.get("stdout", "") + installed.get("stderr", "")
             assert "does not provide the extra 'nothing'" in said
             code = "import colorama, six; print(six.PY3, len(colorama.Fore.RED))"
             assert await execute(client, python, code) == "True 5\n"
@@ -163,7 +158,8 @@ async def test_an_environment_from_its_creation_to_its_end(server: Waggle, era: 
         )
         environment = made["environment_id"]
         assert (made["name"], made["status"], made["timeout"]) == (f"whole-{era}", "running", "5m")
-        assert made["ssh_port"] in server.listeners()
+        state = await call(client, "get_environment", environment_id=environment)
+        assert state["ssh_port"] in server.listeners()
         shares = [share for share, _ in heard]
         assert shares == sorted(shares)
         assert any("Booting" in str(message) for _, message in heard)
@@ -180,7 +176,7 @@ async def test_an_environment_from_its_creation_to_its_end(server: Waggle, era: 
         assert environment not in [row["environment_id"] for row in listed["environments"]]
         result = await client.call_tool("execute", {"environment_id": environment, "code": "true"})
         assert error_of(result)["code"] == "not_found"
-    assert made["ssh_port"] not in server.listeners()
+    assert state["ssh_port"] not in server.listeners()
     assert environment not in server.directories()
     await until(lambda: len(server.machines()) == before)
 

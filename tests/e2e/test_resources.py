@@ -7,8 +7,8 @@ import base64
 
 import pytest
 from mcp.shared.subscriptions import ResourceUpdated
-from mcp_types import BlobResourceContents, ImageContent, TextResourceContents
-from tests.support.server import ERAS, MODERN, data_of
+from mcp_types import BlobResourceContents, ImageContent, ResourceLink, TextResourceContents
+from tests.support.server import ERAS, MODERN, text_of
 from tests.support.waggle_client import call, connected
 from tests.support.waggle_process import Waggle
 
@@ -34,11 +34,11 @@ async def test_a_chart_is_shown_and_is_a_resource(server: Waggle, python: str, e
     async with connected(server, era) as client:
         code = f"ERA = {era!r}.encode()\n{DRAW}"
         result = await client.call_tool("execute", {"environment_id": python, "code": code})
-        (chart,) = data_of(result)["images"]
-        assert chart["path"] == "/home/sandbox/chart.png"
+        assert "[image /home/sandbox/chart.png, image/png, " in text_of(result)
         (image,) = [block for block in result.content if isinstance(block, ImageContent)]
-        assert (image.mime_type, chart["mime_type"]) == ("image/png", "image/png")
-        (content,) = (await client.read_resource(chart["uri"])).contents
+        (link,) = [block for block in result.content if isinstance(block, ResourceLink)]
+        assert (image.mime_type, link.mime_type) == ("image/png", "image/png")
+        (content,) = (await client.read_resource(link.uri)).contents
         assert isinstance(content, BlobResourceContents)
         assert content.blob == image.data
         assert era.encode() in base64.b64decode(content.blob)
@@ -57,7 +57,7 @@ async def test_a_stream_tells_that_it_grows_and_has_all_of_it(server: Waggle, sh
             command=f"mkfifo /tmp/go; ({code}) < /tmp/go",
             background=True,
         )
-        uri = started["stdout_uri"]
+        uri = f"waggle://environments/{shell}/executions/{started['job_id']}/stdout"
         async with client.listen(resource_subscriptions=[uri]) as events:
             go = "echo 'the end' > /tmp/go"
             await call(client, "run_command", environment_id=shell, command=go)

@@ -175,7 +175,7 @@ async def test_kill_9_and_the_next_server(server: Waggle) -> None:
     assert server.remains() == {}
     assert len(server.events("environment_removed_at_start")) == 3
     async with connected(server) as client:
-        assert (await call(client, "list_environments"))["count"] == 0
+        assert (await call(client, "list_environments")).get("count", 0) == 0
         for environment in kept:
             ended = await call(client, "destroy_environment", environment_id=environment)
             assert ended["status"] == "destroyed"
@@ -219,7 +219,9 @@ async def test_two_servers_with_one_port_range(server: Waggle) -> None:
 
         async def one(target: Waggle) -> None:
             async with connected(target) as client:
-                made.append(data_of(await client.call_tool(*CREATE)))
+                identity = data_of(await client.call_tool(*CREATE))["environment_id"]
+                about = {"environment_id": identity}
+                made.append(data_of(await client.call_tool("get_environment", about)))
 
         async with anyio.create_task_group() as group:
             group.start_soon(one, server)

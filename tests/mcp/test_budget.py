@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.execution import Output
+from waggle.domain.execution import MAX_OUTPUT, Output
 from waggle.domain.job import JobKind, JobState, JobView
 from waggle.domain.toolset import Offer
 from waggle.mcp.budget import fit, share, shrink, wire_size
@@ -44,8 +44,8 @@ def test_fit_keeps_a_start_within_the_budget(text: str, budget: int) -> None:
 @given(st.text(min_size=1).map(lambda text: text * 50), st.integers(200, 2_000))
 def test_shrink_cuts_the_middle_between_characters(text: str, budget: int) -> None:
     data = text.encode()
-    small = shrink(whole(data), budget)
-    assert wire_size(small.text()) <= budget
+    small = shrink(whole(data), budget, 24_000)
+    assert len(small.text()) <= budget
     assert small.total == len(data)
     assert data.startswith(small.head)
     assert data.endswith(small.tail)
@@ -57,8 +57,8 @@ def test_shrink_cuts_the_middle_between_characters(text: str, budget: int) -> No
 @given(st.binary(max_size=300).map(lambda data: data * 9), st.binary(max_size=300), st.data())
 def test_a_cut_stream_can_be_cut_again(head: bytes, tail: bytes, data: st.DataObject) -> None:
     total = len(head) + len(tail) + data.draw(st.integers(0, 1_000))
-    small = shrink(Output(head, tail, total), 500)
-    assert wire_size(small.text()) <= 500
+    small = shrink(Output(head, tail, total), 500, 500)
+    assert len(small.text()) <= 500
     assert small.total == total
     assert head.startswith(small.head)
     assert (tail or head).endswith(small.tail)
@@ -69,7 +69,7 @@ def test_a_short_stream_leaves_its_room_to_the_other() -> None:
     for first, second in ((long, short), (short, long)):
         stdout, stderr = share(first, second, 600)
         assert short in (stdout, stderr)
-        assert 600 - 100 < wire_size(stdout.text()) + wire_size(stderr.text()) <= 600
+        assert 600 - 100 < len(stdout.text()) + len(stderr.text()) <= 600
     stdout, stderr = share(long, long, 600)
     assert stdout == stderr
     assert share(short, short, 600) == (short, short)
@@ -86,8 +86,8 @@ def test_the_worst_output_makes_a_result_that_every_client_accepts() -> None:
     for out in WORST.values():
         for err in (b"", *WORST.values()):
             stdout = Output(head=out * 100_000, tail=out * 100_000, total=1 << 30)
-            output = command_output(ended(stdout, whole(err * 200_000)), Offer())
-            made = success(output, command_text(output, Offer()))
+            output = command_output(ended(stdout, whole(err * 200_000)), Offer(), MAX_OUTPUT)
+            made = success(output, command_text(output))
             wire = json.dumps(made.model_dump(mode="json", by_alias=True))
             assert len(wire) < EVENT_LIMIT - 2_000
             assert output.stdout_bytes_cut > (1 << 29)

@@ -32,5 +32,5 @@ def test_every_tool_and_parameter_is_on_the_page(generator: ModuleType) -> None:
     page = generator.page()
     for tool in generator.default_tools():
         section = page.partition(f"## `{tool.name}`\n")[2].partition("\n## ")[0]
-        for name in (*tool.parameters["properties"], *tool.output_schema["properties"]):
+        for name in (*tool.parameters["properties"], *tool.told["properties"]):
             assert f"| `{name}`" in section

@@ -128,8 +128,8 @@ def check(tool: dict[str, Any], arguments: dict[str, Any], result: dict[str, Any
     text, echoed = json.dumps(result), json.dumps(arguments)
     assert not [trace for trace in TRACES if trace in text and trace not in echoed]
     assert SECRET not in text
-    structured = result.get("structuredContent")
-    assert structured is None or valid(tool["outputSchema"], structured)
+    structured, schema = result.get("structuredContent"), tool.get("outputSchema")
+    assert structured is None or schema is None or valid(schema, structured)
     if not result["isError"]:
         assert structured is not None
         return

@@ -9,7 +9,7 @@ import zlib
 from typing import Any
 
 import pytest
-from mcp_types import CallToolResult, EmbeddedResource, ImageContent
+from mcp_types import CallToolResult, ImageContent, ResourceLink
 from tests.support.fakes import FakeFile
 from tests.support.guest import FakeGuest
 from tests.support.server import ERAS, client, created, data_of, serving, text_of
@@ -88,7 +88,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("era", ERAS)
-async def test_read_file_shows_an_image_and_loses_neither_form(era: str) -> None:
+async def test_read_file_shows_an_image_that_no_structured_content_hides(era: str) -> None:
     async with serving() as rig, client(rig, era) as agent:
         environment = await created(agent)
         files = rig.host.only.files
@@ -99,10 +99,13 @@ async def test_read_file_shows_an_image_and_loses_neither_form(era: str) -> None
 
         result = await read("/tmp/no-suffix", png(300_000))
         assert images(result) == [("image/png", png(300_000))]
-        assert not any(isinstance(block, EmbeddedResource) for block in result.content)
-        data = data_of(result)
-        assert base64.b64decode(data["content"]) == png(300_000)
-        assert (data["mime_type"], data["encoding"]) == ("image/png", "base64")
+        assert result.structured_content is None
+        assert text_of(result) == f"/tmp/no-suffix: image/png, {len(png(300_000))} bytes."
+        assert links(result) == [file_uri(environment, "/tmp/no-suffix")]
+        asked = {"environment_id": environment, "path": "/tmp/no-suffix", "encoding": "base64"}
+        result = await agent.call_tool("read_file", asked)
+        assert images(result) == []
+        assert base64.b64decode(data_of(result)["content"]) == png(300_000)[:24_000]
 
         result = await read("/tmp/chart.svg", SVG)
         assert images(result) == [("image/svg+xml", SVG)]
@@ -114,13 +117,19 @@ async def test_read_file_shows_an_image_and_loses_neither_form(era: str) -> None
 
         result = await read("/tmp/large.png", png(MAX_IMAGE_BYTES))
         assert images(result) == []
-        assert data_of(result)["truncated"]
+        assert data_of(result)["uri"] == file_uri(environment, "/tmp/large.png")
 
-        result = await read("/tmp/wide.svg", b"<svg>" + b'"' * 200_000 + b"</svg>")
-        assert images(result) == []
+        wide = b"<svg>" + b'"' * 200_000 + b"</svg>"
+        result = await read("/tmp/wide.svg", wide)
+        assert images(result) == [("image/svg+xml", wide)]
+        assert "the next page begins at offset 32000" in text_of(result)
 
         blob = (await agent.read_resource(file_uri(environment, "/tmp/no-suffix"))).contents[0]
         assert blob.mime_type == "image/png"
+
+
+def links(result: CallToolResult) -> list[str]:
+    return [block.uri for block in result.content if isinstance(block, ResourceLink)]
 
 
 def draws(guest: FakeGuest, pictures: dict[str, bytes], printed: bytes = b"") -> None:
@@ -147,14 +156,14 @@ async def test_images_that_a_program_wrote_are_shown(era: str) -> None:
         arguments = {"environment_id": environment, "command": ["draw", "chart.png"]}
         result = await agent.call_tool("run_command", arguments)
         assert images(result) == [("image/png", png(5)), ("image/svg+xml", SVG)]
-        assert f"[image {HOME}/chart.png, image/png, {len(png(5))} bytes: shown" in text_of(result)
-        chart = data_of(result)["images"][0]
-        assert chart["path"] == f"{HOME}/chart.png"
-        content = (await agent.read_resource(chart["uri"])).contents[0]
+        assert f"[image {HOME}/chart.png, image/png, {len(png(5))} bytes]" in text_of(result)
+        assert result.structured_content is None
+        content = (await agent.read_resource(links(result)[0])).contents[0]
         assert content.mime_type == "image/png"
         # Nothing new: nothing to show.
         again = await agent.call_tool("run_command", arguments)
-        assert (images(again), data_of(again)["images"]) == ([], [])
+        assert images(again) == []
+        assert "images" not in data_of(again)
 
 
 async def test_images_are_shown_only_when_they_are_wanted_and_the_program_ended() -> None:
@@ -183,10 +192,9 @@ async def test_what_a_hostile_program_writes_stays_within_the_budget() -> None:
         arguments = {"environment_id": environment, "command": ["draw"], "images": True}
         result = await agent.call_tool("run_command", arguments)
         assert len(json.dumps(result.model_dump(mode="json", by_alias=True))) < 1024 * 1024
-        data = data_of(result)
-        assert len(data["images"]) == MAX_IMAGES
+        assert text_of(result).count("[image ") == MAX_IMAGES
         assert 0 < len(images(result)) < MAX_IMAGES
-        assert "no room to show it: use read_file" in text_of(result)
+        assert f"no room to show {HOME}/02.png: read_file shows it." in text_of(result)
         assert "\x1b" not in text_of(result)
 
 

@@ -212,7 +212,7 @@ async def test_what_a_program_prints_is_not_ours_to_change() -> None:
         arguments = {"environment_id": made.environment_id, "code": f"echo {line}\nexit 1"}
         result = await made.agent.call_tool("execute", arguments)
         assert data_of(result)["stdout"] == f"{line}\n"
-        assert text_of(result).startswith(f"stdout:\n{line}\n")
+        assert text_of(result).startswith(f"{line}\n")
         assert data_of(result)["diagnosis"]["next_step"] == (
             "Write its file. run_command works as root. Look at it again."
         )

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from waggle.domain.errors import InvalidArgument
 from waggle.mcp.budget import COPY_BUDGET, wire_size
-from waggle.mcp.pages import Encoding, Page, decode_base64, mime_type, page, window
+from waggle.mcp.pages import (
+    TEXT_PAGE,
+    Encoding,
+    Page,
+    decode_base64,
+    mime_type,
+    model_window,
+    page,
+    window,
+)
 
 files = st.binary(max_size=200) | st.text(max_size=100).map(lambda t: t.encode("utf-8", "replace"))
 
@@ -21,7 +30,7 @@ def pages(data: bytes, encoding: Encoding | None, limit: int | None) -> list[Pag
     read: list[Page] = []
     offset: int | None = 0
     while offset is not None:
-        part = data[offset : offset + window(limit, encoding)]
+        part = data[offset : offset + window(limit)]
         found = page(
             part, offset=offset, size=len(data), encoding=encoding, whole=limit is not None
         )
@@ -67,9 +76,27 @@ def test_a_page_without_a_limit_suits_every_client(piece: bytes) -> None:
     assert wire_size(read[0].content) > COPY_BUDGET // 2
 
 
-def test_bytes_asked_for_as_base64_are_read_once() -> None:
-    part = bytes(window(None, "base64"))
-    assert page(part, offset=0, size=len(part), encoding="base64").next_offset is None
+@given(
+    st.text(st.sampled_from("aé😀\n"), min_size=1, max_size=60).map(lambda text: text * 3),
+    st.integers(4, 40),
+)
+def test_pages_for_a_model_are_whole_lines_and_joined_the_file(text: str, characters: int) -> None:
+    data, content, offset = text.encode(), "", 0
+    while offset is not None:
+        part = data[offset : offset + 4 * characters]
+        found = page(part, offset=offset, size=len(data), characters=characters)
+        assert 0 < len(found.content) <= characters
+        last = found.next_offset is None
+        assert last or found.content.endswith("\n") or "\n" not in found.content
+        content, offset = content + found.content, found.next_offset
+    assert content == text
+
+
+def test_a_model_reads_no_more_than_it_is_shown_but_for_a_picture() -> None:
+    assert model_window(0, None, "base64") == TEXT_PAGE * 3 // 4
+    assert model_window(1, None, None) == 4 * TEXT_PAGE
+    assert model_window(0, None, None) > 4 * TEXT_PAGE
+    assert model_window(9, 100, None) == 100
 
 
 def test_450_kb_of_plain_text_come_whole() -> None:

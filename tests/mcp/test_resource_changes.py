@@ -39,9 +39,11 @@ from tests.support.server import (
 
 from waggle.domain.access import Owner
 from waggle.domain.execution import ExecutionResult
+from waggle.domain.job import StreamName
 from waggle.domain.runtime import RuntimeName
 from waggle.mcp.resources.changes import Changes
 from waggle.mcp.resources.subscriptions import MAX_SUBSCRIPTIONS
+from waggle.mcp.resources.uris import output_uri
 from waggle.service.environments import CreateRequest
 
 pytestmark = pytest.mark.anyio
@@ -104,7 +106,8 @@ async def talking(rig: Rig, agent: Client) -> tuple[str, Any]:
 
     guest.programs["talk"] = program
     arguments = {"environment_id": environment, "command": ["talk"], "background": True}
-    uri = data_of(await agent.call_tool("run_command", arguments))["stdout_uri"]
+    job = data_of(await agent.call_tool("run_command", arguments))["job_id"]
+    uri = output_uri(environment, job, StreamName.STDOUT)
     await guest.started.wait()
     return str(uri), lines
 
@@ -226,7 +229,8 @@ async def test_the_subscriptions_of_a_session_are_bounded_and_gone_with_it() -> 
             arguments = {"environment_id": environment, "code": "exit 0"}
             uri = ""
             for number in range(1, MAX_SUBSCRIPTIONS // 2 + 1):
-                uri = data_of(await agent.call_tool("execute", arguments))["stdout_uri"]
+                job = data_of(await agent.call_tool("execute", arguments))["job_id"]
+                uri = output_uri(environment, job, StreamName.STDOUT)
                 assert uri.endswith(f"/{number}/stdout")
                 await subscribe(agent, uri)
                 await subscribe(agent, uri.replace("stdout", "stderr"))

@@ -36,6 +36,7 @@ from tests.support.server import (
 
 from waggle.domain.access import Owner
 from waggle.domain.execution import ExecutionResult
+from waggle.domain.job import StreamName
 from waggle.domain.runtime import RuntimeName
 from waggle.mcp.resources.listing import EXECUTIONS_LISTED
 from waggle.mcp.resources.uris import (
@@ -45,6 +46,7 @@ from waggle.mcp.resources.uris import (
     STREAM_TEMPLATE,
     archive_uri,
     file_uri,
+    output_uri,
 )
 from waggle.service.environments import CreateRequest
 from waggle.service.trees import MAX_KEPT
@@ -57,7 +59,7 @@ NOWHERE = "00000000-0000-4000-8000-0000000000ff"
 async def ran(agent: Client, environment: str, code: str) -> str:
     """Run a program; the URI of its stdout, from the result."""
     result = await agent.call_tool("execute", {"environment_id": environment, "code": code})
-    return str(data_of(result)["stdout_uri"])
+    return output_uri(environment, data_of(result)["job_id"], StreamName.STDOUT)
 
 
 def text_in(result: ReadResourceResult) -> tuple[str, dict[str, Any]]:
@@ -131,7 +133,8 @@ async def test_a_stream_can_be_read_while_it_is_written_and_what_is_no_text_is_a
 
         guest.programs["talk"] = program
         arguments = {"environment_id": environment, "command": ["talk"], "background": True}
-        uri = data_of(await agent.call_tool("run_command", arguments))["stdout_uri"]
+        job = data_of(await agent.call_tool("run_command", arguments))["job_id"]
+        uri = output_uri(environment, job, StreamName.STDOUT)
         await guest.started.wait()
         text, page = text_in(await agent.read_resource(uri))
         assert (text, page["next_offset"], page["size"]) == ("gr", 2, 3)

@@ -53,7 +53,8 @@ async def test_a_program_runs_and_its_environment_is_gone(era: str) -> None:
             files={"data/a.txt": "one", "/tmp/b": "two"},
         )
         output = data_of(result)
-        assert (output["phase"], output["status"], output["exit_code"]) == ("run", "exited", 3)
+        assert (output["status"], output["exit_code"]) == ("exited", 3)
+        assert text_of(result) == "hello\ntext\n[exit 3]"
         assert output["stdout"] == "hello\ntext"
         assert "job_id" not in output
         files = rig.host.only.files
@@ -125,9 +126,9 @@ async def test_why_it_failed_is_told_as_of_execute() -> None:
             "cause": "The disk is full.",
             "next_step": "Delete something.",
         }
-        assert text_of(failed).endswith("The disk is full. Delete something.")
+        assert text_of(failed).endswith("disk_full: The disk is full. Delete something.")
     async with serving() as rig, client(rig, MODERN) as agent:
-        assert data_of(await run(agent, code="echo hi"))["diagnosis"] is None
+        assert "diagnosis" not in data_of(await run(agent, code="echo hi"))
 
 
 async def test_a_timeout_is_an_error_with_the_output_so_far() -> None:

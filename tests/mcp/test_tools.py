@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from mcp import Client
-from mcp_types import BlobResourceContents, CallToolResult, EmbeddedResource, TextContent
+from mcp_types import BlobResourceContents, CallToolResult, EmbeddedResource, ResourceLink
 from tests.support.fakes import FakeFile
 from tests.support.server import (
     ERAS,
@@ -37,12 +37,12 @@ async def test_the_main_job(era: str) -> None:
             "name": "python-00000000",
             "runtime": "python",
             "status": "running",
-            "network": "public",
-            "ssh_port": 10_000,
-            "working_directory": "/home/sandbox",
-            "created_at": "2026-03-04T05:06:07Z",
             "timeout": "30m",
         }
+        assert text_of(made) == (
+            "Environment 00000000-0000-4000-8000-000000000001 (python-00000000, python) is running;"
+            " destroyed after 30m without a call."
+        )
         made_id = data_of(made)["environment_id"]
         environment = {"environment_id": made_id}
         ran = await agent.call_tool("execute", {**environment, "code": "echo 42\nerr oh"})
@@ -52,42 +52,21 @@ async def test_the_main_job(era: str) -> None:
             "stdout": "42\n",
             "stderr": "oh\n",
             "exit_code": 0,
-            "duration_ms": 250,
-            "signal": None,
-            "timed_out": False,
-            "stdout_bytes_cut": 0,
-            "stderr_bytes_cut": 0,
-            "ends_at": None,
-            "stdout_uri": f"waggle://environments/{made_id}/executions/1/stdout",
-            "stderr_uri": f"waggle://environments/{made_id}/executions/1/stderr",
-            "diagnosis": None,
-            "images": [],
-            "left_running": [],
         }
-        assert text_of(ran) == "stdout:\n42\nstderr:\noh\nexit code: 0 (250 ms)"
+        assert text_of(ran) == "42\n[stderr]\noh\n[job 1: exit 0]"
         wrote = await agent.call_tool(
             "write_file", {**environment, "path": "data/a.txt", "content": "héllo\n"}
         )
         assert data_of(wrote) == {
-            "status": "written",
             "path": "/home/sandbox/data/a.txt",
             "bytes_written": 7,
         }
         read = await agent.call_tool("read_file", {**environment, "path": "data/a.txt"})
         assert text_of(read) == "héllo\n"
-        assert data_of(read)["content"] == "héllo\n"
+        assert data_of(read) == {"content": "héllo\n"}
         listed = await agent.call_tool("list_files", {**environment, "path": "data"})
-        assert data_of(listed)["files"] == [
-            {
-                "name": "a.txt",
-                "size": 7,
-                "is_dir": False,
-                "is_link": False,
-                "mode": "0644",
-                "modified": "2026-01-02T03:04:05Z",
-            }
-        ]
-        assert "a.txt" in text_of(listed)
+        assert data_of(listed)["files"] == [{"name": "a.txt", "size": 7}]
+        assert text_of(listed) == "a.txt 7"
         installed = await agent.call_tool(
             "install_packages", {**environment, "packages": "numpy uvicorn[standard]"}
         )
@@ -98,7 +77,7 @@ async def test_the_main_job(era: str) -> None:
             gone = await agent.call_tool("destroy_environment", environment)
             assert data_of(gone)["status"] == "destroyed"
         after = await agent.call_tool("list_environments", {})
-        assert data_of(after) == {"environments": [], "count": 0}
+        assert data_of(after) == {"note": text_of(after)}
         assert "create_environment" in text_of(after)
         assert rig.host.only.dead.is_set()
 
@@ -197,9 +176,9 @@ async def test_every_option_of_execute_is_heeded() -> None:
 @pytest.mark.parametrize(
     "code, ending",
     [
-        ("exit 3", "(no output)\nexit code: 3 (250 ms)"),
-        ("signal KILL", "(no output)\nended by signal KILL after 250 ms"),
-        ("oops", "stderr:\nno such word: oops\nexit code: 1 (250 ms)"),
+        ("exit 3", "[job 1: exit 3]"),
+        ("signal KILL", "[job 1: signaled KILL, 0.2 s]"),
+        ("oops", "[stderr]\nno such word: oops\n[job 1: exit 1]"),
     ],
 )
 async def test_a_program_that_fails_is_a_result_not_an_error(code: str, ending: str) -> None:
@@ -216,12 +195,16 @@ async def test_a_timeout_is_an_error_that_carries_the_output_so_far(era: str) ->
         arguments = {"environment_id": await created(agent), "code": "echo part\ntimeout"}
         result = await agent.call_tool("execute", arguments)
         assert error_of(result)["code"] == "timeout"
-        assert text_of(result).startswith("stdout:\npart\ntimed out after 250 ms")
+        assert text_of(result).startswith("part\n[job 1: timed_out, 0.2 s]\n")
         assert "timeout_seconds (at most 300)" in text_of(result)
         assert result.structured_content is not None
         assert result.structured_content["stdout"] == "part\n"
-        assert result.structured_content["timed_out"] is True
-        assert result.structured_content["exit_code"] is None
+        assert result.structured_content["status"] == "timed_out"
+        assert "exit_code" not in result.structured_content
+        told = error_of(result)
+        assert result.structured_content["error"] == {
+            name: told[name] for name in ("code", "message", "hint")
+        }
 
 
 async def test_long_output_says_how_much_was_cut() -> None:
@@ -229,9 +212,16 @@ async def test_long_output_says_how_much_was_cut() -> None:
         arguments = {"environment_id": await created(agent), "code": "flood 5000000"}
         result = await agent.call_tool("execute", arguments)
         output = data_of(result)
-        assert output["stdout_bytes_cut"] == 4_800_000
-        assert "[... 4800000 of 5000000 bytes cut ...]" in output["stdout"]
-        assert "[... 4800000 of 5000000 bytes cut ...]" in text_of(result)
+        cut = f"[... {output['stdout_bytes_cut']} of 5000000 bytes cut ...]"
+        assert cut in output["stdout"]
+        assert cut in text_of(result)
+        assert 23_900 < len(output["stdout"]) <= 24_000
+        for wanted in (100, 200_000):
+            result = await agent.call_tool("execute", {**arguments, "max_output": wanted})
+            assert wanted - 100 < len(data_of(result)["stdout"]) <= wanted
+        for wrong in (99, 200_001):
+            result = await agent.call_tool("execute", {**arguments, "max_output": wrong})
+            assert error_of(result)["code"] == "invalid_argument"
 
 
 async def test_binary_output_at_its_worst_reaches_the_client() -> None:
@@ -306,17 +296,27 @@ async def read(agent: Client, environment: str, **arguments: object) -> CallTool
     return await agent.call_tool("read_file", {"environment_id": environment, **arguments})
 
 
-async def test_reading_bytes_gives_base64_with_the_media_type() -> None:
+async def test_reading_bytes_gives_a_link_and_base64_to_who_asks_for_it() -> None:
     async with serving() as rig, client(rig) as agent:
         environment = await created(agent)
         rig.host.only.files["/tmp/a b.pdf"] = FakeFile(b"\x89PNG\0\xff", 0o644)
         result = await read(agent, environment, path="/tmp/a b.pdf")
+        uri = f"waggle://environments/{environment}/files/tmp/a%20b.pdf"
+        assert data_of(result) == {
+            "mime_type": "application/pdf",
+            "size": 6,
+            "uri": uri,
+            "note": "Not text: encoding base64 returns its bytes.",
+        }
+        assert text_of(result).startswith("/tmp/a b.pdf: application/pdf, 6 bytes.\nNot text: ")
+        link = result.content[-1]
+        assert isinstance(link, ResourceLink)
+        assert (link.uri, link.name, link.size) == (uri, "a b.pdf", 6)
+        result = await read(agent, environment, path="/tmp/a b.pdf", encoding="base64")
         assert data_of(result)["content"] == "iVBORwD/"
         assert data_of(result)["encoding"] == "base64"
         assert data_of(result)["mime_type"] == "application/pdf"
-        note, block = result.content
-        assert isinstance(note, TextContent)
-        assert note.text == "/tmp/a b.pdf: application/pdf, 6 bytes, as base64."
+        block = result.content[-1]
         assert isinstance(block, EmbeddedResource)
         assert isinstance(block.resource, BlobResourceContents)
         assert block.resource.blob == "iVBORwD/"
@@ -334,10 +334,25 @@ async def test_reading_in_pages_says_where_the_next_begins() -> None:
         assert "[bytes 0 to 2 of 6; the next page begins at offset 2]" in text_of(first)
         second = await read(agent, environment, path="/tmp/a", offset=2, limit=4)
         assert data_of(second)["content"] == "€c"
-        assert data_of(second)["truncated"] is False
+        assert "next_offset" not in data_of(second)
         assert "this is the end" in text_of(second)
         rig.host.only.files["/tmp/a"] = FakeFile(b"", 0o644)
-        assert text_of(await read(agent, environment, path="/tmp/a")) == "[the file is empty]"
+        assert text_of(await read(agent, environment, path="/tmp/a")) == "The file is empty."
+
+
+async def test_a_large_file_comes_in_pages_of_whole_lines() -> None:
+    async with serving() as rig, client(rig) as agent:
+        environment = await created(agent)
+        lines = "".join(f"def function_{n}(): return 'ä'\n" for n in range(8_000)).encode()
+        rig.host.only.files["/tmp/a"] = FakeFile(lines, 0o644)
+        content, offset = "", 0
+        while offset is not None:
+            page = data_of(await read(agent, environment, path="/tmp/a", offset=offset))
+            assert len(page["content"]) <= 32_000
+            assert page["content"].endswith("\n")
+            assert page["size"] == len(lines)
+            content, offset = content + page["content"], page.get("next_offset")
+        assert content.encode() == lines
 
 
 async def test_a_directory_with_hostile_names_is_listed_within_bounds() -> None:
@@ -351,11 +366,41 @@ async def test_a_directory_with_hostile_names_is_listed_within_bounds() -> None:
         guest.listing = Listing("/tmp", entries, truncated=False)
         result = await agent.call_tool("list_files", {"environment_id": environment})
         listed = data_of(result)
-        assert listed["truncated"] is True
-        assert 100 < listed["count"] == len(listed["files"]) < 2_000
+        assert 30 < listed["count"] == len(listed["files"]) <= 200
+        assert listed["count"] + listed["more"] == 2_000
         assert listed["files"][0]["name"] == f"0?\n{'é' * 120}"
-        assert "only the first" in text_of(result)
+        assert f"Not listed: {listed['more']} more entries. search_files" in text_of(result)
+        assert len(text_of(result)) < 100_000
         assert len(text_of(result).splitlines()) == listed["count"] + 1
+
+
+async def test_a_long_list_says_how_much_it_leaves_out() -> None:
+    async with serving() as rig, client(rig) as agent:
+        environment = {"environment_id": await created(agent)}
+        rig.host.only.listing = Listing(
+            "/tmp",
+            (
+                FileEntry("a dir", 4096, True, False, 0o755, NOW),
+                FileEntry("b link", 7, False, True, 0o777, NOW),
+                FileEntry("c.sh", 7, False, False, 0o755, NOW),
+                *(FileEntry(f"f{n}", n, False, False, 0o644, NOW) for n in range(1_997)),
+            ),
+            truncated=True,
+        )
+        result = await agent.call_tool("list_files", environment)
+        listed = data_of(result)
+        assert (listed["count"], listed["more"]) == (200, 1_800)
+        assert listed["files"][:4] == [
+            {"name": "a dir", "is_dir": True},
+            {"name": "b link", "is_link": True},
+            {"name": "c.sh", "size": 7, "mode": "0755"},
+            {"name": "f0"},
+        ]
+        assert text_of(result).startswith("a dir/\nb link@\nc.sh 7 0755\nf0 0\nf1 1\n")
+        assert "Not listed: at least 1800 more entries." in listed["note"]
+        rig.host.only.listing = Listing("/tmp", (), truncated=False)
+        empty = await agent.call_tool("list_files", environment)
+        assert data_of(empty) == {"path": "/tmp", "note": "/tmp is empty."}
 
 
 async def test_environments_of_others_are_invisible(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,7 +411,7 @@ async def test_environments_of_others_are_invisible(monkeypatch: pytest.MonkeyPa
         environment = await created(agent)
         for module in (environments, execution, filesystem, packages):
             monkeypatch.setattr(module, "current_owner", somebody_else)
-        assert data_of(await agent.call_tool("list_environments", {}))["count"] == 0
+        assert data_of(await agent.call_tool("list_environments", {})).get("count", 0) == 0
         mine = {"environment_id": environment}
         for tool, more in {
             "destroy_environment": {},

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from mcp import Client
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult, ResourceLink, TextContent
 from tests.support.fakes import FakeFile
 from tests.support.guest import FakeGuest
 from tests.support.server import LEGACY, client, serving
@@ -57,11 +57,18 @@ async def test_a_search_shows_each_file_once_with_its_lines() -> None:
         result = await call(agent, "search_files", content="needle")
         assert told(result).splitlines() == [
             *(f"{HOME}/a:", "2: needle", "3: needle", f"{HOME}/b:", "1: a needle"),
-            f"[3 matches in {HOME}]",
         ]
-        assert structured(result)["matches"][2]["column"] == 3
+        assert structured(result)["matches"][2] == {
+            "path": f"{HOME}/b",
+            "line": 1,
+            "text": "a needle",
+        }
         cut = structured(await call(agent, "search_files", content="needle", max_results=1))
-        assert (cut["truncated"], cut["stopped_by"], cut["count"]) == (True, "results", 1)
+        assert (cut["stopped_by"], cut["count"]) == ("results", 1)
+        assert "max_results was reached" in cut["note"]
+        none = await call(agent, "search_files", content="nothing like it")
+        assert structured(none) == {"note": f"No match in {HOME}."}
+        assert told(none) == f"No match in {HOME}."
         refused = await call(agent, "search_files")
         assert "name, content or both" in told(refused)
 
@@ -79,7 +86,9 @@ async def test_what_a_guest_names_its_files_does_no_harm() -> None:
         found = structured(result)
         assert found["matches"][0]["path"] == name
         assert found["stopped_by"] == "output"
-        assert 10 < found["count"] < 1_000
+        assert 10 < found["count"] <= 200
+        assert found["count"] + found["more"] == 1_000
+        assert len(text) < 100_000
 
 
 async def test_an_edit_replaces_shows_and_keeps_the_mode() -> None:
@@ -111,7 +120,14 @@ async def test_a_tree_goes_up_and_comes_down() -> None:
         up = await call(agent, "upload_files", path="p", archive=archive(a=b"1", b=b"2" * 900))
         assert structured(up)["files"] == 2
         assert rig.host.only.files[f"{HOME}/p/a"].data == b"1"
-        down = structured(await call(agent, "download_files", path="p", exclude=["a"]))
+        down = await call(agent, "download_files", path="p", exclude=["a"])
+        assert "content" not in structured(down)
+        link = down.content[-1]
+        assert isinstance(link, ResourceLink)
+        assert link.uri == structured(down)["uri"]
+        assert link.size == structured(down)["size"]
+        where = {"archive_id": structured(down)["archive_id"]}
+        down = structured(await call(agent, "download_files", path="p", **where))
         data = base64.b64decode(down["content"])
         assert hashlib.sha256(data).hexdigest() == down["sha256"]
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
@@ -125,7 +141,7 @@ async def test_a_large_archive_comes_in_pages_of_one_moment() -> None:
         page = structured(await call(agent, "download_files", path=HOME, limit=50))
         data = base64.b64decode(page["content"])
         put(rig.host.only, a=b"after")
-        while page["truncated"]:
+        while "next_offset" in page:
             where = {"archive_id": page["archive_id"], "offset": page["next_offset"]}
             page = structured(await call(agent, "download_files", path=HOME, limit=50, **where))
             data += base64.b64decode(page["content"])
@@ -153,7 +169,8 @@ async def test_an_upload_that_fails_in_part_says_what_failed() -> None:
         assert "Wrote 1 files" in told(result)
         assert "1 entries failed: b:" in told(result)
         assert result.structured_content is not None
-        assert result.structured_content["status"] == "partial"
+        assert result.structured_content["failed"] == 1
+        assert result.structured_content["error"]["code"] == "partial_upload"
 
 
 async def test_a_hostile_guest_or_client_writes_nothing() -> None:

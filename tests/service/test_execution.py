@@ -35,7 +35,7 @@ from waggle.service.execution import ExecutionLimits, ExecutionService, Surround
 
 pytestmark = pytest.mark.anyio
 
-LIMITS = ExecutionLimits(wait=30, max_timeout=300, install_timeout=600, output_bytes=1_000)
+LIMITS = ExecutionLimits(wait=30, max_timeout=300, install_timeout=600, output=1_000)
 RUNTIMES = {
     RuntimeName.PYTHON: Runtime(
         RuntimeName.PYTHON, ".py", ("python3", "{file}"), ("pip", "install", "{packages}")

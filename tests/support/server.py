@@ -26,6 +26,7 @@ from mcp_types import CallToolResult, TextContent
 from tests.support.fakes import FakeHost, MemoryCalls, MemoryShelf, MemoryStore
 
 from waggle.domain.environment import Resources
+from waggle.domain.execution import MAX_OUTPUT
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.observer import Observer
 from waggle.domain.runtime import Runtime, RuntimeName
@@ -59,7 +60,7 @@ ERAS = (LEGACY, MODERN)
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Trusts nobody. To read the machine's certificates takes longer than most of what is tested."""
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
-EXECUTION = ExecutionLimits(wait=30, max_timeout=300, install_timeout=600, output_bytes=200_000)
+EXECUTION = ExecutionLimits(wait=30, max_timeout=300, install_timeout=600, output=24_000)
 RUNTIMES = {
     name: Runtime(name, ".x", (name.value, "{file}"), ("install", "{packages}"))
     for name in RuntimeName
@@ -130,7 +131,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
     )
     jobs = JobService(
         environments,
-        record=lambda: Spool(Path("/tmp"), keep=1 << 23, view=EXECUTION.output_bytes),
+        record=lambda: Spool(Path("/tmp"), keep=1 << 23, view=MAX_OUTPUT),
         clock=lambda: NOW,
         tasks=tasks,
     )

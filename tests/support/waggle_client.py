@@ -84,7 +84,7 @@ async def execute(client: Client, environment: str, code: str, **arguments: obje
     """The standard output of a program that must succeed."""
     result = await call(client, "execute", environment_id=environment, code=code, **arguments)
     assert result["exit_code"] == 0, result
-    return str(result["stdout"])
+    return str(result.get("stdout", ""))
 
 
 async def until(

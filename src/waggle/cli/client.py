@@ -119,7 +119,7 @@ def _first(error: BaseException) -> BaseException:
 
 
 async def call(client: Client, tool: str, **arguments: object) -> dict[str, Any]:
-    """Call a tool and return its structured result. Raises CallRefused."""
+    """Call a tool and return its structured result, as the server slims it. Raises CallRefused."""
     return _result(tool, await client.call_tool(tool, arguments))
 
 
@@ -143,7 +143,7 @@ def _result(tool: str, result: CallToolResult) -> dict[str, Any]:
 async def find(client: Client, wanted: str) -> dict[str, Any]:
     """The environment with this id, beginning of id, or name. Raises NotFound, InvalidArgument."""
     listed = await call(client, "list_environments")
-    rows = cast("list[dict[str, Any]]", listed["environments"])
+    rows = cast("list[dict[str, Any]]", listed.get("environments", []))
     exact = [row for row in rows if wanted in (row["environment_id"], row["name"])]
     found = exact or [row for row in rows if str(row["environment_id"]).startswith(wanted)]
     if not found:

@@ -59,7 +59,7 @@ def ls(*, as_json: bool) -> None:
 async def _list() -> list[dict[str, Any]]:
     async with connected_by(load()) as client:
         listed = await call(client, "list_environments")
-        return cast("list[dict[str, Any]]", listed["environments"])
+        return cast("list[dict[str, Any]]", listed.get("environments", []))
 
 
 def rm(environments: Sequence[str]) -> None:

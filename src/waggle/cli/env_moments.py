@@ -21,21 +21,22 @@ _NOTHING_ELSE: Mapping[str, object] = {}
 
 def pause(environment: str, *, to_disk: bool) -> None:
     """Pause it, print its id, and say until when it is kept."""
-    paused = anyio.run(_call, "pause_environment", environment, {"to_disk": to_disk})
-    sys.stdout.write(f"{paused['environment_id']}\n")
-    say(f"It is kept until {paused['expires_at']}, and goes on when it is used.")
+    identity, paused = anyio.run(_call, "pause_environment", environment, {"to_disk": to_disk})
+    until = paused.get("on_disk_until") or paused.get("expires_at")
+    sys.stdout.write(f"{identity}\n")
+    say(f"It is kept until {until}, and goes on when it is used.")
 
 
 def resume(environment: str) -> None:
     """Have it go on, and print its id."""
-    resumed = anyio.run(_call, "resume_environment", environment, _NOTHING_ELSE)
-    sys.stdout.write(f"{resumed['environment_id']}\n")
+    identity, _ = anyio.run(_call, "resume_environment", environment, _NOTHING_ELSE)
+    sys.stdout.write(f"{identity}\n")
 
 
 def snapshot(environment: str, name: str | None, *, as_json: bool) -> None:
     """Take a snapshot, and print its id, or all of it as JSON."""
     more: dict[str, object] = {} if name is None else {"name": name}
-    taken = anyio.run(_call, "snapshot_environment", environment, more)
+    _, taken = anyio.run(_call, "snapshot_environment", environment, more)
     if as_json:
         sys.stdout.write(json.dumps(taken, indent=2) + "\n")
         return
@@ -45,7 +46,7 @@ def snapshot(environment: str, name: str | None, *, as_json: bool) -> None:
 
 def fork(environment: str, count: int, *, as_json: bool) -> None:
     """Make copies, and print their ids, or all of them as a JSON list."""
-    made = anyio.run(_call, "fork_environment", environment, {"count": count})
+    _, made = anyio.run(_call, "fork_environment", environment, {"count": count})
     rows = cast("list[dict[str, Any]]", made["environments"])
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
@@ -56,27 +57,30 @@ def fork(environment: str, count: int, *, as_json: bool) -> None:
 
 def rollback(environment: str, snapshot: str) -> None:
     """Take it back, and print its id."""
-    back = anyio.run(_rollback, environment, snapshot)
-    sys.stdout.write(f"{back['environment_id']}\n")
+    sys.stdout.write(f"{anyio.run(_rollback, environment, snapshot)}\n")
 
 
-async def _call(tool: str, environment: str, more: Mapping[str, object]) -> dict[str, Any]:
+async def _call(
+    tool: str, environment: str, more: Mapping[str, object]
+) -> tuple[str, dict[str, Any]]:
+    """The environment's id, and the result."""
     async with connected_by(load()) as client:
-        row = await find(client, environment)
-        return await call(client, tool, environment_id=row["environment_id"], **more)
+        identity = str((await find(client, environment))["environment_id"])
+        return identity, await call(client, tool, environment_id=identity, **more)
 
 
-async def _rollback(environment: str, snapshot: str) -> dict[str, Any]:
+async def _rollback(environment: str, snapshot: str) -> str:
     async with connected_by(load()) as client:
-        identity = (await find(client, environment))["environment_id"]
+        identity = str((await find(client, environment))["environment_id"])
         kept = await _find_snapshot(client, snapshot, identity)
-        return await call(client, "rollback_environment", environment_id=identity, snapshot_id=kept)
+        await call(client, "rollback_environment", environment_id=identity, snapshot_id=kept)
+        return identity
 
 
 async def _find_snapshot(client: Client, wanted: str, environment_id: str) -> str:
     """The id of the environment's snapshot with this id, beginning of id, or name."""
     listed = await call(client, "list_snapshots")
-    rows = cast("list[dict[str, Any]]", listed["snapshots"])
+    rows = cast("list[dict[str, Any]]", listed.get("snapshots", []))
     exact = [row for row in rows if wanted in (row["snapshot_id"], row["name"])]
     found = exact or [row for row in rows if str(row["snapshot_id"]).startswith(wanted)]
     own = [row for row in found if row["environment_id"] == environment_id]

@@ -186,7 +186,7 @@ async def _may_again(error: CallRefused) -> bool:
 
 def ended(result: Mapping[str, Any], lost: int = 0) -> Ended:
     """What a job's last result means here. Pure."""
-    status, seconds = str(result["status"]), result["duration_ms"] / 1000
+    status, seconds = str(result["status"]), result.get("duration_ms", 0) / 1000
     told = _diagnosis(result)
     match status:
         case "exited":
@@ -211,4 +211,4 @@ def _diagnosis(result: Mapping[str, Any]) -> str:
     known = result.get("diagnosis")
     if not known:
         return ""
-    return f"{known['cause']}\n  {advice(known['next_step'])}"
+    return f"{known['cause']}\n  {advice(known.get('next_step', ''))}".rstrip()

@@ -16,6 +16,8 @@ from waggle.domain.text import NUL_HINT, encoded
 MAX_CODE_BYTES = 512_000
 MAX_STDIN_BYTES = 10 * 1024 * 1024
 MAX_HEADER_BYTES = 120_000
+MIN_OUTPUT, MAX_OUTPUT = 100, 200_000
+"""Characters of both streams that a result may be asked to show."""
 HOME = "/home/sandbox"
 """A directory of the user that programs run as, in every guest; relative paths count from it."""
 
@@ -173,6 +175,18 @@ def parse_code(code: str) -> bytes:
             "The code contains a NUL byte.", hint="Write it as an escape, such as \\x00 in Python."
         )
     return data
+
+
+def parse_output(value: int | None, default: int) -> int:
+    """How many characters of output to show. Raises InvalidArgument."""
+    if value is None:
+        return default
+    if not MIN_OUTPUT <= value <= MAX_OUTPUT:
+        raise InvalidArgument(
+            f"max_output must be {MIN_OUTPUT} to {MAX_OUTPUT:,}.",
+            hint=f"Leave it out for {default:,}; read_job reads all of a long output.",
+        )
+    return value
 
 
 def parse_seconds(value: float | None, default: float, maximum: float) -> float:

@@ -106,10 +106,19 @@ def make_tool(
     description: str,
     annotations: ToolAnnotations,
     meta: Mapping[str, Any] | None = None,
+    shows_pictures: bool = False,
 ) -> OfferedTool:
-    """Build the tool named like `method`, with the parameters and result of its signature."""
+    """Build the tool named like `method`, with the parameters and result of its signature.
+
+    One that shows pictures publishes no output schema: with one, every result needs structured
+    content, which hides pictures in common clients.
+    """
     told = {"title": title, "description": description, "annotations": annotations, "meta": meta}
-    return _shape(cast("MethodType", method).__func__).model_copy(update={"fn": method, **told})
+    tool = _shape(cast("MethodType", method).__func__).model_copy(update={"fn": method, **told})
+    if not shows_pictures:
+        return tool
+    metadata = tool.fn_metadata.model_copy(update={"output_schema": None})
+    return tool.model_copy(update={"fn_metadata": metadata})
 
 
 @cache  # takes milliseconds, and says the same of every object that has the method

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keep a result small enough for every client.
 
-Common clients refuse one event of more than 1 MiB, and a tool's result goes over the wire twice:
-as text for a model and as structured content. So one copy of what a guest wrote may take
-`COPY_BUDGET` bytes as JSON, in its most wasteful form (every non-ASCII character escaped).
+What a model reads is counted in characters. Beside that, common clients refuse one event of more
+than 1 MiB, and a tool's result goes over the wire twice: as text for a model and as structured
+content. So one copy of what a guest wrote may take `COPY_BUDGET` bytes as JSON, in its most
+wasteful form (every non-ASCII character escaped).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from waggle.domain.execution import Output
 
 COPY_BUDGET = 480_000
 """Bytes of JSON that one copy of a result's payload may take."""
+LIST_BUDGET = 32_000
+"""Characters that a list of what a guest has (files, matches) may take."""
 
 
 def wire_size(text: str) -> int:
@@ -32,26 +35,34 @@ def fit(text: str, budget: int) -> str:
     return text[:keep]
 
 
-def share(stdout: Output, stderr: Output, budget: int = COPY_BUDGET) -> tuple[Output, Output]:
-    """Both streams cut so that together they fit; a short one leaves its room to the other."""
-    first, second = wire_size(stdout.text()), wire_size(stderr.text())
-    if first + second <= budget:
+def share(stdout: Output, stderr: Output, characters: int) -> tuple[Output, Output]:
+    """Both streams cut so that their texts have at most `characters` together, and always fit.
+
+    A short one leaves its room to the other.
+    """
+    first, second = _cost(stdout.text(), characters), _cost(stderr.text(), characters)
+    if first + second <= characters:
         return stdout, stderr
-    half = budget // 2
+    half = characters // 2
     if first <= half:
-        return stdout, shrink(stderr, budget - first)
+        return stdout, shrink(stderr, characters - first, characters)
     if second <= half:
-        return shrink(stdout, budget - second), stderr
-    return shrink(stdout, half), shrink(stderr, half)
+        return shrink(stdout, characters - second, characters), stderr
+    return shrink(stdout, half, characters), shrink(stderr, half, characters)
 
 
-def shrink(output: Output, budget: int) -> Output:
-    """The same stream with more of its middle cut out, until its text fits `budget`."""
+def shrink(output: Output, room: int, characters: int) -> Output:
+    """The same stream with more of its middle cut out, until its text takes `room`."""
     kept = len(output.head) + len(output.tail)
-    while (size := wire_size(output.text())) > budget and kept > 0:
-        kept = min(kept * budget // size, kept - 1)
+    while (cost := _cost(output.text(), characters)) > room and kept > 0:
+        kept = min(kept * room // cost, kept - 1)
         output = _cut(output, kept)
     return output
+
+
+def _cost(text: str, characters: int) -> int:
+    """Its characters, or its share of COPY_BUDGET in terms of `characters` where that is more."""
+    return max(len(text), -(-wire_size(text) * characters // COPY_BUDGET))
 
 
 def _cut(output: Output, kept: int) -> Output:

@@ -26,6 +26,8 @@ from waggle.mcp.errors import outcome, refusal
 from waggle.mcp.refusals import refusing
 
 _PROGRAMS = ("code", "command")
+NEW_META_KEY = "waggle/new_environment"
+"""In the `_meta` of a result: the id of the environment that the call made for itself."""
 
 
 def ended_call(
@@ -111,11 +113,16 @@ def _environment(arguments: Mapping[str, Any], result: Result | None) -> str | N
     """The environment of a call: the one that it names, or the one that it made."""
     given: object = arguments.get("environment_id")
     if given is None:
-        made = result.structured_content if isinstance(result, CallToolResult) else None
-        given = cast("dict[str, object]", made or {}).get("environment_id")
+        given = _made(result) if isinstance(result, CallToolResult) else None
     if not isinstance(given, str):
         return None
     try:
         return parse_id(given[:100])
     except InvalidArgument:
         return None
+
+
+def _made(result: CallToolResult) -> object:
+    """The environment that a result tells of. With a picture it has no structured content."""
+    content = cast("dict[str, object]", result.structured_content or {})
+    return (result.meta or {}).get(NEW_META_KEY) or content.get("environment_id")

@@ -2,8 +2,8 @@
 """The one place where an error becomes a tool result.
 
 Called by `waggle.mcp.server` around every tool call. A user's mistake or a guest's failure becomes
-`isError` with a text "message hint" and, under `_meta`, `{code, message, hint, retryable}`: not in
-the structured content, which some clients check against the output schema also for errors.
+`isError` with a text "message hint" and, under `_meta`, `{code, message, hint, retryable}`; its
+structured content has the same only where there is more to tell than the error.
 Anything that is not a WaggleError is logged under an error id, and the client learns only the id.
 """
 
@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from waggle.domain.errors import WaggleError
 from waggle.domain.observer import OK
 from waggle.domain.toolset import Offer
+from waggle.mcp.results import fields_of
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +54,11 @@ class Failure:
     def heeding(self, offer: Offer) -> Failure:
         """The same without advice to use a tool that the client cannot call."""
         return replace(self, hint=offer.advice(self.hint))
+
+    def data(self) -> dict[str, str]:
+        """The same as structured content, which a model may be shown."""
+        told = {"code": self.code, "message": self.message}
+        return {**told, "hint": self.hint} if self.hint else told
 
     def meta(self) -> dict[str, Any]:
         """The machine-readable form, for the `_meta` of a result."""
@@ -90,11 +96,17 @@ def refusal(error: MCPError) -> str:
 def failure_result(
     failure: Failure, offer: Offer, *, before: str = "", structured: BaseModel | None = None
 ) -> CallToolResult:
-    """An error result; `before` is text of what there is, `structured` the same as data."""
+    """An error result; `before` is text of what there is, `structured` the same as data.
+
+    The data has the failure in it, too, for clients that show a model nothing else. Without data
+    there is no structured content: some clients check that against the output schema.
+    """
     told = failure.heeding(offer)
+    given = {} if structured is None else fields_of(structured)
+    text = "\n".join(filter(None, (before, given.get("note"), told.text)))
     return CallToolResult(
-        content=[TextContent(type="text", text="\n".join(filter(None, (before, told.text))))],
-        structured_content=None if structured is None else structured.model_dump(mode="json"),
+        content=[TextContent(type="text", text=text)],
+        structured_content=None if structured is None else {**given, "error": told.data()},
         is_error=True,
         _meta=told.meta(),
     )

@@ -1,94 +1,95 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tools for files, searches and trees return, as models.
 
-As in `waggle.mcp.results`: times are RFC 3339 in UTC, sizes bytes.
+As in `waggle.mcp.results`: a field with its default value is left out of a result, sizes are bytes.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, Field
+
+from waggle.mcp.results import NOTE
+
+FILE_MODE = "0644"
+DIRECTORY_MODE = "0755"
 
 
 class WrittenFile(BaseModel):
     """A file that was written."""
 
-    status: Literal["written"] = "written"
     path: str
-    bytes_written: int
+    bytes_written: int = 0
 
 
 class FileContent(BaseModel):
     """A file, or one page of it."""
 
-    path: str
-    content: str = Field(description="Text, or base64: see encoding.")
-    encoding: str = Field(description="utf-8 or base64.")
-    mime_type: str = Field(description="By the file's name; an image's by its content.")
-    size: int = Field(description="Bytes of the whole file.")
-    offset: int = Field(description="Where this page begins, in bytes.")
-    truncated: bool = Field(description="There is more after this page.")
-    next_offset: int | None = Field(description="The offset of the next page, or null.")
+    content: str = Field(default="", description="Text; base64 where encoding says so.")
+    encoding: str = Field(default="utf-8", description="utf-8 unless told.")
+    mime_type: str = Field(
+        default="", description="Of what is not text: by its content, or its name."
+    )
+    size: int = Field(default=0, description="Bytes of the whole file.")
+    offset: int = Field(default=0, description="Where this page begins, in bytes.")
+    next_offset: int | None = Field(
+        default=None, description="The next page's, unless this is the last."
+    )
+    uri: str = Field(default="", description="Resource with the file, where it is not in content.")
+    note: str = Field(default="", description=NOTE)
 
 
 class FileItem(BaseModel):
     """One entry of a directory."""
 
     name: str
-    size: int
-    is_dir: bool
-    is_link: bool
-    mode: str = Field(description="Permission bits in octal, e.g. 0644.")
-    modified: str = Field(description="RFC 3339.")
+    size: int = 0
+    is_dir: bool = False
+    is_link: bool = False
+    mode: str = Field(default="", description="Octal; only if not 0644, or 0755 of a directory.")
 
 
 class FileList(BaseModel):
     """The entries of a directory, by name."""
 
     path: str
-    files: list[FileItem]
-    count: int = Field(description="Entries in this result.")
-    truncated: bool = Field(description="The directory holds more than is listed.")
+    files: list[FileItem] = Field(default_factory=list[FileItem])
+    count: int = Field(default=0, description="Entries in this result.")
+    more: int = Field(default=0, description="Entries that are not in it.")
+    note: str = Field(default="", description=NOTE)
 
 
 class SearchMatch(BaseModel):
     """A file, or a line of one."""
 
     path: str
-    kind: str = Field(description="file, directory, link or other.")
-    size: int | None = Field(description="Bytes; null for a line.")
-    line: int | None = Field(description="Counts from 1; null for a match by name alone.")
-    column: int | None = Field(description="Where it begins in the line, in bytes from 1.")
-    text: str | None = Field(description="The line; a long one is cut around the place.")
-    before: list[str] = Field(description="Lines before it.")
-    after: list[str] = Field(description="Lines after it.")
+    kind: str = Field(default="file", description="directory, link or other; else a file.")
+    line: int = Field(default=0, description="Counts from 1; none for a match by name alone.")
+    text: str = Field(default="", description="The line; a long one is cut around the place.")
+    before: list[str] = Field(default_factory=list[str], description="Lines before it.")
+    after: list[str] = Field(default_factory=list[str], description="Lines after it.")
 
 
 class SearchResult(BaseModel):
     """What a search found, in the order of paths."""
 
-    path: str
-    matches: list[SearchMatch]
-    count: int = Field(description="Matches in this result.")
-    truncated: bool = Field(description="There may be more.")
-    stopped_by: str | None = Field(description="results, output, entries, bytes, time or null.")
-    entries_seen: int
-    files_searched: int
-    binary_skipped: int
-    large_skipped: int
-    unreadable: int
+    matches: list[SearchMatch] = Field(default_factory=list[SearchMatch])
+    count: int = Field(default=0, description="Matches in this result.")
+    more: int = Field(default=0, description="Matches that were found and are not in it.")
+    stopped_by: str = Field(
+        default="", description="results, output, entries, bytes or time, if there may be more."
+    )
+    binary_skipped: int = 0
+    large_skipped: int = 0
+    unreadable: int = 0
+    note: str = Field(default="", description=NOTE)
 
 
 class EditedFile(BaseModel):
     """A file that was edited."""
 
-    status: Literal["edited"] = "edited"
     path: str
     replacements: int
-    first_line: int = Field(description="The line of the first one, from 1.")
-    size: int = Field(description="Bytes of the file now.")
-    diff: str = Field(description="What changed, as a unified diff; a long one is cut.")
+    diff: str = Field(default="", description="What changed, as a unified diff; a long one is cut.")
 
 
 class LeftOut(BaseModel):
@@ -101,28 +102,30 @@ class LeftOut(BaseModel):
 class UploadedFiles(BaseModel):
     """What became of an archive."""
 
-    status: str = Field(description="uploaded, or partial when some entries failed.")
     path: str
-    files: int
-    directories: int
-    links: int
-    bytes_written: int
-    failed: int
-    failures: list[LeftOut] = Field(description="The first ones.")
+    files: int = 0
+    directories: int = 0
+    links: int = 0
+    bytes_written: int = 0
+    failed: int = Field(default=0, description="Entries that were not written.")
+    failures: list[LeftOut] = Field(default_factory=list[LeftOut], description="The first ones.")
 
 
 class DownloadedFiles(BaseModel):
-    """A tree as a tar.gz, or one page of it."""
+    """A tree as a tar.gz: where it can be read, and a page of it if that was asked for."""
 
     path: str
-    archive_id: str = Field(description="Names this archive, for its other pages.")
+    archive_id: str = Field(description="Names this archive, for its pages.")
     sha256: str = Field(description="Of the whole archive.")
     size: int = Field(description="Bytes of the whole archive.")
-    entries: int = Field(description="Files, directories and links that the guest sent.")
-    left_out: list[LeftOut] = Field(description="What is not in the archive; the first ones.")
-    left_out_count: int
-    content: str = Field(description="This page as base64.")
-    offset: int
-    truncated: bool = Field(description="There is more after this page.")
-    next_offset: int | None = Field(description="The offset of the next page, or null.")
-    uri: str = Field(description="Resource with the archive, in pages.")
+    entries: int = Field(default=0, description="Files, directories and links that the guest sent.")
+    left_out: list[LeftOut] = Field(
+        default_factory=list[LeftOut], description="What is not in the archive; the first ones."
+    )
+    left_out_count: int = 0
+    uri: str = Field(default="", description="Resource with the archive, in pages.")
+    content: str = Field(default="", description="A page as base64, if limit asked for one.")
+    offset: int = Field(default=0, description="Where that page begins.")
+    next_offset: int | None = Field(
+        default=None, description="The next page's, unless that is the last."
+    )

@@ -8,11 +8,13 @@ on to models, which refuse a whole conversation over a broken one.
 from __future__ import annotations
 
 import base64
+import posixpath
 import re
 
-from mcp_types import Annotations, ImageContent
+from mcp_types import Annotations, ImageContent, ResourceLink
 
 from waggle.mcp.pages import BASE64_PAGE_BYTES, Page, mime_type
+from waggle.mcp.results import readable
 
 MAX_IMAGE_BYTES = BASE64_PAGE_BYTES
 """Of one image; larger ones are files like any other."""
@@ -54,9 +56,15 @@ def image_content(data: bytes, kind: str) -> ImageContent:
     return ImageContent(type="image", data=encoded, mime_type=kind, annotations=annotations)
 
 
+def file_link(uri: str, path: str, kind: str, size: int) -> ResourceLink:
+    """Where the bytes of a file are, for a client that keeps them; `size` is those."""
+    name = readable(posixpath.basename(path)) or "file"
+    return ResourceLink(type="resource_link", name=name, uri=uri, mime_type=kind, size=size)
+
+
 def page_type(path: str, data: bytes, part: Page) -> str:
     """The media type of a page that begins with `data`: by content for images, else by name."""
-    whole = part.offset == 0 and part.next_offset is None
+    whole = part.offset == 0 and len(data) == part.size
     found = image_type(data) if whole else None
     named = mime_type(path, part.encoding)
     if found is None and whole and named.startswith("image/"):

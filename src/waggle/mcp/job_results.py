@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tools that run programs return, as models.
 
-As in `waggle.mcp.results`: times are RFC 3339 in UTC, sizes bytes.
+As in `waggle.mcp.results`: a field with its default value is left out of a result, sizes are bytes.
 """
 
 from __future__ import annotations
 
 from pydantic import BaseModel, Field
+
+from waggle.domain.job import JobState
+from waggle.mcp.results import NOTE
+
+_ENDS = "exited, signaled, timed_out, killed or lost."
 
 
 class FailureCause(BaseModel):
@@ -19,7 +24,7 @@ class FailureCause(BaseModel):
         "killed_by_signal or guest_lost."
     )
     cause: str
-    next_step: str
+    next_step: str = ""
 
 
 class LeftProgram(BaseModel):
@@ -41,52 +46,50 @@ class ShownImage(BaseModel):
     path: str
     mime_type: str = Field(description="By its content.")
     size: int
-    uri: str | None = Field(description="Resource with the image; null if files are not offered.")
 
 
 class ProgramOutput(BaseModel):
     """What a program printed and how it ended, wherever it ran."""
 
-    stdout: str
-    stderr: str
-    exit_code: int | None = Field(description="null unless it exited by itself.")
-    duration_ms: int
-    signal: str | None = Field(description="The signal that ended it, e.g. SIGKILL; usually null.")
-    timed_out: bool = Field(description="The timeout ended it; the output is what came until then.")
-    stdout_bytes_cut: int = Field(description="Bytes cut from the middle of stdout; usually 0.")
-    stderr_bytes_cut: int = Field(description="Bytes cut from the middle of stderr; usually 0.")
-    diagnosis: FailureCause | None = Field(
-        description="Why it failed, where that is known; usually null."
-    )
+    stdout: str = ""
+    stderr: str = ""
+    exit_code: int | None = Field(default=None, description="Only if it exited by itself.")
+    duration_ms: int = Field(default=0, description="Only from a second on, or if it did not exit.")
+    signal: str = Field(default="", description="The signal that ended it, e.g. SIGKILL.")
+    stdout_bytes_cut: int = Field(default=0, description="Bytes cut from the middle of stdout.")
+    stderr_bytes_cut: int = Field(default=0, description="Bytes cut from the middle of stderr.")
+    diagnosis: FailureCause | None = Field(default=None, description="Why it failed, where known.")
 
 
 class CommandOutput(ProgramOutput):
     """How a program stands and what it printed; text that is not UTF-8 has U+FFFD in it."""
 
     job_id: int = Field(description="Counts from 1 in its environment; read_job takes it.")
-    status: str = Field(
-        description="exited, running (it goes on as this job), signaled, timed_out, killed or lost."
+    status: str = Field(description=f"running (it goes on as this job), {_ENDS}")
+    ends_at: str = Field(
+        default="", description="RFC 3339; when a running one is killed at the latest."
     )
-    ends_at: str | None = Field(
-        description="RFC 3339; when a running one is killed at the latest, else null."
-    )
-    stdout_uri: str = Field(description="Resource with all of stdout.")
-    stderr_uri: str = Field(description="Resource with all of stderr.")
+    stdout_uri: str = Field(default="", description="Resource with all of stdout, if it was cut.")
+    stderr_uri: str = Field(default="", description="Resource with all of stderr, if it was cut.")
     images: list[ShownImage] = Field(
         default_factory=list[ShownImage],
-        description="Images that the program wrote; they are in the result's content.",
+        description="Images that the program wrote. Where one is shown, the result is text and "
+        "images only.",
     )
     left_running: list[LeftProgram] = Field(
         default_factory=list[LeftProgram],
         description="Programs that it left running in the background; they go on.",
     )
+    note: str = Field(default="", description=NOTE)
 
 
 class RunOutput(ProgramOutput):
     """How a program ended and what it printed; its environment is gone."""
 
-    phase: str = Field(description="run, or install when the packages could not be installed.")
-    status: str = Field(description="exited, signaled, timed_out, killed or lost.")
+    phase: str = Field(
+        default="run", description="install when the packages could not be installed."
+    )
+    status: str = Field(description=_ENDS)
 
 
 class JobItem(BaseModel):
@@ -94,60 +97,55 @@ class JobItem(BaseModel):
 
     job_id: int
     tool: str = Field(description="execute, run_command or install_packages.")
-    summary: str = Field(description="The first line of what runs.")
-    status: str = Field(description="exited, running, signaled, timed_out, killed or lost.")
-    exit_code: int | None
-    started_at: str = Field(description="RFC 3339.")
-    duration_ms: int
-    stdout_bytes: int
-    stderr_bytes: int
+    summary: str = Field(default="", description="The first line of what runs.")
+    status: str = Field(description=f"running, {_ENDS}")
+    exit_code: int | None = None
+    duration_ms: int = Field(default=0, description="Only from a second on, or if it did not exit.")
 
 
 class JobList(BaseModel):
     """What ran and runs in an environment, oldest first."""
 
-    jobs: list[JobItem]
-    count: int
+    jobs: list[JobItem] = Field(default_factory=list[JobItem])
+    count: int = 0
     left_running: list[LeftItem] = Field(
         default_factory=list[LeftItem],
         description="Programs that ended jobs left running in the background.",
     )
+    note: str = Field(default="", description=NOTE)
 
 
-class JobReport(BaseModel):
+class JobReport(ProgramOutput):
     """What read_job tells: the jobs, how one stands, or a part of what it printed."""
 
-    jobs: list[JobItem] | None = Field(
-        default=None, description="Without job_id: all, oldest first."
+    jobs: list[JobItem] = Field(
+        default_factory=list[JobItem], description="Without job_id: all, oldest first."
     )
-    count: int | None = None
-    job_id: int | None = None
-    status: str | None = Field(
-        default=None, description="exited, running, signaled, timed_out, killed or lost."
+    count: int = 0
+    job_id: int = 0
+    status: str = Field(default="", description=f"Of the job: running, {_ENDS}")
+    ends_at: str = Field(
+        default="", description="RFC 3339; when a running one is killed at the latest."
     )
-    exit_code: int | None = None
-    stdout: str | None = Field(
-        default=None, description="With wait_seconds or kill; as with execute."
-    )
-    stderr: str | None = None
-    duration_ms: int | None = None
-    signal: str | None = None
-    timed_out: bool | None = None
-    stdout_bytes_cut: int | None = None
-    stderr_bytes_cut: int | None = None
-    diagnosis: FailureCause | None = None
-    stdout_uri: str | None = None
-    stderr_uri: str | None = None
-    stream: str | None = None
-    content: str | None = Field(
-        default=None, description="Text; with search, lines as 'offset: line'."
-    )
-    offset: int | None = Field(default=None, description="Where this part begins, in bytes.")
+    stdout_uri: str = Field(default="", description="Resource with all of stdout, if it was cut.")
+    stderr_uri: str = Field(default="", description="Resource with all of stderr, if it was cut.")
+    content: str = Field(default="", description="Text; with search, lines as 'offset: line'.")
+    offset: int = Field(default=0, description="Where content begins, in bytes.")
     next_offset: int | None = Field(
-        default=None, description="Where to go on; not there at the end."
+        default=None, description="Where to go on, unless this is the end."
     )
-    size: int | None = Field(default=None, description="Bytes printed so far.")
-    uri: str | None = Field(default=None, description="Resource with all of it.")
-    left_running: list[LeftItem] | None = Field(
-        default=None, description="Programs that ended jobs left running."
+    size: int = Field(default=0, description="Bytes printed so far.")
+    left_running: list[LeftItem] = Field(
+        default_factory=list[LeftItem], description="Programs that ended jobs left running."
     )
+    note: str = Field(default="", description=NOTE)
+
+
+def told_ms(seconds: float, state: JobState) -> int:
+    """A duration where it says something: of what takes a second or more, or did not exit."""
+    return round(seconds * 1000) if seconds >= 1 or state is not JobState.EXITED else 0
+
+
+def took(duration_ms: int) -> str:
+    """The same for a text, after a comma; empty where it is not told."""
+    return f", {duration_ms / 1000:.1f} s" if duration_ms else ""

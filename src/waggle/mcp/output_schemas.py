@@ -49,14 +49,15 @@ def in_words(model: type[BaseModel]) -> dict[str, Any]:
 
     The SDK's client takes 7 microseconds or more for each property of each item, so that the fields
     of ten items would cost it more than all the rest of such an answer. It still checks that none
-    of them is missing.
+    is missing of those that every item has.
     """
     told = (
         f"{name}: {field.description}" if field.description else f"{name}."
         for name, field in model.model_fields.items()
     )
     about = " ".join([*(model.__doc__ or "").split(), *told])
-    return {"type": "object", "description": about, "required": [*model.model_fields]}
+    required = [name for name, field in model.model_fields.items() if field.is_required()]
+    return {"type": "object", "description": about, "required": required}
 
 
 def _inlined(part: object, definitions: Schema) -> object:

@@ -20,6 +20,8 @@ from waggle.mcp.budget import COPY_BUDGET, fit
 Encoding = Literal["utf-8", "base64"]
 DEFAULT_PAGE_BYTES = 450_000
 BASE64_PAGE_BYTES = COPY_BUDGET * 3 // 4
+TEXT_PAGE = 32_000
+"""Characters of a page for a model."""
 SMALLEST_PAGE = 4
 """Bytes; any character fits, so every page gets further."""
 
@@ -40,23 +42,37 @@ class Page:
         return self.end if self.end < self.size else None
 
 
-def window(limit: int | None, encoding: Encoding | None = None) -> int:
-    """How many bytes of the file `page` wants to see, from its offset on.
+def window(limit: int | None) -> int:
+    """How many bytes of a file a page of a resource wants to see, from its offset on."""
+    return DEFAULT_PAGE_BYTES if limit is None else max(limit, SMALLEST_PAGE)
+
+
+def model_window(offset: int, limit: int | None, encoding: Encoding | None) -> int:
+    """The same for a page that a model reads; at the start a picture has room.
 
     Without a limit, no more than fits: what is cut off is read from the guest again.
     """
     if limit is not None:
         return max(limit, SMALLEST_PAGE)
-    return BASE64_PAGE_BYTES if encoding == "base64" else DEFAULT_PAGE_BYTES
+    if encoding == "base64":
+        return TEXT_PAGE * 3 // 4
+    return 4 * TEXT_PAGE if offset else DEFAULT_PAGE_BYTES
 
 
 def page(
-    part: bytes, *, offset: int, size: int, encoding: Encoding | None = None, whole: bool = False
+    part: bytes,
+    *,
+    offset: int,
+    size: int,
+    encoding: Encoding | None = None,
+    whole: bool = False,
+    characters: int | None = None,
 ) -> Page:
     """The page that `part` makes, which begins at `offset` of a file of `size` bytes.
 
     `encoding` None means text if it is text. `whole` keeps all of `part`; otherwise the page is
-    cut to what every client accepts. Raises InvalidArgument for an offset beyond the end, and for
+    cut to what every client accepts, and text to `characters`, at the end of a line where there is
+    one. Raises InvalidArgument for an offset beyond the end, and for
     `utf-8` when the part is not text.
     """
     if offset > size:
@@ -75,7 +91,17 @@ def page(
         content = base64.b64encode(kept).decode("ascii")
         return Page(content, "base64", offset, offset + len(kept), size)
     content = text if whole else fit(text, COPY_BUDGET)
+    if characters is not None and not whole:
+        content = _lines(content, characters, more=offset + len(part) < size)
     return Page(content, "utf-8", offset, offset + len(content.encode("utf-8")), size)
+
+
+def _lines(text: str, characters: int, *, more: bool) -> str:
+    """A start of `text` that ends with a line, if not all of it is shown. `more` comes after it."""
+    if len(text) <= characters and not more:
+        return text
+    kept = text[:characters]
+    return kept[: kept.rfind("\n") + 1] or kept
 
 
 def _text(part: bytes, *, last: bool) -> str | None:

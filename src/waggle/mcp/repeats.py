@@ -71,8 +71,7 @@ async def once(
     async def work() -> str | None:
         result = await call()
         fresh.append(result)
-        done = isinstance(result, CallToolResult) and result.structured_content is not None
-        return result.model_dump_json(by_alias=True) if done else None
+        return result.model_dump_json(by_alias=True) if _done(result) else None
 
     kept = await repeats.once(keyed, work, lost_with_server=name in LOST_WITH_SERVER)
     if kept is None:
@@ -84,6 +83,13 @@ async def once(
             "content": [*result.content, TextContent(type="text", text=told)],
             "meta": {**(result.meta or {}), REPEATED_META_KEY: True},
         }
+    )
+
+
+def _done(result: Result) -> bool:
+    """Whether something was done: a refusal says nothing but its error."""
+    return isinstance(result, CallToolResult) and not (
+        result.is_error and result.structured_content is None
     )
 
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tools for environments return, as models, and what all results have in common.
+"""What the tools for environments return, as models, and how every result is formed.
 
-Models are the published output schemas and the structured content; `job_results`, `file_results`
-and `state_results` have the others. Built by `waggle.mcp.tools` from domain values. Names are
-those of the Go original where it has them. Times are RFC 3339 in UTC, sizes bytes.
+A model is what a tool's structured content may say, and is published as its schema where a tool
+has one. A field that has its default value is left out of a result: no nulls, no zeros that say
+nothing, no empty lists. `Model.model_validate` of such a result has them again. `job_results`,
+`file_results`, `state_results` and `snapshot_results` have the other models. Built by
+`waggle.mcp.tools` from domain values. Times are RFC 3339 in UTC, sizes bytes.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any
 
-from mcp_types import CallToolResult, ContentBlock, TextContent
+from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from waggle.domain.environment import Environment
+from waggle.domain.execution import HOME
+from waggle.domain.network import NetworkPolicy
 from waggle.mcp.output_schemas import in_words
 
 
@@ -31,9 +35,12 @@ def readable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+PUBLIC = NetworkPolicy.PUBLIC.value
 UNUSED = "Unused for so long, e.g. 30m, it is paused to disk or, as the server has it, destroyed."
 STATUSES = "creating, running, paused, resuming, destroying or error."
-ON_DISK = "RFC 3339; how long it is kept while it is paused to disk; null otherwise."
+NETWORK = "none, or public unless told."
+ON_DISK = "RFC 3339; how long it is kept while it is paused to disk."
+NOTE = "What to know, or to do next."
 
 
 class EnvironmentSummary(BaseModel):
@@ -43,10 +50,10 @@ class EnvironmentSummary(BaseModel):
     name: str = Field(description="What people call it; need not be unique.")
     runtime: str = Field(description="python, node, shell or data.")
     status: str = Field(description=STATUSES)
-    network: str = Field(description="none or public.")
+    network: str = Field(default=PUBLIC, description=NETWORK)
     created_at: str = Field(description="RFC 3339.")
-    error: str | None = Field(description="Why it is in the error status; null otherwise.")
-    on_disk_until: str | None = Field(description=ON_DISK)
+    error: str = Field(default="", description="Why it is in the error status.")
+    on_disk_until: str = Field(default="", description=ON_DISK)
 
 
 class CreatedEnvironment(BaseModel):
@@ -56,45 +63,51 @@ class CreatedEnvironment(BaseModel):
     name: str
     runtime: str
     status: str
-    network: str = Field(description="none or public.")
-    ssh_port: int | None = Field(description="TCP port on the server's 127.0.0.1 (for operators).")
-    working_directory: str = Field(description="Where programs start unless cwd says otherwise.")
-    created_at: str = Field(description="RFC 3339.")
+    network: str = Field(default=PUBLIC, description=NETWORK)
+    working_directory: str = Field(
+        default=HOME, description=f"Where programs start; {HOME} unless told."
+    )
     timeout: str = Field(description=UNUSED)
 
 
 class EnvironmentList(BaseModel):
     """All environments of the caller, oldest first."""
 
-    environments: list[Annotated[EnvironmentSummary, WithJsonSchema(in_words(EnvironmentSummary))]]
-    count: int
+    environments: list[
+        Annotated[EnvironmentSummary, WithJsonSchema(in_words(EnvironmentSummary))]
+    ] = Field(default_factory=list[EnvironmentSummary])
+    count: int = 0
+    note: str = Field(default="", description=NOTE)
 
 
 class DestroyedEnvironment(BaseModel):
     """The end of an environment."""
 
-    environment_id: str
+    name: str
     status: str
-    message: str
 
 
-def on_disk_until(environment: Environment) -> str | None:
-    """Until when it is kept, if it is paused to disk."""
-    return None if environment.paused_until is None else rfc3339(environment.paused_until)
+def on_disk_until(environment: Environment) -> str:
+    """Until when it is kept, if it is paused to disk; else empty."""
+    return "" if environment.paused_until is None else rfc3339(environment.paused_until)
 
 
 def summary(environment: Environment) -> dict[str, Any]:
-    """One line of list_environments: the fields of EnvironmentSummary, as JSON has them."""
-    return {
+    """One line of list_environments: the fields of EnvironmentSummary, as `fields_of` has them."""
+    line: dict[str, Any] = {
         "environment_id": environment.id,
         "name": environment.name,
         "runtime": str(environment.runtime),
         "status": str(environment.state),
-        "network": str(environment.network),
         "created_at": rfc3339(environment.created_at),
-        "error": environment.error,
-        "on_disk_until": on_disk_until(environment),
     }
+    if environment.network != PUBLIC:
+        line["network"] = str(environment.network)
+    if environment.error:
+        line["error"] = environment.error
+    if environment.paused_until is not None:
+        line["on_disk_until"] = rfc3339(environment.paused_until)
+    return line
 
 
 def created(environment: Environment) -> CreatedEnvironment:
@@ -102,23 +115,36 @@ def created(environment: Environment) -> CreatedEnvironment:
     return CreatedEnvironment(
         environment_id=environment.id,
         name=environment.name,
-        runtime=environment.runtime,
-        status=environment.state,
-        network=environment.network,
-        ssh_port=environment.ssh_port,
+        runtime=environment.runtime.value,
+        status=environment.state.value,
+        network=environment.network.value,
         working_directory=readable(environment.directory),
-        created_at=rfc3339(environment.created_at),
         timeout=f"{int(environment.idle_timeout.total_seconds()) // 60}m",
     )
+
+
+def fields_of(model: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
+    """The structured content: a model's fields without those that have their default values.
+
+    Content may be given as its JSON, which then leaves out the same.
+    """
+    if isinstance(model, BaseModel):
+        return model.model_dump(mode="json", exclude_defaults=True)
+    return {**model}
 
 
 def success(
     model: BaseModel | Mapping[str, Any], *texts: str, also: tuple[ContentBlock, ...] = ()
 ) -> CallToolResult:
-    """A result with its text blocks for a model and its structured content for a program.
+    """A result as text blocks and as structured content, which say the same.
 
-    The content may be given as its JSON, which the SDK compares with the tool's output schema.
+    A note of the model is the last text. With a picture there is no structured content: common
+    clients show a model that alone when there is some, and would hide the picture.
     """
-    blocks: list[ContentBlock] = [TextContent(type="text", text=text) for text in texts]
-    fields = model.model_dump(mode="json") if isinstance(model, BaseModel) else {**model}
-    return CallToolResult(content=[*blocks, *also], structured_content=fields)
+    told = fields_of(model)
+    note = told.get("note", "")
+    blocks: list[ContentBlock] = [
+        TextContent(type="text", text=text) for text in (*texts, note) if text
+    ]
+    hidden = any(isinstance(block, ImageContent) for block in also)
+    return CallToolResult(content=[*blocks, *also], structured_content=None if hidden else told)

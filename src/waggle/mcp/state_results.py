@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tools for an environment's state, ports and one-call runs return, as models.
 
-As in `waggle.mcp.results`: times are RFC 3339 in UTC, sizes bytes.
+As in `waggle.mcp.results`: a field with its default value is left out of a result, times are
+RFC 3339 in UTC, sizes bytes.
 """
 
 from __future__ import annotations
@@ -11,10 +12,21 @@ from datetime import timedelta
 from pydantic import BaseModel, Field
 
 from waggle.domain.environment import State
+from waggle.domain.execution import HOME
 from waggle.domain.usage import ExposedPort
 from waggle.mcp.job_results import LeftItem
 from waggle.mcp.left_results import left_items, left_lines
-from waggle.mcp.results import ON_DISK, STATUSES, UNUSED, on_disk_until, readable, rfc3339
+from waggle.mcp.results import (
+    NETWORK,
+    NOTE,
+    ON_DISK,
+    PUBLIC,
+    STATUSES,
+    UNUSED,
+    on_disk_until,
+    readable,
+    rfc3339,
+)
 from waggle.service.inspection import Inspection
 from waggle.service.leftovers import LeftList
 
@@ -34,32 +46,40 @@ class EnvironmentState(BaseModel):
     runtime: str
     image: str = Field(description="What it was booted from.")
     status: str = Field(description=STATUSES)
-    error: str | None = Field(description="Why it is in the error status; null otherwise.")
-    network: str = Field(description="none or public.")
-    working_directory: str
+    error: str = Field(default="", description="Why it is in the error status.")
+    network: str = Field(default=PUBLIC, description=NETWORK)
+    working_directory: str = Field(
+        default=HOME, description=f"Where programs start; {HOME} unless told."
+    )
     created_at: str = Field(description="RFC 3339.")
-    age_seconds: int
+    age_seconds: int = 0
     timeout: str = Field(description=UNUSED)
-    idle_seconds_left: int = Field(description="Until then, if nothing uses it.")
-    expires_at: str | None = Field(description="RFC 3339; null while a call or a job runs.")
-    on_disk_until: str | None = Field(description=ON_DISK)
-    running_jobs: int
+    idle_seconds_left: int = Field(default=0, description="Until then, if nothing uses it.")
+    expires_at: str = Field(default="", description="RFC 3339; not while a call or a job runs.")
+    on_disk_until: str = Field(default="", description=ON_DISK)
+    running_jobs: int = 0
     cpus: int = Field(description="Virtual processors it may use.")
     memory_bytes: int = Field(description="Memory it may use.")
     disk_bytes: int = Field(description="Size of its writable disk.")
-    cpu_seconds_used: float | None = Field(description="Processor time so far; null if not up.")
-    memory_bytes_used: int | None = Field(description="Memory of the host it holds now.")
-    disk_bytes_used: int | None = Field(description="Disk of the host it takes now.")
-    ports: list[PortItem] = Field(description="Ports that expose_port opened.")
+    cpu_seconds_used: float = Field(default=0.0, description="Processor time so far.")
+    memory_bytes_used: int = Field(default=0, description="Memory of the host it holds now.")
+    disk_bytes_used: int = Field(default=0, description="Disk of the host it takes now.")
+    ports: list[PortItem] = Field(
+        default_factory=list[PortItem], description="Ports that expose_port opened."
+    )
     left_running: list[LeftItem] = Field(
-        description="Programs that ended calls left running in the background."
+        default_factory=list[LeftItem],
+        description="Programs that ended calls left running in the background.",
+    )
+    ssh_port: int = Field(
+        default=0, description="TCP port on the server's 127.0.0.1 (for operators)."
     )
 
 
 class ExtendedEnvironment(BaseModel):
     """How long an environment may now stay unused."""
 
-    environment_id: str
+    name: str
     timeout: str = Field(description=UNUSED)
     expires_at: str = Field(description="RFC 3339; when that is, if nothing uses it before.")
 
@@ -67,18 +87,17 @@ class ExtendedEnvironment(BaseModel):
 class OpenedPort(BaseModel):
     """A port that can be reached."""
 
-    environment_id: str
     port: int
     url: str = Field(description="Where it answers on the server's machine.")
-    listening: bool = Field(description="Something in the environment accepts connections there.")
+    listening: bool = Field(default=False, description="A program accepts connections there.")
+    note: str = Field(default="", description=NOTE)
 
 
 class ClosedPort(BaseModel):
     """A port that can no longer be reached."""
 
-    environment_id: str
     port: int
-    was_exposed: bool
+    was_exposed: bool = False
 
 
 def in_minutes(time: timedelta) -> str:
@@ -97,56 +116,66 @@ def environment_state(found: Inspection, running_jobs: int, left: LeftList) -> E
     return EnvironmentState(
         environment_id=environment.id,
         name=environment.name,
-        runtime=environment.runtime,
+        runtime=environment.runtime.value,
         image=readable(environment.image),
-        status=environment.state,
-        error=environment.error,
-        network=environment.network,
+        status=environment.state.value,
+        error=environment.error or "",
+        network=environment.network.value,
         working_directory=readable(environment.directory),
         created_at=rfc3339(environment.created_at),
         age_seconds=int((found.now - environment.created_at).total_seconds()),
         timeout=in_minutes(environment.idle_timeout),
         idle_seconds_left=int(found.idle_left.total_seconds()),
-        expires_at=None if found.is_busy else rfc3339(environment.expires_at()),
+        expires_at="" if found.is_busy else rfc3339(environment.expires_at()),
         on_disk_until=on_disk_until(environment),
         running_jobs=running_jobs,
         cpus=environment.resources.cpus,
         memory_bytes=environment.resources.memory_mib << 20,
         disk_bytes=environment.resources.disk_mib << 20,
-        cpu_seconds_used=round(usage.cpu_seconds, 2) if usage else None,
-        memory_bytes_used=usage.memory_bytes if usage else None,
-        disk_bytes_used=usage.disk_bytes if usage else None,
+        cpu_seconds_used=round(usage.cpu_seconds, 2) if usage else 0.0,
+        memory_bytes_used=usage.memory_bytes or 0 if usage else 0,
+        disk_bytes_used=usage.disk_bytes or 0 if usage else 0,
         ports=[port_item(port) for port in found.ports],
         left_running=left_items(left),
+        ssh_port=environment.ssh_port or 0,
     )
 
 
 def state_text(state: EnvironmentState, fate: str) -> str:
     """The same for a model, in a few lines. `fate` is what becomes of it when nobody uses it."""
-    used = [
-        f"{name} {_mib(used)} of {_mib(granted)}"
+    amounts = [
+        f"{name} {_mib(used)} of {_mib(granted)}" if used else f"{name} {_mib(granted)}"
         for name, used, granted in (
             ("memory", state.memory_bytes_used, state.memory_bytes),
             ("disk", state.disk_bytes_used, state.disk_bytes),
         )
-        if used is not None
     ]
+    amounts += [f"{state.cpu_seconds_used:g} s of CPU"] if state.cpu_seconds_used else []
+    where = (
+        "" if state.working_directory == HOME else f", programs start in {state.working_directory}"
+    )
     lines = [
-        f"{state.name} ({state.runtime}, {state.image}, network {state.network}): {state.status}"
-        + (f": {state.error}" if state.error else ""),
-        f"{state.age_seconds} s old, {state.running_jobs} jobs running; {_fate(state, fate)}",
-        *([f"on the host: {', '.join(used)}; {state.cpu_seconds_used:g} s of CPU"] if used else []),
+        f"{state.environment_id} {state.name} ({state.runtime}, {state.image}, network "
+        f"{state.network}{where}): {state.status}" + (f": {state.error}" if state.error else ""),
+        f"created {state.created_at}, {state.age_seconds} s old, {state.running_jobs} jobs running;"
+        f" {_fate(state, fate)}",
+        f"{state.cpus} CPU, {', '.join(amounts)}",
         *(f"port {item.port}: {item.url}" for item in state.ports),
+        *([f"ssh port {state.ssh_port}"] if state.ssh_port else []),
         *left_lines(state.left_running),
     ]
     return "\n".join(lines) if state.status != State.CREATING else lines[0]
 
 
 def _fate(state: EnvironmentState, fate: str) -> str:
-    if state.on_disk_until is not None:
+    if state.on_disk_until:
         return f"kept on the disk until {state.on_disk_until}, and any call resumes it"
     resumes = ", and any call resumes it" if state.status == State.PAUSED else ""
-    return f"{fate} after {state.idle_seconds_left} s without a call{resumes}"
+    when = f", at {state.expires_at}" if state.expires_at else ""
+    return (
+        f"{fate} after {state.timeout} without a call, {state.idle_seconds_left} s from now"
+        f"{when}{resumes}"
+    )
 
 
 def _mib(size: int) -> str:

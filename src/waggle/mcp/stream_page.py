@@ -17,7 +17,9 @@ MAX_BYTES = COPY_BUDGET // 6
 MAX_PATTERN = 200
 MAX_MATCHES = 200
 _SHOWN_BYTES = 300
-"""Of a line that was found; all matches together stay within the budget."""
+"""Of a line that was found."""
+_FOUND_CHARACTERS = 24_000
+"""Of all matches together; the last one may go over it."""
 _SCANNED = 8 << 20
 """Bytes that one search looks through."""
 _PIECE = 64 * 1024
@@ -103,13 +105,15 @@ def _search(stream: Recording, begin: int, size: int, text: str) -> StreamPage:
     """Lines with `text`, each after its offset; stops after enough of them or enough bytes."""
     wanted = text.encode("utf-8", "replace")
     found: list[str] = []
+    room = _FOUND_CHARACTERS
     stopped: int | None = None
     for offset, line in _lines(stream, begin, size):
-        if len(found) == MAX_MATCHES or offset - begin > _SCANNED:
+        if room <= 0 or len(found) == MAX_MATCHES or offset - begin > _SCANNED:
             stopped = offset
             break
         if wanted in line:
             found.append(f"{offset}: {_shown(line)}")
+            room -= len(found[-1])
     return StreamPage("\n".join(found), begin, stopped, size)
 
 

@@ -35,7 +35,7 @@ _RUNTIMES = {
 
 @dataclass(frozen=True, slots=True)
 class ExecutionLimits:
-    """Seconds, and bytes of each output stream in one result.
+    """Seconds, and characters of output in one result unless a call says otherwise.
 
     `wait` is how long a call waits for a program unless it says; `max_timeout` is the longest that
     a program may run.
@@ -44,7 +44,7 @@ class ExecutionLimits:
     wait: float
     max_timeout: float
     install_timeout: float
-    output_bytes: int
+    output: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class ExecutionService:
         command = Command(
             argv=runtime.install_argv(("--upgrade", *names) if wanted.upgrade else names),
             timeout=self._limits.install_timeout,
-            output_limit=self._limits.output_bytes,
+            output_limit=self._limits.output,
             cwd=HOME,
             user=GuestUser.ROOT if runtime.install_as_root else GuestUser.SANDBOX,
         )
@@ -228,7 +228,7 @@ class ExecutionService:
             code=code,
             extension=extension,
             timeout=parse_seconds(how.timeout_seconds, longest, longest),
-            output_limit=self._limits.output_bytes,
+            output_limit=self._limits.output,
             cwd=None if how.cwd is None else parse_path(how.cwd),
             env=parse_variables(how.env),
             stdin=encoded(how.stdin, "stdin"),

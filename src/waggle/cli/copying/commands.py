@@ -27,6 +27,7 @@ from waggle.config import load
 from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.search import Kind
 from waggle.domain.tree import MAX_TREE_BYTES, Skipped, shown_name
+from waggle.mcp.pages import BASE64_PAGE_BYTES
 from waggle.service.archives import read_packed
 
 LONG_BYTES = 1 << 20
@@ -126,10 +127,10 @@ async def _send(
                 path=directory,
                 archive=base64.b64encode(archive).decode("ascii"),
             )
-            copied.written.files += result["files"]
-            copied.written.directories += result["directories"]
-            copied.written.links += result["links"]
-            copied.written.size += result["bytes_written"]
+            copied.written.files += result.get("files", 0)
+            copied.written.directories += result.get("directories", 0)
+            copied.written.links += result.get("links", 0)
+            copied.written.size += result.get("bytes_written", 0)
             sent += sum(each.size for each in piece)
             advance(sent / max(source.size, 1), f"{sent:,} of {source.size:,} bytes")
     return copied
@@ -175,17 +176,21 @@ async def _archive(
     client: Client, identity: str, source: Remote
 ) -> tuple[bytes, list[tuple[str, str]]]:
     """All pages of the archive, and what the guest left out."""
-    arguments: dict[str, object] = {"environment_id": identity, "path": source.path or "."}
+    arguments: dict[str, object] = {
+        "environment_id": identity,
+        "path": source.path or ".",
+        "limit": BASE64_PAGE_BYTES,
+    }
     page = await call(client, "download_files", **arguments)
-    left_out = [(each["path"], each["reason"]) for each in page["left_out"]]
-    if more := page["left_out_count"] - len(left_out):
+    left_out = [(each["path"], each["reason"]) for each in page.get("left_out", [])]
+    if more := page.get("left_out_count", 0) - len(left_out):
         left_out.append((f"{more} more entries", "the first ones say why"))
     size = int(page["size"])
     if size > _MOST_ARCHIVE:
         raise CopyFailed(f"{source} is larger than one tree may be.")
     data = bytearray(base64.b64decode(page["content"], validate=True))
     with _shown(f"Copying {source}", size) as advance:
-        while page["truncated"] and len(data) < size:
+        while "next_offset" in page and len(data) < size:
             page = await call(
                 client,
                 "download_files",

@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import base64
+import posixpath
 from collections.abc import Sequence
 
-from mcp_types import BlobResourceContents, CallToolResult, EmbeddedResource
+from mcp_types import BlobResourceContents, CallToolResult, EmbeddedResource, ResourceLink
 
 from waggle.domain.toolset import Offer
 from waggle.domain.tree import Skipped, Unpacked, shown_name
 from waggle.mcp.errors import Failure, failure_result
 from waggle.mcp.file_results import DownloadedFiles, LeftOut, UploadedFiles
+from waggle.mcp.resources.offered import offers
 from waggle.mcp.resources.read import ARCHIVE_TYPE
-from waggle.mcp.resources.uris import archive_uri
+from waggle.mcp.resources.uris import ArchiveAddress, archive_uri
 from waggle.mcp.results import readable, success
 from waggle.service.trees import Archive
 
@@ -23,7 +25,6 @@ _MAX_TOLD = 20
 def uploaded(path: str, done: Unpacked, offer: Offer) -> CallToolResult:
     """What was unpacked below a directory; entries that failed make it an error that tells all."""
     result = UploadedFiles(
-        status="partial" if done.failed else "uploaded",
         path=readable(path),
         files=done.files,
         directories=done.directories,
@@ -55,10 +56,10 @@ def _left_out(skipped: Sequence[Skipped]) -> list[LeftOut]:
     ]
 
 
-def downloaded(archive: Archive, offset: int, data: bytes) -> CallToolResult:
-    """A page of an archive: `data` from `offset` on, also as an embedded resource."""
-    end = offset + len(data)
-    next_offset = end if end < archive.size else None
+def downloaded(archive: Archive, offset: int, data: bytes | None, offer: Offer) -> CallToolResult:
+    """Where an archive can be read; with `data` a page of it from `offset` on, too."""
+    linked = offers(offer, ArchiveAddress)
+    uri = archive_uri(archive.environment_id, archive.id)
     result = DownloadedFiles(
         path=readable(archive.path),
         archive_id=archive.id,
@@ -67,20 +68,31 @@ def downloaded(archive: Archive, offset: int, data: bytes) -> CallToolResult:
         entries=archive.entries,
         left_out=_left_out(archive.left_out),
         left_out_count=len(archive.left_out),
-        content=base64.b64encode(data).decode("ascii"),
-        offset=offset,
-        truncated=next_offset is not None,
-        next_offset=next_offset,
-        uri=archive_uri(archive.environment_id, archive.id),
+        uri=uri if linked else "",
     )
-    text = f"{result.path} as tar.gz: {result.entries} entries, {result.size} bytes."
+    text = (
+        f"{result.path} as tar.gz: {result.entries} entries, {result.size} bytes, sha256 "
+        f"{result.sha256}, archive_id {archive.id}."
+    )
     if archive.left_out:
         text += f" Left out: {len(archive.left_out)}; " + "; ".join(
-            f"{item.path}: {item.reason}" for item in result.left_out[:5]
+            f"{item.path}: {item.reason}" for item in result.left_out
         )
-    if next_offset is not None or offset:
-        last = "this is the end" if next_offset is None else f"go on at {next_offset}"
-        text += f"\n[bytes {offset} to {end}; {last}, with archive_id {archive.id}]"
-    page_uri = f"{result.uri}?offset={offset}&length={max(len(data), 1)}"
+    if data is None:
+        link = ResourceLink(
+            type="resource_link",
+            name=f"{posixpath.basename(result.path) or 'root'}.tar.gz",
+            uri=uri,
+            mime_type=ARCHIVE_TYPE,
+            size=archive.size,
+        )
+        return success(result, text, also=(link,) if linked else ())
+    end = offset + len(data)
+    result.content, result.offset = base64.b64encode(data).decode("ascii"), offset
+    result.next_offset = end if end < archive.size else None
+    if result.next_offset is not None or offset:
+        last = "this is the end" if result.next_offset is None else f"go on at {end}"
+        text += f"\n[bytes {offset} to {end}; {last}]"
+    page_uri = f"{uri}?offset={offset}&length={max(len(data), 1)}"
     blob = BlobResourceContents(uri=page_uri, mime_type=ARCHIVE_TYPE, blob=result.content)
     return success(result, text, also=(EmbeddedResource(type="resource", resource=blob),))

@@ -16,6 +16,7 @@ from waggle.mcp.errors import Failure, clean, failure_result
 from waggle.mcp.results import success
 from waggle.mcp.tools.output import command_output, command_text
 from waggle.mcp.tools.pictures import Picture, hang
+from waggle.service.execution import ExecutionLimits
 from waggle.service.job import Job
 
 _MAX_LINE = 120
@@ -85,16 +86,22 @@ def _heard(job: Job, doing: str) -> str:
 
 
 def result_of(
-    view: JobView, offer: Offer, longest: float, pictures: Sequence[Picture] = ()
+    view: JobView,
+    offer: Offer,
+    limits: ExecutionLimits,
+    *,
+    shown: int,
+    pictures: Sequence[Picture] = (),
 ) -> CallToolResult:
     """How a job stands, as a result: ended, still running, or an error with the output so far.
 
-    `longest` is the greatest timeout_seconds, for the advice. `pictures` are shown beside it.
+    `shown` is how many characters of output. `pictures` are shown beside it.
     """
-    output = command_output(view, offer)
-    text = command_text(output, offer)
+    output = command_output(view, offer, shown)
+    text = command_text(output)
     if view.state is JobState.TIMED_OUT:
-        return failure_result(_timeout(view, longest), offer, before=text, structured=output)
+        failure = _timeout(view, limits.max_timeout)
+        return failure_result(failure, offer, before=text, structured=output)
     if view.state is JobState.LOST:
         why, step = view.error, "Run it again."
         if view.diagnosis is not None:

@@ -14,11 +14,13 @@ from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.repeats import IdempotencyKey
 from waggle.mcp.results import (
+    PUBLIC,
     CreatedEnvironment,
     DestroyedEnvironment,
     EnvironmentList,
     created,
     on_disk_until,
+    rfc3339,
     success,
     summary,
 )
@@ -46,6 +48,7 @@ from waggle.mcp.tools.parameters import (
 from waggle.service.request import CopyRequest, CreateRequest
 
 _NamePart = Annotated[str | None, Field(description="Only those whose name has this in it.")]
+_NONE = "There is no environment. Use create_environment to make one."
 
 
 class EnvironmentTools:
@@ -95,8 +98,7 @@ class EnvironmentTools:
         result = created(environment)
         return success(
             result,
-            f"Environment {result.environment_id} ({result.name}) {begin}: runtime "
-            f"{result.runtime}, network {result.network}. It is "
+            f"Environment {result.environment_id} ({result.name}, {_kind(environment)}) {begin}; "
             f"{self._services.when_unused} after {result.timeout} without a call."
             f"{_start(result.working_directory)}",
         )
@@ -108,12 +110,12 @@ class EnvironmentTools:
         listed = self._environments.list(owner=current_owner(ctx))
         environments = [each for each in listed if (name or "") in each.name]
         # Not as models: of a call that is made all the time that would be half of the work.
+        if not environments:
+            return success(EnvironmentList(note=_NONE))
         result = {
             "environments": [summary(environment) for environment in environments],
             "count": len(environments),
         }
-        if not environments:
-            return success(result, "There is no environment. Use create_environment to make one.")
         return success(result, "\n".join(_line(environment) for environment in environments))
 
     async def destroy_environment(
@@ -121,12 +123,8 @@ class EnvironmentTools:
     ) -> Annotated[CallToolResult, DestroyedEnvironment]:
         """End an environment."""
         environment = await self._environments.destroy(environment_id, owner=current_owner(ctx))
-        result = DestroyedEnvironment(
-            environment_id=environment.id,
-            status=environment.state,
-            message=f"Environment {environment.id} ({environment.name}) is destroyed.",
-        )
-        return success(result, result.message)
+        result = DestroyedEnvironment(name=environment.name, status=environment.state.value)
+        return success(result, f"Environment {result.name} is {result.status}.")
 
 
 def _start(directory: str) -> str:
@@ -140,10 +138,15 @@ def _line(environment: Environment) -> str:
     why = f": {environment.error}" if environment.error else ""
     until = on_disk_until(environment)
     return (
-        f"{environment.id} {environment.name} ({environment.runtime}, "
-        f"network {environment.network}) {environment.state}{why}"
+        f"{environment.id} {environment.name} ({_kind(environment)}) {environment.state}{why}, "
+        f"created {rfc3339(environment.created_at)}"
         + (f", on the disk until {until}" if until else "")
     )
+
+
+def _kind(environment: Environment) -> str:
+    network = "" if environment.network == PUBLIC else f", network {environment.network}"
+    return f"{environment.runtime}{network}"
 
 
 def environment_tools(services: Services) -> list[OfferedTool]:

@@ -8,6 +8,7 @@ from typing import Annotated
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
+from waggle.domain.execution import parse_output
 from waggle.domain.job import parse_wait
 from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
@@ -87,6 +88,7 @@ class ExecutionTools:
     ) -> Annotated[CallToolResult, CommandOutput]:
         """Run code; a timeout is an error result that carries the output so far."""
         wait = self._wait(wait_seconds, background=background)
+        shown = parse_output(max_output, self._limits.output)
         look = names_image(code) if images is None else images
         owner, who, phases = current_owner(ctx), parse_user(user), Phases(ctx, self._heartbeat)
         how = Surroundings(timeout_seconds, cwd or None, env or {}, stdin)
@@ -102,7 +104,7 @@ class ExecutionTools:
                 place.id, code, owner=owner, language=language, user=who, how=how
             )
             place.keep()
-            return introduced(await self._answer(ctx, job, wait, album), place)
+            return introduced(await self._answer(ctx, job, wait, album, shown), place)
 
     async def run_command(
         self,
@@ -123,6 +125,7 @@ class ExecutionTools:
     ) -> Annotated[CallToolResult, CommandOutput]:
         """Run a command; results as those of execute."""
         wait = self._wait(wait_seconds, background=background)
+        shown = parse_output(max_output, self._limits.output)
         look = names_image(command) if images is None else images
         album = await self._album(ctx, environment_id, cwd) if look and wait else None
         job = await self._execution.run_command(
@@ -132,7 +135,7 @@ class ExecutionTools:
             user=parse_user(user),
             how=Surroundings(timeout_seconds, cwd or None, env or {}, stdin),
         )
-        return await self._answer(ctx, job, wait, album)
+        return await self._answer(ctx, job, wait, album, shown)
 
     def _wait(self, seconds: float | None, *, background: bool) -> float:
         return 0.0 if background else parse_wait(seconds, self._limits.wait)
@@ -143,10 +146,12 @@ class ExecutionTools:
         directory = cwd or environment.directory
         return await album_of(self._files, environment.id, directory, owner=owner)
 
-    async def _answer(self, ctx: Ctx, job: Job, wait: float, album: Album | None) -> CallToolResult:
+    async def _answer(
+        self, ctx: Ctx, job: Job, wait: float, album: Album | None, shown: int
+    ) -> CallToolResult:
         view = await attend(ctx, job, wait, every=self._heartbeat, doing="running")
         pictures = await album.new(view) if album else ()
-        return result_of(view, self._offer, self._limits.max_timeout, pictures)
+        return result_of(view, self._offer, self._limits, shown=shown, pictures=pictures)
 
 
 _RUNS = ToolAnnotations(
@@ -169,6 +174,7 @@ def execution_tools(services: Services) -> list[OfferedTool]:
                 "shown."
             ),
             annotations=_RUNS,
+            shows_pictures=True,
             meta={"anthropic/alwaysLoad": True},
         ),
         make_tool(
@@ -177,6 +183,7 @@ def execution_tools(services: Services) -> list[OfferedTool]:
             description="Run a shell line, or a program with its arguments, in an environment. "
             "Otherwise as execute.",
             annotations=_RUNS,
+            shows_pictures=True,
             meta=searchable("run a shell or bash command in a sandbox terminal"),
         ),
     ]

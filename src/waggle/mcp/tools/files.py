@@ -3,80 +3,113 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mcp_types import BlobResourceContents, CallToolResult, ContentBlock, EmbeddedResource
 
-from waggle.domain.filesystem import FileEntry
-from waggle.mcp.budget import COPY_BUDGET, wire_size
-from waggle.mcp.file_results import FileContent, FileItem
-from waggle.mcp.images import MAX_IMAGE_BYTES, image_content, image_type
+from waggle.domain.filesystem import FileEntry, Listing
+from waggle.domain.toolset import Offer
+from waggle.mcp.budget import LIST_BUDGET, wire_size
+from waggle.mcp.file_results import DIRECTORY_MODE, FILE_MODE, FileContent, FileItem, FileList
+from waggle.mcp.images import MAX_IMAGE_BYTES, file_link, image_content, image_type, page_type
 from waggle.mcp.pages import Page
-from waggle.mcp.resources.uris import file_uri
-from waggle.mcp.results import readable, rfc3339, success
+from waggle.mcp.resources.offered import offers
+from waggle.mcp.resources.uris import FileAddress, file_uri
+from waggle.mcp.results import readable, success
+
+MAX_LISTED = 200
+_BYTES = "Not text: encoding base64 returns its bytes."
+_OTHERS = "search_files finds some by name; execute with language shell can list all."
 
 
 def file_result(
-    environment_id: str, result: FileContent, data: bytes, part: Page
+    environment_id: str, path: str, data: bytes, part: Page, *, as_bytes: bool, offer: Offer
 ) -> CallToolResult:
-    """The text itself as the first block, then a note where one is needed; images as images.
+    """A page of a file: text as the first block, an image as an image, else where its bytes are.
 
-    The page `part` was made of `data`.
+    The page `part` was made of `data`. `as_bytes` means that base64 was asked for.
     """
-    if part.next_offset is not None:
-        note = (
-            f"[bytes {part.offset} to {part.end} of {part.size}; "
-            f"the next page begins at offset {part.next_offset}]"
+    uri = file_uri(environment_id, path) if offers(offer, FileAddress) else ""
+    kind = page_type(path, data, part)
+    whole = part.offset == 0 and len(data) == part.size
+    shown = image_type(data) if whole and len(data) <= MAX_IMAGE_BYTES else None
+    link = (file_link(uri, path, kind, part.size),) if uri else ()
+    about = f"{readable(path)}: {kind}, {part.size} bytes."
+    if as_bytes:
+        blob = BlobResourceContents(
+            uri=file_uri(environment_id, path), mime_type=kind, blob=part.content
         )
-    elif part.offset:
-        note = f"[bytes {part.offset} to {part.end} of {part.size}; this is the end]"
-    else:
-        note = "" if part.content else "[the file is empty]"
-    picture = _picture(data, part)
+        also: tuple[ContentBlock, ...] = (EmbeddedResource(type="resource", resource=blob),)
+        result = _page(part).model_copy(update={"encoding": "base64", "mime_type": kind})
+        return success(result, f"{about} {_place(part)}".rstrip(), also=also)
+    picture = (image_content(data, shown), *link) if shown else ()
     if part.encoding == "utf-8":
-        texts = (*([part.content] if part.content else []), *([note] if note else []))
-        return success(result, *texts, also=picture)
-    about = f"{result.path}: {result.mime_type}, {result.size} bytes, as base64."
+        result = _page(part)
+        result.note = "" if part.size else "The file is empty."
+        return success(result, part.content, _place(part), also=picture)
     if picture:
-        return success(result, about, also=picture)
-    uri = file_uri(environment_id, result.path)
-    blob = BlobResourceContents(uri=uri, mime_type=result.mime_type, blob=part.content)
-    return success(
-        result, f"{about} {note}".strip(), also=(EmbeddedResource(type="resource", resource=blob),)
+        return success(FileContent(), about, also=picture)
+    result = FileContent(mime_type=kind, size=part.size, uri=uri, note=_BYTES)
+    return success(result, about, also=link)
+
+
+def _page(part: Page) -> FileContent:
+    """The content of a page, and its place where it is not the whole file."""
+    whole = part.offset == 0 and part.next_offset is None
+    return FileContent(
+        content=part.content,
+        size=0 if whole else part.size,
+        offset=part.offset,
+        next_offset=part.next_offset,
     )
 
 
-def _picture(data: bytes, part: Page) -> tuple[ContentBlock, ...]:
-    """The file as an image, if all of it is here, it is one and there is room for it."""
-    kind = image_type(data) if part.offset == 0 and part.next_offset is None else None
-    if kind is None or len(data) > MAX_IMAGE_BYTES:
-        return ()
-    picture = image_content(data, kind)
-    copies = 2 if part.encoding == "utf-8" else 1  # base64 is in the structured content only
-    fits = copies * wire_size(part.content) + len(picture.data) <= 2 * COPY_BUDGET
-    return (picture,) if fits else ()
+def _place(part: Page) -> str:
+    if part.next_offset is None and not part.offset:
+        return ""
+    after = "this is the end"
+    if part.next_offset is not None:
+        after = f"the next page begins at offset {part.next_offset}"
+    return f"[bytes {part.offset} to {part.end} of {part.size}; {after}]"
 
 
-def file_items(entries: tuple[FileEntry, ...]) -> tuple[list[FileItem], bool]:
-    """As many entries as every client accepts, and whether some were left out."""
+def list_result(listing: Listing, offer: Offer) -> CallToolResult:
+    """The first entries of a directory, and how many are left out."""
+    items = _items(listing.entries)
+    more = len(listing.entries) - len(items)
+    result = FileList(path=readable(listing.path), files=items, count=len(items), more=more)
+    if not items:
+        result.note = f"{result.path} is empty."
+    elif more or listing.truncated:
+        least = "at least " if listing.truncated else ""
+        result.note = offer.advice(f"Not listed: {least}{max(more, 1)} more entries. {_OTHERS}")
+    return success(result, "\n".join(_line(item) for item in items))
+
+
+def _items(entries: Sequence[FileEntry]) -> list[FileItem]:
+    """As many entries as a model needs at once."""
     items: list[FileItem] = []
-    size = 0
-    for entry in entries:
+    room = LIST_BUDGET
+    for entry in entries[:MAX_LISTED]:
+        plain = "" if entry.is_link else DIRECTORY_MODE if entry.is_dir else FILE_MODE
+        mode = f"{entry.mode:04o}"
         item = FileItem(
             name=readable(entry.name),
-            size=entry.size,
+            size=0 if entry.is_dir or entry.is_link else entry.size,
             is_dir=entry.is_dir,
             is_link=entry.is_link,
-            mode=f"{entry.mode:04o}",
-            modified=rfc3339(entry.modified),
+            mode="" if mode == plain or entry.is_link else mode,
         )
-        size += wire_size(item.model_dump_json()) + 2
-        if size > COPY_BUDGET:
-            return items, True
+        room -= wire_size(item.name)
+        if room < 0:
+            break
         items.append(item)
-    return items, False
+    return items
 
 
-def file_line(item: FileItem) -> str:
+def _line(item: FileItem) -> str:
     """An entry on one line, whatever its name holds."""
-    kind = "d" if item.is_dir else "l" if item.is_link else "-"
+    mark = "@" if item.is_link else "/" if item.is_dir else ""
     name = item.name if item.name.isprintable() else repr(item.name)
-    return f"{kind} {item.mode} {item.size:>10} {item.modified} {name}"
+    size = "" if mark else f" {item.size}"
+    return f"{name}{mark}{size} {item.mode}".rstrip()

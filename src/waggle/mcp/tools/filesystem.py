@@ -14,15 +14,9 @@ from waggle.domain.text import encoded
 from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.file_results import FileContent, FileList, WrittenFile
-from waggle.mcp.images import page_type
-from waggle.mcp.pages import (
-    SMALLEST_PAGE,
-    decode_base64,
-    page,
-    window,
-)
+from waggle.mcp.pages import SMALLEST_PAGE, TEXT_PAGE, decode_base64, model_window, page
 from waggle.mcp.results import readable, success
-from waggle.mcp.tools.files import file_items, file_line, file_result
+from waggle.mcp.tools.files import MAX_LISTED, file_result, list_result
 from waggle.mcp.tools.parameters import (
     LARGE_RESULTS,
     EnvironmentId,
@@ -38,7 +32,8 @@ _Content = Annotated[str, Field(description="The whole content.")]
 _Mode = Annotated[str | None, Field(description="Octal. Default: as it is, else 0644.")]
 _WriteEncoding = Annotated[Literal["utf-8", "base64"], Field(description="Of content.")]
 _ReadEncoding = Annotated[
-    Literal["auto", "utf-8", "base64"], Field(description="auto: base64 for what is no text.")
+    Literal["auto", "utf-8", "base64"],
+    Field(description="base64 for the bytes of what is no text."),
 ]
 _Offset = Annotated[int, Field(ge=0, description="0, or next_offset of the last result.")]
 _Limit = Annotated[int | None, Field(ge=SMALLEST_PAGE, le=MAX_FILE_BYTES, description="Bytes.")]
@@ -51,6 +46,7 @@ class FilesystemTools:
     def __init__(self, services: Services) -> None:
         self._files = services.filesystem
         self._environments = services.environments
+        self._offer = services.offer
 
     async def write_file(
         self,
@@ -103,39 +99,25 @@ class FilesystemTools:
             path,
             owner=owner,
             offset=offset,
-            length=window(limit, wanted),
+            length=model_window(offset, limit, wanted),
         )
         part = page(
-            read.data, offset=offset, size=read.size, encoding=wanted, whole=limit is not None
+            read.data,
+            offset=offset,
+            size=read.size,
+            encoding=wanted,
+            whole=limit is not None,
+            characters=TEXT_PAGE,
         )
-        result = FileContent(
-            path=readable(name),
-            content=part.content,
-            encoding=part.encoding,
-            mime_type=page_type(name, read.data, part),
-            size=part.size,
-            offset=part.offset,
-            truncated=part.next_offset is not None,
-            next_offset=part.next_offset,
-        )
-        return file_result(environment_id, result, read.data, part)
+        asked = wanted == "base64"
+        return file_result(environment_id, name, read.data, part, as_bytes=asked, offer=self._offer)
 
     async def list_files(
         self, ctx: Ctx, *, environment_id: EnvironmentId, path: _Directory = None
     ) -> Annotated[CallToolResult, FileList]:
         """List a directory."""
         listing = await self._files.list(environment_id, path or None, owner=current_owner(ctx))
-        files, left_out = file_items(listing.entries)
-        result = FileList(
-            path=readable(listing.path),
-            files=files,
-            count=len(files),
-            truncated=listing.truncated or left_out,
-        )
-        lines = [file_line(item) for item in files] or [f"{result.path} is empty."]
-        if result.truncated:
-            lines.append(f"[only the first {result.count} entries are listed]")
-        return success(result, "\n".join(lines))
+        return list_result(listing, self._offer)
 
 
 def filesystem_tools(services: Services) -> list[OfferedTool]:
@@ -161,12 +143,13 @@ def filesystem_tools(services: Services) -> list[OfferedTool]:
             description="Read a file: text, an image, or base64. A long one comes in pages: go on "
             "with offset.",
             annotations=reads,
+            shows_pictures=True,
             meta={**searchable("read, show or download a file of a sandbox"), **LARGE_RESULTS},
         ),
         make_tool(
             tools.list_files,
             title="List files",
-            description="List a directory.",
+            description=f"List a directory: {MAX_LISTED} entries.",
             annotations=reads,
             meta=searchable("list a directory of a sandbox"),
         ),

@@ -6,56 +6,51 @@ from __future__ import annotations
 from mcp_types import CallToolResult
 
 from waggle.domain.search import Kind, Match, Searched
-from waggle.mcp.budget import wire_size
+from waggle.mcp.budget import LIST_BUDGET, wire_size
 from waggle.mcp.file_results import SearchMatch, SearchResult
 from waggle.mcp.results import readable, success
 
-_BUDGET = 120_000
-"""Bytes of JSON for the matches: what a context can use, and far below what clients accept."""
+MAX_SHOWN = 200
 _KINDS = {Kind.FILE: "file", Kind.DIRECTORY: "directory", Kind.LINK: "link", Kind.OTHER: "other"}
 _WHY = {
     "results": "max_results was reached: narrow the search or ask for more",
-    "output": "there is more than fits: narrow the search",
-    "entries": "there are too many files: search in a directory below, or exclude more",
-    "bytes": "too much was read: search in a directory below, or with a name",
-    "time": "the time was up: search in a directory below, or with a name",
+    "output": "There is more than fits: narrow the search",
+    "entries": "There are too many files: search in a directory below, or exclude more",
+    "bytes": "Too much was read: search in a directory below, or with a name",
+    "time": "The time was up: search in a directory below, or with a name",
 }
 
 
 def search_result(found: Searched) -> CallToolResult:
-    """As many matches as fit, and why there may be more."""
+    """As many matches as fit, how many more were found, and why there may be others."""
     items: list[SearchMatch] = []
-    size, stopped = 0, found.stopped
-    for match in found.matches:
+    room = LIST_BUDGET
+    for match in found.matches[:MAX_SHOWN]:
         item = _item(match)
-        size += wire_size(item.model_dump_json()) + 2
-        if size > _BUDGET:
-            stopped = "output"
+        room -= sum(map(wire_size, (item.path, item.text, *item.before, *item.after)))
+        if room < 0:
             break
         items.append(item)
+    more = len(found.matches) - len(items)
     result = SearchResult(
-        path=readable(found.path),
         matches=items,
         count=len(items),
-        truncated=bool(stopped),
-        stopped_by=stopped or None,
-        entries_seen=found.entries,
-        files_searched=found.files,
+        more=more,
+        stopped_by=found.stopped or ("output" if more else ""),
         binary_skipped=found.binary,
         large_skipped=found.large,
         unreadable=found.unreadable,
     )
-    return success(result, "\n".join([*_lines(items), _note(result)]))
+    result.note = _note(result, _shown(readable(found.path)))
+    return success(result, "\n".join(_lines(items)))
 
 
 def _item(match: Match) -> SearchMatch:
     return SearchMatch(
         path=readable(match.path),
         kind=_KINDS[match.kind],
-        size=match.size,
-        line=match.line or None,
-        column=match.column or None,
-        text=readable(match.text) if match.line else None,
+        line=match.line,
+        text=readable(match.text) if match.line else "",
         before=[readable(line) for line in match.before],
         after=[readable(line) for line in match.after],
     )
@@ -67,7 +62,7 @@ def _lines(items: list[SearchMatch]) -> list[str]:
     last = ""
     for item in items:
         path = _shown(item.path)
-        if item.line is None:
+        if not item.line:
             mark = {"directory": "/", "link": "@"}.get(item.kind, "")
             lines.append(f"{path}{mark}")
             continue
@@ -78,7 +73,7 @@ def _lines(items: list[SearchMatch]) -> list[str]:
             lines.append("--")
         first = item.line - len(item.before)
         lines += [f"{first + n}- {_shown(text)}" for n, text in enumerate(item.before)]
-        lines.append(f"{item.line}: {_shown(item.text or '')}")
+        lines.append(f"{item.line}: {_shown(item.text)}")
         lines += [f"{item.line + 1 + n}- {_shown(text)}" for n, text in enumerate(item.after)]
     return lines
 
@@ -88,8 +83,8 @@ def _shown(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in text)
 
 
-def _note(result: SearchResult) -> str:
-    matches = "1 match" if result.count == 1 else f"{result.count} matches"
+def _note(result: SearchResult, where: str) -> str:
+    """What was found, where it is not all told by the matches."""
     skipped = [
         f"{count} {what}"
         for count, what in (
@@ -99,6 +94,10 @@ def _note(result: SearchResult) -> str:
         )
         if count
     ]
-    more = f"; {_WHY[result.stopped_by]}" if result.stopped_by else ""
-    less = f"; not searched: {', '.join(skipped)}" if skipped else ""
-    return f"[{matches} in {_shown(result.path)}{less}{more}]"
+    told = [
+        *([] if result.count else [f"No match in {where}."]),
+        *([f"{result.more} more matches are not shown."] if result.more else []),
+        *([f"{_WHY[result.stopped_by]}."] if result.stopped_by else []),
+        *([f"Not searched: {', '.join(skipped)}."] if skipped else []),
+    ]
+    return " ".join(told)

@@ -3,22 +3,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.access import Owner
-from waggle.domain.job import JobBrief, JobState, JobView, StreamName, parse_wait
+from waggle.domain.execution import parse_output
+from waggle.domain.job import JobBrief, JobView, StreamName, parse_wait
 from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.job_results import CommandOutput, JobItem, JobList, JobReport
+from waggle.mcp.job_results import CommandOutput, JobItem, JobList, JobReport, told_ms, took
 from waggle.mcp.left_results import left_items, left_lines
-from waggle.mcp.resources.uris import output_uri
-from waggle.mcp.results import rfc3339, success
+from waggle.mcp.results import success
 from waggle.mcp.stream_page import MAX_BYTES, MAX_PATTERN, StreamPage, read_page
 from waggle.mcp.tools.attend import result_of, watch
-from waggle.mcp.tools.parameters import EnvironmentId, JobId, Wait, searchable
+from waggle.mcp.tools.parameters import EnvironmentId, JobId, MaxOutput, Wait, searchable
 from waggle.service.job import Job
 
 _ReadJobId = Annotated[
@@ -35,6 +35,7 @@ _Limit = Annotated[int | None, Field(ge=1, le=MAX_BYTES, description="Bytes.")]
 _Search = Annotated[
     str | None, Field(max_length=MAX_PATTERN, description="Only lines with this text.")
 ]
+_NONE = "No program ran in this environment yet."
 
 
 class JobTools:
@@ -53,12 +54,14 @@ class JobTools:
         environment_id: EnvironmentId,
         job_id: JobId,
         wait_seconds: Wait = None,
+        max_output: MaxOutput = None,
     ) -> Annotated[CallToolResult, CommandOutput]:
         """Wait for a job's end, or a while."""
         wait = parse_wait(wait_seconds, self._limits.wait)
+        shown = parse_output(max_output, self._limits.output)
         job = self._jobs.get(environment_id, job_id, owner=current_owner(ctx))
         view = await watch(ctx, job, wait, every=self._heartbeat)
-        return result_of(view, self._offer, self._limits.max_timeout)
+        return result_of(view, self._offer, self._limits, shown=shown)
 
     async def read_job(
         self,
@@ -79,7 +82,7 @@ class JobTools:
         if job_id is None:
             if pid is not None:
                 await self._jobs.left.end(environment_id, pid, owner=owner)
-            return reported(await self._listed(environment_id, owner))
+            return await self._listed(environment_id, owner)
         job = self._jobs.get(environment_id, job_id, owner=owner)
         if kill:
             await self._kill(job, owner)
@@ -89,22 +92,19 @@ class JobTools:
             )
         asked = stream or offset is not None or limit or search
         if not asked and (kill or wait_seconds is not None):
-            return reported(result_of(job.view(), self._offer, self._limits.max_timeout))
+            return result_of(job.view(), self._offer, self._limits, shown=self._limits.output)
         name = StreamName(stream or "stdout")
         part = read_page(job.streams[name], offset=offset or 0, limit=limit, search=search or None)
         view = job.view()
         result = JobReport(
-            job_id=job_id,
             status=view.state.value,
-            stream=name.value,
+            exit_code=view.exit_code,
             content=part.content,
             offset=part.offset,
             next_offset=part.next_offset,
             size=part.size,
-            uri=output_uri(job.environment_id, job_id, name),
         )
-        texts = (*([part.content] if part.content else []), _note(part, view))
-        return reported(success(result, *texts))
+        return success(result, part.content, _place(part, view))
 
     async def kill_job(
         self, ctx: Ctx, *, environment_id: EnvironmentId, job_id: JobId
@@ -113,7 +113,7 @@ class JobTools:
         owner = current_owner(ctx)
         job = self._jobs.get(environment_id, job_id, owner=owner)
         await self._kill(job, owner)
-        return result_of(job.view(), self._offer, self._limits.max_timeout)
+        return result_of(job.view(), self._offer, self._limits, shown=self._limits.output)
 
     async def _kill(self, job: Job, owner: Owner) -> None:
         """End it and what it has left running."""
@@ -129,24 +129,19 @@ class JobTools:
     async def _listed(self, environment_id: str, owner: Owner) -> CallToolResult:
         jobs = self._jobs.list(environment_id, owner=owner)
         left = await self._jobs.left.look(environment_id, owner=owner)
-        result = JobList(
-            jobs=[_item(job) for job in jobs], count=len(jobs), left_running=left_items(left)
-        )
+        items, note = [_item(job) for job in jobs], "" if jobs else _NONE
+        result = JobList(jobs=items, count=len(items), left_running=left_items(left), note=note)
         lines = [*map(_line, result.jobs), *left_lines(result.left_running)]
-        return success(result, "\n".join(lines or ["No program ran in this environment yet."]))
+        return success(result, "\n".join(lines))
 
 
-def reported(result: CallToolResult) -> CallToolResult:
-    """The same without the fields that have no value; each kind of report has its own."""
-    content: dict[str, Any] = result.structured_content or {}
-    fields = {name: value for name, value in content.items() if value is not None}
-    return result.model_copy(update={"structured_content": fields or None})
-
-
-def _note(part: StreamPage, view: JobView) -> str:
-    going = "; the job still runs" if view.state is JobState.RUNNING else ""
+def _place(part: StreamPage, view: JobView) -> str:
     more = "this is the end" if part.next_offset is None else f"go on at {part.next_offset}"
-    return f"[from byte {part.offset} of {part.size}; {more}{going}]"
+    return f"[from byte {part.offset} of {part.size}; {more}; {_how(view.state, view.exit_code)}]"
+
+
+def _how(state: str, exit_code: int | None) -> str:
+    return state if exit_code is None else f"{state} {exit_code}"
 
 
 def _item(job: JobBrief) -> JobItem:
@@ -156,16 +151,13 @@ def _item(job: JobBrief) -> JobItem:
         summary=job.summary,
         status=job.state.value,
         exit_code=job.exit_code,
-        started_at=rfc3339(job.started_at),
-        duration_ms=round(job.duration * 1000),
-        stdout_bytes=job.stdout_bytes,
-        stderr_bytes=job.stderr_bytes,
+        duration_ms=told_ms(job.duration, job.state),
     )
 
 
 def _line(item: JobItem) -> str:
-    code = "" if item.exit_code is None else f" {item.exit_code}"
-    return f"{item.job_id} {item.status}{code} ({item.duration_ms} ms) {item.tool}: {item.summary}"
+    how = f"{_how(item.status, item.exit_code)}{took(item.duration_ms)}"
+    return f"{item.job_id} {item.tool} ({how}): {item.summary}"
 
 
 def job_tools(services: Services) -> list[OfferedTool]:

@@ -52,15 +52,14 @@ class LifetimeTools:
             environment_id, minutes, owner=current_owner(ctx)
         )
         result = ExtendedEnvironment(
-            environment_id=environment.id,
+            name=environment.name,
             timeout=in_minutes(environment.idle_timeout),
             expires_at=rfc3339(environment.expires_at()),
         )
         return success(
             result,
-            f"Environment {environment.id} is {self._services.when_unused} after "
-            f"{result.timeout} without a call: "
-            f"at {result.expires_at} if none comes.",
+            f"Environment {result.name} is {self._services.when_unused} after {result.timeout} "
+            f"without a call: at {result.expires_at} if none comes.",
         )
 
 

@@ -8,36 +8,57 @@ from waggle.domain.left import MAX_COMMAND
 from waggle.domain.toolset import Offer
 from waggle.mcp.budget import share
 from waggle.mcp.errors import clean
-from waggle.mcp.job_results import CommandOutput, FailureCause, LeftProgram
+from waggle.mcp.job_results import (
+    CommandOutput,
+    FailureCause,
+    LeftProgram,
+    ProgramOutput,
+    told_ms,
+    took,
+)
 from waggle.mcp.resources.uris import output_uri
 from waggle.mcp.results import rfc3339
 
-_RUNNING = "wait_job waits for its end, read_job shows its output, kill_job ends it"
+_RUNNING = "read_job waits for its end, shows what it prints or kills it."
 
 
-def command_output(view: JobView, offer: Offer) -> CommandOutput:
-    """The structured form, its streams cut to what every client accepts; advice heeds `offer`."""
-    stdout, stderr = share(view.stdout, view.stderr)
-    return CommandOutput(
+def command_output(view: JobView, offer: Offer, characters: int) -> CommandOutput:
+    """The structured form, with at most `characters` of output; advice heeds `offer`."""
+    stdout, stderr = share(view.stdout, view.stderr, characters)
+    output = CommandOutput(
         job_id=view.number,
         status=view.state.value,
         stdout=stdout.text(),
         stderr=stderr.text(),
         exit_code=view.exit_code,
-        duration_ms=round(view.duration * 1000),
-        signal=view.signal,
-        timed_out=view.state is JobState.TIMED_OUT,
+        duration_ms=told_ms(view.duration, view.state),
+        signal=view.signal or "",
         stdout_bytes_cut=stdout.dropped,
         stderr_bytes_cut=stderr.dropped,
-        ends_at=rfc3339(view.ends_at) if view.is_running else None,
-        stdout_uri=output_uri(view.environment_id, view.number, StreamName.STDOUT),
-        stderr_uri=output_uri(view.environment_id, view.number, StreamName.STDERR),
+        ends_at=rfc3339(view.ends_at) if view.is_running else "",
+        stdout_uri=_uri(view, StreamName.STDOUT) if stdout.dropped else "",
+        stderr_uri=_uri(view, StreamName.STDERR) if stderr.dropped else "",
         diagnosis=_cause(view, offer),
         left_running=[
             LeftProgram(pid=each.pid, command=clean(each.command, MAX_COMMAND))
             for each in view.left.programs
         ],
     )
+    notes = (
+        _rest(view, StreamName.STDOUT, len(stdout.head)) if stdout.dropped else "",
+        _rest(view, StreamName.STDERR, len(stderr.head)) if stderr.dropped else "",
+        _RUNNING if view.is_running else "",
+    )
+    return output.model_copy(update={"note": offer.advice(" ".join(filter(None, notes)))})
+
+
+def _uri(view: JobView, name: StreamName) -> str:
+    return output_uri(view.environment_id, view.number, name)
+
+
+def _rest(view: JobView, name: StreamName, offset: int) -> str:
+    stream = "" if name is StreamName.STDOUT else f", stream {name}"
+    return f"What was cut: read_job with job_id {view.number}{stream}, offset {offset}."
 
 
 def _cause(view: JobView, offer: Offer) -> FailureCause | None:
@@ -48,24 +69,11 @@ def _cause(view: JobView, offer: Offer) -> FailureCause | None:
     return FailureCause(code=found.code, cause=cause, next_step=next_step)
 
 
-def command_text(output: CommandOutput, offer: Offer) -> str:
-    """The text for a model: what was printed, where the rest is, then how it ended."""
-    parts = [
-        f"{name}:\n{text.removesuffix(chr(10))}"
-        for name, text in (("stdout", output.stdout), ("stderr", output.stderr))
-        if text
-    ]
-    read = f"read_job with job_id {output.job_id}, or " if offer.has("read_job") else ""
-    cut = [
-        f"[all of {name}: {read}the resource {uri}]"
-        for name, dropped, uri in (
-            ("stdout", output.stdout_bytes_cut, output.stdout_uri),
-            ("stderr", output.stderr_bytes_cut, output.stderr_uri),
-        )
-        if dropped
-    ]
-    ending = [_ending(output, offer), *_left(output), *_why(output)]
-    return "\n".join([*(parts or ["(no output)"]), *cut, *ending])
+def command_text(output: CommandOutput) -> str:
+    """The same for a model, but for the note: what was printed, where the rest is, how it ended."""
+    cut = [f"[all of it: {uri}]" for uri in (output.stdout_uri, output.stderr_uri) if uri]
+    how = ending(output, f"job {output.job_id}: ")
+    return "\n".join([*printed(output), *cut, how, *_left(output)])
 
 
 def _left(output: CommandOutput) -> list[str]:
@@ -79,28 +87,21 @@ def _left(output: CommandOutput) -> list[str]:
     return [f"{verb}: {shown}{rest} (output from now on is not kept)"]
 
 
-def _why(output: CommandOutput) -> list[str]:
-    """The diagnosis as a line; of a lost job its error tells the same."""
+def printed(output: ProgramOutput) -> list[str]:
+    """What a program printed; its errors under a line that says so."""
+    stdout, stderr = output.stdout.removesuffix("\n"), output.stderr.removesuffix("\n")
+    return [*([stdout] if output.stdout else []), *([f"[stderr]\n{stderr}"] if stderr else [])]
+
+
+def ending(output: CommandOutput, of: str = "") -> str:
+    """How a program ended, and why it failed where that is known. `of` says which."""
+    how = {
+        JobState.EXITED: f"exit {output.exit_code}",
+        JobState.SIGNALED: f"signaled {output.signal}",
+    }.get(JobState(output.status), output.status)
+    until = f", killed at {output.ends_at} at the latest" if output.ends_at else ""
+    line = f"[{of}{how}{took(output.duration_ms)}{until}]"
     found = output.diagnosis
-    if found is None or output.status == JobState.LOST:
-        return []
-    return [f"{found.cause} {found.next_step}".strip()]
-
-
-def _ending(output: CommandOutput, offer: Offer) -> str:
-    took = f"{output.duration_ms} ms"
-    match output.status:
-        case JobState.RUNNING:
-            how = offer.advice(_RUNNING)
-            until = f"; it is killed at {output.ends_at} at the latest"
-            return f"still running after {took} as job {output.job_id}{how and f': {how}'}{until}"
-        case JobState.TIMED_OUT:
-            return f"timed out after {took}; its processes were killed"
-        case JobState.SIGNALED:
-            return f"ended by signal {output.signal} after {took}"
-        case JobState.KILLED:
-            return f"killed after {took}, with all its processes"
-        case JobState.LOST:
-            return f"lost after {took}"
-        case _:
-            return f"exit code: {output.exit_code} ({took})"
+    if found is None or output.status == JobState.LOST:  # of a lost job its error tells the same
+        return line
+    return f"{line}\n{found.code}: {found.cause} {found.next_step}".rstrip()

@@ -35,6 +35,7 @@ class PackageTools:
     def __init__(self, services: Services) -> None:
         self._environments = services.environments
         self._execution = services.execution
+        self._shown = services.execution_limits.output
         self._heartbeat = services.heartbeat
         self._offer = services.offer
 
@@ -66,8 +67,8 @@ class PackageTools:
 
     async def _answer(self, ctx: Ctx, job: Job, wait: float) -> CallToolResult:
         view = await follow(ctx, job, wait, every=self._heartbeat, doing="installing")
-        output = command_output(view, self._offer)
-        text = command_text(output, self._offer)
+        output = command_output(view, self._offer, self._shown)
+        text = command_text(output)
         if view.exit_code == 0 or view.is_running:
             return success(output, text)
         failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)

@@ -34,15 +34,11 @@ class PauseTools:
             environment_id, owner=current_owner(ctx), to_disk=to_disk
         )
         result = paused(environment)
-        if result.on_disk_until is not None:
-            kept = f"on the disk and is kept until {result.on_disk_until}"
-        else:
-            fate = self._services.when_unused
-            kept = f"in memory, and is {fate} at {result.expires_at} if no call comes"
-        return success(
-            result,
-            f"Environment {environment.id} is paused {kept}. Any call that uses it resumes it.",
-        )
+        kept = f"in memory{self._until(result)}"
+        if result.on_disk_until:
+            kept = f"on the disk, and kept until {result.on_disk_until}"
+        result.note = "Any call that uses it resumes it."
+        return success(result, f"Environment {result.name} is {result.status} {kept}.")
 
     async def resume_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId
@@ -53,10 +49,11 @@ class PauseTools:
         )
         result = paused(environment)
         return success(
-            result,
-            f"Environment {environment.id} is running. It is {self._services.when_unused} at "
-            f"{result.expires_at} if no call comes before.",
+            result, f"Environment {result.name} is {result.status}{self._until(result)}."
         )
+
+    def _until(self, result: PausedEnvironment) -> str:
+        return f", and {self._services.when_unused} at {result.expires_at} if no call comes"
 
 
 def pause_tools(services: Services) -> list[OfferedTool]:

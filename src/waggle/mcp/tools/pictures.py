@@ -24,7 +24,7 @@ from waggle.domain.job import JobState, JobView
 from waggle.domain.toolset import Offer
 from waggle.mcp.budget import COPY_BUDGET, wire_size
 from waggle.mcp.errors import clean
-from waggle.mcp.images import MAX_IMAGE_BYTES, image_content, image_type
+from waggle.mcp.images import MAX_IMAGE_BYTES, file_link, image_content, image_type
 from waggle.mcp.job_results import CommandOutput, ShownImage
 from waggle.mcp.resources.offered import offers
 from waggle.mcp.resources.uris import FileAddress, file_uri
@@ -37,6 +37,7 @@ _SUFFIX = r"\.(?:png|jpe?g|gif|webp|svg)\b"
 _NAMED = re.compile(rf"{_SUFFIX}|\bsavefig\b", re.IGNORECASE)
 _NAME = re.compile(rf"[^/]*{_SUFFIX}\Z", re.IGNORECASE | re.DOTALL)
 
+_ALONE = ": read_file shows it."
 Seen = Mapping[str, tuple[int, datetime]]
 
 
@@ -118,25 +119,26 @@ def _is_image(entry: FileEntry) -> bool:
 def hang(
     environment_id: str, output: CommandOutput, pictures: Sequence[Picture], offer: Offer
 ) -> tuple[CommandOutput, str, tuple[ContentBlock, ...]]:
-    """The output with its images named, a line of text about each, and the images that fit."""
+    """The output with its images named, a line of text about each, and the images that fit.
+
+    Beside an image stands a link to it, where files are offered as resources.
+    """
     room = 2 * (COPY_BUDGET - wire_size(output.stdout) - wire_size(output.stderr))
     shown: list[ContentBlock] = []
     items: list[ShownImage] = []
-    lines: list[str] = []
-    readable = offers(offer, FileAddress)
-    no_room = f"no room to show it{': use read_file' if offer.has('read_file') else ''}"
+    notes = [output.note] if output.note else []
+    linked, reads = offers(offer, FileAddress), offer.has("read_file")
     for picture in pictures:
         block = image_content(picture.data, picture.kind)
-        room -= len(block.data)
-        fits = room >= 0
         name, size = " ".join(clean(picture.path, 300).split()), len(picture.data)
-        how = "shown below" if fits else no_room
-        lines.append(f"[image {name}, {picture.kind}, {size} bytes: {how}]")
-        uri = file_uri(environment_id, picture.path) if readable else None
-        items.append(ShownImage(path=name, mime_type=picture.kind, size=size, uri=uri))
-        if fits:
-            shown.append(block)
-        else:
-            room += len(block.data)
-    named = output.model_copy(update={"images": items}) if items else output
+        items.append(ShownImage(path=name, mime_type=picture.kind, size=size))
+        if len(block.data) > room:
+            notes.append(f"There was no room to show {name}{_ALONE if reads else '.'}")
+            continue
+        room -= len(block.data)
+        shown.append(block)
+        uri = file_uri(environment_id, picture.path)
+        shown += [file_link(uri, picture.path, picture.kind, size)] if linked else []
+    lines = [f"[image {each.path}, {each.mime_type}, {each.size} bytes]" for each in items]
+    named = output.model_copy(update={"images": items, "note": " ".join(notes)})
     return named, "\n".join(lines), tuple(shown)

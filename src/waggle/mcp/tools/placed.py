@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from mcp_types import CallToolResult, TextContent
 
+from waggle.mcp.call_record import NEW_META_KEY
 from waggle.service.provision import Place
 
 
@@ -17,6 +18,7 @@ def introduced(result: CallToolResult, place: Place) -> CallToolResult:
     return result.model_copy(
         update={
             "content": [TextContent(type="text", text=told), *result.content],
+            "meta": {**(result.meta or {}), NEW_META_KEY: place.id},
             "structured_content": given if given is None else {"environment_id": place.id, **given},
         }
     )

@@ -19,6 +19,7 @@ _Port = Annotated[int, Field(description="TCP port in the environment.")]
 _Wait = Annotated[
     float | None, Field(description=f"For something to listen. Default {WAIT_SECONDS:g}.")
 ]
+_SILENT = "Nothing listens there yet: start the server as a background job and use the URL then."
 
 
 class PortTools:
@@ -39,16 +40,9 @@ class PortTools:
         exposed, listening = await with_heartbeat(
             ctx, lambda: "waiting for the port", self._heartbeat, work
         )
-        result = OpenedPort(
-            environment_id=environment_id, port=port, url=exposed.url, listening=listening
-        )
-        text = f"Port {port} of the environment is at {exposed.url} on the server's machine."
-        if not listening:
-            text += (
-                " Nothing listens there yet: start the server as a background job and use the URL "
-                "then."
-            )
-        return success(result, text)
+        note = "" if listening else _SILENT
+        result = OpenedPort(port=port, url=exposed.url, listening=listening, note=note)
+        return success(result, f"Port {port} is at {exposed.url} on the server's machine.")
 
     async def unexpose_port(
         self, ctx: Ctx, *, environment_id: EnvironmentId, port: _Port
@@ -57,7 +51,7 @@ class PortTools:
         owner = current_owner(ctx)
         environment_id = self._environments.get(environment_id, owner=owner).id
         was = await self._ports.unexpose(environment_id, port, owner=owner)
-        result = ClosedPort(environment_id=environment_id, port=port, was_exposed=was)
+        result = ClosedPort(port=port, was_exposed=was)
         return success(result, f"Port {port} is {'closed' if was else 'not exposed'}.")
 
 

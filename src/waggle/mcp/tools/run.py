@@ -28,7 +28,7 @@ from waggle.mcp.tools.creation import (
     RuntimeArgument,
     parse_network,
 )
-from waggle.mcp.tools.output import command_output, command_text
+from waggle.mcp.tools.output import command_output, ending, printed
 from waggle.mcp.tools.packages import install_failure
 from waggle.mcp.tools.parameters import (
     Code,
@@ -105,10 +105,10 @@ class RunTools:
 
     def _result(self, view: JobView, phase: str, failure: Failure | None) -> CallToolResult:
         """The output as of execute, without what points to an environment that is gone."""
-        output = command_output(view, self._offer)
-        whole = output.model_copy(update={"stdout_bytes_cut": 0, "stderr_bytes_cut": 0})
-        text = command_text(whole, self._offer)
-        result = RunOutput(phase=phase, **output.model_dump(include=set(RunOutput.model_fields)))
+        output = command_output(view, self._offer, self._limits.output)
+        text = "\n".join([*printed(output), ending(output)])
+        given = output.model_dump(include=set(RunOutput.model_fields))
+        result = RunOutput(phase=phase, **given)
         if failure is None:
             return success(result, text)
         return failure_result(failure, self._offer, before=text, structured=result)

@@ -101,11 +101,7 @@ class SearchTools:
             replace_all=replace_all,
         )
         result = EditedFile(
-            path=readable(target),
-            replacements=edited.replacements,
-            first_line=edited.first_line,
-            size=len(edited.data),
-            diff=edited.diff,
+            path=readable(target), replacements=edited.replacements, diff=edited.diff
         )
         times = "1 place" if result.replacements == 1 else f"{result.replacements} places"
         return success(result, f"Replaced {times} in {result.path}.\n{result.diff}")

@@ -18,9 +18,10 @@ from waggle.mcp.snapshot_results import (
     RolledBackEnvironment,
     SnapshotItem,
     SnapshotList,
+    TakenSnapshot,
     forked,
-    snapshot_item,
     snapshot_list,
+    taken_snapshot,
 )
 from waggle.mcp.tools.parameters import EnvironmentId, searchable
 from waggle.service.snapshots import MAX_FORKS
@@ -29,6 +30,7 @@ _SnapshotId = Annotated[str, Field()]
 _Name = Annotated[str | None, Field()]
 _Of = Annotated[str | None, Field(description="Only those of this environment.")]
 _Count = Annotated[int, Field(description=f"1 to {MAX_FORKS}.")]
+_EXPOSE = "Expose its ports again if you need them."
 
 
 class SnapshotTools:
@@ -45,12 +47,12 @@ class SnapshotTools:
         environment_id: EnvironmentId,
         name: _Name = None,
         idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
-    ) -> Annotated[CallToolResult, SnapshotItem]:
+    ) -> Annotated[CallToolResult, TakenSnapshot]:
         """Keep a moment."""
         taken = await self._snapshots.take(
             environment_id, owner=current_owner(ctx), name=name or None, progress=reporter(ctx)
         )
-        result = snapshot_item(taken)
+        result = taken_snapshot(taken)
         return success(
             result,
             f"Snapshot {result.snapshot_id} ({result.name}) is kept until {result.expires_at}; it "
@@ -64,22 +66,15 @@ class SnapshotTools:
         listed = self._snapshots.list(owner=current_owner(ctx))
         wanted = (environment_id or "").strip().lower()
         result = snapshot_list([each for each in listed if wanted in ("", each.origin)])
-        if not result.count:
-            return success(result, "There is no snapshot. snapshot_environment makes one.")
-        lines = [_line(item) for item in result.snapshots]
-        if result.count > len(lines):
-            lines.append(f"and {result.count - len(lines)} older ones")
-        return success(result, "\n".join(lines))
+        return success(result, "\n".join(map(_line, result.snapshots)))
 
     async def delete_snapshot(
         self, ctx: Ctx, *, snapshot_id: _SnapshotId
     ) -> Annotated[CallToolResult, DeletedSnapshot]:
         """Delete one."""
         gone = await self._snapshots.delete(snapshot_id, owner=current_owner(ctx))
-        return success(
-            DeletedSnapshot(snapshot_id=gone.id, name=gone.name),
-            f"Snapshot {gone.id} ({gone.name}) is deleted. Environments made from it go on.",
-        )
+        result = DeletedSnapshot(name=gone.name)
+        return success(result, f"Snapshot {gone.name} is deleted. Environments of it go on.")
 
     async def fork_environment(
         self,
@@ -93,13 +88,9 @@ class SnapshotTools:
         owner = current_owner(ctx)
         origin = self._environments.get(environment_id, owner=owner).id
         copies = await self._snapshots.fork(origin, count, owner=owner, progress=reporter(ctx))
-        result = forked(origin, copies)
+        result = forked(copies)
         lines = [f"{each.environment_id} {each.name}" for each in result.environments]
-        return success(
-            result,
-            f"{result.count} copies of environment {result.origin} are running, and it goes on "
-            "itself:\n" + "\n".join(lines),
-        )
+        return success(result, "Copies that are running; the environment goes on.", *lines)
 
     async def rollback_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId, snapshot_id: _SnapshotId
@@ -111,14 +102,12 @@ class SnapshotTools:
             environment_id, snapshot_id, owner=owner, progress=reporter(ctx)
         )
         result = RolledBackEnvironment(
-            environment_id=environment.id,
-            snapshot_id=snapshot_id,
-            status=environment.state,
+            name=environment.name, status=environment.state.value, note=_EXPOSE
         )
         return success(
             result,
-            f"Environment {environment.id} is as it was in snapshot {result.snapshot_id}; what "
-            "came since is lost. Expose its ports again if you need them.",
+            f"Environment {result.name} is {result.status}, as it was in the snapshot; what came "
+            "since is lost.",
         )
 
 

@@ -23,7 +23,10 @@ _Source = Annotated[str, Field(description="Directory or file.")]
 _Exclude = Annotated[list[str] | None, Field(description="Globs to leave out.")]
 _ArchiveId = Annotated[str | None, Field(description="Of the last result, for its next page.")]
 _Offset = Annotated[int, Field(ge=0, description="next_offset of the last result.")]
-_Limit = Annotated[int | None, Field(ge=SMALLEST_PAGE, le=MAX_FILE_BYTES, description="Bytes.")]
+_Limit = Annotated[
+    int | None,
+    Field(ge=SMALLEST_PAGE, le=MAX_FILE_BYTES, description="Return so many bytes as base64."),
+]
 
 
 class TreeTools:
@@ -62,8 +65,9 @@ class TreeTools:
             archive = await self._trees.download(
                 environment_id, path, owner=owner, exclude=exclude or ()
             )
-        data = archive.read(offset, BASE64_PAGE_BYTES if limit is None else limit)
-        return downloaded(archive, offset, data)
+        asked = limit is not None or archive_id is not None
+        data = archive.read(offset, limit or BASE64_PAGE_BYTES) if asked else None
+        return downloaded(archive, offset, data, self._offer)
 
 
 def tree_tools(services: Services) -> list[OfferedTool]:
@@ -85,7 +89,8 @@ def tree_tools(services: Services) -> list[OfferedTool]:
         make_tool(
             tools.download_files,
             title="Download files",
-            description="Pack a directory as tar.gz, for programs that keep it; in pages.",
+            description="Pack a directory as tar.gz, for programs that keep it: a link to a "
+            "resource, or with limit, pages of base64.",
             annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
             meta={**searchable("download a directory from a sandbox"), **LARGE_RESULTS},
         ),
