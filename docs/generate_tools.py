@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any, cast
 
 from mcp.server.mcpserver.prompts import Prompt
 from mcp_types import ToolAnnotations
+from tool_notes import EXAMPLES, NOTES
 
 from waggle.config import load
-from waggle.mcp.arguments import OfferedTool
+from waggle.domain.toolset import TOOLS, Toolset
+from waggle.mcp.arguments import ADDED_BY_CLIENTS, OfferedTool
 from waggle.mcp.context import Services
 from waggle.mcp.images import MAX_IMAGE_BYTES
 from waggle.mcp.instructions import instructions
@@ -41,28 +44,67 @@ HEAD = """\
 
 # Tools
 
-What an agent gets over MCP. Times are RFC 3339, sizes bytes; limits are those of the default
-settings. Every tool answers with text and with structured content, which say the same, since
-clients show a model the one or the other. A field of the structured content that has nothing to say
-is left out: read one that is absent as null, zero, false, empty, or the default that is told here.
+What an agent gets over MCP: ten tools, unless [the operator or the client](clients.md#toolsets)
+chose more. Most work needs two or three of them:
+
+```text
+TRANSCRIPT
+```
+
+CORE
+## Of all tools
+
+Times are RFC 3339, sizes bytes; limits are those of the default settings. An environment is meant
+by its id, by the first six characters or more of that, or by its name.
+
+Every tool answers with text and with structured content, which say the same, since clients show a
+model the one or the other. A field of the structured content that has nothing to say is left out:
+read one that is absent as null, zero, false, empty, or the default that is told here.
 A result with a picture is text, the picture and a link to it, without structured content, which
 would hide the picture in some clients; so the tools that show pictures publish no output schema.
 
 A mistake or a failure in the machine is a result with `isError`: its text says what happened and
 what to do next, and its `_meta` has `waggle/error` with `code`, `message`, `hint` and `retryable`.
-Where there was output before, the structured content has it, with the error as `error`. Unknown
-parameters are refused; those without `*` may be left out or `null`.
+Where there was output before, the structured content has it, with the error as `error`.
 
 What is long is cut: the output of a program in the middle, to `WAGGLE_OUTPUT_LIMIT` characters or
 `max_output`, a file after a page of whole lines, a list after its first entries. The result says
 how much is missing and which call shows it.
 
-The server tells every client:
+Parameters without `*` may be left out or `null`. What clients add by themselves (ADDED) is ignored,
+`environmentId` is `environment_id`, and any other unknown parameter is refused with the one that it
+resembles. Published schemas have only words that the APIs of all models take; more is accepted than
+they say: lists also as one text or as JSON in a text, `env` and `files` also as objects, and
+parameters marked with † are not published.
+
+All of it is in an agent's context, so it is short: name, description and input schema of the core
+are at most 1,600 tokens (o200k_base, each tool as compact JSON), of all tools 5,000; with output
+schemas 3,000 and 9,000. A test counts them. Clients may keep the lists for an hour.
+
+The server tells a client that has all tools, and one that has fewer the same without the others:
 
 ```text
 INSTRUCTIONS
 ```
-"""
+
+## More tools
+
+MORE"""
+
+TRANSCRIPT = """\
+You    What is the 10,000th prime? Write it out in words, too.
+
+Agent  execute {"code": "primes = [n for n in range(2, ..."}
+         environment_id: aa7aa9ce-... (new, python; give it to go on there)
+         104729
+       install_packages {"environment_id": "aa7aa9", "packages": ["num2words"]}
+         Successfully installed docopt-0.6.2 num2words-0.5.14
+       execute {"environment_id": "aa7aa9", "code": "from num2words import ..."}
+         one hundred and four thousand, seven hundred and twenty-nine
+       destroy_environment {"environment_id": "aa7aa9"}
+         Environment aa7aa9ce-... (python-aa7aa9ce) is destroyed.
+
+       It is 104,729: one hundred and four thousand, seven hundred and twenty-nine."""
 
 RESOURCES = f"""\
 ## Resources
@@ -74,9 +116,10 @@ the caller's environments and the newest {EXECUTIONS_LISTED} executions of each,
 {ENVIRONMENTS_LISTED} environments a page.
 `id`, `n` and `stream` of the templates can be completed.
 
-Where `WAGGLE_TOOLSETS` narrows the tools, resources follow: environments need `environments`,
-files and archives `files`, and output one of `execution`, `jobs` and `packages`. What is not
-offered is in no template, list or completion, and reading it is refused.
+Where the operator does not allow all tools, resources follow: environments need a tool of
+`environments`, files `read_file`, archives `download_files`, and output one of `execution`, `jobs`
+and `packages`. What is not allowed is in no template, list or completion, and reading it is
+refused.
 
 Environments and output can be subscribed to: a 2025 session by `resources/subscribe`, 2026-07-28 by
 `subscriptions/listen`, at most {MAX_SUBSCRIPTIONS} each. A client is told at most once a second of
@@ -116,9 +159,19 @@ def default_tools() -> list[OfferedTool]:
 def page() -> str:
     """Return the whole page."""
     tools = default_tools()
-    head = HEAD.replace("INSTRUCTIONS", instructions([tool.name for tool in tools]))
+    core = [tool for tool in tools if tool.name in TOOLS[Toolset.CORE]]
+    parts = {
+        "TRANSCRIPT": TRANSCRIPT,
+        "CORE": overview(core),
+        "ADDED": ", ".join(f"`{name}`" for name in sorted(ADDED_BY_CLIENTS)),
+        "INSTRUCTIONS": instructions([tool.name for tool in tools]),
+        "MORE": overview([tool for tool in tools if tool not in core]),
+    }
+    head = HEAD
+    for name, text in parts.items():
+        head = head.replace(name, text, 1)
     sections = "".join(f"\n{section(tool)}" for tool in tools)
-    return f"{head}\n{overview(tools)}{sections}\n{resources()}\n{prompts()}"
+    return f"{head}{sections}\n{resources()}\n{prompts()}"
 
 
 def overview(tools: Sequence[OfferedTool]) -> str:
@@ -160,9 +213,30 @@ def resources() -> str:
 def section(tool: OfferedTool) -> str:
     """Return one tool's part of the page."""
     lines = [f"## `{tool.name}`\n", f"{tool.description}\n", f"{_hints(tool)}\n"]
-    lines.append(_table("Parameter", tool.accepted, tool.accepted))
+    if tool.name in NOTES:
+        lines.append(f"{NOTES[tool.name]}\n")
+    if examples := EXAMPLES.get(tool.name):
+        lines.append("\n".join(f"```json\n{json.dumps(one)}\n```" for one in examples) + "\n")
+    lines.append(_table("Parameter", _marked(tool), tool.accepted))
     lines.append(_table("Result", tool.told, tool.told))
     return "\n".join(line for line in lines if line)
+
+
+def _marked(tool: OfferedTool) -> Schema:
+    """Return the parameters, those marked that are not published."""
+    named = tool.accepted["properties"].items()
+    mark = {True: "", False: "† "}
+    return {
+        **tool.accepted,
+        "properties": {
+            name: {
+                **about,
+                "description": mark[name in tool.parameters["properties"]]
+                + about.get("description", ""),
+            }
+            for name, about in named
+        },
+    }
 
 
 def _hints(tool: OfferedTool) -> str:

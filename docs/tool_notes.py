@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What docs/tools.md says of tools beyond what a model is told: limits, rules and examples.
+
+Descriptions are in every prompt, so they are short; the rest is here. `generate_tools` puts it
+under each tool. A test checks the examples against the schemas.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from waggle.config import load
+from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
+from waggle.domain.execution import HOME, MAX_CODE_BYTES
+from waggle.domain.filesystem import MAX_FILE_BYTES, MAX_LIST_ENTRIES
+from waggle.domain.job import MAX_WAIT_SECONDS
+from waggle.domain.runtime import MAX_PACKAGES
+from waggle.domain.search import MAX_DEPTH, MAX_ENTRIES, SEARCH_SECONDS
+from waggle.domain.tree import MAX_ARCHIVE_BYTES, MAX_TREE_BYTES, MAX_TREE_ENTRIES, MAX_TREE_FILE
+from waggle.domain.usage import MAX_EXPOSED_PORTS
+from waggle.mcp.tools.run import MAX_FILES
+from waggle.presets import execution_limits
+from waggle.service.trees import MAX_KEPT
+
+_LIMITS = execution_limits(load({}, is_root=False))
+_KEPT = (
+    "Memory, files, open files and background processes that detached themselves (a server or a "
+    "REPL started with `setsid` or `nohup`, say) go on in it; programs that an unfinished call or "
+    "job runs end in it, exposed ports are closed and network connections are broken."
+)
+
+NOTES: dict[str, str] = {
+    "execute": f"""\
+`code` has at most {MAX_CODE_BYTES:,} bytes of UTF-8 and needs no quoting. It runs as the user
+`sandbox` unless `user` is `root`, and starts in the environment's working directory, {HOME} unless
+the image names another. A non-zero exit code is a result, not an error. After `wait_seconds`
+(default {_LIMITS.wait:g}, at most {MAX_WAIT_SECONDS:g}) the result has the output so far and a
+`job_id`, and the program goes on; `background` is the same as 0. It is killed after
+`timeout_seconds`, at most and by default {_LIMITS.max_timeout:g}.""",
+    "write_file": f"At most {MAX_FILE_BYTES:,} bytes (10 MiB). Missing directories are made.",
+    "read_file": f"""\
+Reads files of at most {MAX_FILE_BYTES:,} bytes. `offset` and `limit` count bytes. A page of text
+ends with a whole character. Ask for more with `limit` only if your client takes results over
+1 MiB.""",
+    "edit_file": f"""\
+Keeps the file's mode; refuses binary files and files over {MAX_FILE_BYTES:,} bytes.""",
+    "list_files": f"By name, at most {MAX_LIST_ENTRIES:,} entries.",
+    "install_packages": f"""\
+1 to {MAX_PACKAGES} names, as a list or separated by spaces; versions as the installer takes them:
+`numpy==2.*`, `uvicorn[standard]`, `@types/node@22`. At most {_LIMITS.install_timeout:g} s. The next
+program can use them.""",
+    "read_job": f"""\
+With `wait_seconds` (at most {MAX_WAIT_SECONDS:g}) or `kill` alone it answers as `execute` does;
+otherwise with a page of one stream. A job goes on when this call ends or is cancelled.""",
+    "create_environment": f"""\
+Give a `runtime` or a `snapshot`. `name` has 1 to 63 letters, digits, `.`, `_` or `-`, a letter or
+digit first and last, and need not be unique. `timeout_minutes` is {MIN_TIMEOUT_MINUTES} to
+{MAX_TIMEOUT_MINUTES}; every call restarts the time. `network` is `public` (the internet, through a
+proxy; never the server's own network) or `none`; the default is the operator's choice. The operator
+decides which images may be named.""",
+    "destroy_environment": "Destroying it twice is fine.",
+    "get_environment": "It does not count as use: the idle time goes on.",
+    "extend_environment": "While you make calls or a job runs, nothing expires.",
+    "kill_job": "Killing one that has ended is fine.",
+    "search_files": f"""\
+Works in every image. A `name` with a slash is a glob for paths below `path`; `{{a,b}}`, `[ab]` and
+`?` are known. Regular expressions may have `\\d`, `\\w`, `\\s` and `\\b`, but no lookaround and no
+lazy repetition. Links are not followed; binary files and files over {MAX_FILE_BYTES:,} bytes are
+not searched. Ends early after {SEARCH_SECONDS} s, {MAX_ENTRIES:,} entries or {MAX_DEPTH} levels,
+and says so.""",
+    "upload_files": f"""\
+At most {MAX_ARCHIVE_BYTES:,} bytes, {MAX_TREE_ENTRIES:,} entries, {MAX_TREE_BYTES:,} bytes
+unpacked, {MAX_TREE_FILE:,} in one file. Files of the same name are replaced. Entries that are
+absolute, climb out with `..`, link out or are devices make it refuse the whole archive.""",
+    "download_files": f"""\
+At most {MAX_TREE_ENTRIES:,} entries and {MAX_TREE_BYTES:,} bytes. A large archive comes in pages:
+call again with `archive_id` and `offset` set to `next_offset`. The last {MAX_KEPT} archives of an
+environment stay readable, also as resources.""",
+    "expose_port": f"""\
+The program listens on 127.0.0.1 or on all addresses. The URL is reachable on the server's machine
+only; it works with the network `none`, too, and stays until `unexpose_port` or the end of the
+environment. At most {MAX_EXPOSED_PORTS} ports.""",
+    "unexpose_port": "Ends all connections through it.",
+    "pause_environment": """\
+With `to_disk` it takes no memory either, leaves its place among the environments, survives a
+restart of the server and is kept for longer (see `on_disk_until`).""",
+    "resume_environment": """\
+Not needed before other calls, which do it by themselves, but then the next one need not wait. Fine
+for one that runs.""",
+    "snapshot_environment": _KEPT,
+    "fork_environment": f"""\
+Each copy is an environment of its own, counts as one and is to be destroyed; all of them or none
+are made. {_KEPT}""",
+    "delete_snapshot": "You may keep only so many.",
+    "run_code": f"""\
+At most {MAX_FILES} text files. Takes seconds longer than `execute` in an environment that runs
+already.""",
+}
+_BOX = {"environment_id": "3f2a9c"}
+EXAMPLES: dict[str, list[dict[str, Any]]] = {
+    "execute": [
+        {"code": "print(6 * 7)"},
+        {**_BOX, "code": "ls -l | head", "language": "shell"},
+        {**_BOX, "code": "apt-get install -y jq", "language": "shell", "user": "root"},
+        {**_BOX, "code": "python3 -m http.server 8000", "language": "shell", "background": True},
+    ],
+    "write_file": [
+        {**_BOX, "path": "src/app.py", "content": "print(1)\n"},
+        {**_BOX, "path": "bin/run.sh", "content": "#!/bin/sh\nls\n", "mode": "0755"},
+    ],
+    "read_file": [{**_BOX, "path": "src/app.py"}],
+    "edit_file": [
+        {
+            **_BOX,
+            "path": "src/app.py",
+            "old_text": "DEBUG = True",
+            "new_text": "DEBUG = False",
+        }
+    ],
+    "list_files": [{**_BOX, "path": "src"}],
+    "install_packages": [
+        {**_BOX, "packages": ["numpy", "pandas==2.*"]},
+        {"runtime": "node", "packages": ["typescript", "@types/node"]},
+    ],
+    "read_job": [
+        {**_BOX, "job_id": 3, "wait_seconds": 60},
+        {**_BOX, "job_id": 3, "offset": -2000},
+        {**_BOX, "job_id": 3, "search": "ERROR"},
+        {**_BOX, "job_id": 3, "kill": True},
+        _BOX,
+    ],
+    "create_environment": [
+        {"runtime": "python"},
+        {"runtime": "node", "name": "build", "timeout_minutes": 60, "network": "none"},
+    ],
+    "list_environments": [{}],
+    "destroy_environment": [_BOX],
+    "extend_environment": [{**_BOX, "minutes": 60}],
+    "run_command": [
+        {**_BOX, "command": "pytest -q 2>&1 | tail -20"},
+        {**_BOX, "command": "apt-get install -y jq", "user": "root"},
+    ],
+    "wait_job": [{**_BOX, "job_id": 3, "wait_seconds": 60}],
+    "search_files": [
+        {**_BOX, "name": "*.toml"},
+        {**_BOX, "path": "src", "content": "def main", "name": "*.py"},
+        {**_BOX, "content": "TODO|FIXME", "regex": True, "context_lines": 2},
+    ],
+    "upload_files": [{**_BOX, "archive": "H4sIAAAA...", "path": "project"}],
+    "download_files": [
+        {**_BOX, "path": "project", "exclude": ["node_modules", "*.pyc"]},
+        {**_BOX, "path": "project", "archive_id": "0f3a...", "offset": 360_000},
+    ],
+    "expose_port": [{**_BOX, "port": 8000}, {**_BOX, "port": 3000, "wait_seconds": 60}],
+    "pause_environment": [{**_BOX, "to_disk": True}],
+    "snapshot_environment": [{**_BOX, "name": "packages-installed"}],
+    "fork_environment": [{**_BOX, "count": 3}],
+    "rollback_environment": [{**_BOX, "snapshot_id": "0b9a3c"}],
+    "run_code": [
+        {"code": "import numpy; print(numpy.pi)", "packages": ["numpy"]},
+        {
+            "runtime": "shell",
+            "code": "wc -l data.csv",
+            "files": [{"path": "data.csv", "content": "a,b"}],
+            "network": "none",
+        },
+    ],
+}
