@@ -233,6 +233,12 @@ def test_modes_and_times_of_a_zip() -> None:
     assert read_archive(member(b"f", extra=times))[0].modified == 1_700_000_001
 
 
+def test_the_directorys_name_counts_where_the_one_before_the_data_differs() -> None:
+    data = member(b"d/a.txt", b"1")
+    [entry] = read_archive(data.replace(b"d/a.txt", b"d\\a.txt", 1))
+    assert (entry.name, entry.data) == (b"d/a.txt", b"1")
+
+
 def test_hostile_names_do_not_hide_behind_backslashes() -> None:
     for name in (b"..\\x", b"\\x", b"a\\..\\..\\x"):
         with pytest.raises(InvalidArgument, match="refused"):

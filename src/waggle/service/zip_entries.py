@@ -45,6 +45,7 @@ def zip_entries(data: bytes) -> Iterator[TreeEntry]:
                 is_dos = info.create_system not in (_UNIX, _DARWIN)
                 if b"/" not in name and (is_dos or not has_slashes):
                     name = name.replace(b"\\", b"/")  # noqa: PLW2901 (the name that is meant)
+                _forgive_local_name(info, data)
                 yield _entry(archive, info, name)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, OSError) as error:
         raise InvalidArgument(
@@ -71,6 +72,17 @@ def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: bytes) -> Tree
         content = file.read(info.file_size + 1)
     kind = Kind.LINK if stat.S_ISLNK(mode) else Kind.FILE
     return TreeEntry(kind, name, stat.S_IMODE(mode) or 0o644, modified, content)
+
+
+def _forgive_local_name(info: zipfile.ZipInfo, data: bytes) -> None:
+    """Let the name before the data differ from the directory's, which is the one that counts.
+
+    Tools write backslashes or other letters there. zipfile compares the two, after decoding.
+    """
+    at = info.header_offset
+    size = int.from_bytes(data[at + 26 : at + 28], "little")
+    raw = data[at + 30 : at + 30 + size]
+    info.orig_filename = raw.decode("utf-8" if info.flag_bits & _UTF_8 else "cp437")
 
 
 def _is_dos_directory(info: zipfile.ZipInfo) -> bool:
