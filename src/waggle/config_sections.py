@@ -183,7 +183,8 @@ class RuntimeSection(Section):
         "How the node runtime runs code; both module systems work.",
     )
     runtime_shell_exec_command: ExecCommand = setting(
-        "bash {file}", "How the shell runtime runs code."
+        "{shell} {file}",
+        "How the shell runtime runs code; `{shell}` is bash where the image has it, else its sh.",
     )
     runtime_python_install_command: InstallCommand = setting(
         install_commands.PYTHON,

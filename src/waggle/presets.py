@@ -80,16 +80,19 @@ def runtimes(settings: Settings) -> dict[RuntimeName, Runtime]:
 
 def warm_up(settings: Settings) -> dict[RuntimeName, Command]:
     """What a machine of each runtime runs before it is frozen: nothing, by its interpreter."""
-    return {
-        name: Command(
-            runtime.exec_argv(FILE),
-            code=b"",
-            extension=runtime.file_extension,
-            timeout=_WARM_SECONDS,
-            output_limit=1024,
-        )
-        for name, runtime in runtimes(settings).items()
-    }
+    return {name: _warming(runtime) for name, runtime in runtimes(settings).items()}
+
+
+def _warming(runtime: Runtime) -> Command:
+    argv, apart = runtime.code_argv()
+    return Command(
+        argv,
+        code=b"",
+        extension=runtime.file_extension,
+        apart=apart,
+        timeout=_WARM_SECONDS,
+        output_limit=1024,
+    )
 
 
 def warm_kinds(settings: Settings) -> dict[WarmKind, int]:

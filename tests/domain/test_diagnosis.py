@@ -99,6 +99,16 @@ def test_what_the_launcher_could_not_execute(
     assert words in found.cause
 
 
+@pytest.mark.parametrize("exit_code", [2, 126, 127])
+def test_a_shell_that_was_given_a_script_with_windows_line_ends(exit_code: int) -> None:
+    failed = replace(FAILED, exit_code=exit_code)
+    found = told(failed, needs="./s.sh", needs_carriage_return=True)
+    assert found
+    assert found.code == "windows_line_ends"
+    assert "./s.sh" in found.cause
+    assert code(replace(failed, exit_code=1), needs="./s.sh", needs_carriage_return=True) is None
+
+
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOEXEC, errno.ELOOP, HUGE])
 def test_any_other_refusal_to_execute(number: int) -> None:
     assert code(replace(FAILED, exit_code=126), exec_error=number) == "not_executable"

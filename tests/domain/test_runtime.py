@@ -2,6 +2,7 @@
 """Runtimes: command templates, and what counts as a package in each ecosystem."""
 
 import string
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -327,7 +328,27 @@ def test_no_text_makes_the_grammar_slow(runtime: Runtime, unit: str) -> None:
 def test_argv_is_made_of_whole_words() -> None:
     assert PIP.exec_argv("/tmp/a b.py") == ("python3", "/tmp/a b.py")
     assert PIP.install_argv(["a", "b"]) == ("pip", "install", "a", "b")
-    assert PIP.interpreter == "python3"
+
+
+@pytest.mark.parametrize(
+    "words, given, apart",
+    [
+        ("python3 -u {file}", "python3 -u {runner.py} {file}", True),
+        ("/opt/bin/python3.13 {file}", "/opt/bin/python3.13 {runner.py} {file}", True),
+        ("node --x {file} a", "node --x -r {runner.js} {file} a", True),
+        ("{shell} {file}", "{shell} {file}", True),
+        ("bash -eu {file}", "bash -eu {file}", True),
+        ("python3 -m pdb {file}", "python3 -m pdb {file}", False),
+        ("uv run {file}", "uv run {file}", False),
+        ("deno run {file}", "deno run {file}", False),
+        ("mypython {file}", "mypython {file}", False),
+    ],
+)
+def test_code_lies_apart_where_the_interpreter_is_known(
+    words: str, given: str, apart: bool
+) -> None:
+    runtime = replace(PIP, exec_command=tuple(words.split()))
+    assert runtime.code_argv() == (tuple(given.split()), apart)
 
 
 @given(st.lists(st.text(), max_size=5))

@@ -93,7 +93,7 @@ async def test_code_becomes_one_command_with_the_presets(here: World, executions
     result = await executions.execute(environment.id, "flood 3\nexit 3", owner=OWNER)
     assert (result.stdout.text(), result.exit_code) == ("xxx", 3)
     (command,) = here.host.only.commands
-    assert command.argv == ("python3", "{file}")
+    assert (command.argv, command.apart) == (("python3", "{runner.py}", "{file}"), True)
     assert command.code == b"flood 3\nexit 3"
     assert (command.extension, command.timeout, command.output_limit) == (".py", 300, 1_000)
     assert (command.cwd, command.env, command.stdin) == (None, {}, b"")
@@ -114,7 +114,7 @@ async def test_everything_a_caller_chooses_arrives(here: World, executions: Call
     )
     assert result.stdout.text() == f"{HOME}/work\nvälue; $(rm)\nüber"
     (command,) = here.host.only.commands
-    assert command.argv == ("node", "{file}")
+    assert command.argv == ("node", "-r", "{runner.js}", "{file}")
     assert (command.extension, command.timeout) == (".js", 300)
 
 
@@ -346,7 +346,7 @@ async def test_a_line_goes_to_a_shell_and_a_list_to_none(here: World, executions
     assert (line.kind, line.summary) == (JobKind.COMMAND, "echo $HOME && false")
     await executions.run_command(environment.id, ["ls", "-l", "a b; $(rm)"])
     first, second = here.host.only.commands
-    assert (first.argv[0], first.argv[-1]) == ("sh", "echo $HOME && false")
+    assert first.argv == ("{shell}", "-c", "echo $HOME && false")
     assert first.user is GuestUser.ROOT
     assert (second.argv, second.user) == (("ls", "-l", "a b; $(rm)"), GuestUser.SANDBOX)
     assert first.code is second.code is None

@@ -11,6 +11,7 @@ def test_an_image_that_says_nothing() -> None:
     assert given["PATH"].endswith(DEFAULT_PATH)
     assert given["PATH"].startswith("/home/sandbox/.local/bin:")
     assert given["NPM_CONFIG_PREFIX"] == "/home/sandbox/.local"  # its programs are in PATH
+    assert given["TERM"] == "xterm-256color", "clear, tput and top ask for one"
     assert not [name for name in given if "proxy" in name.lower()]
     assert TRUST_STORE not in given.values()
 

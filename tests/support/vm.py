@@ -192,6 +192,7 @@ class Options(TypedDict, total=False):
     output_limit: int
     code: bytes | None
     extension: str
+    apart: bool
     stdin: bytes
     cwd: str
     env: Mapping[str, str]

@@ -112,17 +112,18 @@ async def test_a_user_a_directory_and_a_shell_of_the_images_own(boot: Boot, lab:
         "mine",
         "here",
     ]
-    owners = "stat -c '%U:%G %a %n' . /data/work /home/sandbox /srv /etc/passwd"
+    owners = "stat -c '%U:%G %a %n' . /data/work /srv /etc/passwd; readlink /home/sandbox"
     assert await shown(guest, owners) == [
         "app:app 755 .",
         "root:root 755 /data/work",
-        "app:app 755 /home/sandbox",
         "root:root 555 /srv",
         "root:root 444 /etc/passwd",
+        "/srv/app",
     ]
-    assert await shown(guest, "tail -n 1 /etc/passwd /etc/group | grep sandbox") == [
-        "sandbox:x:5000:5001:waggle:/home/sandbox:/bin/sh",
-        "sandbox:x:5001:",
+    assert await shown(guest, "grep -c sandbox /etc/passwd /etc/group; tail -n 1 /etc/passwd") == [
+        "/etc/passwd:0",
+        "/etc/group:0",
+        "app:x:5000:5001:App:/srv/app:/bin/ash",
     ]
     await guest.write_file("/srv/app/by-sftp", b"x", 0o600)
     await guest.write_file(f"{HOME}/by-sftp", b"x", 0o600)
@@ -169,7 +170,7 @@ async def test_a_sandbox_user_of_the_images_own_and_what_cannot_be_had(
     for notice in notices:
         assert notice in console(lab)
     assert await shown(guest, "cat /etc/passwd; id -un") == [
-        "sandbox:x:1234:77::/nowhere:/bin/sh",
+        "sandbox:x:1234:77::/home/sandbox:/bin/sh",
         "root:x:0:0:root:/root:/bin/sh",
         "sandbox",
     ]
@@ -207,20 +208,19 @@ async def test_an_image_with_everything_in_the_wrong_place(boot: Boot, lab: Lab)
     links = "readlink /etc; readlink /home"
     script = f"stat -c '%F %a' /tmp /root /run /dev; {links}; echo x > /tmp/x; cat /tmp/x"
     assert await shown(guest, script) == [
-        *("directory 1777", "directory 700", "directory 755", "directory 755"),
+        *("directory 1777", "directory 700", "symbolic link 777", "directory 755"),
         *("/conf", "/var/home", "x"),
     ]
     assert await shown(guest, "cat /etc/passwd; cat /etc/group; cat /etc/hosts | head -n 1") == [
-        "app:x:4242:0::/:/bin/sh",
+        "app:x:4242:0::/home/sandbox:/bin/sh",
         "root:x:0:0:root:/root:/bin/sh",
-        "sandbox:x:4242:12:waggle:/home/sandbox:/bin/sh",
         "root:x:0:",
-        "sandbox:x:12:",
+        "app:x:12:",
         "127.0.0.1 localhost test-1",
     ]
     await guest.write_file(f"{HOME}/by-sftp", b"x", 0o644)
     assert await shown(guest, "stat -c %u:%g /var/home/sandbox/by-sftp") == ["4242:12"]
-    for path in ("/tmp", "/root", "/run", "/dev", "/proc"):
+    for path in ("/tmp", "/root", "/dev", "/proc"):
         assert f"waggle: {path} of the image is not a directory: replaced" in console(lab)
 
 

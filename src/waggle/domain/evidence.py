@@ -29,6 +29,8 @@ class Record:
 
     `exec_error` is the errno with which the launcher could not execute the program: `file` is that
     program where it was found, `needs` what it names as its interpreter or loader and is missing.
+    Without such an error, `needs_carriage_return` says that the run named a script `needs` whose
+    first line ends with a carriage return.
     `directory_error` is the errno with which it could not enter the directory to run in.
     Memory is bytes. `forks_refused`, `unrouted` (packets and connections to addresses without a
     route) and `unheard` (datagrams to ports where nothing listens, as name servers that are not

@@ -36,9 +36,11 @@ class GuestUser(StrEnum):
 class Command:
     """One command for the guest.
 
-    `argv` is run without a shell. When `code` is given it is written to a fresh file whose path
-    replaces the word `{file}` in argv, and which is removed afterwards. `cwd` is None for where
-    the image has programs start. `timeout` is seconds, `output_limit` bytes kept of each stream.
+    `argv` is run without a shell; `{shell}` as its first word is the image's own. When `code` is
+    given it is written to a fresh file whose path replaces the word `{file}` in argv, and which is
+    removed afterwards. It lies in `cwd`, or `apart` in a directory of its own, where `{runner.py}`
+    and `{runner.js}` have an interpreter take it for a file of `cwd`. `cwd` is None for where the
+    image has programs start. `timeout` is seconds, `output_limit` bytes kept of each stream.
     Raises InvalidArgument or TooLarge when built.
     """
 
@@ -47,6 +49,7 @@ class Command:
     output_limit: int
     code: bytes | None = None
     extension: str = ""
+    apart: bool = False
     cwd: str | None = None
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     stdin: bytes = b""

@@ -36,6 +36,10 @@ _ALIASES = {
 _LANGUAGES = {"data": "python"}
 FILE = "{file}"
 PACKAGES = "{packages}"
+SHELL = "{shell}"
+"""As the first word: bash where the image has it, else its sh, else the guest kit's."""
+PYTHON_RUNNER, NODE_RUNNER = "{runner.py}", "{runner.js}"
+"""What has an interpreter take code for a file of the working directory (kit/guest/code.c)."""
 
 
 class RuntimeName(StrEnum):
@@ -89,6 +93,14 @@ _ARCHIVE = re.compile(
     re.IGNORECASE,
 )
 
+_RUNNERS = (
+    (re.compile(r"(?:.*/)?python[0-9.]*"), (PYTHON_RUNNER,)),
+    (re.compile(r"(?:.*/)?node(?:js)?"), ("-r", NODE_RUNNER)),
+    (re.compile(r"(?:.*/)?(?:sh|bash|dash|ash|zsh|ksh)"), ()),
+    (re.compile(re.escape(SHELL)), ()),
+)
+"""Interpreters that run code which does not lie in the working directory, and how."""
+
 _PIP = (_PYTHON_PACKAGE, "a name with optional extras and version, as pip takes it")
 _GRAMMAR: dict[RuntimeName, tuple[re.Pattern[str], str]] = {
     RuntimeName.PYTHON: _PIP,
@@ -112,10 +124,16 @@ class Runtime:
     install_command: tuple[str, ...]
     install_as_root: bool = False
 
-    @property
-    def interpreter(self) -> str:
-        """The program that `exec_command` starts, as a person would name it."""
-        return self.exec_command[0]
+    def code_argv(self) -> tuple[tuple[str, ...], bool]:
+        """The argv that runs code that comes along, and whether that may lie apart.
+
+        Of other interpreters nothing is known: their code lies in the working directory.
+        """
+        words, at = self.exec_command, self.exec_command.index(FILE)
+        for program, runner in _RUNNERS:
+            if program.fullmatch(words[0]) and not {"-m", "-c", "-e"} & set(words[:at]):
+                return (*words[:at], *runner, *words[at:]), True
+        return words, False
 
     def exec_argv(self, file: str) -> tuple[str, ...]:
         """The argv that runs the code in `file`, a path inside the guest."""

@@ -19,7 +19,7 @@ class FailureCause(BaseModel):
 
     code: str = Field(
         description="out_of_memory, disk_full, network_refused, no_direct_network, "
-        "command_not_found, interpreter_not_found, not_executable, "
+        "command_not_found, interpreter_not_found, windows_line_ends, not_executable, "
         "no_working_directory, module_not_found, too_many_processes, "
         "killed_by_signal or guest_lost."
     )

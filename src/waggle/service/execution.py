@@ -17,14 +17,14 @@ from waggle.domain.job import JobKind, summarise
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.packages import Installer, installer_of, read_packages
 from waggle.domain.program import read_program, unix_lines
-from waggle.domain.runtime import FILE, Runtime, RuntimeName
+from waggle.domain.runtime import SHELL, Runtime, RuntimeName
 from waggle.domain.text import encoded
 from waggle.domain.variables import Given, parse_variables
 from waggle.service.environments import EnvironmentService
 from waggle.service.job import Job, What
 from waggle.service.jobs import JobService
 
-_SHELL = ("sh", "-c")
+_SHELL = (SHELL, "-c")
 _RUNTIMES = {
     Installer.PIP: RuntimeName.PYTHON,
     Installer.NPM: RuntimeName.NODE,
@@ -205,11 +205,13 @@ class ExecutionService:
         chosen = program.language
         runtime = self._runtimes[chosen.runtime if chosen else own]
         extension = chosen.extension if chosen else None
+        argv, apart = runtime.code_argv()
         return self._command(
-            runtime.exec_argv(FILE),
+            argv,
             how,
             code=parse_code(program.code),
             extension=extension or runtime.file_extension,
+            apart=apart,
             user=user,
         )
 
@@ -220,6 +222,7 @@ class ExecutionService:
         *,
         code: bytes | None = None,
         extension: str = "",
+        apart: bool = False,
         user: GuestUser = GuestUser.SANDBOX,
     ) -> Command:
         longest = self._limits.max_timeout
@@ -227,6 +230,7 @@ class ExecutionService:
             argv=argv,
             code=code,
             extension=extension,
+            apart=apart,
             timeout=parse_seconds(how.timeout_seconds, longest, longest),
             output_limit=self._limits.output,
             cwd=None if how.cwd is None else parse_path(how.cwd),

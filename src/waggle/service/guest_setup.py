@@ -37,6 +37,7 @@ def guest_variables(
     path = image.get("PATH", DEFAULT_PATH)
     presets = {
         "LANG": "C.UTF-8",
+        "TERM": "xterm-256color",
         "DEBIAN_FRONTEND": "noninteractive",
         "PYTHONUNBUFFERED": "1",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",

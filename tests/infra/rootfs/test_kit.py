@@ -16,9 +16,11 @@ from waggle.config import load
 from waggle.domain.errors import SetupIncomplete
 from waggle.domain.execution import MAX_CODE_BYTES, MAX_HEADER_BYTES
 from waggle.domain.machine import READY_LINE
+from waggle.domain.runtime import FILE, NODE_RUNNER, PYTHON_RUNNER, SHELL
 from waggle.infra import debian
 from waggle.infra.guest.link import AGENT_PORT
 from waggle.infra.rootfs.kit.build import GUEST_SOURCES, GuestKit, kit_key
+from waggle.presets import EXTENSIONS
 
 MEASURE = 1 << 10
 
@@ -72,9 +74,13 @@ def test_host_and_guest_agree() -> None:
     assert READY_LINE.decode() in source("supervise.c")
     assert f'"{AGENT_PORT}"' in source("agent.c")
     assert define("frame.c", "MAX_FRAME") >= 3 * MAX_HEADER_BYTES
-    assert define("frame.c", "MAX_CODE") >= MAX_CODE_BYTES
+    assert define("code.c", "MAX_CODE") >= MAX_CODE_BYTES
     assert define("session.h", "MAX_WORDS") > MAX_HEADER_BYTES / 2
     assert define("waggle.h", "SANDBOX_ID") == 1000
+    for word in (SHELL, PYTHON_RUNNER, NODE_RUNNER, FILE):
+        assert f'"{word}"' in source("frame.c") + source("code.c")
+    longest = define("session.h", "MAX_EXTENSION")
+    assert all(len(extension) <= longest for extension in EXTENSIONS.values())
 
 
 def test_a_kit_that_is_not_built_is_incomplete_setup(tmp_path: Path) -> None:

@@ -57,7 +57,11 @@ def users(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
         check=True,
     )
     loaded = ctypes.CDLL(str(library))
-    loaded.find_account.restype = loaded.has_name.restype = ctypes.c_bool
+    for function in (loaded.find_account, loaded.has_name, loaded.has_id, loaded.with_home):
+        function.restype = ctypes.c_bool
+    loaded.with_home.argtypes = (
+        *(ctypes.c_char_p, ctypes.c_uint, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t),
+    )
     return loaded
 
 
@@ -181,6 +185,31 @@ def test_a_name_counts_only_at_the_start_of_a_line(users: ctypes.CDLL) -> None:
     assert users.has_name(b"a:x\nsandbox:x:1", b"sandbox")
     for text in (b"", b"sandbox", b"xsandbox:", b"a:sandbox:", b"sandbox2:x\n", b" sandbox:"):
         assert not users.has_name(text, b"sandbox")
+
+
+def test_an_id_has_a_name_where_a_line_gives_it_one(users: ctypes.CDLL) -> None:
+    for number in (0, 5000, 77, 600):
+        assert users.has_id(PASSWD.encode(), number)
+    for number in (1, 1234, 2**31):
+        assert not users.has_id(PASSWD.encode(), number)
+    assert not users.has_id(b":x:7:7::/:", 7), "a line without a name gives none"
+
+
+def moved(users: ctypes.CDLL, passwd: bytes, uid: int, home: bytes, size: int = 4096) -> str | None:
+    room = ctypes.create_string_buffer(size)
+    done = users.with_home(passwd, uid, home, room, size)
+    return room.value.decode() if done else None
+
+
+def test_a_home_directory_is_moved_in_its_line_alone(users: ctypes.CDLL) -> None:
+    text = PASSWD.encode()
+    assert moved(users, text, 5000, b"/h") == PASSWD.replace("/srv/app", "/h")
+    assert moved(users, text, 0, b"") == PASSWD.replace(":/root:", "::")
+    assert moved(users, b"a:x:1:1::", 1, b"/h") == "a:x:1:1::/h"
+    assert moved(users, b"a:x:1:1::/\n", 1, b"/h") == "a:x:1:1::/h\n"
+    assert moved(users, b"a:x:1:1", 1, b"/h") is None, "its line ends before"
+    assert moved(users, text, 999, b"/h") is None
+    assert moved(users, text, 5000, b"/h", 20) is None, "there is no room"
 
 
 def test_the_layout_is_the_kits(tmp_path: Path, users: ctypes.CDLL) -> None:

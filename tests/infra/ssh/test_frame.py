@@ -19,11 +19,12 @@ words = st.text(st.characters(blacklist_characters="\0", codec="utf-8"), max_siz
     cwd=st.none() | words,
     code=st.none() | st.binary(),
     user=st.sampled_from(GuestUser),
+    apart=st.booleans(),
 )
 def test_a_frame_can_be_taken_apart_again(
-    argv: list[str], cwd: str | None, code: bytes | None, user: GuestUser
+    argv: list[str], cwd: str | None, code: bytes | None, user: GuestUser, apart: bool
 ) -> None:
-    data = frame(Command(tuple(argv), 1.0, 1, code=code, cwd=cwd, user=user))
+    data = frame(Command(tuple(argv), 1.0, 1, code=code, cwd=cwd, user=user, apart=apart))
     (size,) = struct.unpack_from(">I", data)
     assert len(data) == size + 4
     fields = data[4:].split(b"\0")[:-1]
@@ -33,3 +34,4 @@ def test_a_frame_can_be_taken_apart_again(
     assert (b"r" in fields) == (user is GuestUser.ROOT)
     sizes = [field[1:] for field in fields if field[:1] == b"c"]
     assert sizes == ([] if code is None else [str(len(code)).encode()])
+    assert (b"o" in fields) == (apart and code is not None)

@@ -21,6 +21,7 @@ RULES: tuple[Rule, ...] = (
     resources.out_of_memory,
     lacking.command_not_found,
     programs.cannot_execute,
+    programs.line_ends,
     programs.cannot_enter,
     programs.killed,
     resources.too_many_processes,

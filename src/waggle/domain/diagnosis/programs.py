@@ -12,6 +12,8 @@ from waggle.domain.diagnosis.told import Diagnosis, shown
 from waggle.domain.evidence import Evidence
 
 _MAX_ERRNO = 4096
+_GIVEN_UP = frozenset({2, 126, 127})
+"""Exit codes of shells: wrong syntax, not executable, not found."""
 
 
 def cannot_execute(evidence: Evidence) -> Diagnosis | None:
@@ -55,6 +57,19 @@ def cannot_execute(evidence: Evidence) -> Diagnosis | None:
                 f"{file} could not be started: {_words(number)}.",
                 "Mend that.",
             )
+
+
+def line_ends(evidence: Evidence) -> Diagnosis | None:
+    """A shell gave up on something, and the run named a script with the line ends of Windows."""
+    record = evidence.record
+    if not record.needs_carriage_return or evidence.exit_code not in _GIVEN_UP:
+        return None
+    return Diagnosis(
+        "windows_line_ends",
+        f"{shown(record.needs)} has Windows line ends (CRLF): its first line ends with a carriage "
+        "return, which a shell takes for a part of the last word.",
+        "Save the file with Unix line ends (sed -i 's/\\r$//' FILE).",
+    )
 
 
 def cannot_enter(evidence: Evidence) -> Diagnosis | None:

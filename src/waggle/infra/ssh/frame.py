@@ -17,5 +17,6 @@ def frame(command: Command) -> bytes:
     fields += [f"a{word}" for word in command.argv]
     if command.code is not None:
         fields += [f"c{len(command.code)}", f"x{command.extension}"]
+        fields += ["o"] if command.apart else []
     body = b"".join(field.encode() + b"\0" for field in fields)
     return struct.pack(">I", len(body)) + body

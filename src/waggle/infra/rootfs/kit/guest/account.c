@@ -47,14 +47,17 @@ static bool read_users(const char *path, char text[MAX_USERS + 1]) {
     return dprintf(2, "waggle: %s is too large; its users are not known\n", path), false;
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0 || !read_exactly(fd, text, (size_t)found.st_size)) complain(path);
+  text[found.st_size] = 0;
   if (fd >= 0) close(fd);
   return true;
 }
 
+// As the image wants it; else its own `sandbox`, or whoever has the id that this one would have.
 static void choose_user(void) {
-  char wanted[MAX_USER + 1];
+  char wanted[MAX_USER + 1], number[16];
   struct account found;
   read_record(KIT_IDENTITY "/user", wanted, sizeof wanted);
+  snprintf(number, sizeof number, "%u", SANDBOX_ID);
   if (*wanted && !find_account(&found, wanted, passwd, group))
     notice("waggle: the image has no user '%s'; programs run as sandbox\n", wanted);
   else if (*wanted && found.uid != 0) {
@@ -63,39 +66,43 @@ static void choose_user(void) {
   }
   if (find_account(&found, "sandbox", passwd, group) && found.uid != 0)
     account = found;
+  else if (has_id(passwd, SANDBOX_ID) && find_account(&found, number, passwd, group))
+    account = found;
   else
     account = (struct account){.uid = SANDBOX_ID, .gid = SANDBOX_ID, .name = "sandbox",
                                .group_count = 1, .groups = {SANDBOX_ID}};
 }
 
 // The image keeps its own users; it gains only those that waggle needs and that it lacks.
-static void add_lines(const char *path, const char *text, const char *root, const char *sandbox) {
-  char lines[256];
+static void add_lines(const char *path, const char *text, const char *root, const char *own) {
+  char lines[512];
   size_t length = strlen(text);
   snprintf(lines, sizeof lines, "%s%s%s", length && text[length - 1] != '\n' ? "\n" : "",
-           has_name(text, "root") ? "" : root, has_name(text, "sandbox") ? "" : sandbox);
+           has_name(text, "root") ? "" : root, own);
   if (lines[0] && strcmp(lines, "\n")) write_file(path, O_APPEND, 0644, lines, strlen(lines));
 }
 
+// Nobody has two names. A password of `*` is none, and nothing looks for it in the shadows.
 static void add_users(bool to_passwd, bool to_group) {
-  char user[128], its_group[64];
-  snprintf(user, sizeof user, "sandbox:x:%u:%u:waggle:" SANDBOX_HOME ":/bin/sh\n", account.uid,
-           account.gid);
-  snprintf(its_group, sizeof its_group, "sandbox:x:%u:\n", account.gid);
+  char user[256] = "", its_group[128] = "";
+  if (!has_id(passwd, account.uid)) {
+    if (has_name(passwd, "sandbox"))
+      snprintf(account.name, sizeof account.name, "user%u", account.uid);
+    snprintf(user, sizeof user, "%s:*:%u:%u:waggle:" SANDBOX_HOME ":/bin/sh\n", account.name,
+             account.uid, account.gid);
+  }
+  if (!has_id(group, account.gid) && !has_name(group, account.name))
+    snprintf(its_group, sizeof its_group, "%s:x:%u:\n", account.name, account.gid);
   if (to_passwd) add_lines(PASSWD, passwd, "root:x:0:0:root:/root:/bin/sh\n", user);
   if (to_group) add_lines(GROUP, group, "root:x:0:\n", its_group);
 }
 
-// The user's own home directory if the image has it and it is the user's, else waggle's.
-static void choose_home(void) {
-  struct stat found;
-  if (chown(SANDBOX_HOME, account.uid, account.gid) || stat(SANDBOX_HOME, &found) ||
-      chmod(SANDBOX_HOME, (found.st_mode & 07777) | 0700))
-    complain(SANDBOX_HOME);
-  const char *home = account.home;
-  if (*home != '/' || !home[1] || stat(home, &found) || !S_ISDIR(found.st_mode) ||
-      found.st_uid != account.uid || (found.st_mode & 0700) != 0700)
-    strcpy(account.home, SANDBOX_HOME);
+// One home, too: the file of users says where it is.
+static void move_home(void) {
+  static char changed[MAX_USERS + MAX_PATH];
+  if (read_users(PASSWD, passwd) &&
+      with_home(passwd, account.uid, account.home, changed, sizeof changed))
+    write_file(PASSWD, O_TRUNC, 0644, changed, strlen(changed));
 }
 
 // Make what is missing of the path; the last directory belongs to the user if it was missing.
@@ -133,8 +140,10 @@ bool install_account(void) {
   bool to_passwd = read_users(PASSWD, passwd), to_group = read_users(GROUP, group);
   choose_user();
   add_users(to_passwd, to_group);
-  choose_home();
+  if (choose_home(&account)) move_home();
   choose_directory();
+  make_places(&account);
+  offer_settings(&account);
   read_record(KIT_IDENTITY "/shell", account.shell, sizeof account.shell);
   return write_file(KIT_ACCOUNT, O_TRUNC, 0600, &account, sizeof account);
 }

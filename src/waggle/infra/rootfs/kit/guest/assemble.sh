@@ -10,7 +10,7 @@ sources=/waggle-guest
 flags="-static -Os -s -std=gnu11 -Wall -Wextra -Werror -D_GNU_SOURCE -ffile-prefix-map=$sources=."
 
 mkdir -p /kit && cd /kit
-mkdir -p bin lib lib64 etc proc sys dev run cgroup image scratch merged root tmp
+mkdir -p bin lib lib64 etc proc sys dev run cgroup image scratch merged root runners tmp
 ln -s . usr
 ln -s bin sbin
 
@@ -18,13 +18,17 @@ ln -s bin sbin
 for tool in as ld; do ln -s "/usr/bin/x86_64-linux-gnu-$tool" "/tools/$tool"; done
 cc() { x86_64-linux-gnu-gcc -B/tools/ -specs=/usr/lib/x86_64-linux-musl/musl-gcc.specs $flags "$@"; }
 cd $sources
-cc -o /kit/init init.c mounts.c identity.c account.c users.c network.c doors.c agent.c \
-  ports.c renew.c server.c supervise.c common.c
-cc -o /kit/bin/session session.c run.c ending.c streams.c left.c why.c program.c frame.c image.c common.c
+cc -o /kit/init init.c mounts.c cgroups.c network.c doors.c devices.c root.c identity.c hosts.c \
+  account.c users.c home.c agent.c ports.c renew.c server.c supervise.c common.c
+cc -o /kit/bin/session session.c run.c ending.c streams.c left.c why.c program.c frame.c code.c \
+  image.c common.c
 cc -o /kit/bin/files files.c walk.c search.c content.c pack.c unpack.c common.c
 preload="-shared -nostdlib -fPIC -Os -s -Wall -Wextra -Werror -fno-builtin"
 x86_64-linux-gnu-gcc -B/tools/ $preload -o /kit/lib/preload.so preload.c
 x86_64-linux-gnu-gcc -B/tools/ $preload -o /kit/lib/replace.so replace.c
+cp runner.python /kit/runners/runner.py
+cp runner.node /kit/runners/runner.js
+cp storage.conf /kit/etc/
 cd /kit
 
 cp /usr/bin/busybox /usr/sbin/dropbear /usr/sbin/qemu-ga /usr/lib/openssh/sftp-server bin/

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The two doors that lead to the SSH server, one for each hypervisor: TCP behind QEMU's forwarded
-// port, vsock behind libkrun's socket. Code inside the guest may use neither.
+// port, in a network name space that programs are not in (network.c), vsock behind libkrun's socket.
+// Code inside the guest may use neither.
 #include "waggle.h"
 
 #include <arpa/inet.h>
@@ -9,6 +10,7 @@
 
 #define SSH_PORT 22 // on both
 #define BACKLOG 16
+#define HOST_ADDRESS "10.0.2.2" // whence QEMU forwards
 #define CID_HOST 2u
 
 // From linux/vm_sockets.h, which musl does not have.
@@ -30,10 +32,17 @@ static int listen_on(int family, const void *address, socklen_t size) {
   return -1;
 }
 
-void open_doors(struct pollfd doors[DOORS]) {
+static int card_door = -1;
+
+void open_card_door(void) {
   struct sockaddr_in tcp = {.sin_family = AF_INET, .sin_port = htons(SSH_PORT)};
+  inet_pton(AF_INET, CARD_ADDRESS, &tcp.sin_addr);
+  card_door = listen_on(AF_INET, &tcp, sizeof tcp);
+}
+
+void open_doors(struct pollfd doors[DOORS]) {
   struct vsock_address vsock = {.family = AF_VSOCK, .port = SSH_PORT, .cid = -1u}; // any of ours
-  doors[0] = (struct pollfd){.fd = listen_on(AF_INET, &tcp, sizeof tcp), .events = POLLIN};
+  doors[0] = (struct pollfd){.fd = card_door, .events = POLLIN};
   doors[1] = (struct pollfd){.fd = listen_on(AF_VSOCK, &vsock, sizeof vsock), .events = POLLIN};
 }
 
@@ -43,10 +52,10 @@ bool from_outside(int connection) {
     struct sockaddr_in tcp;
     struct vsock_address vsock;
   } peer = {0};
+  struct in_addr host;
   socklen_t size = sizeof peer;
   if (getpeername(connection, &peer.any, &size)) return false;
   if (peer.any.sa_family == AF_VSOCK) return peer.vsock.cid == CID_HOST;
-  uint32_t address = ntohl(peer.tcp.sin_addr.s_addr);
-  return peer.any.sa_family == AF_INET && address >> 24 != 127 &&
-         address != 0x0a00020f; // not loopback, not 10.0.2.15 itself
+  return peer.any.sa_family == AF_INET && inet_pton(AF_INET, HOST_ADDRESS, &host) == 1 &&
+         peer.tcp.sin_addr.s_addr == host.s_addr;
 }

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // A frame is u32 size (big endian) and NUL-terminated fields, each a letter and a value:
-//   r (as root), d directory, e NAME=value, a argument, c bytes of code, x its extension
+//   r (as root), d directory, e NAME=value, a argument, c bytes of code, x its extension, o (the
+//   code in a directory of its own)
+// The first argument may be {shell}, which is the image's; others {file}, {runner.py} or {runner.js}
+// (code.c).
 // Without r it runs as the environment's user, without d where that user's programs start.
 // The bytes of code follow the frame; the rest of stdin is the program's.
 #include "session.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +17,6 @@
 #include <unistd.h>
 
 #define MAX_FRAME (512u << 10)
-#define MAX_CODE (16u << 20)
 
 static void parse_field(struct job *job, char *field, int *words) {
   char *value = field + 1;
@@ -25,12 +26,22 @@ static void parse_field(struct job *job, char *field, int *words) {
   case 'e': putenv(value); break;
   case 'c': job->code = strtoul(value, NULL, 10); break;
   case 'x': job->extension = value; break;
+  case 'o': job->is_apart = true; break;
   case 'a':
     if (*words == MAX_WORDS) errno = E2BIG, fail("arguments");
     job->argv[(*words)++] = value;
     break;
   default: errno = EPROTO, fail("frame");
   }
+}
+
+// bash where the image has it, else its sh, else the kit's.
+static char *shell_of_image(void) {
+  static char names[][5] = {"bash", "sh"}, kits[] = KIT "/bin/sh";
+  char found[MAX_NAME];
+  for (size_t i = 0; i < LENGTH(names); i++)
+    if (find_program(names[i], found) && access(found, X_OK) == 0) return names[i];
+  return kits;
 }
 
 void read_frame(struct job *job) {
@@ -42,30 +53,7 @@ void read_frame(struct job *job) {
   frame[size] = 0;
   int words = 0;
   for (char *at = frame; at < frame + size; at += strlen(at) + 1) parse_field(job, at, &words);
-  if (words == 0) errno = EPROTO, fail("frame");
-}
-
-static bool write_file_in(const char *directory, struct job *job, const char *code) {
-  snprintf(job->file, sizeof job->file, "%s/.waggle-%.13s%s", directory, job->id, job->extension);
-  int fd = open(job->file, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-  if (fd < 0) return false;
-  bool good = write_exactly(fd, code, job->code) &&
-              fchown(fd, job->account->uid, job->account->gid) == 0;
-  int error = errno;
-  close(fd);
-  if (!good) unlink(job->file);
-  return errno = error, good;
-}
-
-// The code lies in the working directory, so that imports and relative paths mean what they say.
-// On a full disk it lies in memory: deleting something must stay possible.
-void write_code(struct job *job) {
-  char *code = job->code > MAX_CODE ? NULL : malloc(job->code + 1);
-  if (!code || !read_exactly(0, code, job->code)) errno = EPROTO, fail("code");
-  if (!write_file_in(job->directory, job, code) &&
-      !(errno == ENOSPC && write_file_in("/dev/shm", job, code)))
-    fail(errno == ENOENT || errno == ENOTDIR ? job->directory : job->file);
-  free(code);
-  for (char **word = job->argv; *word; word++)
-    if (strcmp(*word, "{file}") == 0) *word = job->file;
+  if (words == 0 || strchr(job->extension, '/') || strlen(job->extension) > MAX_EXTENSION)
+    errno = EPROTO, fail("frame");
+  if (strcmp(job->argv[0], "{shell}") == 0) job->argv[0] = shell_of_image();
 }

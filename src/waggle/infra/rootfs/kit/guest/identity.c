@@ -25,36 +25,6 @@
 #define RNDADDENTROPY _IOW('R', 3, int[2])
 #define RNDRESEEDCRNG _IO('R', 7)
 
-// Put DATA in the place of a plain file without making another one, which costs a machine that has
-// just begun to run tenfold; whatever else is there is replaced.
-static void overwrite(const char *path, mode_t mode, const char *data, size_t size) {
-  struct stat about;
-  int fd = open(path, O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-  bool is_plain = fd >= 0 && fstat(fd, &about) == 0 && S_ISREG(about.st_mode) &&
-                  about.st_nlink == 1 && (about.st_mode & 07777) == mode && about.st_uid == 0;
-  bool done = is_plain && write_exactly(fd, data, size) &&
-              (about.st_size <= (off_t)size || ftruncate(fd, (off_t)size) == 0);
-  if (fd >= 0) close(fd);
-  if (done) return;
-  unlink(path);
-  write_file(path, O_TRUNC, mode, data, size);
-}
-
-static void append(const char *path, const char *text) {
-  write_file(path, O_APPEND, 0644, text, strlen(text));
-}
-
-static void set_hostname(const char *name, size_t size, bool is_renewal) {
-  char line[160];
-  sethostname(name, size);
-  snprintf(line, sizeof line, "127.0.0.1 localhost %.*s\n::1 localhost\n", (int)size, name);
-  overwrite("/etc/hosts", 0644, line, strlen(line));
-  if (is_renewal) return;
-  // Nothing answers there, so a lookup fails at once instead of hanging: names are the proxy's job.
-  unlink("/etc/resolv.conf");
-  append("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n");
-}
-
 static void trust(const char *pem, size_t size) {
   mkdir("/etc/ssl", 0755);
   mkdir("/etc/ssl/certs", 0755);
@@ -90,7 +60,7 @@ static bool set_clock(const char *data, size_t size) {
 }
 
 static bool install_record(const char *name, const char *data, size_t size, bool is_renewal) {
-  if (strcmp(name, "hostname") == 0) return set_hostname(data, size, is_renewal), true;
+  if (strcmp(name, "hostname") == 0) return set_hostname(data, size), true;
   if (strcmp(name, "ca.pem") == 0) return trust(data, size), true;
   if (strcmp(name, "machine-id") == 0) return name_machine(data, size), true;
   if (strcmp(name, "seed") == 0) return seed_kernel(data, size);

@@ -7,7 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+#define OPEN_FILES 65536
+#define MAX_OPEN_FILES 1048576
 
 // Joining PID 1's mount namespace resets the root to that namespace's: the image.
 void enter_image(void) {
@@ -22,6 +27,15 @@ static void name_user(const struct account *account) {
   setenv("HOME", account->home, 1);
   setenv("USER", account->name, 1);
   setenv("LOGNAME", account->name, 1);
+}
+
+// Where programs keep sockets, and engines the layers of containers, which cannot lie upon ours.
+static void name_places(const struct account *account) {
+  char path[64];
+  snprintf(path, sizeof path, RUNTIME_DIRECTORY, account->uid);
+  setenv("XDG_RUNTIME_DIR", path, 0);
+  if (access("/etc/containers/storage.conf", F_OK))
+    setenv("CONTAINERS_STORAGE_CONF", KIT "/etc/storage.conf", 0);
 }
 
 // What the user installs for itself is found first, also where its home is not waggle's.
@@ -57,6 +71,7 @@ const struct account *base_environment(void) {
   name_user(&account);
   name_itself("no_proxy");
   name_itself("NO_PROXY");
+  name_places(&account);
   search_home(account.home);
   return &account;
 }
@@ -68,10 +83,31 @@ static void lose_protection(void) {
   if (fd >= 0) close(fd);
 }
 
+// The SSH server made the streams as root. As the user's own they can be opened again by their names
+// (/dev/stdout), also by those whom a program of the user's becomes.
+static void own_streams(const struct account *account) {
+  struct stat about;
+  for (int fd = 0; fd < 3; fd++) {
+    if (fstat(fd, &about)) continue;
+    if (S_ISFIFO(about.st_mode) && (fchown(fd, account->uid, account->gid) || fchmod(fd, 0666)))
+      complain("standard streams");
+    if (isatty(fd) && fchown(fd, account->uid, (gid_t)-1)) complain("terminal");
+  }
+}
+
+static void widen_limits(void) {
+  const struct rlimit files = {.rlim_cur = OPEN_FILES, .rlim_max = MAX_OPEN_FILES};
+  if (setrlimit(RLIMIT_NOFILE, &files)) complain("limit of open files");
+}
+
 void become(const struct account *account) {
   lose_protection();
+  own_streams(account);
+  widen_limits();
   if (!assume(account)) fail("changing the user");
-  if (account->uid == 0) name_user(account);
+  if (account->uid != 0) return;
+  name_user(account);
+  unsetenv("XDG_RUNTIME_DIR");
 }
 
 void show_notice(void) {

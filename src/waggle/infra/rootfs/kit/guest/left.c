@@ -95,8 +95,8 @@ int programs(void) {
 static bool run_of(pid_t pid, char id[65]) {
   char text[512];
   read_of(pid, "cgroup", text, sizeof text);
-  char *at = strstr(text, "/run/");
-  return at && sscanf(at, "/run/%64[0-9a-f-]", id) == 1;
+  char *at = strstr(text, "::/"); // what follows is seen from where runs are (cgroups.c)
+  return at && sscanf(at, "::/%64[0-9a-f-]", id) == 1 && strlen(id) == 36;
 }
 
 // The process and all that descend from it. They may go on to start others meanwhile, so what is

@@ -7,7 +7,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+#define MAX_LOOKED_AT 64 // words
 
 // The interpreter or loader that a program file names; false when it names none.
 bool interpreter_of(const char *file, char needs[MAX_NAME]) {
@@ -48,5 +51,42 @@ bool find_program(const char *name, char file[MAX_NAME]) {
     if (access(file, F_OK) == 0) return true;
     at += length;
   }
+  return false;
+}
+
+// Whether the first line of a script, or of what is called one, ends as it does on Windows.
+static bool ends_in_cr(const char *file) {
+  char head[1024];
+  size_t length = strlen(file);
+  struct stat about;
+  if (stat(file, &about) || !S_ISREG(about.st_mode)) return false;
+  int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  ssize_t size = fd < 0 ? 0 : read(fd, head, sizeof head - 1);
+  if (fd >= 0) close(fd);
+  if (size < 2) return false;
+  head[size] = 0;
+  size_t end = strcspn(head, "\n");
+  bool is_script = !strncmp(head, "#!", 2) || (length > 3 && !strcmp(file + length - 3, ".sh"));
+  return is_script && head[end] && end > 0 && head[end - 1] == '\r';
+}
+
+static bool look_for_crlf(const char *text, char file[MAX_NAME]) {
+  static const char breaks[] = " \t\r\n;|&()<>\"'`";
+  for (int words = 0; *text && words < MAX_LOOKED_AT; words++) {
+    text += strspn(text, breaks);
+    size_t length = strcspn(text, breaks);
+    snprintf(file, MAX_NAME, "%.*s", (int)(length < MAX_NAME ? length : 0), text);
+    if (*file && ends_in_cr(file)) return true;
+    text += length;
+  }
+  return false;
+}
+
+// Whether the run's command or code names such a file of the directory that it started in.
+bool names_crlf_script(const struct job *job, char file[MAX_NAME]) {
+  if (chdir(job->directory)) return false;
+  if (job->code != NO_CODE) return look_for_crlf(job->text, file);
+  for (char *const *word = job->argv; *word && word < job->argv + MAX_LOOKED_AT; word++)
+    if (look_for_crlf(*word, file)) return true;
   return false;
 }

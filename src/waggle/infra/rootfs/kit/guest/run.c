@@ -168,8 +168,8 @@ int run(const char *id) {
   if (child < 0) complain("fork");
   share_streams();
   int status = await(child, id, &signals);
-  if (job.code != NO_CODE) unlink(job.file);
-  leave_record(id, status, cgroup);
+  remove_code(&job);
+  leave_record(&job, status, cgroup);
   if (!is_over(id, &signals)) {
     dprintf(2, "%c" LEFT_MARK " %s\n", 0, id);
     tell_left(2, id);

@@ -103,3 +103,28 @@ bool has_name(const char *text, const char *name) {
     if (strncmp(text, name, length) == 0 && text[length] == ':') return true;
   return false;
 }
+
+bool has_id(const char *text, unsigned wanted) {
+  char line[MAX_LINE], *fields[FIELDS];
+  unsigned id;
+  while (next_line(&text, line, fields))
+    if (*fields[0] && parse_id(fields[2], &id) && id == wanted) return true;
+  return false;
+}
+
+bool with_home(const char *passwd, unsigned uid, const char *home, char *to, size_t size) {
+  char line[MAX_LINE], *fields[FIELDS];
+  unsigned id, gid;
+  const char *at = passwd;
+  while (next_line(&at, line, fields)) {
+    if (!parse_id(fields[2], &id) || !parse_id(fields[3], &gid) || id != uid) continue;
+    if (fields[5] == fields[4]) return false; // the line ends before
+    const char *start = at - (at[-1] == '\n');
+    while (start > passwd && start[-1] != '\n') start--;
+    const char *old = start + (fields[5] - line);
+    int length = snprintf(to, size, "%.*s%s%s", (int)(old - passwd), passwd, home,
+                          old + strlen(fields[5]));
+    return length >= 0 && (size_t)length < size;
+  }
+  return false;
+}

@@ -19,6 +19,15 @@
 #define KIT_HUNG_UP KIT "/run/hung-up"    // when PID 1 ended old connections: nanoseconds
 #define MAX_ENVIRONMENT (64u << 10) // bytes of variables; the host sends no more
 
+#define KIT_MERGED "/merged"     // where the root to be is put together
+#define CODE "/run/code"         // code of runs, in memory
+
+#define LENGTH(array) (sizeof(array) / sizeof *(array))
+
+#define RUNTIME_DIRECTORY "/run/user/%u"
+#define CONTAINERS "/var/lib/containers" // on the scratch file system itself (root.c)
+#define USER_CONTAINERS CONTAINERS "/user"
+
 #define SANDBOX_ID 1000
 #define SANDBOX_HOME "/home/sandbox"
 
@@ -50,22 +59,53 @@ bool write_exactly(int fd, const void *data, size_t size);
 
 // init.c steps, in the order in which they run. Each returns false when the guest cannot boot.
 bool mount_everything(void);
+bool network_up(void);
+bool devices_ready(void);
 bool image_becomes_root(void);
 bool install_identity(const char *device);
 bool install_account(void);
-bool network_up(void);
+
+struct mount_point {
+  const char *source, *target, *type, *options;
+  unsigned long flags;
+};
+// Mount them in turn; false (and complain) at the first that fails.
+bool mount_all(const struct mount_point *points, size_t count);
+// cgroups.c: bound what all runs together use, and have them see no other part of the hierarchy.
+void limit_sandbox(void);
+// root.c: make a directory in place of what else is there; an old one has the WANTED bits, too.
+void make_directory(const char *path, mode_t mode, mode_t wanted, bool may_be_link);
 
 // users.c: who "user[:group]" is; false, and nothing changed, when there is no such user or group.
 bool find_account(struct account *account, const char *wanted, const char *passwd,
                   const char *group);
 // Whether a line of TEXT begins with NAME and a colon.
 bool has_name(const char *text, const char *name);
+// Whether TEXT, a file of users or of groups, has a name for that id.
+bool has_id(const char *text, unsigned id);
+// Write PASSWD with HOME as that user's home directory; false when it has no such user or no room.
+bool with_home(const char *passwd, unsigned uid, const char *home, char *to, size_t size);
+
+// home.c: have the user have a home directory, and where programs put what lives with the machine.
+// HOME of the account may change; true if the file of users ought to say so.
+bool choose_home(struct account *account);
+void make_places(const struct account *account);
+
+// hosts.c: give the machine a name and have /etc/hosts know it, beside what is there.
+void set_hostname(const char *name, size_t size);
+// Put DATA in the place of a plain file without making another one, or of whatever else is there.
+void overwrite(const char *path, mode_t mode, const char *data, size_t size);
+// What programs look for that is the machine's, and not the image's.
+void offer_settings(const struct account *account);
 
 // Become that user with all its groups, for good; false when that fails.
 bool assume(const struct account *account);
 
 // Listen for SSH wherever a host could call; a door that cannot be opened is -1, as poll wants it.
+// The one at the network card is opened earlier, where the card is.
 #define DOORS 2
+#define CARD_ADDRESS "10.0.2.15"
+void open_card_door(void);
 void open_doors(struct pollfd doors[DOORS]);
 // Whether a connection comes from the host and not from code inside the guest.
 bool from_outside(int connection);

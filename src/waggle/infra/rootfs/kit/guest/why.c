@@ -145,13 +145,13 @@ static bool place_of(const char *id, char path[64]) {
   return true;
 }
 
-void leave_record(const char *id, int status, const char *cgroup) {
-  char path[64];
-  if (status == 0 || !place_of(id, path)) return;
+void leave_record(const struct job *job, int status, const char *cgroup) {
+  char path[64], script[MAX_NAME];
+  if (status == 0 || !place_of(job->id, path)) return;
   mkdir(RECORDS, 0700);
   int to = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (to < 0) return;
-  dprintf(to, "id %s\n", id);
+  dprintf(to, "id %s\n", job->id);
   if (WIFEXITED(status)) dprintf(to, "exit %d\n", WEXITSTATUS(status));
   if (WIFSIGNALED(status)) dprintf(to, "signal %d\n", WTERMSIG(status));
   if (exec_failure && exec_failure->error) {
@@ -160,6 +160,9 @@ void leave_record(const char *id, int status, const char *cgroup) {
     if (*exec_failure->needs)
       say_path(to, exec_failure->ends_in_cr ? "crlf" : "needs", exec_failure->needs);
   }
+  if (WIFEXITED(status) && !(exec_failure && exec_failure->error) &&
+      names_crlf_script(job, script))
+    say_path(to, "crlf", script);
   if (exec_failure && exec_failure->directory)
     dprintf(to, "directory %d\n", exec_failure->directory);
   say_limits(to, cgroup);
