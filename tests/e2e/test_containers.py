@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container is built and run inside an environment, from what the distribution has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.support.waggle_client import call, connected, create
+from tests.support.waggle_process import running
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.vm,
+    pytest.mark.net,
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+]
+SECONDS = 900
+PACKAGES = ["podman", "crun", "netavark", "nftables", "uidmap", "busybox-static"]
+BUILT = """\
+set -e
+mkdir -p /srv/made && cd /srv/made && cp /bin/busybox .
+cat > Containerfile <<'END'
+FROM scratch
+COPY busybox /bin/busybox
+RUN ["/bin/busybox", "sh", "-c", "echo built > /made"]
+CMD ["/bin/busybox", "sh", "-c", "/bin/busybox cat /made; /bin/busybox ip -o addr"]
+END
+podman build --quiet --tag made . > /dev/null
+podman info --format '{{.Store.GraphDriverName}} {{.Store.GraphRoot}} {{.Host.CgroupsVersion}}'
+podman run --rm --network none --memory 64m made
+podman run --rm made | grep -c 'eth0.*inet '
+"""
+ROOTLESS = """\
+podman info --format '{{.Store.GraphDriverName}} {{.Store.GraphRoot}}'
+"""
+
+
+async def test_podman_builds_and_runs_a_container(tmp_path: Path) -> None:
+    room = {"default_memory_mb": "1024", "scratch_mb": "2048", "install_timeout": "15m"}
+    with running(tmp_path, {**room, "default_network": "public"}) as server:
+        async with connected(server) as client:
+            where = {"environment_id": await create(client, "shell"), "wait_seconds": SECONDS}
+            await call(client, "install_packages", packages=PACKAGES, **where)
+            built = await call(client, "run_command", command=BUILT, user="root", **where)
+            store, made, *rest = built["stdout"].splitlines()
+            assert store == "overlay /var/lib/containers/storage v2", built
+            assert (made, rest[-1]) == ("built", "1"), built
+            own = await call(client, "run_command", command=ROOTLESS, **where)
+            assert own["stdout"] == "overlay /var/lib/containers/user\n", own
