@@ -73,6 +73,9 @@ async def test_code_in_the_guest_cannot_reach_the_ssh_server(guest: LocalGuest) 
     for address in ("127.0.0.1", "10.0.2.15", "localhost"):
         result = await guest.run(sh(f"nc -w 3 {address} 22 </dev/null", timeout=20))
         assert result.stdout.head == b""  # no banner
+    card = "nsenter --net=/proc/2/ns/net -- /.waggle/bin/busybox nc -w 3 10.0.2.15 22 < /dev/null"
+    result = await guest.run(sh(card, timeout=20, user=GuestUser.ROOT))
+    assert result.stdout.head == b"", "nor where QEMU's network card is"
 
 
 async def test_a_tampered_kit_breaks_only_this_machine(quick: Lab) -> None:
