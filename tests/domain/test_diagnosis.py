@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.diagnosis import Diagnosis, diagnose, machine_died
+from waggle.domain.diagnosis.clues import TOOLS, missing_command
+from waggle.domain.diagnosis.commands import PACKAGE_OF
 from waggle.domain.evidence import Evidence, Record, Refused, Space
+from waggle.domain.execution import GuestUser
 from waggle.domain.modules import Module
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
@@ -64,8 +67,8 @@ def test_out_of_memory_says_at_how_much_and_what_helps() -> None:
         "out_of_memory",
         "Out of memory at 512 MiB, of which programs share 460: the guest's kernel killed the run. "
         "This run used up to 455 MiB.",
-        "Use less memory: read data in pieces, run fewer processes at once. The operator can give "
-        "new environments more, such as WAGGLE_DEFAULT_MEMORY_MB=1024.",
+        "Use less memory: read data in pieces, run fewer processes at once. Or take one "
+        "with more: create_environment with memory_mb=1024.",
     )
     shared = told(killed, oom_kills=1, memory_shared=300 * MIB)
     assert shared
@@ -155,7 +158,7 @@ def test_a_full_disk_or_no_more_inodes() -> None:
     found = told(FAILED, disk=FULL)
     assert found
     assert found.cause == "The disk is full: 0.0 of 1,000 MiB are free. Writing fails."
-    assert "WAGGLE_SCRATCH_MB=2048" in found.next_step
+    assert "disk_mb=2048" in found.next_step
     assert code(FAILED, disk=Space(MIB, 1000 * MIB)) is None
     found = told(FAILED, inodes=Space(0, 2000))
     assert found
@@ -234,7 +237,13 @@ records = st.builds(
     shm=spaces,
     unrouted=counts,
     unheard=counts,
+    have=st.none() | st.frozensets(st.sampled_from([*TOOLS, "x y"])),
 )
+words = st.sampled_from(
+    ["EADDRINUSE", "a: 1: ", "ps", ": not found", "\n", "libx.so.1", ": cannot open shared object ",
+     "file", "EACCES", "E: Unable to locate package", "PKIX path building failed", "MemoryError",
+     "fatal error: ", "x.h", ": No such file or directory", "gyp ERR! build", "port 9418", ":99999"]
+)  # fmt: skip
 everything = st.builds(
     Evidence,
     program=st.text(min_size=1),
@@ -248,6 +257,10 @@ everything = st.builds(
         st.builds(Refused, st.text(), st.integers(0, 65_535), st.text(), st.just("x")), max_size=64
     ).map(tuple),
     missing=st.none() | st.builds(Module, st.sampled_from(RuntimeName), st.text()),
+    command=st.none() | st.text(min_size=1) | st.sampled_from(sorted(PACKAGE_OF)),
+    said=st.lists(words | st.text(), max_size=9).map("".join),
+    runtime=st.sampled_from(RuntimeName),
+    user=st.sampled_from(GuestUser),
 )
 
 
@@ -255,9 +268,11 @@ everything = st.builds(
 def test_whatever_a_guest_says_comes_out_short_and_printable(evidence: Evidence) -> None:
     found = diagnose(evidence)
     if evidence.exit_code == 0:
-        assert found is None
+        assert found is None or found.code == "command_not_found"
     if found is not None:
         assert found.cause
         assert found.next_step
         assert found.text.isprintable()
         assert len(found.text) < 1_500
+    name = missing_command(evidence.said)
+    assert name is None or (name.isascii() and len(name) <= 64)

@@ -54,7 +54,7 @@ async def test_a_memory_hog_ends_as_a_whole_and_the_guest_goes_on_answering(
     assert told is not None
     assert told.code == "out_of_memory"
     assert told.cause.startswith("Out of memory at 256 MiB, of which programs share ")
-    assert "WAGGLE_DEFAULT_MEMORY_MB=512" in told.next_step
+    assert "create_environment with memory_mb=512" in told.next_step
     assert lines(await guest.run(sh("pgrep -f 'sleep 3140[1]' || echo none"))) == ["none"]
 
 
@@ -89,7 +89,7 @@ async def test_a_full_disk(guest: LocalGuest) -> None:
     await root(guest, "rm /home/sandbox/filler")
     assert told.code == "disk_full"
     assert told.cause.startswith("The disk is full: 0.0 of ")
-    assert f"WAGGLE_SCRATCH_MB={2 * SCRATCH_MIB}" in told.next_step
+    assert f"create_environment with disk_mb={2 * SCRATCH_MIB}" in told.next_step
     assert await why(guest, sh("exit 1")) is None  # there is room again
 
 

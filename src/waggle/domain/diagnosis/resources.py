@@ -30,8 +30,20 @@ def out_of_memory(evidence: Evidence) -> Diagnosis | None:
         "out_of_memory",
         f"Out of memory at {evidence.memory_mib} MiB{limit}: the guest's kernel killed the run."
         f"{most}",
-        f"{advice} The operator can give new environments more, such as "
-        f"WAGGLE_DEFAULT_MEMORY_MB={2 * evidence.memory_mib}.",
+        f"{advice} {more_memory(evidence)}",
+    )
+
+
+def more_memory(evidence: Evidence) -> str:
+    """The call that mends it."""
+    return f"Or take one with more: create_environment with memory_mb={2 * evidence.memory_mib}."
+
+
+def more_disk(evidence: Evidence) -> str:
+    """What makes room on the disk, or the call that mends it."""
+    return (
+        "Delete what is not needed (du -x -d 3 -m / | sort -n shows what is large). Or take one "
+        f"with more: create_environment with disk_mb={2 * evidence.disk_mib}."
     )
 
 
@@ -69,8 +81,7 @@ def disk_full(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis(
         "disk_full",
         f"{what}. Writing fails.",
-        "Delete what is not needed (du -x -d 3 -m / | sort -n shows what is large). The operator "
-        f"can give new environments more, such as WAGGLE_SCRATCH_MB={2 * evidence.disk_mib}.",
+        more_disk(evidence),
     )
 
 

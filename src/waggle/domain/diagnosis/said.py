@@ -13,6 +13,7 @@ from typing import Final
 
 from waggle.domain.diagnosis.clues import last_words
 from waggle.domain.diagnosis.getting import as_root, has
+from waggle.domain.diagnosis.resources import more_disk, more_memory
 from waggle.domain.diagnosis.told import Diagnosis
 from waggle.domain.evidence import Evidence
 from waggle.domain.execution import GuestUser
@@ -85,8 +86,7 @@ def disk_was_full(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
     return Diagnosis(
         "disk_full",
         "It said that there was no space left on the device.",
-        "Delete what is not needed (du -x -d 3 -m / | sort -n shows what is large). The operator "
-        f"can give new environments more, such as WAGGLE_SCRATCH_MB={2 * evidence.disk_mib}.",
+        more_disk(evidence),
     )
 
 
@@ -104,8 +104,7 @@ def memory_refused(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
     return Diagnosis(
         "out_of_memory",
         f"It said that it got no more memory; the machine has {evidence.memory_mib} MiB.",
-        "Use less: read data in pieces, use smaller types. The operator can give new environments "
-        f"more, such as WAGGLE_DEFAULT_MEMORY_MB={2 * evidence.memory_mib}.",
+        f"Use less: read data in pieces, use smaller types. {more_memory(evidence)}",
     )
 
 
