@@ -159,6 +159,25 @@ async def test_the_proxy_is_the_only_way_and_leads_only_where_it_may(quick: Lab)
         assert len(made.heard) == 1
 
 
+async def test_requests_of_a_guest_for_itself_lead_home(quick: Lab) -> None:
+    quick.new_proxy = proxy_for_tests
+    guest = await quick.guest(network=NetworkPolicy.PUBLIC)
+    serve = (
+        "mkdir /tmp/www; echo mine > /tmp/www/index.html; busybox httpd -p [::1]:8000 -h /tmp/www"
+    )
+    name, variables = (await root(guest, f"{serve}; hostname; echo $no_proxy $NO_PROXY")).split(
+        "\n"
+    )[:2]
+    assert [each.split(",")[-1] for each in variables.split()] == [name, name]
+    for address in ("localhost", "app.localhost", name, "[::1]", "0.0.0.0"):  # noqa: S104
+        answer = await ask_proxy(guest, f"http://{address}:8000/index.html")
+        assert answer.startswith("HTTP/1.1 200"), address
+        assert answer.endswith("mine\n")
+    for address in ("127.0.0.1", "127.0.1.1"):
+        answer = await ask_proxy(guest, f"http://{address}:8000/")
+        assert answer.startswith("HTTP/1.1 502"), address
+
+
 async def test_the_proxy_comes_back_with_the_connection(quick: Lab) -> None:
     quick.new_proxy = proxy_for_tests
     guest = await quick.guest(network=NetworkPolicy.PUBLIC)
