@@ -148,6 +148,25 @@ def no_display(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
     )
 
 
+def wrong_format(_evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
+    """A shell says what the kernel said of a file."""
+    return Diagnosis(
+        "not_executable",
+        "A file is no program for this machine.",
+        "Use a build for Linux on x86-64; give a script to its interpreter (bash FILE).",
+    )
+
+
+def no_interpreter(_evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
+    """A shell says so of a script's first line."""
+    return Diagnosis(
+        "interpreter_not_found",
+        "A script's first line names an interpreter that is not there, often because of a carriage "
+        "return at its end.",
+        "Give the script Unix line ends (sed -i 's/\\r$//' FILE), or correct its first line.",
+    )
+
+
 def browser_libraries(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
     """Playwright says which of its libraries are missing."""
     program = "npx playwright" if has(evidence, "npm") else "python3 -m playwright"
@@ -162,6 +181,12 @@ _SAID: Final[tuple[tuple[re.Pattern[str], _Rule], ...]] = tuple(
     (re.compile(pattern, re.MULTILINE), rule)
     for pattern, rule in (
         (r"missing dependencies to run browsers", browser_libraries),
+        (r"Exec format error|cannot execute binary file", wrong_format),
+        (
+            r"bad interpreter: No such file|cannot execute: required file not found"
+            r"|env: \S+\\r\S?: No such file",
+            no_interpreter,
+        ),
         (r"externally[- ]managed", externally_managed),
         (
             r"^(?:E: Unable to locate package|E: Package '\S+' has no installation cand)",
