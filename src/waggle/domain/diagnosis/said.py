@@ -75,8 +75,9 @@ def certificate_unknown(_evidence: Evidence, match: re.Match[str]) -> Diagnosis:
     )
     if "PKIX" in match[0]:
         step = (
-            "Java has a trust store of its own: as root, keytool -importcert -cacerts -storepass "
-            "changeit -noprompt -file /etc/ssl/certs/waggle-ca.pem adds the operator's authority."
+            "Java has a trust store of its own. The operator's authorities are in "
+            "/etc/ssl/certs/waggle-ca.pem: for each of them, as root, keytool -importcert -cacerts "
+            "-storepass changeit -noprompt -alias NAME -file ONE.pem."
         )
     return Diagnosis("certificate_unknown", "It does not trust the server's certificate.", step)
 
