@@ -46,7 +46,7 @@ TYPE_7 = (
 )
 GLOBAL = "umoci 0.4.7 takes it for an entry. POSIX: it describes the entries that follow."
 WRAPS = "umoci wraps the number around to another device, here 0:1."
-AS_IT_IS = "To chown, 4294967295 means: as it is. umoci leaves root as the owner."
+LOWER_HALF = "chown takes the lower 32 bits: umoci leaves root as the owner."
 
 HOSTILE: dict[str, Sample] = {
     "climbing names": Sample([[file("../../x", b"1")]], refused=r"climbs out", because=CLIMBS),
@@ -208,7 +208,10 @@ HOSTILE: dict[str, Sample] = {
         [[device("d", tarfile.CHRTYPE, 1 << 12, 1)]], refused=r"device number", because=WRAPS
     ),
     "an owner that no kernel has": Sample(
-        [[file("f", uid=(1 << 32) - 1)]], refused=r"impossible owner", because=AS_IT_IS
+        [[file("f", uid=1 << 32)]], refused=r"impossible owner", because=LOWER_HALF
+    ),
+    "owners at the end of what there is": Sample(
+        [[file("nobody", uid=(1 << 32) - 2, gid=(1 << 32) - 2), file("none", uid=(1 << 32) - 1)]]
     ),
     "an attribute of no namespace": Sample(
         [[file("f", b"x", pax_headers=attributes({"elsewhere.a": b"1", "user.b": b"2"}))]]
