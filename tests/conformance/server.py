@@ -9,6 +9,7 @@ from functools import partial
 import anyio
 from mcp.shared.exceptions import MCPDeprecationWarning
 from tests.conformance import fixtures, questions
+from tests.conformance.beside import Beside
 
 from waggle import app_http
 from waggle.config import load
@@ -20,6 +21,7 @@ from waggle.mcp.server import WaggleServer, build_mcp
 def build(services: Services) -> WaggleServer:
     """The product's server, and the fixtures."""
     server = build_mcp(services)
+    beside = Beside(server)
     fixtures.add_tools(server)
     fixtures.add_resources(server)
     fixtures.add_prompts(server)
@@ -28,6 +30,7 @@ def build(services: Services) -> WaggleServer:
     questions.add_states(server)
     questions.add_more_questions(server)
     questions.add_others(server)
+    beside.add()
     return server
 
 

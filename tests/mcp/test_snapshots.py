@@ -162,6 +162,9 @@ async def test_a_snapshot_is_taken_listed_gone_on_from_and_deleted(era: str) -> 
         }
         assert data_of(listed) == {"snapshots": [{**item, **about}], "count": 1}
         assert item["snapshot_id"] in text_of(listed)
+        for of, count in ((identity, 1), (identity[:8], 1), ("elsewhere", 0)):
+            some = await agent.call_tool("list_snapshots", {"environment_id": of})
+            assert data_of(some).get("count", 0) == count
         copy = await agent.call_tool("create_environment", {"snapshot": item["snapshot_id"]})
         assert "python) goes on from snapshot ready;" in text_of(copy)
         assert await note(agent, data_of(copy)["environment_id"]) == "then"

@@ -125,7 +125,8 @@ def _of(tool: str, told: Mapping[str, Any], result: Mapping[str, Any] | None) ->
     if code == "unknown_tool":
         return CallRefused(
             "The server does not offer what this command needs.",
-            hint="Its operator narrows what it offers with WAGGLE_TOOLSETS.",
+            hint="Its operator narrows what it allows, with WAGGLE_TOOLSETS_ALLOWED or "
+            "WAGGLE_TOOLSETS.",
             reason=code,
         )
     if tool and hint.startswith(f"{tool} takes"):

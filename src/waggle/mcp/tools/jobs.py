@@ -9,6 +9,7 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.access import Owner
+from waggle.domain.errors import InvalidArgument
 from waggle.domain.execution import parse_output
 from waggle.domain.job import JobBrief, JobView, StreamName, parse_wait
 from waggle.mcp.arguments import OfferedTool, make_tool
@@ -82,6 +83,12 @@ class JobTools:
         if job_id is None:
             if pid is not None:
                 await self._jobs.left.end(environment_id, pid, owner=owner)
+            elif kill:
+                raise InvalidArgument(
+                    "Nothing is named that is to be killed.",
+                    hint="Give job_id, or pid for a left-over program; without both, read_job "
+                    "lists them.",
+                )
             return await self._listed(environment_id, owner)
         job = self._jobs.get(environment_id, job_id, owner=owner)
         if kill:

@@ -8,6 +8,8 @@ from typing import Annotated
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
+from waggle.domain.access import Owner
+from waggle.domain.errors import WaggleError
 from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.repeats import IdempotencyKey
@@ -64,9 +66,16 @@ class SnapshotTools:
     ) -> Annotated[CallToolResult, SnapshotList]:
         """List what the caller has."""
         listed = self._snapshots.list(owner=current_owner(ctx))
-        wanted = (environment_id or "").strip().lower()
-        result = snapshot_list([each for each in listed if wanted in ("", each.origin)])
+        wanted = environment_id and self._origin(environment_id, current_owner(ctx))
+        result = snapshot_list([each for each in listed if each.origin.startswith(wanted or "")])
         return success(result, "\n".join(map(_line, result.snapshots)))
+
+    def _origin(self, environment_id: str, owner: Owner) -> str:
+        """The id of an environment; of one that is gone, the text, which may be its start."""
+        try:
+            return self._environments.get(environment_id, owner=owner).id
+        except WaggleError:
+            return environment_id.strip().lower()
 
     async def delete_snapshot(
         self, ctx: Ctx, *, snapshot_id: _SnapshotId

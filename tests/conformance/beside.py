@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The suite's tools and prompts served beside the product's, which lists its own by itself.
+
+The fixtures are registered with the SDK's server. What the product knows goes to its handlers, all
+else to the SDK's. Loaded by `tests.conformance.server` only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcp.server.context import HandlerResult
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp_types import (
+    CallToolRequestParams,
+    CallToolResult,
+    GetPromptRequestParams,
+    ListPromptsResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+    TextContent,
+)
+
+from waggle.mcp.context import Request
+from waggle.mcp.server import WaggleServer
+
+
+class Beside:
+    """Handlers for both. Made when the product's are there, added when the fixtures are, too."""
+
+    def __init__(self, server: WaggleServer) -> None:
+        self._server = server
+        low = server.lowlevel
+        self._theirs = {
+            method: low.get_request_handler(method)
+            for method in ("tools/list", "tools/call", "prompts/list", "prompts/get")
+        }
+        self._tools = {tool.name for tool in server._tool_manager.list_tools()}
+
+    def add(self) -> None:
+        low = self._server.lowlevel
+        low.add_request_handler("tools/list", PaginatedRequestParams, self._list_tools)
+        low.add_request_handler("tools/call", CallToolRequestParams, self._call)
+        low.add_request_handler("prompts/list", PaginatedRequestParams, self._list_prompts)
+        low.add_request_handler("prompts/get", GetPromptRequestParams, self._get_prompt)
+
+    async def _product(self, ctx: Request, params: Any) -> Any:
+        entry = self._theirs[ctx.method]
+        assert entry is not None
+        return await entry.handler(ctx, params)
+
+    async def _list_tools(self, ctx: Request, params: PaginatedRequestParams) -> ListToolsResult:
+        listed = await self._product(ctx, params)
+        more = [each for each in await self._server.list_tools() if each.name not in self._tools]
+        return ListToolsResult(tools=[*listed.tools, *more])
+
+    async def _call(self, ctx: Request, params: CallToolRequestParams) -> HandlerResult:
+        fixture = self._server._tool_manager.get_tool(params.name)
+        if params.name in self._tools or fixture is None:
+            return await self._product(ctx, params)
+        context = Context(request_context=ctx, mcp_server=self._server, input_params=params)
+        arguments = params.arguments or {}
+        try:
+            return await MCPServer.call_tool(self._server, params.name, arguments, context)
+        except ToolError as error:
+            text = TextContent(type="text", text=str(error))
+            return CallToolResult(content=[text], is_error=True)
+
+    async def _list_prompts(
+        self, ctx: Request, params: PaginatedRequestParams
+    ) -> ListPromptsResult:
+        listed = await self._product(ctx, params)
+        return ListPromptsResult(prompts=[*listed.prompts, *await self._server.list_prompts()])
+
+    async def _get_prompt(self, ctx: Request, params: GetPromptRequestParams) -> HandlerResult:
+        if params.name not in {each.name for each in await self._server.list_prompts()}:
+            return await self._product(ctx, params)
+        context = Context(request_context=ctx, mcp_server=self._server, input_params=params)
+        return await self._server.get_prompt(params.name, params.arguments, context)
