@@ -11,9 +11,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.support.fault_proxy import FaultProxy
+from tests.support.fault_proxy import Exchange, FaultProxy, pass_on
 from tests.support.images import Layer, directory, file, write_layout
 from tests.support.registry import Registry, run_registry, skopeo
+from tests.support.waiting import until
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing, ImageUnavailable
 from waggle.domain.host import no_progress
@@ -179,3 +180,37 @@ async def test_a_damaged_blob_is_told_and_fetched_anew_by_the_next_pull(world: W
 )
 def test_how_far_it_is_in_words(transfer: Transfer, share: float, text: str) -> None:
     assert describe(transfer) == (share, text)
+
+
+async def test_a_pull_that_is_given_up_goes_on_and_is_taken_from_nobody(world: World) -> None:
+    push(world.registry, world.tmp, "k:v1", b"one")
+    async with FaultProxy(world.registry.port) as proxy:
+        hold = asyncio.Event()
+
+        async def slowly(exchange: Exchange) -> None:
+            await hold.wait()
+            await pass_on(exchange)
+
+        proxy.break_(r"/blobs/", slowly)
+        service = World(world.registry, world.tmp, name=proxy.name).service()
+        name = f"{proxy.name}/k:v1"
+        first, second = (
+            asyncio.ensure_future(service.boot_image(name, no_progress)) for _ in range(2)
+        )
+        await until(lambda: bool(proxy.seen("GET .*/blobs/")))
+        first.cancel()
+        hold.set()
+        assert (await second).disk.exists()
+        assert len(proxy.seen("GET .*/blobs/")) == 3
+        hold.clear()
+        push(world.registry, world.tmp, "l:v1", b"two")
+        asked = len(proxy.seen("GET .*/blobs/"))
+        name = f"{proxy.name}/l:v1"
+        alone = asyncio.ensure_future(service.boot_image(name, no_progress))
+        await until(lambda: len(proxy.seen("GET .*/blobs/")) > asked)
+        alone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await alone
+        hold.set()
+        assert (await service.boot_image(name, no_progress)).disk.exists()
+        assert len(proxy.seen("GET .*/blobs/")) == asked + 2  # the lower layer was here already
