@@ -9,6 +9,7 @@ The new content is written beside the target and then takes its place by a renam
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import posixpath
 import secrets
 import stat
@@ -73,9 +74,9 @@ async def write(
             await write_all(file, data)
             attributes = asyncssh.SFTPAttrs(permissions=mode)
             # Both are on their way before either is answered; a server works in this order.
-            await asyncio.gather(file.setstat(attributes), close(file))
+            await asyncio.gather(file.setstat(attributes), file.close())
         except BaseException:
-            await finish(close(file))
+            await finish(_give_up(file))
             raise
         if unless_changed is not None and (
             version_of(await sftp.stat(target.path)) != unless_changed
@@ -146,6 +147,12 @@ async def _temporary(
         await close(await open_file(sftp, target.path, "r+b"))  # which says whether it may
         path = posixpath.join(_ELSEWHERE, name)
         return await open_file(sftp, path, "xb", mode), path
+
+
+async def _give_up(file: SftpFile) -> None:
+    """Close what is of no use any more; the failure before is the one to tell."""
+    with contextlib.suppress(TimeoutError, OSError, asyncssh.Error):
+        await close(file)
 
 
 async def _remove(sftp: asyncssh.SFTPClient, path: bytes) -> None:
