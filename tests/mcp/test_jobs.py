@@ -117,7 +117,7 @@ async def test_an_installation_that_its_client_gives_up_goes_on_and_is_taken_up_
             group.cancel_scope.cancel()
         waited = await agent.call_tool("install_packages", {**arguments, "wait_seconds": 0.01})
         assert (data_of(waited)["status"], data_of(waited)["job_id"]) == ("running", 1)
-        assert "still running" in text_of(waited)
+        assert "job 1: running" in text_of(waited)
         hold.set()
         done = data_of(await agent.call_tool("install_packages", arguments))
         assert (done["status"], done["exit_code"]) == ("exited", 0)
