@@ -2,7 +2,7 @@
 """What the tools cost in a prompt, and that the APIs of models take them.
 
 A tool counts as clients show it to a model: compact JSON of its name, description and input schema,
-each on its own, in tokens of o200k_base; with `output`, its output schema beside them.
+each on its own, in tokens of o200k_base; and with its output schema beside them.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def cost(offered: Sequence[OfferedTool], *, output: bool) -> int:
                 {
                     "name": tool.name,
                     "description": tool.description,
-                    "parameters": tool.parameters,
-                    **({"output": tool.output_schema} if output else {}),
+                    "input_schema": tool.parameters,
+                    **({"output_schema": tool.output_schema} if output else {}),
                 }
             )
         )

@@ -90,6 +90,7 @@ class Setup:
     toolsets: Collection[Toolset] = ALL_TOOLSETS
     """What is shown, and allowed, too, unless there is an `offer`."""
     offer: Offer | None = None
+    parameter_headers: bool = False
     pausing: Pausing = field(default_factory=Pausing)
 
 
@@ -155,6 +156,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
         execution_limits=EXECUTION,
         heartbeat=setup.heartbeat,
         offer=setup.offer or Offer(frozenset(setup.toolsets), frozenset(setup.toolsets)),
+        parameter_headers=setup.parameter_headers,
         rates=setup.rates,
         observer=setup.observer or Observer(),
     )

@@ -27,18 +27,18 @@ from waggle.mcp.prompts import PROMPTS
 
 pytestmark = pytest.mark.anyio
 CORE = Offer(frozenset({Toolset.CORE}))
+META: dict[str, Any] = {
+    "io.modelcontextprotocol/protocolVersion": MODERN,
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
 NARROW = Offer(frozenset({Toolset.CORE}), frozenset({Toolset.CORE, Toolset.PORTS}))
 
 
 async def discovered(rig: Rig, query: str) -> str:
     """The instructions that `server/discover` gives; the SDK's client with a fixed era skips it."""
-    meta: dict[str, Any] = {
-        "io.modelcontextprotocol/protocolVersion": MODERN,
-        "io.modelcontextprotocol/clientCapabilities": {},
-    }
     headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "server/discover"}
     async with raw(rig) as http:
-        asked = request("server/discover", {"_meta": meta})
+        asked = request("server/discover", {"_meta": META})
         answer = await http.post(f"/mcp{query}", json=asked, headers=headers)
         return answer.json()["result"]["instructions"]
 
@@ -121,6 +121,30 @@ async def test_what_is_listed_may_be_kept_for_an_hour() -> None:
         ):
             assert (listed.ttl_ms, listed.cache_scope) == (3_600_000, "private")
         assert (await agent.list_resources()).ttl_ms == 0
+
+
+async def test_the_environment_may_be_repeated_in_a_header_for_proxies() -> None:
+    async with serving(Setup(parameter_headers=True)) as rig, client(rig, MODERN) as agent:
+        tools = {tool.name: tool for tool in (await agent.list_tools()).tools}
+        for name in ("execute", "destroy_environment"):
+            about = tools[name].input_schema["properties"]["environment_id"]
+            assert about["x-mcp-header"] == "Environment-Id"
+        environment = await created(agent)
+        run = {"environment_id": environment, "code": "echo hi"}
+        assert data_of(await agent.call_tool("execute", run))["stdout"] == "hi\n"
+        headers = {
+            "MCP-Protocol-Version": MODERN,
+            "Mcp-Method": "tools/call",
+            "Mcp-Name": "execute",
+        }
+        call = request("tools/call", {"name": "execute", "arguments": run, "_meta": META})
+        async with raw(rig) as http:
+            without = await http.post("/mcp", json=call, headers=headers)
+            assert without.status_code == 400
+            headers["Mcp-Param-Environment-Id"] = environment
+            assert (await http.post("/mcp", json=call, headers=headers)).status_code == 200
+    async with serving() as rig, client(rig, MODERN) as agent:
+        assert "x-mcp-header" not in str((await agent.list_tools()).tools)
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/mcp/", "/mcp/?toolsets=core"])

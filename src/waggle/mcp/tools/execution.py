@@ -180,8 +180,8 @@ def execution_tools(services: Services) -> list[OfferedTool]:
         make_tool(
             tools.run_command,
             title="Run a command",
-            description="Run a shell line, or a program with its arguments, in an environment. "
-            "Otherwise as execute.",
+            description="Run a bash line, or a program with its arguments, in an environment. "
+            "Otherwise as execute; servers and other long work belong in the background.",
             annotations=_RUNS,
             shows_pictures=True,
             meta=searchable("run a shell or bash command in a sandbox terminal"),

@@ -144,9 +144,10 @@ def snapshot_tools(services: Services) -> list[OfferedTool]:
         make_tool(
             tools.snapshot_environment,
             title="Take a snapshot",
-            description="Keep an environment as it is now, memory and disk; it goes on. "
-            "create_environment with snapshot goes on from there; rollback_environment takes this "
-            "one back.",
+            description="Keep an environment as it is now, memory and disk; it goes on. Use it "
+            "before a step that may go wrong: create_environment with snapshot goes on from there; "
+            "rollback_environment takes this one back. Background programs are kept; network "
+            "connections and exposed ports are not.",
             annotations=makes,
             meta=searchable("snapshot, checkpoint or save the state of a sandbox"),
         ),
@@ -168,7 +169,8 @@ def snapshot_tools(services: Services) -> list[OfferedTool]:
             tools.fork_environment,
             title="Fork an environment",
             description="Make copies of a running environment, with memory, files and background "
-            "programs, to try several ways from one state; it goes on itself.",
+            "programs, to try several ways from one state; it goes on itself. Each copy has an id "
+            "of its own and is to be destroyed.",
             annotations=makes,
             meta=searchable("fork, clone or copy a sandbox"),
         ),
