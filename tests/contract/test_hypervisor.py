@@ -85,9 +85,12 @@ async def test_a_running_machine_becomes_another_environment(real: Subject) -> N
     """As one that waited in a pool does: it goes on, and what makes it itself is new."""
     case = await real.case()
     machine = await real.boot(case)
+    await case.root("echo 10.0.0.9 own >> /etc/hosts")
     ask = "hostname; cat /etc/machine-id /.waggle/run/identity/environment | tr '\\0' '\\n'"
     await machine.renew({"hostname": b"other", "environment": b"A=1\0", "machine-id": b"a\n"})
     assert (await case.root(ask)).split() == ["other", "a", "A=1"]
+    ours = ["127.0.0.1 localhost other", "::1 localhost ip6-localhost ip6-loopback"]
+    assert (await case.root("cat /etc/hosts")).splitlines() == [*ours, "10.0.0.9 own"]
     await case.root("date -s 2001-01-01")
     before = time.time()
     await machine.renew({"seed": bytes(64)})

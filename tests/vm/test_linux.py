@@ -163,6 +163,8 @@ async def test_user_1000_of_the_image_keeps_its_name_and_home(ordinary: LocalGue
         "\tname = ubuntu",
     ]
     await ordinary.write_file("/home/sandbox/mine", b"x", 0o644)
+    listing = await ordinary.list_files("/home/sandbox")
+    assert "mine" in [entry.name for entry in listing.entries]
     assert await shown(ordinary, "cat ~/mine; rm ~/mine") == ["x"]
 
 
