@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 import pytest
-from tests.support.vm import Lab, command, no_names, sh
+from tests.support.vm import Lab, command, no_names, root, sh
 from tests.support.waiting import until
 
 from waggle.config import load
