@@ -175,11 +175,6 @@ class EnvironmentService:
         """What calls have left running in it; see `LiveEnvironment.left`. Raises as `get`, too."""
         return await self._owned(environment_id, owner).left(always=always)
 
-    def note_left(self, environment_id: str) -> None:
-        """A call has left something running in it."""
-        if live := self._registry.find(environment_id):
-            live.may_have_left = True
-
     def touch(self, environment_id: str, *, owner: str) -> Environment:
         """Restart its idle time if it runs, and return it. Raises as `get` does."""
         live = self._owned(environment_id, owner)

@@ -140,7 +140,7 @@ class JobService:
                 await job.run(guest, command, self._tell, before)
         finally:
             if job.has_left:
-                self._environments.note_left(job.environment_id)
+                self.left.note(job.environment_id)
             job.settle()
             self._tell(job)
             if jobs := self._jobs.get(job.environment_id):
@@ -181,6 +181,7 @@ class JobService:
         return jobs.running() if jobs else 0
 
     def _forget(self, environment_id: str) -> None:
+        self.left.forget(environment_id)
         if jobs := self._jobs.pop(environment_id, None):
             for job in jobs.by_number.values():
                 if not job.is_running:

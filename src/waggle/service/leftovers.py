@@ -46,6 +46,15 @@ class Leftovers:
     def __init__(self, environments: EnvironmentService, jobs_of: JobsOf) -> None:
         self._environments = environments
         self._jobs_of = jobs_of
+        self._noted: set[str] = set()
+
+    def note(self, environment_id: str) -> None:
+        """A job has left something running there."""
+        self._noted.add(environment_id)
+
+    def forget(self, environment_id: str) -> None:
+        """It is gone."""
+        self._noted.discard(environment_id)
 
     async def look(self, environment_id: str, *, owner: str, always: bool = True) -> LeftList:
         """Those of one environment; unless `always`, asked for only where something was left.
@@ -54,9 +63,10 @@ class Leftovers:
         it. Raises NotFound or InvalidArgument.
         """
         environment = self._environments.get(environment_id, owner=owner)
-        left = Left()
+        left, ask = Left(), always or environment.id in self._noted
+        self._noted.discard(environment.id)  # the environment remembers it from now on
         with anyio.move_on_after(LOOK_SECONDS), contextlib.suppress(GuestLost):
-            left = await self._environments.left(environment.id, owner=owner, always=always)
+            left = await self._environments.left(environment.id, owner=owner, always=ask)
         return self._told(environment.id, left)
 
     def _told(self, environment_id: str, left: Left) -> LeftList:

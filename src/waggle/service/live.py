@@ -216,8 +216,9 @@ class LiveEnvironment(Life):
 
         Does not count as use, and is nothing while it does not run. Raises GuestLost.
         """
-        guest, may_have = self._guest, always or self.may_have_left
-        if guest is None or self.environment.state is not State.RUNNING or not may_have:
+        guest = self._guest
+        self.may_have_left |= always
+        if guest is None or self.environment.state is not State.RUNNING or not self.may_have_left:
             return NOTHING_LEFT
         self.may_have_left = False  # what is left meanwhile is noted anew
         try:
