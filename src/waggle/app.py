@@ -106,7 +106,11 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
         stack.enter_context(_own(places))
         clock = steady_clock()
         chosen = hypervisor(settings)
-        pool = warm_pool(settings, lambda: sum(each.holds_capacity for each in environments.all()))
+
+        def held() -> int:
+            return environments.slots_held
+
+        pool = warm_pool(settings, held)
         watch = stack.enter_context(
             watching(settings, lambda: [each.state for each in environments.all()], pool.counts)
         )

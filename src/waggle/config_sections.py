@@ -101,6 +101,22 @@ class EnvironmentSection(Section):
     scratch_mb: Whole = setting(
         "4096", "Writable disk of an environment in MiB; it is sparse.", ge=64, le=1_048_576
     )
+    max_cpus: Whole = setting(
+        "4", "Virtual CPUs that the creator of an environment may ask for.", ge=1, le=64
+    )
+    max_memory_mb: Whole = setting(
+        "4096",
+        "Memory in MiB that the creator of an environment may ask for. One with more than "
+        "`WAGGLE_DEFAULT_MEMORY_MB` counts as several environments.",
+        ge=128,
+        le=1_048_576,
+    )
+    max_disk_mb: Whole = setting(
+        "16384",
+        "Writable disk in MiB that the creator of an environment may ask for.",
+        ge=64,
+        le=1_048_576,
+    )
     default_runtime: Annotated[RuntimeName, BeforeValidator(lower)] = setting(
         "python",
         "Runtime of an environment that `execute`, `write_file` or `install_packages` makes when "

@@ -21,7 +21,7 @@ from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.infra.store.templates import TemplateStore
 from waggle.places import Places
-from waggle.presets import certificates, warm_up
+from waggle.presets import certificates, limits, warm_up
 from waggle.service.blueprint import GuestParts
 from waggle.service.launcher import Launcher
 from waggle.service.local_host import is_root
@@ -75,7 +75,8 @@ def templates(
     """
     if settings.templates == "off" or made.freezing is None:
         return None
-    recipe = Recipe(made.parts.scratch, made.parts.certificates, warm_up(settings))
+    usual, parts = limits(settings).resources, made.parts
+    recipe = Recipe(parts.scratch, parts.certificates, warm_up(settings), usual)
     kept = TemplateStore(Places.of(settings).templates)
     kept.sweep()
     background = tasks if settings.templates == "on" else None

@@ -128,6 +128,11 @@ def limits(settings: Settings) -> Limits:
             settings.default_registry,
         ),
         per_owner=settings.max_environments_per_owner,
+        most=Resources(
+            max(settings.max_cpus, settings.default_cpus),
+            max(settings.max_memory_mb, settings.default_memory_mb),
+            max(settings.max_disk_mb, settings.scratch_mb),
+        ),
         default_runtime=settings.default_runtime,
         pausing=Pausing(
             when_idle=settings.idle_action == "pause",

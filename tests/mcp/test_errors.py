@@ -68,7 +68,7 @@ def test_cleaned_text_is_printable(text: str) -> None:
 
 BAD_CALLS: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "no such tool": ("nope", {}, "unknown_tool", "There is no tool 'nope'."),
-    "missing": ("create_environment", {}, "invalid_argument", "'runtime' is missing"),
+    "missing": ("execute", {}, "invalid_argument", "'code' is missing"),
     "unknown": (
         "list_environments",
         {"verbose\x00" + "y" * 500: True},
@@ -81,7 +81,12 @@ BAD_CALLS: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "invalid_argument",
         "'timeout_minutes'",
     ),
-    "null": ("create_environment", {"runtime": None}, "invalid_argument", "'runtime'"),
+    "size": (
+        "create_environment",
+        {"runtime": "python", "memory_mb": 1_000_000},
+        "invalid_argument",
+        "memory_mb must be 128 to",
+    ),
     "nested": (
         "execute",
         {"code": "x", "env": {"A": ["x"]}},

@@ -7,12 +7,13 @@ import anyio
 import pytest
 from mcp import Client
 from mcp_types import CallToolResult
-from tests.support.fakes import FakeHost
+from tests.support.fakes import FakeGuest, FakeHost
 from tests.support.server import MODERN, Rig, Setup, client, data_of, error_of, serving, text_of
 
 from waggle.domain.access import LOCAL
-from waggle.domain.environment import State
+from waggle.domain.environment import Resources, State
 from waggle.domain.errors import BootFailed, FileRefused
+from waggle.domain.execution import HOME, Command, ExecutionResult, Streams
 
 pytestmark = pytest.mark.anyio
 
@@ -153,3 +154,77 @@ async def test_a_name_will_do_and_results_have_the_id() -> None:
         assert data_of(opened).get("environment_id", environment_id) == environment_id
         await call(agent, "destroy_environment", environment_id="web")
         assert running(rig) == []
+
+
+async def test_an_environment_of_a_size_with_variables_files_and_packages() -> None:
+    async with serving(Setup(max_environments=4)) as rig, client(rig, MODERN) as agent:
+        made = await call(
+            agent,
+            "create_environment",
+            runtime="py",
+            cpus=2,
+            memory_mb=1024,
+            disk_mb=2048,
+            env=["MODE=test", "PORT=8080"],
+            files=[{"path": "~/app/main.py", "content": "x"}],
+            packages="pip install numpy",
+        )
+        assert "Installed: numpy." in text_of(made)
+        environment = rig.services.environments.get(running(rig)[0], owner=LOCAL)
+        assert environment.resources == Resources(cpus=2, memory_mib=1024, disk_mib=2048)
+        assert environment.variables == {"MODE": "test", "PORT": "8080"}
+        assert environment.packages == ("numpy",)
+        assert rig.host.only.files[f"{HOME}/app/main.py"].data == b"x"
+        assert rig.host.only.commands[-1].argv == ("install", "numpy")
+        (copy,) = data_of(await call(agent, "fork_environment", environment_id=environment.id))[
+            "environments"
+        ]
+        forked = rig.services.environments.get(copy["environment_id"], owner=LOCAL)
+        assert (forked.variables, forked.packages) == (environment.variables, ("numpy",))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"cpus": 0},
+        {"cpus": 3},
+        {"memory_mb": 64},
+        {"memory_mb": 2049},
+        {"disk_mb": 1_000_000},
+        {"env": ["x"]},
+        {"env": {"A": "x" * 40_000}},
+        {"packages": "pip list"},
+        {"packages": "numpy", "network": "none"},
+        {"files": [{"path": "~root/x", "content": ""}]},
+    ],
+)
+async def test_what_no_environment_can_have_makes_none(arguments: dict[str, Any]) -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        assert error_of(await call(agent, "create_environment", **arguments))["hint"]
+        assert rig.host.guests == {}
+
+
+async def test_packages_that_do_not_install_are_told_and_the_environment_stays() -> None:
+    async def failing(_command: Command, into: Streams) -> ExecutionResult:
+        into.stderr.feed(b"no such package")
+        output = into.stdout.output(), into.stderr.output()
+        return ExecutionResult(*output, exit_code=1, signal=None, timed_out=False, duration=0.1)
+
+    def prepare(guest: FakeGuest) -> None:
+        guest.programs["install"] = failing
+
+    async with serving(Setup(FakeHost(prepare=prepare))) as rig, client(rig, MODERN) as agent:
+        failed = await call(agent, "create_environment", packages="nonesuch")
+        assert error_of(failed)["code"] == "install_failed"
+        assert "no such package" in text_of(failed)
+        assert (failed.structured_content or {})["environment_id"] == running(rig)[0]
+
+
+async def test_memory_over_the_usual_takes_more_slots() -> None:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        await call(agent, "create_environment", memory_mb=1024)
+        await call(agent, "create_environment")
+        full = await call(agent, "create_environment")
+        assert error_of(full)["code"] == "max_environments"
+        large = await call(agent, "create_environment", memory_mb=2048)
+        assert error_of(large)["code"] == "max_environments"

@@ -194,12 +194,17 @@ async def test_a_copy_has_the_runtime_and_the_image_of_its_snapshot() -> None:
             assert words in refused["message"]
 
 
-async def test_neither_a_runtime_nor_a_snapshot_is_refused_with_both_as_a_way() -> None:
+async def test_a_snapshot_has_its_own_size() -> None:
     async with serving() as rig, client(rig, MODERN) as agent:
-        refused = error_of(await agent.call_tool("create_environment", {"name": "x"}))
-        assert refused["message"] == "Parameter 'runtime' is missing."
-        assert "python, node, shell, data" in refused["hint"]
-        assert "snapshot" in refused["hint"]
+        identity = await created(agent)
+        taken = data_of(await agent.call_tool("snapshot_environment", {"environment_id": identity}))
+        wish = {"snapshot": taken["snapshot_id"], "memory_mb": 1024}
+        refused = error_of(await agent.call_tool("create_environment", wish))
+        assert "own size" in refused["message"]
+        wish = {"snapshot": taken["name"], "env": {"A": 1}}
+        made = data_of(await agent.call_tool("create_environment", wish))
+        environment = rig.services.environments.get(made["environment_id"], owner=LOCAL)
+        assert environment.variables == {"A": "1"}
 
 
 async def test_a_fork_is_all_the_copies_or_none() -> None:

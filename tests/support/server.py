@@ -124,6 +124,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
             images={name: f"local/{name}" for name in RuntimeName},
             per_owner=setup.per_owner,
             pausing=setup.pausing,
+            most=Resources(cpus=2, memory_mib=2048, disk_mib=4096),
         ),
         clock=lambda: NOW,
         new_id=lambda: f"00000000-0000-4000-8000-{next(numbers):012x}",

@@ -86,6 +86,7 @@ class Environment:
     is never idle. `directory` is where programs start. `error` says why it failed or why it ended,
     and may be shown to its owner. `paused_until` is set while its state is on the disk.
     `last_visited_at` is when somebody was last connected to one of its exposed ports.
+    `variables` are for all its programs, `packages` were asked for when it was created.
     """
 
     id: str
@@ -107,6 +108,8 @@ class Environment:
     directory: str = HOME
     paused_until: datetime | None = None
     last_visited_at: datetime | None = None
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
+    packages: tuple[str, ...] = ()
 
     def copy(self, environment_id: str, now: datetime) -> Environment:
         """One like this, of the same owner, that is to be created."""
@@ -121,6 +124,8 @@ class Environment:
             idle_timeout=self.idle_timeout,
             created_at=now,
             last_used_at=now,
+            variables=self.variables,
+            packages=self.packages,
         )
 
     def to(self, state: State, *, error: str | None = None) -> Environment:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -20,7 +20,7 @@ class Snapshot:
     """What an owner may know of a snapshot.
 
     `origin` is the id of the environment that it was taken of. `size` is bytes on the disk.
-    Environments made from it have its runtime, image, resources and directory.
+    Environments made from it have its runtime, image, resources, directory and variables.
     """
 
     id: str
@@ -37,6 +37,8 @@ class Snapshot:
     created_at: datetime
     expires_at: datetime
     size: int = 0
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
+    packages: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -62,6 +64,8 @@ class Snapshot:
             made_of=environment.booted_from,
             created_at=now,
             expires_at=expires_at,
+            variables=environment.variables,
+            packages=environment.packages,
         )
 
     def is_expired(self, now: datetime) -> bool:

@@ -64,6 +64,12 @@ class EnvironmentState(BaseModel):
     cpu_seconds_used: float = Field(default=0.0, description="Processor time so far.")
     memory_bytes_used: int = Field(default=0, description="Memory of the host it holds now.")
     disk_bytes_used: int = Field(default=0, description="Disk of the host it takes now.")
+    env: list[str] = Field(
+        default_factory=list[str], description="Names of the variables that it was created with."
+    )
+    packages: list[str] = Field(
+        default_factory=list[str], description="Packages that it was created with."
+    )
     ports: list[PortItem] = Field(
         default_factory=list[PortItem], description="Ports that expose_port opened."
     )
@@ -135,6 +141,8 @@ def environment_state(found: Inspection, running_jobs: int, left: LeftList) -> E
         cpu_seconds_used=round(usage.cpu_seconds, 2) if usage else 0.0,
         memory_bytes_used=usage.memory_bytes or 0 if usage else 0,
         disk_bytes_used=usage.disk_bytes or 0 if usage else 0,
+        env=[*environment.variables],
+        packages=[*environment.packages],
         ports=[port_item(port) for port in found.ports],
         left_running=left_items(left),
         ssh_port=environment.ssh_port or 0,
@@ -160,6 +168,8 @@ def state_text(state: EnvironmentState, fate: str) -> str:
         f"created {state.created_at}, {state.age_seconds} s old, {state.running_jobs} jobs running;"
         f" {_fate(state, fate)}",
         f"{state.cpus} CPU, {', '.join(amounts)}",
+        *([f"env: {', '.join(state.env)}"] if state.env else []),
+        *([f"packages: {' '.join(state.packages)}"] if state.packages else []),
         *(f"port {item.port}: {item.url}" for item in state.ports),
         *([f"ssh port {state.ssh_port}"] if state.ssh_port else []),
         *left_lines(state.left_running),

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator
 import anyio
 import anyio.abc
 
-from waggle.domain.environment import Environment, State, is_id, parse_timeout
+from waggle.domain.environment import Environment, Resources, State, is_id, parse_timeout
 from waggle.domain.errors import NotFound
 from waggle.domain.host import EnvironmentHost, Guest, Moment, Progress, no_progress
 from waggle.domain.left import Left
@@ -62,7 +62,7 @@ class EnvironmentService:
         self._observer = observer or Observer()
         self.news = News(self._observer, clock)
         """Told of what comes, changes and goes."""
-        self._registry = Registry(limits.max_environments, limits.per_owner)
+        self._registry = Registry(limits.max_environments, limits.per_owner, limits.slots)
         self._arrivals = Arrivals(
             host,
             store,
@@ -140,9 +140,14 @@ class EnvironmentService:
             [origin.copy(self._new_id(), now) for _ in range(count)], no_progress, moment
         )
 
-    def require_room(self, owner: str, slots: int) -> None:
-        """Raise MaxEnvironments or QuotaExceeded unless so many more may run now."""
-        self._registry.require_room(owner, slots)
+    def require_room(self, owner: str, count: int, resources: Resources) -> None:
+        """Raise MaxEnvironments or QuotaExceeded unless so many more of that size may run now."""
+        self._registry.require_room(owner, count * self._limits.slots(resources))
+
+    @property
+    def slots_held(self) -> int:
+        """How many of the operator's slots are taken."""
+        return self._registry.held
 
     @property
     def sleep_when_idle(self) -> bool:

@@ -115,6 +115,13 @@ class ExecutionService:
         self._installation(packages, runtime)
         return runtime
 
+    def names_to_install(
+        self, packages: str | Sequence[str], runtime: RuntimeName
+    ) -> tuple[str, ...]:
+        """The packages that are meant. Raises what `install` would."""
+        names, _ = self._installation(packages, runtime)
+        return tuple(names)
+
     async def execute(
         self,
         environment_id: str,

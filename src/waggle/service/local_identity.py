@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from waggle.domain.errors import ImageCorrupt
 from waggle.domain.image import BootImage
@@ -19,6 +20,8 @@ from waggle.infra.ssh.connection import PROXY_PORT
 from waggle.infra.ssh.keys import EnvironmentKeys
 from waggle.service.guest_setup import guest_variables
 
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
+
 
 def identity_of(
     image: BootImage,
@@ -27,10 +30,14 @@ def identity_of(
     network: NetworkPolicy,
     *,
     certificates: bytes,
+    variables: Mapping[str, str] = NO_VARIABLES,
 ) -> Mapping[str, bytes]:
-    """All records, with fresh random ones. Raises ImageCorrupt for what no machine can hold."""
+    """All records, with fresh random ones. Raises ImageCorrupt for what no machine can hold.
+
+    `variables` are the environment's own, which win over the image's.
+    """
     has_network = network is not NetworkPolicy.NONE
-    variables = guest_variables(
+    told = guest_variables(
         image.variables,
         proxy_port=PROXY_PORT if has_network else None,
         has_certificates=bool(certificates),
@@ -40,7 +47,7 @@ def identity_of(
             host_key=keys.host_key,
             authorized_keys=keys.authorized_keys,
             hostname=hostname,
-            environment=variables,
+            environment={**told, **variables},
             certificates=certificates,
             user=image.user,
             directory=image.directory,

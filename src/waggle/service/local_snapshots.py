@@ -130,6 +130,8 @@ def to_facts(snapshot: Snapshot) -> dict[str, object]:
         "made_of": dict(snapshot.made_of),
         "created_at": snapshot.created_at.isoformat(),
         "expires_at": snapshot.expires_at.isoformat(),
+        "variables": dict(snapshot.variables),
+        "packages": list(snapshot.packages),
     }
 
 
@@ -140,6 +142,7 @@ def parse_snapshot(facts: Mapping[str, object]) -> Snapshot:
     """
     told = cast("dict[str, object]", facts["snapshot"])
     made_of = cast("dict[str, object]", told["made_of"])
+    variables = cast("dict[str, object]", told.get("variables", {}))
     return Snapshot(
         id="",
         name=str(told["name"]),
@@ -153,4 +156,6 @@ def parse_snapshot(facts: Mapping[str, object]) -> Snapshot:
         made_of={str(name): str(part) for name, part in made_of.items()},
         created_at=datetime.fromisoformat(str(told["created_at"])),
         expires_at=datetime.fromisoformat(str(told["expires_at"])),
+        variables={str(name): str(value) for name, value in variables.items()},
+        packages=tuple(str(each) for each in cast("list[object]", told.get("packages", []))),
     )

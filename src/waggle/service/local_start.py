@@ -29,7 +29,7 @@ from waggle.service.blueprint import Blueprint, GuestParts, MadeOf
 from waggle.service.guest_parts import Proxy
 from waggle.service.launcher import Launched
 from waggle.service.local_guest import LocalGuest
-from waggle.service.local_identity import identity_of, save_access
+from waggle.service.local_identity import NO_VARIABLES, identity_of, save_access
 from waggle.service.local_machines import LocalMachines
 from waggle.service.moments import Moment, Moments, frozen_in
 from waggle.service.warm_machine import WarmMachine
@@ -69,7 +69,7 @@ class LocalStart:
             undo.callback(clear, files)
             with stage("keys"):
                 keys = new_keys()
-            identity = self._identity(made_of, environment.name, environment.network, keys)
+            identity = self._identity_of(environment, made_of, keys)
             blueprint = Blueprint(files.name, made_of, identity, files)
             await progress(0.4, "Resuming the machine" if moment else "Booting the machine")
             launched, template = await self._machines.bring_up(blueprint, moment)
@@ -121,8 +121,7 @@ class LocalStart:
             undo.push_async_callback(machine.destroy)
             own = machine.moved(files)
             undo.push_async_callback(own.destroy)
-            name, network = environment.name, environment.network
-            identity = self._identity(own.made_of, name, network, own.keys)
+            identity = self._identity_of(environment, own.made_of, own.keys)
             guest = self._guest(environment, own)
             guest.booted_from["warm"] = "yes"
             undo.push_async_callback(guest.disconnect)
@@ -155,11 +154,27 @@ class LocalStart:
             freezer=self._moments and self._moments.freezer(own.launched, own.blueprint),
         )
 
+    def _identity_of(
+        self, environment: Environment, made_of: MadeOf, keys: EnvironmentKeys
+    ) -> Mapping[str, bytes]:
+        network, own = environment.network, environment.variables
+        return self._identity(made_of, environment.name, network, keys, own)
+
     def _identity(
-        self, made_of: MadeOf, hostname: str, network: NetworkPolicy, keys: EnvironmentKeys
+        self,
+        made_of: MadeOf,
+        hostname: str,
+        network: NetworkPolicy,
+        keys: EnvironmentKeys,
+        variables: Mapping[str, str] = NO_VARIABLES,
     ) -> Mapping[str, bytes]:
         return identity_of(
-            made_of.image, keys, hostname, network, certificates=self._parts.certificates
+            made_of.image,
+            keys,
+            hostname,
+            network,
+            certificates=self._parts.certificates,
+            variables=variables,
         )
 
 

@@ -56,8 +56,8 @@ class Pauses:
 
         Raises NotRunning, MaxEnvironments, QuotaExceeded, and what the host raises.
         """
-        owner = live.environment.owner
-        return await live.resume(progress, lambda: self._registry.require_room(owner))
+        admit = self._registry.require_room_for
+        return await live.resume(progress, lambda: admit(live.environment))
 
     async def put_to_sleep(self, live: LiveEnvironment) -> bool:
         """Whether an idle one now sleeps instead of being destroyed. Does not raise."""

@@ -63,12 +63,19 @@ async def provided(
         made = await environments.create(wanted, owner=owner, progress=progress)
     except (MaxEnvironments, QuotaExceeded) as error:
         raise type(error)(error.message, hint=_instead(environments, owner)) from error
+    async with lasting(environments, made) as place:
+        yield place
+
+
+@contextlib.asynccontextmanager
+async def lasting(environments: EnvironmentService, made: Environment) -> AsyncGenerator[Place]:
+    """A new environment, which is destroyed at the end of the block unless it was kept."""
     place = Place(made, is_new=True)
     try:
         yield place
     finally:
         if not place.kept:
-            await _end(environments, made.id, owner)
+            await _end(environments, made.id, made.owner)
 
 
 def _instead(environments: EnvironmentService, owner: str) -> str:

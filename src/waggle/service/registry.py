@@ -7,7 +7,9 @@ runs, and that is what makes the cap exact.
 
 from __future__ import annotations
 
-from waggle.domain.environment import Environment
+from collections.abc import Callable, Iterable
+
+from waggle.domain.environment import Environment, Resources
 from waggle.domain.errors import MaxEnvironments, QuotaExceeded
 from waggle.service.live import LiveEnvironment
 
@@ -15,10 +17,16 @@ from waggle.service.live import LiveEnvironment
 class Registry:
     """The live environments by id, in order of creation."""
 
-    def __init__(self, capacity: int, per_owner: int = 0) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        per_owner: int = 0,
+        slots_of: Callable[[Resources], int] = lambda _resources: 1,
+    ) -> None:
         """`per_owner` is how many slots one owner may hold; 0 means any number."""
         self._capacity = capacity
         self._per_owner = per_owner
+        self._slots_of = slots_of
         self._live: dict[str, LiveEnvironment] = {}
         self._closed = False
 
@@ -28,7 +36,7 @@ class Registry:
             return MaxEnvironments(
                 "The server is shutting down.", hint="Try again when it is back."
             )
-        held = sum(live.environment.holds_capacity for live in self._live.values())
+        held = self.held
         if held >= self._capacity:
             return MaxEnvironments(f"All {self._capacity} environments are in use.")
         if held + slots > self._capacity:
@@ -38,7 +46,8 @@ class Registry:
 
     def admit(self, *lives: LiveEnvironment) -> None:
         """Take a slot for each, or for none. Raises MaxEnvironments or QuotaExceeded."""
-        self.require_room(lives[0].environment.owner, len(lives))
+        slots = sum(self._slots_of(live.environment.resources) for live in lives)
+        self.require_room(lives[0].environment.owner, slots)
         for live in lives:
             self._live[live.environment.id] = live
 
@@ -46,11 +55,23 @@ class Registry:
         """Raise MaxEnvironments or QuotaExceeded unless so many more may run."""
         if refusal := self.refusal(slots):
             raise refusal
-        own = [e for e in self.environments() if e.owner == owner and e.holds_capacity]
-        if self._per_owner and len(own) + slots > self._per_owner:
+        own = self._held(each for each in self.environments() if each.owner == owner)
+        if self._per_owner and own + slots > self._per_owner:
             raise QuotaExceeded(
-                f"You have {len(own)} environments, of {self._per_owner} that you may have."
+                f"You have {own} environments, of {self._per_owner} that you may have."
             )
+
+    @property
+    def held(self) -> int:
+        """How many slots are taken."""
+        return self._held(self.environments())
+
+    def _held(self, environments: Iterable[Environment]) -> int:
+        return sum(self._slots_of(each.resources) for each in environments if each.holds_capacity)
+
+    def require_room_for(self, environment: Environment) -> None:
+        """Raise MaxEnvironments or QuotaExceeded unless this one may run, too."""
+        self.require_room(environment.owner, self._slots_of(environment.resources))
 
     def restore(self, live: LiveEnvironment) -> None:
         """Know one that sleeps since an earlier server. It takes no slot."""

@@ -7,16 +7,19 @@ Pure: ids and time are given. Used by `EnvironmentService` and by whoever builds
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TypedDict, Unpack
+from typing import NotRequired, TypedDict, Unpack
 
 from waggle.domain.environment import Environment, Resources, parse_name, parse_timeout
+from waggle.domain.errors import InvalidArgument
 from waggle.domain.image import AllowedImages
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
 
+MIN_MEMORY, MIN_DISK = 128, 64
+"""MiB that a machine needs."""
 NOTHING_ELSE = AllowedImages(frozenset())
 
 
@@ -30,6 +33,13 @@ class CreateRequest:
     name: str | None = None
     timeout_minutes: int | None = None
     network: NetworkPolicy | None = None
+    cpus: int | None = None
+    memory_mb: int | None = None
+    disk_mb: int | None = None
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
+    """For all its programs."""
+    packages: tuple[str, ...] = ()
+    """What will be installed first, to be remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +49,9 @@ class CopyRequest:
     name: str | None = None
     timeout_minutes: int | None = None
     network: NetworkPolicy | None = None
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Beside those that it has."""
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +78,23 @@ class Limits:
     per_owner: int = 0
     """Environments of one owner; 0 means any number."""
     pausing: Pausing = Pausing()
+    most: Resources | None = None
+    """What one environment may have at most; None means no more than `resources`."""
     default_runtime: RuntimeName = RuntimeName.PYTHON
     """Of an environment that a call makes which names none."""
+
+    def slots(self, resources: Resources) -> int:
+        """How many slots an environment takes: one for each of the usual memory, begun or whole."""
+        return max(1, -(-resources.memory_mib // self.resources.memory_mib))
+
+    def _sized(self, request: CreateRequest) -> Resources:
+        """The size that is asked for, within what the operator allows. Raises InvalidArgument."""
+        usual, most = self.resources, self.most or self.resources
+        return Resources(
+            _within("cpus", request.cpus, usual.cpus, 1, most.cpus),
+            _within("memory_mb", request.memory_mb, usual.memory_mib, MIN_MEMORY, most.memory_mib),
+            _within("disk_mb", request.disk_mb, usual.disk_mib, MIN_DISK, most.disk_mib),
+        )
 
     def describe(
         self, request: CreateRequest, *, environment_id: str, owner: str, now: datetime
@@ -79,7 +107,7 @@ class Limits:
             runtime=request.runtime,
             image=named or self.images[request.runtime],
             owner=owner,
-            resources=self.resources,
+            resources=self._sized(request),
             network=self.network,
             created_at=now,
         )
@@ -103,6 +131,8 @@ class Limits:
             resources=snapshot.resources,
             network=snapshot.network,
             created_at=now,
+            variables=snapshot.variables,
+            packages=snapshot.packages,
         )
 
     def _asked(
@@ -112,6 +142,8 @@ class Limits:
         minutes = request.timeout_minutes
         name = request.name or f"{preset['runtime']}-{preset['id'][:8]}"
         preset["network"] = request.network or preset["network"]
+        preset["variables"] = {**preset.get("variables", {}), **request.variables}
+        preset["packages"] = (*preset.get("packages", ()), *request.packages)
         return Environment(
             **preset,
             name=parse_name(name),
@@ -130,3 +162,16 @@ class _Preset(TypedDict):
     resources: Resources
     network: NetworkPolicy
     created_at: datetime
+    variables: NotRequired[Mapping[str, str]]
+    packages: NotRequired[tuple[str, ...]]
+
+
+def _within(name: str, asked: int | None, usual: int, least: int, most: int) -> int:
+    if asked is None:
+        return usual
+    if not least <= asked <= most:
+        raise InvalidArgument(
+            f"{name} must be {least} to {most}.",
+            hint=f"Leave it out for {usual}; the operator's limit is WAGGLE_MAX_{name.upper()}.",
+        )
+    return asked

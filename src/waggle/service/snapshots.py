@@ -132,7 +132,7 @@ class SnapshotService:
         Raises NotFound, MomentUnusable, and as `EnvironmentService.create` does.
         """
         snapshot = self.get(snapshot_id, owner=owner)
-        self._environments.require_room(owner, 1)
+        self._environments.require_room(owner, 1, snapshot.resources)
         async with self._require_shelf().recalled(snapshot) as moment:
             return await self._environments.create_from(
                 snapshot, moment, request, owner=owner, progress=progress
@@ -151,7 +151,7 @@ class SnapshotService:
             )
         async with self._environments.using(environment_id, owner=owner) as (origin, guest):
             await progress(0.0, "Freezing the machine")
-            self._environments.require_room(owner, count)
+            self._environments.require_room(owner, count, origin.resources)
             async with guest.moment() as moment:
                 await progress(0.5, f"Resuming {count} copies")
                 return await self._environments.fork(origin, moment, count)

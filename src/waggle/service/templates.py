@@ -20,6 +20,7 @@ from pathlib import Path
 import anyio.abc
 import structlog
 
+from waggle.domain.environment import Resources
 from waggle.domain.errors import SetupIncomplete, WaggleError
 from waggle.domain.execution import Command
 from waggle.domain.machine import FreezingHypervisor
@@ -41,11 +42,16 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How templates are made. `warm` is what each runtime runs once; `certificates` is PEM."""
+    """How templates are made. `warm` is what each runtime runs once; `certificates` is PEM.
+
+    In the background they are made for machines of the `usual` size only, or clients could fill the
+    disk with sizes; None means any.
+    """
 
     scratch: Scratch
     certificates: bytes
     warm: Mapping[RuntimeName, Command]
+    usual: Resources | None = None
 
 
 class Templates:
@@ -80,7 +86,8 @@ class Templates:
 
         Does not raise: without a VMM there is nothing to make.
         """
-        if self._tasks is None:
+        usual = self._recipe.usual
+        if self._tasks is None or (usual and blueprint.made_of.resources != usual):
             return
         try:
             key = self._key(blueprint)

@@ -19,7 +19,7 @@ Value = str | int | None
 COLUMNS = (
     "id", "name", "runtime", "image", "owner", "state", "cpus", "memory_mib", "disk_mib",
     "network", "idle_us", "created_at", "last_used_at", "ssh_port", "machine", "booted_from",
-    "error", "paused_until",
+    "error", "paused_until", "variables", "packages",
 )  # fmt: skip
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -47,6 +47,8 @@ def to_row(environment: Environment) -> dict[str, Value]:
         "booted_from": json.dumps(environment.booted_from),
         "error": None if environment.error is None else _storable(environment.error),
         "paused_until": environment.paused_until and environment.paused_until.isoformat(),
+        "variables": json.dumps(dict(environment.variables)),
+        "packages": json.dumps(environment.packages),
     }
 
 
@@ -73,6 +75,8 @@ def from_row(row: Mapping[str, Value]) -> Environment:
         booted_from={str(k): str(v) for k, v in json.loads(str(row["booted_from"])).items()},
         error=None if error is None else str(error),
         paused_until=None if until is None else datetime.fromisoformat(str(until)),
+        variables={str(k): str(v) for k, v in json.loads(str(row["variables"])).items()},
+        packages=tuple(str(each) for each in json.loads(str(row["packages"]))),
     )
 
 

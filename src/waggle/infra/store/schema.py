@@ -57,6 +57,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX calls_by_owner ON calls (owner, started_at, size)",
     ),
     ("ALTER TABLE environments ADD COLUMN paused_until TEXT",),
+    (
+        "ALTER TABLE environments ADD COLUMN variables TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE environments ADD COLUMN packages TEXT NOT NULL DEFAULT '[]'",
+    ),
 )
 
 

@@ -43,18 +43,15 @@ MemoryArgument = Annotated[int | None, Field(description="MiB.")]
 DiskArgument = Annotated[int | None, Field(description="MiB.")]
 
 
-def require_runtime(text: str | None) -> RuntimeName:
-    """The runtime of an environment that boots. Raises InvalidArgument or InvalidRuntime."""
-    if not text:
-        raise InvalidArgument(
-            "Parameter 'runtime' is missing.",
-            hint=f"Use one of: {', '.join(RuntimeName)}; or give a snapshot to go on from.",
-        )
-    return RuntimeName.parse(text)
-
-
-def require_fitting(snapshot: Snapshot, runtime: str | None, image: str | None) -> None:
+def require_fitting(
+    snapshot: Snapshot, runtime: str | None, image: str | None, *sizes: int | None
+) -> None:
     """Raise InvalidArgument or InvalidRuntime if these ask for what the snapshot is not."""
+    if any(sizes):
+        raise InvalidArgument(
+            "A snapshot has its own size: cpus, memory_mb and disk_mb are those it was taken with.",
+            hint="Leave them out, or create an environment of that size without the snapshot.",
+        )
     if image:
         raise InvalidArgument(
             "A snapshot has its own image: image and snapshot exclude each other.",

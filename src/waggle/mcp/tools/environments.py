@@ -10,8 +10,11 @@ from pydantic import Field
 
 from waggle.domain.environment import Environment
 from waggle.domain.execution import HOME
+from waggle.domain.job import JobState, JobView
+from waggle.domain.variables import parse_own_variables
 from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
+from waggle.mcp.errors import failure_result
 from waggle.mcp.repeats import IdempotencyKey
 from waggle.mcp.results import (
     PUBLIC,
@@ -24,6 +27,7 @@ from waggle.mcp.results import (
     success,
     summary,
 )
+from waggle.mcp.tools.attend import Phases
 from waggle.mcp.tools.creation import (
     CpusArgument,
     DiskArgument,
@@ -36,15 +40,20 @@ from waggle.mcp.tools.creation import (
     SnapshotArgument,
     parse_network,
     require_fitting,
-    require_runtime,
 )
+from waggle.mcp.tools.furnish import furniture
+from waggle.mcp.tools.output import command_output, command_text
+from waggle.mcp.tools.packages import install_failure
 from waggle.mcp.tools.parameters import (
     Env,
     EnvironmentId,
     Files,
     OptionalPackages,
+    parse_files,
     searchable,
 )
+from waggle.mcp.tools.placed import introduced
+from waggle.service.provision import lasting
 from waggle.service.request import CopyRequest, CreateRequest
 
 _NamePart = Annotated[str | None, Field(description="Only those whose name has this in it.")]
@@ -79,29 +88,51 @@ class EnvironmentTools:
     ) -> Annotated[CallToolResult, CreatedEnvironment]:
         """Boot an environment, with progress for a client that asked for it."""
         owner, policy = current_owner(ctx), parse_network(network)
+        phases = Phases(ctx, self._services.heartbeat)
+        progress = phases.creating if packages or files else reporter(ctx)
+        variables = parse_own_variables(env or {})
+        known = self._snapshots.get(snapshot, owner=owner) if snapshot else None
+        if known:
+            require_fitting(known, runtime, image, cpus, memory_mb, disk_mb)
+        kind = known.runtime if known else self._environments.new(runtime).runtime
+        install = self._services.execution.names_to_install
+        names = install(packages, kind) if packages else ()
+        common = (name or None, timeout_minutes, policy)
         begin = "is running"
-        if snapshot:
-            known = self._snapshots.get(snapshot, owner=owner)
-            require_fitting(known, runtime, image)
+        if known:
+            copy = CopyRequest(*common, variables, names)
+            brought = furniture(parse_files(files), packages, policy or known.network)
             begin = f"goes on from snapshot {known.name}"
-            copy = CopyRequest(name or None, timeout_minutes, policy)
             environment = await self._snapshots.create(
-                known.id, copy, owner=owner, progress=reporter(ctx)
+                known.id, copy, owner=owner, progress=progress
             )
         else:
-            request = CreateRequest(
-                require_runtime(runtime), image or None, name or None, timeout_minutes, policy
-            )
-            environment = await self._environments.create(
-                request, owner=owner, progress=reporter(ctx)
-            )
+            size = (cpus, memory_mb, disk_mb)
+            request = CreateRequest(kind, image or None, *common, *size, variables, names)
+            reach = self._environments.network_of(request)
+            brought = furniture(parse_files(files), packages, reach)
+            environment = await self._environments.create(request, owner=owner, progress=progress)
+        async with lasting(self._environments, environment) as place:
+            installed = await brought.bring(self._services, place.id, phases, owner=owner)
+            place.keep()
         result = created(environment)
-        return success(
-            result,
+        text = (
             f"Environment {result.environment_id} ({result.name}, {_kind(environment)}) {begin}; "
             f"{self._services.when_unused} after {result.timeout} without a call."
-            f"{_start(result.working_directory)}",
+            f"{_start(result.working_directory)}"
         )
+        if installed is None:
+            return success(result, text)
+        if installed.exit_code == 0:
+            return success(result, f"{text} Installed: {' '.join(names)}.")
+        return introduced(self._not_installed(installed), place)
+
+    def _not_installed(self, view: JobView) -> CallToolResult:
+        """The environment is there, its packages are not: an error, as of install_packages."""
+        offer, limits = self._services.offer, self._services.execution_limits
+        output = command_output(view, offer, limits.output)
+        failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)
+        return failure_result(failure, offer, before=command_text(output), structured=output)
 
     async def list_environments(
         self, ctx: Ctx, *, name: _NamePart = None

@@ -8,16 +8,12 @@ from typing import Annotated
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.domain.errors import InvalidArgument
 from waggle.domain.execution import parse_seconds
-from waggle.domain.filesystem import check_content, parse_path
 from waggle.domain.job import JobState, JobView
-from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
-from waggle.domain.text import encoded
 from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.errors import Failure, clean, failure_result
+from waggle.mcp.errors import Failure, failure_result
 from waggle.mcp.job_results import RunOutput
 from waggle.mcp.repeats import IdempotencyKey
 from waggle.mcp.results import success
@@ -28,6 +24,7 @@ from waggle.mcp.tools.creation import (
     RuntimeArgument,
     parse_network,
 )
+from waggle.mcp.tools.furnish import furniture
 from waggle.mcp.tools.output import command_output, ending, printed
 from waggle.mcp.tools.packages import install_failure
 from waggle.mcp.tools.parameters import (
@@ -41,8 +38,6 @@ from waggle.mcp.tools.parameters import (
 from waggle.service.environments import CreateRequest
 from waggle.service.execution import Surroundings
 
-MAX_FILES = 20
-
 _Seconds = Annotated[float | None, Field(description="Kill it after so long. Default 30.")]
 
 
@@ -52,7 +47,7 @@ class RunTools:
     def __init__(self, services: Services) -> None:
         self._environments = services.environments
         self._execution = services.execution
-        self._filesystem = services.filesystem
+        self._services = services
         self._limits = services.execution_limits
         self._heartbeat = services.heartbeat
         self._offer = services.offer
@@ -75,29 +70,20 @@ class RunTools:
         request = CreateRequest(
             RuntimeName.parse(runtime), image=image or None, network=parse_network(network)
         )
-        contents = _contents(parse_files(files))
+        policy = self._environments.network_of(request)
+        brought = furniture(parse_files(files), packages, policy)
         seconds = parse_seconds(timeout_seconds, self._limits.wait, self._limits.max_timeout)
         how = Surroundings(seconds, stdin=stdin)
         self._execution.check(code, request.runtime, packages or (), how)
-        if packages and self._environments.network_of(request) is NetworkPolicy.NONE:
-            raise InvalidArgument(
-                "Packages cannot be installed without a network.",
-                hint="Give network 'public', or an image with the packages.",
-            )
         owner = current_owner(ctx)
         phases = Phases(ctx, self._heartbeat)
         async with self._environments.temporary(
             request, owner=owner, progress=phases.creating
         ) as environment:
-            for path, data in contents.items():
-                await phases.say(f"writing {clean(path, 60)}")
-                await self._filesystem.write(environment.id, path, data, owner=owner)
-            if packages:
-                job = await self._execution.install(environment.id, packages, owner=owner)
-                view = await phases.attend(job, "installing")
-                if view.exit_code != 0:
-                    failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)
-                    return self._result(view, "install", failure)
+            view = await brought.bring(self._services, environment.id, phases, owner=owner)
+            if view is not None and view.exit_code != 0:
+                failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)
+                return self._result(view, "install", failure)
             job = await self._execution.execute(environment.id, code, owner=owner, how=how)
             view = await phases.attend(job, "running")
             await phases.say("destroying the environment")
@@ -112,19 +98,6 @@ class RunTools:
         if failure is None:
             return success(result, text)
         return failure_result(failure, self._offer, before=text, structured=result)
-
-
-def _contents(files: dict[str, str]) -> dict[str, bytes]:
-    """The files by path, as bytes. Raises InvalidArgument or TooLarge."""
-    if len(files) > MAX_FILES:
-        raise InvalidArgument(
-            f"At most {MAX_FILES} files can be written.",
-            hint="For more, use create_environment and upload_files.",
-        )
-    return {
-        parse_path(path): check_content(encoded(text, "A file's content"))
-        for path, text in files.items()
-    }
 
 
 def _failure(view: JobView, longest: float) -> Failure | None:
