@@ -22,6 +22,7 @@ from tests.support.server import (
     text_of,
 )
 
+from waggle.domain.access import LOCAL
 from waggle.domain.errors import Unsupported
 from waggle.domain.execution import HOME
 from waggle.mcp.budget import COPY_BUDGET

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from cyclopts import App, Group
 
-from waggle.cli.options import Json
+from waggle.cli.options import Json, Repeated
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 
@@ -17,7 +17,7 @@ LOOK, MOMENTS = (
 
 
 @env.command(name="new", group=LOOK)
-def env_new(
+def env_new(  # noqa: PLR0913 - one for each option
     runtime: RuntimeName | None = None,
     *,
     name: str | None = None,
@@ -25,6 +25,11 @@ def env_new(
     timeout_minutes: int | None = None,
     network: NetworkPolicy | None = None,
     snapshot: str | None = None,
+    cpus: int | None = None,
+    memory_mb: int | None = None,
+    disk_mb: int | None = None,
+    env: Repeated = (),
+    package: Repeated = (),
     json: Json = False,
 ) -> None:
     """Create an environment, and print its id.
@@ -44,7 +49,17 @@ def env_new(
     network
         What it may reach; the server has a default.
     snapshot
-        The id of a snapshot to go on from, instead of a runtime.
+        A snapshot to go on from, instead of a runtime: its id, name or the start of its id.
+    cpus
+        Virtual processors, within the server's limit.
+    memory_mb
+        Memory in MiB, within the server's limit.
+    disk_mb
+        Writable disk in MiB, within the server's limit.
+    env
+        A variable for all its programs, as NAME=value; once for each.
+    package
+        A package to install first; once for each.
     """
     from waggle.cli.env import new as run
 
@@ -55,6 +70,11 @@ def env_new(
         "timeout_minutes": timeout_minutes,
         "network": network,
         "snapshot": snapshot,
+        "cpus": cpus,
+        "memory_mb": memory_mb,
+        "disk_mb": disk_mb,
+        "env": [*env] or None,
+        "packages": [*package] or None,
     }
     run({word: value for word, value in given.items() if value is not None}, as_json=json)
 

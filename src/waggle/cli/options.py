@@ -20,6 +20,8 @@ def _as_typed(_kind: object, tokens: Sequence[Token]) -> object:
 
 Place = Annotated[Path, Parameter(converter=_as_typed)]
 """A path for shells to complete, here or in an environment; as typed, for a last slash counts."""
+Repeated = Annotated[tuple[str, ...], Parameter(negative="", show_default=False)]
+"""An option that may be given several times."""
 Recursive = Annotated[
     bool,
     Parameter(name=("--recursive", "-r"), negative="", help="Copy directories, with all in them."),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from waggle.cli.options import Place
+from waggle.cli.options import Place, Repeated
 from waggle.domain.execution import GuestUser
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
@@ -15,7 +15,6 @@ from waggle.domain.runtime import RuntimeName
 File = Annotated[Place, Parameter(allow_leading_hyphen=True)]
 Input = Annotated[bool, Parameter(name=("--stdin", "-i"), negative="")]
 Keep = Annotated[bool, Parameter(negative="")]
-Repeated = Annotated[tuple[str, ...], Parameter(negative="", show_default=False)]
 
 
 def exec_(

@@ -20,10 +20,8 @@ from waggle.domain.errors import NotFound
 from waggle.domain.host import EnvironmentHost, Guest, Moment, Progress, no_progress
 from waggle.domain.left import Left
 from waggle.domain.lookup import find_id, parse_reference_text
-from waggle.domain.network import NetworkPolicy
 from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock, EnvironmentStore, NewId
-from waggle.domain.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
 from waggle.service.arrivals import Arrivals, end_quietly
 from waggle.service.inspection import Inspection
@@ -56,7 +54,7 @@ class EnvironmentService:
     ) -> None:
         self._host = host
         self._store = store
-        self._limits = limits
+        self.limits = limits
         self._clock = clock
         self._new_id = new_id
         self._observer = observer or Observer()
@@ -81,24 +79,11 @@ class EnvironmentService:
 
     async def recover(self) -> int:
         """Remove what an earlier server left behind but those that sleep; see `records.recover`."""
-        until = self._clock() + self._limits.pausing.keep
+        until = self._clock() + self.limits.pausing.keep
         removed, asleep = await recover(self._host, self._store, until)
         for environment in asleep:
             self._registry.restore(self._arrivals.live(environment))
         return removed
-
-    def new(self, runtime: str | None) -> CreateRequest:
-        """What a call asks for that makes its environment. Raises InvalidRuntime."""
-        return CreateRequest(RuntimeName.parse(runtime) if runtime else self.default_runtime)
-
-    @property
-    def default_runtime(self) -> RuntimeName:
-        """Of an environment that a call makes which names none."""
-        return self._limits.default_runtime
-
-    def network_of(self, request: CreateRequest) -> NetworkPolicy:
-        """What an environment that is asked for like this may reach."""
-        return request.network or self._limits.network
 
     async def create(
         self, request: CreateRequest, *, owner: str, progress: Progress = no_progress
@@ -109,7 +94,7 @@ class EnvironmentService:
         nothing. Raises MaxEnvironments, QuotaExceeded, InvalidArgument, NotFound when it is
         destroyed meanwhile, and what `EnvironmentHost.create` raises.
         """
-        environment = self._limits.describe(
+        environment = self.limits.describe(
             request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
         (created,) = await self._arrivals.bring_up([environment], progress)
@@ -125,7 +110,7 @@ class EnvironmentService:
         progress: Progress = no_progress,
     ) -> Environment:
         """A new environment that goes on from a snapshot's moment. Raises as `create` does."""
-        described = self._limits.describe_copy(
+        described = self.limits.describe_copy(
             snapshot, request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
         (created,) = await self._arrivals.bring_up([described], progress, moment)
@@ -142,7 +127,7 @@ class EnvironmentService:
 
     def require_room(self, owner: str, count: int, resources: Resources) -> None:
         """Raise MaxEnvironments or QuotaExceeded unless so many more of that size may run now."""
-        self._registry.require_room(owner, count * self._limits.slots(resources))
+        self._registry.require_room(owner, count * self.limits.slots(resources))
 
     @property
     def slots_held(self) -> int:

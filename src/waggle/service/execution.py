@@ -99,7 +99,7 @@ class ExecutionService:
         Raises what `execute` would, and InvalidRuntime.
         """
         parse_code(code)
-        runtime = RuntimeName.parse(asked) if asked else self._environments.default_runtime
+        runtime = self._environments.limits.runtime_of(asked)
         chosen = read_program(code, language, runtime).language
         if not asked and chosen and chosen.runtime not in (runtime.language, RuntimeName.SHELL):
             runtime = chosen.runtime
@@ -108,7 +108,7 @@ class ExecutionService:
 
     def runtime_for_packages(self, packages: str | Sequence[str], asked: str | None) -> RuntimeName:
         """The runtime of a new environment for packages. Raises what `install` would."""
-        runtime = RuntimeName.parse(asked) if asked else self._environments.default_runtime
+        runtime = self._environments.limits.runtime_of(asked)
         installer = read_packages(packages).installer
         if not asked and installer not in (None, Installer.SYSTEM, installer_of(runtime)):
             runtime = _RUNTIMES[installer]

@@ -83,6 +83,14 @@ class Limits:
     default_runtime: RuntimeName = RuntimeName.PYTHON
     """Of an environment that a call makes which names none."""
 
+    def runtime_of(self, asked: str | None) -> RuntimeName:
+        """The runtime that is asked for, or the default one. Raises InvalidRuntime."""
+        return RuntimeName.parse(asked) if asked else self.default_runtime
+
+    def network_of(self, request: CreateRequest) -> NetworkPolicy:
+        """What an environment that is asked for like this may reach."""
+        return request.network or self.network
+
     def slots(self, resources: Resources) -> int:
         """How many slots an environment takes: one for each of the usual memory, begun or whole."""
         return max(1, -(-resources.memory_mib // self.resources.memory_mib))

@@ -94,7 +94,7 @@ class EnvironmentTools:
         known = self._snapshots.get(snapshot, owner=owner) if snapshot else None
         if known:
             require_fitting(known, runtime, image, cpus, memory_mb, disk_mb)
-        kind = known.runtime if known else self._environments.new(runtime).runtime
+        kind = known.runtime if known else self._environments.limits.runtime_of(runtime)
         install = self._services.execution.names_to_install
         names = install(packages, kind) if packages else ()
         common = (name or None, timeout_minutes, policy)
@@ -109,7 +109,7 @@ class EnvironmentTools:
         else:
             size = (cpus, memory_mb, disk_mb)
             request = CreateRequest(kind, image or None, *common, *size, variables, names)
-            reach = self._environments.network_of(request)
+            reach = self._environments.limits.network_of(request)
             brought = furniture(parse_files(files), packages, reach)
             environment = await self._environments.create(request, owner=owner, progress=progress)
         async with lasting(self._environments, environment) as place:

@@ -26,6 +26,7 @@ from waggle.mcp.tools.parameters import (
 )
 from waggle.mcp.tools.placed import introduced
 from waggle.service.provision import provided
+from waggle.service.request import CreateRequest
 
 _Path = Annotated[str, Field(description=f"Relative to {HOME}.")]
 _Content = Annotated[str, Field(description="The whole content.")]
@@ -70,7 +71,7 @@ class FilesystemTools:
         async with provided(
             environments,
             environment_id,
-            lambda: environments.new(runtime),
+            lambda: CreateRequest(environments.limits.runtime_of(runtime)),
             owner=owner,
             progress=reporter(ctx),
         ) as place:

@@ -70,7 +70,7 @@ class RunTools:
         request = CreateRequest(
             RuntimeName.parse(runtime), image=image or None, network=parse_network(network)
         )
-        policy = self._environments.network_of(request)
+        policy = self._environments.limits.network_of(request)
         brought = furniture(parse_files(files), packages, policy)
         seconds = parse_seconds(timeout_seconds, self._limits.wait, self._limits.max_timeout)
         how = Surroundings(seconds, stdin=stdin)
