@@ -18,7 +18,7 @@ from waggle.domain.runtime import MAX_PACKAGES
 from waggle.domain.search import MAX_DEPTH, MAX_ENTRIES, SEARCH_SECONDS
 from waggle.domain.tree import MAX_ARCHIVE_BYTES, MAX_TREE_BYTES, MAX_TREE_ENTRIES, MAX_TREE_FILE
 from waggle.domain.usage import MAX_EXPOSED_PORTS
-from waggle.mcp.tools.run import MAX_FILES
+from waggle.mcp.tools.furnish import MAX_FILES
 from waggle.presets import execution_limits
 from waggle.service.trees import MAX_KEPT
 
