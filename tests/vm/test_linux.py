@@ -169,8 +169,12 @@ async def test_user_1000_of_the_image_keeps_its_name_and_home(ordinary: LocalGue
 
 
 async def test_the_image_and_what_is_written_are_one_file_system(ordinary: LocalGuest) -> None:
-    rename = "mv /srv/tree /srv/moved && cat /srv/moved/inner"
-    assert await root(ordinary, rename) == "1"
+    moved = await root(
+        ordinary,
+        "cd /srv; stat -c %i tree; mv tree moved; stat -c %i moved; cat moved/inner",
+    )
+    before, after, content = moved.split()
+    assert (before, content) == (after, "1"), "renamed, not copied"
     await root(ordinary, "chmod 666 /srv/log; echo 2 >> /srv/one")
     assert await shown(ordinary, "cat /srv/two; stat -c %h /srv/one") == ["1", "2", "2"]
     follow = "exec 3< /srv/log; cat <&3; echo added >> /srv/log; cat <&3"
