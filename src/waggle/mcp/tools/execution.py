@@ -10,6 +10,7 @@ from pydantic import Field
 
 from waggle.domain.execution import parse_output
 from waggle.domain.job import parse_wait
+from waggle.domain.runtime import RuntimeName
 from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.input_schemas import listed_as
@@ -24,7 +25,6 @@ from waggle.mcp.tools.parameters import (
     EnvironmentId,
     Images,
     MaxOutput,
-    NewRuntime,
     OptionalEnvironmentId,
     Seconds,
     Stdin,
@@ -40,6 +40,13 @@ from waggle.service.job import Job
 from waggle.service.provision import provided
 from waggle.service.request import CreateRequest
 
+_Runtime = Annotated[
+    str | None,
+    Field(
+        description="Of a new environment; data is python with numpy, pandas, matplotlib etc.",
+        json_schema_extra={"enum": [*RuntimeName]},
+    ),
+]
 _Language = Annotated[
     str | None,
     Field(
@@ -73,7 +80,7 @@ class ExecutionTools:
         *,
         code: Code,
         environment_id: OptionalEnvironmentId = None,
-        runtime: NewRuntime = None,
+        runtime: _Runtime = None,
         language: _Language = None,
         user: User = None,
         cwd: Cwd = None,
