@@ -31,7 +31,7 @@ RESULTS = {
     "destroy_environment": "status",
     "list_environments": "environments count",
     "write_file": "path bytes_written",
-    "list_files": "path files count",
+    "list_files": "files count",
     "install_packages": "stdout stderr exit_code",
 }
 PICTURES = {"execute", "run_command", "read_file"}

@@ -400,7 +400,7 @@ async def test_a_long_list_says_how_much_it_leaves_out() -> None:
         assert "Not listed: at least 1800 more entries." in listed["note"]
         rig.host.only.listing = Listing("/tmp", (), truncated=False)
         empty = await agent.call_tool("list_files", environment)
-        assert data_of(empty) == {"path": "/tmp", "note": "/tmp is empty."}
+        assert data_of(empty) == {"note": "/tmp is empty."}
 
 
 async def test_environments_of_others_are_invisible(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,6 @@ class FileItem(BaseModel):
 class FileList(BaseModel):
     """The entries of a directory, by name."""
 
-    path: str
     files: list[FileItem] = Field(default_factory=list[FileItem])
     count: int = Field(default=0, description="Entries in this result.")
     more: int = Field(default=0, description="Entries that are not in it.")

@@ -19,8 +19,6 @@ from waggle.mcp.results import (
     ON_DISK,
     PUBLIC,
     STATUSES,
-    CreatedEnvironment,
-    created,
     on_disk_until,
     rfc3339,
 )
@@ -76,10 +74,17 @@ class DeletedSnapshot(BaseModel):
     name: str
 
 
+class ForkedEnvironment(BaseModel):
+    """A copy that is running; all but these is as of the environment that was forked."""
+
+    environment_id: str
+    name: str
+
+
 class ForkedEnvironments(BaseModel):
     """New, running environments that went on from one moment of another, which goes on itself."""
 
-    environments: list[CreatedEnvironment]
+    environments: list[ForkedEnvironment]
 
 
 class RolledBackEnvironment(BaseModel):
@@ -136,4 +141,6 @@ def snapshot_list(snapshots: Sequence[Snapshot]) -> SnapshotList:
 
 def forked(copies: Sequence[Environment]) -> ForkedEnvironments:
     """What fork_environment answers."""
-    return ForkedEnvironments(environments=[created(each) for each in copies])
+    return ForkedEnvironments(
+        environments=[ForkedEnvironment(environment_id=one.id, name=one.name) for one in copies]
+    )

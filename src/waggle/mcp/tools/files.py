@@ -40,7 +40,8 @@ def file_result(
             uri=file_uri(environment_id, path), mime_type=kind, blob=part.content
         )
         also: tuple[ContentBlock, ...] = (EmbeddedResource(type="resource", resource=blob),)
-        result = _page(part).model_copy(update={"encoding": "base64", "mime_type": kind})
+        about_it = {"encoding": "base64", "mime_type": kind, "size": part.size}
+        result = _page(part).model_copy(update=about_it)
         return success(result, f"{about} {_place(part)}".rstrip(), also=also)
     picture = (image_content(data, shown), *link) if shown else ()
     if part.encoding == "utf-8":
@@ -77,9 +78,9 @@ def list_result(listing: Listing, offer: Offer) -> CallToolResult:
     """The first entries of a directory, and how many are left out."""
     items = _items(listing.entries)
     more = len(listing.entries) - len(items)
-    result = FileList(path=readable(listing.path), files=items, count=len(items), more=more)
+    result = FileList(files=items, count=len(items), more=more)
     if not items:
-        result.note = f"{result.path} is empty."
+        result.note = f"{readable(listing.path)} is empty."
     elif more or listing.truncated:
         least = "at least " if listing.truncated else ""
         result.note = offer.advice(f"Not listed: {least}{max(more, 1)} more entries. {_OTHERS}")

@@ -99,7 +99,8 @@ class SnapshotTools:
         copies = await self._snapshots.fork(origin, count, owner=owner, progress=reporter(ctx))
         result = forked(copies)
         lines = [f"{each.environment_id} {each.name}" for each in result.environments]
-        return success(result, "Copies that are running; the environment goes on.", *lines)
+        told = "Copies that are running; the environment itself goes on:"
+        return success(result, "\n".join([told, *lines]))
 
     async def rollback_environment(
         self, ctx: Ctx, *, environment_id: EnvironmentId, snapshot_id: _SnapshotId

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text and structured content say the same: clients show a model the one or the other."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import tarfile
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+from mcp import Client
+from mcp_types import BlobResourceContents, CallToolResult, EmbeddedResource, ResourceLink
+from tests.support.fakes import FakeFile
+from tests.support.server import MODERN, NOW, Rig, client, serving, text_of
+from tests.support.server import default_tools as tools
+
+from waggle.domain.diagnosis import Diagnosis
+from waggle.domain.execution import HOME
+from waggle.domain.filesystem import FileEntry, Listing
+from waggle.domain.search import Kind, Match, Searched
+
+pytestmark = pytest.mark.anyio
+NAMES = {tool.name for tool in tools()}
+UNTOLD = {"code", "count", "kind", "encoding"}
+"""Names for programs, and the number of items that a list has."""
+TRUE = {"is_dir": "/", "is_link": "@", "listening": " is at ", "was_exposed": " is closed"}
+SIZES = {"memory_bytes", "disk_bytes", "memory_bytes_used", "disk_bytes_used", "size_bytes"}
+
+
+def leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """What a result says, each with its name."""
+    if isinstance(value, dict):
+        for key, inner in cast("dict[str, object]", value).items():
+            yield from leaves(inner, key)
+    elif isinstance(value, list):
+        for inner in cast("list[object]", value):
+            yield from leaves(inner, name)
+    else:
+        yield name, value
+
+
+def words(name: str, value: object) -> str:
+    """A value as texts have it."""
+    if value is True:
+        return TRUE[name]
+    if name == "status" and value == "exited":
+        return "exit"
+    if name == "duration_ms":
+        return f"{float(str(value)) / 1000:.1f} s"
+    if name in SIZES:
+        size = int(str(value))
+        return f"{size / 1e6:.1f} MB" if name == "size_bytes" else f"{size >> 20} MiB"
+    return str(value)
+
+
+def check(arguments: Mapping[str, Any], result: CallToolResult) -> None:
+    """One form has nothing that the other lacks."""
+    data = result.structured_content
+    assert data, "nothing at all is a result that says nothing"
+    links = [block.uri for block in result.content if isinstance(block, ResourceLink)]
+    blobs = [
+        f"{block.resource.uri}\n{block.resource.blob}"
+        for block in result.content
+        if isinstance(block, EmbeddedResource) and isinstance(block.resource, BlobResourceContents)
+    ]
+    text = "\n".join([text_of(result), *links, *blobs])
+    told = list(leaves(data))
+    for name, value in told:
+        assert value or name == "exit_code", name
+        if name in UNTOLD:
+            continue
+        for line in words(name, value).strip().splitlines():
+            assert line in text, (name, line, text)
+    said = " ".join([words(*each) for each in told] + [json.dumps(data), json.dumps(arguments)])
+    for number in re.findall(r"\d+", text_of(result)):
+        assert number in said or number == "0", (number, text, data)
+    for line in text_of(result).splitlines():
+        if any(re.search(rf"\b{tool}\b", line) for tool in NAMES):
+            assert any(line in str(value) or str(value) in line for _, value in told if value), line
+
+
+@dataclass
+class Session:
+    """An agent, its environment, and the tools whose results were compared."""
+
+    rig: Rig
+    agent: Client
+    environment: str = ""
+    seen: set[str] = field(default_factory=set[str])
+
+    async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Call a tool and compare both forms of what it says."""
+        takes = tool not in ("create_environment", "list_environments", "run_code")
+        takes = takes and "snapshot" not in tool
+        given = {"environment_id": self.environment, **arguments} if takes else arguments
+        result = await self.agent.call_tool(tool, given)
+        check(given, result)
+        self.seen.add(tool)
+        return result.structured_content or {}
+
+
+@asynccontextmanager
+async def session() -> AsyncGenerator[Session]:
+    async with serving() as rig, client(rig, MODERN) as agent:
+        made = Session(rig, agent)
+        made.environment = (await made.call("create_environment", runtime="python"))[
+            "environment_id"
+        ]
+        yield made
+
+
+async def test_of_every_tool() -> None:
+    async with session() as here:
+        call, guest, this = here.call, here.rig.host.only, {"environment_id": here.environment}
+        await call("list_jobs")
+        await call("execute", code="echo 42")
+        await call("run_command", command=["shell", "x"], stdin="a")
+        await call("write_file", path="a.txt", content="one\ntwo\n")
+        await call("read_file", path="a.txt")
+        await call("read_file", path="a.txt", offset=4, limit=4)
+        await call("edit_file", path="a.txt", old_text="two", new_text="2")
+        await call("search_files", content="one")
+        await call("search_files", content="none of it")
+        await call("list_files")
+        archive = base64.b64encode(tar(b="x")).decode()
+        await call("upload_files", archive=archive, path="up")
+        packed = await call("download_files", path="up")
+        await call("download_files", path="up", archive_id=packed["archive_id"], limit=50)
+        await call("install_packages", packages="numpy")
+        job = (await call("execute", code="echo begun\nhang", background=True))["job_id"]
+        await guest.started.wait()
+        await call("get_environment")
+        await call("list_jobs")
+        await call("read_job", job_id=job)
+        await call("wait_job", job_id=job, wait_seconds=0)
+        await call("kill_job", job_id=job)
+        guest.listening.add(8000)
+        await call("expose_port", port=8000)
+        await call("expose_port", port=9000)
+        await call("unexpose_port", port=8000)
+        await call("unexpose_port", port=8000)
+        await call("extend_environment", minutes=60)
+        await call("list_snapshots")
+        taken = await call("snapshot_environment", **this)
+        await call("list_snapshots")
+        await call("rollback_environment", snapshot_id=taken["snapshot_id"], **this)
+        await call("delete_snapshot", snapshot_id=taken["snapshot_id"])
+        await call("fork_environment")
+        await call("pause_environment")
+        await call("get_environment")
+        await call("resume_environment")
+        await call("pause_environment", to_disk=True)
+        await call("list_environments")
+        await call("run_code", code="echo 1\nerr 2\nexit 3")
+        for each in (await call("list_environments"))["environments"]:
+            here.environment = each["environment_id"]
+            await call("destroy_environment")
+        await call("list_environments")
+        assert here.seen == NAMES
+
+
+async def test_of_what_goes_wrong() -> None:
+    async with session() as here:
+        call, guest = here.call, here.rig.host.only
+        guest.diagnosis = Diagnosis("disk_full", "The disk is full.", "Delete files.")
+        await call("execute", code="err no\nexit 3")
+        guest.diagnosis = None
+        await call("execute", code="signal KILL")
+        await call("execute", code="leave server\necho x")
+        await call("list_jobs")
+        late = await call("execute", code="echo part\ntimeout")
+        assert late["error"]["hint"].startswith("Give a larger timeout_seconds")
+        guest.directories.add(f"{HOME}/b")
+        partial = await call("upload_files", archive=base64.b64encode(tar(a="1", b="2")).decode())
+        assert partial["error"]["code"] == "partial_upload"
+        job = (await call("execute", code="hang\ndie", background=True))["job_id"]
+        guest.release.set()
+        lost = await call("wait_job", job_id=job)
+        assert lost["error"]["code"] == "guest_lost"
+
+
+async def test_of_what_is_cut() -> None:
+    async with session() as here:
+        call, guest = here.call, here.rig.host.only
+        cut = await call("execute", code="echo begin\nflood 100000\necho end")
+        assert "read_job with job_id 1, offset" in cut["note"]
+        assert cut["stdout_uri"].endswith("/executions/1/stdout")
+        await call("run_code", code="flood 100000")
+        await call("read_job", job_id=1, offset=90_000, limit=2_000)
+        guest.files["/tmp/long"] = FakeFile(b"line\n" * 20_000, 0o644)
+        assert (await call("read_file", path="/tmp/long"))["next_offset"] == 32_000
+        guest.files["/tmp/bytes"] = FakeFile(b"\0\1\2", 0o644)
+        await call("read_file", path="/tmp/bytes")
+        await call("read_file", path="/tmp/bytes", encoding="base64")
+        entries = [FileEntry(f"f{n}", n, n % 3 == 0, n % 3 == 1, 0o755, NOW) for n in range(500)]
+        guest.listing = Listing("/tmp", tuple(entries), truncated=True)
+        assert (await call("list_files", path="/tmp"))["more"] == 300
+        matches = [Match(f"/a/{n}", Kind.FILE, None, n + 1, 1, f"text {n}") for n in range(500)]
+        guest.searched = Searched("/a", tuple(matches), stopped="results", binary=2)
+        assert (await call("search_files", content="text"))["more"] == 300
+
+
+def tar(**files: str) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as made:
+        for name, text in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            made.addfile(info, io.BytesIO(text.encode()))
+    return out.getvalue()
