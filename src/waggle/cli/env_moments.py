@@ -36,9 +36,10 @@ def resume(environment: str) -> None:
 def snapshot(environment: str, name: str | None, *, as_json: bool) -> None:
     """Take a snapshot, and print its id, or all of it as JSON."""
     more: dict[str, object] = {} if name is None else {"name": name}
-    _, taken = anyio.run(_call, "snapshot_environment", environment, more)
+    identity, taken = anyio.run(_call, "snapshot_environment", environment, more)
     if as_json:
-        sys.stdout.write(json.dumps(taken, indent=2) + "\n")
+        told = {**taken, "environment_id": identity}
+        sys.stdout.write(json.dumps(told, indent=2) + "\n")
         return
     sys.stdout.write(f"{taken['snapshot_id']}\n")
     say(f"{taken['name']} is kept until {taken['expires_at']}.")
