@@ -14,6 +14,7 @@ from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
 from waggle.domain.execution import HOME, MAX_CODE_BYTES
 from waggle.domain.filesystem import MAX_FILE_BYTES, MAX_LIST_ENTRIES
 from waggle.domain.job import MAX_WAIT_SECONDS
+from waggle.domain.lookup import MIN_SHORT
 from waggle.domain.runtime import MAX_PACKAGES
 from waggle.domain.search import MAX_DEPTH, MAX_ENTRIES, SEARCH_SECONDS
 from waggle.domain.tree import MAX_ARCHIVE_BYTES, MAX_TREE_BYTES, MAX_TREE_ENTRIES, MAX_TREE_FILE
@@ -36,7 +37,17 @@ NOTES: dict[str, str] = {
 the image names another. A non-zero exit code is a result, not an error. After `wait_seconds`
 (default {_LIMITS.wait:g}, at most {MAX_WAIT_SECONDS:g}) the result has the output so far and a
 `job_id`, and the program goes on; `background` is the same as 0. It is killed after
-`timeout_seconds`, at most and by default {_LIMITS.max_timeout:g}.""",
+`timeout_seconds`, at most and by default {_LIMITS.max_timeout:g}.
+
+Without `environment_id` one is made, of `runtime` or the default one (`WAGGLE_DEFAULT_RUNTIME`), or
+of another when the language needs it; its id stands first in the result. It stays once the program
+has started, also when that fails. Everywhere an environment's name, or {MIN_SHORT} and more
+characters of its id, will do.
+
+What models write is understood: a Markdown fence around the code (its tag names the language), a
+first line `#!`, a shell's command in the place of a program, `!cmd`, `%pip` and `%%bash` as in a
+notebook, carriage returns in shell code, languages as `py`, `js`, `ts`, `sh`, `bash`, paths that
+begin with `~/`, numbers in `env`.""",
     "write_file": f"At most {MAX_FILE_BYTES:,} bytes (10 MiB). Missing directories are made.",
     "read_file": f"""\
 Reads files of at most {MAX_FILE_BYTES:,} bytes. `offset` and `limit` count bytes. A page of text
@@ -47,13 +58,21 @@ Keeps the file's mode; refuses binary files and files over {MAX_FILE_BYTES:,} by
     "list_files": f"By name, at most {MAX_LIST_ENTRIES:,} entries.",
     "install_packages": f"""\
 1 to {MAX_PACKAGES} names, as a list or separated by spaces; versions as the installer takes them:
-`numpy==2.*`, `uvicorn[standard]`, `@types/node@22`. At most {_LIMITS.install_timeout:g} s. The next
+`numpy==2.*`, `uvicorn[standard]`, `@types/node@22`. Whole commands such as `pip install x`,
+`npm i x` or `apt-get install -y x` are read as what they install, by their own installer; what
+installs more than names (`-r requirements.txt`, a URL) is refused with the call that does it. At
+most {_LIMITS.install_timeout:g} s. The next
 program can use them.""",
     "read_job": f"""\
 With `wait_seconds` (at most {MAX_WAIT_SECONDS:g}) or `kill` alone it answers as `execute` does;
 otherwise with a page of one stream. A job goes on when this call ends or is cancelled.""",
     "create_environment": f"""\
-Give a `runtime` or a `snapshot`. `name` has 1 to 63 letters, digits, `.`, `_` or `-`, a letter or
+Give a `runtime` or a `snapshot`, or neither for the default runtime. `cpus`, `memory_mb` and
+`disk_mb` are within what the operator allows (`WAGGLE_MAX_CPUS`, `WAGGLE_MAX_MEMORY_MB`,
+`WAGGLE_MAX_DISK_MB`); one with more memory than usual counts as several environments, and boots
+where others go on from a template. `env` is for all its programs. `files` (at most {MAX_FILES}) are
+written, then `packages` installed; when these fail, the environment stays, and the error tells its
+id. `name` has 1 to 63 letters, digits, `.`, `_` or `-`, a letter or
 digit first and last, and need not be unique. `timeout_minutes` is {MIN_TIMEOUT_MINUTES} to
 {MAX_TIMEOUT_MINUTES}; every call restarts the time. `network` is `public` (the internet, through a
 proxy; never the server's own network) or `none`; the default is the operator's choice. The operator
@@ -132,6 +151,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "create_environment": [
         {"runtime": "python"},
         {"runtime": "node", "name": "build", "timeout_minutes": 60, "network": "none"},
+        {"memory_mb": 2048, "env": ["MODE=test"], "packages": ["httpx"]},
     ],
     "list_environments": [{}],
     "destroy_environment": [_BOX],

@@ -40,7 +40,7 @@ class EnvironmentSection(Section):
         le=1_048_576,
     )
     default_runtime: Annotated[RuntimeName, BeforeValidator(lower)] = setting(
-        "python",
+        "data",
         "Runtime of an environment that `execute`, `write_file` or `install_packages` makes when "
         "it is called without one and needs no other.",
     )
