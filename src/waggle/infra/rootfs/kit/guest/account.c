@@ -136,6 +136,13 @@ static void choose_directory(void) {
   strcpy(account.directory, SANDBOX_HOME);
 }
 
+// `import` looks in node_modules of the directories above a file, and nowhere else.
+static void link_modules(void) {
+  if (access("/usr/local/bin/node", X_OK) && access("/usr/bin/node", X_OK)) return;
+  if (symlink(SANDBOX_HOME "/node_modules", "/node_modules") && errno != EEXIST)
+    complain("/node_modules");
+}
+
 bool install_account(void) {
   bool to_passwd = read_users(PASSWD, passwd), to_group = read_users(GROUP, group);
   choose_user();
@@ -143,6 +150,7 @@ bool install_account(void) {
   if (choose_home(&account)) move_home();
   choose_directory();
   make_places(&account);
+  link_modules();
   offer_settings(&account);
   read_record(KIT_IDENTITY "/shell", account.shell, sizeof account.shell);
   return write_file(KIT_ACCOUNT, O_TRUNC, 0600, &account, sizeof account);
