@@ -6,13 +6,11 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from functools import partial
 
 import anyio
 from rich.console import Console
 from rich.markup import escape
 
-from waggle.cli.image import BY_DEFAULT
 from waggle.cli.setup import packages_plan
 from waggle.config import Settings, load
 from waggle.hypervisors import library
@@ -67,14 +65,8 @@ def subject(settings: Settings) -> Subject:
         max_environments=settings.max_environments,
         ca_bundle=settings.ca_bundle,
         server_is_running=_is_locked(places) or _listens(places, settings.listen_addr.port),
-        images=partial(_images, settings),
+        images=image_service(settings).present,
     )
-
-
-def _images(settings: Settings) -> dict[str, bool]:
-    """Which images are there; that of the data runtime may be missing where nobody wants it."""
-    found = image_service(settings).present()
-    return {name: there for name, there in found.items() if there or name in BY_DEFAULT}
 
 
 async def _fixes(looked_at: Subject) -> list[str]:

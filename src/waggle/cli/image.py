@@ -26,8 +26,8 @@ from waggle.presets import image_service
 from waggle.service.images import ImageService
 from waggle.shipped import IMAGES
 
-BY_DEFAULT = ("python", "node", "shell")
-"""Who wants the data runtime builds its image by name: it takes its time and place."""
+BY_DEFAULT = ("python", "node", "shell", "data")
+"""The images of the runtimes."""
 BASE = "base"
 """The image below all others: no runtime's."""
 _COLUMNS = ("digest", "size", "disk", "last used (UTC)")

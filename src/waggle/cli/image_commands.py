@@ -18,7 +18,7 @@ def image_build(*names: str, missing: bool = False) -> None:
     Parameters
     ----------
     names
-        Which ones; python, node and shell when none is named.
+        Which ones; those of all runtimes when none is named.
     missing
         Build only what is not there yet.
     """
