@@ -135,14 +135,25 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         if context is None:
             return await self._admit(surface, tool, name, arguments, None)
         result: Result | None = None
-        began = time.perf_counter()
+        began, told = time.perf_counter(), self._with_id(arguments, context)
         try:
             result = await self._admit(surface, tool, name, arguments, context)
             return result  # the `finally` looks at it
         finally:
             known, took = tool.name if tool else NO_TOOL, time.perf_counter() - began
-            call = ended_call(context, known, arguments, result, took)
+            call = ended_call(context, known, told, result, took)
             self._services.observer.call_ended(call)
+
+    def _with_id(self, arguments: dict[str, Any], context: Ctx) -> dict[str, Any]:
+        """Arguments that name an environment by its id, if they name one of the caller's."""
+        given: object = arguments.get("environment_id")
+        if not isinstance(given, str):
+            return arguments
+        try:
+            found = self._services.environments.get(given, owner=current_owner(context))
+        except WaggleError:
+            return arguments
+        return {**arguments, "environment_id": found.id}
 
     async def _admit(
         self,
