@@ -57,8 +57,11 @@ def valid(schema: dict[str, Any], value: object) -> bool:
         {"leaves": st.lists(leaves, max_size=3) | values, "best": leaves | values, "count": values}
     )
 )
-def test_it_allows_and_refuses_the_same(value: object) -> None:
-    assert valid(quick(SCHEMA), value) == valid(SCHEMA, value)
+def test_it_allows_and_refuses_the_same_but_null_for_what_may_be_left_out(
+    value: dict[str, Any],
+) -> None:
+    null = "'size': None" in str([value["leaves"], value["best"]])
+    assert valid(quick(SCHEMA), value) == (valid(SCHEMA, value) and not null)
 
 
 def test_what_is_allowed_is_not_nothing() -> None:
