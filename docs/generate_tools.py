@@ -95,14 +95,14 @@ TRANSCRIPT = """\
 You    What is the 10,000th prime? Write it out in words, too.
 
 Agent  execute {"code": "primes = [n for n in range(2, ..."}
-         environment_id: aa7aa9ce-... (new, python; give it to go on there)
+         environment_id: aa7aa9ce-... (new, data; give it to go on there)
          104729
        install_packages {"environment_id": "aa7aa9", "packages": ["num2words"]}
          Successfully installed docopt-0.6.2 num2words-0.5.14
        execute {"environment_id": "aa7aa9", "code": "from num2words import ..."}
          one hundred and four thousand, seven hundred and twenty-nine
        destroy_environment {"environment_id": "aa7aa9"}
-         Environment aa7aa9ce-... (python-aa7aa9ce) is destroyed.
+         Environment aa7aa9ce-... (data-aa7aa9ce) is destroyed.
 
        It is 104,729: one hundred and four thousand, seven hundred and twenty-nine."""
 
