@@ -10,13 +10,15 @@ from tests.support.tokens import compact, tokens
 from tests.support.waggle_client import connected
 from tests.support.waggle_process import Waggle
 
+pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(300)]
+
 
 async def test_a_line_of_python_costs_little(server: Waggle, python: str) -> None:
     async with connected(server, MODERN) as client:
         arguments = {"environment_id": python, "code": "print(6*7)"}
         result = await client.call_tool("execute", arguments)
     assert tokens(compact(data_of(result))) <= 40
-    assert tokens(text_of(result)) <= 13
+    assert tokens(text_of(result)) <= 20
 
 
 @pytest.mark.net
