@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from waggle.domain.errors import InvalidArgument
@@ -143,6 +143,7 @@ _WORDS = st.sampled_from(
 
 
 @given(st.lists(_WORDS, max_size=8))
+@example(["install", ";", "pip", "pip"])
 def test_a_command_and_its_program_are_never_installed(words: list[str]) -> None:
     """Whatever the mixture: `pip install x` never asks for the packages `pip` and `install`."""
     try:

@@ -99,7 +99,8 @@ def read_packages(given: str | Sequence[str]) -> Wanted:
     commands = [_without_prefix(part) for part in segments]
     read = [_command(command) for command in commands]
     if not any(read):
-        if "&&" in text:
+        alone = len(segments) == 1
+        if "&&" in text or not (alone or _VERBS.isdisjoint(segments)):
             _refuse(text)
         return Wanted(tuple(name for part in segments for name in _names(part, text)))
     found = [each for each in read if each]
