@@ -22,10 +22,9 @@ CODE = {"code": "print(1)"}
 THIS = object()
 CASES: dict[str, tuple[str, dict[str, object], str, str]] = {
     "id malformed": ("execute", {ENV: "../../x", **CODE}, "invalid_argument", "UUID"),
-    "id empty": ("execute", {ENV: "", **CODE}, "invalid_argument", "UUID"),
     "id long": ("execute", {ENV: "a" * 100_000, **CODE}, "invalid_argument", "UUID"),
     "id a number": ("execute", {ENV: 5, **CODE}, "invalid_argument", "environment_id"),
-    "id missing": ("execute", {**CODE}, "invalid_argument", "is missing"),
+    "id missing": ("list_files", {}, "invalid_argument", "environment_id"),
     "id unknown": ("execute", {ENV: NOBODY, **CODE}, "not_found", "create_environment"),
     "id unknown, destroy": ("destroy_environment", {ENV: NOBODY}, "not_found", NOBODY),
     "id unknown, files": ("list_files", {ENV: NOBODY}, "not_found", "list_environments"),
@@ -35,8 +34,6 @@ CASES: dict[str, tuple[str, dict[str, object], str, str]] = {
         "invalid_runtime",
         "python, node, shell, data",
     ),
-    "runtime missing": ("create_environment", {}, "invalid_argument", "'runtime' is missing"),
-    "runtime empty": ("create_environment", {"runtime": ""}, "invalid_argument", "python"),
     "parameter unknown": (
         "create_environment",
         {"runtime": "python", "flavour": "alpine"},
@@ -187,13 +184,13 @@ CASES: dict[str, tuple[str, dict[str, object], str, str]] = {
         "install_packages",
         {ENV: THIS, "packages": "--index-url=http://127.0.0.1 six"},
         "invalid_argument",
-        "not a package name",
+        "more than names of packages",
     ),
     "packages URL": (
         "install_packages",
         {ENV: THIS, "packages": ["git+https://example.test/x"]},
         "invalid_argument",
-        "URLs",
+        "pip install git+https",
     ),
     "packages shell": (
         "install_packages",

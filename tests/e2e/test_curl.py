@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from tests.support.waggle_client import by_curl
 from tests.support.waggle_process import Waggle
-from tests.web.test_curl import INITIALIZE_CALL, LIST_CALL, TOOLS
+from tests.web.test_curl import INITIALIZE_CALL, LIST_CALL
+
+from waggle.domain.toolset import TOOLS, Toolset
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
@@ -29,7 +31,7 @@ def test_the_calls_of_the_guide(server: Waggle) -> None:
     assert hello["result"]["protocolVersion"] == "2025-11-25"
     assert hello["result"]["serverInfo"]["name"] == "waggle"
     listed = run(server, LIST_CALL)
-    assert [tool["name"] for tool in listed["result"]["tools"]] == TOOLS
+    assert [tool["name"] for tool in listed["result"]["tools"]] == [*TOOLS[Toolset.CORE]]
 
 
 def test_the_whole_job(server: Waggle) -> None:

@@ -122,7 +122,7 @@ async def test_a_server_killed_while_it_freezes_loses_no_more_than_that_machine(
     await until(lambda: server.machines() == [])
     server.start()
     async with connected(server) as client:
-        for row in (await call(client, "list_environments"))["environments"]:
+        for row in (await call(client, "list_environments")).get("environments", ()):
             assert row["status"] == "paused"
             await call(client, "destroy_environment", environment_id=row["environment_id"])
     assert server.remains() == {}

@@ -161,7 +161,7 @@ async def test_files_that_cannot_run(
         "echo \"ModuleNotFoundError: No module named 'numpy'\" >&2; exit 1",
         "echo 'Killed' >&2; exit 2",
         "echo 'X-Waggle-Denied: private' >&2; exit 22",
-        "echo 'sh: sh: not found' >&2",
+        "echo 'sh: busybox: not found' >&2",
     ],
 )
 async def test_what_a_program_prints_proves_nothing(guest: LocalGuest, script: str) -> None:

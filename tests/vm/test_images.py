@@ -43,7 +43,7 @@ async def test_such_an_image_gets_what_programs_expect(guest: LocalGuest) -> Non
     )
     assert shown == [
         "root:x:0:0:root:/root:/bin/sh",
-        "sandbox:x:1000:1000:waggle:/home/sandbox:/bin/sh",
+        "sandbox:*:1000:1000:waggle:/home/sandbox:/bin/sh",
         "drwxr-xr-x",
         "drwxrwxrwt",
         "/proc/self/status",
