@@ -124,10 +124,10 @@ async def test_what_clients_add_is_ignored_and_other_spellings_are_understood() 
 @pytest.mark.parametrize(
     "wrong, meant",
     [
-        ("timout_seconds", ": did you mean timeout_seconds?"),
-        ("enviroment_id", ": did you mean environment_id?"),
-        ("idempotence_key", ": did you mean idempotency_key?"),
-        ("timeoutSecond", ": did you mean timeout_seconds?"),
+        ("timout_seconds", " (did you mean timeout_seconds?)"),
+        ("enviroment_id", " (did you mean environment_id?)"),
+        ("idempotence_key", " (did you mean idempotency_key?)"),
+        ("timeoutSecond", " (did you mean timeout_seconds?)"),
         ("xyz", "."),
     ],
 )

@@ -180,5 +180,5 @@ def _problem(
         return f"parameter {name!r} is missing"
     if kind == "extra_forbidden":
         meant = get_close_matches(name, known, 1)
-        return f"there is no parameter {name!r}{f': did you mean {meant[0]}?' if meant else ''}"
+        return f"there is no parameter {name!r}{f' (did you mean {meant[0]}?)' if meant else ''}"
     return f"parameter {name!r}: {clean(message, 200)}"

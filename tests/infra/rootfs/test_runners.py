@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.support.programs import NODE
 
 from waggle.infra.rootfs.kit.build import GUEST_SOURCES
 
 SOURCES = {".py": "runner.python", ".js": "runner.node"}
-NODE = shutil.which("node")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,6 @@ class Place:
         shutil.copy(GUEST_SOURCES / SOURCES[extension], runner)
         argv = [sys.executable, runner, file]
         if extension == ".js":
-            assert NODE is not None
             argv = [NODE, "-r", runner, file]
         ended = subprocess.run(
             [*map(str, argv), *words],
@@ -104,10 +103,6 @@ def test_what_asks_python_for_its_own_code_finds_it(place: Place) -> None:
     assert said == "def double(x): return 2 * x\n True\n[42]\n[42]\n[42]\n", errors
 
 
-needs_node = pytest.mark.skipif(NODE is None, reason="this machine has no node")
-
-
-@needs_node
 def test_node_code_is_a_file_of_the_working_directory_that_is_not_there(place: Place) -> None:
     (place.cwd / "own.js").write_text("exports.value = 42")
     package = place.cwd / "node_modules" / "pack"
@@ -122,7 +117,6 @@ def test_node_code_is_a_file_of_the_working_directory_that_is_not_there(place: P
     assert said == f"42 pack node_modules,own.js {place.cwd}/main.js true true\n", errors
 
 
-@needs_node
 def test_modules_workers_and_forked_processes_find_it_too(place: Place) -> None:
     package = place.cwd / "node_modules" / "pack"
     package.mkdir(parents=True)

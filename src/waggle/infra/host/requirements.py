@@ -173,6 +173,16 @@ PACKAGES: tuple[SystemPackage, ...] = (
         programs=("jq",),
     ),
     SystemPackage(
+        name="zip",
+        why="writes archives as other people do",
+        uses=TEST,
+        apt="zip",
+        dnf="zip",
+        pacman="zip",
+        brew="zip",
+        programs=("zip",),
+    ),
+    SystemPackage(
         name="OpenSSH client",
         why="logs in as 'waggle shell' does",
         uses=TEST,
