@@ -140,7 +140,8 @@ async def shell(client: Client, box: str, lines: str) -> str:
 
 async def install(client: Client, box: str, packages: Sequence[str]) -> None:
     """Install, however long it takes."""
-    ran = await call(client, "install_packages", environment_id=box, packages=[*packages])
+    wanted = {"environment_id": box, "packages": [*packages]}
+    ran = await call(client, "install_packages", **wanted, wait_seconds=200)
     while ran.get("status") == "running":
         job = {"environment_id": box, "job_id": ran["job_id"]}
         ran = await call(client, "read_job", **job, wait_seconds=200)
