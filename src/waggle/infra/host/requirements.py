@@ -183,6 +183,16 @@ PACKAGES: tuple[SystemPackage, ...] = (
         programs=("zip",),
     ),
     SystemPackage(
+        name="xz",
+        why="lets tar write archives as other people do",
+        uses=TEST,
+        apt="xz-utils",
+        dnf="xz",
+        pacman="xz",
+        brew="xz",
+        programs=("xz",),
+    ),
+    SystemPackage(
         name="OpenSSH client",
         why="logs in as 'waggle shell' does",
         uses=TEST,
