@@ -14,6 +14,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.archives import Member, link, tar
 
 from waggle.domain.errors import InvalidArgument, TooLarge, WaggleError
 from waggle.domain.search import Kind
@@ -28,27 +29,6 @@ from waggle.domain.tree import (
 )
 from waggle.service.archives import read_archive, read_packed, write_archive
 from waggle.service.trees import batches
-
-Member = tuple[str, dict[str, Any], bytes]
-
-
-def tar(*members: tuple[str, dict[str, Any], bytes]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for name, changes, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            for key, value in changes.items():
-                setattr(info, key, value)
-            archive.addfile(info, io.BytesIO(data))
-    return out.getvalue()
-
-
-def link(
-    name: str, target: str, kind: bytes = tarfile.SYMTYPE
-) -> tuple[str, dict[str, Any], bytes]:
-    return name, {"type": kind, "linkname": target}, b""
-
 
 GOOD = tar(
     ("./", {"type": tarfile.DIRTYPE, "mode": 0o755}, b""),

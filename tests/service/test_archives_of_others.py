@@ -21,6 +21,7 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.archives import Member, link, tar
 from tests.support.programs import program
 
 from waggle.domain.errors import InvalidArgument, TooLarge, WaggleError
@@ -29,25 +30,6 @@ from waggle.domain.tree import TreeEntry
 from waggle.service.archives import read_archive, read_packed, write_archive
 
 UNIX, DOS = 3, 0
-Member = tuple[str, dict[str, Any], bytes]
-
-
-def tar(*members: Member, form: int = tarfile.PAX_FORMAT) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=form, errors="surrogateescape") as archive:
-        for name, fields, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            for key, value in fields.items():
-                setattr(info, key, value)
-            archive.addfile(info, io.BytesIO(data))
-    return out.getvalue()
-
-
-def link(
-    name: str, target: str, kind: bytes = tarfile.SYMTYPE
-) -> tuple[str, dict[str, Any], bytes]:
-    return name, {"type": kind, "linkname": target}, b""
 
 
 def by_name(data: bytes) -> dict[bytes, TreeEntry]:

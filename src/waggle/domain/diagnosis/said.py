@@ -18,7 +18,7 @@ from waggle.domain.diagnosis.told import Diagnosis
 from waggle.domain.evidence import Evidence
 from waggle.domain.execution import GuestUser
 
-_Rule = Callable[[Evidence, "re.Match[str]"], Diagnosis | None]
+_Rule = Diagnosis | Callable[[Evidence, "re.Match[str]"], Diagnosis | None]
 
 _DENIED: Final = (
     r"PermissionError: \[Errno 13\] Permission denied"
@@ -57,14 +57,12 @@ def address_in_use(evidence: Evidence, match: re.Match[str]) -> Diagnosis:
     )
 
 
-def externally_managed(_evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
-    """An installer spares the system's Python."""
-    return Diagnosis(
-        "externally_managed",
-        "The installer leaves the system's Python alone.",
-        "Give it --break-system-packages (this machine is throw-away), or make a virtual "
-        "environment: python3 -m venv .venv && .venv/bin/pip install NAME.",
-    )
+_EXTERNALLY_MANAGED: Final = Diagnosis(
+    "externally_managed",
+    "The installer leaves the system's Python alone.",
+    "Give it --break-system-packages (this machine is throw-away), or make a virtual "
+    "environment: python3 -m venv .venv && .venv/bin/pip install NAME.",
+)
 
 
 def certificate_unknown(_evidence: Evidence, match: re.Match[str]) -> Diagnosis:
@@ -91,13 +89,11 @@ def disk_was_full(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
     )
 
 
-def heap_full(_evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
-    """Node.js reached a limit of its own."""
-    return Diagnosis(
-        "out_of_memory",
-        "Node.js reached the limit of its own heap.",
-        "Raise it within the machine's memory: NODE_OPTIONS=--max-old-space-size=MIB.",
-    )
+_HEAP_FULL: Final = Diagnosis(
+    "out_of_memory",
+    "Node.js reached the limit of its own heap.",
+    "Raise it within the machine's memory: NODE_OPTIONS=--max-old-space-size=MIB.",
+)
 
 
 def memory_refused(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
@@ -117,22 +113,16 @@ def package_unknown(evidence: Evidence, match: re.Match[str]) -> Diagnosis:
     return Diagnosis("package_not_found", "The installer knows no such package.", step)
 
 
-def no_systemd(_evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
-    """Services are not started by an init system here."""
-    return Diagnosis(
-        "no_systemd",
-        "There is no systemd in this machine.",
-        "Start the server's program itself, as a job in the background.",
-    )
-
-
-def no_input(_evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
-    """It read from its input, which is empty."""
-    return Diagnosis(
-        "no_input",
-        "It wanted to read a line, and there is no terminal and no more input.",
-        "Give what it reads in stdin, or give it as arguments.",
-    )
+_NO_SYSTEMD: Final = Diagnosis(
+    "no_systemd",
+    "There is no systemd in this machine.",
+    "Start the server's program itself, as a job in the background.",
+)
+_NO_INPUT: Final = Diagnosis(
+    "no_input",
+    "It wanted to read a line, and there is no terminal and no more input.",
+    "Give what it reads in stdin, or give it as arguments.",
+)
 
 
 def no_display(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
@@ -149,23 +139,17 @@ def no_display(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
     )
 
 
-def wrong_format(_evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
-    """A shell says what the kernel said of a file."""
-    return Diagnosis(
-        "not_executable",
-        "A file is no program for this machine.",
-        "Use a build for Linux on x86-64; give a script to its interpreter (bash FILE).",
-    )
-
-
-def no_interpreter(_evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
-    """A shell says so of a script's first line."""
-    return Diagnosis(
-        "interpreter_not_found",
-        "A script's first line names an interpreter that is not there, often because of a carriage "
-        "return at its end.",
-        "Give the script Unix line ends (sed -i 's/\\r$//' FILE), or correct its first line.",
-    )
+_WRONG_FORMAT: Final = Diagnosis(
+    "not_executable",
+    "A file is no program for this machine.",
+    "Use a build for Linux on x86-64; give a script to its interpreter (bash FILE).",
+)
+_NO_INTERPRETER: Final = Diagnosis(
+    "interpreter_not_found",
+    "A script's first line names an interpreter that is not there, often because of a carriage "
+    "return at its end.",
+    "Give the script Unix line ends (sed -i 's/\\r$//' FILE), or correct its first line.",
+)
 
 
 def browser_libraries(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
@@ -182,13 +166,13 @@ _SAID: Final[tuple[tuple[re.Pattern[str], _Rule], ...]] = tuple(
     (re.compile(pattern, re.MULTILINE), rule)
     for pattern, rule in (
         (r"missing dependencies to run browsers", browser_libraries),
-        (r"Exec format error|cannot execute binary file", wrong_format),
+        (r"Exec format error|cannot execute binary file", _WRONG_FORMAT),
         (
             r"bad interpreter: No such file|cannot execute: required file not found"
             r"|env: \S+\\r\S?: No such file",
-            no_interpreter,
+            _NO_INTERPRETER,
         ),
-        (r"externally[- ]managed", externally_managed),
+        (r"externally[- ]managed", _EXTERNALLY_MANAGED),
         (
             r"^(?:E: Unable to locate package|E: Package '\S+' has no installation cand)",
             package_unknown,
@@ -200,7 +184,7 @@ _SAID: Final[tuple[tuple[re.Pattern[str], _Rule], ...]] = tuple(
             r"|[Aa]ddress already in use",
             address_in_use,
         ),
-        (r"JavaScript heap out of memory", heap_full),
+        (r"JavaScript heap out of memory", _HEAP_FULL),
         (
             r"^(?:\S*MemoryError\b|std::bad_alloc)|terminate called .{0,80}bad_alloc"
             r"|java\.lang\.OutOfMemoryError|Cannot allocate memory",
@@ -212,8 +196,8 @@ _SAID: Final[tuple[tuple[re.Pattern[str], _Rule], ...]] = tuple(
             r"|PKIX path building failed",
             certificate_unknown,
         ),
-        (r"not been booted with systemd|Failed to connect to bus", no_systemd),
-        (r"^EOFError: EOF when reading a line$", no_input),
+        (r"not been booted with systemd|Failed to connect to bus", _NO_SYSTEMD),
+        (r"^EOFError: EOF when reading a line$", _NO_INPUT),
         (
             r"no display name and no \$DISPLAY|cannot open display|couldn't connect to display",
             no_display,
@@ -227,6 +211,8 @@ def what_was_said(evidence: Evidence) -> Diagnosis | None:
     """The first of these that the end of what it said tells of."""
     text = last_words(evidence)
     for pattern, rule in _SAID:
-        if (match := pattern.search(text)) and (found := rule(evidence, match)):
+        if not (match := pattern.search(text)):
+            continue
+        if found := rule if isinstance(rule, Diagnosis) else rule(evidence, match):
             return found
     return None
