@@ -61,7 +61,9 @@ ATTACKS: dict[str, Payload] = {
 }
 DEAF = {"unknown-packets-unread": "unknown-packets", "channel-requests-unread": "channel-requests"}
 """The same, by a peer that does not read what it is answered."""
-KINDS = (*ATTACKS, *DEAF, "rekey-without-end")
+QUIET = "nothing"
+"""No attack, to compare with."""
+KINDS = (QUIET, *ATTACKS, *DEAF, "rekey-without-end")
 
 
 def _ignore(_data: bytes, _datatype: object = None) -> None:
@@ -96,6 +98,8 @@ class FloodSession(asyncssh.SSHServerSession[bytes]):
             self._channel.exit(0)
 
     async def _attack(self, kind: str) -> None:
+        if kind == QUIET:
+            return
         transport = self._connection._transport
         if kind in DEAF:
             transport.pause_reading()

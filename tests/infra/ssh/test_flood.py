@@ -20,8 +20,9 @@ from waggle.infra.ssh.bounded import BoundedConnection
 
 DROPPED = (
     "forwarded-opens", "unknown-opens", "global-requests", "unknown-packets", "debug", "ignore",
+    "unknown-packets-unread",
 )  # fmt: skip
-THROTTLED = ("one-byte-data", "channel-requests", *DEAF)
+THROTTLED = ("one-byte-data", "channel-requests", "channel-requests-unread")
 SECONDS = 1.0
 MAX_STALL = 0.25
 MAX_MB = 60

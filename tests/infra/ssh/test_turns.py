@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -82,6 +83,25 @@ def test_who_wants_twice_works_once_a_turn() -> None:
     while loop.soon:
         loop.turn()
     assert done.count("once") == 1
+
+
+def test_one_that_fails_does_not_end_the_turns_of_the_others() -> None:
+    class Broken:
+        def work(self, deadline: float) -> bool:
+            raise ValueError
+
+    loop, done = Loop(), list[str]()
+    turns = Turns(loop.call_soon, lambda: loop.now)
+    turns.want(Busy("a", 10, loop, done))
+    turns.want(Broken())
+    for _ in range(2):
+        with contextlib.suppress(ValueError):
+            loop.turn()
+    turns.want(Busy("b", 1, loop, done))
+    while loop.soon:
+        loop.turn()
+    assert done.count("a") == 10
+    assert done.count("b") == 1
 
 
 @pytest.mark.anyio

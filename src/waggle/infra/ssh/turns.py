@@ -51,14 +51,16 @@ class Turns:
         self._is_taken = True
         began = self._clock()
         deadline = began + TURN
-        while self._waiting and self._clock() < deadline:
-            worker = self._waiting.popleft()
-            if worker.work(deadline):
-                self._waiting.append(worker)
-        if self._waiting or self._clock() - began > TURN / 2:
-            self._call_soon(self._run)
-        else:
-            self._is_taken = False
+        try:
+            while self._waiting and self._clock() < deadline:
+                worker = self._waiting.popleft()
+                if worker.work(deadline):
+                    self._waiting.append(worker)
+        finally:  # one that fails must not end the turns of the others
+            if self._waiting or self._clock() - began > TURN / 2:
+                self._call_soon(self._run)
+            else:
+                self._is_taken = False
 
 
 _of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictionary()
@@ -67,5 +69,9 @@ _of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictiona
 def turns_of(loop: asyncio.AbstractEventLoop) -> Turns:
     """The turns of a loop: one set, whoever asks."""
     if loop not in _of_loops:
-        _of_loops[loop] = Turns(loop.call_soon)
+        _of_loops[loop] = Turns(_soon)
     return _of_loops[loop]
+
+
+def _soon(call: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_soon(call)
