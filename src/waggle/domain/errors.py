@@ -183,7 +183,7 @@ class GuestLost(WaggleError):
     default_hint = "Its files are gone: create a new environment."
 
 
-class GuestMisbehaves(GuestLost):
+class GuestMisbehaves(WaggleError):
     """What answers in the environment floods this server or breaks its protocol."""
 
     code = "guest_misbehaves"

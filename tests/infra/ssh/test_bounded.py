@@ -40,14 +40,14 @@ async def test_output_of_many_turns_arrives_whole_and_in_order() -> None:
 
 
 async def test_what_came_before_the_connections_end_is_decoded_before_the_end() -> None:
-    """More packets than fit a turn, and then the server hangs up at once."""
+    """More packets than fit a turn, and right behind them the end of the stream."""
     lines = 20 * PACKETS
 
     async def talk(process: asyncssh.SSHServerProcess[bytes]) -> None:
         for number in range(lines):
             process.stdout.write(b"%06d\n" % number)
         process.exit(3)
-        cast("Any", process.channel.get_connection())._transport.close()
+        cast("Any", process.channel.get_connection())._transport.write_eof()
 
     async with peer(talk) as made:
         connection = SshConnection(made.port, made.keys)

@@ -12,24 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, cast
 
 import asyncssh
-from asyncssh import constants
 from asyncssh.packet import SSHPacket
 
-from waggle.infra.ssh.conduct import REKEY, Conduct, Misconduct
+from waggle.infra.ssh.conduct import Conduct, Misconduct
+from waggle.infra.ssh.inbox import Inbox
 from waggle.infra.ssh.turns import turns_of
 
 PACKETS: Final = 64
 """Packets that one connection may have decoded in a turn of the loop."""
 BYTES: Final = 128 << 10
 """Bytes likewise."""
-PIECE: Final = 16 << 10
-"""Bytes that asyncssh gets at once: it copies all that it holds for every packet."""
 LITTLE: Final = 16 << 10
 """Who fills a turn with less than this sends tiny packets, and rests."""
 REST: Final = 0.006
@@ -43,15 +40,6 @@ PRIVATE: Final = (
     "_recv_handler", "_send_kexinit", "_send_deferred_packets", "_deferred_packets",
     "_kex_complete", "_transport",
 )  # fmt: skip
-_CONTROL: Final = frozenset(
-    {
-        constants.MSG_UNIMPLEMENTED,
-        constants.MSG_DEBUG,
-        constants.MSG_EXT_INFO,
-        constants.MSG_USERAUTH_BANNER,
-        constants.MSG_GLOBAL_REQUEST,
-    }
-)
 _Step = Callable[[], bool]
 
 
@@ -76,8 +64,7 @@ class BoundedConnection(asyncssh.SSHClientConnection):
         self._on_misconduct = on_misconduct
         self._conduct = Conduct(time.monotonic)
         self._under: asyncio.Transport | None = None
-        self._input: deque[bytes] = deque()
-        self._input_size = 0
+        self._input = Inbox()
         self._is_reading = True
         self._is_resting = False
         self._end_of_input: Callable[[], None] | None = None
@@ -120,8 +107,7 @@ class BoundedConnection(asyncssh.SSHClientConnection):
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
         """Called by the loop with what was read."""
-        self._input.append(data)
-        self._input_size += len(data)
+        self._input.put(data)
         self._read_or_pause()
         if not self._is_resting:
             self._turns.want(self)
@@ -147,7 +133,7 @@ class BoundedConnection(asyncssh.SSHClientConnection):
 
     @property
     def _has_more(self) -> bool:
-        return bool(self._input) or self._is_cut
+        return self._input.size > 0 or self._is_cut
 
     def work(self, deadline: float) -> bool:
         """Decode for one turn; see `turns`."""
@@ -183,20 +169,12 @@ class BoundedConnection(asyncssh.SSHClientConnection):
             super().data_received(piece)
             if self._is_cut or self._is_busy or self._transport is None:
                 break
-            if not self._input or decoded >= BYTES:
+            if not self._input.size or decoded >= BYTES:
                 break
-            piece = self._next_piece()
+            piece = self._input.piece()
             decoded += len(piece)
         self._steps = 0
         return decoded
-
-    def _next_piece(self) -> bytes:
-        first = self._input.popleft()
-        if len(first) > PIECE:
-            self._input.appendleft(first[PIECE:])
-            first = first[:PIECE]
-        self._input_size -= len(first)
-        return first
 
     def _rest(self) -> bool:
         """Go on later, not in the next turn."""
@@ -210,7 +188,7 @@ class BoundedConnection(asyncssh.SSHClientConnection):
         self._turns.want(self)
 
     def _read_or_pause(self) -> None:
-        wanted = self._input_size < HELD
+        wanted = self._input.size < HELD
         if self._under is None or wanted is self._is_reading or self._under.is_closing():
             return
         self._is_reading = wanted
@@ -236,16 +214,14 @@ class BoundedConnection(asyncssh.SSHClientConnection):
         """Called by asyncssh for each packet that is not a channel's."""
         before = self._channel_count
         result = super().process_packet(pkttype, pktid, packet)
+        has_opened = self._channel_count > before
+        if has_opened:
+            self._steps -= OPEN_STEPS
         try:
-            if pkttype == constants.MSG_CHANNEL_OPEN and self._channel_count > before:
-                self._steps -= OPEN_STEPS
+            if has_opened:
                 self._conduct.channels(self._channel_count)
-            elif pkttype == constants.MSG_IGNORE:
-                self._conduct.padding(pktid)
-            elif pkttype == constants.MSG_KEXINIT:
-                self._conduct.control(REKEY)
-            elif pkttype in _CONTROL or pkttype == constants.MSG_CHANNEL_OPEN or not result:
-                self._conduct.control()
+            else:
+                self._conduct.packet(pkttype, pktid, is_known=bool(result))
         except Misconduct as misconduct:
             self._end(misconduct)
         return result

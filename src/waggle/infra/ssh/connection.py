@@ -64,8 +64,7 @@ class SshConnection:
     async def get(self) -> asyncssh.SSHClientConnection:
         """The open connection, connecting if there is none: for `timeout` seconds at most.
 
-        Raises GuestLost, which is GuestMisbehaves for good once the server's conduct has ended a
-        connection. Safe to cancel.
+        Raises GuestLost, for good once the server's conduct has ended a connection. Safe to cancel.
         """
         async with self._turn:
             self._require_open()
@@ -90,18 +89,17 @@ class SshConnection:
     def require_good_conduct(self) -> None:
         """Raises GuestMisbehaves when the server's conduct has ended a connection."""
         if self._misconduct:
-            raise GuestMisbehaves(
-                f"The environment's SSH server was replaced or broken: {self._misconduct}."
-            )
+            raise GuestMisbehaves(self._misconduct)
 
     def _misbehaved(self, how: str) -> None:
         log.warning("guest_misbehaves", port=self._port, how=how)
-        self._misconduct = how
+        self._misconduct = f"The environment's SSH server was replaced or broken: {how}."
 
     def _require_open(self) -> None:
         if self._closed:
             raise GuestLost("The environment is being destroyed.")
-        self.require_good_conduct()
+        if self._misconduct:
+            raise GuestLost(self._misconduct)
 
     async def _connect(self) -> BoundedConnection:
         """Connect, with a few attempts. The peer is the guest's: it may answer anything."""
