@@ -50,7 +50,7 @@ async def serve(
         with contextlib.closing(
             bind(settings.listen_addr.host, settings.listen_addr.port)
         ) as listener:
-            async with open_app(settings) as app:
+            async with open_app(settings, access.several) as app:
                 stdio = Places.of(settings).stdio
                 await sweep(stdio)
                 group.start_soon(keep_swept, stdio, settings.reaper_interval.total_seconds())

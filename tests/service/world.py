@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -133,6 +133,7 @@ class Guest(FakeGuest):
     """Of its host."""
     freed: int = 0
     watch_error: Exception | None = None
+    pause_error: Exception | None = None
 
     async def destroy(self) -> None:
         self.destroys += 1
@@ -142,6 +143,11 @@ class Guest(FakeGuest):
             raise self.destroy_error
         self.freed += 1
         self.die("destroyed")
+
+    async def pause(self) -> None:
+        if self.pause_error is not None:
+            raise self.pause_error
+        await FakeGuest.pause(self)
 
     async def hibernate(self) -> None:
         with anyio.CancelScope(shield=True):
@@ -371,7 +377,11 @@ class Ids:
 
 
 def build(
-    tasks: anyio.abc.TaskGroup, *, capacity: int = 2, pausing: Pausing | None = None
+    tasks: anyio.abc.TaskGroup,
+    *,
+    capacity: int = 2,
+    pausing: Pausing | None = None,
+    several_owners: bool = False,
 ) -> World:
     """A world whose watchers run in `tasks`."""
     gates = Gates()
@@ -386,6 +396,8 @@ def build(
             network=NetworkPolicy.PUBLIC,
             images={name: f"waggle/{name}" for name in RuntimeName},
             pausing=pausing or Pausing(),
+            several_owners=lambda: several_owners,
+            most=replace(RESOURCES, memory_mib=2 * RESOURCES.memory_mib),
         ),
         clock=clock,
         new_id=Ids(),
@@ -395,11 +407,15 @@ def build(
 
 
 @contextlib.asynccontextmanager
-async def world(*, capacity: int = 2, pausing: Pausing | None = None) -> AsyncGenerator[World]:
+async def world(
+    *, capacity: int = 2, pausing: Pausing | None = None, several_owners: bool = False
+) -> AsyncGenerator[World]:
     """A world for one test, closed and checked at its end."""
     with anyio.fail_after(LONG):
         async with anyio.create_task_group() as tasks:
-            here = build(tasks, capacity=capacity, pausing=pausing)
+            here = build(
+                tasks, capacity=capacity, pausing=pausing, several_owners=several_owners
+            )
             yield here
             await here.close()
             tasks.cancel_scope.cancel()

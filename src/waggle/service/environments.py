@@ -60,7 +60,9 @@ class EnvironmentService:
         self._observer = observer or Observer()
         self.news = News(self._observer, clock)
         """Told of what comes, changes and goes."""
-        self._registry = Registry(limits.max_environments, limits.per_owner, limits.slots)
+        self._registry = Registry(
+            limits.max_environments, limits.per_owner, limits.slots, limits.several_owners
+        )
         self._arrivals = Arrivals(
             host,
             store,
@@ -70,7 +72,7 @@ class EnvironmentService:
             news=self.news,
             changed=self._changed,
         )
-        self._pauses = Pauses(self._registry, limits.pausing, clock, can_freeze=host.can_freeze)
+        self._pauses = Pauses(self._registry, limits.pausing, clock, host)
 
     def _changed(self, environment: Environment) -> None:
         if environment.state is State.DESTROYED:
@@ -257,13 +259,14 @@ class EnvironmentService:
     async def retire(self, environment_id: str) -> State | None:
         """The reaper's end of what is idle: put to sleep or destroyed, which is what it returns.
 
-        None when it was used since the reaper looked. Raises what keeps it from being destroyed.
+        None when it was used since the reaper looked, or is kept in memory because it cannot sleep
+        now. Raises what keeps it from being destroyed.
         """
         live = self._registry.find(environment_id)
         if live is None or not live.environment.is_expired(self._clock()):
             return None
-        if await self._pauses.put_to_sleep(live):
-            return State.PAUSED
+        if self._pauses.may_rest(live.environment):
+            return State.PAUSED if await self._pauses.rest(live) else None
         ended = await live.end(wanted=lambda environment: environment.is_expired(self._clock()))
         if ended:
             self._observer.environment_reaped()
