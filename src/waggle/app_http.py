@@ -75,6 +75,7 @@ async def _serve(
         sessions=SessionLimits(
             idle_seconds=settings.session_idle_timeout.total_seconds(),
             maximum=settings.max_sessions,
+            several_owners=access.several,
         ),
         access=access,
         scrape=app.watch.scrape,

@@ -23,9 +23,7 @@ LARGE = CreateRequest(RuntimeName.PYTHON, memory_mb=1024)
 
 
 async def sweep(here: World) -> list[str]:
-    return await Reaper(
-        here.service, interval=60, clock=here.clock, sleep=anyio.sleep
-    ).sweep()
+    return await Reaper(here.service, interval=60, clock=here.clock, sleep=anyio.sleep).sweep()
 
 
 async def fill(here: World, owner: str, to_disk: int) -> None:

@@ -382,6 +382,7 @@ def build(
     capacity: int = 2,
     pausing: Pausing | None = None,
     several_owners: bool = False,
+    per_owner: int = 0,
 ) -> World:
     """A world whose watchers run in `tasks`."""
     gates = Gates()
@@ -396,6 +397,7 @@ def build(
             network=NetworkPolicy.PUBLIC,
             images={name: f"waggle/{name}" for name in RuntimeName},
             pausing=pausing or Pausing(),
+            per_owner=per_owner,
             several_owners=lambda: several_owners,
             most=replace(RESOURCES, memory_mib=2 * RESOURCES.memory_mib),
         ),
@@ -413,9 +415,7 @@ async def world(
     """A world for one test, closed and checked at its end."""
     with anyio.fail_after(LONG):
         async with anyio.create_task_group() as tasks:
-            here = build(
-                tasks, capacity=capacity, pausing=pausing, several_owners=several_owners
-            )
+            here = build(tasks, capacity=capacity, pausing=pausing, several_owners=several_owners)
             yield here
             await here.close()
             tasks.cancel_scope.cancel()

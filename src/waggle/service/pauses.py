@@ -126,7 +126,7 @@ class Pauses:
             return
         try:
             await live.pause(notice=why)
-        except (WaggleError, OSError) as error:
-            log.warning("pause_failed", environment=live.environment.id, error=str(error))
+        except (WaggleError, OSError) as failure:
+            log.warning("pause_failed", environment=live.environment.id, error=str(failure))
         else:
             log.warning("idle_kept_in_memory", environment=live.environment.id, why=why)

@@ -89,9 +89,7 @@ class Registry:
 
     def asleep(self, owner: str) -> set[str]:
         """The ids of an owner's that are paused with their state on the disk."""
-        return {
-            each.id for each in self.environments() if each.owner == owner and each.is_asleep
-        }
+        return {each.id for each in self.environments() if each.owner == owner and each.is_asleep}
 
     def remove(self, environment_id: str) -> None:
         """Forget it. Idempotent."""
