@@ -26,7 +26,7 @@ from waggle.service.reaper import Reaper
 from waggle.service.request import Pausing
 
 T = TypeVar("T")
-OWNERS = ("ann", "bob", "eve")
+OWNERS: tuple[str, ...] = ("ann", "bob", "eve")
 SHARE, CAPACITY, ASLEEP = 2, 6, 2
 """Slots of one owner, of all, and places on the disk of one owner."""
 owners = st.sampled_from(OWNERS)
