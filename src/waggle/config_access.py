@@ -116,6 +116,14 @@ class AccessSection(Section):
         ge=0,
         le=1000,
     )
+    max_disk_mb_per_owner: Whole = setting(
+        "0",
+        "MiB on the disk that one owner's environments, snapshots and jobs' output may take; what "
+        "needs more than is left of that is not created, copied or paused to disk. 0 means all, "
+        "or, where tokens of several owners are accepted, half of what is there for all.",
+        ge=0,
+        le=1_000_000_000,
+    )
     max_calls_per_minute: Whole = setting(
         "0",
         "Tool calls and requests for resources and prompts of one owner in a minute; as many may "

@@ -130,6 +130,7 @@ def limits(settings: Settings, several_owners: SeveralOwners = one_owner) -> Lim
         ),
         per_owner=settings.max_environments_per_owner,
         several_owners=several_owners,
+        disk_mib=settings.max_disk_mb_per_owner,
         most=Resources(
             max(settings.max_cpus, settings.default_cpus),
             max(settings.max_memory_mb, settings.default_memory_mb),

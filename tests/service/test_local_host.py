@@ -286,6 +286,24 @@ async def test_why_a_create_would_fail(rig: Rig) -> None:
         assert "10920" in str(await rig.host.not_ready())
 
 
+async def test_what_each_environment_takes_of_the_disk_and_what_is_free(rig: Rig) -> None:
+    here = rig.directory / "environments"
+    for name in ("running", "asleep", "socket"):
+        (here / name / "frozen").mkdir(parents=True)
+    with (here / "running" / "scratch.img").open("wb") as disk:
+        disk.write(bytes(MIB))
+        disk.truncate(4096 * MIB)  # a hole takes nothing
+    (here / "asleep" / "frozen" / "ram").write_bytes(bytes(2 * MIB))
+    (here / "socket" / "link").symlink_to(here / "asleep" / "frozen" / "ram")
+    below = here / "socket" / "console.run"
+    below.mkdir()
+    (below / "of a hostile VMM").write_bytes(bytes(MIB))
+    use = await rig.host.disk_use()
+    taken = {name: size // MIB for name, size in use.of_environments.items()}
+    assert taken == {"running": 1, "asleep": 2, "socket": 0}
+    assert use.free > MIB
+
+
 async def test_what_an_earlier_server_left(rig: Rig) -> None:
     known = environment()
     for name in (known.id, "unknown"):

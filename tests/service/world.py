@@ -24,6 +24,7 @@ from waggle.domain.environment import Environment, MachineIdentity, Resources, S
 from waggle.domain.host import Moment, Progress
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
+from waggle.domain.usage import DiskUse
 from waggle.infra.spool import Spool
 from waggle.service.environments import CreateRequest, EnvironmentService, Limits
 from waggle.service.jobs import JobService
@@ -180,6 +181,8 @@ class Host:
     late: bool = False
     can_freeze: bool = True
     asleep: set[str] = field(default_factory=set[str])
+    free: int = 1 << 40
+    used: dict[str, int] = field(default_factory=dict[str, int])
 
     @property
     def only(self) -> Guest:
@@ -234,6 +237,10 @@ class Host:
             raise self.discard_errors[environment.id]
         self.asleep.discard(environment.id)
         self.discarded.append(environment.id)
+
+    async def disk_use(self) -> DiskUse:
+        await self.gates.enter("disk", "")
+        return DiskUse(self.free, self.used)
 
     async def not_ready(self) -> str | None:
         await anyio.lowlevel.checkpoint()
@@ -383,6 +390,7 @@ def build(
     pausing: Pausing | None = None,
     several_owners: bool = False,
     per_owner: int = 0,
+    disk_mib: int = 0,
 ) -> World:
     """A world whose watchers run in `tasks`."""
     gates = Gates()
@@ -398,6 +406,7 @@ def build(
             images={name: f"waggle/{name}" for name in RuntimeName},
             pausing=pausing or Pausing(),
             per_owner=per_owner,
+            disk_mib=disk_mib,
             several_owners=lambda: several_owners,
             most=replace(RESOURCES, memory_mib=2 * RESOURCES.memory_mib),
         ),
@@ -410,12 +419,22 @@ def build(
 
 @contextlib.asynccontextmanager
 async def world(
-    *, capacity: int = 2, pausing: Pausing | None = None, several_owners: bool = False
+    *,
+    capacity: int = 2,
+    pausing: Pausing | None = None,
+    several_owners: bool = False,
+    disk_mib: int = 0,
 ) -> AsyncGenerator[World]:
     """A world for one test, closed and checked at its end."""
     with anyio.fail_after(LONG):
         async with anyio.create_task_group() as tasks:
-            here = build(tasks, capacity=capacity, pausing=pausing, several_owners=several_owners)
+            here = build(
+                tasks,
+                capacity=capacity,
+                pausing=pausing,
+                several_owners=several_owners,
+                disk_mib=disk_mib,
+            )
             yield here
             await here.close()
             tasks.cancel_scope.cancel()

@@ -24,6 +24,7 @@ from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock, EnvironmentStore, NewId
 from waggle.domain.snapshot import Snapshot
 from waggle.service.arrivals import Arrivals, end_quietly
+from waggle.service.disk_shares import DiskShares
 from waggle.service.inspection import Inspection
 from waggle.service.live import LiveEnvironment
 from waggle.service.news import News
@@ -72,7 +73,9 @@ class EnvironmentService:
             news=self.news,
             changed=self._changed,
         )
-        self._pauses = Pauses(self._registry, limits.pausing, clock, host)
+        self.disk = DiskShares(host, self._registry, limits.disk_mib, limits.several_owners)
+        """What each owner may have of the disk."""
+        self._pauses = Pauses(self._registry, limits.pausing, clock, host, self.disk)
 
     def _changed(self, environment: Environment) -> None:
         if environment.state is State.DESTROYED:
@@ -99,7 +102,8 @@ class EnvironmentService:
         environment = self.limits.describe(
             request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
-        (created,) = await self._arrivals.bring_up([environment], progress)
+        async with self.disk.room(owner):
+            (created,) = await self._arrivals.bring_up([environment], progress)
         return created
 
     async def create_from(
@@ -115,7 +119,8 @@ class EnvironmentService:
         described = self.limits.describe_copy(
             snapshot, request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
-        (created,) = await self._arrivals.bring_up([described], progress, moment)
+        async with self.disk.room(owner, snapshot.size):
+            (created,) = await self._arrivals.bring_up([described], progress, moment)
         return created
 
     async def fork(
@@ -123,9 +128,9 @@ class EnvironmentService:
     ) -> builtins.list[Environment]:
         """New environments that go on from this moment of `origin`. Raises as `create` does."""
         now = self._clock()
-        return await self._arrivals.bring_up(
-            [origin.copy(self._new_id(), now) for _ in range(count)], no_progress, moment
-        )
+        described = [origin.copy(self._new_id(), now) for _ in range(count)]
+        async with self.disk.room(origin.owner, copies=count, of=origin.id):
+            return await self._arrivals.bring_up(described, no_progress, moment)
 
     def require_room(self, owner: str, count: int, resources: Resources) -> None:
         """Raise MaxEnvironments or QuotaExceeded unless so many more of that size may run now."""

@@ -20,6 +20,7 @@ from waggle.domain.host import EnvironmentHost, Progress, no_progress
 from waggle.domain.protocols import Clock
 from waggle.domain.quota import Quota
 from waggle.service.death import cause_of
+from waggle.service.disk_shares import DiskShares
 from waggle.service.live import LiveEnvironment
 from waggle.service.registry import Registry
 from waggle.service.request import Pausing
@@ -33,12 +34,18 @@ class Pauses:
     """The operator's rules for pauses. The host says whether machines can sleep."""
 
     def __init__(
-        self, registry: Registry, pausing: Pausing, clock: Clock, host: EnvironmentHost
+        self,
+        registry: Registry,
+        pausing: Pausing,
+        clock: Clock,
+        host: EnvironmentHost,
+        disk: DiskShares,
     ) -> None:
         self._registry = registry
         self._pausing = pausing
         self._clock = clock
         self._host = host
+        self._disk = disk
         self._falling: list[LiveEnvironment] = []
         """Those that are being put to sleep: each holds its place already."""
         self._quota = Quota(
@@ -63,8 +70,13 @@ class Pauses:
 
     async def _sleep(self, live: LiveEnvironment) -> Environment:
         """Raises as `pause` does, or OSError."""
+        environment, until = live.environment, self._clock() + self._pausing.keep
+        if environment.is_asleep:
+            return await live.pause(asleep_until=until)
+        memory = environment.resources.memory_mib << 20
         with self._place(live):
-            return await live.pause(asleep_until=self._clock() + self._pausing.keep)
+            async with self._disk.room(environment.owner, memory):
+                return await live.pause(asleep_until=until)
 
     @contextlib.contextmanager
     def _place(self, live: LiveEnvironment) -> Generator[None]:

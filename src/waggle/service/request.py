@@ -80,6 +80,8 @@ class Limits:
     per_owner: int = 0
     """Slots of one owner; 0 means all, or half of them where there are several owners."""
     several_owners: SeveralOwners = one_owner
+    disk_mib: int = 0
+    """Of one owner; 0 means all, or half of what there is where there are several owners."""
     pausing: Pausing = Pausing()
     most: Resources | None = None
     """What one environment may have at most; None means no more than `resources`."""
