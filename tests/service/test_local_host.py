@@ -202,6 +202,7 @@ def rig(tmp_path: Path) -> Rig:
     return Rig(tmp_path)
 
 
+MIB = 1 << 20
 NOTHING: tuple[list[Path], frozenset[int]] = ([], frozenset())
 
 

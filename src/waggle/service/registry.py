@@ -56,10 +56,12 @@ class Registry:
 
     def require_room(self, owner: str, slots: int = 1) -> None:
         """Raise MaxEnvironments or QuotaExceeded unless so many more may run."""
+        quota = self._quota
+        if quota.most < self._capacity and not self._closed:  # tells more than that all are taken
+            own = self._held(each for each in self.environments() if each.owner == owner)
+            quota.require(owner, own, slots)
         if refusal := self.refusal(slots):
             raise refusal
-        own = self._held(each for each in self.environments() if each.owner == owner)
-        self._quota.require(owner, own, slots)
 
     @property
     def _quota(self) -> Quota:
