@@ -60,7 +60,10 @@ class SnapshotService:
         self._shelf = shelf
         self._limits = limits
         self._quota = Quota(
-            "snapshots", limits.per_owner, "WAGGLE_MAX_SNAPSHOTS", "Delete one of yours."
+            "snapshots",
+            limits.per_owner,
+            "WAGGLE_MAX_SNAPSHOTS",
+            "Delete one with delete_snapshot.",
         )
         self._clock = clock
         self._new_id = new_id
