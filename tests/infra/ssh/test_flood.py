@@ -2,7 +2,7 @@
 """Attacks of a hostile SSH server: the loop goes on, memory is bounded, others are answered.
 
 `stall_cpu` is what the loop's thread computed between two looks, which a busy machine does not
-change. Figures from before the bounds are in docs/decisions/0022-bounds-for-ssh.md.
+change. Figures from before the bounds are in docs/decisions/0023-bounds-for-ssh.md.
 """
 
 from __future__ import annotations
