@@ -31,6 +31,7 @@ from waggle.service.pauses import Pauses
 from waggle.service.records import recover
 from waggle.service.registry import Registry
 from waggle.service.request import CopyRequest, CreateRequest, Limits
+from waggle.service.unclaimed import Unclaimed
 
 __all__ = ["CreateRequest", "EnvironmentService", "Limits"]
 
@@ -61,6 +62,8 @@ class EnvironmentService:
         self.news = News(self._observer, clock)
         """Told of what comes, changes and goes."""
         self._registry = Registry(limits.max_environments, limits.per_owner, limits.slots)
+        self.unclaimed = Unclaimed()
+        """Creates whose callers gave up."""
         self._arrivals = Arrivals(
             host,
             store,
@@ -69,6 +72,7 @@ class EnvironmentService:
             registry=self._registry,
             news=self.news,
             changed=self._changed,
+            make_room=self.unclaimed.make_room,
         )
         self._pauses = Pauses(self._registry, limits.pausing, clock, can_freeze=host.can_freeze)
 
@@ -282,6 +286,7 @@ class EnvironmentService:
             for live in self._registry.everything():
                 if not live.environment.is_asleep:
                     group.start_soon(end_quietly, live)
+            group.start_soon(self.unclaimed.aclose)
 
     async def not_ready(self) -> str | None:
         """Why a create would fail right now, or None: capacity first, then the host."""
