@@ -283,10 +283,10 @@ class EnvironmentService:
         """
         self._registry.close()
         async with anyio.create_task_group() as group:
+            group.start_soon(self.unclaimed.aclose)
             for live in self._registry.everything():
                 if not live.environment.is_asleep:
                     group.start_soon(end_quietly, live)
-            group.start_soon(self.unclaimed.aclose)
 
     async def not_ready(self) -> str | None:
         """Why a create would fail right now, or None: capacity first, then the host."""

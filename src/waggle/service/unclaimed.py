@@ -21,7 +21,6 @@ import structlog
 
 from waggle.domain.errors import MaxEnvironments, NotFound, WaggleError
 from waggle.domain.host import Progress
-from waggle.infra.tasks import end
 from waggle.service.sharing import UnderWay, Work
 
 LINGER: Final = 120.0
@@ -126,6 +125,7 @@ class Unclaimed:
 
     def _drop(self, left: _Left) -> None:
         left.timer.cancel()
+        left.work.task.cancel()
         ending = asyncio.ensure_future(_undone(left))
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
@@ -140,8 +140,8 @@ def _failed(task: asyncio.Future[Any]) -> bool:
 
 
 async def _undone(left: _Left) -> None:
-    """Cancel it, and take back what it has come to all the same."""
-    await end(left.work.task)
+    """Wait for its end, and take back what it has come to all the same."""
+    await asyncio.wait({left.work.task})
     if not _failed(left.work.task):
         try:
             await left.undo(left.work.task.result())
