@@ -125,7 +125,7 @@ def test_figures_have_their_unit() -> None:
 STILL_OPEN = {"template"}
 """Rows over their limit; the page says why."""
 NOT_MEASURED = {"tokens-session", "first-python", "first-data", "image-disks"}
-"""Rows that the page lacks until `./task bench -- tokens runtimes --write` has run on a quiet machine."""
+"""Rows that the page lacks until `./task bench -- tokens runtimes --write` has run."""
 
 
 class TestKeptPage:
