@@ -65,8 +65,7 @@ class EnvironmentService:
         self._registry = Registry(
             limits.max_environments, limits.per_owner, limits.slots, limits.several_owners
         )
-        self.unclaimed = Unclaimed()
-        """Creates whose callers gave up."""
+        self.unclaimed = Unclaimed()  # creates whose callers gave up
         self._arrivals = Arrivals(
             host,
             store,
@@ -286,8 +285,7 @@ class EnvironmentService:
 
         Those that sleep on the disk go on sleeping, for the next server. Creates in progress are
         cancelled and undone. What cannot be destroyed is logged and stays on record for the next
-        start. Like `destroy`, it is not cut short by a caller's deadline; what bounds it is that
-        `Guest.destroy` is bounded.
+        start. No caller's deadline cuts it short: `Guest.destroy` is bounded.
         """
         self._registry.close()
         async with anyio.create_task_group() as group:
