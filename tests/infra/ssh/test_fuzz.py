@@ -18,6 +18,7 @@ import asyncssh
 import pytest
 from asyncssh.packet import Boolean, PacketDecodeError, SSHPacket, String, UInt32
 from tests.infra.ssh.peer import Peer, peer
+from tests.support.changed import LONGEST, SEED, changed
 
 from waggle.domain.listening import parse_listeners
 from waggle.infra.ssh.bounded import BoundedConnection, connect
@@ -29,9 +30,6 @@ from waggle.infra.ssh.session import CommandSession
 from waggle.infra.ssh.typed import open_exec
 
 INPUTS = 100_000
-SEED = 20_261_128
-LONGEST = 0.25
-"""Seconds of processor time for one input."""
 RUN = "0b7d9f4e-6a53-4b61-8a5e-7f8f5d5c2b11"
 RECORD = (
     f"id {RUN}\nexit 127\nsignal 9\nexec 2\noom 3\nmemory 1 2 3\nforks 4 5\ndisk 6 7\n"
@@ -46,29 +44,10 @@ FRAGMENTS = (
 )  # fmt: skip
 
 
-def changed(good: bytes, chance: random.Random) -> bytes:
-    """A valid input with a few mistakes in it."""
-    data = bytearray(good)
-    for _ in range(chance.randint(1, 4)):
-        at, to = chance.randint(0, len(data)), chance.randint(0, len(data))
-        kind = chance.randrange(5)
-        if kind == 0 and data:
-            data[at % len(data)] = chance.randrange(256)
-        elif kind == 1:
-            del data[min(at, to) : max(at, to)]
-        elif kind == 2:
-            data[at:at] = chance.choice(FRAGMENTS)
-        elif kind == 3:
-            data[at:at] = data[min(at, to) : max(at, to)]
-        else:
-            data[at:at] = chance.randbytes(chance.randint(1, 8))
-    return bytes(data)
-
-
 def numbered(good: bytes) -> Iterator[tuple[int, bytes, random.Random]]:
     chance = random.Random(SEED)
     for number in range(INPUTS):
-        yield number, changed(good, chance), chance
+        yield number, changed(good, chance, FRAGMENTS), chance
 
 
 def try_record(data: bytes, _: random.Random) -> None:
@@ -164,7 +143,7 @@ def _packet(chance: random.Random) -> tuple[int, bytes]:
         (chance.choice((7, 53, 127, 200, 255)), struct.pack(">I", chance.randrange(1 << 32))),
     )  # fmt: skip
     kind, payload = chance.choice(kinds)
-    return kind, payload if chance.random() < 0.2 else changed(payload, chance)
+    return kind, payload if chance.random() < 0.2 else changed(payload, chance, FRAGMENTS)
 
 
 async def _open(made: Peer) -> BoundedConnection:

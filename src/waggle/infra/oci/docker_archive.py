@@ -27,6 +27,7 @@ from waggle.infra.oci.image import (
     MEDIA_LAYER,
     MEDIA_MANIFEST,
     Descriptor,
+    is_unicode,
     paired,
     parse_config,
 )
@@ -144,14 +145,14 @@ def _read_list(contents: Contents) -> list[_Listed]:
 def _listed(item: object) -> _Listed:
     fields = cast("dict[str, object]", item) if isinstance(item, dict) else {}
     config = fields.get("Config")
-    if not isinstance(config, str):
+    if not isinstance(config, str) or not is_unicode(config):
         raise ImageCorrupt("manifest.json lists an image without a configuration.")
     return _Listed(config, _texts(fields.get("RepoTags")), _texts(fields.get("Layers")))
 
 
 def _texts(value: object) -> tuple[str, ...]:
     items = cast("list[object]", value) if isinstance(value, list) else []
-    texts = tuple(item for item in items if isinstance(item, str))
+    texts = tuple(item for item in items if isinstance(item, str) and is_unicode(item))
     if len(texts) != len(items) or not (value is None or isinstance(value, list)):
         raise ImageCorrupt("manifest.json has something else where a list of texts must be.")
     return texts

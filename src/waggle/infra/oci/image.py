@@ -197,12 +197,12 @@ def _object(value: object, what: str) -> Json:
 def _text(value: object, what: str) -> str:
     if value is None:
         return ""
-    if not isinstance(value, str) or "\0" in value or not _is_unicode(value):
+    if not isinstance(value, str) or "\0" in value or not is_unicode(value):
         raise ImageCorrupt(f"{what} is not a text.")
     return value
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """False for lone surrogates, which JSON can spell and no file, argument or record can hold."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 

@@ -23,6 +23,7 @@ SCRATCH, IDENTITY = "scratch.img", "identity.img"
 FILES = ("ram", "state", SCRATCH, IDENTITY)
 _FORMAT = 2
 BLOCK = 1 << 16
+_ODD = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 
 
 def seal(directory: Path, facts: Mapping[str, object]) -> None:
@@ -65,8 +66,8 @@ def understanding() -> Generator[None]:
     """What may go wrong while facts of a manifest are read, as MomentUnusable with the reason."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise MomentUnusable(f"Its manifest is not one of ours: {error!r}.") from error
+    except _ODD as error:
+        raise MomentUnusable(f"Its manifest is not one of ours: {repr(error)[:200]}.") from error
 
 
 def stamp(directory: Path) -> tuple[tuple[int, int, int], ...]:
@@ -81,7 +82,10 @@ def size(directory: Path) -> int:
 
 
 def _manifest(directory: Path) -> dict[str, object]:
-    manifest: object = json.loads((directory / MANIFEST).read_bytes())
+    try:
+        manifest: object = json.loads((directory / MANIFEST).read_bytes())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(manifest, dict):
         raise ValueError("it is not an object")
     told = cast("dict[str, object]", manifest)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frozen machines of others that are nearly valid: files and manifests are taken or refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import zstandard
+from tests.support.changed import (
+    NUMBERS,
+    attempts,
+    changed,
+    changed_json,
+    directory_in_memory,
+    mended,
+)
+
+from waggle.domain.errors import MomentUnusable
+from waggle.infra.store import frozen_archive, frozen_files
+from waggle.infra.store.frozen_files import BLOCK, FILES, MANIFEST
+from waggle.service.local_snapshots import parse_snapshot
+from waggle.service.moment_facts import Shelves, from_facts, vmm_of
+from waggle.service.snapshot_transfer import _bounds
+
+HERE = Path("/nowhere")
+SHELVES = Shelves(HERE, HERE, HERE)
+MANIFEST_TEXT = {
+    "format": 2,
+    "facts": {
+        "runtime": "python",
+        "image": {
+            "reference": "a:b", "digest": "sha256:" + "0" * 64, "disk": "x.erofs",
+            "variables": {"PATH": "/bin"}, "user": "1000", "directory": "/w", "shell": "/bin/sh",
+        },
+        "kernel": "kernel-1", "kit": "kit-1",
+        "resources": {"cpus": 1, "memory_mib": 1, "disk_mib": 1},
+        "vmm": {"qemu": "10", "cpu": "x"},
+        "snapshot": {
+            "name": "n", "owner": "o", "origin": "env-1", "runtime": "python", "image": "a:b",
+            "resources": [1, 512, 1024], "network": "none", "directory": "/w",
+            "made_of": {"kit": "kit-1"}, "created_at": "2026-01-01T00:00:00+00:00",
+            "expires_at": "2026-01-02T00:00:00+00:00", "variables": {"A": "1"}, "packages": ["p"],
+        },
+    },
+    "sha256": dict.fromkeys(FILES, "0" * 64),
+}  # fmt: skip
+
+
+def members(manifest: bytes) -> bytes:
+    """A small machine as `pack` writes it."""
+    sizes = json.dumps(dict.fromkeys(FILES, BLOCK)).encode()
+    parts = [(MANIFEST, manifest), ("sizes.json", sizes)]
+    parts += [(f"{name}/{at:016x}", b"data") for name in FILES for at in (0, 512)]
+    return b"".join(frozen_archive._member(*part) for part in parts) + bytes(1024)
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    with directory_in_memory() as path:
+        yield path
+
+
+@pytest.mark.parametrize("count", NUMBERS)
+def test_files(count: int, in_memory: Path) -> None:
+    plain = members(json.dumps(MANIFEST_TEXT).encode())
+    target = in_memory / "in"
+
+    def make(chance: random.Random) -> bytes:
+        kind = chance.randrange(3)
+        if kind == 0:
+            return changed(zstandard.compress(plain), chance)
+        data = changed(plain, chance)
+        return zstandard.compress(mended(data) if kind == 1 else data, 1)
+
+    def attempt(data: bytes) -> None:
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        frozen_archive.unpack(BytesIO(data), target, _bounds)
+        frozen_files.problem(target)
+
+    attempts(count, make, attempt, (MomentUnusable,))
+
+
+@pytest.mark.parametrize("count", NUMBERS)
+def test_manifests(count: int, in_memory: Path) -> None:
+    for name in FILES:
+        (in_memory / name).write_bytes(b"x")
+
+    def attempt(data: bytes) -> None:
+        (in_memory / MANIFEST).write_bytes(data)
+        frozen_files.problem(in_memory)
+        assert all(size > 0 for size in _bounds(data).values())
+        with frozen_files.understanding():
+            facts = frozen_files.facts(in_memory)
+            from_facts(facts, SHELVES)
+            vmm_of(facts)
+            parse_snapshot(facts)
+
+    def make(chance: random.Random) -> bytes:
+        return changed_json(MANIFEST_TEXT, chance)
+
+    attempts(count, make, attempt, (MomentUnusable,))
