@@ -145,6 +145,15 @@ async def test_what_the_schema_does_not_allow_is_refused(tool: str, wrong: dict[
         assert rig.host.guests == {}
 
 
+@pytest.mark.parametrize("given", [755, 493, "755", "0755", "0o755"])
+async def test_a_mode_may_be_a_number(given: object) -> None:
+    async with serving() as rig, client(rig) as agent:
+        file = {"path": "x", "content": "y", "runtime": "shell", "mode": given}
+        made = data_of(await agent.call_tool("write_file", file))
+        listed = await agent.call_tool("list_files", {"environment_id": made["environment_id"]})
+        assert data_of(listed)["files"] == [{"name": "x", "size": 1, "mode": "0755"}]
+
+
 @pytest.mark.parametrize("five", [5.0, "5"])
 async def test_a_whole_number_may_be_written_with_a_point_or_as_text(five: object) -> None:
     async with serving() as rig, client(rig) as agent:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -30,7 +31,7 @@ from waggle.service.snapshot_transfer import _bounds
 
 HERE = Path("/nowhere")
 SHELVES = Shelves(HERE, HERE, HERE)
-MANIFEST_TEXT = {
+MANIFEST_TEXT: dict[str, Any] = {
     "format": 2,
     "facts": {
         "runtime": "python",
@@ -106,3 +107,12 @@ def test_manifests(count: int, in_memory: Path) -> None:
         return changed_json(MANIFEST_TEXT, chance)
 
     attempts(count, make, attempt, (MomentUnusable,))
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan"), "9" * 5_000])
+def test_a_number_that_is_none_is_refused(number: object) -> None:
+    facts = MANIFEST_TEXT["facts"]
+    with pytest.raises(MomentUnusable, match="not one of ours"), frozen_files.understanding():
+        from_facts({**facts, "resources": {"cpus": number}}, SHELVES)
+    with pytest.raises(MomentUnusable, match="not one of ours"), frozen_files.understanding():
+        parse_snapshot({"snapshot": {**facts["snapshot"], "resources": [number]}})

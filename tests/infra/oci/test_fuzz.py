@@ -187,14 +187,13 @@ def test_packed_layers(count: int, in_memory: Path) -> None:
     ],
 )
 def test_documents(count: int, good: object, attempt: Callable[[bytes], object]) -> None:
-    attempts(
-        *(count, lambda chance: changed_json(good, chance)),
-        *(lambda data: void(attempt(data)), (ImageCorrupt,)),
-    )
+    def make(chance: random.Random) -> bytes:
+        return changed_json(good, chance)
 
+    def read(data: bytes) -> None:
+        attempt(data)
 
-def void(_: object) -> None:
-    """Only whether it comes matters."""
+    attempts(count, make, read, (ImageCorrupt,))
 
 
 @pytest.mark.parametrize("count", NUMBERS)

@@ -14,6 +14,7 @@ from waggle.domain.text import encoded
 from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.file_results import FileContent, FileList, WrittenFile
+from waggle.mcp.input_schemas import listed_as
 from waggle.mcp.pages import SMALLEST_PAGE, TEXT_PAGE, decode_base64, model_window, page
 from waggle.mcp.results import readable, success
 from waggle.mcp.tools.files import MAX_LISTED, file_result, list_result
@@ -30,7 +31,13 @@ from waggle.service.request import CreateRequest
 
 _Path = Annotated[str, Field(description=f"Relative to {HOME}.")]
 _Content = Annotated[str, Field(description="The whole content.")]
-_Mode = Annotated[str | None, Field(description="Octal. Default: as it is, else 0644.")]
+_Mode = Annotated[
+    str | int | None,
+    Field(
+        description="Octal. Default: as it is, else 0644.",
+        json_schema_extra=listed_as(type="string"),
+    ),
+]
 _WriteEncoding = Annotated[Literal["utf-8", "base64"], Field(description="Of content.")]
 _ReadEncoding = Annotated[
     Literal["auto", "utf-8", "base64"],
