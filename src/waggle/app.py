@@ -8,6 +8,7 @@ task group and their order of shutdown; knows no use case.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import uuid
 from collections.abc import AsyncGenerator, Generator
@@ -31,8 +32,9 @@ from waggle.domain.tree import MAX_RECORDS_BYTES
 from waggle.hypervisors import hypervisor
 from waggle.infra.files import FileLock
 from waggle.infra.net.egress import EgressProxy
+from waggle.infra.net.lookups import Lookups, limit_resolver
 from waggle.infra.net.policy import AddressPolicy
-from waggle.infra.net.resolve import SystemResolver, dns_pool
+from waggle.infra.net.resolve import SystemResolver, system_lookup
 from waggle.infra.spool import Spool
 from waggle.infra.store.calls import SqliteCalls
 from waggle.infra.store.sqlite import SqliteStore
@@ -228,14 +230,14 @@ def _local_host(
     *,
     pool: WarmPool[WarmMachine],
 ) -> LocalHost:
-    resolvers = dns_pool()
-    stack.callback(resolvers.shutdown, wait=False, cancel_futures=True)
+    limit_resolver(os.environ)  # noqa: TID251 (the C library's, not ours)
+    lookups = Lookups(system_lookup)
     policy = AddressPolicy(settings.egress_allow_cidrs)
 
     def new_proxy(environment: Environment) -> EgressProxy:
         return EgressProxy(
             policy,
-            SystemResolver(resolvers),
+            SystemResolver(lookups),
             ports=frozenset(settings.egress_ports),
             on_decision=partial(log_egress, observer, environment.id),
         )
