@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Mapping
 from typing import NamedTuple
 
 import structlog
-from qemu.qmp import QMPClient, QMPError
+from qemu.qmp import QMPError
 
 from waggle.domain.environment import MachineIdentity
 from waggle.domain.errors import BootFailed, GuestLost
@@ -22,6 +22,7 @@ from waggle.infra.guest.console import Console
 from waggle.infra.guest.link import GuestLink, explain
 from waggle.infra.guest.renewal import Renewal
 from waggle.infra.qemu import freezing
+from waggle.infra.qemu.monitor import Monitor
 from waggle.infra.qemu.wires import Wires
 from waggle.infra.tasks import end, finish
 
@@ -60,7 +61,7 @@ class QemuMachine:
         self._renewal: Renewal | None = None
         self._link = GuestLink(console)
         self._wires = wires
-        self._monitor = QMPClient(name)
+        self._monitor = Monitor(name)
         self._connecting: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
         self._stopped = False
@@ -194,7 +195,7 @@ class QemuMachine:
             self._wires.close()
 
 
-async def _disconnect(monitor: QMPClient) -> None:
+async def _disconnect(monitor: Monitor) -> None:
     """Close a monitor whose QEMU is gone already."""
     with contextlib.suppress(QMPError, OSError, EOFError):
         await monitor.disconnect()
