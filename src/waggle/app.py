@@ -20,7 +20,7 @@ import anyio
 import anyio.abc
 import structlog
 
-from waggle.callers import Watch, log_egress, rates, watching
+from waggle.callers import Watch, egress_log, rates, watching
 from waggle.config import Settings
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DataDirBusy, SettingsInvalid
@@ -239,7 +239,7 @@ def _local_host(
             policy,
             SystemResolver(lookups),
             ports=frozenset(settings.egress_ports),
-            on_decision=partial(log_egress, observer, environment.id),
+            on_decision=egress_log(observer, environment.id),
         )
 
     made = machinery(settings, machines, stack)
