@@ -33,6 +33,7 @@ pytestmark = [
     pytest.mark.usefixtures("leaks"),
     pytest.mark.timeout(300),
 ]
+IDS = "cat /proc/sys/kernel/random/uuid /proc/sys/kernel/random/boot_id /etc/machine-id"
 COUNTER = (
     "echo 0 >/dev/shm/count; i=0; while :; do i=$((i+1)); echo $i >/dev/shm/next; "
     "mv /dev/shm/next /dev/shm/count; /.waggle/bin/busybox usleep 50000; "
@@ -78,10 +79,7 @@ async def test_two_copies_go_on_with_programs_memory_and_files_and_differ_in_ide
     assert list((booting.directory / "moments").iterdir()) == []
     for guest in (first, second):
         assert await root(guest, "cat /etc/kept /dev/shm/kept") == "disk\nmemory\n"
-    told = [
-        lines(await guest.run(sh("cat /proc/sys/kernel/random/uuid /etc/machine-id")))
-        for guest in (origin, first, second)
-    ]
+    told = [lines(await guest.run(sh(IDS))) for guest in (origin, first, second)]
     for values in zip(*told, strict=True):
         assert len(set(values)) == 3, values
     await root(first, "echo mine >/etc/kept; pkill -f count || true")

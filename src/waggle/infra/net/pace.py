@@ -7,6 +7,7 @@ millisecond of the one event loop that serves everybody.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -27,7 +28,7 @@ class Pace:
         self._ahead = burst / per_second
         self._each = 1 / per_second
         self._now = now
-        self._next = 0.0
+        self._next = -math.inf
 
     def take(self) -> float:
         """Count one more; how many seconds it has to wait."""
