@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 BURST = 100
 PER_SECOND = 50
+_ROUNDING = 1e-9
 
 
 class Pace:
@@ -39,4 +40,4 @@ class Pace:
     @property
     def is_over(self) -> bool:
         """Whether the next one would have to wait."""
-        return self._next + self._each > self._now()
+        return self._next + self._each > self._now() + _ROUNDING
