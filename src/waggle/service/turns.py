@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heavy work in threads that ends when its caller does, and one at a time for each owner."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+import anyio
+import anyio.to_thread
+
+from waggle.infra.tasks import finish
+
+_T = TypeVar("_T")
+
+
+class GivenUp(Exception):
+    """Whoever wanted the work has gone. Never leaves this module."""
+
+
+class Turns:
+    """Lets each owner's calls pass one after the other; owners do not wait for each other."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def turn(self, owner: str) -> AsyncGenerator[None]:
+        """Wait for this owner's turn, and have it while the block runs."""
+        lock = self._locks.get(owner)
+        if lock is None:
+            lock = self._locks[owner] = anyio.Lock()
+        async with lock:
+            yield
+
+
+async def in_thread(work: Callable[[Callable[[], None]], _T]) -> _T:
+    """Run `work` in a thread of its own; it must call what it is given again and again.
+
+    That raises once the caller is cancelled, so a cancelled call ends soon, and its thread with it.
+    """
+    given_up = threading.Event()
+
+    def check() -> None:
+        if given_up.is_set():
+            raise GivenUp
+
+    thread = asyncio.ensure_future(anyio.to_thread.run_sync(work, check))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        given_up.set()
+        await finish(_ended(thread))
+        raise
+
+
+async def _ended(thread: asyncio.Future[_T]) -> None:
+    await asyncio.wait({thread})
+    if not thread.cancelled():
+        thread.exception()
