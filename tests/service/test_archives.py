@@ -131,11 +131,12 @@ def test_damage_is_a_refusal(noise: bytes, place: int) -> None:
 names = st.lists(st.sampled_from([b"a", b"b", b"..", b".", b"", b"\n", b"\xff"]), max_size=4).map(
     b"/".join
 )
+modes, times = st.integers(0, 0o7777), st.integers(0, 1 << 32)
 tree_entries = st.one_of(
     st.builds(
-        TreeEntry, st.just(kind), names, st.integers(0, 0o7777), st.integers(0, 1 << 32), data
-    )
-    for kind, data in ((Kind.FILE, names), (Kind.LINK, names), (Kind.DIRECTORY, st.just(b"")))
+        TreeEntry, st.sampled_from([Kind.FILE, Kind.LINK]), names, modes, times, data=names
+    ),
+    st.builds(TreeEntry, st.just(Kind.DIRECTORY), names, modes, times),
 )
 
 

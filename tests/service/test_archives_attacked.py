@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 
 import anyio.to_thread
@@ -94,6 +97,19 @@ def test_of_what_is_left_out_the_first_hundred_are_kept() -> None:
     entries = decode(lambda at, size: records[at : at + size], len(records))
     left_out = write_archive(entries, Nowhere())
     assert (left_out.count, len(left_out.first)) == (MAX_TREE_ENTRIES, 100)
+
+
+@pytest.mark.slow
+def test_memory_is_given_back_after_large_trees() -> None:
+    """A server has the C library's allocator; see `waggle.memory`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.tree_memory"],
+        env={**os.environ, "PYTHONMALLOC": "malloc"},
+        capture_output=True, text=True, timeout=250, check=True,
+    )  # fmt: skip
+    before, peak, after = map(int, done.stdout.split())
+    assert peak - before < 150
+    assert after - before < max(before * 15 // 100, 12)
 
 
 class Enough(Exception):

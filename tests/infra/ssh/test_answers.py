@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.mutations import TURNS, fuzzed, mutated
 from tests.support.strain import STALL
 
 from waggle.domain.search import MAX_CONTEXT, MAX_RESULTS, Kind, Searched, SearchQuery
-from waggle.domain.tree import MAX_TOLD, Skipped, Unpacked
+from waggle.domain.tree import MAX_TOLD, Skipped, TreeEntry, Unpacked, decode
 from waggle.infra.ssh.answers import CutOff, searched, unpacked
 
 NAMES = SearchQuery("/home", name="*", max_results=MAX_RESULTS)
@@ -118,8 +120,42 @@ FIELDS = st.sampled_from(
 
 @given(st.lists(FIELDS, max_size=24).map(lambda fields: b"\0".join([*fields, b""])), st.booleans())
 def test_any_answer_is_read_or_refused(answer: bytes, timed_out: bool) -> None:
-    for read in (unpacked, lambda data: searched(NAMES, data, timed_out=timed_out)):
-        try:
-            read(answer)
-        except ValueError:
-            continue
+    with contextlib.suppress(ValueError):
+        unpacked(answer)
+    with contextlib.suppress(ValueError):
+        searched(NAMES, answer, timed_out=timed_out)
+
+
+SEEDS = [
+    b"f\0a\0f\x005\0m\0b/c\x007\x003\x001\0x\ny\nz\0" + END,
+    b"x\0a\xff\0no room\0e\x001\x002\x003\x004\x001\0",
+    b"f 644 7 2\0d/f\0hid 755 0 0\0d\0l 777 0 1\0d/l\0fs 0 0 2\0pipe\0no" + b"e 0 0 0\0\0",
+]
+
+
+def read_all(answer: bytes) -> None:
+    """As answers to unpack and search, and as a packed tree."""
+    with contextlib.suppress(ValueError):
+        assert len(unpacked(answer).failures) <= MAX_TOLD
+    with contextlib.suppress(ValueError):
+        assert len(searched(NAMES, answer, timed_out=False).matches) <= MAX_RESULTS
+    with contextlib.suppress(ValueError):
+        for entry in decode(lambda at, size: answer[at : at + size], len(answer)):
+            if isinstance(entry, TreeEntry):
+                assert len(entry.data) <= len(answer)
+
+
+@given(mutated(SEEDS))
+def test_damage_is_read_or_refused(answer: bytes) -> None:
+    read_all(answer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("turn", TURNS)
+def test_100_000_answers_are_read_or_refused(turn: int) -> None:
+    @fuzzed
+    @given(mutated(SEEDS))
+    def each(answer: bytes) -> None:
+        read_all(answer)
+
+    each()
