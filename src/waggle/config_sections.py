@@ -163,7 +163,8 @@ class ImageSection(Section):
     allowed_images: ImagePatterns = setting(
         "",
         "Images that clients may name in `create_environment`, such as `registry.example/team/*`; "
-        "`*` stands for text without a slash, `**` for any. Those of the runtimes always are.",
+        "`*` stands for text without a slash, `**` for any. Those of the runtimes always are. A "
+        "registry at a private address must be named: no `*` stands for it.",
     )
     image_pull: Pull = setting(
         "missing",
