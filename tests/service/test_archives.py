@@ -133,9 +133,7 @@ names = st.lists(st.sampled_from([b"a", b"b", b"..", b".", b"", b"\n", b"\xff"])
 )
 modes, times = st.integers(0, 0o7777), st.integers(0, 1 << 32)
 tree_entries = st.one_of(
-    st.builds(
-        TreeEntry, st.sampled_from([Kind.FILE, Kind.LINK]), names, modes, times, data=names
-    ),
+    st.builds(TreeEntry, st.sampled_from([Kind.FILE, Kind.LINK]), names, modes, times, data=names),
     st.builds(TreeEntry, st.just(Kind.DIRECTORY), names, modes, times),
 )
 

@@ -58,9 +58,7 @@ async def test_the_thread_of_a_cancelled_call_ends_before_the_call_does(how: str
         calling = asyncio.ensure_future(in_thread(work)) if how == "task" else None
         if calling is None:
             group.start_soon(in_thread, work)
-        with anyio.fail_after(60):
-            while not runs.is_set():
-                await asyncio.sleep(0.001)
+        assert await asyncio.to_thread(runs.wait, 60)
         (group.cancel_scope if calling is None else calling).cancel()
         if calling is not None:
             with pytest.raises(asyncio.CancelledError):

@@ -35,12 +35,12 @@ def mutated(
     """One of the seeds with up to six edits; every other one is then repaired."""
     put = st.one_of(st.sampled_from(_INTERESTING), st.binary(max_size=8))
     edits = st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 8), put), max_size=6)
-    return st.builds(
-        lambda seed, made, mends: (repair if mends else bytes)(_edited(seed, made)),
-        st.sampled_from(list(seeds)),
-        edits,
-        st.booleans(),
-    )
+
+    def make(seed: bytes, made: list[_Edit], mends: bool) -> bytes:
+        data = _edited(seed, made)
+        return repair(data) if mends else data
+
+    return st.builds(make, st.sampled_from(list(seeds)), edits, st.booleans())
 
 
 def _edited(data: bytes, edits: Sequence[_Edit]) -> bytes:

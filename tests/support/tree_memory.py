@@ -12,7 +12,7 @@ import gzip
 import random
 from collections.abc import Iterator
 
-from tests.support.strain import memory
+from tests.support.strain import forget_peak, memory
 
 from waggle.domain.errors import WaggleError
 from waggle.domain.search import Kind
@@ -41,6 +41,7 @@ async def _take_in(archive: bytes) -> None:
 async def _main() -> None:
     archives = list(_archives())
     trim()
+    forget_peak()
     before = memory("VmRSS")
     for _ in range(3):
         for archive in archives:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trees of files on their way in and out of a guest, and the records that carry them.
 
-`layout` beside it says where entries stand. The records are those of rootfs/kit/guest/pack.c and unpack.c. Pure; names are bytes, and whoever
-wrote them may be hostile.
+`layout` beside it says where entries stand. The records are those of rootfs/kit/guest/pack.c and
+unpack.c. Pure; names are bytes, and whoever wrote them may be hostile.
 """
 
 from __future__ import annotations

@@ -212,9 +212,7 @@ def _rewrite(
     if content.kept < out.tell():
         raise TooLarge("The archive is too large to keep.", hint="Leave out more.")
     digest = out.sha256.hexdigest()
-    return Archive(
-        digest[:16], environment_id, path, digest, out.tell(), count, left_out, content
-    )
+    return Archive(digest[:16], environment_id, path, digest, out.tell(), count, left_out, content)
 
 
 class _Hashed(io.RawIOBase):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -49,12 +50,21 @@ async def in_thread(work: Callable[[Callable[[], None]], _T]) -> _T:
         if given_up.is_set():
             raise GivenUp
 
-    thread = asyncio.ensure_future(anyio.to_thread.run_sync(work, check))
+    thread = asyncio.ensure_future(anyio.to_thread.run_sync(_without_traces, work, check))
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
         given_up.set()
         await finish(_ended(thread))
+        raise
+
+
+def _without_traces(work: Callable[[Callable[[], None]], _T], check: Callable[[], None]) -> _T:
+    """An error keeps the frames that it passed, and these all that the work had in memory."""
+    try:
+        return work(check)
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
         raise
 
 

@@ -235,7 +235,7 @@ async def told(answer: bytes) -> None:
 LINES = [
     returns({"x": [1, -2.5, None, True], "y": "\u00e9\n"}),
     b'{"error": {"class": "GenericError", "desc": "no \xc3\xa9"}}\n',
-    b"\xff\xff" + returns([[[]]]),
+    b"\xff\xff" + returns([[[1]]]),
 ]
 
 

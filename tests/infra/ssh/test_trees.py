@@ -105,7 +105,7 @@ async def test_a_tree_without_end_is_cut_off_at_its_bound(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("size", [1, 1_000])
 async def test_a_guest_that_takes_few_bytes_at_once_is_sent_none(size: int) -> None:
-    """asyncssh would send 10 MB byte by byte for minutes, before anything else has its turn."""
+    """Byte by byte, 10 MB would be sent for minutes before anything else had its turn."""
 
     async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
         await process.stdin.read()
@@ -157,7 +157,7 @@ async def listed(count: int) -> AsyncGenerator[Files]:
 
 @pytest.mark.parametrize("count", [300_000, 20_000, 1_001])
 async def test_names_without_number_in_one_packet_stall_nothing(count: int) -> None:
-    """asyncssh made objects of them all before anything else had its turn: 300,000 took seconds."""
+    """Of 300,000, objects were made for seconds before anything else had its turn."""
     async with listed(count) as files, strained() as strain, asyncio.timeout(60):
         with pytest.raises(GuestLost):
             await files.list("/d")

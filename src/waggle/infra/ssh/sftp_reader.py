@@ -51,7 +51,7 @@ class SftpReader:
         return self._reader.get_extra_info(name, default)
 
     async def readexactly(self, n: int) -> bytes:
-        """So many bytes. Raises EOFError, and SFTPConnectionLost for a packet that is out of bounds."""
+        """So many bytes. Raises EOFError, and SFTPConnectionLost for what is out of bounds."""
         data = await self._reader.readexactly(n)
         if not self._is_length:
             _check(data)

@@ -62,9 +62,7 @@ class Trees:
         if exclude:
             argv += ["-x", glob_expression(exclude)]
         records = _Bounded(into, MAX_RECORDS_BYTES)
-        asking = asyncio.ensure_future(
-            self._ask((*argv, path), path, _TREE_SECONDS, into=records)
-        )
+        asking = asyncio.ensure_future(self._ask((*argv, path), path, _TREE_SECONDS, into=records))
         flooded = asyncio.ensure_future(records.over.wait())
         try:
             await asyncio.wait({asking, flooded}, return_when=asyncio.FIRST_COMPLETED)
