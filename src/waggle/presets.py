@@ -14,6 +14,7 @@ from waggle.domain.environment import Resources
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.execution import Command
 from waggle.domain.image import AllowedImages
+from waggle.domain.quota import SeveralOwners, one_owner
 from waggle.domain.reference import ImageReference, named_registry, parse_reference
 from waggle.domain.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template
 from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset
@@ -114,7 +115,7 @@ def image_references(settings: Settings) -> dict[RuntimeName, str]:
     }
 
 
-def limits(settings: Settings) -> Limits:
+def limits(settings: Settings, several_owners: SeveralOwners = one_owner) -> Limits:
     """What clients get and how many of it."""
     return Limits(
         max_environments=settings.max_environments,
@@ -128,6 +129,8 @@ def limits(settings: Settings) -> Limits:
             settings.default_registry,
         ),
         per_owner=settings.max_environments_per_owner,
+        several_owners=several_owners,
+        disk_mib=settings.max_disk_mb_per_owner,
         most=Resources(
             max(settings.max_cpus, settings.default_cpus),
             max(settings.max_memory_mb, settings.default_memory_mb),
