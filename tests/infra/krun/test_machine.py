@@ -24,7 +24,7 @@ from waggle.domain.errors import GuestLost, PortTaken, TimedOut
 from waggle.domain.machine import MachineSpec
 from waggle.infra.confined import ConfinedProcess, identify
 from waggle.infra.guest.console import Console
-from waggle.infra.krun.forwarder import claim
+from waggle.infra.guest.forwarder import claim
 from waggle.infra.krun.machine import KrunMachine
 from waggle.infra.krun.runner import SAYS
 from waggle.infra.krun.wires import open_wires

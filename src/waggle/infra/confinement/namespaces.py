@@ -71,7 +71,7 @@ class SmallRoot:
     def directory(self, name: str) -> None:
         """Make it, and those above it."""
         made = ""
-        for part in name.split("/"):
+        for part in name.split("/") if name else ():
             made += part
             if not os.access(made, os.F_OK):
                 os.mkdir(made)  # noqa: PTH102  (pathlib takes too long to import)
@@ -116,7 +116,7 @@ class SmallRoot:
         self.mount(None, "/", None, _REMOUNT | BIND | READ_ONLY | _PLAIN)
 
     def mount(self, source: str | None, target: str, kind: str | None, flags: int) -> None:
-        """As mount(2)."""
+        """One call of mount(2)."""
         options = b"size=64k,mode=0755" if kind == "tmpfs" else b"hidepid=2"
         result = self._libc.mount(
             ffi.NULL if source is None else os.fsencode(source),
