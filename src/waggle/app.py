@@ -28,6 +28,7 @@ from waggle.domain.machine import Hypervisor
 from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock
 from waggle.domain.tree import MAX_RECORDS_BYTES
+from waggle.enclosing import machine_groups
 from waggle.hypervisors import hypervisor
 from waggle.infra.files import FileLock
 from waggle.infra.net.egress import EgressProxy
@@ -105,7 +106,7 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_own(places))
         clock = steady_clock()
-        chosen = hypervisor(settings)
+        chosen = hypervisor(settings, machine_groups(settings, stack))
 
         def held() -> int:
             return environments.slots_held

@@ -94,7 +94,6 @@ async def machine(spec: MachineSpec, program: str) -> AsyncGenerator[KrunMachine
             [sys.executable, "-c", PROLOGUE + program, *map(str, numbers)],
             descriptors=numbers,
             stderr=inherited.messages,
-            uid=None,
         )
         made = KrunMachine(process, console, wires)
     try:

@@ -58,8 +58,10 @@ print(json.dumps({
     "files": {path: attempt(lambda path=path: open(path, "rb").read(1)) for path in given["files"]},
     "write": {path: attempt(lambda path=path: open(path + "/waggle-test", "w"))
               for path in ("/", "/dev", "/tmp", "/usr/lib", "/lib", "/proc")},
-    "families": {family: attempt(lambda family=family: socket.socket(family, socket.SOCK_DGRAM) and 1)
-                 for family in range(46)},
+    "families": {
+        family: attempt(lambda family=family: socket.socket(family, socket.SOCK_DGRAM) and 1)
+        for family in range(46)
+    },
     "interfaces": [row.split(":")[0].strip() for row in open("/proc/self/net/dev").readlines()[2:]],
     "calls": attempt(lambda: call(given["port"])),
     "routes": len(open("/proc/self/net/route").readlines()) - 1,

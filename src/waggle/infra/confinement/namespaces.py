@@ -116,7 +116,7 @@ class SmallRoot:
         self.mount(None, "/", None, _REMOUNT | BIND | READ_ONLY | _PLAIN)
 
     def mount(self, source: str | None, target: str, kind: str | None, flags: int) -> None:
-        """One call of mount(2)."""
+        """Call the kernel once; raises OSError."""
         options = b"size=64k,mode=0755" if kind == "tmpfs" else b"hidepid=2"
         result = self._libc.mount(
             ffi.NULL if source is None else os.fsencode(source),

@@ -10,8 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from waggle.domain.environment import Resources
 from waggle.domain.machine import GUEST_SSH_PORT, MachineSpec
 from waggle.infra.child_python import filled_pipe, python_argv
 from waggle.infra.confined import ConfinedProcess
@@ -30,12 +33,21 @@ _KVM = Path("/dev/kvm")
 
 
 class KrunHypervisor:
-    """`library` is libkrun's path or name; that it is usable was found out before."""
+    """`library` is libkrun's path or name; that it is usable was found out before.
+
+    `enclose` limits what the process of a machine, by its number, may use; see `infra.confined`.
+    """
 
     name = "krun"
 
-    def __init__(self, library: str) -> None:
+    def __init__(
+        self,
+        library: str,
+        *,
+        enclose: Callable[[Resources, int], Callable[[], None]] | None = None,
+    ) -> None:
         self._library = library
+        self._enclose = enclose
 
     async def boot(self, spec: MachineSpec) -> KrunMachine:
         """Boot a machine; see `domain.machine.Hypervisor.boot`. Raises BootFailed or PortTaken."""
@@ -59,9 +71,9 @@ class KrunHypervisor:
                 ),
                 stdin=filled_pipe(told, theirs),
                 stderr=inherited.messages,
-                uid=None,  # it needs our rights until it has imported and opened everything
                 max_descriptors=MAX_DESCRIPTORS,
                 background=spec.background,
+                enclose=self._enclose and partial(self._enclose, spec.resources),
             )
             undo.pop_all()
             return KrunMachine(process, console, wires)

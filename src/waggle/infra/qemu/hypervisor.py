@@ -15,11 +15,13 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from waggle.domain.environment import Resources
 from waggle.domain.errors import BootFailed, PortTaken, SetupIncomplete
 from waggle.domain.machine import Frozen, Machine, MachineSpec
 from waggle.infra.child_python import filled_pipe, python_argv
@@ -52,15 +54,24 @@ class QemuHypervisor:
     """`accelerator` is `kvm` or `tcg`; whether KVM is usable was decided before.
 
     `binary` boots machines. What was frozen with one of the `older` programs goes on with that one.
-    A QEMU is told from another by the digest of its program, here called `vmm`.
+    A QEMU is told from another by the digest of its program, here called `vmm`. `enclose` limits
+    what the process of a machine, by its number, may use; see `infra.confined`.
     """
 
     name = "qemu"
 
-    def __init__(self, binary: str, accelerator: str, *, older: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        binary: str,
+        accelerator: str,
+        *,
+        older: Sequence[str] = (),
+        enclose: Callable[[Resources, int], Callable[[], None]] | None = None,
+    ) -> None:
         self._binary = binary
         self._programs = (binary, *older)
         self._accelerator = accelerator
+        self._enclose = enclose
         self._tsc_khz = tsc_khz() if accelerator == "tcg" else None
 
     async def boot(self, spec: MachineSpec) -> QemuMachine:
@@ -215,8 +226,8 @@ class QemuHypervisor:
                 descriptors=own,
                 stdin=filled_pipe(marshal.dumps({**plan}), theirs),
                 stderr=inherited.messages,
-                uid=None,  # it needs our rights until it has confined itself
                 background=spec.background,
+                enclose=self._enclose and partial(self._enclose, spec.resources),
             )
             undo.pop_all()
             return QemuMachine(

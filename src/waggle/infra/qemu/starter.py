@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 FAILED = 3
-SOCKETS = 8
+SOCKETS = 4
 """Connections to one machine at once; a socket is used again."""
 VIEW = "waggle: QEMU keeps the host's view: "
 _LIBRARIES = (
