@@ -5,7 +5,7 @@ Built by the composition root, one `SystemResolver` per environment over the ser
 called by `dial`. The addresses are not judged here.
 
 It is the C library's getaddrinfo, so that names mean what they mean on the host: /etc/hosts,
-nsswitch.conf, search domains (docs/decisions/0024-resolver.md).
+nsswitch.conf, search domains (docs/decisions/0025-resolver.md).
 """
 
 from __future__ import annotations
