@@ -29,6 +29,7 @@ from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock
 from waggle.domain.quota import SeveralOwners, one_owner
 from waggle.domain.tree import MAX_RECORDS_BYTES
+from waggle.enclosing import machine_groups
 from waggle.hypervisors import hypervisor
 from waggle.infra.files import FileLock
 from waggle.infra.net.egress import EgressProxy
@@ -39,6 +40,7 @@ from waggle.infra.store.calls import SqliteCalls
 from waggle.infra.store.sqlite import SqliteStore
 from waggle.machinery import machinery, templates
 from waggle.mcp.context import Services
+from waggle.memory import trim
 from waggle.places import Places
 from waggle.presets import (
     execution_limits,
@@ -108,7 +110,7 @@ async def open_app(
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_own(places))
         clock = steady_clock()
-        chosen = hypervisor(settings)
+        chosen = hypervisor(settings, machine_groups(settings, stack))
 
         def held() -> int:
             return environments.slots_held
@@ -289,7 +291,7 @@ def _services(
         jobs=jobs,
         filesystem=FilesystemService(environments),
         repeats=Repeats(SqliteCalls(store.database, time.time)),
-        trees=TreeService(environments, record=archive),
+        trees=TreeService(environments, record=archive, trim=trim),
         ports=PortService(environments),
         execution_limits=spoken,
         rates=rates(settings),
