@@ -40,6 +40,8 @@ from waggle.machinery import machinery, templates
 from waggle.mcp.context import Services
 from waggle.places import Places
 from waggle.presets import (
+    cache_room,
+    data_room,
     execution_limits,
     image_service,
     limits,
@@ -130,7 +132,7 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
             observer=watch.observer,
         )
         await environments.recover()
-        host.sweep(each.id for each in environments.all())
+        host.sweep(await environments.on_record())
         snapshots = SnapshotService(
             environments,
             host.moments and LocalSnapshots(places.snapshots, host.moments),
@@ -161,6 +163,8 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
             snapshots=snapshots.all,
         )
         tasks.start_soon(pruner.run)
+        for room in (data_room(settings), cache_room(settings)):
+            tasks.start_soon(room.watch)
         yield App(
             settings=settings,
             environments=environments,
@@ -257,6 +261,7 @@ def _local_host(
         new_proxy=new_proxy,
         moments=made.moments,
         pool=pool,
+        room=data_room(settings),
     )
 
 

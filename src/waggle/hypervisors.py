@@ -18,6 +18,7 @@ from waggle.infra.host.hypervisors import Library, choose_hypervisor
 from waggle.infra.krun.hypervisor import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts
 from waggle.infra.qemu.hypervisor import QemuHypervisor
+from waggle.presets import data_room
 
 
 class Chosen(NamedTuple):
@@ -42,7 +43,12 @@ def hypervisor(settings: Settings) -> Chosen:
             f"There is no QEMU: {settings.qemu_binary} cannot be found.",
             hint="Run 'waggle setup', or name another program with WAGGLE_QEMU_BINARY.",
         )
-    qemu = QemuHypervisor(settings.qemu_binary, acceleration.accel, older=settings.qemu_older)
+    qemu = QemuHypervisor(
+        settings.qemu_binary,
+        acceleration.accel,
+        older=settings.qemu_older,
+        room=data_room(settings),
+    )
     reason = choice.reason
     if acceleration.reason not in reason:
         reason = f"{reason} {acceleration.reason}"

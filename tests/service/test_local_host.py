@@ -8,7 +8,7 @@ are tested in tests/vm and tests/e2e.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -76,6 +76,9 @@ class PretendMachine:
 
     async def renew(self, records: Mapping[str, bytes]) -> None:
         raise GuestLost("It cannot be renewed.")
+
+    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
+        """Its disk is never full."""
 
     async def pause(self) -> None:
         raise GuestLost("It cannot be held.")

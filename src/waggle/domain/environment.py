@@ -86,7 +86,8 @@ class Environment:
     is never idle. `directory` is where programs start. `error` says why it failed or why it ended,
     and may be shown to its owner. `paused_until` is set while its state is on the disk.
     `last_visited_at` is when somebody was last connected to one of its exposed ports.
-    `variables` are for all its programs, `packages` were asked for when it was created.
+    `variables` are for all its programs, `packages` were asked for when it was created. `notice` is
+    what its owner should know of it now, such as why its machine stands still; it is not recorded.
     """
 
     id: str
@@ -110,6 +111,7 @@ class Environment:
     last_visited_at: datetime | None = None
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     packages: tuple[str, ...] = ()
+    notice: str | None = None
 
     def copy(self, environment_id: str, now: datetime) -> Environment:
         """One like this, of the same owner, that is to be created."""
@@ -137,7 +139,11 @@ class Environment:
             raise InvalidTransition(
                 f"Environment {self.id} cannot go from {self.state} to {state}."
             )
-        return replace(self, state=state, error=self.error if error is None else error)
+        return replace(self, state=state, error=self.error if error is None else error, notice=None)
+
+    def noticing(self, notice: str | None) -> Environment:
+        """With what its owner should know now; another state ends that."""
+        return replace(self, notice=notice)
 
     def with_machine(
         self,

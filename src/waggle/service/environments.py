@@ -70,7 +70,7 @@ class EnvironmentService:
             news=self.news,
             changed=self._changed,
         )
-        self._pauses = Pauses(self._registry, limits.pausing, clock, can_freeze=host.can_freeze)
+        self._pauses = Pauses(self._registry, limits.pausing, clock, host)
 
     def _changed(self, environment: Environment) -> None:
         if environment.state is State.DESTROYED:
@@ -85,14 +85,22 @@ class EnvironmentService:
             self._registry.restore(self._arrivals.live(environment))
         return removed
 
+    async def on_record(self) -> set[str]:
+        """The ids of all that is not destroyed, also of those that could not be recovered.
+
+        What is theirs is kept. Raises what the store raises.
+        """
+        named = {each.id for each in await self._store.unfinished()}
+        return named | {each.id for each in self.all()}
+
     async def create(
         self, request: CreateRequest, *, owner: str, progress: Progress = no_progress
     ) -> Environment:
         """Boot a new environment and return it running.
 
         Capacity is reserved before any work; a failed or cancelled create frees it and leaves
-        nothing. Raises MaxEnvironments, QuotaExceeded, InvalidArgument, NotFound when it is
-        destroyed meanwhile, and what `EnvironmentHost.create` raises.
+        nothing. Raises MaxEnvironments, QuotaExceeded, InvalidArgument, DiskFull, NotFound when it
+        is destroyed meanwhile, and what `EnvironmentHost.create` raises.
         """
         environment = self.limits.describe(
             request, environment_id=self._new_id(), owner=owner, now=self._clock()
@@ -128,6 +136,10 @@ class EnvironmentService:
     def require_room(self, owner: str, count: int, resources: Resources) -> None:
         """Raise MaxEnvironments or QuotaExceeded unless so many more of that size may run now."""
         self._registry.require_room(owner, count * self.limits.slots(resources))
+
+    def require_disk(self) -> None:
+        """Raise DiskFull when the host's disk has too little room for another or a copy."""
+        self._host.require_disk()
 
     @property
     def slots_held(self) -> int:
@@ -215,8 +227,12 @@ class EnvironmentService:
     async def roll_back(
         self, environment_id: str, moment: Moment, *, owner: str, progress: Progress = no_progress
     ) -> Environment:
-        """Have it go on from a moment. Raises NotFound, Busy, NotRunning, as the host does."""
+        """Have it go on from a moment. Raises NotFound, Busy, NotRunning, as the host does.
+
+        Raises DiskFull, too, before anything of it is given up.
+        """
         live = self._owned(environment_id, owner)
+        self.require_disk()
         if live.environment.state is State.PAUSED:
             await self._pauses.resume(live)
         return await live.roll_back(progress, moment)
@@ -257,13 +273,15 @@ class EnvironmentService:
     async def retire(self, environment_id: str) -> State | None:
         """The reaper's end of what is idle: put to sleep or destroyed, which is what it returns.
 
-        None when it was used since the reaper looked. Raises what keeps it from being destroyed.
+        None when it was used since the reaper looked, and when a full disk keeps it from sleeping:
+        then it is kept. Raises what keeps it from being destroyed.
         """
         live = self._registry.find(environment_id)
-        if live is None or not live.environment.is_expired(self._clock()):
+        if live is None or not live.environment.is_expired(self._clock()) or live.is_stalled:
             return None
-        if await self._pauses.put_to_sleep(live):
-            return State.PAUSED
+        fate = await self._pauses.put_to_sleep(live)
+        if fate is not State.DESTROYED:
+            return fate
         ended = await live.end(wanted=lambda environment: environment.is_expired(self._clock()))
         if ended:
             self._observer.environment_reaped()

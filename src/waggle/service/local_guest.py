@@ -12,7 +12,7 @@ from pathlib import Path
 
 from waggle.domain.diagnosis import Diagnosis, machine_died
 from waggle.domain.environment import Environment, MachineIdentity
-from waggle.domain.errors import GuestLost, Unsupported
+from waggle.domain.errors import DiskFull, GuestLost, TimedOut, Unsupported
 from waggle.domain.execution import (
     HOME,
     Command,
@@ -92,6 +92,9 @@ class LocalGuest:
         self.directory = directory
         self.booted_from = booted_from
         self._ending = asyncio.Lock()
+        self._stalled: str | None = None
+        self._tell_stalled: Callable[[str | None], None] = lambda _why: None
+        self._machine.when_stalled(self._stands_still)
         self._user_home: str | None = None
 
     @property
@@ -205,6 +208,22 @@ class LocalGuest:
         """Listen for a port of the guest; see `domain.host.Guest`."""
         return await self._exposures.expose(port, local_port)
 
+    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
+        """Tell of a full disk; see `domain.host.Guest`."""
+        self._tell_stalled = tell
+        if self._stalled is not None:
+            tell(self._stalled)
+
+    def _stands_still(self, why: str | None) -> None:
+        self._stalled = why
+        self._connection.stand_still(still=why is not None)
+        self._shell.stand_still(still=why is not None)
+        self._tell_stalled(why)
+
+    def _require_going(self) -> None:
+        if self._stalled is not None:
+            raise DiskFull(self._stalled)
+
     def when_visited(self, tell: Callable[[], None]) -> None:
         """Tell of visitors; see `domain.host.Guest`."""
         self._exposures.visited = tell
@@ -219,10 +238,17 @@ class LocalGuest:
 
     @contextlib.asynccontextmanager
     async def _naming_the_cause(self) -> AsyncGenerator[None]:
-        """When a call breaks because the machine died, say that, and why it died."""
+        """When a call breaks because the machine died, say that, and why it died.
+
+        Or that it stands still.
+        """
         try:
             yield
+        except TimedOut:
+            self._require_going()
+            raise
         except GuestLost as error:
+            self._require_going()
             cause: str | None = None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SETTLE_SECONDS):
@@ -252,10 +278,12 @@ class LocalGuest:
 
     def moment(self) -> AbstractAsyncContextManager[Moment]:
         """This moment; see `domain.host.Guest`."""
+        self._require_going()
         return self._require_freezer().taken()
 
     async def hibernate(self) -> None:
         """Keep its state on the disk and end it; see `domain.host.Guest`."""
+        self._require_going()
         await finish(self._hibernate(self._require_freezer()))
 
     async def _hibernate(self, freezer: Freezer) -> None:

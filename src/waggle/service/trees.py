@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import anyio.to_thread
 
-from waggle.domain.errors import ArchiveNotFound, GuestLost, InvalidArgument, TooLarge
+from waggle.domain.errors import ArchiveNotFound, DiskFull, GuestLost, InvalidArgument, TooLarge
 from waggle.domain.execution import HOME, MAX_STDIN_BYTES
 from waggle.domain.filesystem import parse_path
 from waggle.domain.search import check_excludes
@@ -155,6 +155,8 @@ def batches(entries: Sequence[TreeEntry], limit: int = MAX_STDIN_BYTES) -> Itera
 
 def _rewrite(environment_id: str, path: str, packed: Recording, content: Recording) -> Archive:
     """Make the archive of what a guest packed. For a worker thread."""
+    if packed.disk_full:
+        raise _no_room()
     if packed.kept < packed.total:
         raise GuestLost("The guest sent more than it was asked for.", hint="")
     out = _Hashed(content.feed)
@@ -173,12 +175,18 @@ def _rewrite(environment_id: str, path: str, packed: Recording, content: Recordi
             "The guest's program for files gave an answer that is none.",
             hint="Something in the environment changed its tools; use run_command instead.",
         ) from error
+    if content.disk_full:
+        raise _no_room()
     if content.kept < out.tell():
         raise TooLarge("The archive is too large to keep.", hint="Leave out more.")
     digest = out.sha256.hexdigest()
     return Archive(
         digest[:16], environment_id, path, digest, out.tell(), count, tuple(left_out), content
     )
+
+
+def _no_room() -> DiskFull:
+    return DiskFull("The server's disk is full: the data directory has no room for the archive.")
 
 
 class _Hashed(io.RawIOBase):

@@ -20,6 +20,7 @@ from pathlib import Path
 from waggle.domain.errors import BootFailed, PortTaken
 from waggle.domain.machine import Frozen, Machine, MachineSpec
 from waggle.infra.confined import ConfinedProcess
+from waggle.infra.disk_room import DiskRoom
 from waggle.infra.guest.boot import KernelFault, until_booted
 from waggle.infra.guest.console import Console
 from waggle.infra.qemu.argv import Memory, kind, qemu_argv
@@ -49,7 +50,16 @@ class QemuHypervisor:
 
     name = "qemu"
 
-    def __init__(self, binary: str, accelerator: str, *, older: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        binary: str,
+        accelerator: str,
+        *,
+        older: Sequence[str] = (),
+        room: DiskRoom | None = None,
+    ) -> None:
+        """Machines that met a full disk go on when there is `room`; None has them try at once."""
+        self._room = room or DiskRoom("the directory of environments", Path("/"), 0)
         self._binary = binary
         self._programs = (binary, *older)
         self._accelerator = accelerator
@@ -207,7 +217,7 @@ class QemuHypervisor:
                 background=spec.background,
             )
             undo.pop_all()
-            return QemuMachine(spec.id, process, console, wires, incoming, vmm=vmm)
+            return QemuMachine(spec.id, process, console, wires, incoming, vmm=vmm, room=self._room)
 
     def _groups(self) -> list[int]:
         """The group that may use /dev/kvm, for a QEMU that is not root."""
