@@ -12,7 +12,6 @@ import io
 import os
 import tempfile
 from pathlib import Path
-from typing import cast
 
 from waggle.domain.execution import Output
 from waggle.infra.disk_room import is_full
@@ -85,7 +84,7 @@ class Spool:
             except BaseException:
                 file.close()
                 raise
-            self._file = cast("io.FileIO", file)
+            self._file = file
             self._memory.clear()
         return self._file
 

@@ -40,6 +40,7 @@ UNUSED = "Unused for so long, e.g. 30m, it is paused to disk or, as the server h
 STATUSES = "creating, running, paused, resuming, destroying or error."
 NETWORK = "none, or public unless told."
 ON_DISK = "RFC 3339; how long it is kept while it is paused to disk."
+NOTICE = "What holds it up, such as a full disk of the server."
 NOTE = "What to know, or to do next."
 
 
@@ -54,6 +55,7 @@ class EnvironmentSummary(BaseModel):
     created_at: str = Field(description="RFC 3339.")
     error: str = Field(default="", description="Why it is in the error status.")
     on_disk_until: str = Field(default="", description=ON_DISK)
+    notice: str = Field(default="", description=NOTICE)
 
 
 class CreatedEnvironment(BaseModel):
@@ -105,6 +107,8 @@ def summary(environment: Environment) -> dict[str, Any]:
         line["network"] = str(environment.network)
     if environment.error:
         line["error"] = environment.error
+    if environment.notice:
+        line["notice"] = environment.notice
     if environment.paused_until is not None:
         line["on_disk_until"] = rfc3339(environment.paused_until)
     return line

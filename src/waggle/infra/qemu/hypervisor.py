@@ -59,7 +59,7 @@ class QemuHypervisor:
         room: DiskRoom | None = None,
     ) -> None:
         """Machines that met a full disk go on when there is `room`; None has them try at once."""
-        self._room = room or DiskRoom("the directory of environments", Path("/"), 0)
+        self.room = room or DiskRoom("the directory of environments", Path("/"), 0)
         self._binary = binary
         self._programs = (binary, *older)
         self._accelerator = accelerator
@@ -217,7 +217,7 @@ class QemuHypervisor:
                 background=spec.background,
             )
             undo.pop_all()
-            return QemuMachine(spec.id, process, console, wires, incoming, vmm=vmm, room=self._room)
+            return QemuMachine(spec.id, process, console, wires, incoming, vmm=vmm, room=self.room)
 
     def _groups(self) -> list[int]:
         """The group that may use /dev/kvm, for a QEMU that is not root."""

@@ -9,8 +9,8 @@ neither QEMU's monitor nor what a machine is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, cast
 
 import structlog
 
@@ -57,12 +57,11 @@ class Stalling:
         await self._stalled.wait()
         return self._full()
 
-    def heard(self, event: object) -> bool:
-        """Take an event of QEMU's, which may be anything. False: nobody else is to keep it."""
-        if isinstance(event, dict):
-            data: object = event.get("data")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-            if isinstance(data, dict) and data.get("action") == "stop":  # pyright: ignore[reportUnknownMemberType]
-                self._stall()
+    def heard(self, event: Mapping[str, object]) -> bool:
+        """Take an event of QEMU's, whose data may be anything. False: nobody else is to keep it."""
+        data = event.get("data")
+        if isinstance(data, dict) and cast("dict[str, object]", data).get("action") == "stop":
+            self._stall()
         return False
 
     def _stall(self) -> None:

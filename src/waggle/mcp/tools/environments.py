@@ -172,6 +172,7 @@ def _line(environment: Environment) -> str:
         f"{environment.id} {environment.name} ({_kind(environment)}) {environment.state}{why}, "
         f"created {rfc3339(environment.created_at)}"
         + (f", on the disk until {until}" if until else "")
+        + (f". {environment.notice}" if environment.notice else "")
     )
 
 
