@@ -107,6 +107,15 @@ def build_image(
     return store.resolve(definition.name)
 
 
+def is_outdated(definition: ImageDefinition, image: ResolvedImage, mirror: str = "") -> bool:
+    """Whether `image` was built by `build_image` from something else than it would be now.
+
+    False for an image that it did not build: that is somebody's own, under this name.
+    """
+    made_from = image.config.labels.get(FINGERPRINT)
+    return made_from not in (None, fingerprint(definition, debian_mirror(mirror)))
+
+
 def _silent(fraction: float, text: str) -> None:
     """Report to nobody."""
 
