@@ -197,13 +197,12 @@ class LocalHost:
     async def not_ready(self) -> str | None:
         """Why a create would fail right now; see `domain.host.EnvironmentHost.not_ready`."""
         try:
+            self.require_disk()
             self._parts.kernel()
             self._parts.kit()
             self._machines.check_ports()
         except WaggleError as error:
             return str(error)
-        if (shortage := self._room.shortage()) is not None:
-            return shortage.message
         return await self._images.missing()
 
     @contextlib.asynccontextmanager
