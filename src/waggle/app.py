@@ -132,7 +132,7 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
             observer=watch.observer,
         )
         await environments.recover()
-        host.sweep(await environments.on_record())
+        host.sweep(each.id for each in await store.unfinished())
         snapshots = SnapshotService(
             environments,
             host.moments and LocalSnapshots(places.snapshots, host.moments),
@@ -163,8 +163,8 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
             snapshots=snapshots.all,
         )
         tasks.start_soon(pruner.run)
-        for room in (data_room(settings), cache_room(settings)):
-            tasks.start_soon(room.watch)
+        tasks.start_soon(data_room(settings).watch)
+        tasks.start_soon(cache_room(settings).watch)
         yield App(
             settings=settings,
             environments=environments,

@@ -272,7 +272,7 @@ async def test_a_full_disk_at_the_start_loses_no_sleeper() -> None:
             later.store.broken = set(State)
             assert await later.service.recover() == 0
             assert {each.id for each in later.service.all()} == {sleeper.id, fallen.id}
-            assert await later.service.on_record() == {sleeper.id, fallen.id}
+            assert {each.id for each in await later.store.unfinished()} == {sleeper.id, fallen.id}
             assert later.store.records[sleeper.id] == on_record
             assert (len(here.store.history), later.host.discarded) == (saves, [])
             later.store.broken = set()
@@ -288,7 +288,7 @@ async def test_what_cannot_be_recovered_is_still_named() -> None:
         here.host.discard_errors[environment.id] = Broken("the process cannot be killed")
         assert await here.service.recover() == 0
         assert here.service.all() == []
-        assert await here.service.on_record() == {environment.id}
+        assert [each.id for each in await here.store.unfinished()] == [environment.id]
         here.store.records.clear()
 
 

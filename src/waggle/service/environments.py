@@ -85,14 +85,6 @@ class EnvironmentService:
             self._registry.restore(self._arrivals.live(environment))
         return removed
 
-    async def on_record(self) -> set[str]:
-        """The ids of all that is not destroyed, also of those that could not be recovered.
-
-        What is theirs is kept. Raises what the store raises.
-        """
-        named = {each.id for each in await self._store.unfinished()}
-        return named | {each.id for each in self.all()}
-
     async def create(
         self, request: CreateRequest, *, owner: str, progress: Progress = no_progress
     ) -> Environment:

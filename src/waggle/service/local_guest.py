@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from waggle.domain.diagnosis import Diagnosis, machine_died
+from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment, MachineIdentity
-from waggle.domain.errors import DiskFull, GuestLost, TimedOut, Unsupported
+from waggle.domain.errors import Unsupported
 from waggle.domain.execution import (
     HOME,
     Command,
@@ -39,12 +38,11 @@ from waggle.infra.ssh.shell import Shell
 from waggle.infra.ssh.trees import Trees
 from waggle.infra.tasks import finish
 from waggle.infra.usage import allocated_bytes, process_usage
+from waggle.service.causes import Causes
 from waggle.service.diagnosing import Diagnostician
 from waggle.service.guest_parts import Freezer, Proxy
 from waggle.service.launcher import Launched
 
-_SETTLE_SECONDS = 1.0
-"""How long a broken call waits to learn that the machine itself died, to name that as the cause."""
 _ASK_HOME = Command(("/.waggle/bin/busybox", "printenv", "HOME"), 15.0, MAX_PATH_BYTES + 1)
 _HOME_OF_ROOT = "/root"
 
@@ -92,9 +90,8 @@ class LocalGuest:
         self.directory = directory
         self.booted_from = booted_from
         self._ending = asyncio.Lock()
-        self._stalled: str | None = None
-        self._tell_stalled: Callable[[str | None], None] = lambda _why: None
-        self._machine.when_stalled(self._stands_still)
+        self._causes = Causes(self._machine, connection.stand_still, self._shell.stand_still)
+        self._naming_the_cause = self._causes.named
         self._user_home: str | None = None
 
     @property
@@ -210,19 +207,7 @@ class LocalGuest:
 
     def when_stalled(self, tell: Callable[[str | None], None]) -> None:
         """Tell of a full disk; see `domain.host.Guest`."""
-        self._tell_stalled = tell
-        if self._stalled is not None:
-            tell(self._stalled)
-
-    def _stands_still(self, why: str | None) -> None:
-        self._stalled = why
-        self._connection.stand_still(still=why is not None)
-        self._shell.stand_still(still=why is not None)
-        self._tell_stalled(why)
-
-    def _require_going(self) -> None:
-        if self._stalled is not None:
-            raise DiskFull(self._stalled)
+        self._causes.when_stalled(tell)
 
     def when_visited(self, tell: Callable[[], None]) -> None:
         """Tell of visitors; see `domain.host.Guest`."""
@@ -235,28 +220,6 @@ class LocalGuest:
     async def answers(self, port: int, seconds: float) -> bool:
         """Try to connect; see `domain.host.Guest`."""
         return await self._exposures.answers(port, seconds)
-
-    @contextlib.asynccontextmanager
-    async def _naming_the_cause(self) -> AsyncGenerator[None]:
-        """When a call breaks because the machine died, say that, and why it died.
-
-        Or that it stands still.
-        """
-        try:
-            yield
-        except TimedOut:
-            self._require_going()
-            raise
-        except GuestLost as error:
-            self._require_going()
-            cause: str | None = None
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_SETTLE_SECONDS):
-                    cause = await self._machine.wait()
-            if cause is None:
-                raise
-            died = machine_died(cause)
-            raise GuestLost(died.cause, hint=died.next_step) from error
 
     async def pause(self) -> None:
         """Stop its processors; see `domain.host.Guest`."""
@@ -278,12 +241,12 @@ class LocalGuest:
 
     def moment(self) -> AbstractAsyncContextManager[Moment]:
         """This moment; see `domain.host.Guest`."""
-        self._require_going()
+        self._causes.require_going()
         return self._require_freezer().taken()
 
     async def hibernate(self) -> None:
         """Keep its state on the disk and end it; see `domain.host.Guest`."""
-        self._require_going()
+        self._causes.require_going()
         await finish(self._hibernate(self._require_freezer()))
 
     async def _hibernate(self, freezer: Freezer) -> None:

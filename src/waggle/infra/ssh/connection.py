@@ -160,7 +160,7 @@ class SshConnection:
         if self._connection is connection:
             self._connection = None
 
-    def stand_still(self, *, still: bool) -> None:
+    def stand_still(self, still: bool) -> None:
         """Whether the guest stands still: then its silence does not end the connection."""
         if self._connection is not None:
             self._connection.set_keepalive(0 if still else _KEEPALIVE_SECONDS)

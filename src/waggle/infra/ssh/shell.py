@@ -52,7 +52,7 @@ class _Run(CommandSession):
         self.deadline = asyncio.timeout(None)
         self._left: float | None = None
 
-    def stop_the_clock(self, *, still: bool) -> None:
+    def stop_the_clock(self, still: bool) -> None:
         """Have its time stand still while its machine does, or go on with what was left of it."""
         now, when = asyncio.get_running_loop().time(), self.deadline.when()
         if self.deadline.expired():
@@ -121,10 +121,10 @@ class Shell:
             )
         return _result(run, started, timed_out=False)
 
-    def stand_still(self, *, still: bool) -> None:
+    def stand_still(self, still: bool) -> None:
         """Whether the guest stands still: that is not of the time of commands that run."""
         for run in self._running:
-            run.stop_the_clock(still=still)
+            run.stop_the_clock(still)
 
     def running(self) -> frozenset[str]:
         """The ids of the runs that go on."""
