@@ -97,7 +97,7 @@ async def _refused(agent: Client, tool: str, **arguments: Any) -> None:
     assert "data directory" in error["message"]
 
 
-OPERATIONS = {
+OPERATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "create": ("create_environment", {"runtime": "shell"}),
     "temporary": ("run_code", {"runtime": "shell", "code": "echo 1"}),
     "snapshot": ("snapshot_environment", {}),

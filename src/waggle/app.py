@@ -40,12 +40,11 @@ from waggle.machinery import machinery, templates
 from waggle.mcp.context import Services
 from waggle.places import Places
 from waggle.presets import (
-    cache_room,
-    data_room,
     execution_limits,
     image_service,
     limits,
     offer,
+    rooms,
     runtimes,
     warm_up,
 )
@@ -163,8 +162,8 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
             snapshots=snapshots.all,
         )
         tasks.start_soon(pruner.run)
-        tasks.start_soon(data_room(settings).watch)
-        tasks.start_soon(cache_room(settings).watch)
+        for room in rooms(settings):
+            tasks.start_soon(room.watch)
         yield App(
             settings=settings,
             environments=environments,
@@ -261,7 +260,7 @@ def _local_host(
         new_proxy=new_proxy,
         moments=made.moments,
         pool=pool,
-        room=data_room(settings),
+        room=made.room,
     )
 
 

@@ -14,6 +14,7 @@ import anyio.abc
 
 from waggle.config import Settings
 from waggle.domain.machine import Hypervisor
+from waggle.infra.disk_room import DiskRoom
 from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.qemu.hypervisor import QemuHypervisor
@@ -39,6 +40,7 @@ class Machinery:
     launcher: Launcher
     freezing: QemuHypervisor | None
     moments: Moments | None
+    room: DiskRoom
 
 
 def machinery(settings: Settings, machines: Hypervisor, stack: Stack) -> Machinery:
@@ -61,7 +63,7 @@ def machinery(settings: Settings, machines: Hypervisor, stack: Stack) -> Machine
     )
     if moments is not None:
         stack.callback(moments.loaded.close)
-    return Machinery(parts, launcher, freezing, moments)
+    return Machinery(parts, launcher, freezing, moments, data_room(settings))
 
 
 def templates(

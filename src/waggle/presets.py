@@ -191,6 +191,11 @@ def cache_room(settings: Settings) -> DiskRoom:
     return DiskRoom("the image cache (WAGGLE_IMAGE_CACHE_DIR)", Places.of(settings).cache, reserve)
 
 
+def rooms(settings: Settings) -> tuple[DiskRoom, ...]:
+    """Of all disks that the server writes to."""
+    return data_room(settings), cache_room(settings)
+
+
 def image_reference(settings: Settings, text: str) -> ImageReference:
     """What a user's text means as an image of a registry. Raises InvalidArgument."""
     return parse_reference(text, settings.default_registry)

@@ -21,6 +21,7 @@ from tests.support.vm import environment
 from waggle.domain.environment import Environment, MachineIdentity, Resources
 from waggle.domain.errors import (
     BootFailed,
+    DiskFull,
     GuestLost,
     ImageCorrupt,
     ImageMissing,
@@ -262,7 +263,11 @@ async def test_ports_that_are_always_taken_in_between(rig: Rig) -> None:
 
 async def test_a_full_disk_of_the_server(rig: Rig) -> None:
     rig.scratch.error = OSError(28, "No space left on device")
-    with pytest.raises(BootFailed, match="No space left on device") as raised:
+    with pytest.raises(DiskFull, match="no room in the directory of environments"):
+        await rig.create()
+    assert rig.left() == NOTHING
+    rig.scratch.error = OSError(24, "Too many open files")
+    with pytest.raises(BootFailed, match="Too many open files") as raised:
         await rig.create()
     assert "waggle doctor" in raised.value.hint
     assert rig.left() == NOTHING
@@ -296,6 +301,9 @@ async def test_what_an_earlier_server_left(rig: Rig) -> None:
     for _ in range(2):
         await rig.host.discard(known)
     assert [path.name for path in rig.left()[0]] == ["unknown"]
+    (rig.directory / "environments" / known.id).mkdir()
+    rig.host.sweep([known.id])
+    assert [path.name for path in rig.left()[0]] == [known.id]
     rig.host.sweep()
     assert rig.left() == NOTHING
 

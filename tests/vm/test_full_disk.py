@@ -65,9 +65,9 @@ async def test_a_write_that_does_not_fit_waits_and_nothing_of_it_is_lost(
         tasks.start_soon(write)
         with anyio.fail_after(200):
             await changed.wait()
-        (why,) = told
-        assert "machine stands still" in str(why)
-        assert "the small disk" in str(why)
+        assert len(told) == 1
+        assert "machine stands still" in str(told[0])
+        assert "the small disk" in str(told[0])
         with pytest.raises(DiskFull, match="stands still"):
             await guest.hibernate()
         assert not frozen_in(lab.environments / asked.id).exists()
@@ -76,7 +76,7 @@ async def test_a_write_that_does_not_fit_waits_and_nothing_of_it_is_lost(
         disk.free()
         with anyio.fail_after(200):
             await changed.wait()
-    assert told == [why, None]
+    assert told[1:] == [None]
     assert [each.exit_code for each in results] == [0]
     await guest.run(sh(DROP, user=GuestUser.ROOT))
     assert lines(await guest.run(sh(CHECK, timeout=120.0))) == []
