@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import anyio
@@ -20,6 +19,7 @@ import anyio.abc
 import structlog
 
 from waggle.callers import Watch, log_egress, rates, watching
+from waggle.clock import steady_clock
 from waggle.config import Settings
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DataDirBusy, SettingsInvalid
@@ -27,6 +27,7 @@ from waggle.domain.execution import MAX_OUTPUT
 from waggle.domain.machine import Hypervisor
 from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock
+from waggle.domain.quota import SeveralOwners, one_owner
 from waggle.domain.tree import MAX_RECORDS_BYTES
 from waggle.hypervisors import hypervisor
 from waggle.infra.files import FileLock
@@ -81,22 +82,15 @@ class App:
     watch: Watch
 
 
-def steady_clock() -> Clock:
-    """The wall clock of this moment, carried on by the monotonic one, so that it never jumps.
-
-    See `domain.protocols.Clock`.
-    """
-    start, origin = datetime.now(UTC), time.monotonic()
-    return lambda: start + timedelta(seconds=time.monotonic() - origin)
-
-
 def new_id() -> str:
     """A fresh id."""
     return str(uuid.uuid4())
 
 
 @contextlib.asynccontextmanager
-async def open_app(settings: Settings) -> AsyncGenerator[App]:
+async def open_app(
+    settings: Settings, several_owners: SeveralOwners = one_owner
+) -> AsyncGenerator[App]:
     """Build everything, recover from an earlier server, and at the end destroy everything.
 
     Raises DataDirBusy when another server owns the data directory, and SettingsInvalid or
@@ -124,7 +118,7 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
         environments = EnvironmentService(
             host=host,
             store=store,
-            limits=limits(settings),
+            limits=limits(settings, several_owners),
             clock=clock,
             new_id=new_id,
             tasks=tasks,

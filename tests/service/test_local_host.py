@@ -206,6 +206,7 @@ def rig(tmp_path: Path) -> Rig:
     return Rig(tmp_path)
 
 
+MIB = 1 << 20
 NOTHING: tuple[list[Path], frozenset[int]] = ([], frozenset())
 
 
@@ -292,6 +293,24 @@ async def test_why_a_create_would_fail(rig: Rig) -> None:
     rig.ports = PortAllocator(10_920, 10_921)
     with rig.ports.lease():
         assert "10920" in str(await rig.host.not_ready())
+
+
+async def test_what_each_environment_takes_of_the_disk_and_what_is_free(rig: Rig) -> None:
+    here = rig.directory / "environments"
+    for name in ("running", "asleep", "socket"):
+        (here / name / "frozen").mkdir(parents=True)
+    with (here / "running" / "scratch.img").open("wb") as disk:
+        disk.write(bytes(MIB))
+        disk.truncate(4096 * MIB)  # a hole takes nothing
+    (here / "asleep" / "frozen" / "ram").write_bytes(bytes(2 * MIB))
+    (here / "socket" / "link").symlink_to(here / "asleep" / "frozen" / "ram")
+    below = here / "socket" / "console.run"
+    below.mkdir()
+    (below / "of a hostile VMM").write_bytes(bytes(MIB))
+    use = await rig.host.disk_use()
+    taken = {name: size // MIB for name, size in use.of_environments.items()}
+    assert taken == {"running": 1, "asleep": 2, "socket": 0}
+    assert use.free > MIB
 
 
 async def test_what_an_earlier_server_left(rig: Rig) -> None:

@@ -76,7 +76,7 @@ def make_disk(images: ImageService, name: str) -> None:
     image = images.store.resolve(name)
     if images.disks.find(image.digest) is None:
         with filling(f"Making the disk of {name}") as show:
-            anyio.run(images.disks.ensure, image, show)
+            anyio.run(images.make_disk, image, show)
 
 
 def ls(*, as_json: bool) -> None:

@@ -62,7 +62,7 @@ class MaxEnvironments(WaggleError):
 
 
 class QuotaExceeded(WaggleError):
-    """The owner has as many environments as one owner may have."""
+    """The owner holds as much of something as one owner may; see `domain.quota`."""
 
     code = "quota_exceeded"
     retryable = True

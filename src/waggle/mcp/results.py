@@ -39,8 +39,8 @@ PUBLIC = NetworkPolicy.PUBLIC.value
 UNUSED = "Unused for so long, e.g. 30m, it is paused to disk or, as the server has it, destroyed."
 STATUSES = "creating, running, paused, resuming, destroying or error."
 NETWORK = "none, or public unless told."
+NOTICE = "What to know of it now, e.g. why it stands still in memory and not on the disk."
 ON_DISK = "RFC 3339; how long it is kept while it is paused to disk."
-NOTICE = "What holds it up, such as a full disk of the server."
 NOTE = "What to know, or to do next."
 
 
@@ -107,10 +107,10 @@ def summary(environment: Environment) -> dict[str, Any]:
         line["network"] = str(environment.network)
     if environment.error:
         line["error"] = environment.error
-    if environment.notice:
-        line["notice"] = environment.notice
     if environment.paused_until is not None:
         line["on_disk_until"] = rfc3339(environment.paused_until)
+    if environment.notice is not None:
+        line["notice"] = environment.notice
     return line
 
 

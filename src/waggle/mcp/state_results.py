@@ -170,8 +170,8 @@ def state_text(state: EnvironmentState, fate: str) -> str:
         f"{state.network}{where}): {state.status}" + (f": {state.error}" if state.error else ""),
         f"created {state.created_at}, {state.age_seconds} s old, {state.running_jobs} jobs running;"
         f" {_fate(state, fate)}",
-        *([state.notice] if state.notice else []),
         f"{state.cpus} CPU, {', '.join(amounts)}",
+        *([state.notice] if state.notice else []),
         *([f"env: {', '.join(state.env)}"] if state.env else []),
         *([f"packages: {' '.join(state.packages)}"] if state.packages else []),
         *(f"port {item.port}: {item.url}" for item in state.ports),

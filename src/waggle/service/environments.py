@@ -24,6 +24,7 @@ from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock, EnvironmentStore, NewId
 from waggle.domain.snapshot import Snapshot
 from waggle.service.arrivals import Arrivals, end_quietly
+from waggle.service.disk_shares import DiskShares
 from waggle.service.inspection import Inspection
 from waggle.service.live import LiveEnvironment
 from waggle.service.news import News
@@ -60,7 +61,9 @@ class EnvironmentService:
         self._observer = observer or Observer()
         self.news = News(self._observer, clock)
         """Told of what comes, changes and goes."""
-        self._registry = Registry(limits.max_environments, limits.per_owner, limits.slots)
+        self._registry = Registry(
+            limits.max_environments, limits.per_owner, limits.slots, limits.several_owners
+        )
         self._arrivals = Arrivals(
             host,
             store,
@@ -70,7 +73,9 @@ class EnvironmentService:
             news=self.news,
             changed=self._changed,
         )
-        self._pauses = Pauses(self._registry, limits.pausing, clock, host)
+        self.disk = DiskShares(host, self._registry, limits.disk_mib, limits.several_owners)
+        """What each owner may have of the disk."""
+        self._pauses = Pauses(self._registry, limits.pausing, clock, host, self.disk)
 
     def _changed(self, environment: Environment) -> None:
         if environment.state is State.DESTROYED:
@@ -97,7 +102,8 @@ class EnvironmentService:
         environment = self.limits.describe(
             request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
-        (created,) = await self._arrivals.bring_up([environment], progress)
+        async with self.disk.room(owner):
+            (created,) = await self._arrivals.bring_up([environment], progress)
         return created
 
     async def create_from(
@@ -113,7 +119,8 @@ class EnvironmentService:
         described = self.limits.describe_copy(
             snapshot, request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
-        (created,) = await self._arrivals.bring_up([described], progress, moment)
+        async with self.disk.room(owner, snapshot.size):
+            (created,) = await self._arrivals.bring_up([described], progress, moment)
         return created
 
     async def fork(
@@ -121,17 +128,13 @@ class EnvironmentService:
     ) -> builtins.list[Environment]:
         """New environments that go on from this moment of `origin`. Raises as `create` does."""
         now = self._clock()
-        return await self._arrivals.bring_up(
-            [origin.copy(self._new_id(), now) for _ in range(count)], no_progress, moment
-        )
+        described = [origin.copy(self._new_id(), now) for _ in range(count)]
+        async with self.disk.room(origin.owner, copies=count, of=origin.id):
+            return await self._arrivals.bring_up(described, no_progress, moment)
 
     def require_room(self, owner: str, count: int, resources: Resources) -> None:
         """Raise MaxEnvironments or QuotaExceeded unless so many more of that size may run now."""
         self._registry.require_room(owner, count * self.limits.slots(resources))
-
-    def require_disk(self) -> None:
-        """Raise DiskFull when the host's disk has too little room for another or a copy."""
-        self._host.require_disk()
 
     @property
     def slots_held(self) -> int:
@@ -219,12 +222,9 @@ class EnvironmentService:
     async def roll_back(
         self, environment_id: str, moment: Moment, *, owner: str, progress: Progress = no_progress
     ) -> Environment:
-        """Have it go on from a moment. Raises NotFound, Busy, NotRunning, as the host does.
-
-        Raises DiskFull, too, before anything of it is given up.
-        """
+        """Have it go on from a moment. Raises NotFound, Busy, NotRunning, DiskFull, as the host."""
         live = self._owned(environment_id, owner)
-        self.require_disk()
+        self.disk.require()
         if live.environment.state is State.PAUSED:
             await self._pauses.resume(live)
         return await live.roll_back(progress, moment)
@@ -265,15 +265,14 @@ class EnvironmentService:
     async def retire(self, environment_id: str) -> State | None:
         """The reaper's end of what is idle: put to sleep or destroyed, which is what it returns.
 
-        None when it was used since the reaper looked, and when a full disk keeps it from sleeping:
-        then it is kept. Raises what keeps it from being destroyed.
+        None when it was used since the reaper looked, or is kept in memory because it cannot sleep
+        now, or stands still for a full disk. Raises what keeps it from being destroyed.
         """
         live = self._registry.find(environment_id)
         if live is None or not live.environment.is_expired(self._clock()) or live.is_stalled:
             return None
-        fate = await self._pauses.put_to_sleep(live)
-        if fate is not State.DESTROYED:
-            return fate
+        if self._pauses.may_rest(live.environment):
+            return State.PAUSED if await self._pauses.rest(live) else None
         ended = await live.end(wanted=lambda environment: environment.is_expired(self._clock()))
         if ended:
             self._observer.environment_reaped()

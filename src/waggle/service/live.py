@@ -38,7 +38,7 @@ class LiveEnvironment(Life):
     _doors: Sequence[ExposedPort] = ()
     _stalled: str | None = None
     sleep_again_at: datetime | None = None
-    """When an idle one that did not fit on the disk may be tried again."""
+    """When an idle one whose state could not be written may be tried again."""
 
     async def bring_up(self, progress: Progress, moment: Moment | None = None) -> Environment:
         """Boot it, or go on from a moment, and return it running. A task notices its death.
@@ -94,12 +94,6 @@ class LiveEnvironment(Life):
         """Whether its machine stands still until the server's disk has room."""
         return self._stalled is not None and self.environment.state is State.RUNNING
 
-    def hold(self, why: str, until: datetime) -> None:
-        """Keep an idle one as it is, for a reason that its owner may know, until the next try."""
-        self.sleep_again_at = until
-        self.environment = self.environment.noticing(why)
-        self._changed(self.environment)
-
     def _visited(self) -> None:
         """Somebody is connected to an exposed port."""
         if self.environment.state is State.RUNNING:
@@ -139,10 +133,13 @@ class LiveEnvironment(Life):
                 self.environment = self.environment.extended(idle_timeout, self._clock())
         return self.environment
 
-    async def pause(self, *, asleep_until: datetime | None = None) -> Environment:
+    async def pause(
+        self, *, asleep_until: datetime | None = None, notice: str | None = None
+    ) -> Environment:
         """Have it stand still, or with a time, sleep on the disk until then. Idempotent.
 
-        Raises Busy, NotRunning, or what the guest raises; then it goes on. Finishes when cancelled.
+        `notice` is for its owner, where nobody asked that it stand still. Raises
+        Busy, NotRunning, or what the guest raises; then it goes on. Finishes when cancelled.
         """
         with anyio.CancelScope(shield=True):
             async with self._ending:
@@ -156,6 +153,8 @@ class LiveEnvironment(Life):
                     await self._or_go_on(self._the_guest().hibernate)
                     self._guest = None
                     self.environment = self.environment.asleep(asleep_until)
+                if notice is not None:
+                    self.environment = self.environment.noticing(notice)
                 await save_if_possible(self._store, self.environment)
                 self._changed(self.environment)
                 on_disk = self.environment.is_asleep

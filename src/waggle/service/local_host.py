@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from waggle.domain import host
-from waggle.domain.environment import Environment, State
+from waggle.domain.environment import Environment
 from waggle.domain.errors import (
     BootFailed,
     GuestLost,
@@ -31,9 +31,11 @@ from waggle.domain.execution import Command
 from waggle.domain.host import Progress
 from waggle.domain.image import BootImages
 from waggle.domain.runtime import RuntimeName
+from waggle.domain.usage import DiskUse
 from waggle.infra.confined import kill_identified
 from waggle.infra.disk_room import DiskRoom
 from waggle.infra.stages import stage
+from waggle.infra.usage import allocated_in
 from waggle.service.blueprint import GuestParts, MadeOf
 from waggle.service.local_guest import LocalGuest
 from waggle.service.local_machines import LocalMachines
@@ -83,8 +85,6 @@ class LocalHost:
         """Boot and connect; see `domain.host.EnvironmentHost.create`."""
         if moment is not None and not isinstance(moment, Moment):
             raise MomentUnusable("It was not taken by this server's hypervisor.")
-        if environment.state is State.CREATING:  # a rollback has given up what it goes back from
-            self.require_disk()
         await progress(0.0, f"Looking up the image {environment.image}")
         kind = WarmKind(environment.runtime, environment.image, environment.resources)
         made_of = moment.made_of if moment else await self._newest(kind, progress)
@@ -193,6 +193,18 @@ class LocalHost:
             for entry in self._directory.iterdir():
                 if entry.name not in kept:
                     shutil.rmtree(entry, ignore_errors=True)
+
+    async def disk_use(self) -> DiskUse:
+        """Bytes of each environment; see `domain.host.EnvironmentHost.disk_use`."""
+        return await asyncio.to_thread(self._disk_use)
+
+    def _disk_use(self) -> DiskUse:
+        # Not further below: a VMM that broke out could have filled its socket's directory.
+        taken = {
+            files.name: allocated_in(files) + allocated_in(frozen_in(files))
+            for files in self._directory.iterdir()
+        }
+        return DiskUse(shutil.disk_usage(self._directory).free, taken)
 
     async def not_ready(self) -> str | None:
         """Why a create would fail right now; see `domain.host.EnvironmentHost.not_ready`."""

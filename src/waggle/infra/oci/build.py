@@ -178,7 +178,7 @@ class _Work:
         place.mkdir()
         return flatten(below, place, lambda f, text: self._report(0.05 + f * 0.05, text))
 
-    def _bootstrap(self, lower: FlatImage | None) -> tuple[tuple[Entry, ...], Path]:
+    def _bootstrap(self, lower: FlatImage | None) -> tuple[list[Entry], Path]:
         """Make the Debian tree; return its entries and the file of their contents."""
         made = self._definition
         mode = mmdebstrap_mode(os.geteuid())
@@ -202,8 +202,9 @@ class _Work:
             self._report(at, text)
 
         data = self._workspace / "tree.data"
+        entries: list[Entry] = []
         with debian_tree(argv, line) as stream, data.open("xb") as out:
-            entries = read_entries(stream, out.fileno(), DEFAULT_LIMITS)
+            read_entries(stream, out.fileno(), entries.append, DEFAULT_LIMITS)
         return entries, data
 
     def _extras(self) -> tuple[list[Entry], Path]:
