@@ -118,7 +118,7 @@ class AccessSection(Section):
     )
     max_disk_mb_per_owner: Whole = setting(
         "0",
-        "MiB on the disk that one owner's environments, snapshots and jobs' output may take; what "
+        "MiB on the disk that one owner's environments, snapshots and their output may take; what "
         "needs more than is left of that is not created, copied or paused to disk. 0 means all, "
         "or, where tokens of several owners are accepted, half of what is there for all.",
         ge=0,

@@ -5,22 +5,28 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from pathlib import Path
 
 import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.service.world import IDLE, Gates, Host, Job, World, settle, world
-from tests.support.fakes import MemoryShelf
+from tests.support.fakes import FakeFile, MemoryShelf
 
 from waggle.domain.environment import Environment
 from waggle.domain.errors import QuotaExceeded
+from waggle.domain.execution import HOME, Command
+from waggle.domain.job import JobKind
 from waggle.domain.quota import share_of
+from waggle.infra.spool import Spool
 from waggle.service.disk_shares import DiskShares
+from waggle.service.job import What
 from waggle.service.reaper import Reaper
 from waggle.service.registry import Registry
 from waggle.service.request import CopyRequest, Pausing
 from waggle.service.snapshots import SnapshotLimits, SnapshotService
+from waggle.service.trees import TreeService
 
 pytestmark = pytest.mark.anyio
 
@@ -79,6 +85,25 @@ async def test_snapshots_count_and_copies_of_them() -> None:
         here.host.used[origin.id] = 513 * MIB - 1000
         with pytest.raises(QuotaExceeded):
             await service.create(kept.id, CopyRequest(), owner=GREEDY)
+
+
+async def test_output_and_archives_count() -> None:
+    async with world(capacity=6, disk_mib=512, several_owners=True) as here:
+        jobs = here.jobs()
+        trees = TreeService(here.service, record=lambda: Spool(Path("/tmp"), keep=MIB, view=0))
+        origin = await here.created(owner=GREEDY)
+        program = Command(("python3", "{file}"), timeout=60, output_limit=1_000, code=b"print(1)")
+        job = await jobs.start(origin.id, program, What(JobKind.EXECUTE, "a test"), owner=GREEDY)
+        await settle()
+        assert job.kept_bytes > 0
+        with pytest.raises(QuotaExceeded, match="ann has 1 of the 512 MiB"):
+            await pause(here, origin).result()
+        await here.service.destroy(origin.id, owner=GREEDY)
+        origin = await here.created(owner=GREEDY)
+        here.host.guests[origin.id].files[f"{HOME}/f"] = FakeFile(b"x", 0o644)
+        await trees.download(origin.id, HOME, owner=GREEDY)
+        with pytest.raises(QuotaExceeded, match="ann has 1 of the 512 MiB"):
+            await pause(here, origin).result()
 
 
 async def test_bytes_that_are_on_their_way_are_held() -> None:

@@ -121,11 +121,10 @@ class Pauses:
             return False
         try:
             await self._sleep(live)
-        except QuotaExceeded as error:
-            await self._stand_still(live, error)
         except (WaggleError, OSError) as error:
             if live.environment.is_expired(now):  # else a call came in between
-                live.sleep_again_at = now + TRY_AGAIN
+                if not isinstance(error, QuotaExceeded):
+                    live.sleep_again_at = now + TRY_AGAIN
                 await self._stand_still(live, error)
         else:
             live.sleep_again_at = None
@@ -135,11 +134,13 @@ class Pauses:
         told = error.strerror if isinstance(error, OSError) else None
         cause = told or cause_of(error)
         why = f"It is idle, and stands still in memory until it can be paused to disk: {cause}"
-        if live.environment.notice == why:
+        known = live.environment.notice
+        if known == why:
             return
         try:
             await live.pause(notice=why)
         except (WaggleError, OSError) as failure:
             log.warning("pause_failed", environment=live.environment.id, error=str(failure))
         else:
-            log.warning("idle_kept_in_memory", environment=live.environment.id, why=why)
+            if known is None:  # numbers in it may change with each look
+                log.warning("idle_kept_in_memory", environment=live.environment.id, why=why)
