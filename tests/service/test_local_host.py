@@ -16,6 +16,7 @@ from typing import cast
 import anyio
 import anyio.lowlevel
 import pytest
+from tests.support.hostile_ssh import hostile
 from tests.support.vm import environment
 
 from waggle.domain.environment import Environment, MachineIdentity, Resources
@@ -23,6 +24,7 @@ from waggle.domain.errors import (
     BootFailed,
     DiskFull,
     GuestLost,
+    GuestMisbehaves,
     ImageCorrupt,
     ImageMissing,
     NoPorts,
@@ -30,6 +32,7 @@ from waggle.domain.errors import (
     TimedOut,
 )
 from waggle.domain.evidence import Refused
+from waggle.domain.execution import Command
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.machine import GuestDisks, MachineSpec
@@ -37,6 +40,8 @@ from waggle.domain.network import NetworkPolicy
 from waggle.infra.net.ports import PortAllocator, PortLease
 from waggle.infra.ssh.connection import ServeTunnel, SshConnection
 from waggle.infra.ssh.keys import new_keys
+from waggle.infra.ssh.session import CommandSession
+from waggle.infra.ssh.typed import open_exec
 from waggle.service.blueprint import Blueprint, GuestParts, MadeOf
 from waggle.service.launcher import Launched, Launcher
 from waggle.service.local_guest import LocalGuest
@@ -382,7 +387,9 @@ class TestGuest:
     def place(self, tmp_path: Path) -> None:
         self.directory = tmp_path
 
-    def make(self, machine: PretendMachine, log: list[str]) -> LocalGuest:
+    def make(
+        self, machine: PretendMachine, log: list[str], connection: SshConnection | None = None
+    ) -> LocalGuest:
         files = Path(tempfile.mkdtemp(dir=self.directory))
         resources = Resources(1, 64, 1)
         disks = GuestDisks(*(files / name for name in ("kit", "image", "scratch", "identity")))
@@ -393,7 +400,7 @@ class TestGuest:
 
         return LocalGuest(
             Launched(machine, PortLease(1, PretendLock(), forget), spec),
-            SshConnection(1, new_keys()),
+            connection or SshConnection(1, new_keys()),
             PretendProxy(log),
             environment=environment(),
             files=files,
@@ -406,7 +413,7 @@ class TestGuest:
         guest = self.make(PretendMachine(log), log)
         for _ in range(2):
             await guest.destroy()
-        assert log == ["proxy", "machine", "files and port", "proxy", "machine"]
+        assert log == ["machine", "proxy", "files and port", "machine", "proxy"]
 
     async def test_a_machine_that_does_not_die_keeps_its_port_for_another_try(self) -> None:
         log: list[str] = []
@@ -416,7 +423,7 @@ class TestGuest:
                 await guest.destroy()
         assert not any("port" in each for each in log)
         await guest.destroy()
-        assert log[-2:] == ["machine", "files and port"]
+        assert log[-3:] == ["machine", "proxy", "files and port"]
 
     async def test_destroying_finishes_when_cancelled(self) -> None:
         log: list[str] = []
@@ -424,7 +431,23 @@ class TestGuest:
         with anyio.CancelScope() as scope:
             scope.cancel()
             await guest.destroy()
-        assert log == ["proxy", "machine", "files and port"]
+        assert log == ["machine", "proxy", "files and port"]
+
+    async def test_a_guest_whose_ssh_server_floods_misbehaves_until_it_is_destroyed(self) -> None:
+        log: list[str] = []
+        async with hostile() as (port, keys):
+            connection = SshConnection(port, keys)
+            guest = self.make(PretendMachine(log), log, connection)
+            session = CommandSession(100)
+            await open_exec(await connection.get(), session, "attack debug", window=100_000)
+            await session.ended.wait()
+            for _ in range(2):
+                with pytest.raises(GuestMisbehaves, match="over 1,000 control packets") as raised:
+                    await guest.run(Command(("true",), 5.0, 100))
+                assert raised.value.code == "guest_misbehaves"
+                assert "Destroy it" in raised.value.hint
+            await guest.destroy()
+        assert log[0] == "machine"
 
     async def test_a_broken_call_names_the_death_of_the_machine(self) -> None:
         log: list[str] = []

@@ -10,8 +10,12 @@ import pytest
 from tests.service.world import IDLE, PYTHON, World, world
 
 from waggle.domain.environment import State
-from waggle.domain.errors import MaxEnvironments, QuotaExceeded
+from waggle.domain.errors import MaxEnvironments, QuotaExceeded, TooManyJobs
+from waggle.domain.execution import Command
+from waggle.domain.job import JobKind
 from waggle.domain.runtime import RuntimeName
+from waggle.service.job import What
+from waggle.service.jobs import MAX_RUNNING
 from waggle.service.reaper import Reaper
 from waggle.service.request import CreateRequest, Pausing
 
@@ -80,6 +84,24 @@ async def test_one_of_several_owners_holds_at_most_half_of_the_places_in_memory(
             await here.created(owner=OTHER)
         with pytest.raises(MaxEnvironments):
             await here.created(owner="eve")
+
+
+async def test_an_owners_jobs_are_bounded_by_his_environments() -> None:
+    """16 in each, of which he has half: so he has at most half of all jobs that there can be."""
+    hang = Command(("python3", "{file}"), timeout=60, output_limit=1_000, code=b"hang")
+    what = What(JobKind.EXECUTE, "a test")
+    async with world(capacity=4, several_owners=True) as here:
+        jobs = here.jobs()
+        his = await here.created(owner=OTHER)
+        for _ in range(2):
+            hers = await here.created(owner=GREEDY)
+            for _ in range(MAX_RUNNING):
+                await jobs.start(hers.id, hang, what, owner=GREEDY)
+            with pytest.raises(TooManyJobs):
+                await jobs.start(hers.id, hang, what, owner=GREEDY)
+        with pytest.raises(QuotaExceeded):
+            await here.created(owner=GREEDY)
+        assert (await jobs.start(his.id, hang, what, owner=OTHER)).is_running
 
 
 async def test_a_large_environment_counts_as_several() -> None:

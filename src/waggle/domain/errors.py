@@ -183,6 +183,15 @@ class GuestLost(WaggleError):
     default_hint = "Its files are gone: create a new environment."
 
 
+class GuestMisbehaves(WaggleError):
+    """What answers in the environment floods this server or breaks its protocol."""
+
+    code = "guest_misbehaves"
+    default_hint = (
+        "Only a program that runs as root in it can do that. Destroy it, and create a new one."
+    )
+
+
 class JobNotFound(WaggleError):
     """No job with this number, or its output is no longer kept."""
 

@@ -21,8 +21,15 @@ _SETTLE_SECONDS = 1.0
 class Causes:
     """Of one machine. `still` is called with whether it stands still, when that changes."""
 
-    def __init__(self, machine: Machine, *still: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        require_good_conduct: Callable[[], None],
+        *still: Callable[[bool], None],
+    ) -> None:
+        """`require_good_conduct` raises what it is that the guest does, if it misbehaves."""
         self._machine = machine
+        self._require_good_conduct = require_good_conduct
         self._still = still
         self._stalled: str | None = None
         self._tell: Callable[[str | None], None] = lambda _why: None
@@ -47,9 +54,9 @@ class Causes:
 
     @contextlib.asynccontextmanager
     async def named(self) -> AsyncGenerator[None]:
-        """When a call breaks because the machine died, say that and why; or that it stands still.
+        """When a call breaks because its machine died, stands still or misbehaves, say that and why.
 
-        Raises GuestLost or DiskFull instead of GuestLost and TimedOut.
+        Raises what is the cause instead of GuestLost and TimedOut.
         """
         try:
             yield
@@ -58,6 +65,7 @@ class Causes:
             raise
         except GuestLost as error:
             self.require_going()
+            self._require_good_conduct()
             cause: str | None = None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SETTLE_SECONDS):

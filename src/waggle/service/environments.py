@@ -32,6 +32,7 @@ from waggle.service.pauses import Pauses
 from waggle.service.records import recover
 from waggle.service.registry import Registry
 from waggle.service.request import CopyRequest, CreateRequest, Limits
+from waggle.service.unclaimed import Unclaimed
 
 __all__ = ["CreateRequest", "EnvironmentService", "Limits"]
 
@@ -64,6 +65,7 @@ class EnvironmentService:
         self._registry = Registry(
             limits.max_environments, limits.per_owner, limits.slots, limits.several_owners
         )
+        self.unclaimed = Unclaimed()  # creates whose callers gave up
         self._arrivals = Arrivals(
             host,
             store,
@@ -72,6 +74,7 @@ class EnvironmentService:
             registry=self._registry,
             news=self.news,
             changed=self._changed,
+            make_room=self.unclaimed.make_room,
         )
         self.disk = DiskShares(host, self._registry, limits.disk_mib, limits.several_owners)
         """What each owner may have of the disk."""
@@ -283,11 +286,11 @@ class EnvironmentService:
 
         Those that sleep on the disk go on sleeping, for the next server. Creates in progress are
         cancelled and undone. What cannot be destroyed is logged and stays on record for the next
-        start. Like `destroy`, it is not cut short by a caller's deadline; what bounds it is that
-        `Guest.destroy` is bounded.
+        start. No caller's deadline cuts it short: `Guest.destroy` is bounded.
         """
         self._registry.close()
         async with anyio.create_task_group() as group:
+            group.start_soon(self.unclaimed.aclose)
             for live in self._registry.everything():
                 if not live.environment.is_asleep:
                     group.start_soon(end_quietly, live)

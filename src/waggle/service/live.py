@@ -17,7 +17,13 @@ import anyio
 import structlog
 
 from waggle.domain.environment import Environment, State
-from waggle.domain.errors import DiskFull, GuestLost, NotFound, WaggleError
+from waggle.domain.errors import (
+    DiskFull,
+    GuestLost,
+    GuestMisbehaves,
+    NotFound,
+    WaggleError,
+)
 from waggle.domain.host import Guest, Moment, Progress
 from waggle.domain.left import NOTHING_LEFT, Left
 from waggle.domain.usage import ExposedPort, Usage
@@ -166,7 +172,7 @@ class LiveEnvironment(Life):
             await obey()
         except BaseException:
             self.environment = self.environment.to(State.RESUMING).to(State.RUNNING)
-            with contextlib.suppress(GuestLost):  # `_watch` tells
+            with contextlib.suppress(GuestLost, GuestMisbehaves):  # `_watch` tells
                 await self._the_guest().unpause()
                 await self._open_again(self._doors)
             raise

@@ -90,7 +90,12 @@ class LocalGuest:
         self.directory = directory
         self.booted_from = booted_from
         self._ending = asyncio.Lock()
-        self._causes = Causes(self._machine, connection.stand_still, self._shell.stand_still)
+        self._causes = Causes(
+            self._machine,
+            connection.require_good_conduct,
+            connection.stand_still,
+            self._shell.stand_still,
+        )
         self._naming_the_cause = self._causes.named
         self._user_home: str | None = None
 
@@ -265,7 +270,7 @@ class LocalGuest:
         return await self._machine.wait()
 
     async def destroy(self) -> None:
-        """Close the way out and the connection, stop the machine, then release what it used.
+        """Stop the machine, whatever it sends; close all ways, then release what it used.
 
         Idempotent; finishes when cancelled. Raises TimedOut when the machine does not die: its
         port and files are kept then, and a later call tries again.
@@ -273,7 +278,7 @@ class LocalGuest:
         await finish(self._destroy())
 
     async def disconnect(self) -> None:
-        """Close all ways in and out for good. Idempotent."""
+        """Close all ways in and out for good. Idempotent; does not wait for the guest."""
         await self._exposures.aclose()
         if self._proxy is not None:
             await self._proxy.aclose()
@@ -282,9 +287,9 @@ class LocalGuest:
     async def _destroy(self) -> None:
         async with self._ending:
             try:
-                await self.disconnect()
-            finally:
                 await self._machine.stop()
-                if not self._hibernates:
-                    await asyncio.to_thread(shutil.rmtree, self._home, True)
-                self._launched.lease.release()
+            finally:
+                await self.disconnect()
+            if not self._hibernates:
+                await asyncio.to_thread(shutil.rmtree, self._home, True)
+            self._launched.lease.release()
