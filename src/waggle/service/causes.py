@@ -54,7 +54,7 @@ class Causes:
 
     @contextlib.asynccontextmanager
     async def named(self) -> AsyncGenerator[None]:
-        """When a call breaks because its machine died, stands still or misbehaves, say that and why.
+        """When a call breaks because the machine died, stands still or misbehaves, say why.
 
         Raises what is the cause instead of GuestLost and TimedOut.
         """
