@@ -29,6 +29,7 @@ from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock
 from waggle.domain.quota import SeveralOwners, one_owner
 from waggle.domain.tree import MAX_RECORDS_BYTES
+from waggle.enclosing import machine_groups
 from waggle.hypervisors import hypervisor
 from waggle.infra.files import FileLock
 from waggle.infra.net.egress import EgressProxy
@@ -100,7 +101,7 @@ async def open_app(
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_own(places))
         clock = steady_clock()
-        chosen = hypervisor(settings)
+        chosen = hypervisor(settings, machine_groups(settings, stack))
 
         def held() -> int:
             return environments.slots_held

@@ -8,9 +8,11 @@ asks. Looks at libkrun and KVM anew each time.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from typing import NamedTuple
 
 from waggle.config import Settings
+from waggle.domain.environment import Resources
 from waggle.domain.errors import SetupIncomplete
 from waggle.domain.machine import Hypervisor
 from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
@@ -19,6 +21,9 @@ from waggle.infra.krun.hypervisor import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.presets import data_room
+
+EncloseMachine = Callable[[Resources, int], Callable[[], None]]
+"""For a machine with these resources and the number of its process; see `infra.confined`."""
 
 
 class Chosen(NamedTuple):
@@ -29,15 +34,18 @@ class Chosen(NamedTuple):
     reason: str
 
 
-def hypervisor(settings: Settings) -> Chosen:
-    """Raises SettingsInvalid or SetupIncomplete when what is demanded cannot be had."""
+def hypervisor(settings: Settings, enclose: EncloseMachine | None = None) -> Chosen:
+    """`enclose` limits what a machine's process may use.
+
+    Raises SettingsInvalid or SetupIncomplete when what is demanded cannot be had.
+    """
     acceleration = choose_acceleration(settings.accel, read_kvm_facts())
     facts = read_krun_facts(settings.libkrun_path)
     choice = choose_hypervisor(
         settings.hypervisor, acceleration, Library(facts.problem, facts.mend), settings.prefer
     )
     if choice.name == "krun":
-        return Chosen(KrunHypervisor(facts.library), "krun", choice.reason)
+        return Chosen(KrunHypervisor(facts.library, enclose=enclose), "krun", choice.reason)
     if shutil.which(settings.qemu_binary) is None:
         raise SetupIncomplete(
             f"There is no QEMU: {settings.qemu_binary} cannot be found.",
@@ -47,6 +55,7 @@ def hypervisor(settings: Settings) -> Chosen:
         settings.qemu_binary,
         acceleration.accel,
         older=settings.qemu_older,
+        enclose=enclose,
         room=data_room(settings),
     )
     reason = choice.reason

@@ -73,7 +73,7 @@ class FakeMachine:
         self._server = await asyncio.start_server(self._greet, sock=listener, start_serving=False)
         await self._server.start_serving()
         self._process = ConfinedProcess.start(
-            ["/bin/sleep", "3600"], descriptors=(), stderr=subprocess.DEVNULL, uid=None
+            ["/bin/sleep", "3600"], descriptors=(), stderr=subprocess.DEVNULL
         )
 
     @property

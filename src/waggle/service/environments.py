@@ -77,7 +77,6 @@ class EnvironmentService:
             make_room=self.unclaimed.make_room,
         )
         self.disk = DiskShares(host, self._registry, limits.disk_mib, limits.several_owners)
-        """What each owner may have of the disk."""
         self._pauses = Pauses(self._registry, limits.pausing, clock, host, self.disk)
 
     def _changed(self, environment: Environment) -> None:

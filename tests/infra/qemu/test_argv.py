@@ -78,7 +78,7 @@ def test_all_four_denials_of_the_sandbox_are_on() -> None:
 
 def test_the_network_is_restricted_and_leads_to_the_ssh_server_only() -> None:
     (network,) = option(argv(port=12345), "-netdev")
-    assert network == ("user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:12345-:22")
+    assert network == ("user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.2:12345-:22")
 
 
 def test_only_the_scratch_disk_is_writable_and_the_order_is_the_guests() -> None:

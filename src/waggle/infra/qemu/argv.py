@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from waggle.domain.environment import Resources
 from waggle.domain.machine import GUEST_SSH_PORT
 from waggle.infra.guest.link import AGENT_PORT, KERNEL_ARGUMENTS, RENEWAL_PORT
+from waggle.infra.qemu.door import ADDRESS
 
 COMMAND_LINE = f"{KERNEL_ARGUMENTS} reboot=t no_timer_check"
 MACHINE = "microvm,acpi=off,isa-serial=off,rtc=on,pcie=off,usb=off"
@@ -122,8 +123,8 @@ def _memory(memory: Memory | None, mib: int) -> str:
 
 
 def _network(ssh_port: int | None) -> str:
-    """No way out, and one way in."""
-    way_in = "" if ssh_port is None else f",hostfwd=tcp:127.0.0.1:{ssh_port}-:{GUEST_SSH_PORT}"
+    """No way out, and one way in, which the door of this machine leads to."""
+    way_in = "" if ssh_port is None else f",hostfwd=tcp:{ADDRESS}:{ssh_port}-:{GUEST_SSH_PORT}"
     return f"user,id=net0,restrict=on,ipv6=off{way_in}"
 
 

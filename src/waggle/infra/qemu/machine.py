@@ -20,9 +20,11 @@ from waggle.domain.errors import BootFailed, DiskFull, GuestLost
 from waggle.infra.confined import ConfinedProcess
 from waggle.infra.disk_room import DiskRoom
 from waggle.infra.guest.console import Console
+from waggle.infra.guest.forwarder import Forwarder
 from waggle.infra.guest.link import GuestLink, explain
 from waggle.infra.guest.renewal import Renewal
 from waggle.infra.qemu import freezing
+from waggle.infra.qemu.door import Door
 from waggle.infra.qemu.stalling import EVENT, Stalling
 from waggle.infra.qemu.wires import Wires
 from waggle.infra.tasks import end, finish
@@ -55,6 +57,7 @@ class QemuMachine:
         *,
         vmm: str,
         room: DiskRoom,
+        ssh_port: int,
     ) -> None:
         """`incoming` is what it goes on from; without it, QEMU boots. `vmm` is which QEMU.
 
@@ -67,6 +70,11 @@ class QemuMachine:
         self._renewal: Renewal | None = None
         self._link = GuestLink(console)
         self._wires = wires
+        self._door: Door | None = None
+        self._forwarder: Forwarder | None = None
+        if wires.door is not None and wires.listener is not None:
+            self._door = Door(wires.door, ssh_port)
+            self._forwarder = Forwarder(wires.listener, self._door.connect)
         self._monitor = QMPClient(name)
         self._monitor.register_listener(EventListener((EVENT,), self._stalling.heard))
         self._connecting: asyncio.Task[None] | None = None
@@ -89,13 +97,19 @@ class QemuMachine:
     async def until_ready(self) -> str | None:
         """Wait for the guest; the cause when it panics or ends instead. Safe to cancel.
 
-        Raises DiskFull when it stands still.
+        Connections to the forwarded port are answered from then on. Raises DiskFull when it stands
+        still.
         """
         if (incoming := self._incoming) is None:
-            return await self._unless_stalled(self._link.until_ready(self.wait))
-        return await self._unless_ended(
-            freezing.receive(self._monitor, incoming.descriptor, memory=incoming.memory)
-        )
+            cause = await self._unless_stalled(self._link.until_ready(self.wait))
+        else:
+            cause = await self._unless_ended(
+                freezing.receive(self._monitor, incoming.descriptor, memory=incoming.memory)
+            )
+        if cause is None and self._door and self._forwarder:
+            self._door.open()
+            self._forwarder.start()
+        return cause
 
     async def send(self, descriptor: int, *, memory: bool) -> None:
         """Write a paused machine's devices, and its memory if asked to. Raises BootFailed."""
@@ -224,6 +238,10 @@ class QemuMachine:
                 await asyncio.wait([self._connecting], timeout=_LAST_SECONDS)
                 await end(self._connecting)
             await _disconnect(self._monitor)
+            if self._forwarder is not None:
+                await self._forwarder.close()
+            if self._door is not None:
+                self._door.close()
             await self._link.close()
             self._wires.close()
 
