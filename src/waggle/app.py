@@ -40,6 +40,7 @@ from waggle.infra.store.calls import SqliteCalls
 from waggle.infra.store.sqlite import SqliteStore
 from waggle.machinery import machinery, templates
 from waggle.mcp.context import Services
+from waggle.memory import trim
 from waggle.places import Places
 from waggle.presets import (
     execution_limits,
@@ -285,7 +286,7 @@ def _services(
         jobs=jobs,
         filesystem=FilesystemService(environments),
         repeats=Repeats(SqliteCalls(store.database, time.time)),
-        trees=TreeService(environments, record=archive),
+        trees=TreeService(environments, record=archive, trim=trim),
         ports=PortService(environments),
         execution_limits=spoken,
         rates=rates(settings),
