@@ -13,7 +13,6 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import anyio
@@ -21,6 +20,7 @@ import anyio.abc
 import structlog
 
 from waggle.callers import Watch, egress_log, rates, watching
+from waggle.clock import steady_clock
 from waggle.config import Settings
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DataDirBusy, SettingsInvalid
@@ -49,6 +49,7 @@ from waggle.presets import (
     image_service,
     limits,
     offer,
+    rooms,
     runtimes,
     warm_up,
 )
@@ -83,15 +84,6 @@ class App:
     hypervisor: str
     reason: str
     watch: Watch
-
-
-def steady_clock() -> Clock:
-    """The wall clock of this moment, carried on by the monotonic one, so that it never jumps.
-
-    See `domain.protocols.Clock`.
-    """
-    start, origin = datetime.now(UTC), time.monotonic()
-    return lambda: start + timedelta(seconds=time.monotonic() - origin)
 
 
 def new_id() -> str:
@@ -137,7 +129,7 @@ async def open_app(
             observer=watch.observer,
         )
         await environments.recover()
-        host.sweep(each.id for each in environments.all())
+        host.sweep(each.id for each in await store.unfinished())
         snapshots = SnapshotService(
             environments,
             host.moments and LocalSnapshots(places.snapshots, host.moments),
@@ -168,6 +160,8 @@ async def open_app(
             snapshots=snapshots.all,
         )
         tasks.start_soon(pruner.run)
+        for room in rooms(settings):
+            tasks.start_soon(room.watch)
         yield App(
             settings=settings,
             environments=environments,
@@ -264,6 +258,7 @@ def _local_host(
         new_proxy=new_proxy,
         moments=made.moments,
         pool=pool,
+        room=made.room,
     )
 
 

@@ -20,6 +20,7 @@ from waggle.infra.host.hypervisors import Library, choose_hypervisor
 from waggle.infra.krun.hypervisor import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts
 from waggle.infra.qemu.hypervisor import QemuHypervisor
+from waggle.presets import data_room
 
 EncloseMachine = Callable[[Resources, int], Callable[[], None]]
 """For a machine with these resources and the number of its process; see `infra.confined`."""
@@ -51,7 +52,11 @@ def hypervisor(settings: Settings, enclose: EncloseMachine | None = None) -> Cho
             hint="Run 'waggle setup', or name another program with WAGGLE_QEMU_BINARY.",
         )
     qemu = QemuHypervisor(
-        settings.qemu_binary, acceleration.accel, older=settings.qemu_older, enclose=enclose
+        settings.qemu_binary,
+        acceleration.accel,
+        older=settings.qemu_older,
+        enclose=enclose,
+        room=data_room(settings),
     )
     reason = choice.reason
     if acceleration.reason not in reason:

@@ -18,7 +18,7 @@ from tests.support.vm import Lab, environment, lines, root, sh
 
 from waggle.config import load
 from waggle.domain.environment import Environment
-from waggle.domain.errors import BootFailed, MomentUnusable
+from waggle.domain.errors import BootFailed, DiskFull, MomentUnusable
 from waggle.domain.host import Moment, no_progress
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.store import frozen_files
@@ -303,7 +303,7 @@ async def test_a_full_disk_leaves_the_machine_running_and_nothing_else(freezing:
     try:
         _, asked, guest = await started(freezing)
         await root(guest, "dd if=/dev/urandom of=/dev/shm/x bs=1M count=30 2>/dev/null")
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(DiskFull, match="no room in"):
             await guest.hibernate()
         assert lines(await guest.run(sh("echo works"))) == ["works"]
         assert not frozen_in(disk / asked.id).exists()

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from waggle.domain.errors import ArchiveNotFound, GuestLost, InvalidArgument, TooLarge
+from waggle.domain.errors import ArchiveNotFound, DiskFull, GuestLost, InvalidArgument, TooLarge
 from waggle.domain.execution import HOME, MAX_STDIN_BYTES
 from waggle.domain.filesystem import parse_path
 from waggle.domain.host import Guest
@@ -201,6 +201,8 @@ def _rewrite(
     environment_id: str, path: str, packed: Recording, content: Recording, check: Check
 ) -> Archive:
     """Make the archive of what a guest packed. For a worker thread."""
+    if packed.disk_full:
+        raise _no_room()
     if packed.kept < packed.total:
         raise GuestLost("The guest sent more than it was asked for.", hint="")
     out = _Hashed(content.feed)
@@ -219,10 +221,16 @@ def _rewrite(
             "The guest's program for files gave an answer that is none.",
             hint="Something in the environment changed its tools; use run_command instead.",
         ) from error
+    if content.disk_full:
+        raise _no_room()
     if content.kept < out.tell():
         raise TooLarge("The archive is too large to keep.", hint="Leave out more.")
     digest = out.sha256.hexdigest()
     return Archive(digest[:16], environment_id, path, digest, out.tell(), count, left_out, content)
+
+
+def _no_room() -> DiskFull:
+    return DiskFull("The server's disk is full: the data directory has no room for the archive.")
 
 
 class _Hashed(io.RawIOBase):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from itertools import pairwise
 
@@ -152,3 +153,16 @@ def test_an_emulated_machine_is_told_how_fast_its_counter_runs() -> None:
 def test_machines_that_are_put_together_in_another_way_are_of_another_kind() -> None:
     """Their number of processors, memory, ports and files are told apart elsewhere."""
     assert kind("tcg") == kind("tcg") != kind("kvm")
+
+
+def test_a_full_disk_of_the_host_stops_the_machine_and_what_was_frozen_before_fits() -> None:
+    """Only a write that found no room: other errors are the guest's to know."""
+    assert [each for each in argv() if "werror" in each] == [
+        "virtio-blk-device,drive=scratch,werror=enospc,rerror=report"
+    ]
+    words = qemu_argv(
+        "", accelerator="tcg", resources=Resources(1, 1, 1), ssh_port=None,
+        fds=Descriptors(*range(9)),
+    )  # fmt: skip
+    before = "\0".join(words).replace("werror=enospc", "werror=report")
+    assert kind("tcg") == hashlib.sha256(before.encode()).hexdigest()[:16]

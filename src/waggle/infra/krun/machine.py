@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from waggle.domain.environment import MachineIdentity
 from waggle.domain.errors import GuestLost
@@ -101,6 +101,9 @@ class KrunMachine:
         if self._renewal is None:
             raise GuestLost("The machine is not connected.")
         await self._renewal.renew(records)
+
+    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
+        """It never does: libkrun reports a full disk to the guest as an error of the disk."""
 
     async def pause(self) -> None:
         """Stop the whole runner: libkrun itself knows no pause. See `Machine.pause`."""

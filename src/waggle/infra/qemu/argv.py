@@ -22,6 +22,8 @@ from waggle.infra.qemu.door import ADDRESS
 COMMAND_LINE = f"{KERNEL_ARGUMENTS} reboot=t no_timer_check"
 MACHINE = "microvm,acpi=off,isa-serial=off,rtc=on,pcie=off,usb=off"
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+_STAND_STILL = "werror=enospc"
+"""A write for which the host's disk has no room stops the machine, and is done when it goes on."""
 _TRANSLATION_BUFFER_MIB = 256
 """A boot alone fills 64, and QEMU then drops all translated code. Costs memory as it is used."""
 
@@ -95,10 +97,15 @@ def qemu_argv(
 
 @functools.lru_cache(maxsize=2)
 def kind(accelerator: str) -> str:
-    """Another text when machines are put together in another way: their state would not fit."""
+    """Another text when machines are put together in another way: their state would not fit.
+
+    What a full disk does to a machine is not in its state: those that were frozen before it stood
+    still go on, too.
+    """
     resources, nothing = Resources(1, 1, 1), Descriptors(*range(9))
     argv = qemu_argv("", accelerator=accelerator, resources=resources, ssh_port=None, fds=nothing)
-    return hashlib.sha256("\0".join(argv).encode()).hexdigest()[:16]
+    text = "\0".join(argv).replace(_STAND_STILL, "werror=report")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def command_line(tsc_khz: int | None) -> str:
@@ -157,5 +164,5 @@ def _disk(name: str, fd: int, fd_set: int, *, read_only: bool) -> list[str]:
     device = f"virtio-blk-device,drive={name}"
     return [
         *("-add-fd", f"fd={fd},set={fd_set}", "-blockdev", file, "-blockdev", raw),
-        *("-device", device if read_only else f"{device},werror=report,rerror=report"),
+        *("-device", device if read_only else f"{device},{_STAND_STILL},rerror=report"),
     ]

@@ -26,6 +26,7 @@ from waggle.domain.errors import BootFailed, PortTaken, SetupIncomplete
 from waggle.domain.machine import Frozen, Machine, MachineSpec
 from waggle.infra.child_python import filled_pipe, python_argv
 from waggle.infra.confined import ConfinedProcess
+from waggle.infra.disk_room import DiskRoom
 from waggle.infra.guest.boot import KernelFault, until_booted
 from waggle.infra.guest.console import Console
 from waggle.infra.qemu.argv import Memory, kind, qemu_argv
@@ -67,7 +68,10 @@ class QemuHypervisor:
         *,
         older: Sequence[str] = (),
         enclose: Callable[[Resources, int], Callable[[], None]] | None = None,
+        room: DiskRoom | None = None,
     ) -> None:
+        """Machines that met a full disk go on when there is `room`; None has them try at once."""
+        self.room = room or DiskRoom("the directory of environments", Path("/"), 0)
         self._binary = binary
         self._programs = (binary, *older)
         self._accelerator = accelerator
@@ -231,7 +235,14 @@ class QemuHypervisor:
             )
             undo.pop_all()
             return QemuMachine(
-                spec.id, process, console, wires, incoming, vmm=vmm, ssh_port=spec.ssh_port
+                spec.id,
+                process,
+                console,
+                wires,
+                incoming,
+                vmm=vmm,
+                ssh_port=spec.ssh_port,
+                room=self.room,
             )
 
     def _plan(self, argv: Sequence[str], spec: MachineSpec, inherited: Inherited) -> Plan:
