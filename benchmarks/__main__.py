@@ -26,8 +26,10 @@ from benchmarks import (
     listing,
     load,
     memory,
+    runtimes,
     sessions,
     template,
+    tokens,
 )
 from benchmarks.machine import describe
 from benchmarks.options import Options
@@ -50,6 +52,8 @@ MEASURES: dict[str, Callable[[Options], Awaitable[list[Result]]]] = {
     "load": load.measure,
     "sessions": sessions.measure,
     "images": images.measure,
+    "tokens": tokens.measure,
+    "runtimes": runtimes.measure,
     "krun": krun.measure,
 }
 

@@ -23,9 +23,10 @@ of the rounds. `waggle` and `other` are medians of seconds, for orientation only
 every machine.
 
 The waggle side is always a real `waggle serve` process and an MCP client over streamable HTTP, with
-default settings, but without templates, so that every create boots; `template` has them, and
-`pause`, `density` and `fork` are of the services behind the tools, with templates. `krun-banner`
-and `krun-memory` alone are of the hypervisor. Without hardware
+default settings, but without templates, so that every create boots; `template`, `first-python` and
+`first-data` have them, and `pause`, `density` and `fork` are of the services behind the tools, with
+templates. `krun-banner` and `krun-memory` alone are of the hypervisor. The rows of tokens have no
+other side: their limits are what was promised. Without hardware
 virtualisation the rows of krun are measured in the lab (lab.md), where a machine boots in a machine
 that is itself emulated. Run them with `./task bench`, or only some: `./task bench -- cold list`. An
 otherwise idle machine gives the narrowest ranges, but the ratios hold on a busy one too.

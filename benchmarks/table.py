@@ -21,7 +21,9 @@ class Row:
     limit: float | None
 
 
-RATIO, MEGABYTES, COUNT = "x", "MB", "left"
+RATIO, MEGABYTES, COUNT, TOKENS = "x", "MB", "left", "tokens"
+WHOLE = (COUNT, TOKENS)
+"""Units of which there are no parts."""
 
 ROWS: tuple[Row, ...] = (
     Row(
@@ -233,6 +235,50 @@ ROWS: tuple[Row, ...] = (
         1.05,
     ),
     Row(
+        "tokens-core",
+        "tokens",
+        "the tools of the default surface in a prompt: name, description, input schema; o200k",
+        "",
+        TOKENS,
+        1_600,
+    ),
+    Row("tokens-core-output", "tokens", "the same with output schemas", "", TOKENS, 3_000),
+    Row("tokens-full", "tokens", "all tools in a prompt", "", TOKENS, 5_000),
+    Row("tokens-full-output", "tokens", "the same with output schemas", "", TOKENS, 9_000),
+    Row(
+        "tokens-print",
+        "tokens",
+        "the result of `execute` of `print(6*7)`, as structured content",
+        "",
+        TOKENS,
+        40,
+    ),
+    Row(
+        "tokens-session",
+        "tokens",
+        "the results of a session: create, install, programs, files, edits, lists, a job, destroy",
+        "",
+        TOKENS,
+        1_000,
+    ),
+    Row(
+        "first-python",
+        "runtimes",
+        "`create_environment` of python from a template, then a first `execute` of `print(1)`",
+        "the same with the python image from before the images had a common base",
+        RATIO,
+        1.1,
+    ),
+    Row("first-data", "runtimes", "the same with data", "the same", RATIO, 1.1),
+    Row(
+        "image-disks",
+        "runtimes",
+        "disks of python, node and shell, what they have in common counted once",
+        "the sum of these three before",
+        RATIO,
+        2.2,
+    ),
+    Row(
         "krun-first-result",
         "krun",
         "`create_environment` with krun, then the result of a first `execute` of `true`",
@@ -280,7 +326,7 @@ def rows(group: str) -> tuple[Row, ...]:
 
 def figure(row: Row, value: float) -> str:
     """A value of this row as it is shown."""
-    return f"{value:.0f} {row.unit}" if row.unit == COUNT else f"{value:.2f} {row.unit}"
+    return f"{value:.0f} {row.unit}" if row.unit in WHOLE else f"{value:.2f} {row.unit}"
 
 
 def is_kept(row: Row, value: float) -> bool:

@@ -6,13 +6,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from mcp import Client
 
 from benchmarks.cold import create_and_run
 from benchmarks.figures import compare
-from benchmarks.interleave import interleave
+from benchmarks.interleave import Arm, interleave
 from benchmarks.options import Options
 from benchmarks.results import ratio
 from benchmarks.server import destroy, serving
@@ -36,8 +37,8 @@ async def measure(options: Options) -> list[Result]:
         connected(theirs.url) as boots,
     ):
         results: list[Result] = []
-        for key, once in (("template", create_and_run), ("template-python", _create_and_print)):
-            await _until_made(copies, once)
+        for key, once in (("template", create_and_run), ("template-python", create_and_print)):
+            await until_made(partial(once, copies), Places.of(load()).templates)
             seconds = await interleave(
                 {"copy": lambda once=once: once(copies), "boot": lambda once=once: once(boots)},
                 rounds=rounds,
@@ -47,13 +48,12 @@ async def measure(options: Options) -> list[Result]:
     return results
 
 
-async def _until_made(client: Client, once: Once) -> None:
+async def until_made(once: Arm, store: Path) -> None:
     """Have the template that such a create goes on from; it may be there from another run."""
-    store = Places.of(load()).templates
     before = _last_use(store)
     async with asyncio.timeout(_MAKING_SECONDS):
         while True:
-            await once(client)
+            await once()
             if _last_use(store) != before:
                 return
             await asyncio.sleep(1)
@@ -65,10 +65,10 @@ def _last_use(store: Path) -> int:
     return max(used, default=0)
 
 
-async def _create_and_print(client: Client) -> float:
+async def create_and_print(client: Client, runtime: str = "python") -> float:
     """Seconds from asking for an environment to the result of `print(1)` in it."""
     began = time.perf_counter()
-    made = await call(client, "create_environment", runtime="python")
+    made = await call(client, "create_environment", runtime=runtime)
     try:
         done = await call(client, "execute", environment_id=made["environment_id"], code="print(1)")
         took = time.perf_counter() - began

@@ -69,13 +69,15 @@ otherwise with a page of one stream. A job goes on when this call ends or is can
     "create_environment": f"""\
 Give a `runtime` or a `snapshot`, or neither for the default runtime. `cpus`, `memory_mb` and
 `disk_mb` are within what the operator allows (`WAGGLE_MAX_CPUS`, `WAGGLE_MAX_MEMORY_MB`,
-`WAGGLE_MAX_DISK_MB`); one with more memory than usual counts as several environments, and boots
-where others go on from a template. `env` is for all its programs. `files` (at most {MAX_FILES}) are
-written, then `packages` installed; when these fail, the environment stays, and the error tells its
-id. `name` has 1 to 63 letters, digits, `.`, `_` or `-`, a letter or
-digit first and last, and need not be unique. `timeout_minutes` is {MIN_TIMEOUT_MINUTES} to
-{MAX_TIMEOUT_MINUTES}; every call restarts the time. `network` is `public` (the internet, through a
-proxy; never the server's own network) or `none`; the default is the operator's choice. The operator
+`WAGGLE_MAX_DISK_MB`); one with more memory than usual counts as several environments, and one of
+any other size than the default boots where others go on from a template. `env` is for all its
+programs. `files` (at most {MAX_FILES}) are written, then `packages` installed; when these fail, the
+environment stays, and the error tells its id. A call that is cancelled goes on for two minutes: the
+same call again takes up what it has begun or made; otherwise that is destroyed, unless it was used.
+`name` has 1 to 63 letters, digits, `.`, `_` or `-`, a letter or digit first and last, and need not
+be unique. `timeout_minutes` is {MIN_TIMEOUT_MINUTES} to {MAX_TIMEOUT_MINUTES}; every call restarts
+the time. `network` is `public` (the internet, through a proxy; never the server's own network) or
+`none`; the default is the operator's choice. The operator
 decides which images may be named.""",
     "destroy_environment": "Destroying it twice is fine.",
     "get_environment": "It does not count as use: the idle time goes on.",

@@ -35,6 +35,20 @@ async def test_without_settings_everybody_may_call() -> None:
     assert public_names(settings()) == ()
 
 
+async def test_several_owners_may_call_as_soon_as_the_tokens_say_so(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.touch(0o600)
+    file.write_text(f"ann sha256:{digest(TOKEN)}\nmetrics sha256:{digest(TOKEN[::-1])}\n")
+    alone = access_rules(settings(AUTH_TOKENS_FILE=str(file)))
+    assert not alone.several()
+    with file.open("a") as more:
+        more.write(f"bob sha256:{digest(TOKEN + 'b')}\n")
+    assert access_rules(settings(AUTH_TOKENS_FILE=str(file))).several()
+    oauth = {"OAUTH_ISSUER": "https://i.test", "OAUTH_AUDIENCE": "https://w.test/mcp"}
+    assert access_rules(settings(**oauth)).several()
+    assert not OPEN.several()
+
+
 async def test_both_kinds_of_token(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.touch(0o600)

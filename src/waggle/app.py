@@ -27,6 +27,7 @@ from waggle.domain.execution import MAX_OUTPUT
 from waggle.domain.machine import Hypervisor
 from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock
+from waggle.domain.quota import SeveralOwners, one_owner
 from waggle.domain.tree import MAX_RECORDS_BYTES
 from waggle.hypervisors import hypervisor
 from waggle.infra.files import FileLock
@@ -95,7 +96,9 @@ def new_id() -> str:
 
 
 @contextlib.asynccontextmanager
-async def open_app(settings: Settings) -> AsyncGenerator[App]:
+async def open_app(
+    settings: Settings, several_owners: SeveralOwners = one_owner
+) -> AsyncGenerator[App]:
     """Build everything, recover from an earlier server, and at the end destroy everything.
 
     Raises DataDirBusy when another server owns the data directory, and SettingsInvalid or
@@ -123,7 +126,7 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
         environments = EnvironmentService(
             host=host,
             store=store,
-            limits=limits(settings),
+            limits=limits(settings, several_owners),
             clock=clock,
             new_id=new_id,
             tasks=tasks,

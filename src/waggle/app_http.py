@@ -53,7 +53,7 @@ async def serve(
         with contextlib.closing(
             bind(settings.listen_addr.host, settings.listen_addr.port)
         ) as listener:
-            async with open_app(settings) as app:
+            async with open_app(settings, access.several) as app:
                 stdio = Places.of(settings).stdio
                 await sweep(stdio)
                 group.start_soon(keep_swept, stdio, settings.reaper_interval.total_seconds())
@@ -78,6 +78,7 @@ async def _serve(
         sessions=SessionLimits(
             idle_seconds=settings.session_idle_timeout.total_seconds(),
             maximum=settings.max_sessions,
+            several_owners=access.several,
         ),
         access=access,
         scrape=app.watch.scrape,

@@ -53,8 +53,12 @@ def access_rules(settings: Settings) -> AccessRules:
         if settings.auth_tokens_file
         else None
     )
+
+    def several() -> bool:
+        return bool(settings.oauth_issuer) or (tokens is not None and len(tokens.owners) > 1)
+
     if not settings.oauth_issuer:
-        return AccessRules(EitherVerifier(tokens, None))
+        return AccessRules(EitherVerifier(tokens, None), several=several)
     keys = Jwks(
         settings.oauth_issuer,
         settings.oauth_jwks_url or None,
@@ -69,7 +73,7 @@ def access_rules(settings: Settings) -> AccessRules:
     )
     issued = JwtVerifier(rules, keys, now=time.time, monotonic=time.monotonic)
     resource = OAuthResource(settings.resource_url, settings.oauth_issuer, settings.oauth_scope)
-    return AccessRules(EitherVerifier(tokens, issued), resource)
+    return AccessRules(EitherVerifier(tokens, issued), resource, several)
 
 
 def public_names(settings: Settings) -> tuple[str, ...]:

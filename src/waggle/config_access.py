@@ -110,7 +110,19 @@ class AccessSection(Section):
         "is then such a URL.",
     )
     max_environments_per_owner: Whole = setting(
-        "0", "Environments that one owner may have at once. 0 means no bound.", ge=0, le=1000
+        "0",
+        "Environments that one owner may have in memory at once. 0 means all, or, where tokens of "
+        "several owners are accepted, half of `WAGGLE_MAX_ENVIRONMENTS`.",
+        ge=0,
+        le=1000,
+    )
+    max_disk_mb_per_owner: Whole = setting(
+        "0",
+        "MiB on the disk that one owner's environments, snapshots and their output may take; what "
+        "needs more than is left of that is not created, copied or paused to disk. 0 means all, "
+        "or, where tokens of several owners are accepted, half of what is there for all.",
+        ge=0,
+        le=1_000_000_000,
     )
     max_calls_per_minute: Whole = setting(
         "0",

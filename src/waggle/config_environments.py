@@ -64,13 +64,19 @@ class EnvironmentSection(Section):
     idle_action: Annotated[Literal["pause", "destroy"], BeforeValidator(lower)] = setting(
         "pause",
         "What becomes of an unused environment: `pause` keeps its state on the disk, and any call "
-        "has it go on; where that cannot be (libkrun, no room), and with `destroy`, it is removed.",
+        "has it go on; while there is no room for that, it stands still in memory. With libkrun, "
+        "which cannot pause, and with `destroy`, it is removed.",
     )
     paused_keep: Duration = setting(
-        "24h", "How long a state on the disk is kept, unless it is used; then it is removed."
+        "24h",
+        "How long an unused environment is kept paused, unless it is used; then it is removed.",
     )
     max_paused: Whole = setting(
-        "20", "Environments whose state is on the disk at once.", ge=0, le=10_000
+        "20",
+        "Environments of one owner whose state is on the disk at once. 0: none is paused to disk, "
+        "and unused ones are removed.",
+        ge=0,
+        le=10_000,
     )
     max_snapshots: Whole = setting("10", "Snapshots that one owner may keep.", ge=0, le=10_000)
     snapshot_keep: Duration = setting("24h", "How long a snapshot is kept.")

@@ -40,6 +40,12 @@ class MachineSection(Section):
         "Whether QEMU's machines go on from frozen ones instead of booting: `on` makes what is "
         "missing in the background, `built` uses what is there and makes none, `off` uses none.",
     )
+    template_sharing: Annotated[Literal["all", "owner"], BeforeValidator(lower)] = setting(
+        "all",
+        "Whose machines go on from the same template, and so share its memory until they write: "
+        "those of `all`, or of one `owner` only, who then waits for a boot the first time. With "
+        "`owner`, machines of the warm pool boot.",
+    )
     prefer: Annotated[Literal["isolation", "speed"], BeforeValidator(lower)] = setting(
         "isolation",
         "What `WAGGLE_HYPERVISOR=auto` takes where both could run: `isolation` is libkrun, `speed` "

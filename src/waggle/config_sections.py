@@ -76,7 +76,13 @@ class ServerSection(Section):
         "`Mcp-Param-Environment-Id`, for proxies that route by it. The APIs of some models refuse "
         "the word for it in the schemas of tools.",
     )
-    max_sessions: Whole = setting("1000", "MCP sessions kept at once.", ge=1, le=100_000)
+    max_sessions: Whole = setting(
+        "1000",
+        "MCP sessions kept at once; where tokens of several owners are accepted, one of them may "
+        "have half.",
+        ge=1,
+        le=100_000,
+    )
     session_idle_timeout: Duration = setting("30m", "An MCP session unused so long is forgotten.")
     shutdown_timeout: Duration = setting(
         "30s", "How long a stopping server waits for running calls and machines."
@@ -163,7 +169,8 @@ class ImageSection(Section):
     allowed_images: ImagePatterns = setting(
         "",
         "Images that clients may name in `create_environment`, such as `registry.example/team/*`; "
-        "`*` stands for text without a slash, `**` for any. Those of the runtimes always are.",
+        "`*` stands for text without a slash, `**` for any. Those of the runtimes always are. A "
+        "registry at a private address must be named: no `*` stands for it.",
     )
     image_pull: Pull = setting(
         "missing",

@@ -76,7 +76,13 @@ def templates(
     if settings.templates == "off" or made.freezing is None:
         return None
     usual, parts = limits(settings).resources, made.parts
-    recipe = Recipe(parts.scratch, parts.certificates, warm_up(settings), usual)
+    recipe = Recipe(
+        parts.scratch,
+        parts.certificates,
+        warm_up(settings),
+        usual,
+        apart=settings.template_sharing == "owner",
+    )
     kept = TemplateStore(Places.of(settings).templates)
     kept.sweep()
     background = tasks if settings.templates == "on" else None

@@ -14,7 +14,8 @@ from waggle.domain.environment import Resources
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.execution import Command
 from waggle.domain.image import AllowedImages
-from waggle.domain.reference import ImageReference, parse_reference
+from waggle.domain.quota import SeveralOwners, one_owner
+from waggle.domain.reference import ImageReference, named_registry, parse_reference
 from waggle.domain.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template
 from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset
 from waggle.infra.oci.registry.options import RegistryOptions
@@ -114,7 +115,7 @@ def image_references(settings: Settings) -> dict[RuntimeName, str]:
     }
 
 
-def limits(settings: Settings) -> Limits:
+def limits(settings: Settings, several_owners: SeveralOwners = one_owner) -> Limits:
     """What clients get and how many of it."""
     return Limits(
         max_environments=settings.max_environments,
@@ -128,6 +129,8 @@ def limits(settings: Settings) -> Limits:
             settings.default_registry,
         ),
         per_owner=settings.max_environments_per_owner,
+        several_owners=several_owners,
+        disk_mib=settings.max_disk_mb_per_owner,
         most=Resources(
             max(settings.max_cpus, settings.default_cpus),
             max(settings.max_memory_mb, settings.default_memory_mb),
@@ -172,10 +175,18 @@ def registry_options(settings: Settings) -> RegistryOptions:
     given = settings.registry_auth_file
     return RegistryOptions(
         insecure=settings.insecure_registries,
+        named=_named_registries(settings),
         mirrors=settings.registry_mirrors,
         ca_pem=certificates(settings),
         auth_files=(given,) if given else tuple(Path.home() / name for name in AUTH_FILES),
     )
+
+
+def _named_registries(settings: Settings) -> frozenset[str]:
+    """The registries that the operator's own settings name."""
+    images = (*settings.allowed_images, *image_references(settings).values())
+    default = f"{settings.default_registry}/any"
+    return frozenset(map(named_registry, (*images, default))) | settings.registry_mirrors.keys()
 
 
 def image_reference(settings: Settings, text: str) -> ImageReference:

@@ -95,7 +95,8 @@ class Structure:
         _check(self.outside, bounds.outside, "bytes outside of strings")
         if signs:
             steps = array("b", signs.translate(None, b",").translate(_STEP))
-            self.deepest = max(self.deepest, max(accumulate(steps, initial=self._depth)))
+            here = max(accumulate(steps, initial=self._depth))
+            self.deepest = max(self.deepest, here)
             self._depth += sum(steps)
             _check(self.deepest, bounds.depth, "levels of lists and objects")
             if self._depth < 0:

@@ -70,7 +70,7 @@ def test_the_setting_is_the_bound_when_none_is_given(tmp_path: Path, images: Pat
 
 
 def test_unpacked_layers_fill_what_is_left(tmp_path: Path, images: Path) -> None:
-    layer = tmp_path / "cache" / "layers" / f"{'1' * 64}.v1"
+    layer = tmp_path / "cache" / "layers" / f"{'1' * 64}.v2"
     layer.mkdir(parents=True)
     (layer / "data").write_bytes(bytes(1_500_000))
     os.utime(layer, (1_000, 1_000))

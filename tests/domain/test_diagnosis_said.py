@@ -15,6 +15,7 @@ from waggle.domain.diagnosis.clues import missing_command
 from waggle.domain.diagnosis.commands import PACKAGE_OF, WITHOUT
 from waggle.domain.evidence import Evidence
 from waggle.domain.execution import GuestUser
+from waggle.domain.listening import Listener
 from waggle.domain.modules import Module
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
@@ -254,3 +255,29 @@ def test_who_ignores_the_proxy_is_told_how_to_use_it(said: str, program: str, wo
     counted = replace(evidence, record=replace(evidence.record, unheard=2))
     found = told(counted)
     assert (found.code, words in found.next_step) == ("no_direct_network", True)
+
+
+SERVER = Listener(3000, 412, "node server.js")
+OTHER = Listener(8000, 99, "python3 -m http.server")
+
+
+@pytest.mark.parametrize(
+    "said, listeners, cause, step",
+    [
+        ("Error: listen EADDRINUSE: address already in use :::3000\n", (OTHER, SERVER),
+         "port 3000 already: pid 412 on port 3000, node server.js.", "sudo kill 412."),
+        ("OSError: [Errno 98] Address already in use", (OTHER,),
+         "already: pid 99 on port 8000, python3 -m http.server.", "sudo kill 99."),
+        ("OSError: [Errno 98] Address already in use", (SERVER, OTHER),
+         "node server.js; pid 99 on port 8000", "sudo kill PID."),
+        ("Error: listen EADDRINUSE: address already in use :::5000\n", (SERVER,),
+         "port 5000 already.", "Use another port"),
+    ],
+)  # fmt: skip
+def test_who_holds_the_address_is_named(
+    said: str, listeners: tuple[Listener, ...], cause: str, step: str
+) -> None:
+    found = told(failed(said, listeners=listeners))
+    assert found.code == "address_in_use"
+    assert cause in found.cause
+    assert step in found.next_step

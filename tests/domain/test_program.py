@@ -2,6 +2,8 @@
 """What a model writes as a program, and the program that was meant."""
 
 import ast
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -164,10 +166,33 @@ def test_magics_that_have_a_plain_counterpart() -> None:
         "print(f'{x!r}')\n",
         "# !ls\n",
         "a = '%s' % b\n",
+        "a = ';!'; b = {1: 2}\n",
+        "s = '''\n;!x\n'''; t = 3\n",
+        "if a != 1: b = 5 % 2; c = a[1:2]\n",
+        "# a; !b\n",
     ],
 )
 def test_python_stays_as_it_is(code: str) -> None:
     assert read(code) == (code, None)
+
+
+@pytest.mark.parametrize(
+    "code, printed",
+    [
+        ("import os; !echo one; echo two\nprint(3)", "one two 3"),
+        ("x = 'a;!b'; out = !echo '{x}'\nprint(out)", "['a;!b']"),
+        ("for i in [1, 2]: !echo {i}", "1 2"),
+        ("if True:\n    x = 1; %env A=5\n    import os; print(os.environ['A'])", "5"),
+    ],
+)
+def test_a_notebooks_line_may_follow_on_the_same_line(code: str, printed: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-u", "-c", read(code)[0]],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert " ".join(ended.stdout.split()) == printed
 
 
 def test_lines_keep_their_numbers() -> None:
@@ -205,7 +230,7 @@ def test_other_magics_are_refused_with_the_next_step(code: str, step: str) -> No
     assert step in refused.value.hint
 
 
-@given(st.text(alphabet=" !%=()[]{}'\"\\#\nab`", max_size=60))
+@given(st.text(alphabet=" !%=;:()[]{}'\"\\#\nab`", max_size=60))
 def test_what_python_takes_stays(code: str) -> None:
     """Code that compiles means what it says; nothing of it is a notebook's."""
     try:
@@ -224,7 +249,11 @@ def test_any_text_is_a_program_or_refused(code: str, language: str | None) -> No
     assert len(program.code) <= 400 + 10 * len(code) + 200 * code.count("!")
 
 
-@pytest.mark.parametrize("unit", ["!\n", "'''", "(", "\\", "\"'", "a = !b\n", "`", "= !", "```\n"])
+@pytest.mark.parametrize(
+    "unit",
+    ["!\n", "'''", "(", "\\", "\"'", "a = !b\n", "`", "= !", "```\n", ";!",
+     "a;", ":", ";a=!"],
+)  # fmt: skip
 def test_no_text_takes_long(unit: str) -> None:
     """Linear, so that this ends."""
     for code in ("!x\n" + unit * (500_000 // len(unit)), "!x\n" + unit * (60_000 // len(unit))):

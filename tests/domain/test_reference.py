@@ -16,6 +16,7 @@ from waggle.domain.reference import (
     canonical_name,
     check_default_registry,
     matches,
+    named_registry,
     parse_reference,
 )
 
@@ -256,3 +257,22 @@ def test_patterns_mean_what_a_regular_expression_means(pattern: str, path: str) 
 
 def test_no_pattern_takes_long() -> None:
     assert not allowed("*a" * 200 + "b", "a" * 250)
+
+
+@pytest.mark.parametrize(
+    "pattern,registry",
+    [
+        ("registry.example/team/*", "registry.example"),
+        ("Registry.example:5000/**", "registry.example:5000"),
+        ("registry.example/app:v1", "registry.example"),
+        ("**", ""),
+        ("*/app", ""),
+        ("*.example/app", ""),
+        ("**/app", ""),
+        ("team/*", ""),
+        ("python", ""),
+        ("not a host.x/any", ""),
+    ],
+)
+def test_which_registry_a_pattern_names(pattern: str, registry: str) -> None:
+    assert named_registry(pattern) == registry

@@ -131,7 +131,8 @@ def check(tool: dict[str, Any], arguments: dict[str, Any], result: dict[str, Any
     structured, schema = result.get("structuredContent"), tool.get("outputSchema")
     assert structured is None or schema is None or valid(schema, structured)
     if not result["isError"]:
-        assert structured is not None
+        picture = any(block["type"] == "image" for block in result["content"])
+        assert picture == (structured is None), "with a picture the words are text alone"
         return
     error = result["_meta"][ERROR_META_KEY]
     assert set(error) == {"code", "message", "hint", "retryable"}

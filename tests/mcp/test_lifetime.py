@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from tests.support.server import (
     ERAS,
     MODERN,
+    NOW,
+    Setup,
     client,
     created,
     data_of,
@@ -14,6 +18,8 @@ from tests.support.server import (
     serving,
     text_of,
 )
+
+from waggle.service.request import Pausing
 
 pytestmark = pytest.mark.anyio
 
@@ -63,6 +69,38 @@ async def test_one_in_which_something_runs_does_not_expire() -> None:
         state = data_of(await agent.call_tool("get_environment", {"environment_id": identity}))
         assert state["running_jobs"] == 1
         assert "expires_at" not in state
+
+
+async def test_an_idle_one_that_cannot_sleep_says_why_it_stands_still() -> None:
+    now = NOW
+    pausing = Pausing(when_idle=True, max_asleep=1)
+    setup = Setup(pausing=pausing, clock=lambda: now)
+    async with serving(setup) as rig, client(rig, MODERN) as agent:
+        asleep, idle = await created(agent), await created(agent)
+        await agent.call_tool("pause_environment", {"environment_id": asleep, "to_disk": True})
+        now += timedelta(minutes=30)
+        assert await rig.services.environments.retire(idle) is None
+        why = (
+            "It is idle, and stands still in memory until it can be paused to disk: Owner local "
+            "has 1 of the 1 environments paused to disk that one owner may have."
+        )
+        looked = await agent.call_tool("get_environment", {"environment_id": idle})
+        listed = await agent.call_tool("list_environments", {})
+        assert why in text_of(looked)
+        assert why in text_of(listed)
+        assert data_of(looked)["notice"] == why
+        lines = data_of(listed)["environments"]
+        assert [line.get("notice") for line in lines] == [None, why]
+        refused = await agent.call_tool(
+            "pause_environment", {"environment_id": idle, "to_disk": True}
+        )
+        assert error_of(refused) == {
+            "code": "quota_exceeded",
+            "message": why.partition("disk: ")[2],
+            "hint": "Destroy one of yours that is paused, or have it go on with "
+            "resume_environment. The operator's limit is WAGGLE_MAX_PAUSED.",
+            "retryable": True,
+        }
 
 
 async def test_one_whose_machine_died_takes_nothing() -> None:

@@ -94,7 +94,7 @@ class TestInWords:
 
     def test_each_field_is_told_and_wanted(self) -> None:
         made = in_words(EnvironmentSummary)
-        optional = {"network", "error", "on_disk_until"}
+        optional = {"network", "error", "on_disk_until", "notice"}
         assert {*made["required"]} == {*EnvironmentSummary.model_fields} - optional
         for name, field in EnvironmentSummary.model_fields.items():
             assert f" {name}" in made["description"]

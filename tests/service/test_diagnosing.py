@@ -109,6 +109,16 @@ async def test_a_command_that_is_there_is_not_lacking() -> None:
         assert await Parts(record).diagnostician().explain(FAILED, said) is None
 
 
+async def test_who_listens_is_asked_of_root_where_an_address_is_in_use() -> None:
+    parts = Parts(answer=result(0, stdout=b"412 1F40 python3 -m http.server \n9 0016 dropbear\n"))
+    said = b"OSError: [Errno 98] Address already in use\n"
+    found = await parts.diagnostician().explain(FAILED, result(1, said))
+    assert found
+    assert "pid 412 on port 8000, python3 -m http.server." in found.cause
+    (ask,) = parts.ran
+    assert (ask.argv[0], ask.user, ask.env) == ("sh", GuestUser.ROOT, {})
+
+
 async def test_refusals_count_from_the_runs_beginning() -> None:
     parts = Parts(refused=(REFUSED,))
     before = time.monotonic()

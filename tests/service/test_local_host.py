@@ -16,12 +16,14 @@ from typing import cast
 import anyio
 import anyio.lowlevel
 import pytest
+from tests.support.hostile_ssh import hostile
 from tests.support.vm import environment
 
 from waggle.domain.environment import Environment, MachineIdentity, Resources
 from waggle.domain.errors import (
     BootFailed,
     GuestLost,
+    GuestMisbehaves,
     ImageCorrupt,
     ImageMissing,
     NoPorts,
@@ -29,6 +31,7 @@ from waggle.domain.errors import (
     TimedOut,
 )
 from waggle.domain.evidence import Refused
+from waggle.domain.execution import Command
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.machine import GuestDisks, MachineSpec
@@ -36,6 +39,8 @@ from waggle.domain.network import NetworkPolicy
 from waggle.infra.net.ports import PortAllocator, PortLease
 from waggle.infra.ssh.connection import ServeTunnel, SshConnection
 from waggle.infra.ssh.keys import new_keys
+from waggle.infra.ssh.session import CommandSession
+from waggle.infra.ssh.typed import open_exec
 from waggle.service.blueprint import Blueprint, GuestParts, MadeOf
 from waggle.service.launcher import Launched, Launcher
 from waggle.service.local_guest import LocalGuest
@@ -202,6 +207,7 @@ def rig(tmp_path: Path) -> Rig:
     return Rig(tmp_path)
 
 
+MIB = 1 << 20
 NOTHING: tuple[list[Path], frozenset[int]] = ([], frozenset())
 
 
@@ -286,6 +292,24 @@ async def test_why_a_create_would_fail(rig: Rig) -> None:
         assert "10920" in str(await rig.host.not_ready())
 
 
+async def test_what_each_environment_takes_of_the_disk_and_what_is_free(rig: Rig) -> None:
+    here = rig.directory / "environments"
+    for name in ("running", "asleep", "socket"):
+        (here / name / "frozen").mkdir(parents=True)
+    with (here / "running" / "scratch.img").open("wb") as disk:
+        disk.write(bytes(MIB))
+        disk.truncate(4096 * MIB)  # a hole takes nothing
+    (here / "asleep" / "frozen" / "ram").write_bytes(bytes(2 * MIB))
+    (here / "socket" / "link").symlink_to(here / "asleep" / "frozen" / "ram")
+    below = here / "socket" / "console.run"
+    below.mkdir()
+    (below / "of a hostile VMM").write_bytes(bytes(MIB))
+    use = await rig.host.disk_use()
+    taken = {name: size // MIB for name, size in use.of_environments.items()}
+    assert taken == {"running": 1, "asleep": 2, "socket": 0}
+    assert use.free > MIB
+
+
 async def test_what_an_earlier_server_left(rig: Rig) -> None:
     known = environment()
     for name in (known.id, "unknown"):
@@ -352,7 +376,9 @@ class TestGuest:
     def place(self, tmp_path: Path) -> None:
         self.directory = tmp_path
 
-    def make(self, machine: PretendMachine, log: list[str]) -> LocalGuest:
+    def make(
+        self, machine: PretendMachine, log: list[str], connection: SshConnection | None = None
+    ) -> LocalGuest:
         files = Path(tempfile.mkdtemp(dir=self.directory))
         resources = Resources(1, 64, 1)
         disks = GuestDisks(*(files / name for name in ("kit", "image", "scratch", "identity")))
@@ -363,7 +389,7 @@ class TestGuest:
 
         return LocalGuest(
             Launched(machine, PortLease(1, PretendLock(), forget), spec),
-            SshConnection(1, new_keys()),
+            connection or SshConnection(1, new_keys()),
             PretendProxy(log),
             environment=environment(),
             files=files,
@@ -376,7 +402,7 @@ class TestGuest:
         guest = self.make(PretendMachine(log), log)
         for _ in range(2):
             await guest.destroy()
-        assert log == ["proxy", "machine", "files and port", "proxy", "machine"]
+        assert log == ["machine", "proxy", "files and port", "machine", "proxy"]
 
     async def test_a_machine_that_does_not_die_keeps_its_port_for_another_try(self) -> None:
         log: list[str] = []
@@ -386,7 +412,7 @@ class TestGuest:
                 await guest.destroy()
         assert not any("port" in each for each in log)
         await guest.destroy()
-        assert log[-2:] == ["machine", "files and port"]
+        assert log[-3:] == ["machine", "proxy", "files and port"]
 
     async def test_destroying_finishes_when_cancelled(self) -> None:
         log: list[str] = []
@@ -394,7 +420,23 @@ class TestGuest:
         with anyio.CancelScope() as scope:
             scope.cancel()
             await guest.destroy()
-        assert log == ["proxy", "machine", "files and port"]
+        assert log == ["machine", "proxy", "files and port"]
+
+    async def test_a_guest_whose_ssh_server_floods_misbehaves_until_it_is_destroyed(self) -> None:
+        log: list[str] = []
+        async with hostile() as (port, keys):
+            connection = SshConnection(port, keys)
+            guest = self.make(PretendMachine(log), log, connection)
+            session = CommandSession(100)
+            await open_exec(await connection.get(), session, "attack debug", window=100_000)
+            await session.ended.wait()
+            for _ in range(2):
+                with pytest.raises(GuestMisbehaves, match="over 1,000 control packets") as raised:
+                    await guest.run(Command(("true",), 5.0, 100))
+                assert raised.value.code == "guest_misbehaves"
+                assert "Destroy it" in raised.value.hint
+            await guest.destroy()
+        assert log[0] == "machine"
 
     async def test_a_broken_call_names_the_death_of_the_machine(self) -> None:
         log: list[str] = []

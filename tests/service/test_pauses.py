@@ -8,10 +8,12 @@ from datetime import timedelta
 
 import anyio
 import pytest
+import structlog.testing
 from tests.service.world import IDLE, OWNER, Broken, World, settle, world
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import Busy, GuestLost, MaxEnvironments, NotRunning, QuotaExceeded
+from waggle.service.pauses import TRY_AGAIN
 from waggle.service.ports import PortService
 from waggle.service.reaper import Reaper
 from waggle.service.request import Pausing
@@ -90,7 +92,7 @@ async def test_only_so_many_sleep() -> None:
         first, second = await here.created(), await here.created()
         await paused(here, first)
         await paused(here, first)
-        with pytest.raises(QuotaExceeded, match="1 environments are paused to disk"):
+        with pytest.raises(QuotaExceeded, match="alice has 1 of the 1 environments paused to disk"):
             await paused(here, second)
         assert here.get(second.id).state is State.RUNNING
 
@@ -181,22 +183,101 @@ async def test_an_idle_one_sleeps_first_and_is_destroyed_when_that_is_over() -> 
         assert here.host.discarded == [environment.id]
 
 
-async def test_an_idle_one_that_cannot_sleep_is_destroyed() -> None:
+async def test_an_idle_one_whose_state_cannot_be_written_stands_still_until_it_can() -> None:
     async with world(pausing=SLEEPY) as here:
-        await here.created()
+        environment = await here.created()
         here.clock.now += IDLE
         here.gates.errors["hibernate"] = OSError(28, "No space left on device")
-        await reaper(here).sweep()
-        assert here.service.all() == []
+        assert await reaper(here).sweep() == []
+        kept = here.get(environment.id)
+        assert (kept.state, kept.is_asleep) == (State.PAUSED, False)
+        assert "No space left on device" in str(kept.notice)
+        assert here.host.only.obeyed[-1] == "pause"
+        here.gates.errors.clear()
+        assert await reaper(here).sweep() == [], "it is not tried at every sweep"
+        here.clock.now += TRY_AGAIN
+        assert await reaper(here).sweep() == [environment.id]
+        asleep = here.get(environment.id)
+        assert (asleep.is_asleep, asleep.notice) == (True, None)
+        await use(here, environment)
 
 
-async def test_idle_ones_beyond_the_number_that_may_sleep_are_destroyed() -> None:
+async def test_one_that_does_not_even_stand_still_runs_on() -> None:
+    async with world(pausing=SLEEPY) as here:
+        environment = await here.created()
+        here.clock.now += IDLE
+        here.host.only.pause_error = GuestLost("it does not obey")
+        for _ in range(3):
+            assert await reaper(here).sweep() == []
+            assert here.get(environment.id).state is State.RUNNING
+            here.clock.now += TRY_AGAIN
+        here.host.only.pause_error = None
+        assert await reaper(here).sweep() == [environment.id]
+
+
+async def test_idle_ones_beyond_the_number_that_may_sleep_stand_still() -> None:
     async with world(pausing=SLEEPY, capacity=3) as here:
         for _ in range(3):
             await here.created()
         here.clock.now += IDLE
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(3):
+                await reaper(here).sweep()
+        first, second, third = here.service.all()
+        assert [first.is_asleep, second.is_asleep, third.is_asleep] == [True, True, False]
+        assert third.state is State.PAUSED
+        assert third.notice == (
+            "It is idle, and stands still in memory until it can be paused to disk: "
+            "Owner alice has 2 of the 2 environments paused to disk that one owner may have."
+        )
+        said = [line for line in logs if line["event"] == "idle_kept_in_memory"]
+        assert [line["environment"] for line in said] == [third.id], "once, not at every sweep"
+        await here.destroy(first.id).result()
+        assert await reaper(here).sweep() == [third.id]
+        assert here.get(third.id).is_asleep
+
+
+async def test_one_that_stands_still_goes_on_when_it_is_used() -> None:
+    async with world(pausing=Pausing(when_idle=True, max_asleep=1), capacity=3) as here:
+        await paused(here, await here.created())
+        idle = await here.created()
+        here.clock.now += IDLE
         await reaper(here).sweep()
-        assert [each.is_asleep for each in here.service.all()] == [True, True]
+        assert here.get(idle.id).notice is not None
+        await use(here, idle)
+        assert here.get(idle.id).notice is None
+        assert await reaper(here).sweep() == []
+
+
+async def test_one_that_stands_still_is_kept_as_long_as_it_would_have_slept() -> None:
+    async with world(pausing=replace(SLEEPY, max_asleep=1), capacity=3) as here:
+        sleeper = await here.created()
+        idle = await here.created()
+        here.clock.now += IDLE
+        await reaper(here).sweep()
+        assert here.get(sleeper.id).is_asleep
+        here.clock.now += KEEP - timedelta(microseconds=1)
+        async with here.service.using(sleeper.id, owner=OWNER):
+            pass
+        await paused(here, sleeper)  # so its place stays taken
+        assert await reaper(here).sweep() == []
+        here.clock.now += timedelta(microseconds=1)
+        assert await reaper(here).sweep() == [idle.id]
+        assert [each.id for each in here.service.all()] == [sleeper.id]
+
+
+async def test_pauses_at_once_hold_their_places() -> None:
+    async with world(pausing=Pausing(max_asleep=1)) as here:
+        first, second = await here.created(), await here.created()
+        here.gates.closed.add("hibernate")
+        falling = here.start(paused(here, first))
+        again = here.start(paused(here, first))
+        await here.gates.reached("hibernate")
+        with pytest.raises(QuotaExceeded):
+            await paused(here, second)
+        here.gates.open_all()
+        assert (await falling.result()).is_asleep
+        assert (await again.result()).is_asleep
 
 
 async def test_sleepers_outlive_the_server() -> None:

@@ -119,7 +119,7 @@ async def test_what_the_runtimes_name_and_what_runs_stays_whatever_the_bounds(
 async def test_unpacked_layers_fill_what_the_bound_leaves(tmp_path: Path) -> None:
     async with world() as here:
         this = rig(tmp_path, here)
-        layer = tmp_path / "layers" / ("0" * 64 + ".v1")
+        layer = tmp_path / "layers" / ("0" * 64 + ".v2")
         layer.mkdir(parents=True)
         (layer / "data").write_bytes(bytes(5000))
         os.utime(layer, (NOW - DAY, NOW - DAY))

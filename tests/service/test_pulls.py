@@ -148,7 +148,7 @@ async def test_layers_that_images_share_are_unpacked_once(world: World) -> None:
     for name, content in (("h", b"one"), ("i", b"two")):
         push(world.registry, world.tmp, f"{name}:v1", content)
         await service.boot_image(f"{world.registry.name}/{name}:v1", no_progress)
-    assert len([*(world.tmp / "layers").glob("*.v1")]) == 3
+    assert len([*(world.tmp / "layers").glob("*.v2")]) == 3
 
 
 async def test_a_damaged_blob_is_told_and_fetched_anew_by_the_next_pull(world: World) -> None:
@@ -214,3 +214,15 @@ async def test_a_pull_that_is_given_up_goes_on_and_is_taken_from_nobody(world: W
         hold.set()
         assert (await service.boot_image(name, no_progress)).disk.exists()
         assert len(proxy.seen("GET .*/blobs/")) == asked + 2  # the lower layer was here already
+
+
+async def test_clients_reach_no_private_registry_that_only_a_star_allows(world: World) -> None:
+    name = f"{world.registry.name}/star:v1"
+    push(world.registry, world.tmp, "star:v1", b"one")
+    service = world.service()
+    options = RegistryOptions(named=frozenset(), attempts=1)
+    pulls = Pulls(service.store, service.layers, PullPolicy(options), lambda: world.now)
+    with pytest.raises(ImageUnavailable, match="an address of this machine"):
+        await pulls.bring(name, lambda _: None)
+    with pytest.raises(ImageUnavailable, match="does not speak TLS"):  # the operator's own pull
+        await pulls.pull(parse_reference(name), lambda _: None)

@@ -107,7 +107,7 @@ async def test_an_owner_has_only_so_many() -> None:
     async with snapshots(per_owner=1) as here:
         origin = await here.world.created()
         kept = await here.service.take(origin.id, owner=OWNER)
-        with pytest.raises(QuotaExceeded, match="You have 1 snapshots"):
+        with pytest.raises(QuotaExceeded, match="alice has 1 of the 1 snapshots"):
             await here.service.take(origin.id, owner=OWNER)
         await here.service.delete(kept.id, owner=OWNER)
         await here.service.take(origin.id, owner=OWNER)

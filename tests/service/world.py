@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -24,6 +24,7 @@ from waggle.domain.environment import Environment, MachineIdentity, Resources, S
 from waggle.domain.host import Moment, Progress
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
+from waggle.domain.usage import DiskUse
 from waggle.infra.spool import Spool
 from waggle.service.environments import CreateRequest, EnvironmentService, Limits
 from waggle.service.jobs import JobService
@@ -133,6 +134,7 @@ class Guest(FakeGuest):
     """Of its host."""
     freed: int = 0
     watch_error: Exception | None = None
+    pause_error: Exception | None = None
 
     async def destroy(self) -> None:
         self.destroys += 1
@@ -142,6 +144,11 @@ class Guest(FakeGuest):
             raise self.destroy_error
         self.freed += 1
         self.die("destroyed")
+
+    async def pause(self) -> None:
+        if self.pause_error is not None:
+            raise self.pause_error
+        await FakeGuest.pause(self)
 
     async def hibernate(self) -> None:
         with anyio.CancelScope(shield=True):
@@ -174,6 +181,8 @@ class Host:
     late: bool = False
     can_freeze: bool = True
     asleep: set[str] = field(default_factory=set[str])
+    free: int = 1 << 40
+    used: dict[str, int] = field(default_factory=dict[str, int])
 
     @property
     def only(self) -> Guest:
@@ -228,6 +237,10 @@ class Host:
             raise self.discard_errors[environment.id]
         self.asleep.discard(environment.id)
         self.discarded.append(environment.id)
+
+    async def disk_use(self) -> DiskUse:
+        await self.gates.enter("disk", "")
+        return DiskUse(self.free, self.used)
 
     async def not_ready(self) -> str | None:
         await anyio.lowlevel.checkpoint()
@@ -371,7 +384,13 @@ class Ids:
 
 
 def build(
-    tasks: anyio.abc.TaskGroup, *, capacity: int = 2, pausing: Pausing | None = None
+    tasks: anyio.abc.TaskGroup,
+    *,
+    capacity: int = 2,
+    pausing: Pausing | None = None,
+    several_owners: bool = False,
+    per_owner: int = 0,
+    disk_mib: int = 0,
 ) -> World:
     """A world whose watchers run in `tasks`."""
     gates = Gates()
@@ -386,6 +405,10 @@ def build(
             network=NetworkPolicy.PUBLIC,
             images={name: f"waggle/{name}" for name in RuntimeName},
             pausing=pausing or Pausing(),
+            per_owner=per_owner,
+            disk_mib=disk_mib,
+            several_owners=lambda: several_owners,
+            most=replace(RESOURCES, memory_mib=2 * RESOURCES.memory_mib),
         ),
         clock=clock,
         new_id=Ids(),
@@ -395,11 +418,23 @@ def build(
 
 
 @contextlib.asynccontextmanager
-async def world(*, capacity: int = 2, pausing: Pausing | None = None) -> AsyncGenerator[World]:
+async def world(
+    *,
+    capacity: int = 2,
+    pausing: Pausing | None = None,
+    several_owners: bool = False,
+    disk_mib: int = 0,
+) -> AsyncGenerator[World]:
     """A world for one test, closed and checked at its end."""
     with anyio.fail_after(LONG):
         async with anyio.create_task_group() as tasks:
-            here = build(tasks, capacity=capacity, pausing=pausing)
+            here = build(
+                tasks,
+                capacity=capacity,
+                pausing=pausing,
+                several_owners=several_owners,
+                disk_mib=disk_mib,
+            )
             yield here
             await here.close()
             tasks.cancel_scope.cancel()

@@ -58,6 +58,7 @@ async def costs(agent: Client) -> list[Cost]:
         where = {} if tool in _ALONE else {"environment_id": environment}
         result = await agent.call_tool(tool, {**where, **given})
         data = result.structured_content
+        assert not result.is_error, text_of(result)
         assert data is not None, text_of(result)
         environment = environment or str(data["environment_id"])
         found.append(Cost(tool, tokens(compact(data)), tokens(text_of(result))))

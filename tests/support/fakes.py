@@ -20,6 +20,7 @@ from waggle.domain.errors import MomentUnusable
 from waggle.domain.host import Moment, Progress
 from waggle.domain.repeat import KeyedCall, KnownCall
 from waggle.domain.snapshot import Snapshot
+from waggle.domain.usage import DiskUse
 
 __all__ = [
     "FakeFile",
@@ -103,6 +104,10 @@ class FakeHost:
         if self.discard_error is not None:
             raise self.discard_error
         self.discarded.append(environment.id)
+
+    async def disk_use(self) -> DiskUse:
+        await anyio.lowlevel.checkpoint()
+        return DiskUse(1 << 40, dict.fromkeys(self.guests, 0))
 
     async def not_ready(self) -> str | None:
         await anyio.lowlevel.checkpoint()

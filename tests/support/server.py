@@ -29,6 +29,7 @@ from waggle.domain.environment import Resources
 from waggle.domain.execution import MAX_OUTPUT
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.observer import Observer
+from waggle.domain.protocols import Clock
 from waggle.domain.runtime import Runtime, RuntimeName
 from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset
 from waggle.domain.tree import MAX_RECORDS_BYTES
@@ -92,6 +93,8 @@ class Setup:
     offer: Offer | None = None
     parameter_headers: bool = False
     pausing: Pausing = field(default_factory=Pausing)
+    several_owners: bool = False
+    clock: Clock = lambda: NOW
 
 
 @dataclass(slots=True)
@@ -124,9 +127,10 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
             images={name: f"local/{name}" for name in RuntimeName},
             per_owner=setup.per_owner,
             pausing=setup.pausing,
+            several_owners=lambda: setup.several_owners,
             most=Resources(cpus=2, memory_mib=2048, disk_mib=4096),
         ),
-        clock=lambda: NOW,
+        clock=setup.clock,
         new_id=lambda: f"00000000-0000-4000-8000-{next(numbers):012x}",
         tasks=tasks,
         observer=setup.observer,
@@ -134,7 +138,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
     jobs = JobService(
         environments,
         record=lambda: Spool(Path("/tmp"), keep=1 << 23, view=MAX_OUTPUT),
-        clock=lambda: NOW,
+        clock=setup.clock,
         tasks=tasks,
     )
     return Services(
@@ -143,7 +147,7 @@ def make_services(setup: Setup, tasks: anyio.abc.TaskGroup) -> Services:
             environments,
             setup.shelf,
             SnapshotLimits(per_owner=3),
-            clock=lambda: NOW,
+            clock=setup.clock,
             new_id=lambda: f"00000000-0000-4000-8000-5{next(numbers):011x}",
         ),
         execution=ExecutionService(environments, jobs, RUNTIMES, EXECUTION),

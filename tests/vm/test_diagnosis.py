@@ -225,6 +225,18 @@ async def test_a_missing_module_of_python(python: LocalGuest) -> None:
     assert again.code == "module_not_found"
 
 
+async def test_who_holds_an_address_is_named(python: LocalGuest) -> None:
+    await python.run(sh("python3 -m http.server 8000 >/dev/null 2>&1 & sleep 0.5"))
+    until = "until curl -so /dev/null 127.0.0.1:8000; do sleep 0.2; done"
+    told = await found(python, sh(f"{until}; python3 -m http.server 8000", timeout=60.0))
+    assert told.code == "address_in_use"
+    assert "on port 8000, python3 -m http.server 8000." in told.cause
+    assert "port 22" not in told.cause
+    pid = told.next_step.rpartition("kill ")[2].rstrip(".")
+    assert await root(python, f"kill {pid}; while kill -0 {pid} 2>&-; do sleep 0.1; done") == ""
+    assert (await python.run(sh("curl -s 127.0.0.1:8000"))).exit_code != 0
+
+
 async def test_a_module_that_is_there_after_all(python: LocalGuest) -> None:
     lie = "import sys; sys.exit(\"ModuleNotFoundError: No module named 'json.tool'\")"
     assert await why(python, code(lie)) is None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -196,3 +197,33 @@ async def test_a_build_that_is_cut_leaves_nothing(lab: Lab, tmp_path: Path) -> N
         tasks.cancel_scope.cancel()
     assert list(store.directory.iterdir()) == []
     assert not lab.ports.leased
+
+
+async def test_where_owners_are_kept_apart_nobody_goes_on_from_anothers(
+    templated: Lab, tmp_path: Path
+) -> None:
+    assert templated.templates is not None
+    shared = templated.templates
+    async with anyio.create_task_group() as tasks:
+        recipe = Recipe(
+            ScratchDisks(CACHE / "disks"), b"", dict.fromkeys(RuntimeName, WARM), apart=True
+        )
+        own = TemplateStore(tmp_path / "templates")
+        templated.templates = Templates(own, shared.hypervisor, templated.launcher(), recipe, tasks)
+
+        async def template_of(owner: str) -> str | None:
+            asked = replace(environment(), owner=owner)
+            guest = templated.adopt(await templated.host().create(asked, no_progress))
+            await templated.close()
+            return guest.booted_from.get("template")
+
+        assert await template_of("ann") is None
+        with anyio.fail_after(120):
+            await templated.templates.idle()
+        (hers,) = own.all()
+        assert hers.key.parts["owner"] == "ann"
+        assert await template_of("ann") == hers.key.id
+        assert await template_of("bob") is None
+        templated.templates.loaded.close()
+        tasks.cancel_scope.cancel()
+    templated.templates = shared

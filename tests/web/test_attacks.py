@@ -55,7 +55,6 @@ def withstands(ground: Ground, name: str, seconds: float, size: int) -> None:
         ground.attacker, ground.victim, pid, attack, seconds=seconds, at_once=at_once, calm=60
     )
     told = f"{name}: {fared}"
-    print(told)
     assert len(fared.waits) >= 2, told
     assert fared.refused == 0, told
     assert fared.stall < STALL, told
@@ -83,7 +82,6 @@ def test_idle_connections_keep_nobody_out(ground: Ground, said: str) -> None:
 
     pid = ground.server.process.pid
     fared = attacked(ground.nobody, ground.victim, pid, idle(1000, head), seconds=8.0)
-    print(f"idle after {said}: {fared}")
     assert len(fared.waits) >= 2
     assert fared.refused == 0, fared
     assert fared.p99() < 2 * WAIT, fared

@@ -222,22 +222,38 @@ async def post_quietly(
     await http.post("/mcp", json=call, headers=headers)
 
 
-async def test_hanging_up_during_create_leaves_nothing() -> None:
-    setup = Setup(max_environments=1)
-    setup.host.hold = anyio.Event()
-    async with serving(setup) as rig:
-        call = request(
-            "tools/call", {"name": "create_environment", "arguments": {"runtime": "python"}}
-        )
-        async with anyio.create_task_group() as group, raw(rig) as http:
-            group.start_soon(post_quietly, http, call)
-            await rig.host.creating.wait()
-            group.cancel_scope.cancel()
-        with anyio.fail_after(5):
-            await rig.host.create_undone.wait()
-        rig.host.hold = None
-        async with client(rig) as connected:
-            await created(connected)
+async def hang_up_during_create(rig: Rig, **arguments: object) -> None:
+    """Leave a create alone that waits for the host."""
+    hold = rig.host.hold = anyio.Event()
+    rig.host.creating = anyio.Event()
+    call = request("tools/call", {"name": "create_environment", "arguments": arguments})
+    async with anyio.create_task_group() as group, raw(rig) as http:
+        group.start_soon(post_quietly, http, call)
+        await rig.host.creating.wait()
+        group.cancel_scope.cancel()
+    rig.host.hold = None
+    await anyio.sleep(0.05)
+    hold.set()
+
+
+async def test_a_create_that_was_given_up_is_taken_up_by_the_same_call() -> None:
+    async with serving(Setup(max_environments=1)) as rig, client(rig) as connected:
+        asked = {"runtime": "python", "files": {"a.txt": "hello"}, "idempotency_key": "k"}
+        await hang_up_during_create(rig, **asked)
+        made = data_of(await connected.call_tool("create_environment", asked))
+        assert [*rig.host.guests] == [made["environment_id"]]
+        where = {"environment_id": made["environment_id"], "path": "a.txt"}
+        assert data_of(await connected.call_tool("read_file", where))["content"] == "hello"
+        again = data_of(await connected.call_tool("create_environment", asked))
+        assert again == made, "its key is that of what it made"
+
+
+async def test_a_create_that_was_given_up_is_in_nobodys_way() -> None:
+    async with serving(Setup(max_environments=1)) as rig, client(rig) as connected:
+        await hang_up_during_create(rig, runtime="python")
+        environment = await created(connected, "node")
+        listed = data_of(await connected.call_tool("list_environments", {}))
+        assert [each["environment_id"] for each in listed["environments"]] == [environment]
 
 
 async def test_a_session_survives_a_lost_connection_and_its_call_goes_on() -> None:

@@ -17,8 +17,8 @@ from rich.table import Column, Table
 from waggle.cli.progress import filling, say, working
 from waggle.config import Settings, load
 from waggle.domain.errors import InvalidArgument
-from waggle.infra.oci.build import build_image
-from waggle.infra.oci.definition import load_definition
+from waggle.infra.oci.build import build_image, is_outdated
+from waggle.infra.oci.definition import ImageDefinition, load_definition
 from waggle.infra.oci.storage import storage_errors
 from waggle.infra.store.sqlite import SqliteStore
 from waggle.places import Places
@@ -41,6 +41,7 @@ _NOTHING = (
 def build(names: Sequence[str], *, only_missing: bool) -> None:
     """Build the named images, or BY_DEFAULT, and their disks.
 
+    `only_missing` leaves alone what is there and was built from the definition of this version.
     Raises InvalidArgument, SetupIncomplete.
     """
     settings = load()
@@ -53,8 +54,8 @@ def build(names: Sequence[str], *, only_missing: bool) -> None:
                 f"There is no definition {name[:40]!r}.", hint=f"Known are: {', '.join(known)}."
             )
     for name in names or BY_DEFAULT:
-        if not only_missing or images.digest_of(name) is None:
-            definition = load_definition(directory, name)
+        definition = load_definition(directory, name)
+        if not only_missing or _is_wanted(images, definition, settings.debian_mirror):
             with working(f"Building the image {name}") as detail:
                 build_image(
                     definition, images.store, settings.debian_mirror, lambda _, text: detail(text)
@@ -63,12 +64,19 @@ def build(names: Sequence[str], *, only_missing: bool) -> None:
             make_disk(images, name)
 
 
+def _is_wanted(images: ImageService, definition: ImageDefinition, mirror: str) -> bool:
+    """Whether the image is missing, or was built from another definition or archive."""
+    if images.digest_of(definition.name) is None:
+        return True
+    return is_outdated(definition, images.store.resolve(definition.name), mirror)
+
+
 def make_disk(images: ImageService, name: str) -> None:
     """Make the disk now, so that the first create does not wait for it; asks no registry."""
     image = images.store.resolve(name)
     if images.disks.find(image.digest) is None:
         with filling(f"Making the disk of {name}") as show:
-            anyio.run(images.disks.ensure, image, show)
+            anyio.run(images.make_disk, image, show)
 
 
 def ls(*, as_json: bool) -> None:

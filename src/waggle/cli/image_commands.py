@@ -20,7 +20,7 @@ def image_build(*names: str, missing: bool = False) -> None:
     names
         Which ones; those of all runtimes when none is named.
     missing
-        Build only what is not there yet.
+        Build only what is not there yet, or was built from an older definition.
     """
     from waggle.cli.image import build as run
 

@@ -85,6 +85,8 @@ class Environment:
     until it is known to be gone. `active_calls` counts calls in progress; an environment with one
     is never idle. `directory` is where programs start. `error` says why it failed or why it ended,
     and may be shown to its owner. `paused_until` is set while its state is on the disk.
+    `notice` is what its owner should know of it now, such as why an idle one stands still in memory
+    instead of on the disk; it is not recorded.
     `last_visited_at` is when somebody was last connected to one of its exposed ports.
     `variables` are for all its programs, `packages` were asked for when it was created.
     """
@@ -110,6 +112,7 @@ class Environment:
     last_visited_at: datetime | None = None
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     packages: tuple[str, ...] = ()
+    notice: str | None = None
 
     def copy(self, environment_id: str, now: datetime) -> Environment:
         """One like this, of the same owner, that is to be created."""
@@ -137,7 +140,8 @@ class Environment:
             raise InvalidTransition(
                 f"Environment {self.id} cannot go from {self.state} to {state}."
             )
-        return replace(self, state=state, error=self.error if error is None else error)
+        cause = self.error if error is None else error
+        return replace(self, state=state, error=cause, notice=None)
 
     def with_machine(
         self,
@@ -167,7 +171,11 @@ class Environment:
 
     def asleep(self, until: datetime) -> Environment:
         """A paused one whose machine is gone, and whose state is kept on the disk until then."""
-        return replace(self.without_machine(), paused_until=until)
+        return replace(self.without_machine(), paused_until=until, notice=None)
+
+    def noticing(self, notice: str | None) -> Environment:
+        """With what its owner should know now; another state ends that."""
+        return replace(self, notice=notice)
 
     def awake(self, now: datetime) -> Environment:
         """It runs again; its idle time starts anew."""

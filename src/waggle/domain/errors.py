@@ -62,7 +62,7 @@ class MaxEnvironments(WaggleError):
 
 
 class QuotaExceeded(WaggleError):
-    """The owner has as many environments as one owner may have."""
+    """The owner holds as much of something as one owner may; see `domain.quota`."""
 
     code = "quota_exceeded"
     retryable = True
@@ -181,6 +181,15 @@ class GuestLost(WaggleError):
 
     code = "guest_lost"
     default_hint = "Its files are gone: create a new environment."
+
+
+class GuestMisbehaves(WaggleError):
+    """What answers in the environment floods this server or breaks its protocol."""
+
+    code = "guest_misbehaves"
+    default_hint = (
+        "Only a program that runs as root in it can do that. Destroy it, and create a new one."
+    )
 
 
 class JobNotFound(WaggleError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from waggle.domain.execution import GuestUser
+from waggle.domain.listening import Listener
 from waggle.domain.modules import Module
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
@@ -80,8 +81,8 @@ class Evidence:
     """All of it. `signal` is a name such as SIGKILL; `program` the first word of the command.
 
     `missing` is a module, and `command` a command, of which the guest confirmed that it is not
-    there. `memory_mib` and `disk_mib` are what the machine was given. `said` is the end of what it
-    printed, which proves nothing.
+    there. `listeners` were asked for only where an address was in use. `memory_mib` and `disk_mib`
+    are what the machine was given. `said` is the end of what it printed, which proves nothing.
     """
 
     program: str
@@ -94,6 +95,7 @@ class Evidence:
     refused: tuple[Refused, ...] = ()
     missing: Module | None = None
     command: str | None = None
+    listeners: tuple[Listener, ...] = ()
     said: str = ""
     runtime: RuntimeName = RuntimeName.SHELL
     user: GuestUser = GuestUser.SANDBOX

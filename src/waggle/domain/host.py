@@ -19,7 +19,7 @@ from waggle.domain.filesystem import FileSlice, FileVersion, Listing
 from waggle.domain.left import Left
 from waggle.domain.search import Searched, SearchQuery
 from waggle.domain.tree import Unpacked
-from waggle.domain.usage import ExposedPort, Usage
+from waggle.domain.usage import DiskUse, ExposedPort, Usage
 
 Progress = Callable[[float, str], Awaitable[None]]
 """Called with the share done (0 to 1) and what is happening, in a few words."""
@@ -254,6 +254,10 @@ class EnvironmentHost(Protocol):
 
     async def discard(self, environment: Environment) -> None:
         """Remove what an earlier server left of this environment: process, files. Idempotent."""
+        ...
+
+    async def disk_use(self) -> DiskUse:
+        """What environments take of its disk, those that hibernate included. Raises OSError."""
         ...
 
     async def not_ready(self) -> str | None:

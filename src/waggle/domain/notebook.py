@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lines of a notebook in Python code: `!cmd`, `x = !cmd`, `%pip`, `%matplotlib inline`. Pure.
 
-Each such line becomes one line of Python that does the same, so numbers of lines stay. Only lines
-that begin a statement are looked at: none inside a string or brackets, or after a backslash. A
-magic without a plain counterpart is refused with the next step. Used by `domain.program`.
+Each such line becomes one line of Python that does the same, so numbers of lines stay. They are
+looked for only where a statement begins, also after `;` or `:` on a line: none inside a string or
+brackets, or after a backslash. A magic without a plain counterpart is refused with the next step.
+Used by `domain.program`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from waggle.domain.errors import InvalidArgument
 MAX_CODE = 64_000
 """Characters of code in which lines of a notebook are looked for."""
 _OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
-_SUSPECT = re.compile(r"^[ \t]*[!%]|=[ \t]*!", re.MULTILINE)
+_SUSPECT = re.compile(r"(?:^|[;:])[ \t]*[!%]|=[ \t]*!", re.MULTILINE)
+_NEXT_ON_THE_LINE = re.compile(r"[;:][ \t]*(?=[!%](?!=)|[^\W\d]\w*[ \t]*=[ \t]*!(?!=))")
+"""What ends a statement, or begins a block, before a notebook's line; nowhere is that Python."""
 _TOKEN = re.compile(
     r"\"\"\"(?:[^\\\"]|\\.|\"(?!\"\"))*(?:\"\"\"|\Z)|'''(?:[^\\']|\\.|'(?!''))*(?:'''|\Z)"
     r"|\"(?:[^\\\"\n]|\\.)*\"?|'(?:[^\\'\n]|\\.)*'?|#[^\n]*"
@@ -63,11 +66,16 @@ def translated(code: str) -> str:
 
 
 def _end_of_statement(code: str, at: int) -> int:
-    """Where the line ends in which the statement ends that begins at `at`."""
+    """Where the line ends in which the statement ends that begins at `at`.
+
+    Before that, where a notebook's line begins after it.
+    """
     depth = 0
     while at < len(code):
         match = _TOKEN.match(code, at)
         part = match[0] if match else code[at]
+        if not depth and (following := _NEXT_ON_THE_LINE.search(part)) and part[0] not in "\"'#":
+            return at + following.end()
         at += len(part)
         if part == "\n" and not depth:
             break

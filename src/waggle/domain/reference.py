@@ -154,6 +154,17 @@ def matches(pattern: str, reference: ImageReference) -> bool:
         return False
 
 
+def named_registry(pattern: str) -> str:
+    """Return the registry that a pattern of `WAGGLE_ALLOWED_IMAGES` names, or "" for any."""
+    host, slash, _ = pattern.partition("/")
+    if not slash or "*" in host:
+        return ""
+    try:
+        return parse_reference(f"{host}/any").registry
+    except InvalidArgument:
+        return ""
+
+
 def _glob(pieces: list[str], text: str) -> bool:
     """Follow all ways through the pattern at once: no pattern takes exponential time."""
     positions = {0}

@@ -32,8 +32,12 @@ class TemplateKey:
         certificates: bytes,
         warmed: tuple[str, ...],
         vmm: Mapping[str, str],
+        owner: str | None = None,
     ) -> TemplateKey:
-        """`image` is a digest, `warmed` the program that was run before, `vmm` a fingerprint."""
+        """`image` is a digest, `warmed` the program that was run before, `vmm` a fingerprint.
+
+        `owner` is the only one whose machines may go on from it; None: everybody's may.
+        """
         return cls(
             {
                 "image": image,
@@ -45,6 +49,7 @@ class TemplateKey:
                 "certificates": hashlib.sha256(certificates).hexdigest()[:16],
                 "warmed": json.dumps(warmed),
                 **vmm,
+                **({} if owner is None else {"owner": owner}),
             }
         )
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from waggle.domain.errors import InvalidArgument
@@ -22,6 +23,14 @@ class Usage:
     cpu_seconds: float
     memory_bytes: int
     disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUse:
+    """Bytes of the disk on which environments are: free, and taken by each, by its id."""
+
+    free: int
+    of_environments: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,14 @@ def parse_stat(text: str, *, ticks: int, page: int) -> ProcessUsage:
     return ProcessUsage((user + system) / ticks, resident * page)
 
 
+def allocated_in(directory: Path) -> int:
+    """What the files in a directory take, not those further below; 0 when it is gone."""
+    try:
+        return sum(allocated_bytes(path) for path in directory.iterdir())
+    except FileNotFoundError:
+        return 0
+
+
 def allocated_bytes(path: Path) -> int:
     """What a file takes of its file system, holes left out; 0 when it is gone."""
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -95,17 +95,32 @@ def whole_arguments(request: object, given: dict[str, Any]) -> dict[str, Any]:
     return given if large is None else cast("dict[str, Any]", large)
 
 
-def reporter(ctx: Ctx) -> Progress:
+class Reports(Protocol):
+    """Who is told how a call gets on: the client, through its `Ctx`, or whoever waits."""
+
+    async def report_progress(
+        self, progress: float, total: float | None = None, message: str | None = None, /
+    ) -> None:
+        """How far it is, and with what."""
+        ...
+
+
+def reporter(ctx: Ctx, total: float | None = 1.0) -> Progress:
     """Pass a service's progress on to the client; does nothing unless the client asked for it."""
 
     async def report(share: float, message: str) -> None:
-        await ctx.report_progress(share, 1.0, message)
+        await ctx.report_progress(share, total, message)
 
     return report
 
 
 async def with_heartbeat(
-    ctx: Ctx, message: Callable[[], str], every: float, work: Awaitable[T], *, since: float = 0.0
+    ctx: Reports,
+    message: Callable[[], str],
+    every: float,
+    work: Awaitable[T],
+    *,
+    since: float = 0.0,
 ) -> T:
     """Await `work`, telling the client every so many seconds that it goes on.
 

@@ -39,6 +39,7 @@ PUBLIC = NetworkPolicy.PUBLIC.value
 UNUSED = "Unused for so long, e.g. 30m, it is paused to disk or, as the server has it, destroyed."
 STATUSES = "creating, running, paused, resuming, destroying or error."
 NETWORK = "none, or public unless told."
+NOTICE = "What to know of it now, e.g. why it stands still in memory and not on the disk."
 ON_DISK = "RFC 3339; how long it is kept while it is paused to disk."
 NOTE = "What to know, or to do next."
 
@@ -54,6 +55,7 @@ class EnvironmentSummary(BaseModel):
     created_at: str = Field(description="RFC 3339.")
     error: str = Field(default="", description="Why it is in the error status.")
     on_disk_until: str = Field(default="", description=ON_DISK)
+    notice: str = Field(default="", description=NOTICE)
 
 
 class CreatedEnvironment(BaseModel):
@@ -107,6 +109,8 @@ def summary(environment: Environment) -> dict[str, Any]:
         line["error"] = environment.error
     if environment.paused_until is not None:
         line["on_disk_until"] = rfc3339(environment.paused_until)
+    if environment.notice is not None:
+        line["notice"] = environment.notice
     return line
 
 

@@ -19,6 +19,7 @@ from waggle.mcp.left_results import left_items, left_lines
 from waggle.mcp.results import (
     NETWORK,
     NOTE,
+    NOTICE,
     ON_DISK,
     PUBLIC,
     STATUSES,
@@ -57,6 +58,7 @@ class EnvironmentState(BaseModel):
     idle_seconds_left: int = Field(default=0, description="Until then, if nothing uses it.")
     expires_at: str = Field(default="", description="RFC 3339; not while a call or a job runs.")
     on_disk_until: str = Field(default="", description=ON_DISK)
+    notice: str = Field(default="", description=NOTICE)
     running_jobs: int = 0
     cpus: int = Field(description="Virtual processors it may use.")
     memory_bytes: int = Field(description="Memory it may use.")
@@ -134,6 +136,7 @@ def environment_state(found: Inspection, running_jobs: int, left: LeftList) -> E
         idle_seconds_left=int(found.idle_left.total_seconds()),
         expires_at="" if found.is_busy else rfc3339(environment.expires_at()),
         on_disk_until=on_disk_until(environment),
+        notice=environment.notice or "",
         running_jobs=running_jobs,
         cpus=environment.resources.cpus,
         memory_bytes=environment.resources.memory_mib << 20,
@@ -168,6 +171,7 @@ def state_text(state: EnvironmentState, fate: str) -> str:
         f"created {state.created_at}, {state.age_seconds} s old, {state.running_jobs} jobs running;"
         f" {_fate(state, fate)}",
         f"{state.cpus} CPU, {', '.join(amounts)}",
+        *([state.notice] if state.notice else []),
         *([f"env: {', '.join(state.env)}"] if state.env else []),
         *([f"packages: {' '.join(state.packages)}"] if state.packages else []),
         *(f"port {item.port}: {item.url}" for item in state.ports),

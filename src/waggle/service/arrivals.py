@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Environments that come up, one or several at once: all of them or none.
 
-Used by `EnvironmentService`, which says what they are. Takes their slots before any work.
+Used by `EnvironmentService`, which says what they are. Takes their slots before any work; where
+there are none, what its callers gave up makes room.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 import anyio.abc
 
 from waggle.domain.environment import Environment, State
+from waggle.domain.errors import MaxEnvironments, QuotaExceeded, WaggleError
 from waggle.domain.host import EnvironmentHost, Moment, Progress, no_progress
 from waggle.domain.protocols import Clock, EnvironmentStore
 from waggle.service.live import LiveEnvironment
@@ -34,6 +36,7 @@ class Arrivals:
         registry: Registry,
         news: News,
         changed: Callable[[Environment], None],
+        make_room: Callable[[str, WaggleError], Awaitable[bool]],
     ) -> None:
         self._host = host
         self._store = store
@@ -42,6 +45,7 @@ class Arrivals:
         self._registry = registry
         self._news = news
         self._changed = changed
+        self._make_room = make_room
 
     async def bring_up(
         self,
@@ -54,7 +58,12 @@ class Arrivals:
         All of them or none. Raises as `create` does.
         """
         lives = [self.live(environment) for environment in described]
-        self._registry.admit(*lives)
+        try:
+            self._registry.admit(*lives)
+        except (MaxEnvironments, QuotaExceeded) as refusal:
+            if not await self._make_room(described[0].owner, refusal):
+                raise
+            self._registry.admit(*lives)
         try:
             async with together() as group:
                 for live in lives:

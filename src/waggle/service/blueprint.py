@@ -45,12 +45,16 @@ class MadeOf:
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """One machine to be: its parts, its identity's records, and the directory for its files."""
+    """One machine to be: its parts, its identity's records, and the directory for its files.
+
+    `owner` is whose it will be; None if that is not known yet.
+    """
 
     id: str
     made_of: MadeOf
     identity: Mapping[str, bytes]
     files: Path
+    owner: str | None = None
 
     @property
     def disks(self) -> GuestDisks:

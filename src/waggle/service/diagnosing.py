@@ -21,7 +21,8 @@ from waggle.domain.diagnosis.clues import TOOLS, missing_command
 from waggle.domain.environment import Environment
 from waggle.domain.errors import WaggleError
 from waggle.domain.evidence import NO_RECORD, Evidence, Record, Refused
-from waggle.domain.execution import Command, ExecutionResult
+from waggle.domain.execution import Command, ExecutionResult, GuestUser
+from waggle.domain.listening import QUESTION, Listener, is_asked_for, parse_listeners
 from waggle.domain.modules import MAX_TAIL, MISSING, Module, question, suspected
 
 log = structlog.get_logger(__name__)
@@ -29,6 +30,7 @@ log = structlog.get_logger(__name__)
 PATIENCE: Final = 10.0
 """Seconds for everything that a guest is asked about one failure."""
 _ANSWER_LIMIT: Final = 1_000
+_LISTENERS_LIMIT: Final = 10_000
 
 AskWhy = Callable[[str, Sequence[str]], Awaitable[Record]]
 Run = Callable[[Command], Awaitable[ExecutionResult]]
@@ -53,12 +55,15 @@ class Diagnostician:
             return None
         refused = tuple(self.refused_since(time.monotonic() - result.duration))
         record, missing = NO_RECORD, None
+        listeners: tuple[Listener, ...] = ()
         try:
             async with asyncio.timeout(self.patience):
                 asked = (*TOOLS, *([command_name] if command_name else []))
                 record = await self.why(result.run_id, asked)
                 if suspect := suspected(said, result.exit_code):
                     missing = await self._confirmed(suspect, command)
+                if is_asked_for(said):
+                    listeners = await self._listening()
         except (TimeoutError, WaggleError) as error:
             log.info("diagnosis_incomplete", environment=self.environment.id, why=repr(error))
         except Exception:
@@ -75,6 +80,7 @@ class Diagnostician:
                 refused=refused,
                 missing=missing,
                 command=_absent(command_name, record),
+                listeners=listeners,
                 said=said,
                 runtime=self.environment.runtime,
                 user=command.user,
@@ -94,6 +100,17 @@ class Diagnostician:
         answer = await self.run(ask)
         said = answer.stdout.text().strip()
         return suspect if answer.exit_code == 0 and said == MISSING else None
+
+    async def _listening(self) -> tuple[Listener, ...]:
+        """Who listens on which port; empty where the image cannot tell."""
+        ask = Command(
+            QUESTION,
+            timeout=self.patience,
+            output_limit=_LISTENERS_LIMIT,
+            cwd="/",
+            user=GuestUser.ROOT,
+        )
+        return parse_listeners((await self.run(ask)).stdout.text())
 
 
 def _absent(name: str | None, record: Record) -> str | None:

@@ -24,6 +24,7 @@ from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock, EnvironmentStore, NewId
 from waggle.domain.snapshot import Snapshot
 from waggle.service.arrivals import Arrivals, end_quietly
+from waggle.service.disk_shares import DiskShares
 from waggle.service.inspection import Inspection
 from waggle.service.live import LiveEnvironment
 from waggle.service.news import News
@@ -31,6 +32,7 @@ from waggle.service.pauses import Pauses
 from waggle.service.records import recover
 from waggle.service.registry import Registry
 from waggle.service.request import CopyRequest, CreateRequest, Limits
+from waggle.service.unclaimed import Unclaimed
 
 __all__ = ["CreateRequest", "EnvironmentService", "Limits"]
 
@@ -60,7 +62,10 @@ class EnvironmentService:
         self._observer = observer or Observer()
         self.news = News(self._observer, clock)
         """Told of what comes, changes and goes."""
-        self._registry = Registry(limits.max_environments, limits.per_owner, limits.slots)
+        self._registry = Registry(
+            limits.max_environments, limits.per_owner, limits.slots, limits.several_owners
+        )
+        self.unclaimed = Unclaimed()  # creates whose callers gave up
         self._arrivals = Arrivals(
             host,
             store,
@@ -69,8 +74,11 @@ class EnvironmentService:
             registry=self._registry,
             news=self.news,
             changed=self._changed,
+            make_room=self.unclaimed.make_room,
         )
-        self._pauses = Pauses(self._registry, limits.pausing, clock, can_freeze=host.can_freeze)
+        self.disk = DiskShares(host, self._registry, limits.disk_mib, limits.several_owners)
+        """What each owner may have of the disk."""
+        self._pauses = Pauses(self._registry, limits.pausing, clock, host, self.disk)
 
     def _changed(self, environment: Environment) -> None:
         if environment.state is State.DESTROYED:
@@ -97,7 +105,8 @@ class EnvironmentService:
         environment = self.limits.describe(
             request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
-        (created,) = await self._arrivals.bring_up([environment], progress)
+        async with self.disk.room(owner):
+            (created,) = await self._arrivals.bring_up([environment], progress)
         return created
 
     async def create_from(
@@ -113,7 +122,8 @@ class EnvironmentService:
         described = self.limits.describe_copy(
             snapshot, request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
-        (created,) = await self._arrivals.bring_up([described], progress, moment)
+        async with self.disk.room(owner, snapshot.size):
+            (created,) = await self._arrivals.bring_up([described], progress, moment)
         return created
 
     async def fork(
@@ -121,9 +131,9 @@ class EnvironmentService:
     ) -> builtins.list[Environment]:
         """New environments that go on from this moment of `origin`. Raises as `create` does."""
         now = self._clock()
-        return await self._arrivals.bring_up(
-            [origin.copy(self._new_id(), now) for _ in range(count)], no_progress, moment
-        )
+        described = [origin.copy(self._new_id(), now) for _ in range(count)]
+        async with self.disk.room(origin.owner, copies=count, of=origin.id):
+            return await self._arrivals.bring_up(described, no_progress, moment)
 
     def require_room(self, owner: str, count: int, resources: Resources) -> None:
         """Raise MaxEnvironments or QuotaExceeded unless so many more of that size may run now."""
@@ -257,13 +267,14 @@ class EnvironmentService:
     async def retire(self, environment_id: str) -> State | None:
         """The reaper's end of what is idle: put to sleep or destroyed, which is what it returns.
 
-        None when it was used since the reaper looked. Raises what keeps it from being destroyed.
+        None when it was used since the reaper looked, or is kept in memory because it cannot sleep
+        now. Raises what keeps it from being destroyed.
         """
         live = self._registry.find(environment_id)
         if live is None or not live.environment.is_expired(self._clock()):
             return None
-        if await self._pauses.put_to_sleep(live):
-            return State.PAUSED
+        if self._pauses.may_rest(live.environment):
+            return State.PAUSED if await self._pauses.rest(live) else None
         ended = await live.end(wanted=lambda environment: environment.is_expired(self._clock()))
         if ended:
             self._observer.environment_reaped()
@@ -274,11 +285,11 @@ class EnvironmentService:
 
         Those that sleep on the disk go on sleeping, for the next server. Creates in progress are
         cancelled and undone. What cannot be destroyed is logged and stays on record for the next
-        start. Like `destroy`, it is not cut short by a caller's deadline; what bounds it is that
-        `Guest.destroy` is bounded.
+        start. No caller's deadline cuts it short: `Guest.destroy` is bounded.
         """
         self._registry.close()
         async with anyio.create_task_group() as group:
+            group.start_soon(self.unclaimed.aclose)
             for live in self._registry.everything():
                 if not live.environment.is_asleep:
                     group.start_soon(end_quietly, live)

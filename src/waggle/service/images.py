@@ -23,8 +23,9 @@ from waggle.infra.oci.image import ResolvedImage
 from waggle.infra.oci.sources import is_local
 from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.unpacked import UnpackedLayers
-from waggle.infra.rootfs.disk import RootDisks
+from waggle.infra.rootfs.disk import RootDisks, ignore_progress
 from waggle.service import image_config
+from waggle.service.disk_maker import DiskMaker
 from waggle.service.image_cache import ImageCache
 from waggle.service.pulls import PullPolicy, Pulls, describe
 from waggle.service.sharing import Sharing
@@ -52,6 +53,7 @@ class ImageService:
         self.store = ImageStore(store)
         self.layers = UnpackedLayers(layers)
         self.disks: RootDisks[ResolvedImage] = RootDisks(disks, partial(flatten, kept=self.layers))
+        self._maker = DiskMaker(self.disks, self.layers)
         self.pulls = Pulls(self.store, self.layers, pulling or PullPolicy())
         self._runtimes = runtimes
         self._sharing: Sharing[BootImage] = Sharing(linger)
@@ -80,7 +82,7 @@ class ImageService:
         disk = self.disks.find(image.digest)
         if disk is None:
             async with _from_threads(progress, PULL_SHARE, DISK_SHARE) as report:
-                disk = await self._made(image, report)
+                disk = await self.make_disk(image, report)
         config = image.config
         return BootImage(
             reference,
@@ -96,10 +98,15 @@ class ImageService:
         """Everything that is kept, to be looked through and pruned."""
         return ImageCache(self.store, self.disks, self.layers, now)
 
-    async def _made(self, image: ResolvedImage, report: Callable[[float, str], None]) -> Path:
-        """Make the disk; layers that are found damaged are dropped, so that they can be mended."""
+    async def make_disk(
+        self, image: ResolvedImage, report: Callable[[float, str], None] = ignore_progress
+    ) -> Path:
+        """Make the disk; layers that are found damaged are dropped, so that they can be mended.
+
+        Raises what `DiskMaker.make` raises.
+        """
         try:
-            return await self.disks.ensure(image, report)
+            return await self._maker.make(image, report)
         except ImageCorrupt:
             await asyncio.to_thread(self.store.drop_damaged, image)
             raise

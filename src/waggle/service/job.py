@@ -16,7 +16,7 @@ import anyio
 import structlog
 
 from waggle.domain.diagnosis import Diagnosis
-from waggle.domain.errors import GuestLost, WaggleError
+from waggle.domain.errors import GuestLost, GuestMisbehaves, WaggleError
 from waggle.domain.execution import Command, ExecutionResult, Output, Streams
 from waggle.domain.host import Guest
 from waggle.domain.job import JobBrief, JobKind, JobState, JobView, StreamName
@@ -215,7 +215,7 @@ def _ending(result: ExecutionResult) -> JobState:
 
 
 def _lost(error: Exception) -> Diagnosis | None:
-    if not isinstance(error, GuestLost):
+    if not isinstance(error, GuestLost | GuestMisbehaves):
         return None
     return Diagnosis(error.code, error.message, error.hint)
 

@@ -9,6 +9,7 @@ environment. Output is kept within bounds: what ended longest ago goes first.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -79,6 +80,7 @@ class JobService:
         self.left = Leftovers(environments, self._of)
         """What they have left running."""
         environments.news.when_removed(self._forget)
+        environments.disk.count(self._bytes)
 
     def when_changed(self, tell: Changed) -> None:
         """Call `tell` when a job starts, prints or ends; see `Changed`."""
@@ -109,6 +111,13 @@ class JobService:
             self._tasks.start_soon(self._run, job, guest, command, stack.pop_all(), queue)
             self._tell(job)
             return job
+
+    def _bytes(self) -> Counter[str]:
+        """What output takes of the disk, by owner."""
+        kept = Counter[str]()
+        for environment in self._environments.all():
+            kept[environment.owner] += sum(job.kept_bytes for job in self._of(environment.id))
+        return kept
 
     def _of(self, environment_id: str) -> tuple[Job, ...]:
         jobs = self._jobs.get(environment_id)

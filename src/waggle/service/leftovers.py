@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from waggle.domain.errors import GuestLost, JobNotFound
+from waggle.domain.errors import GuestLost, GuestMisbehaves, JobNotFound
 from waggle.domain.left import Left
 from waggle.service.environments import EnvironmentService
 from waggle.service.job import Job
@@ -65,7 +65,7 @@ class Leftovers:
         environment = self._environments.get(environment_id, owner=owner)
         left, ask = Left(), always or environment.id in self._noted
         self._noted.discard(environment.id)  # the environment remembers it from now on
-        with anyio.move_on_after(LOOK_SECONDS), contextlib.suppress(GuestLost):
+        with anyio.move_on_after(LOOK_SECONDS), contextlib.suppress(GuestLost, GuestMisbehaves):
             left = await self._environments.left(environment.id, owner=owner, always=ask)
         return self._told(environment.id, left)
 

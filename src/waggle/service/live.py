@@ -17,7 +17,7 @@ import anyio
 import structlog
 
 from waggle.domain.environment import Environment, State
-from waggle.domain.errors import GuestLost, NotFound, WaggleError
+from waggle.domain.errors import GuestLost, GuestMisbehaves, NotFound, WaggleError
 from waggle.domain.host import Guest, Moment, Progress
 from waggle.domain.left import NOTHING_LEFT, Left
 from waggle.domain.usage import ExposedPort, Usage
@@ -36,6 +36,8 @@ class LiveEnvironment(Life):
     """
 
     _doors: Sequence[ExposedPort] = ()
+    sleep_again_at: datetime | None = None
+    """When an idle one whose state could not be written may be tried again."""
 
     async def bring_up(self, progress: Progress, moment: Moment | None = None) -> Environment:
         """Boot it, or go on from a moment, and return it running. A task notices its death.
@@ -107,10 +109,13 @@ class LiveEnvironment(Life):
                 await self._store.save(self.environment)
         return self.environment
 
-    async def pause(self, *, asleep_until: datetime | None = None) -> Environment:
+    async def pause(
+        self, *, asleep_until: datetime | None = None, notice: str | None = None
+    ) -> Environment:
         """Have it stand still, or with a time, sleep on the disk until then. Idempotent.
 
-        Raises Busy, NotRunning, or what the guest raises; then it goes on. Finishes when cancelled.
+        `notice` is for its owner, where nobody asked that it stand still. Raises
+        Busy, NotRunning, or what the guest raises; then it goes on. Finishes when cancelled.
         """
         with anyio.CancelScope(shield=True):
             async with self._ending:
@@ -124,6 +129,8 @@ class LiveEnvironment(Life):
                     await self._or_go_on(self._the_guest().hibernate)
                     self._guest = None
                     self.environment = self.environment.asleep(asleep_until)
+                if notice is not None:
+                    self.environment = self.environment.noticing(notice)
                 await self._store.save(self.environment)
                 self._changed(self.environment)
                 on_disk = self.environment.is_asleep
@@ -135,7 +142,7 @@ class LiveEnvironment(Life):
             await obey()
         except BaseException:
             self.environment = self.environment.to(State.RESUMING).to(State.RUNNING)
-            with contextlib.suppress(GuestLost):  # `_watch` tells
+            with contextlib.suppress(GuestLost, GuestMisbehaves):  # `_watch` tells
                 await self._the_guest().unpause()
                 await self._open_again(self._doors)
             raise

@@ -219,10 +219,11 @@ class LocalGuest:
 
     @contextlib.asynccontextmanager
     async def _naming_the_cause(self) -> AsyncGenerator[None]:
-        """When a call breaks because the machine died, say that, and why it died."""
+        """When a call breaks because the guest misbehaves or its machine died, say that and why."""
         try:
             yield
         except GuestLost as error:
+            self._connection.require_good_conduct()
             cause: str | None = None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SETTLE_SECONDS):
@@ -274,7 +275,7 @@ class LocalGuest:
         return await self._machine.wait()
 
     async def destroy(self) -> None:
-        """Close the way out and the connection, stop the machine, then release what it used.
+        """Stop the machine, whatever it sends; close all ways, then release what it used.
 
         Idempotent; finishes when cancelled. Raises TimedOut when the machine does not die: its
         port and files are kept then, and a later call tries again.
@@ -282,7 +283,7 @@ class LocalGuest:
         await finish(self._destroy())
 
     async def disconnect(self) -> None:
-        """Close all ways in and out for good. Idempotent."""
+        """Close all ways in and out for good. Idempotent; does not wait for the guest."""
         await self._exposures.aclose()
         if self._proxy is not None:
             await self._proxy.aclose()
@@ -291,9 +292,9 @@ class LocalGuest:
     async def _destroy(self) -> None:
         async with self._ending:
             try:
-                await self.disconnect()
-            finally:
                 await self._machine.stop()
-                if not self._hibernates:
-                    await asyncio.to_thread(shutil.rmtree, self._home, True)
-                self._launched.lease.release()
+            finally:
+                await self.disconnect()
+            if not self._hibernates:
+                await asyncio.to_thread(shutil.rmtree, self._home, True)
+            self._launched.lease.release()

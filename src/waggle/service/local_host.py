@@ -31,8 +31,10 @@ from waggle.domain.execution import Command
 from waggle.domain.host import Progress
 from waggle.domain.image import BootImages
 from waggle.domain.runtime import RuntimeName
+from waggle.domain.usage import DiskUse
 from waggle.infra.confined import kill_identified
 from waggle.infra.stages import stage
+from waggle.infra.usage import allocated_in
 from waggle.service.blueprint import GuestParts, MadeOf
 from waggle.service.local_guest import LocalGuest
 from waggle.service.local_machines import LocalMachines
@@ -180,6 +182,18 @@ class LocalHost:
             for entry in self._directory.iterdir():
                 if entry.name not in kept:
                     shutil.rmtree(entry, ignore_errors=True)
+
+    async def disk_use(self) -> DiskUse:
+        """Bytes of each environment; see `domain.host.EnvironmentHost.disk_use`."""
+        return await asyncio.to_thread(self._disk_use)
+
+    def _disk_use(self) -> DiskUse:
+        # Not further below: a VMM that broke out could have filled its socket's directory.
+        taken = {
+            files.name: allocated_in(files) + allocated_in(frozen_in(files))
+            for files in self._directory.iterdir()
+        }
+        return DiskUse(shutil.disk_usage(self._directory).free, taken)
 
     async def not_ready(self) -> str | None:
         """Why a create would fail right now; see `domain.host.EnvironmentHost.not_ready`."""

@@ -70,7 +70,7 @@ class LocalStart:
             with stage("keys"):
                 keys = new_keys()
             identity = self._identity_of(environment, made_of, keys)
-            blueprint = Blueprint(files.name, made_of, identity, files)
+            blueprint = Blueprint(files.name, made_of, identity, files, environment.owner)
             await progress(0.4, "Resuming the machine" if moment else "Booting the machine")
             launched, template = await self._machines.bring_up(blueprint, moment)
             undo.push_async_callback(_end, launched)

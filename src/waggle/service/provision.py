@@ -15,7 +15,7 @@ import anyio
 import structlog
 
 from waggle.domain.environment import Environment
-from waggle.domain.errors import MaxEnvironments, QuotaExceeded, WaggleError
+from waggle.domain.errors import MaxEnvironments, NotFound, QuotaExceeded, WaggleError
 from waggle.domain.host import Progress, no_progress
 from waggle.service.environments import EnvironmentService
 from waggle.service.request import CreateRequest
@@ -76,6 +76,14 @@ async def lasting(environments: EnvironmentService, made: Environment) -> AsyncG
     finally:
         if not place.kept:
             await _end(environments, made.id, made.owner)
+
+
+async def end_unless_used(environments: EnvironmentService, made: Environment) -> None:
+    """Destroy what nobody has used since it was `made`. Raises as `destroy` does."""
+    with contextlib.suppress(NotFound):
+        now = environments.get(made.id, owner=made.owner)
+        if now.active_calls == 0 and now.last_used_at == made.last_used_at:
+            await environments.destroy(made.id, owner=made.owner)
 
 
 def _instead(environments: EnvironmentService, owner: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import structlog
@@ -69,7 +69,7 @@ class Pulls:
             began = self._clock()
             if await asyncio.to_thread(self._is_due, due):  # nobody else was faster
                 try:
-                    await self.pull(due, progress)
+                    await self._pull(due, progress, self._policy.options)
                     await asyncio.to_thread(self._asked.note, name, began)
                 except ImageUnavailable as error:
                     is_here = await asyncio.to_thread(self._is_here, name)
@@ -83,13 +83,21 @@ class Pulls:
         return self._policy.rule is not PullRule.NEVER and self._remote(text) is not None
 
     async def pull(self, reference: ImageReference, progress: Report) -> str:
-        """Pull now, whatever the rule; return the manifest's digest. See `Puller.pull`."""
+        """Pull now, whatever the rule, as the operator: from private registries too.
+
+        Returns the manifest's digest. See `Puller.pull`.
+        """
+        return await self._pull(reference, progress, replace(self._policy.options, named=None))
+
+    async def _pull(
+        self, reference: ImageReference, progress: Report, options: RegistryOptions
+    ) -> str:
         from waggle.infra.oci.registry.pull import Puller  # noqa: PLC0415 (0.2 s that few need)
 
         async with Unpacking(self._layers) as unpacking:
             puller = Puller(
                 self._store.layout,
-                self._policy.options,
+                options,
                 platform=self._store.platform,
                 on_layer=unpacking.start,
             )

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from waggle.domain.environment import Environment, Resources
-from waggle.domain.errors import MaxEnvironments, QuotaExceeded
+from waggle.domain.errors import MaxEnvironments
+from waggle.domain.quota import Quota, SeveralOwners, one_owner, share_of
 from waggle.service.live import LiveEnvironment
 
 
@@ -22,11 +23,13 @@ class Registry:
         capacity: int,
         per_owner: int = 0,
         slots_of: Callable[[Resources], int] = lambda _resources: 1,
+        several_owners: SeveralOwners = one_owner,
     ) -> None:
-        """`per_owner` is how many slots one owner may hold; 0 means any number."""
+        """`per_owner` is how many slots one owner may hold; 0 means a share of the capacity."""
         self._capacity = capacity
         self._per_owner = per_owner
         self._slots_of = slots_of
+        self._several_owners = several_owners
         self._live: dict[str, LiveEnvironment] = {}
         self._closed = False
 
@@ -53,13 +56,22 @@ class Registry:
 
     def require_room(self, owner: str, slots: int = 1) -> None:
         """Raise MaxEnvironments or QuotaExceeded unless so many more may run."""
+        quota = self._quota
+        if quota.most < self._capacity and not self._closed:  # tells more than that all are taken
+            own = self._held(each for each in self.environments() if each.owner == owner)
+            quota.require(owner, own, slots)
         if refusal := self.refusal(slots):
             raise refusal
-        own = self._held(each for each in self.environments() if each.owner == owner)
-        if self._per_owner and own + slots > self._per_owner:
-            raise QuotaExceeded(
-                f"You have {own} environments, of {self._per_owner} that you may have."
-            )
+
+    @property
+    def _quota(self) -> Quota:
+        share = share_of(self._capacity, several=self._several_owners())
+        return Quota(
+            "environments in memory",
+            self._per_owner or share,
+            "WAGGLE_MAX_ENVIRONMENTS_PER_OWNER",
+            "Destroy one of yours, or pause it with to_disk, then try again.",
+        )
 
     @property
     def held(self) -> int:
@@ -77,10 +89,9 @@ class Registry:
         """Know one that sleeps since an earlier server. It takes no slot."""
         self._live[live.environment.id] = live
 
-    @property
-    def asleep(self) -> int:
-        """How many are paused with their state on the disk."""
-        return sum(live.environment.is_asleep for live in self._live.values())
+    def asleep(self, owner: str) -> set[str]:
+        """The ids of an owner's that are paused with their state on the disk."""
+        return {each.id for each in self.environments() if each.owner == owner and each.is_asleep}
 
     def remove(self, environment_id: str) -> None:
         """Forget it. Idempotent."""

@@ -15,6 +15,7 @@ from waggle.domain.environment import Environment, Resources, parse_name, parse_
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.image import AllowedImages
 from waggle.domain.network import NetworkPolicy
+from waggle.domain.quota import SeveralOwners, one_owner
 from waggle.domain.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
 
@@ -63,6 +64,7 @@ class Pausing:
     keep: timedelta = timedelta(days=1)
     """How long they sleep before they are destroyed."""
     max_asleep: int = 20
+    """Of one owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,10 @@ class Limits:
     images: Mapping[RuntimeName, str]
     allowed: AllowedImages = NOTHING_ELSE
     per_owner: int = 0
-    """Environments of one owner; 0 means any number."""
+    """Slots of one owner; 0 means all, or half of them where there are several owners."""
+    several_owners: SeveralOwners = one_owner
+    disk_mib: int = 0
+    """Of one owner; 0 means all, or half of what there is where there are several owners."""
     pausing: Pausing = Pausing()
     most: Resources | None = None
     """What one environment may have at most; None means no more than `resources`."""

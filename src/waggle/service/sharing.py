@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Work that several callers wait for, and that goes on for a while when all of them have gone.
 
-Used by `images`: a client that gives up after a minute and calls again finds its image further on.
+Used by `images` and `unclaimed`: a client that gives up after a minute and calls again finds its
+image further on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -18,40 +20,51 @@ from waggle.domain.host import Progress
 from waggle.infra.tasks import end
 
 MAX_FOR_NOBODY = 4
+MAX_RECENT = 16
+"""Of what is told, so many are kept for who is slow to hear it."""
 _T = TypeVar("_T")
 Work = Callable[[Progress], Awaitable[_T]]
 log = structlog.get_logger(__name__)
 
 
-class _UnderWay(Generic[_T]):
+class UnderWay(Generic[_T]):
     """One piece of work. It has a task of its own, so that no caller's end is its end."""
 
     def __init__(self, work: Work[_T]) -> None:
         self.waiting = 0
         self.timer: asyncio.TimerHandle | None = None
         self.task = asyncio.ensure_future(work(self._tell))
-        self._newest: tuple[float, str] | None = None
+        self._recent: deque[tuple[float, str]] = deque(maxlen=MAX_RECENT)
+        self._told = 0
         self._changed = asyncio.Event()
 
     async def _tell(self, share: float, message: str) -> None:
-        self._newest = share, message
+        self._recent.append((share, message))
+        self._told += 1
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def follow(self, progress: Progress) -> _T:
-        """Wait for it, and pass on what it tells. Cancelling ends the wait only."""
-        told: tuple[float, str] | None = None
-        while not self.task.done():
-            changed = asyncio.ensure_future(self._changed.wait())
-            try:
-                await asyncio.wait({self.task, changed}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                changed.cancel()
-            if (newest := self._newest) not in (None, told):
-                told = newest
-                await progress(*newest)
+    async def follow(self, progress: Progress, *, ended: Callable[[], WaggleError]) -> _T:
+        """Wait for it, and pass on what it tells. Cancelling ends the wait only.
+
+        Raises what it raises, and what `ended` makes when it was cancelled.
+        """
+        heard = max(0, self._told - 1)  # who comes later begins with the newest
+        while True:
+            if fresh := self._told - heard:
+                heard = self._told
+                for share, message in [*self._recent][-fresh:]:
+                    await progress(share, message)
+            elif self.task.done():
+                break
+            else:
+                changed = asyncio.ensure_future(self._changed.wait())
+                try:
+                    await asyncio.wait({self.task, changed}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    changed.cancel()
         if self.task.cancelled():
-            raise ImageUnavailable("The server gave this up.", hint="Call again.")
+            raise ended()
         return self.task.result()
 
 
@@ -63,7 +76,7 @@ class Sharing(Generic[_T]):
 
     def __init__(self, linger: float) -> None:
         self._linger = linger
-        self._under_way: dict[str, _UnderWay[_T]] = {}
+        self._under_way: dict[str, UnderWay[_T]] = {}
 
     async def get(self, key: str, work: Work[_T], progress: Progress) -> _T:
         """What the work under that key comes to, begun now unless it is under way.
@@ -73,20 +86,20 @@ class Sharing(Generic[_T]):
         """
         shared = self._under_way.get(key)
         if shared is None:
-            shared = self._under_way[key] = _UnderWay(work)
+            shared = self._under_way[key] = UnderWay(work)
             shared.task.add_done_callback(lambda task: self._ended(key, task))
         if shared.timer is not None:
             shared.timer.cancel()
             shared.timer = None
         shared.waiting += 1
         try:
-            return await shared.follow(progress)
+            return await shared.follow(progress, ended=_given_up)
         finally:
             shared.waiting -= 1
             if shared.waiting == 0 and not shared.task.done():
                 self._leave(shared)
 
-    def _leave(self, shared: _UnderWay[_T]) -> None:
+    def _leave(self, shared: UnderWay[_T]) -> None:
         loop = asyncio.get_running_loop()
         shared.timer = loop.call_later(self._linger, shared.task.cancel)
         alone = [each for each in self._under_way.values() if each.timer is not None]
@@ -106,7 +119,11 @@ class Sharing(Generic[_T]):
             await end(*(shared.task for shared in self._under_way.values()))
 
 
-def _until(shared: _UnderWay[_T]) -> float:
+def _given_up() -> WaggleError:
+    return ImageUnavailable("The server gave this up.", hint="Call again.")
+
+
+def _until(shared: UnderWay[_T]) -> float:
     return shared.timer.when() if shared.timer is not None else 0.0
 
 

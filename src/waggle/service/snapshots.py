@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+from collections import Counter
 from collections.abc import Generator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -19,13 +21,13 @@ from waggle.domain.environment import Environment, parse_name
 from waggle.domain.errors import (
     InvalidArgument,
     NotFound,
-    QuotaExceeded,
     SnapshotFailed,
     Unsupported,
 )
 from waggle.domain.host import Progress, no_progress
 from waggle.domain.lookup import find_id, parse_reference_text
 from waggle.domain.protocols import Clock, NewId
+from waggle.domain.quota import Quota
 from waggle.domain.snapshot import Snapshot, SnapshotShelf
 from waggle.service.environments import EnvironmentService
 from waggle.service.request import CopyRequest
@@ -57,9 +59,16 @@ class SnapshotService:
         self._environments = environments
         self._shelf = shelf
         self._limits = limits
+        self._quota = Quota(
+            "snapshots",
+            limits.per_owner,
+            "WAGGLE_MAX_SNAPSHOTS",
+            "Delete one with delete_snapshot.",
+        )
         self._clock = clock
         self._new_id = new_id
         self._taking: dict[str, int] = {}
+        environments.disk.count(self._bytes)
 
     def list(self, *, owner: str) -> list[Snapshot]:
         """The owner's snapshots, oldest first."""
@@ -97,7 +106,10 @@ class SnapshotService:
         if name is not None:
             parse_name(name)
         with self._place(owner):
-            async with self._environments.using(environment_id, owner=owner) as (origin, guest):
+            async with (
+                self._environments.using(environment_id, owner=owner) as (origin, guest),
+                self._room(origin),
+            ):
                 await progress(0.0, "Freezing the machine")
                 try:
                     async with guest.moment() as moment:
@@ -198,16 +210,24 @@ class SnapshotService:
             raise Unsupported()
         return self._shelf
 
+    def _bytes(self) -> Counter[str]:
+        """What snapshots take of the disk, by owner."""
+        taken = Counter[str]()
+        for each in self.all():
+            taken[each.owner] += each.size
+        return taken
+
+    def _room(self, origin: Environment) -> AbstractAsyncContextManager[None]:
+        """For a snapshot: at most all of its memory, and a copy of its disk."""
+        memory = origin.resources.memory_mib << 20
+        return self._environments.disk.room(origin.owner, memory, copies=1, of=origin.id)
+
     @contextlib.contextmanager
     def _place(self, owner: str) -> Generator[None]:
         """Count one more snapshot of this owner while it is taken. Raises QuotaExceeded."""
         self._require_shelf()
         taking = self._taking.get(owner, 0)
-        if len(self.list(owner=owner)) + taking >= self._limits.per_owner:
-            raise QuotaExceeded(
-                f"You have {self._limits.per_owner} snapshots, which is all you may have.",
-                hint="Delete one with delete_snapshot.",
-            )
+        self._quota.require(owner, len(self.list(owner=owner)) + taking)
         self._taking[owner] = taking + 1
         try:
             yield

@@ -38,6 +38,8 @@ from waggle.service.launcher import Launcher
 from waggle.service.loaded import Loaded, closing_with
 
 log = structlog.get_logger(__name__)
+OF_ONE_OWNER, OF_ALL_OWNERS = 4, 64
+"""Templates that are kept where each owner has his own: one for each runtime, and of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +47,15 @@ class Recipe:
     """How templates are made. `warm` is what each runtime runs once; `certificates` is PEM.
 
     In the background they are made for machines of the `usual` size only, or clients could fill the
-    disk with sizes; None means any.
+    disk with sizes; None means any. Copies share memory with their template until they write: where
+    it is `apart`, each owner's machines go on from templates of his own, or boot.
     """
 
     scratch: Scratch
     certificates: bytes
     warm: Mapping[RuntimeName, Command]
     usual: Resources | None = None
+    apart: bool = False
 
 
 class Templates:
@@ -79,7 +83,13 @@ class Templates:
 
     async def find(self, blueprint: Blueprint) -> Template | None:
         """The template that such a machine can go on from. Raises SetupIncomplete without a VMM."""
+        if self._is_nobodys(blueprint):
+            return None
         return await asyncio.to_thread(self.store.find, self._key(blueprint))
+
+    def _is_nobodys(self, blueprint: Blueprint) -> bool:
+        """Whether it must not share memory with any: nobody knows yet whose it will be."""
+        return self._recipe.apart and blueprint.owner is None
 
     def want(self, blueprint: Blueprint) -> None:
         """Have the template for such a machine made in the background, if it is not under way.
@@ -88,6 +98,8 @@ class Templates:
         """
         usual = self._recipe.usual
         if self._tasks is None or (usual and blueprint.made_of.resources != usual):
+            return
+        if self._is_nobodys(blueprint):
             return
         try:
             key = self._key(blueprint)
@@ -128,6 +140,7 @@ class Templates:
             certificates=self._recipe.certificates,
             warmed=self._recipe.warm[blueprint.made_of.runtime].argv,
             vmm=self.hypervisor.fingerprint(),
+            owner=blueprint.owner if self._recipe.apart else None,
         )
 
     async def _make(self, key: TemplateKey, blueprint: Blueprint) -> None:
@@ -170,6 +183,7 @@ class Templates:
                 await asyncio.to_thread(frozen.save, work)
             await asyncio.to_thread(_finish, work)
             await asyncio.to_thread(self.store.place, key, work)
+        await asyncio.to_thread(self.store.trim, OF_ONE_OWNER, OF_ALL_OWNERS)
         log.info("template_made", template=key.id, image=blueprint.made_of.image.reference)
 
     async def _warm(self, port: int, keys: EnvironmentKeys, runtime: RuntimeName) -> None:

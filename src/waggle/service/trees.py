@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -66,6 +67,7 @@ class TreeService:
         self._record = record
         self._archives: dict[str, dict[str, Archive]] = {}
         environments.news.when_removed(self._forget)
+        environments.disk.count(self._bytes)
 
     async def upload(
         self, environment_id: str, path: str | None, archive: bytes, *, owner: str
@@ -134,6 +136,14 @@ class TreeService:
         kept[archive.id] = archive
         while len(kept) > MAX_KEPT:
             kept.pop(next(iter(kept))).content.close()
+
+    def _bytes(self) -> Counter[str]:
+        """What archives take of the disk, by owner."""
+        taken = Counter[str]()
+        for environment in self._environments.all():
+            archives = self._archives.get(environment.id, {}).values()
+            taken[environment.owner] += sum(each.size for each in archives)
+        return taken
 
     def _forget(self, environment_id: str) -> None:
         for archive in self._archives.pop(environment_id, {}).values():

@@ -11,7 +11,7 @@ from typing import BinaryIO, Self
 
 from waggle.domain.errors import ImageUnavailable
 from waggle.infra.oci.image import Descriptor
-from waggle.infra.oci.layers import LayerData, read_layer
+from waggle.infra.oci.layers import Take, read_layer
 from waggle.infra.oci.limits import DEFAULT_LIMITS
 from waggle.infra.oci.registry.incoming import Incoming
 from waggle.infra.oci.unpacked import UnpackedLayers
@@ -58,9 +58,11 @@ class Unpacking:
         await asyncio.gather(*map(asyncio.wrap_future, self._work), return_exceptions=True)
 
     def _unpack(self, layer: Descriptor, diff_id: str, reader: BinaryIO) -> None:
-        def unpack(data: Path) -> LayerData:
+        def unpack(data: Path, take: Take) -> int:
             return read_layer(
-                reader, layer, diff_id, data, DEFAULT_LIMITS, self._advance, verified=True
+                *(reader, layer, diff_id, data, take, DEFAULT_LIMITS),
+                advance=self._advance,
+                verified=True,
             )
 
         with reader:

@@ -63,7 +63,9 @@ class WarmMachine:
         await finish(self._destroy())
 
     async def _destroy(self) -> None:
-        await self.connection.aclose()
-        await self.launched.machine.stop()
+        try:
+            await self.launched.machine.stop()
+        finally:
+            await self.connection.aclose()
         await asyncio.to_thread(shutil.rmtree, self.blueprint.files, True)
         self.launched.lease.release()

@@ -31,6 +31,7 @@ from waggle.domain.access import (
     TokenRefused,
     Verifier,
 )
+from waggle.domain.quota import SeveralOwners, one_owner
 from waggle.web.answers import problem
 from waggle.web.protocol import CONNECTION, GuardedProtocol
 
@@ -69,10 +70,14 @@ class OAuthResource:
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """Who is let in; without a verifier everybody is, as the owner `local`."""
+    """Who is let in; without a verifier everybody is, as the owner `local`.
+
+    `several` says whether more than one owner may be.
+    """
 
     verifier: Verifier | None = None
     resource: OAuthResource | None = None
+    several: SeveralOwners = one_owner
 
     def challenge(self, error: str = "", scope: str = "") -> str:
         """The WWW-Authenticate header."""

@@ -24,6 +24,7 @@ from mcp_types import UNSUPPORTED_PROTOCOL_VERSION, RequestId
 from mcp_types.version import KNOWN_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from waggle.domain.quota import SeveralOwners, one_owner
 from waggle.large import TooLarge
 from waggle.messages import INVALID_PARAMS, INVALID_REQUEST, SERVER_BUSY, Message, NoMessage
 from waggle.web.access import owner_of
@@ -31,6 +32,7 @@ from waggle.web.answers import rpc_error
 from waggle.web.bodies import Bodies, BodyRefusedError, ClientGoneError, replay
 from waggle.web.headers import fields, text
 from waggle.web.reader import MessageReader
+from waggle.web.session_shares import SessionShares
 from waggle.web.single_event import as_json
 
 log = structlog.get_logger(__name__)
@@ -51,10 +53,14 @@ FLUSH_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """How long an unused 2025 session lives, in seconds, and how many there may be."""
+    """How long an unused 2025 session lives, in seconds, and how many there may be.
+
+    Where several owners may call, one of them may have half of these.
+    """
 
     idle_seconds: float
     maximum: int
+    several_owners: SeveralOwners = one_owner
 
 
 class McpEndpoint:
@@ -79,6 +85,7 @@ class McpEndpoint:
         self._stateless = StreamableHTTPSessionManager(
             server, stateless=True, max_request_body_size=most
         )
+        self._shares = SessionShares(self._stateful, sessions.maximum, sessions.several_owners)
         self._cut_calls = cut_calls
         self._bodies = bodies
         self._reader = reader
@@ -233,7 +240,7 @@ class McpEndpoint:
         if b"mcp-session-id" in headers and not modern:
             return self._stateful.handle_request, False
         if message.method == "initialize" and not modern:
-            return self._stateful.handle_request, True
+            return self._shares.opening(message.id), True
         return self._stateless.handle_request, not modern and message.method != "tools/call"
 
     def _unknown_version(self, version: str, message: Message) -> ASGIApp:

@@ -20,7 +20,6 @@ from waggle.memory import COLLECTOR
 from waggle.messages import Message, NoMessage, read
 from waggle.web.bodies import Body, BodyLimits
 
-
 _PAUSE_SECONDS = 0.001
 
 
@@ -59,5 +58,5 @@ class MessageReader:
 
 
 def _pause() -> None:
-    """Let go of Python's lock for long enough that the loop's thread, which waits for it, gets it."""
+    """Let go of Python's lock for so long that the loop's thread, which waits for it, gets it."""
     time.sleep(_PAUSE_SECONDS)

@@ -23,7 +23,6 @@ from waggle.web.app import WebApp
 from waggle.web.connections import ConnectionLimits, Connections
 from waggle.web.protocol import GuardedProtocol, guarded
 
-
 WAITING = 512
 """Connections that the kernel keeps until they are accepted."""
 AT_ONCE = 16

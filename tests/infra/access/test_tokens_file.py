@@ -137,3 +137,13 @@ async def test_what_is_no_tokens_file_is_refused_at_the_start(tmp_path: Path) ->
         opened(path, Clock())
     with pytest.raises(SettingsInvalid, match="Is a directory"):
         opened(tmp_path, Clock())
+
+
+async def test_whose_tokens_there_are_follows_the_file(tmp_path: Path) -> None:
+    path, clock = tmp_path / "tokens", Clock()
+    write(path, line("ann", TOKEN), line("metrics", OTHER))
+    tokens = opened(path, clock)
+    assert tokens.owners == {"ann"}, "metrics has no environments"
+    write(path, line("ann", TOKEN), line("bob", OTHER))
+    clock.seconds += 2
+    assert tokens.owners == {"ann", "bob"}

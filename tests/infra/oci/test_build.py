@@ -6,16 +6,18 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra.oci.build import build_image
+from waggle.infra.oci.build import build_image, is_outdated
 from waggle.infra.oci.definition import Archive, ImageDefinition, parse_definition
 from waggle.infra.oci.flatten import flatten
-from waggle.infra.oci.image import ResolvedImage
+from waggle.infra.oci.image import ImageConfig, ResolvedImage
 from waggle.infra.oci.plan import Node
+from waggle.infra.oci.publish import FINGERPRINT, fingerprint
 from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.wheels import download
 from waggle.infra.rootfs.disk import RootDisks
@@ -67,6 +69,24 @@ def test_the_same_definition_gives_the_same_digest(tmp_path: Path) -> None:
     assert left == {"blobs", "index.json", "oci-layout", ".lock"}
     disk = asyncio.run(RootDisks(tmp_path / "disks", flatten).ensure(one))
     subprocess.run(["fsck.erofs", disk], check=True, capture_output=True)
+
+
+def test_an_image_is_outdated_when_it_would_be_built_from_something_else() -> None:
+    def built(**labels: str) -> ResolvedImage:
+        config = ImageConfig("amd64", "linux", (), labels=labels)
+        return ResolvedImage("tiny", "sha256:0", config, (), Path())
+
+    definition = parse_definition("tiny", TINY)
+    mirror = "http://mirror.test/debian"
+    current = built(**{FINGERPRINT: fingerprint(definition, mirror)})
+    assert not is_outdated(definition, current, mirror)
+    assert is_outdated(replace(definition, epoch=1), current, mirror)
+    assert is_outdated(definition, current, "http://other.test/debian")
+    assert not is_outdated(definition, built(), mirror), "somebody's own under this name"
+    upper = parse_definition("upper", UPPER, base=lambda _name: definition)
+    on_older = built(**{FINGERPRINT: fingerprint(upper, mirror)})
+    changed = replace(upper, base=replace(definition, packages=("bash",)))
+    assert is_outdated(changed, on_older, mirror), "what it stands on counts"
 
 
 UPPER = """

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from tests.support.images import compressed, file, tar_bytes
+from tests.support.images import compressed, file, symlink, tar_bytes
 
 from waggle.domain.errors import ImageCorrupt
 from waggle.infra.oci.image import MEDIA_LAYER, Descriptor
 from waggle.infra.oci.layers import ALIGN, LayerData, read_layer
 from waggle.infra.oci.limits import DEFAULT_LIMITS, Limits
+from waggle.infra.oci.tar import Entry
 
 TAR = tar_bytes([file("a", b"first"), file("empty"), file("b", b"x" * 9000)])
 
@@ -38,7 +39,10 @@ def read(
     limits: Limits = DEFAULT_LIMITS,
 ) -> LayerData:
     descriptor = descriptor or describe(blob)
-    return read_layer(io.BytesIO(blob), descriptor, diff_id, where / "data", limits, ignore)
+    data, entries = where / "data", list[Entry]()
+    stream = io.BytesIO(blob)
+    size = read_layer(stream, descriptor, diff_id, data, entries.append, limits, advance=ignore)
+    return LayerData(entries, data, size)
 
 
 def ignore(count: int) -> None:
@@ -69,7 +73,9 @@ def test_reads_several_gzip_members_and_zstd_frames(tmp_path: Path) -> None:
 def test_progress_counts_every_stored_byte(tmp_path: Path) -> None:
     blob = compressed(TAR, "gzip")
     seen: list[int] = []
-    read_layer(io.BytesIO(blob), describe(blob), "", tmp_path / "data", DEFAULT_LIMITS, seen.append)
+    data, stream = tmp_path / "data", io.BytesIO(blob)
+    take = list[Entry]().append
+    read_layer(stream, describe(blob), "", data, take, DEFAULT_LIMITS, advance=seen.append)
     assert sum(seen) == len(blob)
 
 
@@ -123,6 +129,27 @@ def test_the_sum_of_sizes_is_limited_also_when_files_are_holes(tmp_path: Path) -
     layer = [file(f"f{n}", pax_headers=headers) for n in range(5)]
     with pytest.raises(ImageCorrupt, match=r"unpacks to more"):
         read(tmp_path, compressed(tar_bytes(layer), "gzip"))
+
+
+def test_the_sum_of_names_links_and_attributes_is_limited(tmp_path: Path) -> None:
+    layers = (
+        [file(f"{n}/{'x' * 200}") for n in range(10)],
+        [symlink(f"{n}", "x" * 200) for n in range(10)],
+        [file(f"{n}", pax_headers={"SCHILY.xattr.user.k": "v" * 200}) for n in range(10)],
+    )
+    for layer in layers:
+        blob = compressed(tar_bytes(layer), "gzip")
+        with pytest.raises(ImageCorrupt, match=r"take more than 1500 bytes"):
+            read(tmp_path, blob, limits=Limits(metadata_bytes=1500))
+        (tmp_path / "data").unlink()
+        assert len(read(tmp_path, blob, limits=Limits(metadata_bytes=3000)).entries) == 10
+        (tmp_path / "data").unlink()
+
+
+def test_components_of_names_are_held_once(tmp_path: Path) -> None:
+    blob = compressed(tar_bytes([file("usr/lib/a"), file("usr/lib/b")]), "gzip")
+    a, b = read(tmp_path, blob).entries
+    assert a.path[1] is b.path[1]
 
 
 def test_too_many_entries_are_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from waggle.infra.oci.layers import read_entries, read_layer
 from waggle.infra.oci.limits import DEFAULT_LIMITS
 from waggle.infra.oci.pack import PackedLayer, drop, pack
 from waggle.infra.oci.plan import Node, merge, walk
+from waggle.infra.oci.tar import Entry
 
 EPOCH = 1_767_225_600
 LAYER: Layer = [
@@ -42,7 +43,9 @@ LAYER: Layer = [
 
 def tree_of(layer: Layer, data: Path) -> Node:
     with data.open("w+b") as out:
-        entries = read_entries(io.BytesIO(tar_bytes(layer)), out.fileno(), DEFAULT_LIMITS)
+        entries: list[Entry] = []
+        stream = io.BytesIO(tar_bytes(layer))
+        read_entries(stream, out.fileno(), entries.append, DEFAULT_LIMITS)
     return merge([entries], DEFAULT_LIMITS)
 
 
@@ -66,8 +69,10 @@ def test_what_is_packed_is_read_back_whole(tmp_path: Path) -> None:
     descriptor = Descriptor(f"{MEDIA_LAYER}+gzip", done.digest, done.size)
     again = tmp_path / "again"
     with blob.open("rb") as file_:
-        layer = read_layer(file_, descriptor, done.diff_id, again, DEFAULT_LIMITS, lambda _: None)
-    root = merge([layer.entries], DEFAULT_LIMITS)
+        entries: list[Entry] = []
+        place = (again, entries.append, DEFAULT_LIMITS)
+        read_layer(file_, descriptor, done.diff_id, *place, advance=lambda _: None)
+    root = merge([entries], DEFAULT_LIMITS)
     found = {b"/".join(path).decode(): node for path, node in walk(root) if path}
     before = tree_of(LAYER, tmp_path / "data")
     for path, node in walk(before):

@@ -198,3 +198,18 @@ def test_merging_agrees_with_the_model(layers: list[list[tuple[str, str]]]) -> N
     tree = merged(*map(_members, layers))
     found = {p: "dir" if n.is_dir else f"file {n.content[0]}" for p, n in tree.items()}
     assert found == expected
+
+
+def test_the_steps_of_following_links_are_limited() -> None:
+    links = [symlink("l0", "/" + "./" * 1000 + "d"), directory("d")]
+    names = [file(f"l0/{n}") for n in range(100)]
+    assert len(merged([*links, *names])) == 102
+    with pytest.raises(ImageCorrupt, match="too long to follow"):
+        merged([*links, *names], limits=Limits(steps=20_000))
+
+
+def test_the_sum_of_names_of_all_layers_is_limited() -> None:
+    one, two = [file("a" * 100)], [file("b" * 100)]
+    assert len(merged(one, two)) == 2
+    with pytest.raises(ImageCorrupt, match="take more than 150 bytes"):
+        merged(one, two, limits=Limits(metadata_bytes=150))

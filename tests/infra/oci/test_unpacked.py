@@ -16,7 +16,7 @@ from tests.support.images import directory, file, hard_link, symlink, tar_bytes
 
 from waggle.domain.errors import ImageCorrupt
 from waggle.infra.oci.image import MEDIA_LAYER, Descriptor
-from waggle.infra.oci.layers import LayerData, read_layer
+from waggle.infra.oci.layers import Take, read_layer
 from waggle.infra.oci.limits import DEFAULT_LIMITS
 from waggle.infra.oci.tar import Entry
 from waggle.infra.oci.unpacked import UnpackedLayers, _entry, _row
@@ -34,12 +34,13 @@ names = st.binary(min_size=1, max_size=20)
 numbers = st.integers(0, 1 << 40)
 
 
-def unpack(data: Path) -> LayerData:
+def unpack(data: Path, take: Take) -> int:
     blob = Descriptor(MEDIA_LAYER, DIFF_ID, len(TAR))
-    return read_layer(io.BytesIO(TAR), blob, DIFF_ID, data, DEFAULT_LIMITS, lambda _: None)
+    place = (data, take, DEFAULT_LIMITS)
+    return read_layer(io.BytesIO(TAR), blob, DIFF_ID, *place, advance=lambda _: None)
 
 
-def never(_data: Path) -> LayerData:
+def never(_data: Path, _take: Take) -> int:
     raise AssertionError("it is here already")
 
 
@@ -59,7 +60,7 @@ def test_a_layer_is_unpacked_once_and_found_as_it_was(layers: UnpackedLayers) ->
 def test_what_fails_leaves_nothing_and_the_next_may_succeed(
     layers: UnpackedLayers, tmp_path: Path
 ) -> None:
-    def fails(data: Path) -> LayerData:
+    def fails(data: Path, _take: Take) -> int:
         data.write_bytes(b"half")
         raise ImageCorrupt("cut")
 
@@ -73,11 +74,11 @@ def test_two_at_once_unpack_it_once(layers: UnpackedLayers) -> None:
     calls: list[Path] = []
     inside, go_on = threading.Event(), threading.Event()
 
-    def slow(data: Path) -> LayerData:
+    def slow(data: Path, take: Take) -> int:
         calls.append(data)
         inside.set()
         assert go_on.wait(10)
-        return unpack(data)
+        return unpack(data, take)
 
     threads = [threading.Thread(target=layers.ensure, args=(DIFF_ID, slow)) for _ in range(2)]
     for thread in threads:
@@ -92,18 +93,19 @@ def test_two_at_once_unpack_it_once(layers: UnpackedLayers) -> None:
 def test_nobody_waits_for_a_layer_whose_bytes_are_still_to_come(layers: UnpackedLayers) -> None:
     inside, go_on = threading.Event(), threading.Event()
 
-    def slow(data: Path) -> LayerData:
+    def slow(data: Path, take: Take) -> int:
         inside.set()
         assert go_on.wait(10)
-        return unpack(data)
+        return unpack(data, take)
 
     with ThreadPoolExecutor(1) as pool:
         adding = pool.submit(layers.add, DIFF_ID, slow)
         assert inside.wait(10)
         made = layers.ensure(DIFF_ID, unpack)
         go_on.set()
-        assert adding.result(20) == made
-    assert layers.add(DIFF_ID, never) == made
+        adding.result(20)
+    assert layers.find(DIFF_ID) == made
+    layers.add(DIFF_ID, never)
 
 
 def test_what_a_killed_maker_left_goes_and_what_is_being_made_stays(
@@ -112,20 +114,20 @@ def test_what_a_killed_maker_left_goes_and_what_is_being_made_stays(
     left = tmp_path / "layers" / ".new-killed"
     (left / "layer").mkdir(parents=True)
 
-    def look(data: Path) -> LayerData:
+    def look(data: Path, take: Take) -> int:
         assert not left.exists()
         layers.ensure(OTHER, unpack)
         assert data.parent.exists()
-        return unpack(data)
+        return unpack(data, take)
 
     assert layers.ensure(DIFF_ID, look) == layers.find(DIFF_ID)
     assert not list((tmp_path / "layers").glob(".new-*"))
 
 
-@pytest.mark.parametrize("damage", [b"", b"[[]", b"[[[]], 5]", b"null", b"\xff"])
+@pytest.mark.parametrize("damage", [b"", b"[[]", b"[[]]\n5", b"[]\n", b"null", b"\xff"])
 def test_a_damaged_one_is_unpacked_again(layers: UnpackedLayers, damage: bytes) -> None:
     made = layers.ensure(DIFF_ID, unpack)
-    (made.data.parent / "entries.json").write_bytes(damage)
+    (made.data.parent / "entries.jsonl").write_bytes(damage)
     assert layers.find(DIFF_ID) is None
     assert layers.ensure(DIFF_ID, unpack) == made
 

@@ -6,6 +6,7 @@ What hard links and other owners need is the guest's part: tests/infra/rootfs/te
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import stat
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.infra.ssh.peer import peer
+from tests.support.waiting import until
 
 from waggle.domain.errors import FileRefused
 from waggle.infra.ssh.connection import SshConnection
@@ -87,6 +89,24 @@ async def test_links_are_written_through(tmp_path: Path) -> None:
     targets = [Path("d/real"), tmp_path / "one", Path("d/made"), Path("no/where")]
     assert [(tmp_path / name).readlink() for name in links] == targets
     assert sorted(path.name for path in real.parent.iterdir()) == ["made", "real"]
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("leaks")
+async def test_a_write_cancelled_at_any_step_leaves_no_other_file(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    seen: set[bytes] = set()
+    async with files() as made:
+        for steps in range(80):
+            path.write_bytes(b"old")
+            task = asyncio.ensure_future(made.write(str(path), b"new"))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await until(lambda: [each.name for each in tmp_path.iterdir()] == ["f"], 5)
+            seen.add(path.read_bytes())
+    assert seen == {b"old", b"new"}
 
 
 @given(st.integers(0, 0o7777))

@@ -127,3 +127,20 @@ def test_what_another_version_left_is_replaced(store: TemplateStore) -> None:
     assert again(store).find(KEY) is None
     make(store)
     assert again(store).find(KEY) is not None
+
+
+def test_of_templates_that_are_one_owners_the_last_used_are_kept(store: TemplateStore) -> None:
+    def of(owner: str, number: int) -> TemplateKey:
+        return TemplateKey({**KEY.parts, "cpus": str(number), "owner": owner})
+
+    make(store)
+    for age, key in enumerate([of("bob", 1), *(of("ann", number) for number in (1, 2, 3))]):
+        make(store, key)
+        os.utime(store.directory / key.id, (1_000 + age, 1_000 + age))
+    os.utime(store.directory / KEY.id, (1, 1))
+    store.trim(2, 9)
+    assert {each.key.id for each in store.all()} == {
+        each.id for each in (KEY, of("bob", 1), of("ann", 2), of("ann", 3))
+    }, "what is everybody's stays, however old"
+    store.trim(2, 2)
+    assert {each.key.id for each in store.all()} == {KEY.id, of("ann", 2).id, of("ann", 3).id}

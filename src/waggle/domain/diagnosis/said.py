@@ -14,12 +14,13 @@ from typing import Final
 from waggle.domain.diagnosis.clues import last_words
 from waggle.domain.diagnosis.getting import as_root, has
 from waggle.domain.diagnosis.resources import more_disk, more_memory
-from waggle.domain.diagnosis.told import Diagnosis
+from waggle.domain.diagnosis.told import Diagnosis, shown
 from waggle.domain.evidence import Evidence
 from waggle.domain.execution import GuestUser
 
 _Rule = Diagnosis | Callable[[Evidence, "re.Match[str]"], Diagnosis | None]
 
+_MAX_HOLDERS: Final = 3
 _DENIED: Final = (
     r"PermissionError: \[Errno 13\] Permission denied"
     r"|\bEACCES\b.{0,20}permission denied|code EACCES"
@@ -46,9 +47,21 @@ def _with_root(evidence: Evidence) -> str:
 
 
 def address_in_use(evidence: Evidence, match: re.Match[str]) -> Diagnosis:
-    """Another program listens on the port."""
+    """Another program listens on the port: which, where the guest told."""
     port = next((each for each in match.groups() if each), "")
     where = f"port {port}" if port else "the port that it wants"
+    holders = [each for each in evidence.listeners if str(each.port) == (port or str(each.port))]
+    if holders:
+        listed = "; ".join(
+            f"pid {each.pid} on port {each.port}, {shown(each.command)}"
+            for each in holders[:_MAX_HOLDERS]
+        )
+        pid = str(holders[0].pid) if len(holders) == 1 else "PID"
+        return Diagnosis(
+            "address_in_use",
+            f"Another program listens on {where} already: {listed}.",
+            f"Use another port, or end that program: {as_root(evidence, f'kill {pid}')}.",
+        )
     look = f"{as_root(evidence, 'ss -ltnp')} shows which; " if has(evidence, "ss") else ""
     return Diagnosis(
         "address_in_use",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from waggle.domain.access import Identity, TokenRefused
+from waggle.domain.access import METRICS, Identity, Owner, TokenRefused
 from waggle.domain.errors import SettingsInvalid
 from waggle.infra.access.tokens_text import MAX_BYTES, Entry, digest, parse_tokens
 
@@ -49,6 +49,7 @@ class TokensFile:
         self._now = now
         self._monotonic = monotonic
         self._entries, self._mark = load_tokens(path)
+        self._owners: frozenset[Owner] | None = None
         self._checked = monotonic()
 
     async def verify(self, token: str) -> Identity:
@@ -63,6 +64,14 @@ class TokensFile:
         if entry.expires is not None and self._now() >= entry.expires:
             raise TokenRefused("expired")
         return Identity(entry.owner, "token")
+
+    @property
+    def owners(self) -> frozenset[Owner]:
+        """Whose environments its tokens open, expired ones included."""
+        self._refresh()
+        if self._owners is None:
+            self._owners = frozenset(each.owner for each in self._entries.values()) - {METRICS}
+        return self._owners
 
     def _refresh(self) -> None:
         moment = self._monotonic()
@@ -81,6 +90,7 @@ class TokensFile:
             if mark is None:
                 raise SettingsInvalid(f"{self._path} cannot be read: {why}.")
             self._entries, self._mark = load_tokens(self._path)
+            self._owners = None
         except SettingsInvalid as error:
             self._mark = mark
             log.error("tokens_not_reloaded", why=error.message, kept=len(self._entries))

@@ -107,6 +107,15 @@ def build_image(
     return store.resolve(definition.name)
 
 
+def is_outdated(definition: ImageDefinition, image: ResolvedImage, mirror: str = "") -> bool:
+    """Whether `image` was built by `build_image` from something else than it would be now.
+
+    False for an image that it did not build: that is somebody's own, under this name.
+    """
+    made_from = image.config.labels.get(FINGERPRINT)
+    return made_from not in (None, fingerprint(definition, debian_mirror(mirror)))
+
+
 def _silent(fraction: float, text: str) -> None:
     """Report to nobody."""
 
@@ -169,7 +178,7 @@ class _Work:
         place.mkdir()
         return flatten(below, place, lambda f, text: self._report(0.05 + f * 0.05, text))
 
-    def _bootstrap(self, lower: FlatImage | None) -> tuple[tuple[Entry, ...], Path]:
+    def _bootstrap(self, lower: FlatImage | None) -> tuple[list[Entry], Path]:
         """Make the Debian tree; return its entries and the file of their contents."""
         made = self._definition
         mode = mmdebstrap_mode(os.geteuid())
@@ -193,8 +202,9 @@ class _Work:
             self._report(at, text)
 
         data = self._workspace / "tree.data"
+        entries: list[Entry] = []
         with debian_tree(argv, line) as stream, data.open("xb") as out:
-            entries = read_entries(stream, out.fileno(), DEFAULT_LIMITS)
+            read_entries(stream, out.fileno(), entries.append, DEFAULT_LIMITS)
         return entries, data
 
     def _extras(self) -> tuple[list[Entry], Path]:

@@ -16,10 +16,11 @@ from threading import Event, Lock
 
 from waggle.domain.errors import ImageCorrupt
 from waggle.infra.oci.image import Descriptor, ResolvedImage, paired
-from waggle.infra.oci.layers import LayerData, read_layer
+from waggle.infra.oci.layers import LayerData, Take, read_layer
 from waggle.infra.oci.layout import Layout
 from waggle.infra.oci.limits import DEFAULT_LIMITS, Limits
 from waggle.infra.oci.plan import Node, merge
+from waggle.infra.oci.tar import Entry
 from waggle.infra.oci.unpacked import UnpackedLayers
 
 Advance = Callable[[float, str], None]
@@ -94,13 +95,14 @@ def _flatten(
     layout, meter = Layout(image.layout), _Meter(image, progress)
 
     def read(number: int, layer: Descriptor, diff_id: str) -> LayerData:
-        def unpack(data: Path) -> LayerData:
+        def unpack(data: Path, take: Take) -> int:
             with layout.open_blob(layer, image.remedy) as blob:
-                return read_layer(blob, layer, diff_id, data, limits, meter.advance)
+                return read_layer(blob, layer, diff_id, data, take, limits, advance=meter.advance)
 
-        if kept is None:
-            return unpack(workspace / f"layer-{number}")
-        return kept.ensure(diff_id, unpack)
+        if kept is not None:
+            return kept.ensure(diff_id, unpack)
+        data, entries = workspace / f"layer-{number}", list[Entry]()
+        return LayerData(entries, data, unpack(data, entries.append))
 
     with ThreadPoolExecutor(_WORKERS, "waggle-layer") as pool:
         futures = [pool.submit(read, n, *pair) for n, pair in enumerate(pairs)]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +23,8 @@ from waggle.infra.oci.image import Descriptor
 from waggle.infra.oci.limits import Limits
 from waggle.infra.oci.tar import Entry, TarReader
 
+Take = Callable[[Entry], None]
+"""Given each entry of a layer, in archive order."""
 ALIGN = 4096
 _BUFFER = 1 << 20
 
@@ -31,7 +33,7 @@ _BUFFER = 1 << 20
 class LayerData:
     """An unpacked layer: its entries in archive order and where their contents are."""
 
-    entries: tuple[Entry, ...]
+    entries: Sequence[Entry]
     data: Path
     unpacked_bytes: int
 
@@ -41,43 +43,59 @@ def read_layer(
     descriptor: Descriptor,
     diff_id: str,
     data: Path,
+    take: Take,
     limits: Limits,
-    advance: Callable[[int], None],
     *,
+    advance: Callable[[int], None],
     verified: bool = False,
-) -> LayerData:
+) -> int:
     """Unpack and verify one layer; `data` must not exist and is the caller's to remove.
 
-    `advance` is told the packed bytes as they are read and may raise to give up. Blocks the thread.
-    `verified` is as in `LayerStream`. Raises ImageCorrupt (nothing read before may be used then),
-    OSError, and what `blob` raises.
+    `take` is given each entry; none of them is kept here. `advance` is told the packed bytes as
+    they are read and may raise to give up. Blocks the thread. `verified` is as in `LayerStream`.
+    Returns the unpacked bytes. Raises ImageCorrupt (nothing read before may be used then), OSError,
+    and what `blob` raises.
     """
     with (
         LayerStream(blob, descriptor, diff_id, limits, advance, verified=verified) as stream,
         data.open("xb") as out,
     ):
         buffered = io.BufferedReader(stream, _BUFFER)
-        entries = read_entries(buffered, out.fileno(), limits)
+        read_entries(buffered, out.fileno(), take, limits)
         stream.finish()
-        return LayerData(entries, data, stream.unpacked_bytes)
+        return stream.unpacked_bytes
 
 
-def read_entries(stream: BinaryIO, out: int, limits: Limits, start: int = 0) -> tuple[Entry, ...]:
-    """Read a tar stream to its end, writing contents to the descriptor `out` from `start` on."""
+def read_entries(stream: BinaryIO, out: int, take: Take, limits: Limits) -> None:
+    """Read a tar stream to its end, writing contents to the descriptor `out` from 0 on."""
     reader = TarReader(stream, limits)
-    entries: list[Entry] = []
-    end, total = start, 0
-    for entry in reader:
-        if len(entries) >= limits.entries:
+    end = total = metadata = 0
+    for count, entry in enumerate(reader):
+        if count >= limits.entries:
             raise ImageCorrupt(f"A layer has more than {limits.entries} entries.")
         if sum(len(name) + len(value) + 8 for name, value in entry.xattrs) > limits.xattr_bytes:
             raise ImageCorrupt("A layer has a file with too many extended attributes.")
+        metadata += weight(entry)
+        check_metadata(metadata, limits)
         total += entry.size
         if total > limits.total_bytes:
             raise ImageCorrupt(f"The image unpacks to more than {limits.total_bytes} bytes.")
         for offset, chunk in reader.content():
             os.pwrite(out, chunk, end + offset)
-        entries.append(dataclasses.replace(entry, offset=end) if entry.size else entry)
+        take(dataclasses.replace(entry, offset=end) if entry.size else entry)
         end += -(-entry.size // ALIGN) * ALIGN
     os.ftruncate(out, end)
-    return tuple(entries)
+
+
+def weight(entry: Entry) -> int:
+    """Bytes of an entry that are not its file's content."""
+    attributes = sum(len(name) + len(value) for name, value in entry.xattrs)
+    return sum(map(len, entry.path)) + len(entry.link) + attributes
+
+
+def check_metadata(count: int, limits: Limits) -> None:
+    """Raise ImageCorrupt when the names, links and attributes of an image are too many bytes."""
+    if count > limits.metadata_bytes:
+        raise ImageCorrupt(
+            f"Its names, links and attributes take more than {limits.metadata_bytes} bytes."
+        )

@@ -27,6 +27,10 @@ class Limits:
     """One PAX or GNU extension header, which is held in memory."""
     xattr_bytes: int = 3900
     """All extended attributes of one file as they are stored on the disk."""
+    metadata_bytes: int = 256 << 20
+    """Names, link targets and attributes of all entries together, which are held in memory."""
+    steps: int = 30_000_000
+    """Components that are looked up while the layers are merged: links lead to more of them."""
 
 
 DEFAULT_LIMITS = Limits()

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import itertools
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from waggle.domain.errors import ImageCorrupt
+from waggle.infra.oci.layers import check_metadata, weight
 from waggle.infra.oci.limits import Limits
 from waggle.infra.oci.paths import Path, clean_path, shown
 from waggle.infra.oci.tar import Entry
@@ -51,7 +52,7 @@ class Node:
         return stat.S_ISLNK(self.mode)
 
 
-def merge(layers: Iterable[Sequence[Entry]], limits: Limits) -> Node:
+def merge(layers: Iterable[Iterable[Entry]], limits: Limits) -> Node:
     """Apply the layers, lowest first; return the root. Raises ImageCorrupt."""
     merger = _Merger(limits)
     for number, entries in enumerate(layers):
@@ -74,17 +75,19 @@ class _Merger:
         self.root = Node(stat.S_IFDIR | 0o755)
         self._limits = limits
         self._layer = 0
-        self._count = 0
+        self._count = self._metadata = self._steps = 0
         self._touched: dict[Node, set[bytes]] = {}
         """For each directory the names that the current layer put there, or put something below."""
 
-    def apply(self, number: int, entries: Sequence[Entry]) -> None:
+    def apply(self, number: int, entries: Iterable[Entry]) -> None:
         self._layer = number
         self._touched = {}
-        self._count += len(entries)
-        if self._count > self._limits.entries:
-            raise ImageCorrupt(f"The image has more than {self._limits.entries} entries.")
         for entry in entries:
+            self._count += 1
+            if self._count > self._limits.entries:
+                raise ImageCorrupt(f"The image has more than {self._limits.entries} entries.")
+            self._metadata += weight(entry)
+            check_metadata(self._metadata, self._limits)
             if not entry.path:
                 self._update_root(entry)
             elif entry.path[-1].startswith(_WHITEOUT):
@@ -170,6 +173,9 @@ class _Merger:
         trail = [(b"", self.root)]
         links = 0
         while todo:
+            self._steps += 1
+            if self._steps > self._limits.steps:
+                raise ImageCorrupt("Its symlinks and deep names take too long to follow.")
             name = todo.pop()
             if name in {b"", b".", b".."}:
                 trail = trail[:-1] if name == b".." and len(trail) > 1 else trail

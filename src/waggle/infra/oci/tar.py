@@ -82,6 +82,8 @@ class TarReader:
         self._stored = 0
         self._padding = 0
         self._segments: list[tuple[int, int]] = []
+        self._parts: dict[bytes, bytes] = {}
+        """Each component of a path once: an archive repeats its directories' names."""
 
     def __iter__(self) -> Iterator[Entry]:
         """Yield entries up to the end of the archive; unread content is skipped."""
@@ -180,7 +182,7 @@ class TarReader:
         is_device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
         mtime = records.get(b"mtime")
         return Entry(
-            path=clean_path(name, self._limits),
+            path=tuple(self._parts.setdefault(p, p) for p in clean_path(name, self._limits)),
             mode=mode | (number(header[100:108]) & 0o7777),
             uid=owner(record_number(records, b"uid", header[108:116])),
             gid=owner(record_number(records, b"gid", header[116:124])),

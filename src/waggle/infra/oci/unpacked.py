@@ -18,36 +18,38 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import cast
 
+from waggle.domain.errors import ImageCorrupt
 from waggle.infra.files import FileLock, sync_directory
 from waggle.infra.oci.digests import DIGEST
-from waggle.infra.oci.layers import LayerData
+from waggle.infra.oci.layers import LayerData, Take
 from waggle.infra.oci.tar import Entry
 
-_FORMAT = 1
+_FORMAT = 2
 """Part of the name: a change of what is written must not meet old files."""
 _LOCK_SECONDS = 1800.0
 _IN_USE_SECONDS = 3600.0
 """A disk may be in the making from a layer that was asked for so lately."""
-_DATA, _ENTRIES = "data", "entries.json"
+_DATA, _ENTRIES = "data", "entries.jsonl"
 _TEMPORARY = ".new-"
-Unpack = Callable[[Path], LayerData]
-"""Unpacks a layer into the file given, which does not exist yet; raises when it is not as said."""
+Unpack = Callable[[Path, Take], int]
+"""Unpacks a layer into the file given, which does not exist yet, gives each entry to the other, and
+returns the unpacked bytes; raises when the layer is not as said."""
 
 
 class UnpackedLayers:
     """The unpacked layers in one directory; safe for any number of threads and processes."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
 
     def find(self, diff_id: str) -> LayerData | None:
         """Return a layer that is here, and note its use. A damaged one counts as not here."""
         path = self._path(diff_id)
         try:
             os.utime(path)
-            kept: object = json.loads((path / _ENTRIES).read_bytes())
-            entries, size = cast("tuple[list[list[object]], int]", kept)
-            return LayerData(tuple(map(_entry, entries)), path / _DATA, size)
+            with (path / _ENTRIES).open(encoding="ascii") as lines:
+                *rows, size = map(json.loads, lines)
+            return LayerData(tuple(map(_entry, rows)), path / _DATA, int(size))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -63,48 +65,59 @@ class UnpackedLayers:
             if found := self.find(diff_id):
                 return found
             with self._workspace() as workspace:
-                return self._place(diff_id, _make(workspace, unpack))
+                self._place(diff_id, _make(workspace, unpack))
+            if found := self.find(diff_id):
+                return found
+            raise ImageCorrupt(f"The layer {diff_id} was unpacked and cannot be read.")
 
-    def add(self, diff_id: str, unpack: Unpack) -> LayerData:
+    def add(self, diff_id: str, unpack: Unpack) -> None:
         """As `ensure`, but `unpack` may wait for bytes from afar: nobody waits for it meanwhile.
 
-        Two calls at once may both unpack; then the first to be ready counts.
+        Holds no entries in memory. Two calls at once may both unpack; then the first counts.
         """
-        if found := self.find(diff_id):
-            return found
+        if self._is_here(diff_id):
+            return
         with self._workspace() as workspace:
             made = _make(workspace, unpack)
             with self._lock(diff_id):
-                return self.find(diff_id) or self._place(diff_id, made)
+                if not self._is_here(diff_id):
+                    self._place(diff_id, made)
+
+    def _is_here(self, diff_id: str) -> bool:
+        """Whether a layer has its final name, which only whole ones get; note its use."""
+        try:
+            os.utime(self._path(diff_id))
+        except OSError:
+            return False
+        return True
 
     def _lock(self, diff_id: str) -> FileLock:
         path = self._path(diff_id)
-        self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        return FileLock(self._directory / f".{path.name}.lock", timeout=_LOCK_SECONDS)
+        self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return FileLock(self.directory / f".{path.name}.lock", timeout=_LOCK_SECONDS)
 
-    def _place(self, diff_id: str, made: LayerData) -> LayerData:
+    def _place(self, diff_id: str, made: Path) -> None:
         """Give what is whole and on the disk its name. The caller holds the layer's lock."""
         target = self._path(diff_id)
         shutil.rmtree(target, ignore_errors=True)  # damaged, or it would have been found
-        made.data.parent.rename(target)
-        sync_directory(self._directory)
-        return LayerData(made.entries, target / _DATA, made.unpacked_bytes)
+        made.rename(target)
+        sync_directory(self.directory)
 
     @contextlib.contextmanager
     def _workspace(self) -> Generator[Path]:
         """Give a private directory, which is removed afterwards; those of killed makers go, too."""
-        self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            with FileLock(self._directory / ".lock", timeout=_LOCK_SECONDS):
+            with FileLock(self.directory / ".lock", timeout=_LOCK_SECONDS):
                 self._sweep()
-                made = tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=self._directory)
+                made = tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=self.directory)
                 path = Path(stack.enter_context(made))
                 stack.enter_context(FileLock(path / ".lock", timeout=0))
             yield path
 
     def _sweep(self) -> None:
         """Remove what killed makers left; a workspace in use is told by its own lock."""
-        for leftover in self._directory.glob(f"{_TEMPORARY}*"):
+        for leftover in self.directory.glob(f"{_TEMPORARY}*"):
             lock = FileLock(leftover / ".lock", timeout=0)
             with contextlib.suppress(OSError):
                 if lock.try_acquire():
@@ -117,7 +130,7 @@ class UnpackedLayers:
         What was used within the last hour stays, and so does what another process makes just now.
         """
         kept = [
-            (path.stat().st_mtime, path, _size(path)) for path in self._directory.glob("[!.]*.v*")
+            (path.stat().st_mtime, path, _size(path)) for path in self.directory.glob("[!.]*.v*")
         ]
         total, freed = sum(size for _, _, size in kept), 0
         for used, path, size in sorted(kept):
@@ -130,24 +143,27 @@ class UnpackedLayers:
     def _path(self, diff_id: str) -> Path:
         if not DIGEST.fullmatch(diff_id):
             raise ValueError(f"{diff_id!r} is not a digest")
-        return self._directory / f"{diff_id.partition(':')[2]}.v{_FORMAT}"
+        return self.directory / f"{diff_id.partition(':')[2]}.v{_FORMAT}"
 
 
 def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.iterdir())
 
 
-def _make(workspace: Path, unpack: Unpack) -> LayerData:
-    """Unpack into a directory of the workspace, which is whole and on the disk afterwards."""
+def _make(workspace: Path, unpack: Unpack) -> Path:
+    """Unpack into a directory of the workspace, which is whole and on the disk afterwards.
+
+    Each line of its list is an entry, the last one the unpacked bytes.
+    """
     whole = workspace / "layer"
     whole.mkdir()
-    made = unpack(whole / _DATA)
-    rows = [_row(entry) for entry in made.entries]
-    (whole / _ENTRIES).write_text(json.dumps([rows, made.unpacked_bytes]))
+    with (whole / _ENTRIES).open("x", encoding="ascii") as lines:
+        size = unpack(whole / _DATA, lambda entry: print(json.dumps(_row(entry)), file=lines))
+        print(size, file=lines)
     for path in (whole / _DATA, whole / _ENTRIES):
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    return made
+    return whole
 
 
 def _row(entry: Entry) -> list[object]:

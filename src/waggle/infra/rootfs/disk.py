@@ -76,7 +76,7 @@ class RootDisks(Generic[ImageT]):
 
     def __init__(self, directory: Path, flatten: Callable[[ImageT, Path, Advance], Flat]) -> None:
         """`flatten(image, workspace, progress)` makes the tree; it may raise and block."""
-        self._directory = directory
+        self.directory = directory
         self._flatten = flatten
 
     def path(self, digest: str) -> Path:
@@ -84,7 +84,7 @@ class RootDisks(Generic[ImageT]):
         match = _DIGEST.fullmatch(digest)
         if not match:
             raise InvalidArgument(f"{digest!r} is not a sha256 digest.")
-        return self._directory / f"{match[1]}.v{_FORMAT}.erofs"
+        return self.directory / f"{match[1]}.v{_FORMAT}.erofs"
 
     def find(self, digest: str) -> Path | None:
         """Return the disk if it is made already, and note that it was used."""
@@ -107,7 +107,7 @@ class RootDisks(Generic[ImageT]):
         """
         if found := self.find(image.digest):
             return found
-        self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         async with self._lock(image.digest):
             if found := self.find(image.digest):
                 return found
@@ -115,12 +115,12 @@ class RootDisks(Generic[ImageT]):
 
     def _lock(self, digest: str, timeout: float = _LOCK_SECONDS) -> FileLock:
         name = self.path(digest).name
-        return FileLock(self._directory / f".{name}.lock", timeout=timeout)
+        return FileLock(self.directory / f".{name}.lock", timeout=timeout)
 
     def _make(self, image: ImageT, progress: Advance) -> Path:
         target = self.path(image.digest)
         self._sweep(target)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=self._directory) as name:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=self.directory) as name:
             workspace = Path(name)
             made = workspace / "disk"
             flat = self._flatten(image, workspace, lambda f, t: progress(f * _READ_SHARE, t))
@@ -135,19 +135,26 @@ class RootDisks(Generic[ImageT]):
             )
             made.chmod(0o444)
             made.replace(target)
-        sync_directory(self._directory)
+        sync_directory(self.directory)
         progress(1.0, "the root disk is ready")
         return target
 
     def _sweep(self, target: Path) -> None:
         """Remove what killed writers of this disk left. The caller holds its lock."""
-        for leftover in self._directory.glob(f".{target.name}.*"):
+        for leftover in self.directory.glob(f".{target.name}.*"):
             if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover, ignore_errors=True)
 
+    def sweep(self, digest: str) -> None:
+        """Remove what a killed writer left of a disk, unless somebody makes it at this moment."""
+        if not self.directory.is_dir():
+            return
+        with contextlib.suppress(TimedOut), self._lock(digest, timeout=0):
+            self._sweep(self.path(digest))
+
     def remove(self, digest: str) -> bool:
         """Remove one disk; say whether it was there. Idempotent. Raises TimedOut after 10 s."""
-        if not self._directory.is_dir():
+        if not self.directory.is_dir():
             return False
         path = self.path(digest)
         with self._lock(digest, timeout=10):
@@ -159,7 +166,7 @@ class RootDisks(Generic[ImageT]):
     def made(self) -> list[Disk]:
         """Tell which disks are made; none when the directory cannot be read."""
         disks: list[Disk] = []
-        for path in sorted(self._directory.glob("*.erofs")):
+        for path in sorted(self.directory.glob("*.erofs")):
             digest = f"sha256:{path.name.split('.', 1)[0]}"
             if _DIGEST.fullmatch(digest) and self.path(digest) == path:
                 with contextlib.suppress(FileNotFoundError):
@@ -173,13 +180,12 @@ class RootDisks(Generic[ImageT]):
         `in_use` is asked with each digest and keeps the disk by True. Disks of older formats go
         too, and what killed writers left. One that is being made at this moment is left alone.
         """
-        for leftover in self._directory.glob(".*.erofs.*/"):
+        for leftover in self.directory.glob(".*.erofs.*/"):
             digest = f"sha256:{leftover.name[1:65]}"
             if _DIGEST.fullmatch(digest):
-                with contextlib.suppress(TimedOut), self._lock(digest, timeout=0):
-                    self._sweep(self.path(digest))
+                self.sweep(digest)
         removed: list[str] = []
-        for path in sorted(self._directory.glob("*.erofs")):
+        for path in sorted(self.directory.glob("*.erofs")):
             digest = f"sha256:{path.name.split('.', 1)[0]}"
             if not _DIGEST.fullmatch(digest):
                 continue

@@ -3,36 +3,18 @@
 
 asyncssh sends as much as a channel's window allows, and the guest says how much that is: one that
 opens a huge window and then reads nothing would have the server hold it all. asyncssh ignores what
-its transport says of that; this listens.
+its transport says of that; `bounded` listens, and this waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import Final, Protocol, cast
+from typing import Final
 
 import asyncssh
 
 _LOOK_AGAIN: Final = 1.0
-
-
-class _Connection(Protocol):
-    """asyncssh's connection, as far as its transport calls it."""
-
-    pause_writing: Callable[[], None]
-    resume_writing: Callable[[], None]
-
-
-def brake(connection: asyncssh.SSHClientConnection) -> asyncio.Event:
-    """An event that is set while the connection's transport can take more."""
-    clear = asyncio.Event()
-    clear.set()
-    typed = cast("_Connection", connection)
-    typed.pause_writing = clear.clear
-    typed.resume_writing = clear.set
-    return clear
 
 
 class BrakedWriter:

@@ -15,8 +15,9 @@ from typing import Final
 import asyncssh
 import structlog
 
-from waggle.domain.errors import GuestLost
-from waggle.infra.ssh.brake import BrakedWriter, brake
+from waggle.domain.errors import GuestLost, GuestMisbehaves
+from waggle.infra.ssh.bounded import BoundedConnection, connect
+from waggle.infra.ssh.brake import BrakedWriter
 from waggle.infra.ssh.keys import KEY_TYPE, EnvironmentKeys
 from waggle.infra.stages import stage
 
@@ -52,9 +53,10 @@ class SshConnection:
         self._proxy = proxy
         self._proxy_port = proxy_port
         self._timeout = timeout
-        self._connection: asyncssh.SSHClientConnection | None = None
+        self._connection: BoundedConnection | None = None
         self.clear = asyncio.Event()
-        """Set while the connection can take more; see `brake`."""
+        """Set while the connection can take more; see `bounded`."""
+        self._misconduct = ""
         self._offered = False
         self._turn = asyncio.Lock()
         self._closed = False
@@ -62,7 +64,7 @@ class SshConnection:
     async def get(self) -> asyncssh.SSHClientConnection:
         """The open connection, connecting if there is none: for `timeout` seconds at most.
 
-        Raises GuestLost. Safe to cancel.
+        Raises GuestLost, for good once the server's conduct has ended a connection. Safe to cancel.
         """
         async with self._turn:
             self._require_open()
@@ -74,7 +76,7 @@ class SshConnection:
                     connection.abort()
                 self._require_open()
                 self.clear.set()  # who waits for an earlier connection finds it closed
-                self._connection, self.clear = connection, brake(connection)
+                self._connection, self.clear = connection, connection.clear
             if not self._offered:
                 with stage("proxy"):
                     self._offered = await self._offer_proxy(self._connection)
@@ -84,11 +86,22 @@ class SshConnection:
         """Have a proxy that it was made without; the next `get` offers it to the guest."""
         self._proxy, self._offered = proxy, False
 
+    def require_good_conduct(self) -> None:
+        """Raises GuestMisbehaves when the server's conduct has ended a connection."""
+        if self._misconduct:
+            raise GuestMisbehaves(self._misconduct)
+
+    def _misbehaved(self, how: str) -> None:
+        log.warning("guest_misbehaves", port=self._port, how=how)
+        self._misconduct = f"The environment's SSH server was replaced or broken: {how}."
+
     def _require_open(self) -> None:
         if self._closed:
             raise GuestLost("The environment is being destroyed.")
+        if self._misconduct:
+            raise GuestLost(self._misconduct)
 
-    async def _connect(self) -> asyncssh.SSHClientConnection:
+    async def _connect(self) -> BoundedConnection:
         """Connect, with a few attempts. The peer is the guest's: it may answer anything."""
         failure = f"it took over {self._timeout:g} s"
         with contextlib.suppress(TimeoutError):
@@ -96,9 +109,7 @@ class SshConnection:
                 for attempt in range(ATTEMPTS):
                     await asyncio.sleep(PAUSE if attempt else 0)
                     try:
-                        return await asyncssh.connect(
-                            "127.0.0.1", self._port, options=self._options(), config=None
-                        )
+                        return await connect(self._port, self._options(), self._misbehaved)
                     except asyncssh.HostKeyNotVerifiable:
                         failure = "it shows a host key that is not its own"
                         break
@@ -111,6 +122,8 @@ class SshConnection:
     def _options(self) -> asyncssh.SSHClientConnectionOptions:
         nothing: list[asyncssh.SSHKey] = []
         return asyncssh.SSHClientConnectionOptions(
+            host="127.0.0.1",
+            port=self._port,
             username="root",
             client_keys=[self._keys.client],
             known_hosts=([self._keys.host_public], nothing, nothing),

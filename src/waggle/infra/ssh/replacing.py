@@ -140,13 +140,26 @@ async def _temporary(
     name = b".waggle-" + secrets.token_hex(8).encode()
     path = posixpath.join(posixpath.dirname(target.path), name)
     try:
-        return await open_file(sftp, path, "xb", mode), path
+        return await _made(sftp, path, mode), path
     except asyncssh.SFTPPermissionDenied:
         if target.mode is None:
             raise
         await close(await open_file(sftp, target.path, "r+b"))  # which says whether it may
         path = posixpath.join(_ELSEWHERE, name)
-        return await open_file(sftp, path, "xb", mode), path
+        return await _made(sftp, path, mode), path
+
+
+async def _made(sftp: asyncssh.SFTPClient, path: bytes, mode: int) -> SftpFile:
+    """A new file, which is removed when the caller is cancelled before the answer.
+
+    A server works in the order of requests, so by then it is there. Its handle goes with the
+    session.
+    """
+    try:
+        return await open_file(sftp, path, "xb", mode)
+    except asyncio.CancelledError:
+        await finish(_remove(sftp, path))
+        raise
 
 
 async def _give_up(file: SftpFile) -> None:

@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Generator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,6 +98,18 @@ class TemplateStore:
         (path / MANIFEST).unlink(missing_ok=True)  # from here on it does not count
         shutil.rmtree(path, ignore_errors=True)
         return True
+
+    def trim(self, each: int, together: int) -> None:
+        """Of templates that are one owner's, keep the last used: so many of each, and of all."""
+        kept = Counter[str]()
+        for template in self.all():
+            owner = template.key.parts.get("owner")
+            if owner is None:
+                continue
+            if kept[owner] >= each or kept.total() >= together:
+                self.remove(template.key.id)
+            else:
+                kept[owner] += 1
 
     def sweep(self) -> None:
         """Remove workspaces that nobody holds, and directories without a manifest."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import anyio
 from mcp_types import CallToolResult
 
+from waggle.domain.host import Progress
 from waggle.domain.job import JobState, JobView, StreamName
 from waggle.domain.toolset import Offer
-from waggle.mcp.context import Ctx, with_heartbeat
+from waggle.mcp.context import Ctx, Reports, with_heartbeat
 from waggle.mcp.errors import Failure, clean, failure_result
 from waggle.mcp.results import success
 from waggle.mcp.tools.output import command_output, command_text
@@ -23,7 +25,7 @@ _MAX_LINE = 120
 
 
 async def attend(
-    ctx: Ctx, job: Job, seconds: float, *, every: float, doing: str, since: float = 0.0
+    ctx: Reports, job: Job, seconds: float, *, every: float, doing: str, since: float = 0.0
 ) -> JobView:
     """Wait as the call that started it; see `Job.attend`. Tells the client what it prints.
 
@@ -36,7 +38,7 @@ async def attend(
 class Phases:
     """A call of several steps: tells the client of each, in seconds that only grow."""
 
-    def __init__(self, ctx: Ctx, heartbeat: float) -> None:
+    def __init__(self, ctx: Reports, heartbeat: float) -> None:
         self._ctx = ctx
         self._heartbeat = heartbeat
         self._start = anyio.current_time()
@@ -60,6 +62,19 @@ class Phases:
         return await attend(
             self._ctx, job, math.inf, every=self._heartbeat, doing=doing, since=self.elapsed
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOn:
+    """Reports to whoever waits for shared work, which may be another caller later."""
+
+    tell: Progress
+
+    async def report_progress(
+        self, progress: float, _total: float | None = None, message: str | None = None, /
+    ) -> None:
+        """Pass it on."""
+        await self.tell(progress, message or "")
 
 
 async def follow(ctx: Ctx, job: Job, seconds: float, *, every: float, doing: str) -> JobView:

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from mcp_types import CallToolResult, ToolAnnotations
@@ -10,7 +13,9 @@ from pydantic import Field
 
 from waggle.domain.environment import Environment
 from waggle.domain.execution import HOME
+from waggle.domain.host import Progress
 from waggle.domain.job import JobState, JobView
+from waggle.domain.snapshot import Snapshot
 from waggle.domain.variables import parse_own_variables
 from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
@@ -27,7 +32,7 @@ from waggle.mcp.results import (
     success,
     summary,
 )
-from waggle.mcp.tools.attend import Phases
+from waggle.mcp.tools.attend import PassedOn, Phases
 from waggle.mcp.tools.creation import (
     CpusArgument,
     DiskArgument,
@@ -53,11 +58,20 @@ from waggle.mcp.tools.parameters import (
     searchable,
 )
 from waggle.mcp.tools.placed import introduced
-from waggle.service.provision import lasting
+from waggle.service.provision import Place, end_unless_used, lasting
 from waggle.service.request import CopyRequest, CreateRequest
 
 _NamePart = Annotated[str | None, Field(description="Only those whose name has this in it.")]
 _NONE = "There is no environment. Use create_environment to make one."
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A new environment with what it was to have, and how the installer ended if one ran."""
+
+    environment: Environment
+    installed: JobView | None
+    place: Place
 
 
 class EnvironmentTools:
@@ -84,12 +98,13 @@ class EnvironmentTools:
         timeout_minutes: MinutesArgument = None,
         image: ImageArgument = None,
         snapshot: SnapshotArgument = None,
-        idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
+        idempotency_key: IdempotencyKey = None,
     ) -> Annotated[CallToolResult, CreatedEnvironment]:
-        """Boot an environment, with progress for a client that asked for it."""
+        """Boot an environment, with progress for a client that asked for it.
+
+        One that is given up goes on a while for the same call again; see `service.unclaimed`.
+        """
         owner, policy = current_owner(ctx), parse_network(network)
-        phases = Phases(ctx, self._services.heartbeat)
-        progress = phases.creating if packages or files else reporter(ctx)
         variables = parse_own_variables(env or {})
         known = self._snapshots.get(snapshot, owner=owner) if snapshot else None
         if known:
@@ -98,34 +113,47 @@ class EnvironmentTools:
         install = self._services.execution.names_to_install
         names = install(packages, kind) if packages else ()
         common = (name or None, timeout_minutes, policy)
-        begin = "is running"
         if known:
-            copy = CopyRequest(*common, variables, names)
-            brought = furniture(parse_files(files), packages, policy or known.network)
-            begin = f"goes on from snapshot {known.name}"
-            environment = await self._snapshots.create(
-                known.id, copy, owner=owner, progress=progress
-            )
+            request, reach = CopyRequest(*common, variables, names), policy or known.network
+            create = partial(self._snapshots.create, known.id, request, owner=owner)
         else:
             size = (cpus, memory_mb, disk_mb)
             request = CreateRequest(kind, image or None, *common, *size, variables, names)
             reach = self._environments.limits.network_of(request)
-            brought = furniture(parse_files(files), packages, reach)
-            environment = await self._environments.create(request, owner=owner, progress=progress)
-        async with lasting(self._environments, environment) as place:
-            installed = await brought.bring(self._services, place.id, phases, owner=owner)
-            place.keep()
-        result = created(environment)
+            create = partial(self._environments.create, request, owner=owner)
+        brought = furniture(parse_files(files), packages, reach)
+        furnished = bool(packages or files)
+
+        async def make(tell: Progress) -> _Made:
+            phases = Phases(PassedOn(tell), self._services.heartbeat)
+            made = await create(progress=phases.creating if furnished else tell)
+            async with lasting(self._environments, made) as place:
+                installed = await brought.bring(self._services, place.id, phases, owner=owner)
+                place.keep()
+            return _Made(self._environments.get(made.id, owner=owner), installed, place)
+
+        made = await self._environments.unclaimed.take_up(
+            owner,
+            (snapshot, request, brought, idempotency_key),
+            make,
+            reporter(ctx, None if furnished else 1.0),
+            undo=lambda made: end_unless_used(self._environments, made.environment),
+        )
+        return self._told(made, names, known)
+
+    def _told(self, made: _Made, names: Sequence[str], known: Snapshot | None) -> CallToolResult:
+        begin = f"goes on from snapshot {known.name}" if known else "is running"
+        result = created(made.environment)
         text = (
-            f"Environment {result.environment_id} ({result.name}, {_kind(environment)}) {begin}; "
-            f"{self._services.when_unused} after {result.timeout} without a call."
+            f"Environment {result.environment_id} ({result.name}, {_kind(made.environment)}) "
+            f"{begin}; {self._services.when_unused} after {result.timeout} without a call."
             f"{_start(result.working_directory)}"
         )
-        if installed is None:
+        if made.installed is None:
             return success(result, text)
-        if installed.exit_code == 0:
+        if made.installed.exit_code == 0:
             return success(result, f"{text} Installed: {' '.join(names)}.")
-        return introduced(self._not_installed(installed), place)
+        return introduced(self._not_installed(made.installed), made.place)
 
     def _not_installed(self, view: JobView) -> CallToolResult:
         """The environment is there, its packages are not: an error, as of install_packages."""
@@ -172,6 +200,7 @@ def _line(environment: Environment) -> str:
         f"{environment.id} {environment.name} ({_kind(environment)}) {environment.state}{why}, "
         f"created {rfc3339(environment.created_at)}"
         + (f", on the disk until {until}" if until else "")
+        + (f". {environment.notice}" if environment.notice else "")
     )
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,20 @@ async def test_a_public_registry_cannot_send_us_to_this_machine(
             await world.puller(options).pull(reference, quiet)
         assert inner.connections == 0
     assert world.is_clean()
+
+
+async def test_a_registry_that_nobody_named_is_asked_at_public_addresses_only(
+    tls: Tls, registry: Registry, world: World, digest: str
+) -> None:
+    async with FaultProxy(registry.port, tls=tls.context()) as inner:
+        reference = parse_reference(f"{inner.name}/app:v1")
+        options = RegistryOptions(ca_pem=tls.ca_pem, named=frozenset({"registry.example"}))
+        with pytest.raises(ImageUnavailable, match="an address of this machine") as caught:
+            await world.puller(options).pull(reference, quiet)
+        assert inner.connections == 0
+        assert "WAGGLE_ALLOWED_IMAGES" in caught.value.hint
+        named = replace(options, named=frozenset({reference.registry}))
+        assert await world.puller(named).pull(reference, quiet) == digest
 
 
 async def test_a_registry_on_this_machine_may_send_us_to_it(

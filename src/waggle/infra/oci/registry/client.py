@@ -56,7 +56,9 @@ class Client:
         header = self._authenticator.header(endpoint, scope) if own else None
         for challenges in range(_CHALLENGES + 1):
             headers = {**ask.headers, "authorization": header} if header else ask.headers
-            async with self._exchange.open(replace(ask, headers=headers)) as response:
+            allowed = ask.allowed & endpoint.allowed
+            step = replace(ask, headers=headers, allowed=allowed)
+            async with self._exchange.open(step) as response:
                 status = response.status_code
                 if status == 401 and own and not _from_elsewhere(response, ask):
                     if challenges == _CHALLENGES:

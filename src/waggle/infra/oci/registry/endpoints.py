@@ -12,6 +12,7 @@ import httpx2
 
 from waggle.domain.errors import ImageUnavailable, InvalidArgument, SettingsInvalid
 from waggle.domain.reference import ImageReference, check_default_registry
+from waggle.infra.oci.registry.addresses import ANYWHERE, Reach
 from waggle.infra.oci.registry.options import RegistryOptions
 
 _PORTS = {"http": 80, "https": 443}
@@ -25,6 +26,8 @@ class Endpoint:
     """`host` or `host:port`."""
     repository: str
     insecure: bool
+    allowed: frozenset[Reach] = ANYWHERE
+    """Where connections to it may go."""
 
     @property
     def name(self) -> str:
@@ -71,7 +74,10 @@ def own_endpoint(reference: ImageReference, options: RegistryOptions) -> Endpoin
             f"'{reference}' names no registry.",
             hint="Write it as registry.example/name:tag, or set WAGGLE_DEFAULT_REGISTRY.",
         )
-    return Endpoint(registry, reference.repository, is_insecure(registry, options))
+    insecure = is_insecure(registry, options)
+    is_named = insecure or options.named is None or registry in options.named
+    allowed = ANYWHERE if is_named else frozenset({Reach.PUBLIC})
+    return Endpoint(registry, reference.repository, insecure, allowed)
 
 
 def is_insecure(registry: str, options: RegistryOptions) -> bool:

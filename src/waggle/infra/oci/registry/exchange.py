@@ -146,8 +146,9 @@ def failures(url: httpx2.URL) -> Generator[None]:
         yield
     except Forbidden:
         raise ImageUnavailable(
-            f"{where} sends us to an address of this machine or of a private network.",
-            hint="If that is meant, list the host in WAGGLE_INSECURE_REGISTRIES.",
+            f"{where} leads to an address of this machine or of a private network.",
+            hint="If that is meant, the operator names the registry in WAGGLE_ALLOWED_IMAGES, "
+            "without a star, or lists the host in WAGGLE_INSECURE_REGISTRIES.",
         ) from None
     except BROKEN as error:
         if isinstance(error.__cause__ or error.__context__, ssl.SSLError):

@@ -24,6 +24,9 @@ class RegistryOptions:
     insecure: frozenset[str] = frozenset()
     """Registries (`host` or `host:port`, as references spell them) that are spoken to without TLS.
     Naming one trusts its network: its redirects may lead to private addresses, too."""
+    named: frozenset[str] | None = None
+    """Registries that the operator named. Any other is asked only at public addresses: a client
+    that may name any must not learn what runs in the operator's network. None names all."""
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """Registry -> `host[:port][/path]` of its mirrors, tried in this order before itself."""
     ca_pem: bytes = b""

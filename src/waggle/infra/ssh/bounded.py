@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""asyncssh's connection, bounded in what a hostile server can make it do. Made by `connection`.
+
+asyncssh decodes all that it has read (256 KiB) in one turn of the loop, keeps channels that the
+peer never closes, and holds back without a bound what it sends during a key exchange. Here input is
+decoded in turns that all connections share (`turns`), reading pauses meanwhile, and `conduct`
+judges what the peer sends beside data. The only module that uses asyncssh's private names: PRIVATE
+lists them, and a test compares them with the library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final, cast
+
+import asyncssh
+from asyncssh.packet import SSHPacket
+
+from waggle.infra.ssh.conduct import Conduct, Misconduct
+from waggle.infra.ssh.inbox import Inbox
+from waggle.infra.ssh.turns import turns_of
+
+PACKETS: Final = 64
+"""Packets that one connection may have decoded in a turn of the loop."""
+BYTES: Final = 128 << 10
+"""Bytes likewise."""
+LITTLE: Final = 16 << 10
+"""Who fills a turn with less than this sends tiny packets, and rests."""
+REST: Final = 0.006
+HELD: Final = 64 << 10
+"""Bytes that wait to be decoded before reading pauses."""
+UNREAD: Final = 1 << 20
+"""Bytes of answers that the peer has not read before nothing more of it is decoded."""
+OPEN_STEPS: Final = 16
+"""What an opened channel counts for: its task runs in the next turn."""
+PRIVATE: Final = (
+    "_recv_handler", "_send_kexinit", "_send_deferred_packets", "_deferred_packets",
+    "_kex_complete", "_transport",
+)  # fmt: skip
+_Step = Callable[[], bool]
+
+
+def _stop() -> bool:
+    return False
+
+
+class BoundedConnection(asyncssh.SSHClientConnection):
+    """A connection to a hostile server. `misconduct` says why it was dropped, if that was why.
+
+    `clear` is set while what is written goes out; see `brake`.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        options: asyncssh.SSHClientConnectionOptions,
+        on_misconduct: Callable[[str], None],
+    ) -> None:
+        """`on_misconduct` is told what the peer did, when that has ended the connection."""
+        self._turns = turns_of(loop)
+        self._on_misconduct = on_misconduct
+        self._conduct = Conduct(time.monotonic)
+        self._under: asyncio.Transport | None = None
+        self._input = Inbox()
+        self._is_reading = True
+        self._is_resting = False
+        self._end_of_input: Callable[[], None] | None = None
+        self._step: _Step = _stop
+        self._steps = 0
+        self._deadline = 0.0
+        self._is_cut = False
+        self._is_full = False
+        self._channel_count = 0
+        self.clear = asyncio.Event()
+        self.clear.set()
+        super().__init__(loop, options, wait="auth")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
+        self._under = cast("asyncio.Transport", transport)
+        super().connection_made(transport)
+
+    # What comes in. asyncssh asks for `_recv_handler` before each step of decoding; two steps are
+    # a packet. One that returns False makes it stop, and an empty `data_received` go on.
+
+    @property
+    def _recv_handler(self) -> _Step:  # pyright: ignore[reportIncompatibleVariableOverride]
+        if self._steps <= 0 or time.perf_counter() >= self._deadline:
+            self._is_cut = True
+            return _stop
+        self._steps -= 1
+        return self._step
+
+    @_recv_handler.setter
+    def _recv_handler(self, step: _Step) -> None:
+        was_busy, self._step = self._is_busy, step
+        if was_busy and not self._is_busy:
+            self._turns.want(self)
+
+    @property
+    def _is_busy(self) -> bool:
+        """Whether asyncssh takes nothing until a task of its own is done."""
+        return getattr(self._step, "__self__", None) is not self
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
+        """Called by the loop with what was read."""
+        self._input.put(data)
+        self._read_or_pause()
+        if not self._is_resting:
+            self._turns.want(self)
+
+    def eof_received(self) -> bool | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Called by the loop at the end of what comes in; what is left of it is decoded first."""
+        return self._once_decoded(super().eof_received)
+
+    def connection_lost(self, exc: Exception | None = None) -> None:
+        """Called by the loop, likewise, and by asyncssh when its own patience ends."""
+        if self._under is not None and self._under.is_closing() and self._transport is not None:
+            self._once_decoded(partial(super().connection_lost, exc))
+        else:
+            super().connection_lost(exc)
+
+    def _once_decoded(self, end: Callable[[], None]) -> bool | None:
+        if self._has_more:
+            self._end_of_input = end
+            self._turns.want(self)
+            return True
+        end()
+        return None
+
+    @property
+    def _has_more(self) -> bool:
+        return self._input.size > 0 or self._is_cut
+
+    def work(self, deadline: float) -> bool:
+        """Decode for one turn; see `turns`."""
+        under = self._under
+        if under is None or self._transport is None:
+            self._input.clear()
+            self._is_cut = False
+            return False
+        if under.get_write_buffer_size() > UNREAD:
+            return self._rest()
+        decoded = self._decode(deadline)
+        try:
+            self._conduct.held(len(self._deferred_packets))
+        except Misconduct as misconduct:
+            self._end(misconduct)
+            return False
+        self._read_or_pause()
+        if not self._has_more:
+            if self._end_of_input is not None:
+                self._end_of_input()
+            return False
+        if self._is_busy:
+            return False
+        return self._rest() if self._is_cut and decoded < LITTLE else True
+
+    def _decode(self, deadline: float) -> int:
+        """Have asyncssh decode; returns the bytes that it got."""
+        self._steps, self._deadline = 2 * PACKETS, deadline
+        decoded = 0
+        piece = b""
+        while True:
+            self._is_cut = False
+            super().data_received(piece)
+            if self._is_cut or self._is_busy or self._transport is None:
+                break
+            if not self._input.size or decoded >= BYTES:
+                break
+            piece = self._input.piece()
+            decoded += len(piece)
+        self._steps = 0
+        return decoded
+
+    def _rest(self) -> bool:
+        """Go on later, not in the next turn."""
+        if not self._is_resting:
+            self._is_resting = True
+            asyncio.get_running_loop().call_later(REST, self._rested)
+        return False
+
+    def _rested(self) -> None:
+        self._is_resting = False
+        self._turns.want(self)
+
+    def _read_or_pause(self) -> None:
+        wanted = self._input.size < HELD
+        if self._under is None or wanted is self._is_reading or self._under.is_closing():
+            return
+        self._is_reading = wanted
+        if wanted:
+            self._under.resume_reading()
+        else:
+            self._under.pause_reading()
+
+    # What is judged.
+
+    def add_channel(self, chan: asyncssh.channel.SSHChannel[Any]) -> int:
+        """Called by asyncssh for each channel that either side opens."""
+        number = super().add_channel(chan)  # pyright: ignore[reportUnknownArgumentType]
+        self._channel_count += 1
+        return number
+
+    def remove_channel(self, recv_chan: int) -> None:
+        """Called by asyncssh when both sides have closed it."""
+        super().remove_channel(recv_chan)
+        self._channel_count -= 1
+
+    def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> bool | Awaitable[None]:
+        """Called by asyncssh for each packet that is not a channel's."""
+        before = self._channel_count
+        result = super().process_packet(pkttype, pktid, packet)
+        has_opened = self._channel_count > before
+        if has_opened:
+            self._steps -= OPEN_STEPS
+        try:
+            if has_opened:
+                self._conduct.channels(self._channel_count)
+            else:
+                self._conduct.packet(pkttype, pktid, is_known=bool(result))
+        except Misconduct as misconduct:
+            self._end(misconduct)
+        return result
+
+    def _end(self, misconduct: Misconduct) -> None:
+        self._input.clear()
+        self._steps = 0
+        self.abort()
+        self._on_misconduct(str(misconduct))
+
+    # What goes out.
+
+    def pause_writing(self) -> None:
+        """Called by the transport when it holds enough."""
+        self._is_full = True
+        self._tell()
+
+    def resume_writing(self) -> None:
+        """Called by the transport when it can take more."""
+        self._is_full = False
+        self._tell()
+
+    def _send_kexinit(self) -> None:
+        super()._send_kexinit()
+        self._tell()
+
+    def _send_deferred_packets(self) -> None:
+        super()._send_deferred_packets()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._kex_complete and not self._is_full:
+            self.clear.set()
+        else:
+            self.clear.clear()
+
+
+async def connect(
+    port: int,
+    options: asyncssh.SSHClientConnectionOptions,
+    on_misconduct: Callable[[str], None],
+) -> BoundedConnection:
+    """Connect to 127.0.0.1 and authenticate. Raises OSError and what asyncssh raises."""
+    loop = asyncio.get_running_loop()
+    authenticated: asyncio.Future[None] = loop.create_future()
+    options.waiter = authenticated
+    try:
+        _, connection = await loop.create_connection(
+            lambda: BoundedConnection(loop, options, on_misconduct), "127.0.0.1", port
+        )
+    except BaseException:
+        authenticated.cancel()
+        raise
+    try:
+        await authenticated
+    except BaseException:
+        connection.abort()
+        await connection.wait_closed()
+        raise
+    return connection

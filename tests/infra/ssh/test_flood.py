@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attacks of a hostile SSH server: the loop goes on, memory is bounded, others are answered.
+
+`stall_cpu` is what the loop's thread computed between two looks, which a busy machine does not
+change. Figures from before the bounds are in docs/decisions/0023-bounds-for-ssh.md.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator
+
+import asyncssh
+import pytest
+from tests.support.hostile_ssh import ATTACKS, DEAF, Where, hostile
+from tests.support.ssh_flood import attacked
+
+from waggle.infra.ssh import bounded
+from waggle.infra.ssh.bounded import BoundedConnection
+
+DROPPED = (
+    "forwarded-opens", "unknown-opens", "global-requests", "unknown-packets", "debug", "ignore",
+    "unknown-packets-unread",
+)  # fmt: skip
+THROTTLED = ("one-byte-data", "channel-requests", "channel-requests-unread")
+SECONDS = 1.0
+MAX_STALL = 0.25
+MAX_MB = 60
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def servers(anyio_backend: str) -> AsyncGenerator[tuple[Where, Where]]:
+    async with hostile() as bad, hostile() as good:
+        yield bad, good
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", [*DROPPED, *THROTTLED, "rekey-without-end"])
+async def test_a_flood_stops_nobody(kind: str, servers: tuple[Where, Where]) -> None:
+    figures = await attacked(kind, *servers, SECONDS, until_said=kind in DROPPED)
+    assert figures.stall_cpu < MAX_STALL, figures
+    assert figures.grown < MAX_MB, figures
+    assert figures.kept < MAX_MB / 2, figures
+    assert figures.waits, figures
+    assert figures.ended < 10, figures
+    assert figures.says == ("guest_misbehaves" if kind in DROPPED else ""), figures
+
+
+def test_every_attack_is_tried() -> None:
+    assert {*DROPPED, *THROTTLED} == {*ATTACKS, *DEAF}
+
+
+def test_the_private_names_are_what_asyncssh_still_has() -> None:
+    """A new asyncssh may rename them; then the bounds bind nothing, and this says so."""
+    source = inspect.getsource(asyncssh.connection)
+    base = asyncssh.connection.SSHConnection
+    for name in bounded.PRIVATE:
+        assert f"self.{name}" in source, name
+    assert "while self._inpbuf and self._recv_handler():" in inspect.getsource(base._recv_data)
+    assert "self._recv_data()" in inspect.getsource(base.data_received)
+    assert "self._recv_handler = lambda: False" in inspect.getsource(base._recv_packet)
+    assert "handler.process_packet(pkttype, seq, packet)" in inspect.getsource(base._recv_packet)
+    for name in ("add_channel", "remove_channel", "process_packet", "pause_writing"):
+        assert inspect.signature(getattr(base, name)).parameters.keys() == (
+            inspect.signature(getattr(BoundedConnection, name)).parameters.keys()
+        ), name

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Anything that a guest may answer, 100,000 of each: an answer, a refusal, and quickly.
+
+Inputs are valid answers with a few bytes changed, cut, doubled or spliced. A failure shows the seed
+and the number of its input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import struct
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import asyncssh
+import pytest
+from asyncssh.packet import Boolean, PacketDecodeError, SSHPacket, String, UInt32
+from tests.infra.ssh.peer import Peer, peer
+
+from waggle.domain.listening import parse_listeners
+from waggle.infra.ssh.bounded import BoundedConnection, connect
+from waggle.infra.ssh.connection import SshConnection
+from waggle.infra.ssh.entries import entry, is_usable_name
+from waggle.infra.ssh.left import MAX_LEFT, Ending, parse_left
+from waggle.infra.ssh.record import MAX_RECORD, parse_record
+from waggle.infra.ssh.session import CommandSession
+from waggle.infra.ssh.typed import open_exec
+
+INPUTS = 100_000
+SEED = 20_261_128
+LONGEST = 0.25
+"""Seconds of processor time for one input."""
+RUN = "0b7d9f4e-6a53-4b61-8a5e-7f8f5d5c2b11"
+RECORD = (
+    f"id {RUN}\nexit 127\nsignal 9\nexec 2\noom 3\nmemory 1 2 3\nforks 4 5\ndisk 6 7\n"
+    "file /usr/bin/x\nneeds /lib/ld.so\nhave python3 node\n"
+).encode()
+LEFT = f"{RUN} 42 sleep 100\n{RUN} 43 python3 -m http.server\nall 2\n".encode()
+STDERR = b"words of the program\n\0waggle-left " + RUN.encode() + b"\n" + LEFT
+LISTENERS = b"  0: 0100007F:1F90 00000000:0000 0A 1000 42 python3\n8080 42 python3\n"
+FRAGMENTS = (
+    b"\0", b"\n", b" ", b"\xff\xfe", b"all ", b"id ", b"9" * 30, b"-1", b"\0waggle-left ",
+    RUN.encode(), b"\xed\xa0\x80", b"x" * 600, b"\x1b[2J", b"\r",
+)  # fmt: skip
+
+
+def changed(good: bytes, chance: random.Random) -> bytes:
+    """A valid input with a few mistakes in it."""
+    data = bytearray(good)
+    for _ in range(chance.randint(1, 4)):
+        at, to = chance.randint(0, len(data)), chance.randint(0, len(data))
+        kind = chance.randrange(5)
+        if kind == 0 and data:
+            data[at % len(data)] = chance.randrange(256)
+        elif kind == 1:
+            del data[min(at, to) : max(at, to)]
+        elif kind == 2:
+            data[at:at] = chance.choice(FRAGMENTS)
+        elif kind == 3:
+            data[at:at] = data[min(at, to) : max(at, to)]
+        else:
+            data[at:at] = chance.randbytes(chance.randint(1, 8))
+    return bytes(data)
+
+
+def numbered(good: bytes) -> Iterator[tuple[int, bytes, random.Random]]:
+    chance = random.Random(SEED)
+    for number in range(INPUTS):
+        yield number, changed(good, chance), chance
+
+
+def try_record(data: bytes, _: random.Random) -> None:
+    record = parse_record(data, RUN)
+    assert len(record.file) <= MAX_RECORD
+    assert len(record.have or ()) <= 64
+
+
+def try_left(data: bytes, _: random.Random) -> None:
+    left = parse_left(data)
+    assert left.count >= len(left.programs)
+    assert all(each.command.isprintable() for each in left.programs)
+
+
+def try_stderr(data: bytes, chance: random.Random) -> None:
+    """In any pieces, nothing of the program's is lost or made up, and what is kept is bounded."""
+    ending, got, at = Ending(RUN), b"", 0
+    while at < len(data):
+        size = chance.randint(1, 40)
+        got += ending.feed(data[at : at + size])
+        at += size
+    got += ending.rest()
+    mark = f"\0waggle-left {RUN}\n".encode()
+    assert got == data.partition(mark)[0]
+    assert len(ending.left.programs) <= MAX_LEFT // 40
+
+
+def try_listeners(data: bytes, _: random.Random) -> None:
+    assert all(0 <= each.port < 65_536 for each in parse_listeners(data.decode("utf-8", "replace")))
+
+
+def try_entry(data: bytes, chance: random.Random) -> None:
+    attributes = asyncssh.SFTPAttrs(
+        size=chance.choice((None, 0, 0xFFFFFFFF_FFFFFFFF)),
+        permissions=chance.choice((None, 0, 0o100644, 0xFFFFFFFF)),
+        mtime=chance.choice((None, 0, 0xFFFFFFFF)),
+    )
+    if is_usable_name(data):
+        assert entry(data, attributes).size >= 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "good, attempt",
+    [
+        pytest.param(RECORD, try_record, id="the record of a failed run"),
+        pytest.param(LEFT, try_left, id="programs left running"),
+        pytest.param(STDERR, try_stderr, id="the end of stderr"),
+        pytest.param(LISTENERS, try_listeners, id="who listens"),
+        pytest.param(b"a name of a file", try_entry, id="an entry of a directory"),
+    ],
+)
+def test_answers_of_the_launcher(
+    good: bytes, attempt: Callable[[bytes, random.Random], None]
+) -> None:
+    for number, data, chance in numbered(good):
+        began = time.thread_time()
+        try:
+            attempt(data, chance)
+        except Exception as error:
+            raise AssertionError(f"seed {SEED}, input {number}: {data!r}") from error
+        assert time.thread_time() - began < LONGEST, (SEED, number)
+
+
+def _packet(chance: random.Random) -> tuple[int, bytes]:
+    """A packet that a server may send, after its type; key exchange and authentication excluded."""
+    number = UInt32(chance.choice((0, 1, 2, 7, 0xFFFFFFFF)))
+    kinds = (
+        (1, UInt32(11) + String(b"bye") + String(b"")),
+        (2, String(b"padding")),
+        (3, UInt32(1)),
+        (4, Boolean(True) + String(b"hello") + String(b"en")),
+        (80, String(b"keepalive@openssh.com") + Boolean(True)),
+        (80, String(b"hostkeys-00@openssh.com") + Boolean(False) + String(b"\0" * 20)),
+        (81, b""),
+        (82, b""),
+        (90, String(b"forwarded-tcpip") + number * 3 + String(b"127.0.0.1") + number
+         + String(b"192.0.2.1") + number),
+        (90, String(b"auth-agent@openssh.com") + number * 3),
+        (90, String(b"x11") + number * 3 + String(b"x") + number),
+        (91, number * 4),
+        (92, number * 2 + String(b"no") + String(b"")),
+        (93, number * 2),
+        (94, number + String(b"data")),
+        (95, number + UInt32(1) + String(b"data")),
+        (96, number),
+        (97, number),
+        (98, number + String(b"exit-status") + Boolean(False) + UInt32(7)),
+        (98, number + String(b"exit-signal") + Boolean(False) + String(b"KILL") + Boolean(True)
+         + String(b"killed") + String(b"")),
+        (99, number),
+        (100, number),
+        (chance.choice((7, 53, 127, 200, 255)), struct.pack(">I", chance.randrange(1 << 32))),
+    )  # fmt: skip
+    kind, payload = chance.choice(kinds)
+    return kind, payload if chance.random() < 0.2 else changed(payload, chance)
+
+
+async def _open(made: Peer) -> BoundedConnection:
+    options = SshConnection(made.port, made.keys)._options()
+    connection = await connect(made.port, options, lambda _how: None)
+    await open_exec(connection, CommandSession(1_000), "x", window=1 << 20)
+    return connection
+
+
+def _handle(connection: BoundedConnection, kind: int, payload: bytes) -> None:
+    """As asyncssh does once it has decrypted a packet: to the connection, or to the channel."""
+    packet = SSHPacket(bytes([kind]) + payload)
+    packet.get_byte()
+    handler = cast("Any", connection)
+    if 93 <= kind <= 127:
+        handler = handler._channels.get(packet.get_uint32())
+    if handler is not None:
+        handler.process_packet(kind, 7, packet)
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+@pytest.mark.usefixtures("leaks")
+async def test_packets_of_an_ssh_server() -> None:
+    """A packet is taken or refused; nothing else is raised, and none takes long."""
+    chance = random.Random(SEED)
+    opened = 0
+
+    async def wait(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        await process.stdin.read()
+
+    async with peer(wait) as made:
+        connection = await _open(made)
+        for number in range(INPUTS):
+            state = cast("Any", connection)
+            if state._transport is None or not state._channels:
+                connection.abort()
+                await connection.wait_closed()
+                connection = await _open(made)
+                opened += 1
+            kind, payload = _packet(chance)
+            began = time.thread_time()
+            try:
+                _handle(connection, kind, payload)
+            except (asyncssh.DisconnectError, PacketDecodeError):
+                pass
+            except Exception as error:
+                raise AssertionError(f"seed {SEED}, input {number}: {kind} {payload!r}") from error
+            assert time.thread_time() - began < LONGEST, (SEED, number)
+            if number % 100 == 0:
+                await asyncio.sleep(0)
+        connection.abort()
+        await connection.wait_closed()
+    assert opened > 1

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random histories of three owners, of whom each may do anything at any time.
+
+Two promises are checked after each step: no owner ever holds more than his share, and nothing that
+an owner does lowers what another may have. For the second the model counts for each owner alone,
+and whatever it says must happen, be it refused or done; what the owners share is large enough for
+their shares. Pauses are slow: many are under way while others are asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from datetime import timedelta
+from typing import TypeVar
+
+import anyio
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.service.world import IDLE, PYTHON, Job, World, build, settle
+
+from waggle.domain.environment import Environment, State
+from waggle.domain.errors import QuotaExceeded
+from waggle.service.reaper import Reaper
+from waggle.service.request import Pausing
+
+T = TypeVar("T")
+OWNERS: tuple[str, ...] = ("ann", "bob", "eve")
+SHARE, CAPACITY, ASLEEP = 2, 6, 2
+"""Slots of one owner, of all, and places on the disk of one owner."""
+owners = st.sampled_from(OWNERS)
+
+
+class QuotaMachine(RuleBasedStateMachine):
+    """What each owner may do depends on his own environments alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.stop = anyio.Event()
+        self.made = dict.fromkeys(OWNERS, 0)
+        self.ended = dict.fromkeys(OWNERS, 0)
+        self.falling: list[tuple[str, Job[Environment]]] = []
+        self.here = self.loop(self._open())
+
+    def loop(self, work: Coroutine[object, object, T]) -> T:
+        async def turn() -> T:
+            result = await work
+            await settle()
+            return result
+
+        return self.runner.run(asyncio.wait_for(turn(), 10))
+
+    async def _open(self) -> World:
+        built: asyncio.Future[World] = asyncio.get_running_loop().create_future()
+
+        async def run() -> None:
+            async with anyio.create_task_group() as tasks:
+                pausing = Pausing(when_idle=True, keep=timedelta(days=100), max_asleep=ASLEEP)
+                built.set_result(build(tasks, capacity=CAPACITY, pausing=pausing, per_owner=SHARE))
+                await self.stop.wait()
+                tasks.cancel_scope.cancel()
+
+        self.running = asyncio.create_task(run())
+        return await built
+
+    def owned(self, owner: str) -> list[Environment]:
+        return self.here.service.list(owner=owner)
+
+    def slots(self, owner: str) -> int:
+        return sum(each.holds_capacity for each in self.owned(owner))
+
+    def places(self, owner: str) -> int:
+        """On the disk, those included that are on their way there."""
+        falling = sum(whose == owner and not job.is_done for whose, job in self.falling)
+        return falling + sum(each.is_asleep for each in self.owned(owner))
+
+    @rule(owner=owners)
+    def create(self, owner: str) -> None:
+        fits = self.slots(owner) < SHARE
+        job = self.loop(self._started(self.here.service.create(PYTHON, owner=owner)))
+        self._as_expected(job, fits)
+        self.made[owner] += fits
+
+    @precondition(lambda self: self.here.service.all())
+    @rule(owner=owners, which=st.integers(0, 9))
+    def pause(self, owner: str, which: int) -> None:
+        """Ask for a pause to disk; it is not done before `pauses_end`."""
+        running = [each for each in self.owned(owner) if each.state is State.RUNNING]
+        if not running:
+            return
+        chosen = running[which % len(running)]
+        fits = self.places(owner) < ASLEEP
+        self.here.gates.closed.add("hibernate")
+        pausing = self.here.service.pause(chosen.id, owner=owner, to_disk=True)
+        job = self.loop(self._started(pausing))
+        if fits:
+            assert not job.is_done
+            self.falling.append((owner, job))
+        else:
+            self._as_expected(job, fits)
+
+    @precondition(lambda self: self.falling)
+    @rule(fails=st.booleans())
+    def pauses_end(self, fails: bool) -> None:
+        """All that are under way, well or not; one that fails gives its place back."""
+        if fails:
+            self.here.gates.errors["hibernate"] = OSError(28, "No space left on device")
+
+        async def go() -> None:
+            self.here.gates.open("hibernate")
+            await settle()
+
+        self.loop(go())
+        self.here.gates.errors.clear()
+        for _, job in self.falling:
+            assert isinstance(job.error, OSError) if fails else job.error is None
+        self.falling.clear()
+
+    @rule(owner=owners, which=st.integers(0, 9))
+    def resume(self, owner: str, which: int) -> None:
+        asleep = [each for each in self.owned(owner) if each.is_asleep]
+        if not asleep:
+            return
+        fits = self.slots(owner) < SHARE
+        chosen = asleep[which % len(asleep)]
+        job = self.loop(self._started(self.here.service.resume(chosen.id, owner=owner)))
+        self._as_expected(job, fits)
+
+    @rule(owner=owners, which=st.integers(0, 9))
+    def destroy(self, owner: str, which: int) -> None:
+        own = self.owned(owner)
+        if own and not self.falling:
+            self.loop(self.here.service.destroy(own[which % len(own)].id, owner=owner))
+            self.ended[owner] += 1
+
+    @rule()
+    def time_passes_and_the_reaper_comes(self) -> None:
+        """Everything is idle. Each owner's sleeps where he has places, and stands still else."""
+        if self.falling:
+            return
+        expected = {owner: min(ASLEEP, len(self.owned(owner))) for owner in OWNERS}
+        self.here.gates.closed.discard("hibernate")
+        self.here.clock.now += IDLE
+        reaper = Reaper(self.here.service, interval=1, clock=self.here.clock, sleep=anyio.sleep)
+        self.loop(reaper.sweep())
+        for owner in OWNERS:
+            assert self.places(owner) == expected[owner]
+            for each in self.owned(owner):
+                assert each.is_asleep or f"Owner {owner} has {ASLEEP} of" in str(each.notice)
+
+    async def _started(self, call: Coroutine[object, object, T]) -> Job[T]:
+        job = self.here.start(call)
+        await settle()
+        return job
+
+    def _as_expected(self, job: Job[Environment], fits: bool) -> None:
+        assert job.is_done
+        assert fits == (job.error is None), (fits, job.error)
+        if job.error is not None:
+            assert isinstance(job.error, QuotaExceeded), job.error
+
+    @invariant()
+    def nobody_holds_more_than_his_share(self) -> None:
+        for owner in OWNERS:
+            assert self.slots(owner) <= SHARE
+            assert self.places(owner) <= ASLEEP
+
+    @invariant()
+    def nobody_loses_an_environment_that_he_has_not_ended(self) -> None:
+        for owner in OWNERS:
+            assert len(self.owned(owner)) == self.made[owner] - self.ended[owner]
+
+    def teardown(self) -> None:
+        self.here.gates.errors.clear()
+        self.loop(self.here.close())
+        self.stop.set()
+        self.loop(asyncio.wait_for(self.running, 10))
+        self.runner.close()
+
+
+TestQuotas = QuotaMachine.TestCase
+TestQuotas.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)

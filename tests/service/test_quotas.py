@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One owner who takes what he can, and another who must not notice."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import anyio
+import pytest
+from tests.service.world import IDLE, PYTHON, World, world
+
+from waggle.domain.environment import State
+from waggle.domain.errors import MaxEnvironments, QuotaExceeded, TooManyJobs
+from waggle.domain.execution import Command
+from waggle.domain.job import JobKind
+from waggle.domain.runtime import RuntimeName
+from waggle.service.job import What
+from waggle.service.jobs import MAX_RUNNING
+from waggle.service.reaper import Reaper
+from waggle.service.request import CreateRequest, Pausing
+
+pytestmark = pytest.mark.anyio
+
+GREEDY, OTHER = "ann", "bob"
+SLEEPY = Pausing(when_idle=True, keep=timedelta(hours=24), max_asleep=20)
+LARGE = CreateRequest(RuntimeName.PYTHON, memory_mb=1024)
+
+
+async def sweep(here: World) -> list[str]:
+    return await Reaper(here.service, interval=60, clock=here.clock, sleep=anyio.sleep).sweep()
+
+
+async def fill(here: World, owner: str, to_disk: int) -> None:
+    """Pause environments to disk until so many sleep."""
+    for _ in range(to_disk):
+        environment = await here.created(owner=owner)
+        await here.service.pause(environment.id, owner=owner, to_disk=True)
+
+
+async def test_who_fills_his_places_on_the_disk_costs_no_other_owner_anything() -> None:
+    """Before, the other's pause was refused and his idle environment destroyed with its files."""
+    async with world(capacity=4, pausing=SLEEPY, several_owners=True) as here:
+        idle = await here.created(owner=OTHER)
+        paused = await here.created(owner=OTHER)
+        await fill(here, GREEDY, 20)
+        one_more = await here.created(owner=GREEDY)
+        with pytest.raises(QuotaExceeded, match="Owner ann has 20 of the 20 environments paused"):
+            await here.service.pause(one_more.id, owner=GREEDY, to_disk=True)
+
+        found = await here.service.pause(paused.id, owner=OTHER, to_disk=True)
+        assert found.is_asleep
+        here.clock.now += IDLE
+        assert idle.id in await sweep(here)
+        assert here.service.get(idle.id, owner=OTHER).is_asleep
+        assert here.host.discarded == []
+        async with here.service.using(idle.id, owner=OTHER) as (held, _):
+            assert held.state is State.RUNNING
+
+
+async def test_an_idle_environment_whose_owner_has_no_place_left_keeps_its_files() -> None:
+    async with world(
+        capacity=4, pausing=Pausing(when_idle=True, max_asleep=1), several_owners=True
+    ) as here:
+        await fill(here, OTHER, 1)
+        idle = await here.created(owner=OTHER)
+        guest = here.host.guests[idle.id]
+        await guest.write_file("/home/sandbox/kept", b"for hours")
+        here.clock.now += IDLE
+        for _ in range(3):
+            assert await sweep(here) == []
+        async with here.service.using(idle.id, owner=OTHER) as (_, same):
+            assert same is guest
+            found = await same.read_file("/home/sandbox/kept", offset=0, length=99, limit=99)
+        assert found.data == b"for hours"
+
+
+async def test_one_of_several_owners_holds_at_most_half_of_the_places_in_memory() -> None:
+    async with world(capacity=4, several_owners=True) as here:
+        for _ in range(2):
+            await here.created(owner=GREEDY)
+        with pytest.raises(QuotaExceeded, match="ann has 2 of the 2 environments in memory"):
+            await here.created(owner=GREEDY)
+        for _ in range(2):
+            await here.created(owner=OTHER)
+        with pytest.raises(MaxEnvironments):
+            await here.created(owner="eve")
+
+
+async def test_an_owners_jobs_are_bounded_by_his_environments() -> None:
+    """16 in each, of which he has half: so he has at most half of all jobs that there can be."""
+    hang = Command(("python3", "{file}"), timeout=60, output_limit=1_000, code=b"hang")
+    what = What(JobKind.EXECUTE, "a test")
+    async with world(capacity=4, several_owners=True) as here:
+        jobs = here.jobs()
+        his = await here.created(owner=OTHER)
+        for _ in range(2):
+            hers = await here.created(owner=GREEDY)
+            for _ in range(MAX_RUNNING):
+                await jobs.start(hers.id, hang, what, owner=GREEDY)
+            with pytest.raises(TooManyJobs):
+                await jobs.start(hers.id, hang, what, owner=GREEDY)
+        with pytest.raises(QuotaExceeded):
+            await here.created(owner=GREEDY)
+        assert (await jobs.start(his.id, hang, what, owner=OTHER)).is_running
+
+
+async def test_a_large_environment_counts_as_several() -> None:
+    async with world(capacity=4, several_owners=True) as here:
+        await here.created(PYTHON, owner=GREEDY)
+        with pytest.raises(QuotaExceeded, match=r"has 1 of the 2 .* 2 more do not fit"):
+            await here.created(LARGE, owner=GREEDY)
+        await here.created(LARGE, owner=OTHER)
+
+
+async def test_the_only_owner_has_everything() -> None:
+    async with world(capacity=4) as here:
+        for _ in range(4):
+            await here.created()
+        with pytest.raises(MaxEnvironments):
+            await here.created()

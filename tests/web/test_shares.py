@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two owners over real HTTP: what one takes costs the other nothing."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import anyio
+import httpx2
+import pytest
+from tests.support.server import (
+    INITIALIZE,
+    MODERN,
+    NOW,
+    Setup,
+    bearer,
+    client,
+    created,
+    data_of,
+    error_of,
+    raw,
+    serving,
+)
+
+from waggle.domain.access import Identity, Owner, TokenRefused
+from waggle.service.request import Pausing
+from waggle.web.access import AccessRules
+from waggle.web.endpoint import SessionLimits
+
+pytestmark = pytest.mark.anyio
+
+ANN, BOB = "wgl_" + "a" * 43, "wgl_" + "b" * 43
+
+
+class Tokens:
+    """A tokens file without the file."""
+
+    async def verify(self, token: str) -> Identity:
+        owners = {ANN: "ann", BOB: "bob"}
+        if token not in owners:
+            raise TokenRefused("unknown")
+        return Identity(Owner(owners[token]), "token")
+
+
+async def test_who_pauses_all_that_he_may_costs_the_other_neither_a_pause_nor_files() -> None:
+    """Ann pauses 20. Before, bob's pause was refused, and his idle environment destroyed."""
+    now = NOW
+    setup = Setup(
+        access=AccessRules(Tokens()),
+        several_owners=True,
+        max_environments=6,
+        pausing=Pausing(when_idle=True, max_asleep=20),
+        clock=lambda: now,
+    )
+    async with (
+        serving(setup) as rig,
+        client(rig, MODERN, token=ANN) as ann,
+        client(rig, MODERN, token=BOB) as bob,
+    ):
+        idle, his = await created(bob), await created(bob)
+        kept = {"environment_id": idle, "path": "kept", "content": "for hours"}
+        await bob.call_tool("write_file", kept)
+        for _ in range(20):
+            to_disk = {"environment_id": await created(ann), "to_disk": True}
+            assert data_of(await ann.call_tool("pause_environment", to_disk))["on_disk_until"]
+        to_disk = {"environment_id": await created(ann), "to_disk": True}
+        refused = error_of(await ann.call_tool("pause_environment", to_disk))
+        assert refused["code"] == "quota_exceeded"
+        assert "Owner ann has 20 of the 20 environments paused to disk" in refused["message"]
+
+        paused = await bob.call_tool("pause_environment", {"environment_id": his, "to_disk": True})
+        assert data_of(paused)["on_disk_until"]
+        now += timedelta(minutes=30)
+        assert await rig.services.environments.retire(idle) == "paused"
+        read = {"environment_id": idle, "path": "kept"}
+        assert data_of(await bob.call_tool("read_file", read))["content"] == "for hours"
+
+
+async def test_one_of_several_owners_opens_at_most_half_of_the_sessions() -> None:
+    """Before, one could open all, and nobody else got one."""
+    sessions = SessionLimits(idle_seconds=60, maximum=4, several_owners=lambda: True)
+    setup = Setup(access=AccessRules(Tokens()), sessions=sessions)
+    async with serving(setup) as rig, raw(rig) as http:
+        ann, bob = bearer(ANN), bearer(BOB)
+
+        async def opened(owner: dict[str, str]) -> httpx2.Response:
+            return await http.post("/mcp", json=INITIALIZE, headers=owner)
+
+        answers: list[int] = []
+
+        async def open_one() -> None:
+            answers.append((await opened(ann)).status_code)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(8):
+                group.start_soon(open_one)
+        while (answer := await opened(ann)).status_code == 200:
+            answers.append(200)
+        assert answers.count(200) == 2, "also when they come at once"
+        error = answer.json()["error"]
+        assert (answer.status_code, error["data"]["code"]) == (429, "quota_exceeded")
+        assert error["message"].startswith(
+            "Owner ann has 2 of the 2 MCP sessions that one owner may have. End one with DELETE"
+        )
+        assert [(await opened(bob)).status_code for _ in range(3)] == [200, 200, 429]
