@@ -88,10 +88,7 @@ def unusable(method: str, params: Mapping[str, object]) -> str:
     if not isinstance(params.get("name"), str):
         return 'The params of tools/call have the name of a tool: {"name": "...", "arguments": {}}.'
     if not isinstance(params.get("arguments"), dict | None):
-        return (
-            "The arguments of tools/call are an object with a member for each parameter, such as "
-            '{"environment_id": "..."}; not a list, and not an object written as a string.'
-        )
+        return "The arguments of tools/call are an object, not a list and not JSON in a string."
     return ""
 
 
