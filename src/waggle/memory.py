@@ -124,5 +124,10 @@ def free(load: Callable[[], Any] = lambda: ctypes.CDLL(None)) -> None:
     `load` loads that library.
     """
     gc.collect()
+    trim(load)
+
+
+def trim(load: Callable[[], Any] = lambda: ctypes.CDLL(None)) -> None:
+    """Give free memory back to the system, where the C library can; see `free`."""
     with contextlib.suppress(OSError, AttributeError):  # musl has no such function
         load().malloc_trim(0)

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import anyio
-
-from waggle import app_http, app_stdio
+from waggle import app_http, app_stdio, watchdog
 from waggle.config import Settings, name_user
 from waggle.infra.host.open_files import raise_limit
 from waggle.logs import configure_logging
@@ -17,7 +15,7 @@ def serve(settings: Settings) -> None:
     configure_logging(settings.log_level, settings.log_format)
     name_user()
     raise_limit()
-    anyio.run(app_http.serve, settings)
+    watchdog.run(app_http.serve, settings)
 
 
 def serve_stdio(settings: Settings, wire: Wire) -> None:
@@ -25,4 +23,4 @@ def serve_stdio(settings: Settings, wire: Wire) -> None:
     configure_logging(settings.log_level, settings.log_format, waiting=False)
     name_user()
     raise_limit()
-    anyio.run(app_stdio.serve_stdio, settings, wire)
+    watchdog.run(app_stdio.serve_stdio, settings, wire)
