@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from waggle import app_http, app_stdio, watchdog
 from waggle.config import Settings, name_user
+from waggle.infra.host.open_files import raise_limit
 from waggle.logs import configure_logging
 from waggle.stdio.descriptors import Wire
 
@@ -13,6 +14,7 @@ def serve(settings: Settings) -> None:
     """Set up logging and serve. Raises WaggleError, also inside groups."""
     configure_logging(settings.log_level, settings.log_format)
     name_user()
+    raise_limit()
     watchdog.run(app_http.serve, settings)
 
 
@@ -20,4 +22,5 @@ def serve_stdio(settings: Settings, wire: Wire) -> None:
     """Set up logging and serve one client. Raises WaggleError, also inside groups."""
     configure_logging(settings.log_level, settings.log_format, waiting=False)
     name_user()
+    raise_limit()
     watchdog.run(app_stdio.serve_stdio, settings, wire)
