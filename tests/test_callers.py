@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 from tests.support.issuer import issuing
 
-from waggle.callers import access_rules, log_egress, public_names, rates, watching
+from waggle.callers import access_rules, egress_log, public_names, rates, watching
 from waggle.config import Settings, load
 from waggle.domain.access import Identity, Owner
 from waggle.domain.errors import SettingsInvalid
@@ -103,7 +104,18 @@ async def test_both_can_be_off() -> None:
 async def test_denied_connections_are_counted_and_logged() -> None:
     with watching(settings(), list) as watch, capture_logs() as logs:
         assert watch.scrape is not None
-        log_egress(watch.observer, "e", "h.test", 80, Verdict(allowed=True, code="ok", reason=""))
-        log_egress(watch.observer, "e", "h.test", 80, Verdict(allowed=False, code="p", reason=""))
-        assert 'waggle_egress_denied_total{why="p"} 1.0' in watch.scrape(0)[0].decode()
-    assert [entry["event"] for entry in logs] == ["egress_denied"]
+        later: list[Callable[[], None]] = []
+        hears = [
+            egress_log(watch.observer, name, lambda _, do: later.append(do)) for name in ("e", "f")
+        ]
+        for heard in hears:
+            heard("h.test", 80, Verdict(allowed=True, code="ok", reason=""))
+            for number in range(265):
+                heard(f"{number}.test", 80, Verdict(allowed=False, code="p", reason=""))
+        assert 'waggle_egress_denied_total{why="p"} 530.0' in watch.scrape(0)[0].decode()
+        first = {"event": "egress_denied", "log_level": "info", "port": 80, "why": "p"}
+        assert logs == [first | {"environment": name, "host": "0.test"} for name in ("e", "f")]
+        for do in later:
+            do()
+    rest = first | {"host": "264.test", "more_in_last_second": 263}
+    assert logs[2:] == [rest | {"environment": name} for name in ("e", "f")]

@@ -8,18 +8,19 @@ task group and their order of shutdown; knows no use case.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import uuid
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import anyio
 import anyio.abc
 import structlog
 
-from waggle.callers import Watch, log_egress, rates, watching
+from waggle.callers import Watch, egress_log, rates, watching
+from waggle.clock import steady_clock
 from waggle.config import Settings
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DataDirBusy, SettingsInvalid
@@ -29,22 +30,26 @@ from waggle.domain.observer import Observer
 from waggle.domain.protocols import Clock
 from waggle.domain.quota import SeveralOwners, one_owner
 from waggle.domain.tree import MAX_RECORDS_BYTES
+from waggle.enclosing import machine_groups
 from waggle.hypervisors import hypervisor
 from waggle.infra.files import FileLock
 from waggle.infra.net.egress import EgressProxy
+from waggle.infra.net.lookups import Lookups, limit_resolver
 from waggle.infra.net.policy import AddressPolicy
-from waggle.infra.net.resolve import SystemResolver, dns_pool
+from waggle.infra.net.resolve import SystemResolver, system_lookup
 from waggle.infra.spool import Spool
 from waggle.infra.store.calls import SqliteCalls
 from waggle.infra.store.sqlite import SqliteStore
 from waggle.machinery import machinery, templates
 from waggle.mcp.context import Services
+from waggle.memory import trim
 from waggle.places import Places
 from waggle.presets import (
     execution_limits,
     image_service,
     limits,
     offer,
+    rooms,
     runtimes,
     warm_up,
 )
@@ -81,15 +86,6 @@ class App:
     watch: Watch
 
 
-def steady_clock() -> Clock:
-    """The wall clock of this moment, carried on by the monotonic one, so that it never jumps.
-
-    See `domain.protocols.Clock`.
-    """
-    start, origin = datetime.now(UTC), time.monotonic()
-    return lambda: start + timedelta(seconds=time.monotonic() - origin)
-
-
 def new_id() -> str:
     """A fresh id."""
     return str(uuid.uuid4())
@@ -108,7 +104,7 @@ async def open_app(
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_own(places))
         clock = steady_clock()
-        chosen = hypervisor(settings)
+        chosen = hypervisor(settings, machine_groups(settings, stack))
 
         def held() -> int:
             return environments.slots_held
@@ -133,7 +129,7 @@ async def open_app(
             observer=watch.observer,
         )
         await environments.recover()
-        host.sweep(each.id for each in environments.all())
+        host.sweep(each.id for each in await store.unfinished())
         snapshots = SnapshotService(
             environments,
             host.moments and LocalSnapshots(places.snapshots, host.moments),
@@ -164,6 +160,8 @@ async def open_app(
             snapshots=snapshots.all,
         )
         tasks.start_soon(pruner.run)
+        for room in rooms(settings):
+            tasks.start_soon(room.watch)
         yield App(
             settings=settings,
             environments=environments,
@@ -231,16 +229,16 @@ def _local_host(
     *,
     pool: WarmPool[WarmMachine],
 ) -> LocalHost:
-    resolvers = dns_pool()
-    stack.callback(resolvers.shutdown, wait=False, cancel_futures=True)
+    limit_resolver(os.environ)  # noqa: TID251 (the C library's, not ours)
+    lookups = Lookups(system_lookup)
     policy = AddressPolicy(settings.egress_allow_cidrs)
 
     def new_proxy(environment: Environment) -> EgressProxy:
         return EgressProxy(
             policy,
-            SystemResolver(resolvers),
+            SystemResolver(lookups),
             ports=frozenset(settings.egress_ports),
-            on_decision=partial(log_egress, observer, environment.id),
+            on_decision=egress_log(observer, environment.id),
         )
 
     made = machinery(settings, machines, stack)
@@ -260,6 +258,7 @@ def _local_host(
         new_proxy=new_proxy,
         moments=made.moments,
         pool=pool,
+        room=made.room,
     )
 
 
@@ -289,7 +288,7 @@ def _services(
         jobs=jobs,
         filesystem=FilesystemService(environments),
         repeats=Repeats(SqliteCalls(store.database, time.time)),
-        trees=TreeService(environments, record=archive),
+        trees=TreeService(environments, record=archive, trim=trim),
         ports=PortService(environments),
         execution_limits=spoken,
         rates=rates(settings),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable
+from functools import partial
 
 import anyio
 import anyio.abc
@@ -19,12 +20,14 @@ from waggle.callers import access_rules, public_names
 from waggle.config import Settings
 from waggle.mcp.context import Services
 from waggle.mcp.server import WaggleServer, build_mcp
+from waggle.mcp.tools import CARRIERS
 from waggle.memory import give_back, set_for_serving
 from waggle.places import Places
 from waggle.service.private_state import keep_swept, sweep
 from waggle.signals import Signals, on_hangup
 from waggle.web.access import AccessRules
 from waggle.web.app import Served, build_app
+from waggle.web.connections import ConnectionLimits
 from waggle.web.endpoint import SessionLimits
 from waggle.web.hosts import host_policy
 from waggle.web.server import ServerLimits, WebServer, bind
@@ -69,7 +72,7 @@ async def _serve(
     settings = app.settings
     names = (*settings.allowed_hosts, *(o.partition("://")[2] for o in settings.allowed_origins))
     web = build_app(
-        Served(mcp.lowlevel, app.services.offer, mcp.calls.cut),
+        Served(mcp.lowlevel, app.services.offer, mcp.calls.cut, CARRIERS),
         not_ready=app.environments.not_ready,
         hosts=host_policy(settings.listen_addr.host, (*names, *public_names(settings))),
         sessions=SessionLimits(
@@ -80,13 +83,17 @@ async def _serve(
         access=access,
         scrape=app.watch.scrape,
     )
-    limits = ServerLimits(grace=settings.shutdown_timeout.total_seconds())
+    limits = ServerLimits(
+        grace=settings.shutdown_timeout.total_seconds(),
+        connections=ConnectionLimits(owner=250) if settings.authenticates else ConnectionLimits(),
+    )
     server = WebServer(web, listener, limits)
     async with anyio.create_task_group() as group:
         group.start_soon(signals.control, server.stop, group.cancel_scope.cancel)
         if app.watch.reopen is not None:
             await group.start(on_hangup, app.watch.reopen)
-        group.start_soon(give_back, lambda: web.endpoint.sessions, anyio.sleep)
+        kept = partial(give_back, large=lambda: web.endpoint.large)
+        group.start_soon(kept, lambda: web.endpoint.sessions, anyio.sleep)
         log.info("listening", mcp=f"{server.url}/mcp", hypervisor=app.hypervisor, why=app.reason)
         if why := await app.environments.not_ready():
             log.warning("not_ready", why=why)

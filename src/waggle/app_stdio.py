@@ -14,6 +14,7 @@ import structlog
 from waggle.app import App, open_app
 from waggle.config import Settings
 from waggle.mcp.server import build_mcp
+from waggle.mcp.tools import CARRIERS
 from waggle.places import Places
 from waggle.service.private_state import private_state
 from waggle.signals import Signals
@@ -43,7 +44,8 @@ async def serve_stdio(settings: Settings, wire: Wire) -> None:
 
 async def _serve(app: App, wire: Wire, signals: Signals) -> None:
     mcp = build_mcp(app.services)
-    limits = StdioLimits(grace=app.settings.shutdown_timeout.total_seconds())
+    grace = app.settings.shutdown_timeout.total_seconds()
+    limits = StdioLimits(grace=grace, carriers=CARRIERS)
     server = StdioServer(mcp.lowlevel, mcp.calls, wire, limits)
     async with anyio.create_task_group() as group:
         group.start_soon(signals.control, server.stop, group.cancel_scope.cancel)

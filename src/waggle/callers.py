@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import structlog
@@ -24,9 +25,11 @@ from waggle.infra.access.either import EitherVerifier
 from waggle.infra.access.jwks import Jwks
 from waggle.infra.access.jwt import JwtRules, JwtVerifier
 from waggle.infra.access.tokens_file import TokensFile
+from waggle.infra.net.dial import OnDecision
 from waggle.infra.net.policy import Verdict
 from waggle.infra.observe.audit import AuditLog
 from waggle.infra.observe.metrics import Metrics
+from waggle.infra.observe.thinning import Thinning, after
 from waggle.presets import certificates
 from waggle.service.rates import RateLimiter
 from waggle.web.access import OPEN, AccessRules, OAuthResource
@@ -110,13 +113,33 @@ def watching(
             audit.close()
 
 
-def log_egress(
-    observer: Observer, environment: str, host: str, port: int, verdict: Verdict
-) -> None:
-    """Tell what a guest was kept from; what it may do is nobody's business."""
-    if not verdict.allowed:
-        observer.egress_denied(verdict.code)
-        log.info("egress_denied", environment=environment, host=host, port=port, why=verdict.code)
+class Denied(NamedTuple):
+    """Where a guest did not get, and the code of the verdict."""
+
+    host: str
+    port: int
+    why: str
+
+
+def egress_log(
+    observer: Observer,
+    environment: str,
+    later: Callable[[float, Callable[[], None]], None] = after,
+) -> OnDecision:
+    """Tells what a guest is kept from, in a line a second at most. What it may do is its own."""
+
+    def tell(denied: Denied, more: int) -> None:
+        counted = {"more_in_last_second": more} if more else {}
+        log.info("egress_denied", environment=environment, **denied._asdict(), **counted)
+
+    thinned = Thinning(tell, later)
+
+    def decided(host: str, port: int, verdict: Verdict) -> None:
+        if not verdict.allowed:
+            observer.egress_denied(verdict.code)
+            thinned(environment, Denied(host, port, verdict.code))
+
+    return decided
 
 
 def _now() -> datetime:

@@ -63,3 +63,10 @@ class MachineSection(Section):
         ge=65_536,
         le=4_294_000_000,
     )
+    vm_disk_mb_per_second: Whole = setting(
+        "256",
+        "MiB a second that one machine may read from the host's disk, and as many that it may "
+        "write, where the host has cgroup v2; 0 means no limit.",
+        ge=0,
+        le=1_000_000,
+    )

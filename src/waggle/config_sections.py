@@ -229,6 +229,14 @@ class StorageSection(Section):
     image_cache_max_age: Duration = setting(
         "168h", "An image's root disk unused so long is removed from the cache."
     )
+    disk_reserve_mb: Whole = setting(
+        "512",
+        "MiB of the disks of both directories that are kept free: with less, environments are "
+        "neither created nor copied, snapshots and pauses to disk are refused, images not pulled, "
+        "and machines that met a full disk stand still until there is as much again.",
+        ge=0,
+        le=1_000_000_000,
+    )
 
 
 SECTIONS: tuple[type[Section], ...] = (

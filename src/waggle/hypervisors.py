@@ -8,9 +8,11 @@ asks. Looks at libkrun and KVM anew each time.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from typing import NamedTuple
 
 from waggle.config import Settings
+from waggle.domain.environment import Resources
 from waggle.domain.errors import SetupIncomplete
 from waggle.domain.machine import Hypervisor
 from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
@@ -18,6 +20,10 @@ from waggle.infra.host.hypervisors import Library, choose_hypervisor
 from waggle.infra.krun.hypervisor import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts
 from waggle.infra.qemu.hypervisor import QemuHypervisor
+from waggle.presets import data_room
+
+EncloseMachine = Callable[[Resources, int], Callable[[], None]]
+"""For a machine with these resources and the number of its process; see `infra.confined`."""
 
 
 class Chosen(NamedTuple):
@@ -28,21 +34,30 @@ class Chosen(NamedTuple):
     reason: str
 
 
-def hypervisor(settings: Settings) -> Chosen:
-    """Raises SettingsInvalid or SetupIncomplete when what is demanded cannot be had."""
+def hypervisor(settings: Settings, enclose: EncloseMachine | None = None) -> Chosen:
+    """`enclose` limits what a machine's process may use.
+
+    Raises SettingsInvalid or SetupIncomplete when what is demanded cannot be had.
+    """
     acceleration = choose_acceleration(settings.accel, read_kvm_facts())
     facts = read_krun_facts(settings.libkrun_path)
     choice = choose_hypervisor(
         settings.hypervisor, acceleration, Library(facts.problem, facts.mend), settings.prefer
     )
     if choice.name == "krun":
-        return Chosen(KrunHypervisor(facts.library), "krun", choice.reason)
+        return Chosen(KrunHypervisor(facts.library, enclose=enclose), "krun", choice.reason)
     if shutil.which(settings.qemu_binary) is None:
         raise SetupIncomplete(
             f"There is no QEMU: {settings.qemu_binary} cannot be found.",
             hint="Run 'waggle setup', or name another program with WAGGLE_QEMU_BINARY.",
         )
-    qemu = QemuHypervisor(settings.qemu_binary, acceleration.accel, older=settings.qemu_older)
+    qemu = QemuHypervisor(
+        settings.qemu_binary,
+        acceleration.accel,
+        older=settings.qemu_older,
+        enclose=enclose,
+        room=data_room(settings),
+    )
     reason = choice.reason
     if acceleration.reason not in reason:
         reason = f"{reason} {acceleration.reason}"

@@ -14,6 +14,7 @@ import anyio.abc
 
 from waggle.config import Settings
 from waggle.domain.machine import Hypervisor
+from waggle.infra.disk_room import DiskRoom
 from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.qemu.hypervisor import QemuHypervisor
@@ -21,7 +22,7 @@ from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.infra.store.templates import TemplateStore
 from waggle.places import Places
-from waggle.presets import certificates, limits, warm_up
+from waggle.presets import cache_room, certificates, data_room, limits, warm_up
 from waggle.service.blueprint import GuestParts
 from waggle.service.launcher import Launcher
 from waggle.service.local_host import is_root
@@ -39,6 +40,7 @@ class Machinery:
     launcher: Launcher
     freezing: QemuHypervisor | None
     moments: Moments | None
+    room: DiskRoom
 
 
 def machinery(settings: Settings, machines: Hypervisor, stack: Stack) -> Machinery:
@@ -56,10 +58,12 @@ def machinery(settings: Settings, machines: Hypervisor, stack: Stack) -> Machine
         uid_base=settings.vm_uid_base if is_root() else None,
     )
     freezing = machines if isinstance(machines, QemuHypervisor) else None
-    moments = freezing and Moments(freezing, places.moments, places.disks, parts)
+    moments = freezing and Moments(
+        freezing, places.moments, places.disks, parts, data_room(settings)
+    )
     if moments is not None:
         stack.callback(moments.loaded.close)
-    return Machinery(parts, launcher, freezing, moments)
+    return Machinery(parts, launcher, freezing, moments, data_room(settings))
 
 
 def templates(
@@ -86,6 +90,6 @@ def templates(
     kept = TemplateStore(Places.of(settings).templates)
     kept.sweep()
     background = tasks if settings.templates == "on" else None
-    found = Templates(kept, made.freezing, made.launcher, recipe, background)
+    found = Templates(kept, made.freezing, made.launcher, recipe, background, cache_room(settings))
     stack.callback(found.loaded.close)
     return found

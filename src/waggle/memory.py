@@ -67,24 +67,55 @@ def set_for_serving() -> Generator[None]:
         gc.unfreeze()
 
 
+class Collector:
+    """Stops the cycle collector while large messages are parsed; nests. For one thread only.
+
+    It would go through all that was made so far again and again, for seconds.
+    """
+
+    def __init__(self) -> None:
+        self._stopped = 0
+        self._was_on = True
+
+    @contextlib.contextmanager
+    def stopped(self) -> Generator[None]:
+        """Not to run until the block ends, whichever threads work meanwhile."""
+        if self._stopped == 0:
+            self._was_on = gc.isenabled()
+            gc.disable()
+        self._stopped += 1
+        try:
+            yield
+        finally:
+            self._stopped -= 1
+            if self._stopped == 0 and self._was_on:
+                gc.enable()
+
+
+COLLECTOR = Collector()
+"""There is one in a process, and only the loop's thread uses it."""
+
+
 async def give_back(
     sessions: Callable[[], int],
     sleep: Callable[[float], Awaitable[None]],
     *,
+    large: Callable[[], int] = lambda: 0,
     act: Callable[[], None] | None = None,
 ) -> None:
     """Free memory whenever half of many sessions have gone, until cancelled.
 
-    That pauses the server, for some 10 ms for each 1,000 of them. `act` is what is done instead.
+    That pauses the server, for some 10 ms for each 1,000 of them. `large` counts large messages:
+    after some it is done, too. `act` is what is done instead.
     """
-    most = sessions()
+    most, before = sessions(), large()
     while True:
         await sleep(LOOK_SECONDS)
-        now = sessions()
+        now, seen = sessions(), large()
         most = max(most, now)
-        if most >= MANY and now <= most // 2:
+        if (most >= MANY and now <= most // 2) or seen != before:
             (act or free)()
-            most = now
+            most, before = now, seen
 
 
 def free(load: Callable[[], Any] = lambda: ctypes.CDLL(None)) -> None:
@@ -93,5 +124,10 @@ def free(load: Callable[[], Any] = lambda: ctypes.CDLL(None)) -> None:
     `load` loads that library.
     """
     gc.collect()
+    trim(load)
+
+
+def trim(load: Callable[[], Any] = lambda: ctypes.CDLL(None)) -> None:
+    """Give free memory back to the system, where the C library can; see `free`."""
     with contextlib.suppress(OSError, AttributeError):  # musl has no such function
         load().malloc_trim(0)

@@ -19,8 +19,11 @@ from mcp_types import PROTOCOL_VERSION_META_KEY, RequestId
 
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
+INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 SERVER_BUSY: Final = -32000
+
+CALL: Final = "tools/call"
 
 Carrier = Literal["body", "line"]
 """What there is one of for each message."""
@@ -71,8 +74,22 @@ def read(data: bytes, carrier: Carrier) -> Message | NoMessage:
     elif not isinstance(fields.get("params"), dict | None):
         why = "The params of a message are an object."
     else:
-        return Message(method, number, _object(fields.get("params")))
+        params = _object(fields.get("params"))
+        if why := unusable(method, params):
+            return NoMessage(number, INVALID_PARAMS, why)
+        return Message(method, number, params)
     return NoMessage(number, INVALID_REQUEST, why)
+
+
+def unusable(method: str, params: Mapping[str, object]) -> str:
+    """Why the SDK would refuse a call, which it does without a reason; empty if it would not."""
+    if method != CALL:
+        return ""
+    if not isinstance(params.get("name"), str):
+        return 'The params of tools/call have the name of a tool: {"name": "...", "arguments": {}}.'
+    if not isinstance(params.get("arguments"), dict | None):
+        return "The arguments of tools/call are an object, not a list and not JSON in a string."
+    return ""
 
 
 def _unreadable(data: bytes, carrier: Carrier) -> NoMessage:

@@ -18,6 +18,7 @@ from waggle.domain.quota import SeveralOwners, one_owner
 from waggle.domain.reference import ImageReference, named_registry, parse_reference
 from waggle.domain.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template
 from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset
+from waggle.infra.disk_room import DiskRoom
 from waggle.infra.oci.registry.options import RegistryOptions
 from waggle.infra.oci.sources import is_local
 from waggle.places import Places
@@ -189,6 +190,23 @@ def _named_registries(settings: Settings) -> frozenset[str]:
     return frozenset(map(named_registry, (*images, default))) | settings.registry_mirrors.keys()
 
 
+def data_room(settings: Settings) -> DiskRoom:
+    """The room of the data directory."""
+    reserve = settings.disk_reserve_mb << 20
+    return DiskRoom("the data directory (WAGGLE_DATA_DIR)", Places.of(settings).data, reserve)
+
+
+def cache_room(settings: Settings) -> DiskRoom:
+    """The room of the image cache, which may be on another disk."""
+    reserve = settings.disk_reserve_mb << 20
+    return DiskRoom("the image cache (WAGGLE_IMAGE_CACHE_DIR)", Places.of(settings).cache, reserve)
+
+
+def rooms(settings: Settings) -> tuple[DiskRoom, ...]:
+    """Of all disks that the server writes to."""
+    return data_room(settings), cache_room(settings)
+
+
 def image_reference(settings: Settings, text: str) -> ImageReference:
     """What a user's text means as an image of a registry. Raises InvalidArgument."""
     return parse_reference(text, settings.default_registry)
@@ -205,4 +223,5 @@ def image_service(settings: Settings) -> ImageService:
         pulling=PullPolicy(
             registry_options(settings), settings.image_pull, settings.default_registry
         ),
+        room=cache_room(settings),
     )

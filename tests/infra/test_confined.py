@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,10 +33,8 @@ pytestmark = pytest.mark.anyio
 SLEEP = ("/bin/sleep", "1000")
 
 
-def start(*argv: str, descriptors: tuple[int, ...] = (), uid: int | None = None) -> ConfinedProcess:
-    return ConfinedProcess.start(
-        argv or SLEEP, descriptors=descriptors, stderr=subprocess.DEVNULL, uid=uid
-    )
+def start(*argv: str, descriptors: tuple[int, ...] = ()) -> ConfinedProcess:
+    return ConfinedProcess.start(argv or SLEEP, descriptors=descriptors, stderr=subprocess.DEVNULL)
 
 
 def python(code: str, *, descriptors: tuple[int, ...] = ()) -> ConfinedProcess:
@@ -93,14 +92,32 @@ async def test_it_gets_only_its_descriptors_and_little_else(tmp_path: Path) -> N
     )
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a process another user")
-async def test_it_can_be_given_a_user_of_its_own() -> None:
-    process = start(uid=1_900_000_001)
-    status = Path(f"/proc/{process.identity.pid}/status").read_text()
-    assert "Uid:\t1900000001\t1900000001\t1900000001\t1900000001\n" in status
-    assert "Gid:\t1900000001\t1900000001\t1900000001\t1900000001\n" in status
-    assert "CapEff:\t0000000000000000\n" in status
+async def test_where_it_is_enclosed_is_left_when_it_is_dead() -> None:
+    calls: list[object] = []
+
+    def enclose(pid: int) -> Callable[[], None]:
+        calls.append(pid)
+        return lambda: calls.append(identify(pid))
+
+    process = ConfinedProcess.start(
+        SLEEP, descriptors=(), stderr=subprocess.DEVNULL, enclose=enclose
+    )
+    assert calls == [process.identity.pid]
     await process.kill()
+    assert calls == [process.identity.pid, None]
+
+
+async def test_one_that_cannot_be_enclosed_is_killed() -> None:
+    watch, pids = Leaks(), list[int]()
+
+    def enclose(pid: int) -> Callable[[], None]:
+        pids.append(pid)
+        raise SetupIncomplete("no room")
+
+    with pytest.raises(SetupIncomplete, match="no room"):
+        ConfinedProcess.start(SLEEP, descriptors=(), stderr=subprocess.DEVNULL, enclose=enclose)
+    assert identify(pids[0]) is None
+    await watch.settle()
 
 
 async def test_it_dies_with_its_parent() -> None:
@@ -109,7 +126,7 @@ async def test_it_dies_with_its_parent() -> None:
         "from waggle.infra.confined import ConfinedProcess\n"
         "async def main():\n"
         " p = ConfinedProcess.start(['/bin/sleep', '1000'], descriptors=(),\n"
-        "                           stderr=subprocess.DEVNULL, uid=None)\n"
+        "                           stderr=subprocess.DEVNULL)\n"
         " print(p.identity.pid, flush=True)\n"
         " await asyncio.Event().wait()\n"
         "asyncio.run(main())\n"
@@ -187,7 +204,6 @@ async def test_what_was_started_in_the_background_comes_forward_with_all_its_thr
         [sys.executable, "-c", THREADS],
         descriptors=(),
         stderr=subprocess.DEVNULL,
-        uid=None,
         background=True,
     )
     tasks = Path(f"/proc/{process.identity.pid}/task")

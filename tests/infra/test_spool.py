@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is kept of an output stream: all of it, or its beginning and its end; never more."""
 
-import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.small_disk import needs_root, small_disk
 
 from waggle.infra.spool import IN_MEMORY, Spool
 
@@ -61,19 +61,32 @@ def test_of_an_endless_stream_the_beginning_and_the_end_are_kept(made: Make) -> 
     assert spool.read(2_999_997, 10) == b"999"
 
 
-def test_a_full_disk_ends_what_is_kept_and_fails_nothing(
-    made: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spool = made(1 << 20, 20)
-    spool.feed(b"begin")
+@needs_root
+@pytest.mark.parametrize("room", [0, 10_000, IN_MEMORY + 10_000])
+def test_a_full_disk_ends_what_is_kept_and_fails_nothing(tmp_path: Path, room: int) -> None:
+    """Also one that takes a part: what counts as kept is there to be read, to its last byte."""
+    piece = os.urandom(10_000)
+    with small_disk(tmp_path / "disk", 1) as disk:
+        disk.fill(leave=room)
+        spool = Spool(disk.path, keep=1 << 20, view=20)
+        for _ in range(20):
+            spool.feed(piece)
+        assert spool.disk_full
+        kept = spool.kept
+        assert kept < spool.total == 200_000
+        assert kept >= min(room, IN_MEMORY) // 10_000 * 10_000
+        assert spool.read(0, kept + 1) == (piece * 20)[:kept]
+        assert spool.output().tail == piece[-10:]
+        disk.free()
+        spool.feed(b"not kept: there would be a gap")
+        assert spool.kept == kept
+        spool.close()
 
-    def full(_data: bytes) -> int:
-        raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(spool._file, "write", full)  # pyright: ignore[reportPrivateUsage]
-    spool.feed(b"-lost-")
-    spool.feed(b"end")
-    assert (spool.kept, spool.output().text()) == (5, "begin-lost-end")
+def test_what_is_longer_than_what_is_kept_is_no_full_disk(made: Make) -> None:
+    spool = made(IN_MEMORY * 2, 20)
+    spool.feed(bytes(IN_MEMORY * 3))
+    assert (spool.kept, spool.disk_full) == (IN_MEMORY * 2, False)
 
 
 def test_a_closed_spool_still_takes_output_and_keeps_its_end(made: Make) -> None:

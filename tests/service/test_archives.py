@@ -131,13 +131,10 @@ def test_damage_is_a_refusal(noise: bytes, place: int) -> None:
 names = st.lists(st.sampled_from([b"a", b"b", b"..", b".", b"", b"\n", b"\xff"]), max_size=4).map(
     b"/".join
 )
-tree_entries = st.builds(
-    TreeEntry,
-    st.sampled_from([Kind.FILE, Kind.DIRECTORY, Kind.LINK]),
-    names,
-    st.integers(0, 0o7777),
-    st.integers(0, 1 << 32),
-    names,
+modes, times = st.integers(0, 0o7777), st.integers(0, 1 << 32)
+tree_entries = st.one_of(
+    st.builds(TreeEntry, st.sampled_from([Kind.FILE, Kind.LINK]), names, modes, times, data=names),
+    st.builds(TreeEntry, st.just(Kind.DIRECTORY), names, modes, times),
 )
 
 
@@ -148,7 +145,7 @@ def test_what_a_guest_packs_leads_nowhere(entries: list[TreeEntry]) -> None:
     with tarfile.open(fileobj=io.BytesIO(out.getvalue())) as archive:
         members = archive.getmembers()
     kinds = {member.name: member for member in members}
-    assert len(members) + len(left_out) <= len(entries)
+    assert len(members) + left_out.count <= len(entries)
     for member in members:
         parts = member.name.split("/")
         assert not {"", ".", ".."} & set(parts)

@@ -8,7 +8,7 @@ are tested in tests/vm and tests/e2e.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -22,6 +22,7 @@ from tests.support.vm import environment
 from waggle.domain.environment import Environment, MachineIdentity, Resources
 from waggle.domain.errors import (
     BootFailed,
+    DiskFull,
     GuestLost,
     GuestMisbehaves,
     ImageCorrupt,
@@ -81,6 +82,9 @@ class PretendMachine:
 
     async def renew(self, records: Mapping[str, bytes]) -> None:
         raise GuestLost("It cannot be renewed.")
+
+    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
+        """Its disk is never full."""
 
     async def pause(self) -> None:
         raise GuestLost("It cannot be held.")
@@ -265,7 +269,11 @@ async def test_ports_that_are_always_taken_in_between(rig: Rig) -> None:
 
 async def test_a_full_disk_of_the_server(rig: Rig) -> None:
     rig.scratch.error = OSError(28, "No space left on device")
-    with pytest.raises(BootFailed, match="No space left on device") as raised:
+    with pytest.raises(DiskFull, match="no room in the directory of environments"):
+        await rig.create()
+    assert rig.left() == NOTHING
+    rig.scratch.error = OSError(24, "Too many open files")
+    with pytest.raises(BootFailed, match="Too many open files") as raised:
         await rig.create()
     assert "waggle doctor" in raised.value.hint
     assert rig.left() == NOTHING
@@ -317,6 +325,9 @@ async def test_what_an_earlier_server_left(rig: Rig) -> None:
     for _ in range(2):
         await rig.host.discard(known)
     assert [path.name for path in rig.left()[0]] == ["unknown"]
+    (rig.directory / "environments" / known.id).mkdir()
+    rig.host.sweep([known.id])
+    assert [path.name for path in rig.left()[0]] == [known.id]
     rig.host.sweep()
     assert rig.left() == NOTHING
 

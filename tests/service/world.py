@@ -21,6 +21,7 @@ import anyio.lowlevel
 from tests.support.fakes import FakeGuest
 
 from waggle.domain.environment import Environment, MachineIdentity, Resources, State
+from waggle.domain.errors import DiskFull
 from waggle.domain.host import Moment, Progress
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
@@ -181,6 +182,7 @@ class Host:
     late: bool = False
     can_freeze: bool = True
     asleep: set[str] = field(default_factory=set[str])
+    disk_error: DiskFull | None = None
     free: int = 1 << 40
     used: dict[str, int] = field(default_factory=dict[str, int])
 
@@ -227,6 +229,10 @@ class Host:
         guest = await self.create(environment, progress)
         self.asleep.remove(environment.id)
         return guest
+
+    def require_disk(self) -> None:
+        if self.disk_error is not None:
+            raise self.disk_error
 
     async def salvage(self, environment: Environment) -> bool:
         return environment.id in self.asleep

@@ -16,9 +16,12 @@ from tests.support.server import INITIALIZE, Setup, make_services, request
 from waggle.mcp.calls import Calls
 from waggle.mcp.context import Services
 from waggle.mcp.server import build_mcp
+from waggle.mcp.tools import CARRIERS
 from waggle.stdio.descriptors import Wire
 from waggle.stdio.lines import Lines
 from waggle.stdio.server import StdioLimits, StdioServer
+
+LIMITS = StdioLimits(carriers=CARRIERS)
 
 
 @dataclass
@@ -94,7 +97,7 @@ async def serving(
     async with anyio.create_task_group() as tasks, anyio.create_task_group() as group:
         services = make_services(setup or Setup(), tasks)
         mcp = build_mcp(services)
-        server = StdioServer(mcp.lowlevel, mcp.calls, Wire(source, target), limits or StdioLimits())
+        server = StdioServer(mcp.lowlevel, mcp.calls, Wire(source, target), limits or LIMITS)
         peer = Peer(services, mcp.calls, server, Wire(from_server, to_server))
 
         async def run() -> None:

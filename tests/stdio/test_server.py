@@ -59,7 +59,7 @@ async def test_the_protocol_of_2026() -> None:
         (b"what is this", None, -32700),
         (b'{"jsonrpc": "2.0", "id": 1, "method"', None, -32700),
         (b'"\xff\xfe"', None, -32700),
-        (b"[" * 100_000, None, -32700),
+        (b"[" * 100_000, None, -32600),
         (b'[{"jsonrpc": "2.0", "id": 1, "method": "ping"}]', None, -32600),
         (b'{"id": 5, "method": "ping"}', 5, -32600),
         (b'{"jsonrpc": "1.0", "id": "a", "method": "ping"}', "a", -32600),

@@ -16,7 +16,7 @@ import anyio.lowlevel
 from tests.support.guest import FakeFile, FakeGuest, FakeMoment, output
 
 from waggle.domain.environment import Environment, MachineIdentity
-from waggle.domain.errors import MomentUnusable
+from waggle.domain.errors import DiskFull, MomentUnusable
 from waggle.domain.host import Moment, Progress
 from waggle.domain.repeat import KeyedCall, KnownCall
 from waggle.domain.snapshot import Snapshot
@@ -54,6 +54,7 @@ class FakeHost:
     steps: Sequence[tuple[float, str]] = ((0.1, "preparing"), (0.5, "booting"), (1.0, "ready"))
     can_freeze: bool = True
     prepare: Callable[[FakeGuest], None] = lambda _guest: None
+    disk_error: DiskFull | None = None
 
     @property
     def only(self) -> FakeGuest:
@@ -95,6 +96,10 @@ class FakeHost:
     async def wake(self, environment: Environment, progress: Progress) -> FakeGuest:
         asleep = self.guests[environment.id]
         return await self.create(environment, progress, FakeMoment(asleep.files))
+
+    def require_disk(self) -> None:
+        if self.disk_error is not None:
+            raise self.disk_error
 
     async def salvage(self, environment: Environment) -> bool:
         return environment.id in self.guests

@@ -136,6 +136,7 @@ class FakeGuest:
     used: Usage = USED
     ports: dict[int, int] = field(default_factory=dict[int, int])
     visit: Callable[[], None] = lambda: None
+    stall: Callable[[str | None], None] = lambda _why: None
     listening: set[int] = field(default_factory=set[int])
     asked: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     destroys: int = 0
@@ -376,6 +377,9 @@ class FakeGuest:
         await anyio.lowlevel.checkpoint()
         free = local_port or 40_000 + len(self.ports)
         return ExposedPort(port, self.ports.setdefault(port, free))
+
+    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
+        self.stall = tell
 
     def when_visited(self, tell: Callable[[], None]) -> None:
         self.visit = tell

@@ -13,7 +13,7 @@ import contextlib
 import errno
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from waggle.domain.environment import MachineIdentity
 from waggle.domain.errors import BootFailed, GuestLost, PortTaken
@@ -73,7 +73,7 @@ class FakeMachine:
         self._server = await asyncio.start_server(self._greet, sock=listener, start_serving=False)
         await self._server.start_serving()
         self._process = ConfinedProcess.start(
-            ["/bin/sleep", "3600"], descriptors=(), stderr=subprocess.DEVNULL, uid=None
+            ["/bin/sleep", "3600"], descriptors=(), stderr=subprocess.DEVNULL
         )
 
     @property
@@ -97,6 +97,9 @@ class FakeMachine:
 
     async def renew(self, records: Mapping[str, bytes]) -> None:
         self._require_alive()
+
+    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
+        """It has no disk that could be full."""
 
     async def pause(self) -> None:
         self._require_alive()

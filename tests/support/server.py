@@ -37,7 +37,7 @@ from waggle.infra.spool import Spool
 from waggle.mcp.arguments import OfferedTool
 from waggle.mcp.context import Services
 from waggle.mcp.server import WaggleServer, build_mcp
-from waggle.mcp.tools import all_tools
+from waggle.mcp.tools import CARRIERS, all_tools
 from waggle.service.environments import EnvironmentService, Limits
 from waggle.service.execution import ExecutionLimits, ExecutionService
 from waggle.service.filesystem import FilesystemService
@@ -203,7 +203,7 @@ async def serving(
         services = make_services(setup, group)
         mcp = build_mcp(services)
         web = build_app(
-            Served(mcp.lowlevel, services.offer, mcp.calls.cut),
+            Served(mcp.lowlevel, services.offer, mcp.calls.cut, CARRIERS),
             not_ready=services.environments.not_ready,
             hosts=host_policy("127.0.0.1", setup.names),
             sessions=setup.sessions,

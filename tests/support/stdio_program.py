@@ -13,6 +13,7 @@ import anyio
 from tests.support.server import Setup, make_services
 
 from waggle.mcp.server import build_mcp
+from waggle.mcp.tools import CARRIERS
 from waggle.stdio.descriptors import Wire
 from waggle.stdio.server import StdioLimits, StdioServer
 
@@ -26,7 +27,7 @@ async def main() -> None:
     async with anyio.create_task_group() as tasks:
         services = make_services(Setup(), tasks)
         mcp = build_mcp(services)
-        await StdioServer(mcp.lowlevel, mcp.calls, wire, StdioLimits()).run()
+        await StdioServer(mcp.lowlevel, mcp.calls, wire, StdioLimits(carriers=CARRIERS)).run()
         await services.environments.aclose()
         tasks.cancel_scope.cancel()
 

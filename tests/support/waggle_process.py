@@ -52,7 +52,7 @@ BYTECODE = Path(__file__).parents[2] / ".cache" / "waggle-test" / "bytecode"
 """Where Python may keep no bytecode beside its sources, each start would compile for seconds."""
 PORTS_EACH = 20
 _KEPT = ("WAGGLE_ACCEL", "WAGGLE_HYPERVISOR", "WAGGLE_LIBKRUN_PATH", "WAGGLE_QEMU_BINARY")
-_FORWARD = re.compile(rb"hostfwd=tcp:127\.0\.0\.1:(\d+)-")
+_FORWARD = re.compile(rb"hostfwd=tcp:127\.0\.0\.2:(\d+)-")
 _blocks = itertools.cycle(range(50))
 
 

@@ -81,17 +81,39 @@ async def test_it_holds_only_its_disks_and_its_sockets(guest: LocalGuest, shared
     assert len([name for name in opened if name != "anon_inode:[eventfd]"]) < 64
 
 
-async def test_it_listens_on_one_port_of_loopback(guest: LocalGuest) -> None:
-    inodes = {
-        str(target)[8:-1]
-        for target in (entry.readlink() for entry in (proc(guest) / "fd").iterdir())
-        if str(target).startswith("socket:[")
-    }
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    listening = [row[1] for row in rows if row[3] == "0A" and row[9] in inodes]
-    assert listening == [f"0100007F:{guest.ssh_port:04X}"]
-    others = Path("/proc/net/tcp6").read_text() + Path("/proc/net/udp").read_text()
-    assert not any(f" {inode} " in others for inode in inodes)
+async def test_it_listens_on_one_port_of_a_loopback_of_its_own(guest: LocalGuest) -> None:
+    net = proc(guest) / "net"
+    rows = [line.split() for line in (net / "tcp").read_text().splitlines()[1:]]
+    listening = [row[1] for row in rows if row[3] == "0A"]
+    assert listening == [f"0200007F:{guest.ssh_port:04X}"]
+    for others in ("tcp6", "udp", "raw", "packet"):
+        assert len((net / others).read_text().splitlines()) == 1, others
+    interfaces = (net / "dev").read_text().splitlines()[2:]
+    assert [row.partition(":")[0].strip() for row in interfaces] == ["lo"]
+
+
+async def test_it_has_namespaces_of_its_own(guest: LocalGuest) -> None:
+    for name in ("mnt", "net", "ipc", "uts"):
+        own, ours = (proc(guest) / "ns" / name).readlink(), Path(f"/proc/self/ns/{name}").readlink()
+        assert own != ours, name
+
+
+async def test_it_sees_its_program_libraries_and_firmware_and_no_file_of_ours(
+    guest: LocalGuest,
+) -> None:
+    mounts = (proc(guest) / "mounts").read_text().splitlines()
+    shown = {line.split()[1] for line in mounts}
+    rights = {line.split()[1]: line.split()[3].split(",") for line in mounts}
+    assert "/" in shown
+    assert all("ro" in flags for place, flags in rights.items() if not place.startswith("/proc"))
+    visible = proc(guest) / "root"
+    for hidden in ("etc/passwd", "home", "root", "tmp", "var", "run", "sys", "usr/bin/env", "bin"):
+        assert not (visible / hidden).exists(), hidden
+
+
+async def test_it_dies_before_the_server_when_memory_runs_out(guest: LocalGuest) -> None:
+    score = int((proc(guest) / "oom_score_adj").read_text())
+    assert score == 500 > int(Path("/proc/self/oom_score_adj").read_text())
 
 
 async def test_it_dies_with_the_server(lab: Lab) -> None:

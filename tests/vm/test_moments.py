@@ -18,7 +18,7 @@ from tests.support.vm import Lab, environment, lines, root, sh
 
 from waggle.config import load
 from waggle.domain.environment import Environment
-from waggle.domain.errors import BootFailed, MomentUnusable
+from waggle.domain.errors import BootFailed, DiskFull, MomentUnusable
 from waggle.domain.host import Moment, no_progress
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.store import frozen_files
@@ -33,6 +33,7 @@ pytestmark = [
     pytest.mark.usefixtures("leaks"),
     pytest.mark.timeout(300),
 ]
+IDS = "cat /proc/sys/kernel/random/uuid /proc/sys/kernel/random/boot_id /etc/machine-id"
 COUNTER = (
     "echo 0 >/dev/shm/count; i=0; while :; do i=$((i+1)); echo $i >/dev/shm/next; "
     "mv /dev/shm/next /dev/shm/count; /.waggle/bin/busybox usleep 50000; "
@@ -78,10 +79,7 @@ async def test_two_copies_go_on_with_programs_memory_and_files_and_differ_in_ide
     assert list((booting.directory / "moments").iterdir()) == []
     for guest in (first, second):
         assert await root(guest, "cat /etc/kept /dev/shm/kept") == "disk\nmemory\n"
-    told = [
-        lines(await guest.run(sh("cat /proc/sys/kernel/random/uuid /etc/machine-id")))
-        for guest in (origin, first, second)
-    ]
+    told = [lines(await guest.run(sh(IDS))) for guest in (origin, first, second)]
     for values in zip(*told, strict=True):
         assert len(set(values)) == 3, values
     await root(first, "echo mine >/etc/kept; pkill -f count || true")
@@ -305,7 +303,7 @@ async def test_a_full_disk_leaves_the_machine_running_and_nothing_else(freezing:
     try:
         _, asked, guest = await started(freezing)
         await root(guest, "dd if=/dev/urandom of=/dev/shm/x bs=1M count=30 2>/dev/null")
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(DiskFull, match="no room in"):
             await guest.hibernate()
         assert lines(await guest.run(sh("echo works"))) == ["works"]
         assert not frozen_in(disk / asked.id).exists()

@@ -97,7 +97,7 @@ async def copies(lab: Lab, template: Template, count: int = MANY) -> list[LocalG
 async def test_copies_at_once_differ_in_all_that_makes_a_machine(templated: Lab) -> None:
     guests = await copies(templated, await made(templated))
     drawn = "head -c 32 /dev/urandom | sha256sum; cat /proc/sys/kernel/random/uuid"
-    ask = sh(f"{drawn}; cat /etc/machine-id")
+    ask = sh(f"{drawn}; cat /etc/machine-id /proc/sys/kernel/random/boot_id")
     told = [lines(await guest.run(ask)) for guest in guests]
     for values in zip(*told, strict=True):
         assert len(set(values)) == MANY, values

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 
 import anyio
 import anyio.lowlevel
@@ -32,14 +33,19 @@ def chunks(*parts: bytes, end: bool = True) -> Receive:
     return receive
 
 
-def bodies(one: int = 10, together: int = 15, seconds: float = math.inf) -> Bodies:
-    return Bodies(BodyLimits(one, together, seconds))
+A, B, C = "a", "b", "c"
+
+
+def bodies(seconds: float = math.inf, rate: int = 1) -> Bodies:
+    """10 bytes a body, up to 3 for nothing, 12 an owner, 20 for all."""
+    small = BodyLimits(one=10, small=3, owner=12, together=20, patience=0.01)
+    return Bodies(replace(small, grace=seconds, rate=rate))
 
 
 async def test_a_body_in_parts_is_read_whole_and_released() -> None:
     all_bodies = bodies()
-    async with all_bodies.read("", chunks(b"abc", b"", b"defg")) as body:
-        assert body == b"abcdefg"
+    async with all_bodies.read("7", chunks(b"abc", b"", b"defg"), A) as body:
+        assert body.data == b"abcdefg"
         assert all_bodies.held == 7
     assert all_bodies.held == 0
 
@@ -48,7 +54,7 @@ async def test_a_body_in_parts_is_read_whole_and_released() -> None:
 async def test_a_large_body_is_refused(length: str) -> None:
     all_bodies = bodies()
     with pytest.raises(BodyRefusedError) as raised:
-        async with all_bodies.read(length, chunks(b"x" * 6, b"x" * 5)):
+        async with all_bodies.read(length, chunks(b"x" * 6, b"x" * 5), A):
             pass
     assert raised.value.status == 413
     assert all_bodies.held == 0
@@ -59,46 +65,123 @@ async def test_the_declared_length_is_refused_before_anything_is_read() -> None:
         raise AssertionError("read")
 
     with pytest.raises(BodyRefusedError):
-        async with bodies().read("11", receive):
+        async with bodies().read("11", receive, A):
             pass
 
 
-async def test_all_bodies_together_have_a_limit() -> None:
+async def refused(all_bodies: Bodies, owner: str, length: str = "10") -> BodyRefusedError:
+    with pytest.raises(BodyRefusedError) as raised:
+        async with all_bodies.read(length, chunks(b"x" * 5, b"x" * 5), owner):
+            pass
+    return raised.value
+
+
+async def test_an_owner_has_a_share_and_small_bodies_are_for_nothing() -> None:
     all_bodies = bodies()
-    async with all_bodies.read("", chunks(b"x" * 10)):
-        with pytest.raises(BodyRefusedError) as raised:
-            async with all_bodies.read("", chunks(b"x" * 4, b"x" * 2)):
-                pass
-        assert raised.value.status == 503
-        assert all_bodies.held == 10
-    async with all_bodies.read("", chunks(b"x" * 10)):
+    async with all_bodies.read("10", chunks(b"x" * 10), A):
+        assert (await refused(all_bodies, A)).status == 503
+        assert not all_bodies.refusing
+        async with all_bodies.read("10", chunks(b"x" * 10), B):
+            assert all_bodies.held == 20
+            async with all_bodies.read("3", chunks(b"xxx"), A) as small:
+                assert small.data == b"xxx"
+    assert all_bodies.held == 0
+
+
+async def test_all_bodies_together_have_a_limit_and_it_is_told() -> None:
+    all_bodies = bodies()
+    async with (
+        all_bodies.read("10", chunks(b"x" * 10), A),
+        all_bodies.read("10", chunks(b"x" * 10), B),
+    ):
+        assert (await refused(all_bodies, C)).status == 503
+        assert all_bodies.refusing
+        async with all_bodies.read("3", chunks(b"xxx"), C):
+            pass
+    async with all_bodies.read("10", chunks(b"x" * 10), C):
         pass
     assert all_bodies.held == 0
 
 
-async def test_a_slow_body_is_refused() -> None:
-    async def receive() -> Message:
-        await anyio.sleep_forever()
-        raise AssertionError
+@pytest.mark.parametrize("length", ["10", ""])
+async def test_a_body_waits_for_its_owners_others(length: str) -> None:
+    all_bodies = Bodies(BodyLimits(one=10, small=3, owner=12, together=20))
+    begun = anyio.Event()
+    read: list[bytes] = []
 
+    async def second() -> None:
+        begun.set()
+        async with all_bodies.read(length, chunks(b"y" * 6, b"y" * 4), A) as body:
+            read.append(bytes(body.data))
+
+    async with anyio.create_task_group() as group, all_bodies.read("10", chunks(b"x" * 10), A):
+        group.start_soon(second)
+        await begun.wait()
+        for _ in range(10):
+            await anyio.lowlevel.checkpoint()
+        assert read == []
+    assert read == [b"y" * 10]
+    assert all_bodies.held == 0
+
+
+@pytest.mark.parametrize("sent, length", [(b"", "10"), (b"", ""), (b"x" * 4, ""), (b"x", "3")])
+async def test_a_slow_body_is_refused(sent: bytes, length: str) -> None:
+    left = [sent] if sent else []
+
+    async def receive() -> Message:
+        if not left:
+            await anyio.sleep_forever()
+        return {"type": "http.request", "body": left.pop(), "more_body": True}
+
+    all_bodies = bodies(seconds=0.01, rate=1_000_000)
     with pytest.raises(BodyRefusedError) as raised:
-        async with bodies(seconds=0.01).read("", receive):
+        async with all_bodies.read(length, receive, A):
             pass
     assert raised.value.status == 408
+    assert all_bodies.held == 0
+
+
+async def test_a_body_that_keeps_coming_has_more_time() -> None:
+    """0.05 s and one second for each byte that came: it is sent for longer than the former."""
+    parts = [b"x"] * 9
+
+    async def receive() -> Message:
+        if not parts:
+            with anyio.move_on_after(0.06):
+                await anyio.sleep_forever()
+            return {"type": "http.request", "body": b"y", "more_body": False}
+        return {"type": "http.request", "body": parts.pop(), "more_body": True}
+
+    async with bodies(seconds=0.05).read("10", receive, A) as body:
+        assert body.data == b"xxxxxxxxxy"
 
 
 async def test_the_time_is_for_the_body_not_for_the_answer() -> None:
     with pytest.raises(TimeoutError):
-        async with bodies(seconds=0.01).read("", chunks(b"x")):
+        async with bodies(seconds=0.01).read("", chunks(b"x"), A):
             raise TimeoutError
 
 
 async def test_a_client_that_hangs_up_is_forgotten() -> None:
     all_bodies = bodies()
     with pytest.raises(ClientGoneError):
-        async with all_bodies.read("", chunks(b"abc", end=False)):
+        async with all_bodies.read("10", chunks(b"abcd", end=False), A):
             pass
     assert all_bodies.held == 0
+
+
+async def test_the_structure_is_refused_while_it_comes() -> None:
+    all_bodies = Bodies(BodyLimits())
+    parts = [b"[" * 50, b"[" * 50, b"never read"]
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": parts.pop(0), "more_body": True}
+
+    with pytest.raises(BodyRefusedError, match="more than 64 levels") as raised:
+        async with all_bodies.read("1000", receive, A):
+            pass
+    assert raised.value.status == 400
+    assert parts == [b"never read"]
 
 
 async def test_a_replayed_body_is_followed_by_what_really_comes() -> None:
@@ -108,7 +191,7 @@ async def test_a_replayed_body_is_followed_by_what_really_comes() -> None:
 
 
 async def test_limits_over_http() -> None:
-    setup = Setup(bodies=BodyLimits(one=2_000, together=3_000, seconds=0.2))
+    setup = Setup(bodies=BodyLimits(one=2_000, grace=0.2, rate=1_000_000))
     async with serving(setup) as rig, raw(rig) as http:
         large = request("tools/list", {"_meta": {"x": "y" * 2_000}})
         answer = await http.post("/mcp", json=large)

@@ -50,7 +50,7 @@ BAD_MESSAGES: dict[str, tuple[bytes, int]] = {
     "half a message": (b'{"jsonrpc": "2.0", "id": 1, "method": "tools/', -32700),
     "not utf-8": (b'{"jsonrpc": "2.0", "method": "\xff"}', -32700),
     "lone surrogate": (b'{"jsonrpc": "2.0", "id": 1, "method": "\\ud800"}', -32700),
-    "deep": (b"[" * 100_000, -32700),
+    "deep": (b"[" * 100_000, -32600),
     "a batch": (b'[{"jsonrpc": "2.0", "id": 1, "method": "tools/list"}]', -32600),
     "a number": (b"5", -32600),
     "no version": (b'{"id": 1, "method": "tools/list"}', -32600),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncGenerator
@@ -18,6 +19,7 @@ from mcp import Client, MCPError
 from tests.support.server import (
     ERAS,
     INITIALIZE,
+    MODERN,
     Rig,
     Setup,
     client,
@@ -30,6 +32,7 @@ from tests.support.server import (
 )
 
 from waggle.domain.errors import SettingsInvalid
+from waggle.web.connections import ConnectionLimits
 from waggle.web.protocol import GuardedProtocol
 from waggle.web.server import ServerLimits, bind, url_of
 
@@ -135,17 +138,39 @@ async def test_an_oversized_head_is_refused() -> None:
             assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
 
 
-async def test_too_many_connections_are_refused_and_room_comes_back() -> None:
-    setup = Setup(limits=ServerLimits(grace=0, connections=3))
-    async with serving(setup) as rig:
-        async with connection(rig), connection(rig), raw(rig) as http:
-            assert (await http.get("/healthz")).status_code == 503
-        async with raw(rig) as http:
-            with anyio.fail_after(5):
-                answer = await http.get("/healthz")
-                while answer.status_code == 503:  # until the server has seen them go
-                    answer = await http.get("/healthz")
-            assert answer.status_code == 200
+async def test_an_idle_connection_goes_where_there_are_too_many() -> None:
+    setup = Setup(limits=ServerLimits(grace=0, connections=ConnectionLimits(connections=3)))
+    async with (
+        serving(setup) as rig,
+        connection(rig) as (silent, _),
+        connection(rig) as (kept, writer),
+    ):
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert await kept.readuntil(b'{"status":"ok"}')
+        async with raw(rig) as http, raw(rig) as other:
+            for each in (http, other, http, other):
+                assert (await each.get("/healthz")).status_code == 200
+        with anyio.fail_after(5), contextlib.suppress(ConnectionError):
+            assert await silent.read() == b""
+
+
+@pytest.mark.parametrize("limits", [ConnectionLimits(connections=1), ConnectionLimits(owner=1)])
+async def test_too_many_requests_at_once_are_refused_and_room_comes_back(
+    limits: ConnectionLimits,
+) -> None:
+    setup = Setup(limits=ServerLimits(grace=0, connections=limits))
+    async with serving(setup) as rig, client(rig, MODERN) as connected, raw(rig) as http:
+        guest = rig.host.guests[environment := await created(connected)]
+        async with anyio.create_task_group() as group:
+            group.start_soon(finish, connected, environment)
+            await guest.started.wait()
+            refused = await http.post("/mcp", json=request("tools/list"))
+            assert refused.status_code == 503
+            assert refused.headers["retry-after"] == "5"
+            ready = await http.get("/readyz")
+            assert ready.status_code == (503 if limits.connections == 1 else 200)
+            guest.release.set()
+        assert (await http.post("/mcp", json=request("tools/list"))).status_code == 200
 
 
 @pytest.mark.parametrize("era", ERAS)

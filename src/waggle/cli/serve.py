@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import anyio
-
-from waggle import app_http, app_stdio
+from waggle import app_http, app_stdio, watchdog
 from waggle.config import Settings, name_user
+from waggle.infra.host.open_files import raise_limit
 from waggle.logs import configure_logging
 from waggle.stdio.descriptors import Wire
 
@@ -15,11 +14,13 @@ def serve(settings: Settings) -> None:
     """Set up logging and serve. Raises WaggleError, also inside groups."""
     configure_logging(settings.log_level, settings.log_format)
     name_user()
-    anyio.run(app_http.serve, settings)
+    raise_limit()
+    watchdog.run(app_http.serve, settings)
 
 
 def serve_stdio(settings: Settings, wire: Wire) -> None:
     """Set up logging and serve one client. Raises WaggleError, also inside groups."""
     configure_logging(settings.log_level, settings.log_format, waiting=False)
     name_user()
-    anyio.run(app_stdio.serve_stdio, settings, wire)
+    raise_limit()
+    watchdog.run(app_stdio.serve_stdio, settings, wire)

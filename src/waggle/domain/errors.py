@@ -261,6 +261,17 @@ class FileRefused(WaggleError):
     code = "file_refused"
 
 
+class DiskFull(WaggleError):
+    """A disk of the server's has no room for that, or too little. Never the guest's own disk."""
+
+    code = "disk_full"
+    retryable = True
+    default_hint = (
+        "Destroy environments or delete snapshots that are no longer needed, or "
+        "have the operator free space; then try again."
+    )
+
+
 class SetupIncomplete(WaggleError):
     """A program, a library, the kernel or the guest kit is missing on this machine."""
 

@@ -172,6 +172,14 @@ class Guest(Protocol):
         """
         ...
 
+    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
+        """Call `tell` when its machine stops because the server's disk is full, with why.
+
+        And with None when it goes on, which it does by itself once there is room. What is asked of
+        the guest meanwhile waits, or fails with DiskFull.
+        """
+        ...
+
     def when_visited(self, tell: Callable[[], None]) -> None:
         """Call `tell` now and then while somebody is connected to an exposed port."""
         ...
@@ -199,7 +207,7 @@ class Guest(Protocol):
         """What it is at this moment, for the length of a block; it goes on meanwhile.
 
         Connections are not part of it: what runs over one finds it broken in a copy. Raises
-        Unsupported, BootFailed, GuestLost or OSError.
+        Unsupported, BootFailed, GuestLost, DiskFull or SnapshotFailed.
         """
         ...
 
@@ -207,7 +215,7 @@ class Guest(Protocol):
         """Keep its state on the disk for `EnvironmentHost.wake`, and end it.
 
         When that fails, it goes on. Finishes when cancelled. Raises Unsupported, BootFailed,
-        GuestLost or OSError.
+        GuestLost, DiskFull or SnapshotFailed.
         """
         ...
 
@@ -229,8 +237,12 @@ class EnvironmentHost(Protocol):
         """Boot the environment, or have it go on from a moment, and connect to it.
 
         A failed or cancelled create leaves nothing. Raises ImageMissing, ImageCorrupt, NoPorts,
-        BootFailed, SetupIncomplete, TimedOut, Unsupported or MomentUnusable.
+        BootFailed, SetupIncomplete, TimedOut, Unsupported, MomentUnusable or DiskFull.
         """
+        ...
+
+    def require_disk(self) -> None:
+        """Raise DiskFull when it has too little room for another environment, or a copy of one."""
         ...
 
     async def wake(self, environment: Environment, progress: Progress) -> Guest:

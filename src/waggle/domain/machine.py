@@ -7,7 +7,7 @@ Knows nothing of images, SSH or MCP: disks are files, the guest is a port and a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -82,6 +82,13 @@ class Machine(Protocol):
 
         `records` are those of the identity disk, or some of them. Raises GuestLost: it must not be
         used then.
+        """
+        ...
+
+    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
+        """Call `tell` when it stops because the host's disk is full, with why; see `host.Guest`.
+
+        With None when it goes on. Called at once if it stands still already.
         """
         ...
 

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trees of files on their way in and out of a guest, and the records that carry them.
 
-The records are those of rootfs/kit/guest/pack.c and unpack.c. Pure; names are bytes, and whoever
-wrote them may be hostile.
+`layout` beside it says where entries stand. The records are those of rootfs/kit/guest/pack.c and
+unpack.c. Pure; names are bytes, and whoever wrote them may be hostile.
 """
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -20,12 +19,17 @@ MAX_TREE_FILE = 10_000_000
 """Bytes of one file that is uploaded: what one run takes on its standard input."""
 MAX_ARCHIVE_BYTES = 10 * 1024 * 1024
 MAX_RECORDS_BYTES = MAX_TREE_BYTES + MAX_TREE_ENTRIES * 4_500
+"""Bytes of all records of a packed tree."""
+MAX_TOLD = 100
+"""Entries that failed, or were left out, which are named; unpack.c names no more."""
 _MAX_NAME = 4_095
 _MAX_COMPONENT = 255
 _MAX_DEPTH = 100
 _HEAD = 9_000
 _END = "e"
 _SKIPPED = "s"
+_LONGEST = {_END: 200, _SKIPPED: 200, "d": 0, "l": _MAX_NAME, "f": MAX_TREE_BYTES}
+"""Bytes behind the name of each kind of record that pack.c writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,20 @@ class Skipped:
     reason: str
 
 
+@dataclass(slots=True)
+class LeftOut:
+    """How much is not in a tree, and the first MAX_TOLD of it."""
+
+    count: int = 0
+    first: list[Skipped] = field(default_factory=list[Skipped])
+
+    def add(self, skipped: Skipped) -> None:
+        """One more."""
+        self.count += 1
+        if self.count <= MAX_TOLD:
+            self.first.append(skipped)
+
+
 @dataclass(frozen=True, slots=True)
 class Unpacked:
     """What became of a tree in the guest. `failures` are the first ones, of `failed` in all."""
@@ -59,14 +77,14 @@ class Unpacked:
     failures: tuple[Skipped, ...] = ()
 
     def __add__(self, other: Unpacked) -> Unpacked:
-        """Both together."""
+        """Both together, with the first MAX_TOLD failures."""
         return Unpacked(
             self.files + other.files,
             self.directories + other.directories,
             self.links + other.links,
             self.size + other.size,
             self.failed + other.failed,
-            self.failures + other.failures,
+            (self.failures + other.failures)[:MAX_TOLD],
         )
 
 
@@ -80,17 +98,20 @@ def decode(read: Callable[[int, int], bytes], size: int) -> Iterator[TreeEntry |
     """The records that a guest wrote; `read` gives bytes from an offset, `size` is all there are.
 
     A tree that the guest cut short ends with a Skipped without a name. Raises ValueError for what
-    is no record, and when the end is missing.
+    is no record, for more of them than pack.c writes, and when the end is missing.
     """
-    offset = 0
+    offset = count = 0
     while offset < size:
+        if count > MAX_TREE_ENTRIES:
+            raise ValueError("too many records")
+        count += 1
         head, name, *rest = read(offset, _HEAD).split(b"\0", 2)
         if not rest or len(head) > 80:
             raise ValueError("not a record")
         kind, mode, modified, length = _head(head)
         offset += len(head) + len(name) + 2
-        if length > size - offset:
-            raise ValueError("a record is cut off")
+        if length > min(size - offset, _LONGEST[kind]):
+            raise ValueError("a record is cut off or too long")
         data = read(offset, length) if length else b""
         offset += length
         if kind == _END:
@@ -106,6 +127,8 @@ def decode(read: Callable[[int, int], bytes], size: int) -> Iterator[TreeEntry |
 
 def _head(head: bytes) -> tuple[str, int, int, int]:
     kind, mode, modified, length = head.decode("ascii").split(" ")
+    if kind not in _LONGEST:
+        raise ValueError("an unknown record")
     return kind, int(mode, 8) & 0o777, max(0, min(int(modified), 1 << 33)), _natural(length)
 
 
@@ -157,29 +180,6 @@ def check_link(name: bytes, target: bytes) -> None:
     climbs = parts.count(b"..")
     if any(part != b".." for part in parts[:climbs]) or climbs > name.count(b"/"):
         raise ValueError("it is a link that leads out of the tree")
-
-
-@dataclass(slots=True)
-class Layout:
-    """What a tree has so far: nothing below what is not a directory, so nothing through a link."""
-
-    kinds: dict[bytes, Kind] = field(default_factory=dict[bytes, Kind])
-
-    def add(self, name: bytes, kind: Kind) -> bool:
-        """Whether it takes the place of an earlier file or link; a directory may come twice.
-
-        Raises ValueError, with the reason in words, also for a directory and something else.
-        """
-        known = self.kinds.get(name)
-        if known is not None and (known is Kind.DIRECTORY) != (kind is Kind.DIRECTORY):
-            raise ValueError("its name comes twice")
-        parent = posixpath.dirname(name)
-        while parent:
-            if self.kinds.setdefault(parent, Kind.DIRECTORY) is not Kind.DIRECTORY:
-                raise ValueError("it lies below something that is not a directory")
-            parent = posixpath.dirname(parent)
-        self.kinds[name] = kind
-        return known is not None and kind is not Kind.DIRECTORY
 
 
 def shown_name(name: bytes) -> str:

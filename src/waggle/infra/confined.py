@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A child process that is kept on a short leash: the VMM of one machine.
 
-Used by the hypervisors. Own session, no new privileges, killed with the server, unprivileged user
-when the server is root, no core dumps, few descriptors. The process is watched and signalled
+Used by the hypervisors. Own session, no new privileges, killed with the server, no core dumps, few
+descriptors; the process itself gives up the rest (`infra.confinement`). It is watched and signalled
 through a pidfd, so a reused pid is never hit (see pidfd_open(2)).
 """
 
@@ -15,7 +15,7 @@ import resource
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,8 @@ from waggle.domain.errors import SetupIncomplete, TimedOut
 MAX_DESCRIPTORS: Final = 512
 DEATH_SECONDS: Final = 10.0
 _CAP_SYS_NICE: Final = 23
+Enclose = Callable[[int], Callable[[], None]]
+"""Limits what a process, by its number, may use; returns what to call when it is dead."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -115,9 +117,10 @@ def kill_identified(identity: MachineIdentity) -> bool:
 class ConfinedProcess:
     """One child. Use `start`, then `wait` or `kill`; the child is reaped in either case."""
 
-    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+    def __init__(self, child: subprocess.Popen[bytes], enclose: Enclose | None = None) -> None:
         """Watch a fresh child. When that cannot be done, the child is killed."""
         self._child = child
+        self._release: Callable[[], None] | None = None
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as undo:
             undo.callback(child.wait)
@@ -128,6 +131,8 @@ class ConfinedProcess:
             gone = MachineIdentity(child.pid, 0, _BOOT_ID.read_text().strip())
             self.identity = identify(child.pid) or gone
             self._ended: asyncio.Future[int] = loop.create_future()
+            if enclose is not None:
+                self._release = enclose(child.pid)
             loop.add_reader(self._descriptor, self._reap)
             undo.pop_all()
 
@@ -138,16 +143,16 @@ class ConfinedProcess:
         *,
         descriptors: Sequence[int],
         stderr: int,
-        uid: int | None,
-        groups: Sequence[int] = (),
         stdin: int = subprocess.DEVNULL,
         max_descriptors: int = MAX_DESCRIPTORS,
         background: bool = False,
+        enclose: Enclose | None = None,
     ) -> ConfinedProcess:
-        """Start `argv` with only these descriptors open. `uid` also becomes the group id.
+        """Start `argv` with only these descriptors open, and our user and rights.
 
         The descriptors stay the caller's to close. It dies with the thread that calls this.
-        Raises SetupIncomplete when the program cannot be started.
+        `enclose` puts the process where its resources are limited. Raises SetupIncomplete when the
+        program cannot be started or not be enclosed.
         """
         try:
             child = subprocess.Popen(
@@ -157,15 +162,12 @@ class ConfinedProcess:
                 stderr=stderr,
                 pass_fds=tuple(descriptors),
                 start_new_session=True,
-                user=uid,
-                group=uid,
-                extra_groups=None if uid is None else list(groups),
                 env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
                 cwd="/",
             )
         except OSError as error:
             raise SetupIncomplete(f"{argv[0]} cannot be started: {error}.") from error
-        return cls(child)
+        return cls(child, enclose)
 
     @property
     def is_alive(self) -> bool:
@@ -175,7 +177,10 @@ class ConfinedProcess:
     def _reap(self) -> None:
         asyncio.get_running_loop().remove_reader(self._descriptor)
         os.close(self._descriptor)
-        self._ended.set_result(self._child.wait())
+        status = self._child.wait()
+        if self._release is not None:
+            self._release()
+        self._ended.set_result(status)
 
     async def wait(self) -> int:
         """The exit status, negative for a signal. Safe to cancel and to call again."""

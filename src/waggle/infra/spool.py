@@ -8,11 +8,13 @@ nothing is left of it when the process ends, however it ends.
 
 from __future__ import annotations
 
+import io
+import os
 import tempfile
 from pathlib import Path
-from typing import IO
 
 from waggle.domain.execution import Output
+from waggle.infra.disk_room import is_full
 
 IN_MEMORY = 64 * 1024
 """Bytes of a stream that need no file."""
@@ -28,9 +30,12 @@ class Spool:
     """
 
     def __init__(self, directory: Path, *, keep: int, view: int) -> None:
-        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115 (see `close`)
-            IN_MEMORY, dir=str(directory)
-        )
+        self._directory = directory
+        self._memory = bytearray()  # what is kept while there is no file
+        self._file: io.FileIO | None = None
+        self._closed = False
+        self.disk_full = False
+        """Whether something was not kept because the disk is full, and not for its length."""
         self._keep = keep
         self._view = view
         self._kept = 0
@@ -56,16 +61,32 @@ class Spool:
             del self._rest[:-TAIL]
 
     def _store(self, data: bytes) -> int:
-        if not data or self._file.closed:
+        if not data or self._closed:
             return 0
         try:
-            self._file.seek(self._kept)
-            self._file.write(data)
-        except OSError:
+            if self._file is None and self._kept + len(data) <= IN_MEMORY:
+                self._memory += data
+            else:
+                _write(self._opened().fileno(), data, self._kept)
+        except OSError as error:
+            self.disk_full = is_full(error)
             self._keep = self._kept
             return 0
         self._kept += len(data)
         return len(data)
+
+    def _opened(self) -> io.FileIO:
+        """The file, which has all that was kept so far. Raises OSError; nothing is lost then."""
+        if self._file is None:
+            file = tempfile.TemporaryFile(buffering=0, dir=self._directory)  # noqa: SIM115
+            try:
+                _write(file.fileno(), self._memory, 0)
+            except BaseException:
+                file.close()
+                raise
+            self._file = file
+            self._memory.clear()
+        return self._file
 
     def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset`; fewer at the end, and where a gap begins.
@@ -73,8 +94,10 @@ class Spool:
         Raises ValueError for an offset within what was not kept.
         """
         if offset < self._kept:
-            self._file.seek(offset)
-            return self._file.read(min(length, self._kept - offset))
+            end = min(offset + length, self._kept)
+            if self._file is None:
+                return bytes(self._memory[offset:end])
+            return os.pread(self._file.fileno(), end - offset, offset)
         begin = self._total - len(self._rest)
         if offset < begin:
             raise ValueError(f"bytes {self._kept} to {begin} were not kept")
@@ -102,5 +125,16 @@ class Spool:
 
     def close(self) -> None:
         """Free what is kept, but for what is not in the file. Idempotent."""
-        self._file.close()
+        self._closed = True
+        self._memory.clear()
+        if self._file is not None:
+            self._file.close()
         self._kept = self._keep = 0
+
+
+def _write(descriptor: int, data: bytes | bytearray, offset: int) -> None:
+    """All of it: a disk that is nearly full takes a part first. Raises OSError."""
+    left = memoryview(data)
+    while left:
+        size = os.pwrite(descriptor, left, offset)
+        left, offset = left[size:], offset + size

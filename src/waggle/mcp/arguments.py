@@ -24,6 +24,7 @@ from pydantic import ConfigDict, create_model
 from waggle.domain.toolset import Offer
 from waggle.mcp.input_schemas import documented, published
 from waggle.mcp.output_schemas import Schema, quick, terse
+from waggle.structure import Bounds, Structure
 
 ADDED_BY_CLIENTS = frozenset(
     {
@@ -36,6 +37,8 @@ ADDED_BY_CLIENTS = frozenset(
 _IN_HEADER = "environment_id"
 _OPENING = {"array": "[", "object": "{"}
 _PLAIN = (*"-0123456789", "true", "false")
+_WITHIN = Bounds(containers=20_000, commas=20_000, depth=32, outside=256 * 1024)
+"""Of JSON in a string: a list of names, variables or files."""
 _NUMBERS = {"integer", "number", "boolean", "null"}
 
 
@@ -89,6 +92,7 @@ def _parsed(value: object, openings: tuple[str, ...] | None) -> object:
     if not openings or not isinstance(value, str) or not value.lstrip().startswith(openings):
         return value
     try:
+        Structure(_WITHIN).feed(value.encode())  # as hostile as a whole message
         return json.loads(value)
     except (ValueError, RecursionError):
         return value

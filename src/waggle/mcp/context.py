@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -20,6 +20,7 @@ from waggle.domain.access import LOCAL, Owner
 from waggle.domain.host import Progress
 from waggle.domain.observer import Observer
 from waggle.domain.toolset import CHOSEN, Offer
+from waggle.large import ARGUMENTS
 from waggle.service.environments import EnvironmentService
 from waggle.service.execution import ExecutionLimits, ExecutionService
 from waggle.service.filesystem import FilesystemService
@@ -86,6 +87,12 @@ def chosen_offer(request: object) -> Offer | None:
     """What the client of this HTTP request chose to be offered; None if it did not choose."""
     offer = request.scope.get(CHOSEN) if isinstance(request, HttpRequest) else None
     return offer if isinstance(offer, Offer) else None
+
+
+def whole_arguments(request: object, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call; those of a large one were read by `waggle.web`, and once."""
+    large = request.scope.get(ARGUMENTS) if isinstance(request, HttpRequest) else None
+    return given if large is None else cast("dict[str, Any]", large)
 
 
 class Reports(Protocol):

@@ -33,7 +33,7 @@ from waggle.domain.observer import NO_TOOL
 from waggle.mcp.arguments import OfferedTool, parameters, takes
 from waggle.mcp.call_record import About, counted, ended_call
 from waggle.mcp.calls import CUT, REFUSED, Calls
-from waggle.mcp.context import Ctx, Request, Services, current_owner
+from waggle.mcp.context import Ctx, Request, Services, current_owner, whole_arguments
 from waggle.mcp.errors import describe, failure_result, unknown_tool
 from waggle.mcp.prompts import rendered
 from waggle.mcp.refusals import refusing
@@ -126,7 +126,9 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         context: Ctx | None = None,
     ) -> Result:
         """Call a tool. Never raises for a user's mistake, a guest's failure or a crash."""
-        surface = self._surfaces.of(context and context.request_context.request)
+        request = context and context.request_context.request
+        arguments = whole_arguments(request, arguments)
+        surface = self._surfaces.of(request)
         tool = self._surfaces.tool(surface, name)
         if tool is not None:
             arguments = tool.fn_metadata.pre_parse_json(

@@ -50,8 +50,9 @@ def too_much() -> TooLarge:
 class _Bounded(io.RawIOBase):
     """What a decoder gives, as a file, and no more of it than a tree may have."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, check: Callable[[], None]) -> None:
         super().__init__()
+        self._check = check
         self._source = decoder(CountedFile(io.BytesIO(data), lambda _count: None))
         self._left = MAX_TREE_BYTES + _HEADERS
 
@@ -59,6 +60,7 @@ class _Bounded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride] # the stub's Buffer is a memoryview when BufferedReader calls
+        self._check()
         data = self._source.read(min(len(buffer), 1 << 20))
         self._left -= len(data)
         if self._left < 0:
@@ -67,14 +69,20 @@ class _Bounded(io.RawIOBase):
         return len(data)
 
 
-def tar_entries(data: bytes, known: Known, *, largest: int = MAX_TREE_FILE) -> Iterator[TreeEntry]:
+def tar_entries(
+    data: bytes,
+    known: Known,
+    *,
+    largest: int = MAX_TREE_FILE,
+    check: Callable[[], None] = lambda: None,
+) -> Iterator[TreeEntry]:
     """The entries of a tar, packed or not, with files of at most `largest` bytes.
 
-    Raises InvalidArgument or TooLarge, also between entries.
+    Raises InvalidArgument or TooLarge, also between entries, and what `check` raises.
     """
     limits = replace(_LIMITS, file_bytes=largest)
     try:
-        reader = TarReader(io.BufferedReader(_Bounded(data), 1 << 20), limits)
+        reader = TarReader(io.BufferedReader(_Bounded(data, check), 1 << 20), limits)
         for entry in reader:
             yield _tar_entry(entry, reader, known)
     except ImageCorrupt as error:

@@ -10,31 +10,42 @@ from __future__ import annotations
 
 import gzip
 import io
-import tarfile
 from collections.abc import Callable, Iterable
 
 from waggle.domain.errors import InvalidArgument, TooLarge
+from waggle.domain.layout import Layout
 from waggle.domain.search import Kind
 from waggle.domain.tree import (
     MAX_TREE_BYTES,
     MAX_TREE_ENTRIES,
-    Layout,
+    LeftOut,
     Skipped,
     TreeEntry,
     check_target,
     clean_name,
 )
 from waggle.service.archive_formats import SUPPORTED, Known, refused, tar_entries, too_much
+from waggle.service.tar_writing import END, content, header
 from waggle.service.zip_entries import MAGIC, zip_entries
 
+Check = Callable[[], None]
+"""Called again and again while an archive is worked on; ends that with what it raises."""
 
-def read_archive(data: bytes) -> list[TreeEntry]:
+
+def go_on() -> None:
+    """The check of who never gives up."""
+
+
+def read_archive(data: bytes, check: Check = go_on) -> list[TreeEntry]:
     """All entries of a client's archive, checked.
 
-    Raises InvalidArgument for what is no archive and for hostile entries, TooLarge beyond bounds.
+    Raises InvalidArgument for what is no archive and for hostile entries, TooLarge beyond bounds,
+    and what `check` raises.
     """
     is_zip = data.startswith(MAGIC)
-    entries = _all_checked(lambda known: zip_entries(data) if is_zip else tar_entries(data, known))
+    entries = _all_checked(
+        lambda known: zip_entries(data) if is_zip else tar_entries(data, known, check=check), check
+    )
     if not entries:
         raise InvalidArgument("The archive is empty.", hint=SUPPORTED)
     return entries
@@ -45,10 +56,10 @@ def read_packed(data: bytes) -> list[TreeEntry]:
 
     Raises as `read_archive`. A file may be as large as the whole tree.
     """
-    return _all_checked(lambda known: tar_entries(data, known, largest=MAX_TREE_BYTES))
+    return _all_checked(lambda known: tar_entries(data, known, largest=MAX_TREE_BYTES), go_on)
 
 
-def _all_checked(read: Callable[[Known], Iterable[TreeEntry]]) -> list[TreeEntry]:
+def _all_checked(read: Callable[[Known], Iterable[TreeEntry]], check: Check) -> list[TreeEntry]:
     """The entries in their order.
 
     Of files and links with one name the last counts, at its place: archives grow at their end.
@@ -61,6 +72,7 @@ def _all_checked(read: Callable[[Known], Iterable[TreeEntry]]) -> list[TreeEntry
         return None if found is None or found.kind is Kind.DIRECTORY else found
 
     for entry in read(known):
+        check()
         checked = _checked(entry, layout)
         if checked is None:
             continue
@@ -89,23 +101,23 @@ def _checked(entry: TreeEntry, layout: Layout) -> TreeEntry | None:
     return TreeEntry(entry.kind, name, entry.mode & 0o777, entry.modified, entry.data)
 
 
-def write_archive(entries: Iterable[TreeEntry | Skipped], out: io.RawIOBase) -> list[Skipped]:
+def write_archive(
+    entries: Iterable[TreeEntry | Skipped], out: io.RawIOBase, check: Check = go_on
+) -> LeftOut:
     """Write a tar.gz of what a guest packed, and return what was left out and why.
 
     Names lead nowhere but into the tree, links where the guest has them lead; owners are 0, modes
     have no special bits. An entry without a name is the end that came too early: TooLarge. Raises
-    ValueError for nonsense.
+    ValueError for nonsense, and what `check` raises.
     """
-    layout, left_out = Layout(), list[Skipped]()
-    with (
-        gzip.GzipFile("", "wb", 6, out, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
-    ):
+    layout, left_out = Layout(), LeftOut()
+    with gzip.GzipFile("", "wb", 6, out, mtime=0) as packed:
         for entry in entries:
+            check()
             if isinstance(entry, Skipped):
                 if not entry.name:
                     raise _stopped(entry.reason)
-                left_out.append(entry)
+                left_out.add(entry)
                 continue
             try:
                 name = clean_name(entry.name)
@@ -114,25 +126,16 @@ def write_archive(entries: Iterable[TreeEntry | Skipped], out: io.RawIOBase) -> 
                 if name and layout.add(name, entry.kind):
                     raise ValueError("its name comes twice")
             except ValueError as error:
-                left_out.append(Skipped(entry.name, str(error)))
+                left_out.add(Skipped(entry.name, str(error)))
                 continue
-            if name:
-                _add(tar, name, entry)
+            if not name:
+                continue
+            packed.write(header(name, entry))
+            for piece in content(entry):
+                check()
+                packed.write(piece)
+        packed.write(END)
     return left_out
-
-
-def _add(tar: tarfile.TarFile, name: bytes, entry: TreeEntry) -> None:
-    info = tarfile.TarInfo(name.decode("utf-8", "surrogateescape"))
-    info.mode, info.mtime = entry.mode & 0o777, entry.modified
-    if entry.kind is Kind.DIRECTORY:
-        info.type = tarfile.DIRTYPE
-        tar.addfile(info)
-    elif entry.kind is Kind.LINK:
-        info.type, info.linkname = tarfile.SYMTYPE, entry.data.decode("utf-8", "surrogateescape")
-        tar.addfile(info)
-    else:
-        info.size = len(entry.data)
-        tar.addfile(info, io.BytesIO(entry.data))
 
 
 def _stopped(reason: str) -> TooLarge:

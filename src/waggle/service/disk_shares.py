@@ -44,6 +44,10 @@ class DiskShares:
         """Count what `held` says from now on: bytes by owner. It must not wait."""
         self._others.append(held)
 
+    def require(self) -> None:
+        """Raise DiskFull when the disk has too little room for anything more."""
+        self._host.require_disk()
+
     @contextlib.asynccontextmanager
     async def room(
         self, owner: str, need: int = FIRST_BYTES, *, copies: int = 0, of: str = ""
@@ -51,8 +55,9 @@ class DiskShares:
         """Hold `need` bytes, and as many `copies` of an environment's disk, until the block ends.
 
         What was written meanwhile counts twice, so no owner comes to more than his share. Raises
-        QuotaExceeded.
+        QuotaExceeded, or DiskFull below the operator's reserve.
         """
+        self.require()
         if not self._most_mib and not self._several_owners():
             yield
             return

@@ -77,7 +77,6 @@ class EnvironmentService:
             make_room=self.unclaimed.make_room,
         )
         self.disk = DiskShares(host, self._registry, limits.disk_mib, limits.several_owners)
-        """What each owner may have of the disk."""
         self._pauses = Pauses(self._registry, limits.pausing, clock, host, self.disk)
 
     def _changed(self, environment: Environment) -> None:
@@ -99,8 +98,8 @@ class EnvironmentService:
         """Boot a new environment and return it running.
 
         Capacity is reserved before any work; a failed or cancelled create frees it and leaves
-        nothing. Raises MaxEnvironments, QuotaExceeded, InvalidArgument, NotFound when it is
-        destroyed meanwhile, and what `EnvironmentHost.create` raises.
+        nothing. Raises MaxEnvironments, QuotaExceeded, InvalidArgument, DiskFull, NotFound when it
+        is destroyed meanwhile, and what `EnvironmentHost.create` raises.
         """
         environment = self.limits.describe(
             request, environment_id=self._new_id(), owner=owner, now=self._clock()
@@ -225,8 +224,9 @@ class EnvironmentService:
     async def roll_back(
         self, environment_id: str, moment: Moment, *, owner: str, progress: Progress = no_progress
     ) -> Environment:
-        """Have it go on from a moment. Raises NotFound, Busy, NotRunning, as the host does."""
+        """Have it go on from a moment. Raises NotFound, Busy, NotRunning, DiskFull, as the host."""
         live = self._owned(environment_id, owner)
+        self.disk.require()
         if live.environment.state is State.PAUSED:
             await self._pauses.resume(live)
         return await live.roll_back(progress, moment)
@@ -268,10 +268,10 @@ class EnvironmentService:
         """The reaper's end of what is idle: put to sleep or destroyed, which is what it returns.
 
         None when it was used since the reaper looked, or is kept in memory because it cannot sleep
-        now. Raises what keeps it from being destroyed.
+        now, or stands still for a full disk. Raises what keeps it from being destroyed.
         """
         live = self._registry.find(environment_id)
-        if live is None or not live.environment.is_expired(self._clock()):
+        if live is None or not live.environment.is_expired(self._clock()) or live.is_stalled:
             return None
         if self._pauses.may_rest(live.environment):
             return State.PAUSED if await self._pauses.rest(live) else None

@@ -18,6 +18,7 @@ from waggle.domain.errors import ImageCorrupt, ImageMissing
 from waggle.domain.host import Progress
 from waggle.domain.image import BootImage
 from waggle.domain.runtime import RuntimeName
+from waggle.infra.disk_room import DiskRoom
 from waggle.infra.oci.flatten import flatten
 from waggle.infra.oci.image import ResolvedImage
 from waggle.infra.oci.sources import is_local
@@ -48,13 +49,18 @@ class ImageService:
         runtimes: Mapping[RuntimeName, str],
         pulling: PullPolicy | None = None,
         linger: float = LINGER_SECONDS,
+        room: DiskRoom | None = None,
     ) -> None:
-        """`linger` is seconds that work goes on for when all who asked for it have given up."""
+        """`linger` is seconds that work goes on for when all who asked for it have given up.
+
+        `room` is that of all three directories; None keeps no reserve.
+        """
+        self._room = room or DiskRoom("the image cache", store, 0)
         self.store = ImageStore(store)
         self.layers = UnpackedLayers(layers)
         self.disks: RootDisks[ResolvedImage] = RootDisks(disks, partial(flatten, kept=self.layers))
         self._maker = DiskMaker(self.disks, self.layers)
-        self.pulls = Pulls(self.store, self.layers, pulling or PullPolicy())
+        self.pulls = Pulls(self.store, self.layers, pulling or PullPolicy(), room=self._room)
         self._runtimes = runtimes
         self._sharing: Sharing[BootImage] = Sharing(linger)
 
@@ -63,7 +69,7 @@ class ImageService:
 
         Who asks for the same image meanwhile waits with the others. A caller that is cancelled
         takes it from none of them, and work that nobody waits for goes on for a while. Raises
-        ImageMissing, ImageCorrupt, and what `Pulls.bring` raises.
+        ImageMissing, ImageCorrupt, DiskFull, and what `Pulls.bring` raises.
         """
         work = partial(self._boot_image, reference)
         return await self._sharing.get(reference, work, progress)
@@ -73,6 +79,10 @@ class ImageService:
         await self._sharing.aclose()
 
     async def _boot_image(self, reference: str, progress: Progress) -> BootImage:
+        with self._room.errors():
+            return await self._brought(reference, progress)
+
+    async def _brought(self, reference: str, progress: Progress) -> BootImage:
         if not is_local(reference):
             async with _from_threads(progress, 0.0, PULL_SHARE) as report:
                 reference = await self.pulls.bring(
@@ -81,6 +91,7 @@ class ImageService:
         image = await asyncio.to_thread(self._used, reference)
         disk = self.disks.find(image.digest)
         if disk is None:
+            self._room.require()
             async with _from_threads(progress, PULL_SHARE, DISK_SHARE) as report:
                 disk = await self.make_disk(image, report)
         config = image.config

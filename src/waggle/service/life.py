@@ -19,7 +19,7 @@ from waggle.domain.errors import NotRunning
 from waggle.domain.host import EnvironmentHost, Guest
 from waggle.domain.protocols import Clock, EnvironmentStore
 from waggle.service.death import cause_of, death
-from waggle.service.records import record_end
+from waggle.service.records import save_if_possible
 
 log = structlog.get_logger(__name__)
 _LIVING = (State.RUNNING, State.PAUSED)
@@ -111,7 +111,7 @@ class Life:
             self._changed(self.environment)
             raise
         try:
-            await record_end(self._store, self.environment.to(State.DESTROYED, error=reason))
+            await save_if_possible(self._store, self.environment.to(State.DESTROYED, error=reason))
         finally:
             self.environment = self.environment.to(State.DESTROYED, error=reason)
             self._changed(self.environment)
@@ -141,4 +141,4 @@ class Life:
                     await self._free_guest()
                 except Exception:
                     log.exception("environment_cleanup_failed", environment=self.environment.id)
-                await record_end(self._store, self.environment)
+                await save_if_possible(self._store, self.environment)

@@ -17,13 +17,19 @@ import anyio
 import structlog
 
 from waggle.domain.environment import Environment, State
-from waggle.domain.errors import GuestLost, GuestMisbehaves, NotFound, WaggleError
+from waggle.domain.errors import (
+    DiskFull,
+    GuestLost,
+    GuestMisbehaves,
+    NotFound,
+    WaggleError,
+)
 from waggle.domain.host import Guest, Moment, Progress
 from waggle.domain.left import NOTHING_LEFT, Left
 from waggle.domain.usage import ExposedPort, Usage
 from waggle.service.death import cause_of
 from waggle.service.life import Life
-from waggle.service.records import record_end
+from waggle.service.records import save_if_possible
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +42,7 @@ class LiveEnvironment(Life):
     """
 
     _doors: Sequence[ExposedPort] = ()
+    _stalled: str | None = None
     sleep_again_at: datetime | None = None
     """When an idle one whose state could not be written may be tried again."""
 
@@ -71,7 +78,27 @@ class LiveEnvironment(Life):
 
     def _take_in(self, guest: Guest) -> None:
         super()._take_in(guest)
+        self._stalled = None
         guest.when_visited(self._visited)
+        guest.when_stalled(self._stands_still)
+
+    def _stands_still(self, why: str | None) -> None:
+        """The server's disk is full for its machine, or with None, no longer."""
+        self._stalled = why
+        if self.environment.state not in (State.RUNNING, State.PAUSED):
+            return
+        self.environment = self.environment.noticing(why)
+        if why is None:
+            self.touch()  # nobody could use it
+            log.info("environment_goes_on", environment=self.environment.id)
+        else:
+            log.error("environment_stands_still", environment=self.environment.id, why=why)
+        self._changed(self.environment)
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether its machine stands still until the server's disk has room."""
+        return self._stalled is not None and self.environment.state is State.RUNNING
 
     def _visited(self) -> None:
         """Somebody is connected to an exposed port."""
@@ -82,11 +109,13 @@ class LiveEnvironment(Life):
     async def using(self) -> AsyncGenerator[tuple[Environment, Guest]]:
         """Hold it for the length of a call: it counts as active until the end.
 
-        Raises NotRunning.
+        Raises NotRunning, or DiskFull while its machine stands still for that.
         """
         self.environment.require_running()
         guest = self._the_guest()
-        self.environment = self.environment.call_started(self._clock())
+        if self._stalled is not None:
+            raise DiskFull(self._stalled)
+        self.environment = self.environment.noticing(None).call_started(self._clock())
         try:
             yield self.environment, guest
         finally:
@@ -105,8 +134,9 @@ class LiveEnvironment(Life):
         with anyio.CancelScope(shield=True):
             async with self._ending:
                 self.environment.require_running()
+                extended = self.environment.extended(idle_timeout, self._clock())
+                await self._store.save(extended)
                 self.environment = self.environment.extended(idle_timeout, self._clock())
-                await self._store.save(self.environment)
         return self.environment
 
     async def pause(
@@ -131,7 +161,7 @@ class LiveEnvironment(Life):
                     self.environment = self.environment.asleep(asleep_until)
                 if notice is not None:
                     self.environment = self.environment.noticing(notice)
-                await self._store.save(self.environment)
+                await save_if_possible(self._store, self.environment)
                 self._changed(self.environment)
                 on_disk = self.environment.is_asleep
                 log.info("environment_paused", environment=self.environment.id, on_disk=on_disk)
@@ -165,7 +195,7 @@ class LiveEnvironment(Life):
                         self.environment = self.environment.to(State.PAUSED)
                         raise
                     self.environment = self.environment.awake(self._clock())
-                    await self._store.save(self.environment)
+                    await save_if_possible(self._store, self.environment)
                     self._changed(self.environment)
                     log.info("environment_resumed", environment=self.environment.id)
                 self.environment.require_running()
@@ -206,11 +236,11 @@ class LiveEnvironment(Life):
                     why = f"Rollback failed: {cause_of(error)}"
                     self.environment = self.environment.to(State.ERROR, error=why)
                     self._changed(self.environment)
-                    await record_end(self._store, self.environment)
+                    await save_if_possible(self._store, self.environment)
                     raise
                 self.environment = self.environment.awake(self._clock())
                 self._tasks.start_soon(self._watch, self._the_guest())
-                await self._store.save(self.environment)
+                await save_if_possible(self._store, self.environment)
                 self._changed(self.environment)
         return self.environment
 

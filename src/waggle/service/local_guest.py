@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from waggle.domain.diagnosis import Diagnosis, machine_died
+from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment, MachineIdentity
-from waggle.domain.errors import GuestLost, Unsupported
+from waggle.domain.errors import Unsupported
 from waggle.domain.execution import (
     HOME,
     Command,
@@ -39,12 +38,11 @@ from waggle.infra.ssh.shell import Shell
 from waggle.infra.ssh.trees import Trees
 from waggle.infra.tasks import finish
 from waggle.infra.usage import allocated_bytes, process_usage
+from waggle.service.causes import Causes
 from waggle.service.diagnosing import Diagnostician
 from waggle.service.guest_parts import Freezer, Proxy
 from waggle.service.launcher import Launched
 
-_SETTLE_SECONDS = 1.0
-"""How long a broken call waits to learn that the machine itself died, to name that as the cause."""
 _ASK_HOME = Command(("/.waggle/bin/busybox", "printenv", "HOME"), 15.0, MAX_PATH_BYTES + 1)
 _HOME_OF_ROOT = "/root"
 
@@ -92,6 +90,13 @@ class LocalGuest:
         self.directory = directory
         self.booted_from = booted_from
         self._ending = asyncio.Lock()
+        self._causes = Causes(
+            self._machine,
+            connection.require_good_conduct,
+            connection.stand_still,
+            self._shell.stand_still,
+        )
+        self._naming_the_cause = self._causes.named
         self._user_home: str | None = None
 
     @property
@@ -205,6 +210,10 @@ class LocalGuest:
         """Listen for a port of the guest; see `domain.host.Guest`."""
         return await self._exposures.expose(port, local_port)
 
+    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
+        """Tell of a full disk; see `domain.host.Guest`."""
+        self._causes.when_stalled(tell)
+
     def when_visited(self, tell: Callable[[], None]) -> None:
         """Tell of visitors; see `domain.host.Guest`."""
         self._exposures.visited = tell
@@ -216,22 +225,6 @@ class LocalGuest:
     async def answers(self, port: int, seconds: float) -> bool:
         """Try to connect; see `domain.host.Guest`."""
         return await self._exposures.answers(port, seconds)
-
-    @contextlib.asynccontextmanager
-    async def _naming_the_cause(self) -> AsyncGenerator[None]:
-        """When a call breaks because the guest misbehaves or its machine died, say that and why."""
-        try:
-            yield
-        except GuestLost as error:
-            self._connection.require_good_conduct()
-            cause: str | None = None
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_SETTLE_SECONDS):
-                    cause = await self._machine.wait()
-            if cause is None:
-                raise
-            died = machine_died(cause)
-            raise GuestLost(died.cause, hint=died.next_step) from error
 
     async def pause(self) -> None:
         """Stop its processors; see `domain.host.Guest`."""
@@ -253,10 +246,12 @@ class LocalGuest:
 
     def moment(self) -> AbstractAsyncContextManager[Moment]:
         """This moment; see `domain.host.Guest`."""
+        self._causes.require_going()
         return self._require_freezer().taken()
 
     async def hibernate(self) -> None:
         """Keep its state on the disk and end it; see `domain.host.Guest`."""
+        self._causes.require_going()
         await finish(self._hibernate(self._require_freezer()))
 
     async def _hibernate(self, freezer: Freezer) -> None:

@@ -33,6 +33,7 @@ from waggle.domain.image import BootImages
 from waggle.domain.runtime import RuntimeName
 from waggle.domain.usage import DiskUse
 from waggle.infra.confined import kill_identified
+from waggle.infra.disk_room import DiskRoom
 from waggle.infra.stages import stage
 from waggle.infra.usage import allocated_in
 from waggle.service.blueprint import GuestParts, MadeOf
@@ -46,7 +47,6 @@ from waggle.service.warm_pool import WarmPool
 
 __all__ = ["LocalHost", "NewProxy", "is_root"]
 
-_MIN_FREE_BYTES = 256 << 20
 log = structlog.get_logger(__name__)
 
 
@@ -63,11 +63,14 @@ class LocalHost:
         new_proxy: NewProxy,
         moments: Moments | None = None,
         pool: WarmPool[WarmMachine] | None = None,
+        room: DiskRoom | None = None,
     ) -> None:
         """`moments` is None where the hypervisor cannot freeze machines.
 
-        The `pool` has its machines from `warm`; the caller runs and closes it.
+        The `pool` has its machines from `warm`; the caller runs and closes it. `room` is that of
+        the directory; None keeps no reserve.
         """
+        self._room = room or DiskRoom("the directory of environments", directory, 0)
         self._directory = directory
         self._machines = machines
         self._images = images
@@ -88,7 +91,7 @@ class LocalHost:
         if moment is None and (guest := await self._claimed(environment, kind, made_of, progress)):
             return guest
         await self._make_room()
-        async with _clear_errors(), contextlib.AsyncExitStack() as undo:
+        async with self._clear_errors(), contextlib.AsyncExitStack() as undo:
             files = self._make_directory(environment.id)
             undo.callback(shutil.rmtree, files, ignore_errors=True)
             guest = await self._start.start(environment, made_of, files, moment, progress)
@@ -117,8 +120,9 @@ class LocalHost:
         A failed or cancelled one leaves nothing. Raises as `create` does.
         """
         await self._machines.settled()
+        self.require_disk()
         made_of = await self._newest(kind, host.no_progress)
-        async with _clear_errors(), contextlib.AsyncExitStack() as undo:
+        async with self._clear_errors(), contextlib.AsyncExitStack() as undo:
             files = self._make_directory(f"warm-{uuid.uuid4()}")
             undo.callback(shutil.rmtree, files, ignore_errors=True)
             machine = await self._start.warm(made_of, files, commands[kind.runtime])
@@ -132,7 +136,7 @@ class LocalHost:
         files = self._directory / environment.id
         await progress(0.0, "Reading its state")
         await self._make_room()
-        async with _clear_errors():
+        async with self._clear_errors():
             clear(files)  # the machine that hibernated left its identity
             async with self.moments.recalled(frozen_in(files), alone=True) as moment:
                 guest = await self._start.start(
@@ -146,10 +150,14 @@ class LocalHost:
         if environment.machine is not None:
             kill_identified(environment.machine)
         files = self._directory / environment.id
-        if self.moments is None or not frozen_in(files).is_dir():
+        if not frozen_in(files).is_dir():
             return False
         clear(files)
         return True
+
+    def require_disk(self) -> None:
+        """Raise DiskFull below the reserve; see `domain.host.EnvironmentHost.require_disk`."""
+        self._room.require()
 
     @property
     def can_freeze(self) -> bool:
@@ -174,7 +182,10 @@ class LocalHost:
         shutil.rmtree(self._directory / environment.id, ignore_errors=True)
 
     def sweep(self, known: Iterable[str] = ()) -> None:
-        """Delete directories that no record knows. Call it at start, when nothing runs yet."""
+        """Delete directories that no record names. Call it at start, when nothing runs yet.
+
+        `known` has the ids of all records, those included that could not be recovered.
+        """
         kept = set(known)
         if self.moments is not None:
             self.moments.sweep()
@@ -198,29 +209,27 @@ class LocalHost:
     async def not_ready(self) -> str | None:
         """Why a create would fail right now; see `domain.host.EnvironmentHost.not_ready`."""
         try:
+            self.require_disk()
             self._parts.kernel()
             self._parts.kit()
             self._machines.check_ports()
         except WaggleError as error:
             return str(error)
-        free = shutil.disk_usage(self._directory.parent).free
-        if free < _MIN_FREE_BYTES:
-            return f"Only {free >> 20} MiB are free in {self._directory.parent}."
         return await self._images.missing()
 
-
-@contextlib.asynccontextmanager
-async def _clear_errors() -> AsyncGenerator[None]:
-    """What may go wrong after the image was found, as errors of a create."""
-    try:
-        yield
-    except GuestLost as error:
-        raise BootFailed(f"The machine booted, but then: {error.message}") from error
-    except OSError as error:
-        raise BootFailed(
-            f"The machine's files could not be made: {error.strerror or error}.",
-            hint="The server may be out of disk space or file descriptors: see 'waggle doctor'.",
-        ) from error
+    @contextlib.asynccontextmanager
+    async def _clear_errors(self) -> AsyncGenerator[None]:
+        """What may go wrong after the image was found, as errors of a create."""
+        try:
+            with self._room.errors():
+                yield
+        except GuestLost as error:
+            raise BootFailed(f"The machine booted, but then: {error.message}") from error
+        except OSError as error:
+            raise BootFailed(
+                f"The machine's files could not be made: {error.strerror or error}.",
+                hint="The server may be out of file descriptors: see 'waggle doctor'.",
+            ) from error
 
 
 def is_root() -> bool:

@@ -12,12 +12,15 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from waggle.domain.errors import MomentUnusable
+import structlog
+
+from waggle.domain.errors import MomentUnusable, SnapshotFailed
 from waggle.domain.machine import FreezingHypervisor, Frozen, Machine
+from waggle.infra.disk_room import DiskRoom
 from waggle.infra.files import sync_directory
 from waggle.infra.sparse import clone
 from waggle.infra.store import frozen_files
@@ -28,6 +31,7 @@ from waggle.service.launcher import Launched
 from waggle.service.loaded import Loaded, closing_with
 from waggle.service.moment_facts import Shelves, from_facts, to_facts, vmm_of
 
+log = structlog.get_logger(__name__)
 UNFINISHED = ".tmp-"
 
 
@@ -50,9 +54,15 @@ class Moments:
     """Takes, keeps and recalls moments. `directory` is for those that are in work."""
 
     def __init__(
-        self, hypervisor: FreezingHypervisor, directory: Path, disks: Path, parts: GuestParts
+        self,
+        hypervisor: FreezingHypervisor,
+        directory: Path,
+        disks: Path,
+        parts: GuestParts,
+        room: DiskRoom | None = None,
     ) -> None:
-        """`disks` is where the images' are."""
+        """`disks` is where the images' are, `room` that of all that moments are written to."""
+        self._room = room or DiskRoom("the directory of moments", directory, 0)
         self.hypervisor = hypervisor
         self.loaded = Loaded(self._load)
         self._verified: set[object] = set()
@@ -66,15 +76,29 @@ class Moments:
     ) -> AsyncGenerator[Moment]:
         """This moment of a running machine, which goes on; gone with the block unless it was kept.
 
-        Raises BootFailed, GuestLost or OSError.
+        Raises BootFailed, GuestLost, DiskFull or SnapshotFailed.
         """
-        work = self._workspace()
+        with self._writing():
+            work = self._workspace()
+            try:
+                with contextlib.ExitStack() as held:
+                    frozen = await finish(closing_with(held, self._take(launched, work)))
+                    yield Moment(work, blueprint.made_of, frozen)
+            finally:
+                await finish(asyncio.to_thread(shutil.rmtree, work, True))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Generator[None]:
+        """What the disk refuses, as errors that can be told."""
         try:
-            with contextlib.ExitStack() as held:
-                frozen = await finish(closing_with(held, self._take(launched, work)))
-                yield Moment(work, blueprint.made_of, frozen)
-        finally:
-            await finish(asyncio.to_thread(shutil.rmtree, work, True))
+            with self._room.errors():
+                yield
+        except OSError as error:
+            log.exception("state_not_written")
+            raise SnapshotFailed(
+                f"The machine's state could not be written: {error.strerror or error}.",
+                hint="The environment goes on. The operator finds the reason in the server's log.",
+            ) from error
 
     def freezer(self, launched: Launched[Machine], blueprint: Blueprint) -> MachineFreezer:
         """For one machine."""
@@ -97,8 +121,12 @@ class Moments:
     async def hibernate(self, launched: Launched[Machine], blueprint: Blueprint) -> None:
         """End a machine and keep its moment among its files. When that fails, it goes on.
 
-        Raises BootFailed, GuestLost or OSError. Not to be cancelled.
+        Raises BootFailed, GuestLost, DiskFull or SnapshotFailed. Not to be cancelled.
         """
+        with self._writing():
+            await self._hibernate(launched, blueprint)
+
+    async def _hibernate(self, launched: Launched[Machine], blueprint: Blueprint) -> None:
         machine, _, spec = launched
         work = blueprint.files / f"{UNFINISHED}frozen"
         try:

@@ -64,7 +64,8 @@ class Pauses:
     async def pause(self, live: LiveEnvironment, *, to_disk: bool) -> Environment:
         """Have it take no processor, and with `to_disk`, no memory and no slot. Idempotent.
 
-        Raises Busy, NotRunning, QuotaExceeded, Unsupported, BootFailed or GuestLost.
+        Raises Busy, NotRunning, QuotaExceeded, Unsupported, BootFailed, GuestLost, DiskFull or
+        SnapshotFailed; then it goes on.
         """
         return await (self._sleep(live) if to_disk else live.pause())
 

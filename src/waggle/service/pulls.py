@@ -18,6 +18,7 @@ import structlog
 from waggle.domain.errors import ImageUnavailable, InvalidArgument, WaggleError
 from waggle.domain.image import PullRule, needs_pull
 from waggle.domain.reference import ImageReference, parse_reference
+from waggle.infra.disk_room import DiskRoom
 from waggle.infra.files import FileLock
 from waggle.infra.oci.asked import Asked
 from waggle.infra.oci.registry.options import RegistryOptions, Report, Transfer
@@ -47,7 +48,10 @@ class Pulls:
         layers: UnpackedLayers,
         policy: PullPolicy,
         clock: Callable[[], float] = time.time,
+        *,
+        room: DiskRoom | None = None,
     ) -> None:
+        self._room = room or DiskRoom("the image cache", store.layout.path, 0)
         self._store = store
         self._layers = layers
         self._policy = policy
@@ -85,13 +89,14 @@ class Pulls:
     async def pull(self, reference: ImageReference, progress: Report) -> str:
         """Pull now, whatever the rule, as the operator: from private registries too.
 
-        Returns the manifest's digest. See `Puller.pull`.
+        Returns the manifest's digest. See `Puller.pull`. Raises DiskFull, too.
         """
         return await self._pull(reference, progress, replace(self._policy.options, named=None))
 
     async def _pull(
         self, reference: ImageReference, progress: Report, options: RegistryOptions
     ) -> str:
+        self._room.require()
         from waggle.infra.oci.registry.pull import Puller  # noqa: PLC0415 (0.2 s that few need)
 
         async with Unpacking(self._layers) as unpacking:

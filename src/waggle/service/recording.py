@@ -26,6 +26,11 @@ class Recording(Stream, Protocol):
         """Bytes kept of its beginning."""
         ...
 
+    @property
+    def disk_full(self) -> bool:
+        """Whether something was not kept because the server's disk is full."""
+        ...
+
     def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes; fewer at the end. ValueError where nothing was kept."""
         ...

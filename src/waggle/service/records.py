@@ -24,8 +24,9 @@ async def recover(
 ) -> tuple[int, list[Environment]]:
     """Remove what an earlier server left behind; how many that were, and those that sleep.
 
-    One that fell asleep as the server died sleeps `asleep_until`. One that cannot be removed stays
-    on record for the next start and stops nothing.
+    One that fell asleep as the server died sleeps `asleep_until`. It sleeps whether or not that can
+    be recorded: the next start finds it as this one did. One that fails stays on record, with all
+    that it has, for the next start and stops nothing.
     """
     removed, asleep = 0, list[Environment]()
     for environment in await store.unfinished():
@@ -33,8 +34,9 @@ async def recover(
             if environment.state in _MAY_SLEEP and await host.salvage(environment):
                 until = environment.paused_until or asleep_until
                 kept = replace(environment, state=State.PAUSED, active_calls=0).asleep(until)
-                await store.save(kept)
                 asleep.append(kept)
+                if kept != environment:
+                    await save_if_possible(store, kept)
                 continue
             why = environment.error or "The server was restarted."
             gone = replace(
@@ -50,10 +52,10 @@ async def recover(
     return removed, asleep
 
 
-async def record_end(store: EnvironmentStore, environment: Environment) -> None:
-    """Save; a store that fails cannot bring back a machine that is gone.
+async def save_if_possible(store: EnvironmentStore, environment: Environment) -> None:
+    """Save what has become of one; a store that fails cannot undo it, so that is only logged.
 
-    The old record then says unfinished, so the next start of the server clears it.
+    The old record then says unfinished, and the next start of the server looks what is there.
     """
     try:
         await store.save(environment)

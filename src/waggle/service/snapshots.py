@@ -101,7 +101,7 @@ class SnapshotService:
         """Keep what an environment is at this moment; it goes on.
 
         When it fails or is cancelled, nothing is left. Raises NotFound, NotRunning, QuotaExceeded,
-        Unsupported, BootFailed, GuestLost, InvalidArgument or SnapshotFailed.
+        Unsupported, BootFailed, GuestLost, InvalidArgument, DiskFull or SnapshotFailed.
         """
         if name is not None:
             parse_name(name)
@@ -164,6 +164,7 @@ class SnapshotService:
         async with self._environments.using(environment_id, owner=owner) as (origin, guest):
             await progress(0.0, "Freezing the machine")
             self._environments.require_room(owner, count, origin.resources)
+            self._environments.disk.require()
             async with guest.moment() as moment:
                 await progress(0.5, f"Resuming {count} copies")
                 return await self._environments.fork(origin, moment, count)

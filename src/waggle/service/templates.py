@@ -21,11 +21,12 @@ import anyio.abc
 import structlog
 
 from waggle.domain.environment import Resources
-from waggle.domain.errors import SetupIncomplete, WaggleError
+from waggle.domain.errors import DiskFull, SetupIncomplete, WaggleError
 from waggle.domain.execution import Command
 from waggle.domain.machine import FreezingHypervisor
 from waggle.domain.runtime import RuntimeName
 from waggle.domain.template import Template, TemplateKey
+from waggle.infra.disk_room import DiskRoom
 from waggle.infra.rootfs.identity import pack
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.files import Files
@@ -68,8 +69,13 @@ class Templates:
         launcher: Launcher,
         recipe: Recipe,
         tasks: anyio.abc.TaskGroup | None,
+        room: DiskRoom | None = None,
     ) -> None:
-        """Those that are wanted are made in `tasks`; None has none made but by `ensure`."""
+        """Those that are wanted are made in `tasks`; None has none made but by `ensure`.
+
+        `room` is that of the store.
+        """
+        self._room = room or DiskRoom("the directory of templates", store.directory, 0)
         self.hypervisor = hypervisor
         self.store = store
         self.loaded = Loaded(lambda path: hypervisor.load(path, hypervisor.fingerprint()))
@@ -148,6 +154,8 @@ class Templates:
         try:
             async with self._turn:
                 await self.make(key, blueprint)
+        except DiskFull as error:
+            log.warning("template_put_off", template=key.id, error=error.message)
         except (WaggleError, OSError) as error:
             self._given_up.add(key.id)
             log.warning("template_not_made", template=key.id, error=str(error))
@@ -159,9 +167,10 @@ class Templates:
     async def make(self, key: TemplateKey, blueprint: Blueprint) -> None:
         """Boot a machine of that kind, warm it, freeze it. Leaves nothing when it fails.
 
-        Raises BootFailed, GuestLost, NoPorts, SetupIncomplete or OSError.
+        Raises BootFailed, GuestLost, NoPorts, SetupIncomplete, DiskFull or OSError.
         """
-        with self.store.workspace() as work:
+        self._room.require()
+        with self._room.errors(), self.store.workspace() as work:
             keys = new_keys()
             own = replace(blueprint, id=f"template-{key.id}", files=work)
             disks = own.disks

@@ -7,30 +7,32 @@ same environment replace them, or it goes.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import anyio.to_thread
-
-from waggle.domain.errors import ArchiveNotFound, GuestLost, InvalidArgument, TooLarge
+from waggle.domain.errors import ArchiveNotFound, DiskFull, GuestLost, InvalidArgument, TooLarge
 from waggle.domain.execution import HOME, MAX_STDIN_BYTES
 from waggle.domain.filesystem import parse_path
+from waggle.domain.host import Guest
 from waggle.domain.search import check_excludes
 from waggle.domain.tree import (
     MAX_ARCHIVE_BYTES,
+    LeftOut,
     Skipped,
     TreeEntry,
     Unpacked,
     decode,
     encode,
 )
-from waggle.service.archives import read_archive, write_archive
+from waggle.service.archives import Check, read_archive, write_archive
 from waggle.service.environments import EnvironmentService
 from waggle.service.filesystem import located
 from waggle.service.recording import NewRecording, Recording
+from waggle.service.turns import Turns, in_thread
 
 MAX_KEPT = 2
 """Archives of one environment whose pages can still be read."""
@@ -46,7 +48,7 @@ class Archive:
     sha256: str
     size: int
     entries: int
-    left_out: tuple[Skipped, ...]
+    left_out: LeftOut
     content: Recording
 
     def read(self, offset: int, length: int) -> bytes:
@@ -60,11 +62,22 @@ class Archive:
 
 
 class TreeService:
-    """Upload and download. `record` makes what an archive is kept in, of MAX_RECORDS_BYTES."""
+    """Upload and download. `record` makes what an archive is kept in, of MAX_RECORDS_BYTES.
 
-    def __init__(self, environments: EnvironmentService, *, record: NewRecording) -> None:
+    Each owner has one tree in memory at a time, and `trim` gives that back to the system.
+    """
+
+    def __init__(
+        self,
+        environments: EnvironmentService,
+        *,
+        record: NewRecording,
+        trim: Callable[[], None] = lambda: None,
+    ) -> None:
         self._environments = environments
         self._record = record
+        self._trim = trim
+        self._uploads, self._downloads = Turns(), Turns()
         self._archives: dict[str, dict[str, Archive]] = {}
         environments.news.when_removed(self._forget)
         environments.disk.count(self._bytes)
@@ -85,11 +98,11 @@ class TreeService:
             )
         async with self._environments.using(environment_id, owner=owner) as (_, guest):
             target = await located(guest, target)
-            entries = await anyio.to_thread.run_sync(read_archive, archive)
-            done = Unpacked()
-            for batch in batches(entries):
-                done += await guest.unpack_tree(target, batch)
-        return target, done
+            async with self._uploads.turn(owner):
+                try:
+                    return target, await _send(archive, target, guest)
+                finally:
+                    self._give_back()
 
     async def download(
         self, environment_id: str, path: str, *, owner: str, exclude: Sequence[str] = ()
@@ -106,9 +119,8 @@ class TreeService:
             packed, content = self._record(), self._record()
             try:
                 await guest.pack_tree(target, left_out, packed)
-                archive = await anyio.to_thread.run_sync(
-                    _rewrite, environment.id, target, packed, content
-                )
+                async with self._downloads.turn(owner):
+                    archive = await self._rewritten(environment.id, target, packed, content)
                 self._environments.get(environment.id, owner=owner)  # or it went meanwhile
                 self._keep(environment.id, archive)
             except BaseException:
@@ -117,6 +129,20 @@ class TreeService:
             finally:
                 packed.close()
         return archive
+
+    async def _rewritten(
+        self, environment_id: str, path: str, packed: Recording, content: Recording
+    ) -> Archive:
+        try:
+            return await in_thread(
+                lambda check: _rewrite(environment_id, path, packed, content, check)
+            )
+        finally:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """In a thread: it takes some milliseconds."""
+        asyncio.get_running_loop().run_in_executor(None, self._trim)
 
     def kept(self, environment_id: str, archive_id: str, *, owner: str) -> Archive:
         """An archive that `download` made. Asking is a use of a running environment.
@@ -150,6 +176,14 @@ class TreeService:
             archive.content.close()
 
 
+async def _send(archive: bytes, target: str, guest: Guest) -> Unpacked:
+    entries = await in_thread(lambda check: read_archive(archive, check))
+    done = Unpacked()
+    for batch in batches(entries):
+        done += await guest.unpack_tree(target, batch)
+    return done
+
+
 def batches(entries: Sequence[TreeEntry], limit: int = MAX_STDIN_BYTES) -> Iterator[bytes]:
     """The records of entries, as few pieces as one run each can take. Keeps their order."""
     batch = bytearray()
@@ -163,8 +197,12 @@ def batches(entries: Sequence[TreeEntry], limit: int = MAX_STDIN_BYTES) -> Itera
         yield bytes(batch)
 
 
-def _rewrite(environment_id: str, path: str, packed: Recording, content: Recording) -> Archive:
+def _rewrite(
+    environment_id: str, path: str, packed: Recording, content: Recording, check: Check
+) -> Archive:
     """Make the archive of what a guest packed. For a worker thread."""
+    if packed.disk_full:
+        raise _no_room()
     if packed.kept < packed.total:
         raise GuestLost("The guest sent more than it was asked for.", hint="")
     out = _Hashed(content.feed)
@@ -177,18 +215,22 @@ def _rewrite(environment_id: str, path: str, packed: Recording, content: Recordi
             yield entry
 
     try:
-        left_out = write_archive(counted(), out)
+        left_out = write_archive(counted(), out, check)
     except ValueError as error:
         raise GuestLost(
             "The guest's program for files gave an answer that is none.",
             hint="Something in the environment changed its tools; use run_command instead.",
         ) from error
+    if content.disk_full:
+        raise _no_room()
     if content.kept < out.tell():
         raise TooLarge("The archive is too large to keep.", hint="Leave out more.")
     digest = out.sha256.hexdigest()
-    return Archive(
-        digest[:16], environment_id, path, digest, out.tell(), count, tuple(left_out), content
-    )
+    return Archive(digest[:16], environment_id, path, digest, out.tell(), count, left_out, content)
+
+
+def _no_room() -> DiskFull:
+    return DiskFull("The server's disk is full: the data directory has no room for the archive.")
 
 
 class _Hashed(io.RawIOBase):

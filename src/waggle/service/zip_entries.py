@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 
 from waggle.domain.errors import InvalidArgument
+from waggle.domain.layout import MAX_TREE_NAMES
 from waggle.domain.search import Kind
 from waggle.domain.tree import MAX_TREE_BYTES, MAX_TREE_ENTRIES, MAX_TREE_FILE, TreeEntry
 from waggle.infra.oci.decoders import DAMAGE
@@ -30,12 +31,17 @@ _DOS_DIRECTORY = 0x10
 _UNIX, _DARWIN = 3, 19
 _UNICODE_PATH, _TIMES = 0x7075, 0x5455
 _HAS_MTIME = 1
+_CENTRAL, _CENTRAL_SIZE = b"PK\x01\x02", 46
+_MAX_EXTRA = 4_096
+"""Bytes of extra fields of one entry; zipfile takes their square in time."""
 
 
 def zip_entries(data: bytes) -> Iterator[TreeEntry]:
     """The entries of a zip. Raises InvalidArgument or TooLarge, also between entries."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        file = _Counted(data)
+        with zipfile.ZipFile(file) as archive:
+            file.is_opening = False
             infos = archive.infolist()
             if len(infos) > MAX_TREE_ENTRIES or sum(i.file_size for i in infos) > MAX_TREE_BYTES:
                 raise too_much()
@@ -83,6 +89,33 @@ def _forgive_local_name(info: zipfile.ZipInfo, data: bytes) -> None:
     size = int.from_bytes(data[at + 26 : at + 28], "little")
     raw = data[at + 30 : at + 30 + size]
     info.orig_filename = raw.decode("utf-8" if info.flag_bits & _UTF_8 else "cp437")
+
+
+class _Counted(io.BytesIO):
+    """A zip whose directory is counted before zipfile makes an object for each of its entries.
+
+    zipfile reads the directory at once when it opens an archive.
+    """
+
+    is_opening = True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if self.is_opening:
+            _check_directory(data)
+        return data
+
+
+def _check_directory(data: bytes) -> None:
+    """Raises TooLarge for a directory with too many entries, or with names without measure."""
+    at = names = count = 0
+    while data.startswith(_CENTRAL, at) and len(data) - at >= _CENTRAL_SIZE:
+        name, extra, comment = struct.unpack_from("<HHH", data, at + 28)
+        at += _CENTRAL_SIZE + name + extra + comment
+        names += name
+        count += 1
+        if count > MAX_TREE_ENTRIES or names > MAX_TREE_NAMES or extra > _MAX_EXTRA:
+            raise too_much()
 
 
 def _is_dos_directory(info: zipfile.ZipInfo) -> bool:

@@ -8,12 +8,13 @@ requests as the client sends; this one bounds both, and answers what is no messa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 import anyio
+import anyio.to_thread
 import mcp_types
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -21,9 +22,21 @@ from mcp.server.lowlevel import Server
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCRequest, JSONRPCResponse, RequestId
 
-from waggle.messages import INTERNAL_ERROR, INVALID_REQUEST, SERVER_BUSY, NoMessage, read
+from waggle.large import LARGE, Sizes
+from waggle.memory import COLLECTOR
+from waggle.messages import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    SERVER_BUSY,
+    Message,
+    NoMessage,
+    read,
+    unusable,
+)
 from waggle.stdio.descriptors import Wire
-from waggle.stdio.lines import Lines, TooLong
+from waggle.stdio.lines import ENDS, Lines, TooLong
+from waggle.structure import Structure, StructureRefusedError
 
 log = structlog.get_logger(__name__)
 
@@ -42,10 +55,13 @@ FLUSH_SECONDS = 1.0
 class StdioLimits:
     """Bytes of one line, requests and bytes of requests in progress, seconds to finish on stop.
 
-    A line of 31 MiB lets a file of 10 MiB through, whatever its client escapes.
+    A line of 31 MiB lets a file of 10 MiB through, whatever its client escapes; only those of
+    `carriers`, the tools that take files, may have more than `ordinary` bytes.
     """
 
     line: int = 31 * MIB
+    ordinary: int = 2 * MIB
+    carriers: Collection[str] = ()
     requests: int = 64
     together: int = 128 * MIB
     grace: float = 30.0
@@ -171,7 +187,7 @@ class StdioServer:
             return
         if not line.strip():
             return
-        message = _message(line)
+        message = await self._message(line)
         if isinstance(message, NoMessage):
             await self._refuse(message.id, message.code, message.why)
             return
@@ -190,6 +206,13 @@ class StdioServer:
             on_request_unanswered=partial(self._unanswered, message.id)
         )
         await inbox.send(SessionMessage(message, metadata))
+
+    async def _message(self, line: bytes) -> JSONRPCMessage | NoMessage:
+        sizes = Sizes(self._limits.ordinary, self._limits.carriers)
+        if len(line) <= LARGE:
+            return _message(line, sizes)
+        with COLLECTOR.stopped():
+            return await anyio.to_thread.run_sync(_message, line, sizes)
 
     async def _unanswered(self, number: RequestId) -> None:
         self._settle(number)
@@ -234,14 +257,23 @@ def _encoded(message: JSONRPCMessage) -> bytes:
         return json.dumps({"jsonrpc": "2.0", "id": number, "error": error}).encode()
 
 
-def _message(line: bytes) -> JSONRPCMessage | NoMessage:
+def _message(line: bytes, sizes: Sizes) -> JSONRPCMessage | NoMessage:
     """The message for the SDK. Requests, which are most, are read once."""
+    structure = Structure()
+    try:
+        structure.feed(line)
+    except StructureRefusedError as refused:
+        number = TooLong(len(line), line[:ENDS], line[-ENDS:]).request_id()
+        return NoMessage(number, INVALID_REQUEST, f"The line has {refused}.")
     try:
         message = mcp_types.jsonrpc_message_adapter.validate_json(line, by_name=False)
     except ValueError:
         message = None
     if isinstance(message, JSONRPCRequest):
-        return message
+        if why := unusable(message.method, message.params or {}):
+            return NoMessage(message.id, INVALID_PARAMS, why)
+        told = Message(message.method, message.id, message.params or {})
+        return sizes.refusal(told, len(line)) or message
     told = read(line, "line")
     if isinstance(told, NoMessage):
         return told

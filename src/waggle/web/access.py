@@ -33,6 +33,7 @@ from waggle.domain.access import (
 )
 from waggle.domain.quota import SeveralOwners, one_owner
 from waggle.web.answers import problem
+from waggle.web.protocol import CONNECTION, GuardedProtocol
 
 log = structlog.get_logger(__name__)
 
@@ -111,6 +112,12 @@ class AccessCheck:
         if isinstance(identity, Response):
             await identity(scope, receive, send)
             return
+        line: GuardedProtocol | None = scope.get(CONNECTION)
+        if line is not None and not line.let_in(identity.owner):
+            said = "Too many requests of yours are being served; wait for answers."
+            answer = problem(503, said, {"Retry-After": "5", "Connection": "close"})
+            await answer(scope, receive, send)
+            return
         scope["user"] = _user(identity)
         await self._app(scope, receive, send)
 
@@ -182,6 +189,12 @@ def metadata_routes(rules: AccessRules) -> list[Route]:
 
     paths = dict.fromkeys((urlsplit(resource.metadata_url).path, f"{WELL_KNOWN}/mcp", WELL_KNOWN))
     return [Route(path, metadata, methods=["GET"]) for path in paths]
+
+
+def owner_of(scope: Scope) -> str:
+    """Whose the request is that was let in."""
+    user: object = scope.get("user")
+    return user.access_token.client_id if isinstance(user, AuthenticatedUser) else LOCAL
 
 
 def client_address(scope: Scope) -> str | None:

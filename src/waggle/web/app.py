@@ -7,7 +7,7 @@ tells readiness; served by `waggle.web.server`. Knows no services, tools or sett
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -26,18 +26,16 @@ from waggle.domain.access import METRICS
 from waggle.domain.toolset import Offer
 from waggle.web.access import OPEN, AccessCheck, AccessRules, metadata_routes
 from waggle.web.answers import answered, problem
-from waggle.web.bodies import BodyLimits
+from waggle.web.bodies import Bodies, BodyLimits
 from waggle.web.choice import ToolsetChoice
 from waggle.web.endpoint import McpEndpoint, SessionLimits
 from waggle.web.hosts import HostCheck, HostPolicy
+from waggle.web.load import Load
+from waggle.web.reader import MessageReader
 
 log = structlog.get_logger(__name__)
 
 READINESS_SECONDS = 5.0
-MIB = 1024 * 1024
-MAX_BODY_BYTES = 31 * MIB
-"""Lets a 10 MiB file through in one call: as base64 (4/3), and as text whose every character a
-client escapes (`\\uXXXX` for two bytes: 3), with room for the rest of the message."""
 
 NotReady = Callable[[], Awaitable[str | None]]
 """Why a create would fail right now, or None."""
@@ -47,27 +45,30 @@ Scrape = Callable[[int], tuple[bytes, str]]
 
 _MCP_PATHS = ("/mcp", "/mcp/")
 DEFAULT_SESSIONS = SessionLimits(idle_seconds=1800, maximum=1000)
-DEFAULT_BODIES = BodyLimits(one=MAX_BODY_BYTES, together=8 * MAX_BODY_BYTES, seconds=60)
+DEFAULT_BODIES = BodyLimits()
 
 
 @dataclass(frozen=True, slots=True)
 class WebApp:
-    """The application, and its endpoint for whoever has to drain it."""
+    """The application, its endpoint for whoever has to drain it, and why calls are refused."""
 
     asgi: ASGIApp
     endpoint: McpEndpoint
+    load: Load
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
     """What is behind /mcp: `offer` is what clients are shown that do not choose.
 
-    `cut_calls` ends tool calls that outlast the grace of a shutdown, with an answer.
+    `cut_calls` ends tool calls that outlast the grace of a shutdown, with an answer. `carriers` are
+    the tools that take files, whose calls may be large.
     """
 
     server: Server[Any]
     offer: Offer = field(default_factory=Offer)
     cut_calls: Callable[[], object] = lambda: None
+    carriers: Collection[str] = ()
 
 
 def build_app(
@@ -81,13 +82,17 @@ def build_app(
     scrape: Scrape | None = None,
 ) -> WebApp:
     """Put the application together. It runs the MCP sessions within its lifespan."""
-    endpoint = McpEndpoint(served.server, sessions, bodies, served.cut_calls)
+    reading = Bodies(bodies)
+    reader = MessageReader(served.carriers, bodies)
+    endpoint = McpEndpoint(served.server, sessions, reading, reader, served.cut_calls)
+    load = Load(reading)
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def readyz(_request: Request) -> Response:
-        reason = "The server is shutting down." if endpoint.draining else await _ask(not_ready)
+        stopping = "The server is shutting down." if endpoint.draining else None
+        reason = stopping or load.reason or await _ask(not_ready)
         if reason is not None:
             return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503)
         return JSONResponse({"status": "ready"})
@@ -108,7 +113,7 @@ def build_app(
         lifespan=lifespan,
     )
     mcp = AccessCheck(ToolsetChoice(endpoint, served.offer), access)
-    return WebApp(HostCheck(_Front(mcp, others), hosts), endpoint)
+    return WebApp(HostCheck(_Front(mcp, others), hosts), endpoint, load)
 
 
 class _Front:

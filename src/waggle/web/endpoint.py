@@ -25,15 +25,21 @@ from mcp_types.version import KNOWN_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from waggle.domain.quota import SeveralOwners, one_owner
-from waggle.messages import INVALID_REQUEST, SERVER_BUSY, Message, NoMessage, read
+from waggle.large import TooLarge
+from waggle.messages import INVALID_PARAMS, INVALID_REQUEST, SERVER_BUSY, Message, NoMessage
+from waggle.web.access import owner_of
 from waggle.web.answers import rpc_error
-from waggle.web.bodies import Bodies, BodyLimits, BodyRefusedError, ClientGoneError, replay
+from waggle.web.bodies import Bodies, BodyRefusedError, ClientGoneError, replay
 from waggle.web.headers import fields, text
+from waggle.web.reader import MessageReader
 from waggle.web.session_shares import SessionShares
 from waggle.web.single_event import as_json
 
 log = structlog.get_logger(__name__)
 _LISTEN = b"subscriptions/listen"
+
+_OURS = frozenset({INVALID_PARAMS})
+"""What the SDK refuses of a message of 2026-07-28 without saying why."""
 
 _FOLLOW_UPS = frozenset({"tools/list", "ping", "server/discover"})
 """What a client asks around its calls, and a server that is stopping still answers: the SDK's
@@ -64,22 +70,25 @@ class McpEndpoint:
         self,
         server: Server[Any],
         sessions: SessionLimits,
-        bodies: BodyLimits,
+        bodies: Bodies,
+        reader: MessageReader,
         cut_calls: Callable[[], object] = lambda: None,
     ) -> None:
         """`cut_calls` ends the tool calls in progress, so that each is still answered."""
+        most = bodies.largest
         self._stateful = StreamableHTTPSessionManager(
             server,
             session_idle_timeout=sessions.idle_seconds,
             max_sessions=sessions.maximum,
-            max_request_body_size=bodies.one,
+            max_request_body_size=most,
         )
         self._stateless = StreamableHTTPSessionManager(
-            server, stateless=True, max_request_body_size=bodies.one
+            server, stateless=True, max_request_body_size=most
         )
         self._shares = SessionShares(self._stateful, sessions.maximum, sessions.several_owners)
         self._cut_calls = cut_calls
-        self._bodies = Bodies(bodies)
+        self._bodies = bodies
+        self._reader = reader
         self._requests: set[anyio.CancelScope] = set()
         self._streams: set[anyio.CancelScope] = set()
         self._idle = anyio.Event()
@@ -96,6 +105,11 @@ class McpEndpoint:
     def in_flight(self) -> int:
         """POST requests being served now, but for streams of changes, which have no end."""
         return len(self._requests)
+
+    @property
+    def large(self) -> int:
+        """How many large messages there were."""
+        return self._reader.large
 
     @property
     def sessions(self) -> int:
@@ -186,13 +200,15 @@ class McpEndpoint:
         among.add(request)
         try:
             with request:
-                async with self._bodies.read(declared, receive) as body:
-                    app, plain = self._route(headers, body)
-                    received = replay(body, receive)
+                async with self._bodies.read(declared, receive, owner_of(scope)) as body:
+                    message, said = await self._reader.read(body, scope)
+                    app, plain = self._route(headers, message, has_text=bool(said))
+                    received = replay(said, receive)
                     await (
                         as_json(app, scope, received, send) if plain else app(scope, received, send)
                     )
         except BodyRefusedError as error:
+            await anyio.sleep(error.penalty)
             closing = {"Connection": "close"}
             await rpc_error(error.status, INVALID_REQUEST, error.message, closing)(
                 scope, receive, send
@@ -204,15 +220,19 @@ class McpEndpoint:
             if not self._requests:
                 self._idle.set()
 
-    def _route(self, headers: Mapping[bytes, bytes], body: bytes) -> tuple[ASGIApp, bool]:
+    def _route(
+        self, headers: Mapping[bytes, bytes], message: Message | NoMessage, *, has_text: bool
+    ) -> tuple[ASGIApp, bool]:
         """The application for a POST, and whether its event stream becomes plain JSON."""
         version = text(headers.get(b"mcp-protocol-version"))
         modern = version in MODERN_PROTOCOL_VERSIONS
+        if isinstance(message, NoMessage):
+            if modern and has_text and message.code not in _OURS and not self._draining:
+                return self._stateless.handle_request, False  # answers in the words of its version
+            status = 413 if isinstance(message, TooLarge) else 400
+            return rpc_error(status, message.code, message.why, number=message.id), False
         if modern and not self._draining:
             return self._stateless.handle_request, False
-        message = read(body, "body")
-        if isinstance(message, NoMessage):
-            return rpc_error(400, message.code, message.why, number=message.id), False
         if self._draining and _is_new_work(message):
             return _shutting_down(message.id), False
         if version is not None and version not in KNOWN_PROTOCOL_VERSIONS:

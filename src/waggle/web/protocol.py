@@ -12,22 +12,29 @@ application waits for are timed by `waggle.web.bodies`. Used by `waggle.web.serv
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from waggle.web.answers import problem
+from waggle.web.connections import Connections
 from waggle.web.joined import Joined
 
 HEAD_SECONDS = 10.0
+CONNECTION = "waggle.connection"
+"""Where a request's scope has its connection."""
 
 
 class GuardedProtocol(HttpToolsProtocol):
     """One connection. The limit of a head is uvicorn's `h11_max_incomplete_event_size`.
 
-    Subclass it to change `head_seconds`.
+    Subclass it to say among which connections it is (`guarded`), or to change `head_seconds`.
     """
 
     head_seconds = HEAD_SECONDS
+    among: Connections[GuardedProtocol]
     _deadline: asyncio.TimerHandle | None = None
     _begun = False
     """Whether a message has begun, and its head is not complete."""
@@ -41,7 +48,17 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # as upstream
         """Begin to wait for the first request."""
         super().connection_made(transport)
+        for line in self.among.opened(self, self.client[0] if self.client else ""):
+            line.shut()
         self._watch()
+
+    def shut(self) -> None:
+        """Close it in favour of another one; nothing is being served on it."""
+        self.transport.abort()
+
+    def let_in(self, owner: str) -> bool:
+        """The request that is served is this owner's. Returns whether it is not one too many."""
+        return self.among.let_in(self, owner)
 
     def data_received(self, data: bytes) -> None:
         """Take what came, and wait on if it does not complete a request's head."""
@@ -73,6 +90,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._stop_waiting()
+        self.among.closed(self)
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -97,8 +115,17 @@ class GuardedProtocol(HttpToolsProtocol):
             raise ValueError("more than one Host")
         if self.parser.should_upgrade():
             return
+        self.scope[CONNECTION] = self  # pyright: ignore[reportGeneralTypeIssues]  # a key of ours
+        served = cast("ASGIApp", self.config.loaded_app)  # pyright: ignore[reportUnknownMemberType]
+        self.app = served if self.among.begins(self) else _no_room
         super().on_headers_complete()
         self.cycle.transport = Joined(self.transport, self.loop)  # pyright: ignore[reportAttributeAccessIssue]  # all that it uses
+
+    def on_response_complete(self) -> None:
+        """Count the connection as idle, unless a further request was sent already."""
+        if not self.pipeline:
+            self.among.ends(self)
+        super().on_response_complete()
 
     def on_body(self, body: bytes) -> None:
         """Pass it on, unless nobody waits for it any more."""
@@ -130,3 +157,13 @@ class GuardedProtocol(HttpToolsProtocol):
     def _too_slow(self) -> None:
         self._deadline = None
         self.transport.close()
+
+
+async def _no_room(scope: Scope, receive: Receive, send: Send) -> None:
+    said = "The server serves as many requests as it can; try again later."
+    await problem(503, said, {"Retry-After": "5", "Connection": "close"})(scope, receive, send)
+
+
+def guarded(connections: Connections[GuardedProtocol]) -> type[GuardedProtocol]:
+    """The protocol of a server with these connections."""
+    return type("GuardedProtocol", (GuardedProtocol,), {"among": connections})

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 import anyio.abc
@@ -19,7 +20,13 @@ import uvicorn
 
 from waggle.domain.errors import SettingsInvalid
 from waggle.web.app import WebApp
-from waggle.web.protocol import GuardedProtocol
+from waggle.web.connections import ConnectionLimits, Connections
+from waggle.web.protocol import GuardedProtocol, guarded
+
+WAITING = 512
+"""Connections that the kernel keeps until they are accepted."""
+AT_ONCE = 16
+"""Connections that are accepted before others are served: a flood of them comes by turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +34,12 @@ class ServerLimits:
     """What the server waits for and holds.
 
     `grace` is seconds that calls get to finish on stop, `keep_alive` seconds that an idle
-    connection lives, `connections` how many there may be, `head_bytes` bytes of a request head.
+    connection lives, `head_bytes` bytes of a request head.
     """
 
     grace: float = 30.0
     keep_alive: int = 30
-    connections: int = 1000
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     head_bytes: int = 32 * 1024
 
 
@@ -42,7 +49,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         if not 0 <= port <= 65_535:
             raise OSError(errno.EINVAL, "a port is 0 to 65535")
-        listener = socket.create_server((host, port), family=family, backlog=512)
+        listener = socket.create_server((host, port), family=family, backlog=WAITING)
     except OSError as error:
         raise SettingsInvalid(
             f"Cannot listen on {host} port {port}: {_reason(error)}.",
@@ -78,6 +85,8 @@ class _Uvicorn(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(WAITING)  # the loop has made it as few as it accepts at once
         self.up.set()
 
 
@@ -89,19 +98,21 @@ class WebServer:
         self._listener = listener
         self._limits = limits or ServerLimits()
         self._stopping = anyio.Event()
+        connections = Connections[GuardedProtocol](self._limits.connections, time.monotonic)
+        web.load.watch(connections)
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 web.asgi,
-                http=GuardedProtocol,
+                http=guarded(connections),
                 ws="none",
                 lifespan="on",
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                backlog=AT_ONCE,
                 proxy_headers=False,
                 timeout_keep_alive=self._limits.keep_alive,
                 timeout_graceful_shutdown=1,
-                limit_concurrency=self._limits.connections,
                 h11_max_incomplete_event_size=self._limits.head_bytes,  # heeded by our protocol
             )
         )

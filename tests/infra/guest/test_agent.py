@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Callable
 from typing import cast
 
 import pytest
+from hypothesis import given
+from tests.support.mutations import TURNS, fuzzed, mutated
 
 from waggle.domain.errors import GuestLost
 from waggle.infra.guest.agent import MAX_ANSWER, GuestAgent
@@ -203,3 +205,53 @@ async def test_a_cancelled_call_lets_the_next_one_in() -> None:
         await asyncio.gather(waiting, return_exceptions=True)
         hold = False
         assert await made.call("guest-x") == "fine"
+
+
+class Scripted:
+    """The agent's end: in step, then it says `answer` and hangs up."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.reader = asyncio.StreamReader(limit=MAX_ANSWER)
+        self._answer = answer
+
+    def write(self, data: bytes) -> None:
+        request = json.loads(data)
+        if request["execute"] == "guest-sync":
+            self.reader.feed_data(returns(request["arguments"]["id"]))
+        else:
+            self.reader.feed_data(self._answer)
+            self.reader.feed_eof()
+
+    async def drain(self) -> None:
+        await asyncio.sleep(0)
+
+
+async def told(answer: bytes) -> None:
+    made = Scripted(answer)
+    with contextlib.suppress(GuestLost):
+        await GuestAgent(made.reader, cast("asyncio.StreamWriter", made)).call("guest-ping")
+
+
+LINES = [
+    returns({"x": [1, -2.5, None, True], "y": "\u00e9\n"}),
+    b'{"error": {"class": "GenericError", "desc": "no \xc3\xa9"}}\n',
+    b"\xff\xff" + returns([[[1]]]),
+]
+
+
+@given(mutated(LINES))
+def test_a_damaged_line_is_an_answer_or_a_lost_guest(answer: bytes) -> None:
+    asyncio.run(told(answer))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("turn", TURNS)
+def test_100_000_lines_are_answers_or_lost_guests(turn: int) -> None:
+    with asyncio.Runner() as runner:
+
+        @fuzzed
+        @given(mutated(LINES))
+        def each(answer: bytes) -> None:
+            runner.run(told(answer))
+
+        each()

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TypedDict
 
-from waggle.infra.krun._abi import ffi
+from waggle.infra.confinement._abi import ffi
 from waggle.infra.krun.configuration import Configuration
 from waggle.infra.krun.confine import confine
 
@@ -58,6 +58,7 @@ class Report(TypedDict):
     calls: str
     kvm: str
     socket: bool
+    oom: int
 
 
 def main(text: str) -> None:
@@ -118,9 +119,9 @@ def report(port: int) -> Report:
     """Look at everything that the host might have left."""
     names = ("user", "mnt", "net", "ipc")
     return Report(
-        uids=list(os.getresuid()),
-        gids=list(os.getresgid()),
-        groups=os.getgroups(),
+        uids=_ids("Uid"),
+        gids=_ids("Gid"),
+        groups=_ids("Groups"),
         capabilities=_capabilities(),
         root=_listed("/"),
         dev=_listed("/dev"),
@@ -128,12 +129,13 @@ def report(port: int) -> Report:
         above=[_listed(".." + "/.." * depth) for depth in range(3)],
         held=directories_held(),
         processes=[name for name in _listed("/proc") if name.isdigit()],
-        interfaces=sorted(name for _, name in socket.if_nameindex()),
+        interfaces=_interfaces(),
         namespaces={name: str(Path(f"/proc/self/ns/{name}").readlink()) for name in names},
         writable=[place for place in ("/", "/dev", "/proc", "/run", ".") if _can_write(place)],
         calls=_call(port),
         kvm=_open("/dev/kvm"),
         socket=_makes_socket(),
+        oom=int(Path("/proc/self/oom_score_adj").read_text("utf-8")),
     )
 
 
@@ -148,6 +150,18 @@ def directories_held() -> list[list[str]]:
         found.append(_listed(f"/proc/self/fd/{above}"))
         os.close(above)
     return found
+
+
+def _ids(name: str) -> list[int]:
+    """The first three: real, effective and saved. Calls that tell them are not on the list."""
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{name}:"))
+    return [int(number) for number in line.split()[1:4]]
+
+
+def _interfaces() -> list[str]:
+    rows = Path("/proc/self/net/dev").read_text("utf-8").splitlines()[2:]
+    return sorted(row.partition(":")[0].strip() for row in rows)
 
 
 def _capabilities() -> dict[str, int]:
@@ -175,11 +189,11 @@ def _can_write(directory: str) -> bool:
 
 def _call(port: int) -> str:
     """What becomes of a call to a listener on the host's loopback address."""
-    with socket.socket() as caller:
-        try:
+    try:
+        with socket.socket() as caller:
             caller.connect(("127.0.0.1", port))
-        except OSError as error:
-            return error.strerror or "?"
+    except OSError as error:
+        return error.strerror or "?"
     return "answered"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from waggle.domain.environment import Resources
 from waggle.domain.machine import GuestDisks, MachineSpec
-from waggle.infra.krun.forwarder import claim
+from waggle.infra.guest.forwarder import claim
 
 UID = 1_900_000_779
 needs_root = pytest.mark.skipif(

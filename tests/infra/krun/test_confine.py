@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -112,7 +113,6 @@ def check_view(report: Report) -> None:
     assert report["held"] == []
     assert len(report["processes"]) <= 1
     assert report["interfaces"] == ["lo"]
-    assert report["calls"] == "Network is unreachable"
     host = host_namespaces()
     assert all(report["namespaces"][name] != host[name] for name in ("mnt", "net", "ipc"))
     assert report["writable"] == ["/run", "."]
@@ -120,6 +120,9 @@ def check_view(report: Report) -> None:
 
 def check_remains(report: Report) -> None:
     """What holds with namespaces and without."""
+    if platform.machine() == "x86_64":
+        assert report["calls"] == "Operation not permitted"
+    assert report["oom"] == 500
     effective = {name: report["capabilities"][name] for name in ("CapInh", "CapPrm", "CapEff")}
     assert set(effective.values()) == {0}
     assert report["capabilities"]["CapAmb"] == 0
@@ -152,7 +155,6 @@ class TestAsRoot:
             check_view(report)
         else:
             check_said(stderr)
-            assert report["calls"] == "answered"
         assert (directory / "ssh").is_socket()
         assert (directory / "ssh").stat().st_uid == UID
 
@@ -251,8 +253,14 @@ def test_without_its_server_it_does_not_go_on(directory: Path) -> None:
     assert ended.stdout == ""
 
 
+def mounts() -> list[str]:
+    """Of this machine, but for disks that other tests look into at the same time."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in lines if "/pytest-of-" not in line]
+
+
 def test_the_hosts_mounts_stay_as_they_are(directory: Path) -> None:
-    before = Path("/proc/self/mountinfo").read_text()
+    before = mounts()
     confined(plan(directory))
-    assert Path("/proc/self/mountinfo").read_text() == before
+    assert mounts() == before
     assert shutil.which("unshare"), "util-linux says here what the kernel allows"

@@ -27,8 +27,9 @@ from tests.support.waiting import until
 
 from waggle.domain.errors import BootFailed, PortTaken
 from waggle.domain.machine import MachineSpec
-from waggle.infra.krun.forwarder import claim
-from waggle.infra.krun.hypervisor import MAX_DESCRIPTORS, KrunHypervisor, _filled_pipe, runner_argv
+from waggle.infra.child_python import filled_pipe, python_argv
+from waggle.infra.guest.forwarder import claim
+from waggle.infra.krun.hypervisor import MAX_DESCRIPTORS, RUNNER, KrunHypervisor
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -187,7 +188,7 @@ async def test_a_missing_file_starts_nothing(
 
 async def test_a_runner_is_told_nothing_by_its_arguments(spec: MachineSpec) -> None:
     """They are for all to see. Its imports come from where ours come from."""
-    argv = runner_argv()
+    argv = python_argv(RUNNER)
     assert argv[1:3] == ["-I", "-S"]
     assert not any(str(path) in " ".join(argv) for path in (spec.kernel, spec.console_log))
     assert all(Path(path).is_absolute() for path in argv[5:])
@@ -207,7 +208,7 @@ def test_a_server_of_few_descriptors_asks_for_no_more_than_it_has() -> None:
 
 def test_a_configuration_longer_than_a_pipe_is_refused_and_does_not_block() -> None:
     with contextlib.ExitStack() as stack, pytest.raises(BootFailed, match="too long"):
-        _filled_pipe(b"x" * 10_000_000, stack)
+        filled_pipe(b"x" * 10_000_000, stack)
 
 
 def _runners() -> list[int]:

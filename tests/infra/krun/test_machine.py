@@ -24,7 +24,7 @@ from waggle.domain.errors import GuestLost, PortTaken, TimedOut
 from waggle.domain.machine import MachineSpec
 from waggle.infra.confined import ConfinedProcess, identify
 from waggle.infra.guest.console import Console
-from waggle.infra.krun.forwarder import claim
+from waggle.infra.guest.forwarder import claim
 from waggle.infra.krun.machine import KrunMachine
 from waggle.infra.krun.runner import SAYS
 from waggle.infra.krun.wires import open_wires
@@ -94,7 +94,6 @@ async def machine(spec: MachineSpec, program: str) -> AsyncGenerator[KrunMachine
             [sys.executable, "-c", PROLOGUE + program, *map(str, numbers)],
             descriptors=numbers,
             stderr=inherited.messages,
-            uid=None,
         )
         made = KrunMachine(process, console, wires)
     try:

@@ -14,9 +14,10 @@ import pytest
 from tests.infra.krun.elf import exits, krun_library, returns
 from tests.infra.krun.parts import UID, needs_root
 
+from waggle.infra.child_python import python_argv
 from waggle.infra.confined import leash
 from waggle.infra.krun.configuration import Configuration, encode
-from waggle.infra.krun.hypervisor import runner_argv
+from waggle.infra.krun.hypervisor import RUNNER
 from waggle.infra.krun.library import Libkrun
 from waggle.infra.krun.runner import FAILED, SAYS, configure
 
@@ -54,7 +55,7 @@ def configuration(directory: Path, library: str, **others: int | str) -> Configu
 def run(told: bytes, *before: str, descriptor: int = -1) -> tuple[int, str]:
     """The exit status and what was said; stdout stays empty."""
     ended = subprocess.run(
-        [*before, *leash(runner_argv())],
+        [*before, *leash(python_argv(RUNNER))],
         input=told,
         capture_output=True,
         check=False,
@@ -131,7 +132,7 @@ def test_what_stands_in_its_working_directory_is_not_imported(
     (tmp_path / "encodings.py").write_text("raise SystemExit(77)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     ended = subprocess.run(
-        runner_argv(), input=b"", capture_output=True, check=False, cwd=tmp_path, timeout=60
+        python_argv(RUNNER), input=b"", capture_output=True, check=False, cwd=tmp_path, timeout=60
     )
     assert ended.returncode == FAILED
     assert directory.exists()

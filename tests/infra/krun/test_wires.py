@@ -17,7 +17,7 @@ from tests.support.leaks import Leaks
 
 from waggle.domain.errors import BootFailed, PortTaken
 from waggle.domain.machine import MachineSpec
-from waggle.infra.krun.forwarder import claim
+from waggle.infra.guest.forwarder import claim
 from waggle.infra.krun.wires import SOCKET, Inherited, Wires, open_wires, remove_directory
 
 pytestmark = pytest.mark.anyio

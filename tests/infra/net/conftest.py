@@ -18,6 +18,7 @@ from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.limits import EgressLimits
 from waggle.infra.net.policy import AddressPolicy, Verdict
 from waggle.infra.net.ranges import Address
+from waggle.infra.net.resolve import Resolver
 
 OPEN, CLOSED = "127.0.0.1", "127.0.0.2"
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -46,8 +47,16 @@ class Names:
     """What the second and later lookups of a name find, where that differs."""
     silent: set[str] = field(default_factory=set[str])
     asked: list[str] = field(default_factory=list[str])
+    error: OSError | None = None
+    """What every lookup ends with."""
+    instead: Resolver | None = None
+    """Who answers in its place."""
 
     async def __call__(self, name: str) -> Sequence[Address]:
+        if self.instead is not None:
+            return await self.instead(name)
+        if self.error is not None:
+            raise self.error
         found = self.later if name in self.asked and name in self.later else self.known
         self.asked.append(name)
         if name in self.silent:

@@ -41,7 +41,9 @@ def test_ordinary_addresses_are_permitted(address: str) -> None:
         ("172.16.0.1", "private"),
         ("172.31.255.255", "private"),
         ("192.168.1.1", "private"),
-        ("fd00:ec2::254", "private"),
+        ("fd00:ec2::254", "cloud-metadata"),
+        ("fd20:ce::254", "cloud-metadata"),
+        ("192.0.0.192", "cloud-metadata"),
         ("fc00::1", "private"),
         ("fec0::1", "private"),
         ("169.254.169.254", "link-local"),
@@ -141,6 +143,63 @@ def test_a_wide_entry_opens_neither_loopback_nor_metadata(wide: tuple[str, ...])
         *("10.0.0.5", "::ffff:127.0.0.1", "64:ff9b::169.254.169.254", "64:ff9b::10.0.0.5"),
     ):
         assert not broad.permits(ip_address(address)).allowed, address
+
+
+METADATA = {
+    "AWS": ("fd00:ec2::254", "fd00:ec2::23", "fd00:ec2::253", "169.254.169.254", "169.254.170.2"),
+    "Azure": ("168.63.129.16",),
+    "Alibaba": ("100.100.100.200",),
+    "Google": ("fd20:ce::254",),
+    "Oracle": ("192.0.0.192", "fd00:c1::a9fe:a9fe"),
+    "Scaleway": ("169.254.42.42", "fd00:42::42"),
+    "Linode": ("fd00:a9fe:a9fe::1",),
+    "OpenStack": ("fe80::a9fe:a9fe",),
+}
+
+
+def translated(inner: IPv4Address) -> list[IPv6Address]:
+    """Every form in which a tunnel or a translator may find an IPv4 address."""
+    bits = int(inner)
+    high, low = bits >> 16, bits & 0xFFFF
+    local = 0x64FF9B0001 << 80
+    return [
+        IPv6Address(bits),  # compatible
+        IPv6Address(0xFFFF << 32 | bits),  # mapped
+        IPv6Address(0xFFFF << 48 | bits),  # translated
+        IPv6Address(0x64FF9B << 96 | bits),  # NAT64
+        IPv6Address(local | bits),  # NAT64 for local use, with prefixes of 96, 48, 56 and 64 bits
+        IPv6Address(local | high << 64 | low << 40),
+        IPv6Address(local | bits >> 24 << 64 | (bits & 0xFF_FFFF) << 32),
+        IPv6Address(local | bits << 24),
+        IPv6Address(0x2002 << 112 | bits << 80 | 1),  # 6to4
+        IPv6Address(0x2001 << 112 | bits << 64 | 0xF7F7_F7F7),  # Teredo, as the server
+        IPv6Address(0x2001 << 112 | 0x08080808 << 64 | bits ^ 0xFFFF_FFFF),  # as the client
+        IPv6Address(0x2606_4700 << 96 | 0x5EFE << 32 | bits),  # ISATAP
+    ]
+
+
+@pytest.mark.parametrize("cloud", METADATA)
+def test_with_everything_allowed_metadata_is_denied_in_every_form(cloud: str) -> None:
+    broad = AddressPolicy([ip_network("0.0.0.0/0"), ip_network("::/0")], is_local=nobodys)
+    for address in map(ip_address, METADATA[cloud]):
+        verdict = broad.permits(address)
+        assert verdict.code in {"cloud-metadata", "link-local"}, address
+        for outer in translated(address) if isinstance(address, IPv4Address) else ():
+            assert broad.permits(outer).code in {"cloud-metadata", "link-local"}, outer
+        assert policy(f"{address}/{address.max_prefixlen}").permits(address).allowed
+
+
+@pytest.mark.parametrize("outer", translated(IPv4Address("8.8.8.8")))
+def test_with_everything_allowed_the_forms_alone_deny_nothing(outer: IPv6Address) -> None:
+    broad = AddressPolicy([ip_network("0.0.0.0/0"), ip_network("::/0")], is_local=nobodys)
+    assert broad.permits(outer).allowed
+
+
+def test_an_entry_over_several_metadata_ranges_is_a_wide_one() -> None:
+    for entry in ("fd00:42::/31", "fd00::/16", "168.63.129.16/31", "fc00::/7"):
+        for address in ("fd00:42::42", "fd00:c1::1", "fd00:ec2::254", "168.63.129.16"):
+            assert not policy(entry).permits(ip_address(address)).allowed
+    assert policy("fd00:ec2::/32").permits(ip_address("fd00:ec2::254")).allowed
 
 
 def test_a_narrow_entry_opens_loopback_and_metadata() -> None:

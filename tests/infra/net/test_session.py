@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -155,6 +156,14 @@ async def test_a_slow_name_is_answered_with_504(open_lab: OpenLab) -> None:
         answer = await lab.ask(b"GET http://slow.test/ HTTP/1.1\r\nHost: x\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 504 ")
         assert b"X-Waggle-Error: timeout" in answer
+
+
+async def test_no_answer_of_a_name_server_is_told_from_no_address(open_lab: OpenLab) -> None:
+    async with open_lab() as lab:
+        for errno, status in ((socket.EAI_AGAIN, b"504"), (socket.EAI_NONAME, b"502")):
+            lab.names.error = OSError(errno, "as it is")
+            answer = await lab.ask(b"GET http://x.test/ HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 " + status)
 
 
 @pytest.mark.parametrize(

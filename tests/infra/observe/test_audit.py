@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
+from tests.infra.observe.test_thinning import Seconds
 
 from waggle.domain.access import Owner
 from waggle.domain.errors import SettingsInvalid
@@ -68,6 +69,38 @@ def test_what_a_line_says(tmp_path: Path) -> None:
         }
     ]
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_flood_of_refused_calls_is_a_line_a_second_for_each_owner(tmp_path: Path) -> None:
+    path, later = tmp_path / "audit", Seconds()
+    log = AuditLog(path, programs=False, now=lambda: NOW, monotonic=Clock(), later=later)
+    refused = replace(CALL, outcome="rate_limited")
+    for _ in range(10):
+        for _ in range(700):
+            log.call_ended(refused)
+        log.call_ended(replace(refused, owner=Owner("bob")))
+        log.call_ended(CALL)
+        later.pass_one()
+    log.close()
+    said = [(line["owner"], line["outcome"]) for line in lines(path)]
+    assert said.count(("ann", "ok")) == 10, "what was let through has a line each"
+    assert said.count(("ann", "rate_limited")) == 11
+    assert said.count(("bob", "rate_limited")) == 10
+    stood_for = sum(
+        line.get("more_in_last_second", 0) + 1
+        for line in lines(path)
+        if (line["owner"], line["outcome"]) == ("ann", "rate_limited")
+    )
+    assert stood_for == 7_000
+
+
+def test_what_was_only_counted_is_written_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    log = AuditLog(path, programs=False, now=lambda: NOW, monotonic=Clock(), later=Seconds())
+    for _ in range(3):
+        log.call_ended(replace(CALL, outcome="not_found"))
+    log.close()
+    assert [line.get("more_in_last_second") for line in lines(path)] == [None, 1]
 
 
 def test_a_request_that_is_no_tool_call_says_which() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from itertools import pairwise
 
@@ -77,7 +78,7 @@ def test_all_four_denials_of_the_sandbox_are_on() -> None:
 
 def test_the_network_is_restricted_and_leads_to_the_ssh_server_only() -> None:
     (network,) = option(argv(port=12345), "-netdev")
-    assert network == ("user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:12345-:22")
+    assert network == ("user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.2:12345-:22")
 
 
 def test_only_the_scratch_disk_is_writable_and_the_order_is_the_guests() -> None:
@@ -152,3 +153,16 @@ def test_an_emulated_machine_is_told_how_fast_its_counter_runs() -> None:
 def test_machines_that_are_put_together_in_another_way_are_of_another_kind() -> None:
     """Their number of processors, memory, ports and files are told apart elsewhere."""
     assert kind("tcg") == kind("tcg") != kind("kvm")
+
+
+def test_a_full_disk_of_the_host_stops_the_machine_and_what_was_frozen_before_fits() -> None:
+    """Only a write that found no room: other errors are the guest's to know."""
+    assert [each for each in argv() if "werror" in each] == [
+        "virtio-blk-device,drive=scratch,werror=enospc,rerror=report"
+    ]
+    words = qemu_argv(
+        "", accelerator="tcg", resources=Resources(1, 1, 1), ssh_port=None,
+        fds=Descriptors(*range(9)),
+    )  # fmt: skip
+    before = "\0".join(words).replace("werror=enospc", "werror=report")
+    assert kind("tcg") == hashlib.sha256(before.encode()).hexdigest()[:16]

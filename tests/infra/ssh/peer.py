@@ -127,8 +127,12 @@ async def peer(
     forwards: bool = False,
     tunnels: bool = False,
     session: SessionFactory | None = None,
+    packet: int = 32_768,
 ) -> AsyncGenerator[Peer]:
-    """Serve until the end of the block: `run` and `kill` are what the launcher would be."""
+    """Serve until the end of the block: `run` and `kill` are what the launcher would be.
+
+    `packet` is how many bytes it takes at once.
+    """
     keys = keys or new_keys()
     made = Peer(0, keys)
 
@@ -169,6 +173,7 @@ async def peer(
         authorized_client_keys=asyncssh.import_authorized_keys(client),
         process_factory=None if session else launcher,
         sftp_factory=sftp,
+        max_pktsize=packet,
         encoding=None,
     )
     made.port = acceptor.get_port()

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,8 +36,13 @@ def test_it_can_be_asked_in_the_middle() -> None:
     assert (collector.output().head, collector.output().tail) == (b"ab", b"fg")
 
 
-def test_memory_stays_bounded_by_the_limit_and_one_piece() -> None:
-    collector = OutputCollector(1_000)
-    for _ in range(10_000):
-        collector.feed(b"x" * 100)
-    assert sum(len(piece) for piece in collector._tail) <= 500 + 100
+@pytest.mark.parametrize("piece", [1, 2, 100])
+def test_memory_stays_bounded_by_the_limit_whatever_the_pieces_are(piece: int) -> None:
+    tracemalloc.start()
+    try:
+        collector = OutputCollector(100_000)
+        for _ in range(300_000 // piece):
+            collector.feed(b"xy"[:piece] if piece < 3 else b"x" * piece)
+        assert tracemalloc.get_traced_memory()[1] < 250_000
+    finally:
+        tracemalloc.stop()

@@ -15,9 +15,10 @@ import asyncssh
 import pytest
 from tests.infra.ssh.peer import Peer, Process, peer, raw_peer
 from tests.support.vm import command
+from tests.support.waiting import until
 
 from waggle.domain.errors import GuestLost
-from waggle.domain.execution import GuestUser
+from waggle.domain.execution import ExecutionResult, GuestUser
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.shell import Shell
 
@@ -222,3 +223,44 @@ async def test_no_server_within_the_commands_time_is_a_lost_guest() -> None:
         with pytest.raises(GuestLost, match="within the command's time"):
             await Shell(connection).run(command("x", timeout=0.2))
         await connection.aclose()
+
+
+async def test_while_the_machine_stands_still_a_commands_time_does_too() -> None:
+    begun, go_on = anyio.Event(), anyio.Event()
+    results: list[ExecutionResult] = []
+
+    async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        await read_frame(process)
+        begun.set()
+        await go_on.wait()
+        process.exit(0)
+
+    async with shell(run) as (_, made), anyio.create_task_group() as tasks:
+
+        async def ask() -> None:
+            results.append(await made.run(command("x", timeout=1.5)))
+
+        tasks.start_soon(ask)
+        await begun.wait()
+        made.stand_still(True)
+        await anyio.sleep(1.6)  # what is measured is that nothing happens
+        assert results == []
+        go_on.set()
+    assert [(each.exit_code, each.timed_out) for each in results] == [(0, False)]
+
+
+async def test_afterwards_it_has_what_was_left_of_its_time() -> None:
+    errors: list[GuestLost] = []
+    async with shell(hang) as (_, made), anyio.create_task_group() as tasks:
+
+        async def ask() -> None:
+            try:
+                assert (await made.run(command("x", timeout=1.0))).timed_out
+            except GuestLost as error:  # this peer confirms no kill
+                errors.append(error)
+
+        tasks.start_soon(ask)
+        await until(lambda: bool(made.running() - {""}))
+        made.stand_still(True)
+        made.stand_still(False)
+    assert all("ran out of time" in error.message for error in errors)

@@ -16,8 +16,10 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import pytest
+from tests.support.small_disk import needs_root, small_disk
 
 from waggle.domain.environment import Environment, MachineIdentity, Resources, State
+from waggle.domain.errors import DiskFull
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 from waggle.infra.store import schema, sqlite
@@ -239,9 +241,38 @@ async def test_a_full_disk_is_told_and_loses_nothing(path: Path) -> None:
         await store.save(environment())
         await store.database.read("PRAGMA max_page_count = 1", ())
         large = replace(environment(2), error="x" * 100_000)
-        with pytest.raises(StateUnavailable, match="full"):
+        with pytest.raises(DiskFull, match="no room for its state"):
             await store.save(large)
         assert await store.get(environment().id) == environment()
+
+
+@needs_root
+async def test_a_disk_that_is_really_full_is_told_and_later_all_goes_on(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1) as disk:
+        path = disk.path / "state.db"
+        async with opened(path) as store:
+            await store.save(environment())
+            disk.fill()
+            large = replace(environment(2), error="x" * 200_000)
+            with pytest.raises(DiskFull):
+                await store.save(large)
+            assert await store.get(environment().id) == environment()
+            disk.free()
+            await store.save(environment(2))
+            disk.fill()
+        async with opened(path) as again:  # or it tells why not, which the next lines would show
+            assert await again.unfinished() == [environment(), environment(2)]
+
+
+@needs_root
+async def test_a_database_that_cannot_be_made_for_want_of_room_says_so(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1) as disk:
+        disk.fill()
+        with pytest.raises(DiskFull):
+            await SqliteStore.open(disk.path / "state.db")
+        disk.free()
+        async with opened(disk.path / "state.db") as store:
+            await store.save(environment())
 
 
 KILLED = """

@@ -14,8 +14,9 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Final
 
-from waggle.domain.errors import BootFailed
+from waggle.domain.errors import BootFailed, DiskFull
 from waggle.domain.machine import READY_LINE
+from waggle.infra.disk_room import is_full
 
 TAIL_LINES: Final = 40
 MAX_LINE: Final = 300
@@ -35,7 +36,7 @@ class Console:
     """What is known of one console. `ready` and `failed` are set once and stay set."""
 
     def __init__(self, log: Path, noise: str = "") -> None:
-        """Open the log file for appending. Raises BootFailed when it cannot be; `close` it.
+        """Open the log file for appending. Raises BootFailed or DiskFull; `close` it.
 
         What the VMM says with `noise` in it is not kept: a guest can have it said without end.
         """
@@ -49,6 +50,8 @@ class Console:
         try:
             self._log = log.open("ab", buffering=0)
         except OSError as error:
+            if is_full(error):
+                raise DiskFull(f"The server's disk is full: {log.name} has no room.") from error
             raise BootFailed(f"{log.name} cannot be opened: {error.strerror}.") from error
 
     def tail(self) -> list[str]:

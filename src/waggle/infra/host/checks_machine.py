@@ -17,6 +17,8 @@ from pathlib import Path
 from waggle.domain.errors import WaggleError
 from waggle.infra.host.accel import choose_acceleration
 from waggle.infra.host.hypervisors import HypervisorChoice, choose_hypervisor
+from waggle.infra.host.open_files import limits as open_file_limits
+from waggle.infra.host.open_files import reachable
 from waggle.infra.host.preflight import CheckResult, Subject, fail, ok, warn
 from waggle.infra.host.process import run
 from waggle.infra.host.requirements import find_program
@@ -26,7 +28,7 @@ MIN_QEMU = (7, 0)
 _SETUP = "Run 'waggle setup'."
 _PROBED_PORTS = 64
 _FILES_PER_ENVIRONMENT = 32
-_FILES_BASE = 256
+_FILES_BASE = 1_280
 
 
 async def python(_subject: Subject) -> CheckResult:
@@ -151,12 +153,15 @@ def parse_available_mib(meminfo: str) -> int:
 
 
 async def open_files(subject: Subject) -> CheckResult:
-    """The server may open enough files for all environments."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    """The server may open enough files for its connections and all environments."""
+    soft, hard = open_file_limits()
+    limit = reachable(soft, hard)
     needed = _FILES_BASE + _FILES_PER_ENVIRONMENT * subject.max_environments
+    raised = f" (a server raises its limit of {soft} to that)" if limit != soft else ""
     if limit == resource.RLIM_INFINITY or limit >= needed:
-        return ok("open files", f"{limit} allowed")
-    return warn("open files", f"{limit} allowed, {needed} may be used", f"ulimit -n {needed}")
+        return ok("open files", f"{limit} allowed{raised}")
+    mend = f"Raise the hard limit: ulimit -Hn {needed}, or LimitNOFILE={needed} of its unit."
+    return warn("open files", f"{limit} allowed{raised}, {needed} may be used", mend)
 
 
 async def guest_ports(subject: Subject) -> CheckResult:

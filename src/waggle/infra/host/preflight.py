@@ -7,11 +7,14 @@ how it is and how to mend it. The checks themselves are in `checks_machine` and 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from waggle.infra.cgroups.facts import read_facts
+from waggle.infra.cgroups.plan import Facts
 from waggle.infra.host.accel import AccelSetting, KvmFacts, read_kvm_facts
 from waggle.infra.host.hypervisors import HypervisorSetting, Library, Preference
 
@@ -62,6 +65,8 @@ class Subject:
     images: Callable[[], Mapping[str, bool]] = field(default=dict[str, bool])
     libkrun: Callable[[], Library] = field(default=lambda: Library("it was not looked for.", ""))
     kvm: Callable[[], KvmFacts] = field(default=read_kvm_facts)
+    groups: Callable[[], Facts] = field(default=read_facts)
+    is_root: bool = field(default_factory=lambda: os.geteuid() == 0)
 
 
 Check = Callable[[Subject], Awaitable[CheckResult]]

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from waggle.domain.errors import BootFailed
+from waggle.domain.environment import Resources
 from waggle.domain.machine import GUEST_SSH_PORT, MachineSpec
+from waggle.infra.child_python import filled_pipe, python_argv
 from waggle.infra.confined import ConfinedProcess
 from waggle.infra.guest.boot import until_booted
 from waggle.infra.guest.console import Console
@@ -26,20 +28,26 @@ from waggle.infra.krun.wires import SOCKET, Inherited, Wires, open_wires
 COMMAND_LINE = f"{KERNEL_ARGUMENTS} reboot=k no-kvmapf"
 """libkrun adds nothing but its devices to it."""
 MAX_DESCRIPTORS = 4096
-_RUN = (
-    "import sys; sys.path[:] = sys.argv[1:]; "
-    "from waggle.infra.krun.runner import main; sys.exit(main())"
-)
+RUNNER = "waggle.infra.krun.runner"
 _KVM = Path("/dev/kvm")
 
 
 class KrunHypervisor:
-    """`library` is libkrun's path or name; that it is usable was found out before."""
+    """`library` is libkrun's path or name; that it is usable was found out before.
+
+    `enclose` limits what the process of a machine, by its number, may use; see `infra.confined`.
+    """
 
     name = "krun"
 
-    def __init__(self, library: str) -> None:
+    def __init__(
+        self,
+        library: str,
+        *,
+        enclose: Callable[[Resources, int], Callable[[], None]] | None = None,
+    ) -> None:
         self._library = library
+        self._enclose = enclose
 
     async def boot(self, spec: MachineSpec) -> KrunMachine:
         """Boot a machine; see `domain.machine.Hypervisor.boot`. Raises BootFailed or PortTaken."""
@@ -55,17 +63,17 @@ class KrunHypervisor:
             wires, inherited = open_wires(spec, undo, theirs)
             told = encode(self._configuration(spec, wires, inherited))
             process = ConfinedProcess.start(
-                runner_argv(),
+                python_argv(RUNNER),
                 descriptors=(
                     *(inherited.kernel, inherited.kit, inherited.image, inherited.scratch),
                     *(inherited.identity, inherited.console, inherited.agent, inherited.renewal),
                     wires.directory,
                 ),
-                stdin=_filled_pipe(told, theirs),
+                stdin=filled_pipe(told, theirs),
                 stderr=inherited.messages,
-                uid=None,  # it needs our rights until it has imported and opened everything
                 max_descriptors=MAX_DESCRIPTORS,
                 background=spec.background,
+                enclose=self._enclose and partial(self._enclose, spec.resources),
             )
             undo.pop_all()
             return KrunMachine(process, console, wires)
@@ -98,11 +106,6 @@ class KrunHypervisor:
         )
 
 
-def runner_argv() -> list[str]:
-    """A Python without site-packages' hooks, which imports from where this one does."""
-    return [sys.executable, "-I", "-S", "-c", _RUN, *map(os.path.abspath, sys.path)]
-
-
 def _kvm_group() -> int:
     """The group that may use /dev/kvm; -1 when no group helps."""
     with contextlib.suppress(OSError):
@@ -110,16 +113,3 @@ def _kvm_group() -> int:
         if stat.S_IMODE(device.st_mode) & 0o060:
             return device.st_gid
     return -1
-
-
-def _filled_pipe(data: bytes, stack: contextlib.ExitStack) -> int:
-    """The end from which `data` can be read, then nothing more. It fits into a pipe's buffer."""
-    reader, writer = os.pipe()
-    stack.callback(os.close, reader)
-    os.set_blocking(writer, False)
-    try:
-        if os.write(writer, data) != len(data):
-            raise BootFailed("The runner's configuration is too long.")
-    finally:
-        os.close(writer)
-    return reader

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from waggle.domain.environment import MachineIdentity
 from waggle.domain.errors import GuestLost
 from waggle.infra.confined import ConfinedProcess
 from waggle.infra.guest.console import Console
+from waggle.infra.guest.forwarder import Forwarder
 from waggle.infra.guest.link import GuestLink, explain
 from waggle.infra.guest.renewal import Renewal
-from waggle.infra.krun.forwarder import Forwarder
+from waggle.infra.krun.door import Door
 from waggle.infra.krun.runner import SAYS
 from waggle.infra.krun.wires import SOCKET, Wires
 from waggle.infra.tasks import finish
@@ -36,7 +37,8 @@ class KrunMachine:
         self._link = GuestLink(console)
         self._wires = wires
         self._renewal: Renewal | None = None
-        self._forwarder = Forwarder(wires.listener, wires.directory, SOCKET, process.identity.pid)
+        door = Door(wires.directory, SOCKET, process.identity.pid)
+        self._forwarder = Forwarder(wires.listener, door.connect)
         self._turn = asyncio.Lock()
         self._is_ready = False
         self._paused = False
@@ -99,6 +101,9 @@ class KrunMachine:
         if self._renewal is None:
             raise GuestLost("The machine is not connected.")
         await self._renewal.renew(records)
+
+    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
+        """It never does: libkrun reports a full disk to the guest as an error of the disk."""
 
     async def pause(self) -> None:
         """Stop the whole runner: libkrun itself knows no pause. See `Machine.pause`."""

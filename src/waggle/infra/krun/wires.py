@@ -18,7 +18,7 @@ from pathlib import Path
 
 from waggle.domain.errors import BootFailed
 from waggle.domain.machine import MachineSpec
-from waggle.infra.krun.forwarder import claim
+from waggle.infra.guest.forwarder import claim
 
 SOCKET = "ssh"
 

@@ -19,11 +19,10 @@ from waggle.infra.net.home import Home
 from waggle.infra.net.limits import DialTimes
 from waggle.infra.net.policy import ALLOWED, AddressPolicy, Verdict, permits_port
 from waggle.infra.net.ranges import Address
-from waggle.infra.net.resolve import Resolver
+from waggle.infra.net.resolve import MAX_ADDRESSES, Resolver
 from waggle.infra.net.streams import CHUNK, Stream
 from waggle.infra.net.target import Target
 
-MAX_ADDRESSES = 8
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 OnDecision = Callable[[str, int, Verdict], None]
 
@@ -97,7 +96,9 @@ class Dialer:
                 found = await self._resolver(target.host)
         except TimeoutError:
             raise refusal.too_slow(target.host, "resolving the name") from None
-        except OSError:
+        except OSError as error:
+            if error.errno == socket.EAI_AGAIN:
+                raise refusal.unanswered(target.host) from None
             raise refusal.unresolvable(target.host) from None
         if not found:
             raise refusal.unresolvable(target.host)

@@ -21,13 +21,15 @@ from waggle.infra.net import refusal
 from waggle.infra.net.dial import Dialer, OnDecision
 from waggle.infra.net.home import ConnectHome, Home
 from waggle.infra.net.limits import EgressLimits, Traffic
+from waggle.infra.net.pace import Pace
 from waggle.infra.net.policy import DEFAULT_PORTS, AddressPolicy, Verdict
 from waggle.infra.net.resolve import Resolver
 from waggle.infra.net.session import Session
 from waggle.infra.net.streams import Stream, StreamReaderLike, StreamWriterLike
 
 TOLD_AT_ONCE = 16
-"""So many connections too many may be told so at the same time; the rest are just dropped."""
+"""So many connections too many may be told so at the same time; the rest are just dropped,
+and so are all while refusals have to wait (`pace`)."""
 REMEMBERED = 64
 """Refusals that are remembered; the oldest are forgotten first."""
 
@@ -57,6 +59,7 @@ class EgressProxy:
         self._dialer = Dialer(policy, ports, resolver, self._limits.dial, self._decided)
         self._serving: set[asyncio.Task[object]] = set()
         self._turning_away: set[asyncio.Task[object]] = set()
+        self._pace = Pace(now=now)
         self._closed = False
         self.traffic = Traffic()
 
@@ -87,13 +90,13 @@ class EgressProxy:
         """
         client = Stream(reader, writer, self.traffic.count_to_guest)
         task = asyncio.current_task()
-        overflow = len(self._turning_away) >= TOLD_AT_ONCE
+        overflow = len(self._turning_away) >= TOLD_AT_ONCE or self._pace.is_over
         full = len(self._serving) >= self._limits.connections
         if task is None or self._closed or (full and overflow):
             client.abort()
             return
         self.traffic.connections += 1
-        session = Session(client, self._dialer, self._limits, self.traffic)
+        session = Session(client, self._dialer, self._limits, self.traffic, self._pace)
         group = self._turning_away if full else self._serving
         group.add(task)
         try:

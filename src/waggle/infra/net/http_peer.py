@@ -69,9 +69,9 @@ class HttpPeer:
                 return None
             self.http.receive_data(await self.stream.read(HEAD_CHUNK))
 
-    async def send(self, event: h11.Event) -> None:
-        """Send `event`. Raises PeerGone, h11.LocalProtocolError."""
-        data = self.http.send(event)
+    async def send(self, *events: h11.Event) -> None:
+        """Send `events` in one piece. Raises PeerGone, h11.LocalProtocolError."""
+        data = b"".join(self.http.send(event) or b"" for event in events)
         if data:
             await self.stream.write(data)
 

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from waggle.infra.net.ranges import Address, Kind, Network, embedded_in, kind_of
+from waggle.infra.net.ranges import Address, Kind, Network, embedded_in, kind_of, lies_in
 
 DEFAULT_PORTS = frozenset({80, 443})
 SMTP = 25
@@ -90,12 +90,8 @@ class AddressPolicy:
 
 def _overrides(kind: Kind, listed: list[Network]) -> bool:
     if kind in _ONLY_FROM_INSIDE:
-        return any(_wholly(kind, block) for block in listed)
+        return any(lies_in(kind, block) for block in listed)
     return bool(listed)
-
-
-def _wholly(kind: Kind, block: Network) -> bool:
-    return kind_of(block.network_address) is kind and kind_of(block.broadcast_address) is kind
 
 
 def permits_port(port: int, allowed: frozenset[int] | None) -> Verdict:

@@ -38,8 +38,9 @@ _V4 = _table(
     (Kind.UNSPECIFIED, "0.0.0.0/8"),
     (Kind.LOOPBACK, "127.0.0.0/8"),
     (Kind.PRIVATE, "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16"),
-    # Clouds' own services on addresses outside the link-local range (169.254.169.254 is in it).
-    (Kind.METADATA, "168.63.129.16/32 100.100.100.200/32"),
+    # Clouds' own services on addresses outside the link-local range (169.254.169.254 is in it):
+    # Azure, Alibaba, Oracle.
+    (Kind.METADATA, "168.63.129.16/32 100.100.100.200/32 192.0.0.192/32"),
     (Kind.LINK_LOCAL, "169.254.0.0/16"),
     (Kind.SHARED, "100.64.0.0/10"),
     (Kind.DOCUMENTATION, "192.0.2.0/24 198.51.100.0/24 203.0.113.0/24"),
@@ -51,6 +52,9 @@ _NAT64 = ip_network("64:ff9b::/96")
 _V6 = _table(
     (Kind.UNSPECIFIED, "::/128"),
     (Kind.LOOPBACK, "::1/128"),
+    # The same over IPv6, inside the private range: AWS, Oracle, Google, Scaleway, Linode. Whole
+    # blocks, because name, time and credential services of the cloud lie beside the known address.
+    (Kind.METADATA, "fd00:ec2::/32 fd00:c1::/32 fd20:ce::/32 fd00:42::/32 fd00:a9fe:a9fe::/48"),
     (Kind.PRIVATE, "fc00::/7 fec0::/10 64:ff9b:1::/48"),
     (Kind.LINK_LOCAL, "fe80::/10"),
     (Kind.MULTICAST, "ff00::/8"),
@@ -74,6 +78,18 @@ def kind_of(address: Address) -> Kind | None:
     return None if is_v4 or address in _GLOBAL_V6 else Kind.RESERVED
 
 
+def lies_in(kind: Kind, block: Network) -> bool:
+    """Whether all of `block` is inside one range of that kind."""
+    if isinstance(block, IPv4Network):
+        return any(
+            name is kind and isinstance(row, IPv4Network) and block.subnet_of(row)
+            for name, row in _V4
+        )
+    return any(
+        name is kind and isinstance(row, IPv6Network) and block.subnet_of(row) for name, row in _V6
+    )
+
+
 # Prefix -> by how many bits to shift right to have the IPv4 address in the low 32 bits.
 _EMBEDDINGS = tuple(
     (ip_network(block), shift)
@@ -82,12 +98,14 @@ _EMBEDDINGS = tuple(
         ("::ffff:0:0/96", 0),  # IPv4-mapped
         ("::ffff:0:0:0/96", 0),  # IPv4-translated
         ("64:ff9b::/96", 0),  # NAT64, well-known prefix
-        ("64:ff9b:1::/48", 0),  # NAT64, local use, with a /96 inside the prefix
         ("2002::/16", 80),  # 6to4
         ("2001::/32", 64),  # Teredo: the server
     )
 )
 _TEREDO = ip_network("2001::/32")
+_LOCAL_NAT64 = ip_network("64:ff9b:1::/48")
+_PREFIX_LENGTHS = (48, 56, 64, 96)
+"""A gateway's prefix within the block for local use may be that long: RFC 6052, section 2.2."""
 _LOW_32 = 0xFFFF_FFFF
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 
@@ -102,6 +120,15 @@ def embedded_in(address: Address) -> tuple[IPv4Address, ...]:
     found = [IPv4Address(bits >> shift & _LOW_32) for net, shift in _EMBEDDINGS if address in net]
     if address in _TEREDO:
         found.append(IPv4Address(~bits & _LOW_32))  # the client, kept inverted
+    if address in _LOCAL_NAT64:
+        found += _read_with_any_prefix(bits)
     if bits >> 32 & _LOW_32 in _ISATAP:
         found.append(IPv4Address(bits & _LOW_32))
     return tuple(found)
+
+
+def _read_with_any_prefix(bits: int) -> list[IPv4Address]:
+    """What the gateway may find. Only one of the readings is right: those of 0.0.0.0/8 are not."""
+    without_u = bits >> 64 << 56 | bits & (1 << 56) - 1  # the 65th to 72nd belong to no address
+    found = [bits if length == 96 else without_u >> 88 - length for length in _PREFIX_LENGTHS]
+    return [IPv4Address(each & _LOW_32) for each in found if each & 0xFF00_0000]

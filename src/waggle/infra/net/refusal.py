@@ -62,6 +62,12 @@ def unresolvable(host: str) -> Refusal:
     return Refusal(502, "unresolvable", text)
 
 
+def unanswered(host: str) -> Refusal:
+    """504: no name server says whether the name has an address."""
+    text = f"waggle: {printable(host)}: no name server answers for this name; try again."
+    return Refusal(504, "unanswered", text)
+
+
 def unreachable(host: str, port: int) -> Refusal:
     """502: no address of the host accepted the connection."""
     text = f"waggle: {printable(host)} does not accept connections on port {port}."

@@ -16,6 +16,7 @@ from waggle.infra.net.dial import Dialer
 from waggle.infra.net.forward import HTTP_1_1, Exchange, request_for
 from waggle.infra.net.http_peer import HttpPeer
 from waggle.infra.net.limits import EgressLimits, Traffic
+from waggle.infra.net.pace import Pace
 from waggle.infra.net.refusal import Refusal
 from waggle.infra.net.streams import PeerGone, Stream
 from waggle.infra.net.target import BadTarget, Target, parse_authority, parse_http_url
@@ -30,21 +31,27 @@ class Session:
     """Owns `client` and ends it in every case."""
 
     def __init__(
-        self, client: Stream, dialer: Dialer, limits: EgressLimits, traffic: Traffic
+        self, client: Stream, dialer: Dialer, limits: EgressLimits, traffic: Traffic, pace: Pace
     ) -> None:
         self._client = client
         self._peer = HttpPeer(client, h11.SERVER, limits.header_bytes)
         self._dialer = dialer
         self._limits = limits
         self._traffic = traffic
+        self._pace = pace
 
     async def run(self) -> None:
-        """Serve requests until one of them ends the connection. Cancelling drops everything."""
+        """Serve requests until one of them ends the connection. Cancelling drops everything.
+
+        A refusal waits for its turn when the guest has had many.
+        """
         try:
             try:
                 while await self._one_request():
                     self._peer.http.start_next_cycle()
             except Refusal as error:
+                if (seconds := self._pace.take()) > 0:
+                    await asyncio.sleep(seconds)
                 await self._answer(error)
             await self._client.finish(self._limits.idle_seconds, self._limits.linger_seconds)
         except (PeerGone, TimeoutError, h11.ProtocolError):
@@ -54,6 +61,7 @@ class Session:
 
     async def turn_away(self, error: Refusal) -> None:
         """Answer with `error` without looking at the request."""
+        self._pace.take()
         try:
             await self._answer(error)
             await self._client.finish(self._limits.linger_seconds, self._limits.linger_seconds)
@@ -138,6 +146,4 @@ class Session:
             (b"Connection", b"close"),
         ]
         head = h11.Response(status_code=error.status, headers=headers, reason=error.code)
-        await self._peer.send(head)
-        if not self._peer.asked_head:
-            await self._peer.send(h11.Data(data=body))
+        await self._peer.send(head, *([] if self._peer.asked_head else [h11.Data(data=body)]))

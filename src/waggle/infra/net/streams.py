@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast
 
 CHUNK = 64 * 1024
 
@@ -56,7 +56,6 @@ class StreamWriterLike(Protocol):
         ...
 
 
-@runtime_checkable
 class _Conduit(Protocol):
     """What lies under a writer: an asyncio transport or an asyncssh channel."""
 
@@ -149,6 +148,6 @@ class Stream:
     def _conduit(self) -> _Conduit | None:
         for name in ("transport", "channel"):
             found: object = getattr(self._writer, name, None)
-            if isinstance(found, _Conduit):
-                return found
+            if hasattr(found, "abort") and hasattr(found, "set_write_buffer_limits"):
+                return cast("_Conduit", found)
         return None

@@ -6,6 +6,10 @@ alone (0600), or closed to others if it is there already, and never followed thr
 opened again when it was moved or removed (logrotate) and on `reopen` (SIGHUP). A disk that is full
 loses lines and says so in the server's log, but breaks no call. JSON escapes all that is not
 printable ASCII, so nothing that a client sends ends a line.
+
+Every call that was let through has a line. Of those that were refused before anything was done, an
+owner can make thousands a second: they have a line a second for each owner and outcome, in which
+`more_in_last_second` says how many others it stands for.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import structlog
 
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.observer import Call, Observer
+from waggle.infra.observe.thinning import Thinning, after
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +42,15 @@ _KEPT = 0o640
 _TOO_OPEN = 0o137
 
 
+REFUSED = frozenset(
+    {
+        *("invalid_argument", "invalid_runtime", "unsupported", "unknown_tool", "rate_limited"),
+        *("not_found", "job_not_found", "max_environments", "quota_exceeded", "too_many_jobs"),
+    }
+)
+"""Outcomes of calls that did nothing."""
+
+
 class AuditLog(Observer):
     """Writes lines. `path` None means stderr, which is not closed. Close it at the end."""
 
@@ -47,8 +61,10 @@ class AuditLog(Observer):
         programs: bool,
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
+        later: Callable[[float, Callable[[], None]], None] = after,
     ) -> None:
         """`programs`: also write code and commands. Raises SettingsInvalid if it cannot open."""
+        self._refused: Thinning[Call] = Thinning(self._tell, later)
         self._path = path
         self._programs = programs
         self._now = now
@@ -66,10 +82,16 @@ class AuditLog(Observer):
             ) from error
 
     def call_ended(self, call: Call) -> None:
-        """Write a line. Never raises."""
+        """Write a line, or count it. Never raises."""
+        if call.outcome in REFUSED:
+            self._refused((call.owner, call.outcome), call)
+        else:
+            self._tell(call, 0)
+
+    def _tell(self, call: Call, more: int) -> None:
         try:
             self._look()
-            self._write(audit_line(call, self._now(), programs=self._programs))
+            self._write(audit_line(call, self._now(), programs=self._programs, more=more))
         except OSError as error:
             self._lost += 1
             self._complain(error)
@@ -83,12 +105,13 @@ class AuditLog(Observer):
         except OSError as error:
             self._complain(error)
             return
-        self.close()
+        os.close(self._descriptor)
         self._descriptor = fresh
         self._torn = False
 
     def close(self) -> None:
-        """Close the file."""
+        """Write what is only counted so far, and close the file."""
+        self._refused.flush()
         if self._path is not None:
             os.close(self._descriptor)
 
@@ -124,8 +147,8 @@ class AuditLog(Observer):
             log.error("audit_log_failed", why=error.strerror, lost=self._lost)
 
 
-def audit_line(call: Call, moment: datetime, *, programs: bool) -> bytes:
-    """The line, with its end. Pure."""
+def audit_line(call: Call, moment: datetime, *, programs: bool, more: int = 0) -> bytes:
+    """The line, with its end; `more` calls like this one are left out. Pure."""
     fields: dict[str, object] = {
         "time": moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "owner": call.owner,
@@ -137,6 +160,8 @@ def audit_line(call: Call, moment: datetime, *, programs: bool) -> bytes:
         "session": call.session,
         "client": call.address,
     }
+    if more:
+        fields["more_in_last_second"] = more
     if programs and call.program is not None:
         fields["program"] = _program(call.program)
     return _ENCODER.encode(fields).encode("ascii") + b"\n"

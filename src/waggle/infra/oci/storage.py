@@ -9,15 +9,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator
 
-from waggle.domain.errors import ImageUnavailable
+from waggle.domain.errors import DiskFull, ImageUnavailable
+from waggle.infra.disk_room import is_full
 
 
 @contextlib.contextmanager
 def storage_errors(what: str) -> Generator[None]:
-    """Turn an OSError of the block into ImageUnavailable; `what` is what could not be done."""
+    """Turn an OSError of the block into ImageUnavailable; `what` is what could not be done.
+
+    A full disk is DiskFull.
+    """
     try:
         yield
     except OSError as error:
+        if is_full(error):
+            raise DiskFull(f"{what}: the server's disk is full where images are kept.") from error
         raise ImageUnavailable(
             f"{what}: {error.strerror or 'the system refused'}.",
             hint="Check the free space and the permissions.",

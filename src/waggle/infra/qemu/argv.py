@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from waggle.domain.environment import Resources
 from waggle.domain.machine import GUEST_SSH_PORT
 from waggle.infra.guest.link import AGENT_PORT, KERNEL_ARGUMENTS, RENEWAL_PORT
+from waggle.infra.qemu.door import ADDRESS
 
 COMMAND_LINE = f"{KERNEL_ARGUMENTS} reboot=t no_timer_check"
 MACHINE = "microvm,acpi=off,isa-serial=off,rtc=on,pcie=off,usb=off"
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+_STAND_STILL = "werror=enospc"
+"""A write for which the host's disk has no room stops the machine, and is done when it goes on."""
 _TRANSLATION_BUFFER_MIB = 256
 """A boot alone fills 64, and QEMU then drops all translated code. Costs memory as it is used."""
 
@@ -94,10 +97,15 @@ def qemu_argv(
 
 @functools.lru_cache(maxsize=2)
 def kind(accelerator: str) -> str:
-    """Another text when machines are put together in another way: their state would not fit."""
+    """Another text when machines are put together in another way: their state would not fit.
+
+    What a full disk does to a machine is not in its state: those that were frozen before it stood
+    still go on, too.
+    """
     resources, nothing = Resources(1, 1, 1), Descriptors(*range(9))
     argv = qemu_argv("", accelerator=accelerator, resources=resources, ssh_port=None, fds=nothing)
-    return hashlib.sha256("\0".join(argv).encode()).hexdigest()[:16]
+    text = "\0".join(argv).replace(_STAND_STILL, "werror=report")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def command_line(tsc_khz: int | None) -> str:
@@ -115,8 +123,8 @@ def _memory(memory: Memory | None, mib: int) -> str:
 
 
 def _network(ssh_port: int | None) -> str:
-    """No way out, and one way in."""
-    way_in = "" if ssh_port is None else f",hostfwd=tcp:127.0.0.1:{ssh_port}-:{GUEST_SSH_PORT}"
+    """No way out, and one way in, which the door of this machine leads to."""
+    way_in = "" if ssh_port is None else f",hostfwd=tcp:{ADDRESS}:{ssh_port}-:{GUEST_SSH_PORT}"
     return f"user,id=net0,restrict=on,ipv6=off{way_in}"
 
 
@@ -156,5 +164,5 @@ def _disk(name: str, fd: int, fd_set: int, *, read_only: bool) -> list[str]:
     device = f"virtio-blk-device,drive={name}"
     return [
         *("-add-fd", f"fd={fd},set={fd_set}", "-blockdev", file, "-blockdev", raw),
-        *("-device", device if read_only else f"{device},werror=report,rerror=report"),
+        *("-device", device if read_only else f"{device},{_STAND_STILL},rerror=report"),
     ]

@@ -8,28 +8,29 @@ QEMU's docs/devel/migration. Raises QMPError, or BootFailed when QEMU says that 
 
 from __future__ import annotations
 
-from typing import cast
-
-from qemu.qmp import EventListener, QMPClient, QMPError
+import asyncio
+from typing import Final
 
 from waggle.domain.errors import BootFailed
+from waggle.infra.qemu.monitor import Monitor
 
+_ENDS: Final = ("completed", "failed")
 _FAST = 1 << 36
 """Bytes a second; QEMU's own limit is that of a slow network."""
 
 
-async def send(monitor: QMPClient, descriptor: int, *, memory: bool) -> None:
+async def send(monitor: Monitor, descriptor: int, *, memory: bool) -> None:
     """Write a stopped machine's devices to a descriptor, and its memory, too, if asked to."""
     await _set(monitor, memory=memory)
     await monitor.execute("migrate-set-parameters", {"max-bandwidth": _FAST})
     monitor.send_fd_scm(descriptor)
     await monitor.execute("getfd", {"fdname": "state"})
-    with monitor.listener(("MIGRATION",)) as events:
+    with monitor.hearing("MIGRATION", _ENDS) as heard:
         await monitor.execute("migrate", {"uri": "fd:state"})
-        await _completed(events)
+        await _completed(heard)
 
 
-async def receive(monitor: QMPClient, descriptor: int, *, memory: bool) -> None:
+async def receive(monitor: Monitor, descriptor: int, *, memory: bool) -> None:
     """Read what `send` wrote from a descriptor that QEMU inherited; the machine stays stopped.
 
     QEMU ends when it is not a state of its own.
@@ -37,22 +38,17 @@ async def receive(monitor: QMPClient, descriptor: int, *, memory: bool) -> None:
     await _set(monitor, memory=memory)
     # The guest is not asked to tell its neighbours where it is now: it has none.
     await monitor.execute("migrate-set-parameters", {"announce-rounds": 0})
-    with monitor.listener(("MIGRATION",)) as events:
+    with monitor.hearing("MIGRATION", _ENDS) as heard:
         await monitor.execute("migrate-incoming", {"uri": f"fd:{descriptor}"})
-        await _completed(events)
+        await _completed(heard)
 
 
-async def _set(monitor: QMPClient, *, memory: bool) -> None:
+async def _set(monitor: Monitor, *, memory: bool) -> None:
     wanted = {"events": True, "x-ignore-shared": not memory}
     states = [{"capability": name, "state": state} for name, state in wanted.items()]
     await monitor.execute("migrate-set-capabilities", {"capabilities": states})
 
 
-async def _completed(events: EventListener) -> None:
-    async for event in events:
-        status = cast("dict[str, object]", event["data"])["status"]
-        if status == "completed":
-            return
-        if status == "failed":
-            raise BootFailed("QEMU could not write or read the machine's state.")
-    raise QMPError("the monitor is closed")
+async def _completed(heard: asyncio.Future[str]) -> None:
+    if await heard == "failed":
+        raise BootFailed("QEMU could not write or read the machine's state.")

@@ -10,16 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import marshal
 import os
+import shutil
 import socket
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from waggle.domain.errors import BootFailed, PortTaken
+from waggle.domain.environment import Resources
+from waggle.domain.errors import BootFailed, PortTaken, SetupIncomplete
 from waggle.domain.machine import Frozen, Machine, MachineSpec
+from waggle.infra.child_python import filled_pipe, python_argv
 from waggle.infra.confined import ConfinedProcess
+from waggle.infra.disk_room import DiskRoom
 from waggle.infra.guest.boot import KernelFault, until_booted
 from waggle.infra.guest.console import Console
 from waggle.infra.qemu.argv import Memory, kind, qemu_argv
@@ -27,14 +34,18 @@ from waggle.infra.qemu.frozen import FrozenQemu, reopened
 from waggle.infra.qemu.identity import host_cpu, host_model, program_digest, program_of
 from waggle.infra.qemu.machine import Incoming, QemuMachine
 from waggle.infra.qemu.tsc import tsc_khz
-from waggle.infra.qemu.wires import open_wires
+from waggle.infra.qemu.wires import Inherited, open_wires
 from waggle.infra.stages import stage
 from waggle.infra.tasks import end
+
+if TYPE_CHECKING:
+    from waggle.infra.qemu.starter import Plan
 
 _NOT_GIVEN_BACK = "ram_block_discard_range"
 """Copies share their memory's file, in which QEMU cannot make the hole that a guest offers."""
 _PORT_TAKEN = "host forwarding rule"
 _KVM = Path("/dev/kvm")
+STARTER = "waggle.infra.qemu.starter"
 _PARTS = {"vmm": "version of QEMU", "cpu": "processor", "machine": "kind of machine"}
 _BROKEN_SECONDS = 5.0
 """How long a QEMU may take to notice that nobody reads its state any more."""
@@ -44,15 +55,27 @@ class QemuHypervisor:
     """`accelerator` is `kvm` or `tcg`; whether KVM is usable was decided before.
 
     `binary` boots machines. What was frozen with one of the `older` programs goes on with that one.
-    A QEMU is told from another by the digest of its program, here called `vmm`.
+    A QEMU is told from another by the digest of its program, here called `vmm`. `enclose` limits
+    what the process of a machine, by its number, may use; see `infra.confined`.
     """
 
     name = "qemu"
 
-    def __init__(self, binary: str, accelerator: str, *, older: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        binary: str,
+        accelerator: str,
+        *,
+        older: Sequence[str] = (),
+        enclose: Callable[[Resources, int], Callable[[], None]] | None = None,
+        room: DiskRoom | None = None,
+    ) -> None:
+        """Machines that met a full disk go on when there is `room`; None has them try at once."""
+        self.room = room or DiskRoom("the directory of environments", Path("/"), 0)
         self._binary = binary
         self._programs = (binary, *older)
         self._accelerator = accelerator
+        self._enclose = enclose
         self._tsc_khz = tsc_khz() if accelerator == "tcg" else None
 
     async def boot(self, spec: MachineSpec) -> QemuMachine:
@@ -186,28 +209,56 @@ class QemuHypervisor:
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
             console = Console(spec.console_log, noise=_NOT_GIVEN_BACK)
             undo.callback(console.close)
-            wires, inherited = open_wires(spec, undo, theirs)
+            reachable = not (incoming and incoming.memory)
+            wires, inherited = open_wires(spec, undo, theirs, reachable=reachable)
             argv = qemu_argv(
                 program,
                 accelerator=self._accelerator,
                 resources=spec.resources,
-                ssh_port=None if incoming and incoming.memory else spec.ssh_port,
+                ssh_port=spec.ssh_port if reachable else None,
                 fds=inherited.descriptors,
                 memory=memory,
                 incoming=incoming is not None,
                 tsc_khz=self._tsc_khz,
             )
-            more = (each for each in (memory, incoming) if each)
+            plan = self._plan(argv, spec, inherited)
+            own = [*inherited.descriptors.all()]
+            own += [each.descriptor for each in (memory, incoming) if each]
+            own += [] if inherited.door is None else [inherited.door]
             process = ConfinedProcess.start(
-                argv,
-                descriptors=[*inherited.descriptors.all(), *(each.descriptor for each in more)],
+                python_argv(STARTER),
+                descriptors=own,
+                stdin=filled_pipe(marshal.dumps({**plan}), theirs),
                 stderr=inherited.messages,
-                uid=spec.uid,
-                groups=self._groups(),
                 background=spec.background,
+                enclose=self._enclose and partial(self._enclose, spec.resources),
             )
             undo.pop_all()
-            return QemuMachine(spec.id, process, console, wires, incoming, vmm=vmm)
+            return QemuMachine(
+                spec.id,
+                process,
+                console,
+                wires,
+                incoming,
+                vmm=vmm,
+                ssh_port=spec.ssh_port,
+                room=self.room,
+            )
+
+    def _plan(self, argv: Sequence[str], spec: MachineSpec, inherited: Inherited) -> Plan:
+        """What the starter is told. Raises SetupIncomplete when the program is not there."""
+        program = shutil.which(argv[0])
+        if program is None:
+            raise SetupIncomplete(f"There is no QEMU: {argv[0]} cannot be found.")
+        return {
+            "argv": [os.path.realpath(program), *argv[1:]],
+            "directory": str(spec.console_log.parent.absolute()),
+            "door": -1 if inherited.door is None else inherited.door,
+            "uid": -1 if spec.uid is None else spec.uid,
+            "groups": self._groups(),
+            "parent": os.getpid(),
+            "kvm": self._accelerator == "kvm",
+        }
 
     def _groups(self) -> list[int]:
         """The group that may use /dev/kvm, for a QEMU that is not root."""

@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import NamedTuple
 
 import structlog
-from qemu.qmp import QMPClient, QMPError
+from qemu.qmp import EventListener, QMPError
 
 from waggle.domain.environment import MachineIdentity
-from waggle.domain.errors import BootFailed, GuestLost
+from waggle.domain.errors import BootFailed, DiskFull, GuestLost
 from waggle.infra.confined import ConfinedProcess
+from waggle.infra.disk_room import DiskRoom
 from waggle.infra.guest.console import Console
+from waggle.infra.guest.forwarder import Forwarder
 from waggle.infra.guest.link import GuestLink, explain
 from waggle.infra.guest.renewal import Renewal
 from waggle.infra.qemu import freezing
+from waggle.infra.qemu.door import Door
+from waggle.infra.qemu.monitor import Monitor
+from waggle.infra.qemu.stalling import EVENT, Stalling
 from waggle.infra.qemu.wires import Wires
 from waggle.infra.tasks import end, finish
 
@@ -52,15 +57,27 @@ class QemuMachine:
         incoming: Incoming | None = None,
         *,
         vmm: str,
+        room: DiskRoom,
+        ssh_port: int,
     ) -> None:
-        """`incoming` is what it goes on from; without it, QEMU boots. `vmm` is which QEMU."""
+        """`incoming` is what it goes on from; without it, QEMU boots. `vmm` is which QEMU.
+
+        It stands still when its disk is full, until there is `room`.
+        """
         self.vmm = vmm
+        self._stalling = Stalling(room, self.unpause)
         self._process = process
         self._incoming = incoming
         self._renewal: Renewal | None = None
         self._link = GuestLink(console)
         self._wires = wires
-        self._monitor = QMPClient(name)
+        self._door: Door | None = None
+        self._forwarder: Forwarder | None = None
+        if wires.door is not None and wires.listener is not None:
+            self._door = Door(wires.door, ssh_port)
+            self._forwarder = Forwarder(wires.listener, self._door.connect)
+        self._monitor = Monitor(name)
+        self._monitor.register_listener(EventListener((EVENT,), self._stalling.heard))
         self._connecting: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
         self._stopped = False
@@ -79,12 +96,21 @@ class QemuMachine:
             await self._monitor.connect(self._wires.monitor)
 
     async def until_ready(self) -> str | None:
-        """Wait for the guest; the cause when it panics or ends instead. Safe to cancel."""
+        """Wait for the guest; the cause when it panics or ends instead. Safe to cancel.
+
+        Connections to the forwarded port are answered from then on. Raises DiskFull when it stands
+        still.
+        """
         if (incoming := self._incoming) is None:
-            return await self._link.until_ready(self.wait)
-        return await self._unless_ended(
-            freezing.receive(self._monitor, incoming.descriptor, memory=incoming.memory)
-        )
+            cause = await self._unless_stalled(self._link.until_ready(self.wait))
+        else:
+            cause = await self._unless_ended(
+                freezing.receive(self._monitor, incoming.descriptor, memory=incoming.memory)
+            )
+        if cause is None and self._door and self._forwarder:
+            self._door.open()
+            self._forwarder.start()
+        return cause
 
     async def send(self, descriptor: int, *, memory: bool) -> None:
         """Write a paused machine's devices, and its memory if asked to. Raises BootFailed."""
@@ -94,18 +120,22 @@ class QemuMachine:
 
     async def pause(self) -> None:
         """Stop its processors; see `domain.machine.Machine.pause`."""
+        self._stalling.is_paused = True
         await self._tell("stop")
 
     async def start(self) -> None:
         """Let it run, whatever its clock says. Raises GuestLost."""
+        self._stalling.is_paused = False
+        went_on = self._stalling.going()
         await self._tell("cont")
+        went_on()
 
     async def unpause(self) -> None:
         """Let it go on; see `domain.machine.Machine.unpause`. Its clock stood still, too."""
         await self.start()
         try:
             await self.renew({})
-        except GuestLost as error:  # its clock is wrong, which harms nobody but itself
+        except (GuestLost, DiskFull) as error:  # its clock is wrong: that harms only itself
             log.warning("clock_not_set", error=error.message)
 
     async def _tell(self, command: str) -> None:
@@ -117,7 +147,14 @@ class QemuMachine:
 
     async def renew(self, records: Mapping[str, bytes]) -> None:
         """Make the copy of a frozen machine another one; see `domain.machine.Machine.renew`."""
-        await self._require_renewal().renew(records)
+        try:
+            await self._require_renewal().renew(records)
+        except GuestLost as error:
+            raise self._stalling.error or error from error
+
+    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
+        """Tell of a full disk; see `domain.machine.Machine.when_stalled`."""
+        self._stalling.tell(tell)
 
     async def settle(self) -> None:
         """Have the guest end what hangs over and get ready for a connection. Raises GuestLost."""
@@ -127,6 +164,17 @@ class QemuMachine:
         if self._renewal is None:
             raise GuestLost("The machine is not connected.")
         return self._renewal
+
+    async def _unless_stalled(self, work: Coroutine[None, None, str | None]) -> str | None:
+        working = asyncio.ensure_future(work)
+        stalled = asyncio.ensure_future(self._stalling.met())
+        try:
+            await asyncio.wait({working, stalled}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise stalled.result()
+            return working.result()
+        finally:
+            await end(working, stalled)
 
     async def _unless_ended(self, work: Coroutine[None, None, None]) -> str | None:
         """Do work of the monitor; why it failed, or why QEMU ended meanwhile."""
@@ -186,15 +234,20 @@ class QemuMachine:
             if self._stopped:
                 return
             self._stopped = True
+            await self._stalling.aclose()
             if self._connecting is not None:
                 await asyncio.wait([self._connecting], timeout=_LAST_SECONDS)
                 await end(self._connecting)
             await _disconnect(self._monitor)
+            if self._forwarder is not None:
+                await self._forwarder.close()
+            if self._door is not None:
+                self._door.close()
             await self._link.close()
             self._wires.close()
 
 
-async def _disconnect(monitor: QMPClient) -> None:
+async def _disconnect(monitor: Monitor) -> None:
     """Close a monitor whose QEMU is gone already."""
     with contextlib.suppress(QMPError, OSError, EOFError):
         await monitor.disconnect()

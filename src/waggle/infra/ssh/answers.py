@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the kit's program `files` answers, taken apart. Used by `trees`. Pure.
 
-All of it is the guest's word: nonsense is a ValueError, and text is cleaned where it is shown.
+All of it is the guest's word: nonsense is a ValueError, and text is cleaned where it is shown. It
+is read field by field, and no field or number of records may exceed what the program writes.
 """
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
 from typing import Final
 
 from waggle.domain.errors import (
@@ -18,10 +18,16 @@ from waggle.domain.errors import (
     WaggleError,
 )
 from waggle.domain.execution import ExecutionResult
-from waggle.domain.search import Kind, Match, Searched, SearchQuery
-from waggle.domain.tree import Skipped, Unpacked
+from waggle.domain.search import MAX_CONTEXT, Kind, Match, Searched, SearchQuery
+from waggle.domain.tree import MAX_TOLD, Skipped, Unpacked
 from waggle.infra.ssh.entries import shown
 
+_WORD: Final = 200
+_COUNT: Final = 20
+_PATH: Final = 100 * 256
+_LINES: Final = 2 * MAX_CONTEXT + 1
+_LINE: Final = 320
+"""Bytes that files.c shows of a line, with the marks of what it has cut."""
 _HINT: Final = "Something in the environment changed its tools; use run_command instead."
 
 
@@ -52,23 +58,51 @@ def nonsense() -> GuestLost:
     return GuestLost("The guest's program for files gave an answer that is none.", hint=_HINT)
 
 
+class CutOff(ValueError):
+    """The answer ends in the middle."""
+
+
+class _Fields:
+    """The fields of an answer, each ended by a NUL byte."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def next(self, limit: int) -> bytes:
+        """The next field. Raises ValueError when it is over `limit` bytes, CutOff at the end."""
+        at = self._at
+        end = self._data.find(b"\0", at, at + limit + 1)
+        if end < 0:
+            if len(self._data) - at > limit:
+                raise ValueError("a field is too long")
+            raise CutOff("the end is missing")
+        self._at = end + 1
+        return self._data[at:end]
+
+    def count(self) -> int:
+        """The next field, a number from 0 on."""
+        value = int(self.next(_COUNT))
+        if not 0 <= value < 1 << 62:
+            raise ValueError("not a count")
+        return value
+
+
 def searched(query: SearchQuery, answer: bytes, *, timed_out: bool) -> Searched:
     """What the program printed, up to where its time was up. Raises ValueError for nonsense."""
-    fields = answer.split(b"\0")
-    if not timed_out and fields[-1]:
-        raise ValueError("the end is missing")
-    left = iter(fields[:-1])
+    fields = _Fields(answer)
     matches: list[Match] = []
     try:
-        while (kind := next(left, b"")) and len(matches) < query.max_results:
-            if kind == b"e":
-                why = _stopped(next(left))
-                return Searched(query.path, tuple(matches), why, *(_count(left) for _ in range(5)))
-            matches.append(_match(query, kind, left))
-    except (StopIteration, RuntimeError):
+        while (kind := fields.next(1)) != b"e":
+            if len(matches) >= query.max_results:
+                raise ValueError("more than was asked for")
+            matches.append(_match(query, kind, fields))
+        why = _stopped(fields.next(_WORD))
+        return Searched(query.path, tuple(matches), why, *(fields.count() for _ in range(5)))
+    except CutOff:
         if not timed_out:
-            raise ValueError("a record is cut off") from None
-    return Searched(query.path, tuple(matches), "time" if timed_out else "results")
+            raise
+    return Searched(query.path, tuple(matches), "time")
 
 
 def _stopped(word: bytes) -> str:
@@ -78,25 +112,18 @@ def _stopped(word: bytes) -> str:
     return text
 
 
-def _count(fields: Iterator[bytes]) -> int:
-    value = int(next(fields))
-    if not 0 <= value < 1 << 62:
-        raise ValueError("not a count")
-    return value
-
-
-def _match(query: SearchQuery, kind: bytes, fields: Iterator[bytes]) -> Match:
-    name = next(fields).decode("utf-8", "backslashreplace")
+def _match(query: SearchQuery, kind: bytes, fields: _Fields) -> Match:
+    name = fields.next(_PATH).decode("utf-8", "backslashreplace")
     path = posixpath.join(query.path, name) if name else query.path
     if kind == b"f":
-        letter = next(fields).decode("ascii")
-        return Match(path, Kind(letter), size=_count(fields))
+        letter = fields.next(1).decode("ascii")
+        return Match(path, Kind(letter), size=fields.count())
     if kind != b"m":
         raise ValueError("an unknown record")
-    line, column, before = _count(fields), _count(fields), _count(fields)
-    lines = tuple(next(fields).decode("utf-8", "replace").split("\n"))
-    if before >= len(lines) or not line or not column:
-        raise ValueError("a match without its line")
+    line, column, before = fields.count(), fields.count(), fields.count()
+    lines = tuple(fields.next(_LINES * _LINE).decode("utf-8", "replace").split("\n", _LINES))
+    if len(lines) > _LINES or before >= len(lines) or not line or not column:
+        raise ValueError("a match without its line, or with too many")
     return Match(
         path,
         Kind.FILE,
@@ -110,15 +137,13 @@ def _match(query: SearchQuery, kind: bytes, fields: Iterator[bytes]) -> Match:
 
 def unpacked(answer: bytes) -> Unpacked:
     """What the program says of entries that it unpacked. Raises ValueError for nonsense."""
-    fields = iter(answer.split(b"\0"))
+    fields = _Fields(answer)
     failures: list[Skipped] = []
-    try:
-        while (kind := next(fields)) == b"x":
-            name, why = next(fields), next(fields)
-            failures.append(Skipped(name, shown(why.decode("utf-8", "replace"))))
-        if kind != b"e":
-            raise ValueError("an unknown record")
-        counts = [_count(fields) for _ in range(5)]
-    except StopIteration:
-        raise ValueError("the end is missing") from None
-    return Unpacked(*counts, failures=tuple(failures))
+    while (kind := fields.next(1)) == b"x":
+        if len(failures) >= MAX_TOLD:
+            raise ValueError("more failures than are told")
+        name, why = fields.next(_PATH), fields.next(_WORD)
+        failures.append(Skipped(name, shown(why.decode("utf-8", "replace"))))
+    if kind != b"e":
+        raise ValueError("an unknown record")
+    return Unpacked(*(fields.count() for _ in range(5)), failures=tuple(failures))

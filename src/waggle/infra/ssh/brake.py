@@ -14,6 +14,8 @@ from typing import Final
 
 import asyncssh
 
+from waggle.infra.ssh.typed import require_packets
+
 _LOOK_AGAIN: Final = 1.0
 
 
@@ -21,6 +23,8 @@ class BrakedWriter:
     """A channel's writer that also waits for the connection below it."""
 
     def __init__(self, writer: asyncssh.SSHWriter[bytes], clear: asyncio.Event) -> None:
+        """Raises TinyPackets, with the channel closed, for a guest that takes next to nothing."""
+        require_packets(writer.channel)
         self._writer = writer
         self._clear = clear
         self.channel = writer.channel

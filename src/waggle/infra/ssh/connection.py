@@ -27,6 +27,7 @@ PAUSE: Final = 0.1
 PROXY_PORT: Final = 3128
 _TUNNEL_WINDOW: Final = 128 << 10
 """Bytes that the guest may send ahead on each of its many connections to the proxy."""
+_KEEPALIVE_SECONDS: Final = 15
 _CIPHERS: Final = ["chacha20-poly1305@openssh.com", "aes128-ctr"]
 log = structlog.get_logger(__name__)
 
@@ -134,7 +135,7 @@ class SshConnection:
             preferred_auth="publickey",
             agent_path=None,
             login_timeout=self._timeout,
-            keepalive_interval=15,
+            keepalive_interval=_KEEPALIVE_SECONDS,
             keepalive_count_max=4,
             config=None,
         )
@@ -171,6 +172,11 @@ class SshConnection:
         connection.abort()
         if self._connection is connection:
             self._connection = None
+
+    def stand_still(self, still: bool) -> None:
+        """Whether the guest stands still: then its silence does not end the connection."""
+        if self._connection is not None:
+            self._connection.set_keepalive(0 if still else _KEEPALIVE_SECONDS)
 
     def hang_up(self) -> None:
         """Give up the open connection, if there is one; the next `get` makes another."""

@@ -49,6 +49,20 @@ class _Run(CommandSession):
         self.id = ""
         self.opening: asyncio.Task[Channel] | None = None
         self.sent = False
+        self.deadline = asyncio.timeout(None)
+        self._left: float | None = None
+
+    def stop_the_clock(self, still: bool) -> None:
+        """Have its time stand still while its machine does, or go on with what was left of it."""
+        now, when = asyncio.get_running_loop().time(), self.deadline.when()
+        if self.deadline.expired():
+            return
+        if still and when is not None:
+            self._left = when - now
+            self.deadline.reschedule(None)
+        elif not still and self._left is not None:
+            self.deadline.reschedule(now + self._left)
+            self._left = None
 
     def begin(self, connection: asyncssh.SSHClientConnection) -> asyncio.Task[Channel]:
         """Ask the guest for a channel; not cancelled with the caller, so that `_kill` can end it.
@@ -89,7 +103,8 @@ class Shell:
     async def _run(self, run: _Run, command: Command) -> ExecutionResult:
         started = time.monotonic()
         try:
-            async with asyncio.timeout(command.timeout):
+            run.deadline = asyncio.timeout(command.timeout)
+            async with run.deadline:
                 await self._start(run, command)
                 await run.ended.wait()
         except TimeoutError:
@@ -105,6 +120,11 @@ class Shell:
                 hint=_CALL_AGAIN,
             )
         return _result(run, started, timed_out=False)
+
+    def stand_still(self, still: bool) -> None:
+        """Whether the guest stands still: that is not of the time of commands that run."""
+        for run in self._running:
+            run.stop_the_clock(still)
 
     def running(self) -> frozenset[str]:
         """The ids of the runs that go on."""

@@ -8,11 +8,13 @@ run as.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
 from waggle.domain.errors import TimedOut
-from waggle.domain.execution import Command, ExecutionResult, Stream, Streams
+from waggle.domain.execution import Command, ExecutionResult, Output, Stream, Streams
 from waggle.domain.search import (
     SEARCH_SECONDS,
     Searched,
@@ -20,9 +22,10 @@ from waggle.domain.search import (
     escaped,
     glob_expression,
 )
-from waggle.domain.tree import MAX_TREE_BYTES, MAX_TREE_ENTRIES, Unpacked
+from waggle.domain.tree import MAX_RECORDS_BYTES, MAX_TREE_BYTES, MAX_TREE_ENTRIES, Unpacked
 from waggle.infra.ssh.answers import nonsense, refusal, searched, unpacked
 from waggle.infra.ssh.output import OutputCollector
+from waggle.infra.tasks import end
 
 Run = Callable[[Command, Streams | None], Awaitable[ExecutionResult]]
 
@@ -30,7 +33,10 @@ _PROGRAM: Final = "/.waggle/bin/files"
 _GRACE: Final = 15.0
 """Seconds for a slow guest to start the program and to send what it found."""
 _TREE_SECONDS: Final = 120.0
-_ANSWER_LIMIT: Final = 8 << 20
+_ANSWER_LIMIT: Final = 1_200_000
+"""Bytes; search.c stops after 1 MiB and one line, unpack.c tells of 100 failures."""
+_AT_ONCE: Final = 64 << 10
+"""Bytes that are read on the event loop: names that are no UTF-8 take long."""
 _ERROR_LIMIT: Final = 2_000
 
 
@@ -43,11 +49,10 @@ class Trees:
     async def search(self, query: SearchQuery) -> Searched:
         """See `domain.host.Guest.search`."""
         result = await self._ask(_search_argv(query), query.path, SEARCH_SECONDS + _GRACE)
-        output = result.stdout
-        if output.dropped:
-            raise nonsense()
+        answer = _whole(result)
+        read = partial(searched, query, answer, timed_out=result.timed_out)
         try:
-            return searched(query, output.head + output.tail, timed_out=result.timed_out)
+            return read() if len(answer) <= _AT_ONCE else await asyncio.to_thread(read)
         except ValueError as error:
             raise nonsense() from error
 
@@ -56,7 +61,16 @@ class Trees:
         argv = [_PROGRAM, "pack", "-m", str(MAX_TREE_BYTES), "-n", str(MAX_TREE_ENTRIES)]
         if exclude:
             argv += ["-x", glob_expression(exclude)]
-        result = await self._ask((*argv, path), path, _TREE_SECONDS, into=into)
+        records = _Bounded(into, MAX_RECORDS_BYTES)
+        asking = asyncio.ensure_future(self._ask((*argv, path), path, _TREE_SECONDS, into=records))
+        flooded = asyncio.ensure_future(records.over.wait())
+        try:
+            await asyncio.wait({asking, flooded}, return_when=asyncio.FIRST_COMPLETED)
+            if records.over.is_set():
+                raise nonsense()
+            result = asking.result()
+        finally:
+            await end(asking, flooded)
         if result.timed_out:
             raise _late()
 
@@ -66,8 +80,9 @@ class Trees:
         result = await self._ask(argv, path, _TREE_SECONDS, stdin=records)
         if result.timed_out:
             raise _late()
+        answer = _whole(result)
         try:
-            return unpacked(result.stdout.head + result.stdout.tail)
+            return unpacked(answer)
         except ValueError as error:
             raise nonsense() from error
 
@@ -86,6 +101,34 @@ class Trees:
         if result.exit_code != 0 and not result.timed_out:
             raise refusal(path, result)
         return result
+
+
+class _Bounded:
+    """Passes on so many bytes; `over` is set when there are more."""
+
+    def __init__(self, into: Stream, limit: int) -> None:
+        self._into = into
+        self._left = limit
+        self.over = asyncio.Event()
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece."""
+        if len(data) > self._left:
+            self.over.set()
+        else:
+            self._left -= len(data)
+            self._into.feed(data)
+
+    def output(self) -> Output:
+        """As the stream has it."""
+        return self._into.output()
+
+
+def _whole(result: ExecutionResult) -> bytes:
+    """What it printed. Raises GuestLost when that is more than the program prints."""
+    if result.stdout.dropped:
+        raise nonsense()
+    return result.stdout.head + result.stdout.tail
 
 
 def _search_argv(query: SearchQuery) -> tuple[str, ...]:

@@ -13,7 +13,11 @@ from typing import Final, Protocol, cast
 import asyncssh
 from asyncssh.sftp import start_sftp_client
 
+from waggle.infra.ssh.sftp_reader import SftpReader
+
 SFTP_VERSION: Final = 3
+_LEAST_PACKET: Final = 1_024
+"""Bytes of data that a guest must take in one packet; dropbear takes 32 KiB."""
 STDERR: Final = asyncssh.constants.EXTENDED_DATA_STDERR
 
 
@@ -31,6 +35,22 @@ class Channel(Protocol):
     def abort(self) -> None:
         """Close at once, dropping what was queued either way."""
         ...
+
+
+class TinyPackets(OSError):
+    """The guest takes data in pieces that would keep this server busy."""
+
+
+def require_packets(channel: object) -> None:
+    """Refuse a channel whose guest takes next to nothing in one packet. Raises TinyPackets.
+
+    asyncssh sends all that the window allows at once, in packets as small as the guest says: 10 MB
+    byte by byte is minutes, and with packets of 0 bytes it never ends.
+    """
+    size = getattr(channel, "_send_pktsize", _LEAST_PACKET)
+    if size < _LEAST_PACKET:
+        cast("Channel", channel).abort()
+        raise TinyPackets(f"the guest takes {size} bytes in one packet")
 
 
 class SftpFile(Protocol):
@@ -85,6 +105,7 @@ async def open_exec(
     """Start a command. Raises asyncssh.Error or OSError."""
     typed = cast("_Connection", connection)
     channel, _ = await typed.create_session(lambda: session, command, encoding=None, window=window)
+    require_packets(channel)
     return channel
 
 
@@ -99,12 +120,13 @@ async def open_sftp(
     typed = cast("_Connection", connection)
     writer, reader, _ = await typed.open_session(subsystem="sftp", encoding=None)
     channel = cast("Channel", writer.channel)
+    require_packets(channel)
     try:
         client = await start_sftp_client(
             connection,
             asyncio.get_running_loop(),
             "strict",
-            reader,
+            cast("asyncssh.SSHReader[bytes]", SftpReader(reader)),
             writer,
             None,
             "strict",

@@ -27,7 +27,7 @@ class Database:
     """An open database. Make it with `open`; what `write` did is durable when it returns.
 
     A call that is cancelled may still take effect. Calls take effect in the order they are made.
-    All raise StateUnavailable (disk full, ...) or StateCorrupt.
+    All raise StateUnavailable, DiskFull or StateCorrupt.
     """
 
     def __init__(self, path: Path, worker: ThreadPoolExecutor) -> None:

@@ -6,9 +6,13 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from waggle.domain.errors import WaggleError
+from waggle.domain.errors import DiskFull, WaggleError
+from waggle.infra.disk_room import free_bytes
 
 _CORRUPT_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
+_DISK_CODES = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
+_LEAST_FREE = 64 << 10
+"""Less does not hold the shared memory and the first pages of a write-ahead log."""
 
 
 class StateCorrupt(WaggleError):
@@ -18,7 +22,7 @@ class StateCorrupt(WaggleError):
 
 
 class StateUnavailable(WaggleError):
-    """The state database cannot be used now: disk full, no permission, locked."""
+    """The state database cannot be used now: no permission, locked, a disk that fails."""
 
     code = "state_unavailable"
     retryable = True
@@ -38,7 +42,17 @@ def translate(path: Path, error: sqlite3.Error) -> WaggleError:
     primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if primary in _CORRUPT_CODES:
         return corrupt(path, str(error))
+    if primary == sqlite3.SQLITE_FULL or (primary in _DISK_CODES and _is_full(path)):
+        return DiskFull(f"The server's disk is full: there is no room for its state ({error}).")
     return StateUnavailable(
         f"The state database {path} cannot be used now: {error}.",
         hint="Check free space and permissions of the data directory.",
     )
+
+
+def _is_full(path: Path) -> bool:
+    """Whether there is no room for SQLite's own files beside the database, whatever it says."""
+    try:
+        return free_bytes(path.parent) < _LEAST_FREE
+    except OSError:
+        return False

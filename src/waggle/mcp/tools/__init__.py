@@ -34,6 +34,15 @@ _MAKERS: Mapping[Toolset, Sequence[Callable[[Services], list[OfferedTool]]]] = {
 """By the set of which all their tools are."""
 
 
+CARRIERS = frozenset(
+    {
+        *("write_file", "edit_file", "upload_files", "create_environment"),
+        *("execute", "run_command", "run_code"),
+    }
+)
+"""The tools that take files or standard input: their calls may be large, others not."""
+
+
 def all_tools(services: Services) -> list[OfferedTool]:
     """The tools that are offered, in order, described without those that are not."""
     offer = services.offer

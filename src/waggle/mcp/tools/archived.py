@@ -66,16 +66,16 @@ def downloaded(archive: Archive, offset: int, data: bytes | None, offer: Offer) 
         sha256=archive.sha256,
         size=archive.size,
         entries=archive.entries,
-        left_out=_left_out(archive.left_out),
-        left_out_count=len(archive.left_out),
+        left_out=_left_out(archive.left_out.first),
+        left_out_count=archive.left_out.count,
         uri=uri if linked else "",
     )
     text = (
         f"{result.path} as tar.gz: {result.entries} entries, {result.size} bytes, sha256 "
         f"{result.sha256}, archive_id {archive.id}."
     )
-    if archive.left_out:
-        text += f" Left out: {len(archive.left_out)}; " + "; ".join(
+    if archive.left_out.count:
+        text += f" Left out: {archive.left_out.count}; " + "; ".join(
             f"{item.path}: {item.reason}" for item in result.left_out
         )
     if data is None:

@@ -6,7 +6,7 @@ Also what URLs have to do with each other: their origins, and where a redirect m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx2
 
@@ -47,6 +47,9 @@ def endpoints(reference: ImageReference, options: RegistryOptions) -> tuple[Endp
     Raises InvalidArgument for a name without registry, SettingsInvalid for a malformed mirror.
     """
     own = own_endpoint(reference, options)
+    is_named = own.insecure or options.named is None or own.registry in options.named
+    if not is_named:
+        own = replace(own, allowed=frozenset({Reach.PUBLIC}))
     found: list[Endpoint] = []
     for mirror in options.mirrors.get(reference.registry, ()):
         host, _, path = _checked(mirror).partition("/")
@@ -74,10 +77,7 @@ def own_endpoint(reference: ImageReference, options: RegistryOptions) -> Endpoin
             f"'{reference}' names no registry.",
             hint="Write it as registry.example/name:tag, or set WAGGLE_DEFAULT_REGISTRY.",
         )
-    insecure = is_insecure(registry, options)
-    is_named = insecure or options.named is None or registry in options.named
-    allowed = ANYWHERE if is_named else frozenset({Reach.PUBLIC})
-    return Endpoint(registry, reference.repository, insecure, allowed)
+    return Endpoint(registry, reference.repository, is_insecure(registry, options))
 
 
 def is_insecure(registry: str, options: RegistryOptions) -> bool:

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <time.h>
@@ -20,6 +21,10 @@
 #define BUNDLE "/etc/ssl/certs/ca-certificates.crt"
 #define MAX_RECORD (8u << 20)
 #define MAX_SEED 64
+#define UUID_LINE 37 // with its end
+#define DRAWN_UUID "/proc/sys/kernel/random/uuid"
+#define BOOT_ID "/proc/sys/kernel/random/boot_id"
+#define OWN_BOOT_ID KIT_IDENTITY "/boot_id"
 #define BILLION 1000000000u
 // From linux/random.h, which musl does not have.
 #define RNDADDENTROPY _IOW('R', 3, int[2])
@@ -51,6 +56,23 @@ static bool seed_kernel(const char *seed, size_t size) {
   return good;
 }
 
+static bool read_uuid(const char *path, char line[UUID_LINE]) {
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  bool good = fd >= 0 && read_exactly(fd, line, UUID_LINE);
+  if (fd >= 0) close(fd);
+  return good;
+}
+
+// The kernel draws its boot id once, so all copies of a frozen machine have the same. A file with a
+// new one lies over it from the first renewal on, in the namespace of programs; root can take it
+// away, and a container with a /proc of its own sees the kernel's.
+static void renew_boot_id(void) {
+  char fresh[UUID_LINE], seen[UUID_LINE];
+  bool good = read_uuid(DRAWN_UUID, fresh) && write_file(OWN_BOOT_ID, O_TRUNC, 0444, fresh, UUID_LINE);
+  bool is_there = good && read_uuid(BOOT_ID, seen) && memcmp(seen, fresh, UUID_LINE) == 0;
+  if (!good || (!is_there && mount(OWN_BOOT_ID, BOOT_ID, NULL, MS_BIND, NULL) != 0)) complain(BOOT_ID);
+}
+
 static bool set_clock(const char *data, size_t size) {
   uint64_t now;
   if (size != sizeof now) return false;
@@ -63,7 +85,11 @@ static bool install_record(const char *name, const char *data, size_t size, bool
   if (strcmp(name, "hostname") == 0) return set_hostname(data, size), true;
   if (strcmp(name, "ca.pem") == 0) return trust(data, size), true;
   if (strcmp(name, "machine-id") == 0) return name_machine(data, size), true;
-  if (strcmp(name, "seed") == 0) return seed_kernel(data, size);
+  if (strcmp(name, "seed") == 0) {
+    if (!seed_kernel(data, size)) return false;
+    if (is_renewal) renew_boot_id(); // not before the seed, or copies would draw the same
+    return true;
+  }
   if (strcmp(name, "clock") == 0) return set_clock(data, size);
   if (is_renewal && strcmp(name, "settle") == 0) return settle(), true;
   if (is_renewal && strcmp(name, "hang-up") == 0) return hang_up(), true;

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from tests.infra.krun.forwarding import (
+from tests.infra.guest.forwarding import (
     Guest,
     Rig,
 )

@@ -10,7 +10,7 @@ import struct
 import tracemalloc
 
 import pytest
-from tests.infra.krun.forwarding import (
+from tests.infra.guest.forwarding import (
     BULK,
     Guest,
     Rig,

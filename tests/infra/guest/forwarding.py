@@ -8,7 +8,8 @@ import os
 import socket
 from pathlib import Path
 
-from waggle.infra.krun.forwarder import Forwarder, claim
+from waggle.infra.guest.forwarder import Forwarder, claim
+from waggle.infra.krun.door import Door
 
 NAME = "ssh"
 
@@ -52,7 +53,7 @@ class Rig:
         self.listener = claim(0)
         self.port = int(self.listener.getsockname()[1])
         self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        self.forwarder = Forwarder(self.listener, self._directory, NAME, pid)
+        self.forwarder = Forwarder(self.listener, Door(self._directory, NAME, pid).connect)
         self._clients: list[socket.socket] = []
 
     async def call(self) -> socket.socket:

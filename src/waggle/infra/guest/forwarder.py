@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a TCP port on 127.0.0.1 to the Unix socket behind which a runner's guest listens for SSH.
+"""From a TCP port on 127.0.0.1 to where a machine's guest listens for SSH.
 
-Used by the machine, which owns it. Copies bytes with backpressure and half-close, and understands
-none of them. The runner is not trusted: it made the socket, so before anything is sent the kernel
-is asked whether it is that very process that answers.
+Used by the machine, which owns it and knows the way to the guest: a `Dial`. Copies bytes with
+backpressure and half-close, and understands none of them.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import asyncio
 import contextlib
 import errno
 import socket
-import struct
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Final
 
@@ -24,7 +23,8 @@ MAX_CONNECTIONS: Final = 32
 """As many as the guest's init serves; more are closed at once."""
 _CHUNK: Final = 64 * 1024
 _PAUSE: Final = 0.1
-_CREDENTIALS: Final = struct.Struct("iII")
+Dial = Callable[[], AbstractAsyncContextManager[socket.socket]]
+"""One connection to the guest, nonblocking, and its end. Raises OSError."""
 
 
 def claim(port: int) -> socket.socket:
@@ -44,13 +44,11 @@ def claim(port: int) -> socket.socket:
 
 
 class Forwarder:
-    """Serves one listener until `close`. `directory` and `listener` remain the caller's."""
+    """Serves one listener until `close`. `listener` remains the caller's."""
 
-    def __init__(self, listener: socket.socket, directory: int, name: str, pid: int) -> None:
-        """`name` is the socket's in the open `directory`; `pid` is the process that must answer."""
+    def __init__(self, listener: socket.socket, dial: Dial) -> None:
         self._listener = listener
-        self._path = f"/proc/self/fd/{directory}/{name}"
-        self._pid = pid
+        self._dial = dial
         self._stop_accepting: Callable[[], object] | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -88,16 +86,9 @@ class Forwarder:
         task.add_done_callback(lambda _: client.close())  # also of one that never began
 
     async def _serve(self, client: socket.socket) -> None:
-        with (
-            contextlib.suppress(OSError),
-            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as guest,
-        ):
-            guest.setblocking(False)
+        with contextlib.suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await asyncio.get_running_loop().sock_connect(guest, self._path)
-            if peer_pid(guest) != self._pid:
-                return
-            async with asyncio.TaskGroup() as group:
+            async with self._dial() as guest, asyncio.TaskGroup() as group:
                 group.create_task(_copy(client, guest))
                 group.create_task(_copy(guest, client))
 
@@ -117,10 +108,3 @@ async def _copy(source: socket.socket, target: socket.socket) -> None:
         for side in (source, target):
             with contextlib.suppress(OSError):
                 side.shutdown(socket.SHUT_RDWR)
-
-
-def peer_pid(connection: socket.socket) -> int:
-    """The process that listens at the other end of a connected Unix socket; see unix(7)."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, _, _ = _CREDENTIALS.unpack(credentials)
-    return int(pid)

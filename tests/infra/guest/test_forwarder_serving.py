@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.infra.krun.forwarding import (
+from tests.infra.guest.forwarding import (
     BULK,
     NAME,
     Guest,
@@ -26,7 +26,8 @@ from tests.infra.krun.forwarding import (
 from tests.support.waiting import until
 
 from waggle.domain.errors import PortTaken
-from waggle.infra.krun.forwarder import MAX_CONNECTIONS, claim, peer_pid
+from waggle.infra.guest.forwarder import MAX_CONNECTIONS, claim
+from waggle.infra.krun.door import peer_pid
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 

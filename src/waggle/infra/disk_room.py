@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a disk of the server's has room: its reserve, and `disk_full` in words of one place.
+
+Built by the composition root, one for the data directory and one for the image cache, and asked by
+whatever is about to take much of a disk. One of the modules under `waggle.infra` that its siblings
+may share. Knows a name, a path and a number of bytes; nothing of environments and images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Awaitable, Callable, Generator
+from pathlib import Path
+from typing import Final
+
+import anyio
+import structlog
+
+from waggle.domain.errors import DiskFull
+
+log = structlog.get_logger(__name__)
+LOOK_SECONDS: Final = 1.0
+"""Between two looks at the free space."""
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that others than root may still write where `path` is or will be. Raises OSError."""
+    there = os.statvfs(next(each for each in (path, *path.parents) if each.exists()))
+    return there.f_bavail * there.f_frsize
+
+
+def is_full(error: OSError) -> bool:
+    """Whether it says that the disk, or a quota of it, is full."""
+    return error.errno in _FULL
+
+
+class DiskRoom:
+    """The room where `path` is, which errors call `name`. `reserve` is bytes."""
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        reserve: int,
+        *,
+        free: Callable[[Path], int] = free_bytes,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        """`free` is the bytes that can still be written below a path."""
+        self._name = name
+        self._path = path
+        self._reserve = reserve
+        self._free = free
+        self._sleep = sleep
+
+    def shortage(self) -> DiskFull | None:
+        """Why nothing that takes much of the disk may begin now, or None.
+
+        A disk that cannot be asked is not short: what is tried then fails for its own reason.
+        """
+        free = self._free_now()
+        if free is None or free >= self._reserve:
+            return None
+        return DiskFull(
+            f"The server's disk is too full: {self._name} has {free >> 20} MiB free, and the "
+            f"server keeps {self._reserve >> 20} MiB in reserve."
+        )
+
+    def require(self) -> None:
+        """Raise DiskFull below the reserve."""
+        if (shortage := self.shortage()) is not None:
+            raise shortage
+
+    @contextlib.contextmanager
+    def errors(self) -> Generator[None]:
+        """Raise DiskFull for an OSError in the block that says that the disk is full."""
+        try:
+            yield
+        except OSError as error:
+            if not is_full(error):
+                raise
+            raise self.full() from error
+
+    def full(self) -> DiskFull:
+        """The error for a write that did not fit."""
+        free = self._free_now()
+        left = "" if free is None else f", which has {free >> 20} MiB free"
+        return DiskFull(f"The server's disk is full: there is no room in {self._name}{left}.")
+
+    async def until_room(self) -> None:
+        """Return when there is more free than the reserve, after LOOK_SECONDS at the earliest."""
+        await self._sleep(LOOK_SECONDS)
+        while self.shortage() is not None:
+            await self._sleep(LOOK_SECONDS)
+
+    async def watch(self) -> None:
+        """Log, for ever, when the room becomes short and when there is some again."""
+        was_short = False
+        while True:
+            shortage = self.shortage()
+            if shortage is not None and not was_short:
+                log.error("disk_short", path=str(self._path), error=shortage.message)
+            elif shortage is None and was_short:
+                log.info("disk_has_room", path=str(self._path))
+            was_short = shortage is not None
+            await self._sleep(LOOK_SECONDS)
+
+    def _free_now(self) -> int | None:
+        try:
+            return self._free(self._path)
+        except OSError:
+            return None

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which connections there are, whose they are, and which is closed when they are too many. Pure.
+
+Asked by `waggle.web.protocol`, which closes what it is told to. A connection is nobody's until a
+request on it was let in, and idle while it serves none. When there are too many, an idle one goes:
+of whoever has the most idle ones, the one that has been idle longest. So neither silent connections
+nor those kept open after a request keep anybody out, and only requests being served are refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from typing import Generic, TypeVar
+
+Line = TypeVar("Line", bound=Hashable)
+"""A connection."""
+_Group = tuple[str, str]
+"""Whose a connection is: an owner's, or an address's while it is nobody's."""
+YOUNG_SECONDS = 1.0
+"""For so long a new connection is not taken for silent unless there is no other place at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """How many there may be at once: in all, of nobody, and serving requests of one owner."""
+
+    connections: int = 1000
+    unknown: int = 250
+    owner: int = 1000
+
+
+class Connections(Generic[Line]):
+    """All connections of one server. `now` is a clock in seconds."""
+
+    def __init__(self, limits: ConnectionLimits, now: Callable[[], float]) -> None:
+        self._limits = limits
+        self._now = now
+        self._group = dict[Line, _Group]()
+        self._idle = dict[_Group, dict[Line, float]]()
+        """Since when, in that order."""
+        self._busy = Counter[_Group]()
+        self._unknown = 0
+        self._refused_at: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._group)
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for one more request; remembered for ten seconds."""
+        at = self._refused_at
+        return at is not None and self._now() - at < 10
+
+    def opened(self, line: Line, address: str) -> list[Line]:
+        """A new one, of nobody. Returns the one to close instead, if any."""
+        self._group[line] = group = ("address", _network(address))
+        self._unknown += 1
+        others: list[Line] = []
+        if len(self._group) > self._limits.connections:
+            others = self._oldest(self._idle, 0.0)
+        elif self._unknown > self._limits.unknown:
+            nobodys = {group: each for group, each in self._idle.items() if group[0] == "address"}
+            others = self._oldest(nobodys, YOUNG_SECONDS)
+        self._rest(line, group)
+        return others
+
+    def begins(self, line: Line) -> bool:
+        """A request begins on it. Returns whether it can be served."""
+        group = self._group.get(line)
+        if group is not None and self._wake(line, group):
+            self._busy[group] += 1
+        if self._busy.total() <= self._limits.connections:
+            return True
+        self._refused_at = self._now()
+        return False
+
+    def let_in(self, line: Line, owner: str) -> bool:
+        """The request is this owner's. Returns whether the owner may have one more."""
+        before, after = self._group.get(line), ("owner", owner)
+        if before is None:  # it has closed meanwhile
+            return True
+        if before != after:
+            self._unknown -= before[0] == "address"
+            self._group[line] = after
+            self._move(before, after)
+        return self._busy[after] <= self._limits.owner
+
+    def ends(self, line: Line) -> None:
+        """The request on it was answered."""
+        if (group := self._group.get(line)) is not None and self._busy[group]:
+            self._less(group)
+            self._rest(line, group)
+
+    def closed(self, line: Line) -> None:
+        """It is gone."""
+        group = self._group.pop(line, None)
+        if group is None:
+            return
+        self._unknown -= group[0] == "address"
+        if not self._wake(line, group):
+            self._less(group)
+
+    def _rest(self, line: Line, group: _Group) -> None:
+        self._idle.setdefault(group, {})[line] = self._now()
+
+    def _wake(self, line: Line, group: _Group) -> bool:
+        """Whether it was idle."""
+        idle = self._idle.get(group, {})
+        was = idle.pop(line, None) is not None
+        if was and not idle:
+            del self._idle[group]
+        return was
+
+    def _move(self, before: _Group, after: _Group) -> None:
+        self._less(before)
+        self._busy[after] += 1
+
+    def _less(self, group: _Group) -> None:
+        self._busy[group] -= 1
+        if self._busy[group] <= 0:
+            del self._busy[group]
+
+    def _oldest(self, idle: dict[_Group, dict[Line, float]], age: float) -> list[Line]:
+        if not idle:
+            return []
+        line, since = next(iter(max(idle.values(), key=len).items()))
+        if self._now() - since < age:
+            return []
+        self.closed(line)  # as it will be soon
+        return [line]
+
+
+def _network(address: str) -> str:
+    """Who an address belongs to: of IPv6, everybody has 64 bits of them."""
+    try:
+        known = ip_address(address)
+    except ValueError:
+        return address
+    return str(int(known) >> 64) if isinstance(known, IPv6Address) else address

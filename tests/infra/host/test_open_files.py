@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server raises its limit of open files as far as it may, and goes on where it may not."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from waggle.infra.host.open_files import MOST, limits, raise_limit, reachable
+
+NONE = resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize(
+    "soft, hard, expected",
+    [
+        (1024, 4096, 4096),
+        (1024, 1024, 1024),
+        (1024, NONE, MOST),
+        (1024, 1 << 30, MOST),
+        (MOST * 2, 1 << 30, MOST * 2),
+        (NONE, NONE, NONE),
+    ],
+)
+def test_as_far_as_it_may(soft: int, hard: int, expected: int) -> None:
+    assert reachable(soft, hard) == expected
+
+
+def test_it_is_raised_for_real() -> None:
+    program = (
+        "import resource; from waggle.infra.host.open_files import limits, raise_limit;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 200));"
+        "print(raise_limit(), *limits())"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.split() == ["200", "200", "200"]
+
+
+def test_a_system_that_refuses_leaves_it_as_it_is() -> None:
+    def refuse(_which: int, _limits: tuple[int, int]) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    before = limits()
+    assert raise_limit(refuse) in (before[0], reachable(*before))
+    assert limits() == before

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A name server of the tests, behind a gate: lookups block in their threads until it opens."""
+
+from __future__ import annotations
+
+import threading
+import time
+from ipaddress import ip_address
+
+from waggle.infra.net.ranges import Address
+
+
+class Gate:
+    """Blocks as the C library's resolver does. `asked` has each question, in order."""
+
+    def __init__(self, address: str = "192.0.2.1", *, slow: float = 0.0) -> None:
+        """`slow` is seconds that an answer takes once the gate is open."""
+        self.asked: list[str] = []
+        self.error: OSError | None = None
+        self.dead: set[str] = set()
+        """Names that are answered only when the test ends."""
+        self._address = ip_address(address)
+        self._slow = slow
+        self._gate = threading.Event()
+        self._end = threading.Event()
+
+    def open(self) -> None:
+        self._gate.set()
+
+    def end(self) -> None:
+        """Answer whatever is still asked."""
+        self._gate.set()
+        self._end.set()
+
+    def __call__(self, name: str) -> list[Address]:
+        self.asked.append(name)
+        assert (self._end if name in self.dead else self._gate).wait(20)
+        time.sleep(self._slow)
+        if self.error is not None:
+            raise self.error
+        return [self._address]

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A line a second of each kind, and the number of those that were left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from waggle.infra.observe.thinning import SECONDS, Thinning
+
+
+class Seconds:
+    """Runs what is to be done later when the test says that a second has passed."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], None]] = []
+
+    def __call__(self, seconds: float, do: Callable[[], None]) -> None:
+        assert seconds == SECONDS
+        self.due.append(do)
+
+    def pass_one(self) -> None:
+        due, self.due = self.due, []
+        for do in due:
+            do()
+
+
+def thinned() -> tuple[Thinning[str], list[tuple[str, int]], Seconds]:
+    said: list[tuple[str, int]] = []
+    seconds = Seconds()
+    return Thinning(lambda item, more: said.append((item, more)), seconds), said, seconds
+
+
+def test_the_first_is_told_at_once_and_the_rest_as_a_count() -> None:
+    tell, said, seconds = thinned()
+    for number in range(265):
+        tell("a", f"item {number}")
+    assert said == [("item 0", 0)]
+    seconds.pass_one()
+    assert said == [("item 0", 0), ("item 264", 263)]
+    tell("a", "next")
+    assert len(said) == 2, "that was this second's line"
+    seconds.pass_one()
+    assert said[2:] == [("next", 0)]
+
+
+def test_a_day_of_265_a_second_is_a_line_a_second() -> None:
+    """265 lines a second were 6.5 GiB a day."""
+    tell, said, seconds = thinned()
+    for _ in range(100):
+        for _ in range(265):
+            tell("a", "x")
+        seconds.pass_one()
+    assert len(said) == 101
+    assert sum(more + 1 for _, more in said) == 100 * 265
+
+
+def test_kinds_do_not_hide_each_other_and_are_forgotten_when_quiet() -> None:
+    tell, said, seconds = thinned()
+    for kind in ("a", "b"):
+        tell(kind, kind)
+        tell(kind, kind)
+    assert said == [("a", 0), ("b", 0)]
+    for _ in range(3):
+        seconds.pass_one()
+    assert said[2:] == [("a", 0), ("b", 0)]
+    assert not seconds.due, "no timer runs for those who are quiet"
+    tell("a", "again")
+    assert said[-1] == ("again", 0)
+
+
+def test_what_is_only_counted_is_told_at_the_end() -> None:
+    tell, said, seconds = thinned()
+    for item in "xyz":
+        tell("a", item)
+    tell.flush()
+    tell.flush()
+    assert said == [("x", 0), ("z", 1)]
+    seconds.pass_one()
+    assert len(said) == 2

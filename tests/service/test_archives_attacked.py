@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Archives, and packed trees, that are made to take the server's time and memory."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+
+import anyio.to_thread
+import pytest
+from tests.support.strain import STALL, strained
+
+from waggle.domain.errors import TooLarge
+from waggle.domain.search import Kind
+from waggle.domain.tree import MAX_TREE_ENTRIES, TreeEntry, decode, encode
+from waggle.service.archives import read_archive, write_archive
+from waggle.service.tar_writing import END, header
+
+pytestmark = pytest.mark.anyio
+MIB = 1 << 20
+DEEP = [TreeEntry(Kind.FILE, b"%x" % n + b"/d" * 97) for n in range(19_000)]
+"""Names of 98 components each."""
+
+
+class Nowhere(io.RawIOBase):
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object) -> int:
+        return len(bytes(data))  # pyright: ignore[reportArgumentType] # any buffer
+
+
+def rewritten(records: bytes) -> None:
+    entries = decode(lambda at, size: records[at : at + size], len(records))
+    write_archive(entries, Nowhere())
+
+
+def a_deep_archive() -> Callable[[], object]:
+    data = gzip.compress(b"".join(header(each.name, each) for each in DEEP) + END, 1)
+    assert len(data) < 865_000
+    return lambda: read_archive(data)
+
+
+def a_deep_packed_tree() -> Callable[[], object]:
+    records = b"".join(map(encode, DEEP)) + b"e 0 0 0\0\0"
+    return lambda: rewritten(records)
+
+
+def a_zip_of_many_entries() -> Callable[[], object]:
+    """200,000 of them in 9 MiB: zipfile would make 300 MiB of objects."""
+    directory = struct.pack("<4s42x", b"PK\1\2") * 200_000
+    end = struct.pack("<4sHHHHLLH", b"PK\5\6", 0, 0, 0, 0, len(directory), 0, 0)
+    data = directory + end
+    return lambda: read_archive(b"PK\3\4" + data)
+
+
+def a_zip_of_long_extra_fields() -> Callable[[], object]:
+    """Python's own reader would take 16 s for these 10 MiB."""
+    entry = struct.pack("<4s26xH14x", b"PK\1\2", 65_532) + struct.pack("<HH", 9, 0) * 16_383
+    directory = entry * 150
+    end = struct.pack("<4sHHHHLLH", b"PK\5\6", 0, 0, 0, 0, len(directory), 0, 0)
+    return lambda: read_archive(b"PK\3\4" + directory + end)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [a_deep_archive, a_deep_packed_tree, a_zip_of_many_entries, a_zip_of_long_extra_fields],
+)
+async def test_it_is_refused_before_it_takes_anything(
+    attack: Callable[[], Callable[[], object]],
+) -> None:
+    work = attack()
+    async with strained() as strain:
+        with pytest.raises(TooLarge):
+            await anyio.to_thread.run_sync(work)
+    assert strain.stall < STALL
+    assert strain.grown < 60 * MIB
+
+
+async def test_records_without_number_are_no_tree() -> None:
+    """A guest can send 15 million of them; each was kept."""
+    records = b"s 0 0 0\0a\0" * 3_000_000
+    async with strained() as strain:
+        with pytest.raises(ValueError, match="too many records"):
+            await anyio.to_thread.run_sync(rewritten, records)
+    assert strain.stall < STALL
+    assert strain.grown < 20 * MIB
+
+
+def test_of_what_is_left_out_the_first_hundred_are_kept() -> None:
+    records = b"s 0 0 0\0a\0" * MAX_TREE_ENTRIES + b"e 0 0 0\0\0"
+    entries = decode(lambda at, size: records[at : at + size], len(records))
+    left_out = write_archive(entries, Nowhere())
+    assert (left_out.count, len(left_out.first)) == (MAX_TREE_ENTRIES, 100)
+
+
+@pytest.mark.slow
+def test_memory_is_given_back_after_large_trees() -> None:
+    """A server has the C library's allocator; see `waggle.memory`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.tree_memory"],
+        env={**os.environ, "PYTHONMALLOC": "malloc"},
+        capture_output=True, text=True, timeout=250, check=True,
+    )  # fmt: skip
+    before, peak, after = map(int, done.stdout.split())
+    assert peak - before < 150
+    assert after - before < max(before * 15 // 100, 12)
+
+
+class Enough(Exception):
+    """What the caller's check raises."""
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_work_stops_where_its_caller_has_gone(direction: str) -> None:
+    looks = 0
+
+    def check() -> None:
+        nonlocal looks
+        looks += 1
+        if looks > 10:
+            raise Enough
+
+    entries = [TreeEntry(Kind.FILE, b"%d" % n) for n in range(1_000)]
+    archive = b"".join(header(each.name, each) for each in entries) + END
+    work: dict[str, Callable[[], object]] = {
+        "up": lambda: read_archive(archive, check),
+        "down": lambda: write_archive(entries, Nowhere(), check),
+    }
+    with pytest.raises(Enough):
+        work[direction]()

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One at a time for each owner, and threads that end with their callers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from waggle.service.turns import Turns, in_thread
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_owners_calls_take_turns_and_others_do_not_wait() -> None:
+    turns, order = Turns(), list[str]()
+    first_is_in, first_may_go = anyio.Event(), anyio.Event()
+
+    async def first() -> None:
+        async with turns.turn("a"):
+            first_is_in.set()
+            await first_may_go.wait()
+            order.append("first")
+
+    async def second() -> None:
+        async with turns.turn("a"):
+            order.append("second")
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            group.start_soon(first)
+            await first_is_in.wait()
+            group.start_soon(second)
+            async with turns.turn("b"):
+                order.append("other")
+            first_may_go.set()
+    assert order == ["other", "first", "second"]
+
+
+@pytest.mark.parametrize("how", ["scope", "task"])
+async def test_the_thread_of_a_cancelled_call_ends_before_the_call_does(how: str) -> None:
+    runs, ended = threading.Event(), threading.Event()
+
+    def work(check: Callable[[], None]) -> None:
+        runs.set()
+        try:
+            while True:
+                check()
+                time.sleep(0.001)  # as decoding does, give others their turn
+        finally:
+            ended.set()
+
+    async with anyio.create_task_group() as group:
+        calling = asyncio.ensure_future(in_thread(work)) if how == "task" else None
+        if calling is None:
+            group.start_soon(in_thread, work)
+        assert await asyncio.to_thread(runs.wait, 60)
+        (group.cancel_scope if calling is None else calling).cancel()
+        if calling is not None:
+            with pytest.raises(asyncio.CancelledError):
+                await calling
+    assert ended.is_set()
+
+
+async def test_what_the_work_gives_and_raises_is_passed_on() -> None:
+    assert await in_thread(lambda _check: 7) == 7
+
+    def fails(_check: Callable[[], None]) -> None:
+        raise LookupError("its own")
+
+    with pytest.raises(LookupError, match="its own"):
+        await in_thread(fails)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A disk of a few MiB, which a test fills and empties: a tmpfs, so that ENOSPC is the kernel's own.
+
+Only root can mount one; tests that want it are skipped otherwise, and say so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="NOT TESTED: only root can mount a small disk"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SmallDisk:
+    """Mounted at `path`."""
+
+    path: Path
+
+    @property
+    def _ballast(self) -> Path:
+        return self.path / "ballast"
+
+    def fill(self, *, leave: int = 0) -> None:
+        """Take all of it but `leave` bytes."""
+        with self._ballast.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(1 << 16)):
+                pass
+        if leave:
+            os.truncate(self._ballast, self._ballast.stat().st_size - leave)
+
+    def free(self) -> None:
+        """Give back what `fill` took."""
+        self._ballast.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, mib: int) -> Generator[SmallDisk]:
+    """Mount one at `path`, which is made, and unmount it."""
+    path.mkdir(exist_ok=True, parents=True)
+    options = f"size={mib}m,mode=755"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(path)], check=True)
+    try:
+        yield SmallDisk(path)
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes in a tree that is as large as any may be, and attacks, as a server does; a program.
+
+Prints how many MiB it took at the beginning, at most, and in the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import random
+from collections.abc import Iterator
+
+from tests.support.strain import forget_peak, memory
+
+from waggle.domain.errors import WaggleError
+from waggle.domain.search import Kind
+from waggle.domain.tree import TreeEntry
+from waggle.memory import trim
+from waggle.service.archives import read_archive
+from waggle.service.tar_writing import END, content, header
+from waggle.service.turns import in_thread
+
+
+def _archives() -> Iterator[bytes]:
+    """A tree of 60 MiB and 6,000 files, and one of names without number."""
+    noise = random.Random(0).randbytes(1_000)
+    files = [TreeEntry(Kind.FILE, b"d%d/%d" % (n % 99, n), data=noise * 10) for n in range(6_000)]
+    deep = [TreeEntry(Kind.FILE, b"%x" % n + b"/d" * 97) for n in range(19_000)]
+    for entries in (files, deep):
+        blocks = (header(each.name, each) + b"".join(content(each)) for each in entries)
+        yield gzip.compress(b"".join(blocks) + END, 1)
+
+
+async def _take_in(archive: bytes) -> None:
+    with contextlib.suppress(WaggleError):
+        await in_thread(lambda check: read_archive(archive, check))
+
+
+async def _main() -> None:
+    archives = list(_archives())
+    trim()
+    forget_peak()
+    before = memory("VmRSS")
+    for _ in range(3):
+        for archive in archives:
+            await _take_in(archive)
+            await asyncio.to_thread(trim)
+    figures = (before, memory("VmHWM"), memory("VmRSS"))
+    print(*(figure >> 20 for figure in figures))  # noqa: T201 (what it is for)
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

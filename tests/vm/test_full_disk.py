@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real machines whose host's disk is full: a small disk holds all that is the environments'.
+
+The attack of issue 13 was a guest's write that was answered, and zeros afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import anyio
+import pytest
+from tests.support.small_disk import SmallDisk, needs_root, small_disk
+from tests.support.vm import Lab, environment, lines, sh
+
+from waggle.domain.errors import DiskFull
+from waggle.domain.execution import ExecutionResult, GuestUser
+from waggle.domain.host import no_progress
+from waggle.infra.disk_room import DiskRoom
+from waggle.infra.qemu.hypervisor import QemuHypervisor
+from waggle.service.moments import frozen_in
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.vm,
+    pytest.mark.usefixtures("leaks"),
+    pytest.mark.timeout(1500),
+    needs_root,
+]
+MIB = 1 << 20
+WRITE = "/.waggle/bin/busybox seq 1 600000 >/home/sandbox/numbers"
+CHECK = "/.waggle/bin/busybox seq 1 600000 | /.waggle/bin/busybox cmp - /home/sandbox/numbers"
+DROP = "echo 3 >/proc/sys/vm/drop_caches"
+
+
+@pytest.fixture
+def disk(lab: Lab) -> Generator[SmallDisk]:
+    if not isinstance(lab.hypervisor, QemuHypervisor):
+        pytest.skip("NOT TESTED: this hypervisor reports a full disk to the guest")
+    with small_disk(lab.environments, 64) as disk:
+        lab.hypervisor.room = DiskRoom("the small disk", disk.path, 8 * MIB)
+        yield disk
+
+
+async def test_a_write_that_does_not_fit_waits_and_nothing_of_it_is_lost(
+    lab: Lab, disk: SmallDisk
+) -> None:
+    asked, host = environment(), lab.host()
+    guest = lab.adopt(await host.create(asked, no_progress))
+    told: list[str | None] = []
+    changed = anyio.Event()
+
+    def tell(why: str | None) -> None:
+        told.append(why)
+        changed.set()
+
+    guest.when_stalled(tell)
+    disk.fill(leave=1 * MIB)
+    results: list[ExecutionResult] = []
+
+    async def write() -> None:
+        results.append(await guest.run(sh(f"{WRITE} && sync", timeout=800.0)))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(write)
+        with anyio.fail_after(400):
+            await changed.wait()
+        assert len(told) == 1
+        assert "machine stands still" in str(told[0])
+        assert "the small disk" in str(told[0])
+        with pytest.raises(DiskFull, match="stands still"):
+            await guest.hibernate()
+        assert not frozen_in(lab.environments / asked.id).exists()
+        assert results == []
+        changed = anyio.Event()
+        disk.free()
+        with anyio.fail_after(400):
+            await changed.wait()
+    assert told[1:] == [None]
+    assert [each.exit_code for each in results] == [0]
+    await guest.run(sh(DROP, user=GuestUser.ROOT))
+    assert lines(await guest.run(sh(CHECK, timeout=600.0))) == []
+
+    # A pause that does not fit leaves it running, and nothing else.
+    await guest.run(sh("/.waggle/bin/busybox dd if=/dev/urandom of=/dev/shm/x bs=1M count=60"))
+    disk.fill(leave=20 * MIB)
+    with pytest.raises(DiskFull, match="no room"):
+        await guest.hibernate()
+    assert not frozen_in(lab.environments / asked.id).exists()
+    assert not list((lab.environments / asked.id).glob(".tmp-*"))
+    assert lines(await guest.run(sh("echo works"))) == ["works"]
+
+
+async def test_a_create_on_a_full_disk_is_told_so_and_leaves_nothing(
+    lab: Lab, disk: SmallDisk
+) -> None:
+    host = lab.host()
+    disk.fill()
+    with pytest.raises(DiskFull):
+        lab.adopt(await host.create(environment(), no_progress))
+    assert [path.name for path in lab.environments.iterdir()] == ["ballast"]
+    assert not lab.ports.leased
+    disk.free()
+    guest = lab.adopt(await host.create(environment(), no_progress))
+    assert lines(await guest.run(sh("echo works"))) == ["works"]
