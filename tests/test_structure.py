@@ -106,7 +106,7 @@ def prefixes_parsed(text: bytes | bytearray) -> tuple[int, int]:
 PARTS = (b"[", b"]", b"{", b"}", b",", b":", b'"', b"\\", b'\\"', b"\\\\", b'"a":', b"1", b"\xff")
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 def test_a_hundred_thousand_texts() -> None:
     """Whatever is accepted, a parser makes no more of it than was counted."""
     chance = random.Random(13)

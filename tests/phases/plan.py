@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 MINUTE = 60.0
-FAST = "not vm and not slow and not net and not lab and not registry"
-SLOW = "slow and not vm and not net and not lab and not registry"
-MACHINES = "(vm or slow or net) and not lab and not registry"
+FAST = "not vm and not slow and not net and not lab and not registry and not fuzz"
+SLOW = "slow and not vm and not net and not lab and not registry and not fuzz"
+MACHINES = "(vm or slow or net) and not lab and not registry and not fuzz"
 IMAGES = ("python", "node", "shell", "data")
 MAIN_JOB = "tests/e2e/test_main_job.py"
 

@@ -81,7 +81,7 @@ def test_zips(data: bytes) -> None:
     check(data)
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @pytest.mark.parametrize("turn", TURNS)
 def test_100_000_tars(turn: int) -> None:
     @fuzzed
@@ -92,7 +92,7 @@ def test_100_000_tars(turn: int) -> None:
     each()
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @pytest.mark.parametrize("turn", TURNS)
 def test_100_000_zips(turn: int) -> None:
     @fuzzed

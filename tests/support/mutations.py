@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inputs that are nearly good: what a decoder takes, with a few places changed.
 
-A slow test runs `fuzzed` once for each of TURNS, which makes 100,000 inputs.
+A test of the mark `fuzz` runs `fuzzed` once for each of TURNS, which makes 100,000 inputs.
 """
 
 from __future__ import annotations

@@ -244,7 +244,7 @@ def test_a_damaged_line_is_an_answer_or_a_lost_guest(answer: bytes) -> None:
     asyncio.run(told(answer))
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @pytest.mark.parametrize("turn", TURNS)
 def test_100_000_lines_are_answers_or_lost_guests(turn: int) -> None:
     with asyncio.Runner() as runner:

@@ -150,7 +150,7 @@ def test_damage_is_read_or_refused(answer: bytes) -> None:
     read_all(answer)
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @pytest.mark.parametrize("turn", TURNS)
 def test_100_000_answers_are_read_or_refused(turn: int) -> None:
     @fuzzed

@@ -89,7 +89,7 @@ def try_entry(data: bytes, chance: random.Random) -> None:
         assert entry(data, attributes).size >= 0
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @pytest.mark.parametrize(
     "good, attempt",
     [
@@ -164,7 +164,7 @@ def _handle(connection: BoundedConnection, kind: int, payload: bytes) -> None:
         handler.process_packet(kind, 7, packet)
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @pytest.mark.anyio
 @pytest.mark.usefixtures("leaks")
 async def test_packets_of_an_ssh_server() -> None:
