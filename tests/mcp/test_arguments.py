@@ -128,6 +128,8 @@ async def test_what_clients_add_is_ignored_and_other_spellings_are_understood() 
         ("enviroment_id", " (did you mean environment_id?)"),
         ("idempotence_key", " (did you mean idempotency_key?)"),
         ("timeoutSecond", " (did you mean timeout_seconds?)"),
+        ("command", " (did you mean code?)"),
+        ("sandbox_id", " (did you mean environment_id?)"),
         ("xyz", "."),
     ],
 )

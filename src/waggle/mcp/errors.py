@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import structlog
 from mcp.server.mcpserver.exceptions import ToolError
@@ -32,6 +32,13 @@ ERROR_META_KEY = "waggle/error"
 MAX_TEXT = 4_000
 MAX_ECHO = 60
 _MAX_PROBLEMS = 5
+_OTHER_WORDS: Final = {
+    **dict.fromkeys(("directory", "dir", "folder", "file", "filename"), ("path",)),
+    **dict.fromkeys(("command", "cmd", "script", "source", "program"), ("code", "command")),
+    **dict.fromkeys(("text", "body", "data"), ("content",)),
+    **dict.fromkeys(("sandbox", "sandbox_id", "vm", "id"), ("environment_id",)),
+}
+"""What models call parameters that have another name here."""
 NO_PARAMETERS: Mapping[str, bool] = {}
 
 
@@ -179,6 +186,7 @@ def _problem(
     if kind == "missing":
         return f"parameter {name!r} is missing"
     if kind == "extra_forbidden":
-        meant = get_close_matches(name, known, 1)
+        meant = get_close_matches(name, known, 1) or [*_OTHER_WORDS.get(name.lower(), ())]
+        meant = [each for each in meant if each in known]
         return f"there is no parameter {name!r}{f' (did you mean {meant[0]}?)' if meant else ''}"
     return f"parameter {name!r}: {clean(message, 200)}"
