@@ -11,7 +11,16 @@ import httpx2
 import pytest
 from tests.support.waggle_process import running
 
-from waggle.memory import MANY, YOUNG, c_library, free, give_back, set_for_serving, with_malloc
+from waggle.memory import (
+    MANY,
+    YOUNG,
+    Collector,
+    c_library,
+    free,
+    give_back,
+    set_for_serving,
+    with_malloc,
+)
 
 
 def test_it_is_set_for_serving_and_as_before_afterwards() -> None:
@@ -124,3 +133,36 @@ def test_a_server_gets_the_c_librarys_allocator_unless_told_otherwise(
     environ: dict[str, str], libc: str, expected: dict[str, str] | None
 ) -> None:
     assert with_malloc(environ, libc) == expected
+
+
+@pytest.mark.anyio
+async def test_memory_is_given_back_after_large_messages() -> None:
+    counts, freed = [0, 0, 2, 2, 3], list[int]()
+
+    async def sleep(_seconds: float) -> None:
+        counts.pop(0)
+        if not counts:
+            raise Over
+
+    with pytest.raises(Over):
+        await give_back(
+            lambda: 0, sleep, large=lambda: counts[0], act=lambda: freed.append(counts[0])
+        )
+    assert freed == [2, 3]
+
+
+def test_the_collector_is_stopped_as_long_as_anybody_wants() -> None:
+    collector = Collector()
+    assert gc.isenabled()
+    with collector.stopped():
+        with collector.stopped():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with collector.stopped():
+            pass
+        assert not gc.isenabled()  # as it was before
+    finally:
+        gc.enable()

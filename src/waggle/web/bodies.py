@@ -76,6 +76,8 @@ class Bodies:
         self._shares = Counter[str]()
         self._changed = anyio.Event()
         self._refused_at: float | None = None
+        self.larger = 0
+        """How many have got room that were not small, whatever became of them."""
 
     @property
     def largest(self) -> int:
@@ -152,6 +154,7 @@ class Bodies:
             while self._shares[owner] + size > self._limits.owner or not self._fits(size):
                 await self._changed.wait()
             self._shares[owner] += size
+            self.larger += 1
             return size
         if not self._fits(size):
             self._refused_at = anyio.current_time()

@@ -108,8 +108,8 @@ class McpEndpoint:
 
     @property
     def large(self) -> int:
-        """How many large messages there were."""
-        return self._reader.large
+        """How many bodies there were that were not small."""
+        return self._bodies.larger
 
     @property
     def sessions(self) -> int:

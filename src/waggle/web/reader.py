@@ -30,8 +30,6 @@ class MessageReader:
         self._sizes = Sizes(limits.ordinary, carriers)
         self._turn = anyio.Lock()
         self._thread = anyio.CapacityLimiter(1)
-        self.large = 0
-        """How many large ones there were."""
 
     async def read(self, body: Body, scope: Scope) -> tuple[Message | NoMessage, bytes]:
         """The message, and its text for the SDK. `body` is empty afterwards if it was large.
@@ -48,7 +46,6 @@ class MessageReader:
                     read_large, body.data, body.structure.long, "body", self._sizes, _pause
                 )
                 found = await anyio.to_thread.run_sync(work, limiter=self._thread)
-        self.large += 1
         body.data.clear()
         if isinstance(found, NoMessage):
             return found, b""
