@@ -170,6 +170,7 @@ async def test_an_environment_of_a_size_with_variables_files_and_packages() -> N
             packages="pip install numpy",
         )
         assert "Installed: numpy." in text_of(made)
+        assert data_of(made)["installed"] == ["numpy"]
         environment = rig.services.environments.get(running(rig)[0], owner=LOCAL)
         assert environment.resources == Resources(cpus=2, memory_mib=1024, disk_mib=2048)
         assert environment.variables == {"MODE": "test", "PORT": "8080"}

@@ -32,9 +32,9 @@ FRAGMENTS = (
 )  # fmt: skip
 NUMBERS = [
     pytest.param(300, id="some"),
-    pytest.param(100_000, id="all", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+    pytest.param(100_000, id="all", marks=[pytest.mark.fuzz, pytest.mark.timeout(1800)]),
 ]
-"""How many inputs the fast tests try, and the slow ones."""
+"""How many inputs the fast tests try, and those of the mark `fuzz`."""
 _VALUES: Final[list[Any]] = json.loads(
     """[null, true, false, 0, -1, 1099511627776, 1180591620717411303424, 1.5, NaN, Infinity, "",
     "x", "\\u0000", "\\ud800", "../..", "/", [], {}, [[]], [null], {"": {}}, {"a": "\\ud800"}]"""

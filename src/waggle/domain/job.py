@@ -100,8 +100,9 @@ class JobBrief:
 
 
 def summarise(text: str) -> str:
-    """The first line of a program that is not empty, for a list. Pure."""
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    """The first line of a program that says something, for a list. Pure."""
+    lines = map(str.strip, text.splitlines())
+    line = next((line for line in lines if line and not line.startswith("```")), "")
     shown = "".join(c if c.isprintable() else "\ufffd" for c in line[: MAX_SUMMARY + 1])
     return shown if len(shown) <= MAX_SUMMARY else shown[: MAX_SUMMARY - 3] + "..."
 

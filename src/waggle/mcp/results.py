@@ -10,7 +10,7 @@ nothing, no empty lists. `Model.model_validate` of such a result has them again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any
@@ -70,6 +70,7 @@ class CreatedEnvironment(BaseModel):
         default=HOME, description=f"Where programs start; {HOME} unless told."
     )
     timeout: str = Field(description=UNUSED)
+    installed: list[str] = Field(default_factory=list[str], description="Its packages.")
 
 
 class EnvironmentList(BaseModel):
@@ -114,7 +115,7 @@ def summary(environment: Environment) -> dict[str, Any]:
     return line
 
 
-def created(environment: Environment) -> CreatedEnvironment:
+def created(environment: Environment, installed: Sequence[str] = ()) -> CreatedEnvironment:
     """What create_environment answers."""
     return CreatedEnvironment(
         environment_id=environment.id,
@@ -124,6 +125,7 @@ def created(environment: Environment) -> CreatedEnvironment:
         network=environment.network.value,
         working_directory=readable(environment.directory),
         timeout=f"{int(environment.idle_timeout.total_seconds()) // 60}m",
+        installed=list(installed),
     )
 
 

@@ -143,7 +143,7 @@ class EnvironmentTools:
 
     def _told(self, made: _Made, names: Sequence[str], known: Snapshot | None) -> CallToolResult:
         begin = f"goes on from snapshot {known.name}" if known else "is running"
-        result = created(made.environment)
+        result = created(made.environment, names if made.installed else ())
         text = (
             f"Environment {result.environment_id} ({result.name}, {_kind(made.environment)}) "
             f"{begin}; {self._services.when_unused} after {result.timeout} without a call."
