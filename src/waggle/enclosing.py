@@ -23,17 +23,17 @@ log = structlog.get_logger(__name__)
 
 
 def machine_groups(settings: Settings, stack: contextlib.AsyncExitStack) -> EncloseMachine | None:
-    """Make them, for as long as the stack lives; None, with a line in the log, without them."""
+    """Make them, for as long as the stack lives; None without them, as `doctor` says."""
     found = place(read_facts())
     if isinstance(found, Nowhere):
-        log.info("machines_without_cgroups", why=found.problem, mend=found.mend)
+        log.debug("machines_without_cgroups", why=found.problem, mend=found.mend)
         return None
     try:
         groups = Groups.open(
             found, device=disk_of(settings.data_dir), io_mib=settings.vm_disk_mb_per_second
         )
     except OSError as error:
-        log.info("machines_without_cgroups", why=f"{found.base}: {error.strerror}")
+        log.debug("machines_without_cgroups", why=f"{found.base}: {error.strerror}")
         return None
     stack.callback(groups.close)
 
