@@ -48,6 +48,7 @@ def test_each_kind_is_seen_while_it_is_there(tmp_path: Path) -> None:
     file = (tmp_path / "left").open("w")
     with socket.create_server(("127.0.0.1", 0)), lock, file:
         changes = difference(before, holdings(ME, tmp_path))
+    changes.pop("mounts", None)  # other tests mount disks at the same time
     os.close(read_end)
     os.close(write_end)
     assert changes == {
@@ -58,7 +59,8 @@ def test_each_kind_is_seen_while_it_is_there(tmp_path: Path) -> None:
         "port locks": 1,
         "sockets": 2,
     }
-    assert difference(before, holdings(ME, tmp_path)) == {"files": 1}
+    after = difference(before, holdings(ME, tmp_path))
+    assert {kind: count for kind, count in after.items() if kind != "mounts"} == {"files": 1}
 
 
 def test_children_count_and_so_do_orphans_that_hold_our_files(tmp_path: Path) -> None:

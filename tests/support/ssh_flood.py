@@ -65,6 +65,8 @@ class Figures:
 
 @contextlib.asynccontextmanager
 async def _watched(figures: Figures) -> AsyncGenerator[None]:
+    gc.collect()
+    gc.freeze()  # the objects of the test-suite are none of the server's
     before = resident()
 
     async def watch() -> None:
@@ -83,6 +85,7 @@ async def _watched(figures: Figures) -> AsyncGenerator[None]:
     finally:
         watching.cancel()
         await asyncio.wait([watching])
+        gc.unfreeze()
         gc.collect()
         figures.kept = resident() - before
 

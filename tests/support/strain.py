@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ class Strain:
 async def strained() -> AsyncGenerator[Strain]:
     """Measures while the block runs; `grown` is there when it has ended."""
     found = Strain()
+    gc.collect()
+    gc.freeze()  # the objects of the test-suite are none of the server's
     pulse = asyncio.create_task(_beat(found))
     await asyncio.sleep(0)
     forget_peak()
@@ -41,6 +44,7 @@ async def strained() -> AsyncGenerator[Strain]:
         await asyncio.sleep(0.02)  # for a last beat
     finally:
         await end(pulse)
+        gc.unfreeze()
         found.grown = memory("VmHWM") - before
 
 

@@ -96,7 +96,7 @@ def test_a_directory_whose_index_cannot_be_read(
 
 def test_hostile_names_are_shown_harmlessly(store: ImageStore, tmp_path: Path) -> None:
     evil = "\x1b[2J\ud800evil\n"
-    images = [listing("c.json", [], [evil]) for _ in range(30)]
+    images = [listing("c.json", [], [evil.replace("\ud800", "")]) for _ in range(30)]
     path = write_archive(tmp_path / "d", [manifest(*images)])
     assert "evil" in refused(store, f"docker-archive:{path}").hint
     config = config_of([]).replace(b'"linux"', json.dumps(evil.replace("\ud800", "")).encode())
