@@ -46,6 +46,10 @@ def status(name):
     lines = open("/proc/self/status").read().splitlines()
     return next(line for line in lines if line.startswith(name + ":")).split()[1:]
 
+def write(path):
+    open(path, "w").close()
+    os.unlink(path)
+
 def call(port):
     with socket.socket() as caller:
         caller.connect(("127.0.0.1", port))
@@ -56,7 +60,7 @@ print(json.dumps({
     "root": sorted(os.listdir("/")),
     "held": sorted(os.listdir("/proc/self/fd")),
     "files": {path: attempt(lambda path=path: open(path, "rb").read(1)) for path in given["files"]},
-    "write": {path: attempt(lambda path=path: open(path + "/waggle-test", "w"))
+    "write": {path: attempt(lambda path=path: write(path + "/waggle-test"))
               for path in ("/", "/dev", "/tmp", "/usr/lib", "/lib", "/proc")},
     "families": {
         family: attempt(lambda family=family: socket.socket(family, socket.SOCK_DGRAM) and 1)
