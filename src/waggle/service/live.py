@@ -140,9 +140,9 @@ class LiveEnvironment(Life):
         return self.environment
 
     async def pause(
-        self, *, asleep_until: datetime | None = None, notice: str | None = None
+        self, *, asleep_for: timedelta | None = None, notice: str | None = None
     ) -> Environment:
-        """Have it stand still, or with a time, sleep on the disk until then. Idempotent.
+        """Have it stand still, or with a time, sleep on the disk for so long. Idempotent.
 
         `notice` is for its owner, where nobody asked that it stand still. Raises
         Busy, NotRunning, or what the guest raises; then it goes on. Finishes when cancelled.
@@ -155,10 +155,10 @@ class LiveEnvironment(Life):
                     self.environment = self.environment.to(State.PAUSED)  # calls wait from now on
                     await self._or_go_on(self._the_guest().pause)
                 self.environment.require(State.PAUSED)
-                if asleep_until is not None and not self.environment.is_asleep:
+                if asleep_for is not None and not self.environment.is_asleep:
                     await self._or_go_on(self._the_guest().hibernate)
                     self._guest = None
-                    self.environment = self.environment.asleep(asleep_until)
+                    self.environment = self.environment.asleep(self._clock() + asleep_for)
                 if notice is not None:
                     self.environment = self.environment.noticing(notice)
                 await save_if_possible(self._store, self.environment)

@@ -71,13 +71,13 @@ class Pauses:
 
     async def _sleep(self, live: LiveEnvironment) -> Environment:
         """Raises as `pause` does, or OSError."""
-        environment, until = live.environment, self._clock() + self._pausing.keep
+        environment, keep = live.environment, self._pausing.keep
         if environment.is_asleep:
-            return await live.pause(asleep_until=until)
+            return await live.pause(asleep_for=keep)
         memory = environment.resources.memory_mib << 20
         with self._place(live):
             async with self._disk.room(environment.owner, memory):
-                return await live.pause(asleep_until=until)
+                return await live.pause(asleep_for=keep)
 
     @contextlib.contextmanager
     def _place(self, live: LiveEnvironment) -> Generator[None]:
