@@ -132,6 +132,21 @@ def test_a_damaged_one_is_unpacked_again(layers: UnpackedLayers, damage: bytes) 
     assert layers.ensure(DIFF_ID, unpack) == made
 
 
+def test_layers_that_fail_beside_others_leave_nothing_and_say_why(layers: UnpackedLayers) -> None:
+    """One is removed while another one sweeps."""
+
+    def fails(_data: Path, _take: Take) -> int:
+        raise ImageCorrupt("cut")
+
+    def attempt(number: int) -> None:
+        with pytest.raises(ImageCorrupt):
+            layers.ensure(f"sha256:{number:064x}", fails)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(attempt, range(200)))
+    assert not list(layers.directory.glob(".new-*"))
+
+
 def test_pruning_takes_the_least_recently_used_first_and_never_what_is_fresh(
     layers: UnpackedLayers, tmp_path: Path
 ) -> None:

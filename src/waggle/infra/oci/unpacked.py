@@ -105,15 +105,22 @@ class UnpackedLayers:
 
     @contextlib.contextmanager
     def _workspace(self) -> Generator[Path]:
-        """Give a private directory, which is removed afterwards; those of killed makers go, too."""
+        """Give a private directory, which is removed afterwards; those of killed makers go, too.
+
+        Both happen under one lock: a sweep would make a file in what is being removed.
+        """
         self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
-            with FileLock(self.directory / ".lock", timeout=_LOCK_SECONDS):
-                self._sweep()
-                made = tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=self.directory)
-                path = Path(stack.enter_context(made))
-                stack.enter_context(FileLock(path / ".lock", timeout=0))
+        stack = contextlib.ExitStack()
+        with FileLock(self.directory / ".lock", timeout=_LOCK_SECONDS):
+            self._sweep()
+            made = tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=self.directory)
+            path = Path(stack.enter_context(made))
+            stack.enter_context(FileLock(path / ".lock", timeout=0))
+        try:
             yield path
+        finally:
+            with FileLock(self.directory / ".lock", timeout=_LOCK_SECONDS):
+                stack.close()
 
     def _sweep(self) -> None:
         """Remove what killed makers left; a workspace in use is told by its own lock."""
