@@ -8,9 +8,11 @@ search domain and the server, which answers what begins with `good` and is silen
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -21,6 +23,7 @@ from waggle.infra.net.lookups import Lookups, limit_resolver
 from waggle.infra.net.resolve import SystemResolver, system_lookup
 
 A_RECORD = 1
+SET_FLAGS, UP = 0x8914, 1
 
 
 def serve(server: socket.socket) -> None:
@@ -74,9 +77,15 @@ async def attack() -> dict[str, object]:
     }
 
 
+def bring_up(interface: str) -> None:
+    """As `ip link set INTERFACE up`, which a bare machine lacks; see netdevice(7)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SET_FLAGS, struct.pack("16sh", interface.encode(), UP))
+
+
 def main() -> None:
     directory = Path(sys.argv[1])
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    bring_up("lo")
     for name, text in (
         ("resolv.conf", "nameserver 127.0.0.1\nsearch corp.test\n"),
         ("hosts", "192.0.2.77 in-hosts\n"),
