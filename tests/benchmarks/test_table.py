@@ -124,8 +124,8 @@ def test_figures_have_their_unit() -> None:
 
 STILL_OPEN = {"template"}
 """Rows over their limit; the page says why."""
-NOT_MEASURED = {"tokens-session", "first-python", "first-data", "image-disks"}
-"""Rows that the page lacks until `./task bench -- tokens runtimes --write` has run."""
+NOT_MEASURED = {"tokens-session"}
+"""Rows that the page lacks until `./task bench -- tokens --write` has run."""
 
 
 class TestKeptPage:
