@@ -244,6 +244,7 @@ def answering(*answers: bytes, endless: bytes = b"") -> SessionFactory:
         pytest.param(answering(struct.pack(">IBI", 5, 2, 99)), id="version 99"),
         pytest.param(answering(VERSION, b"\xff\xff\xff\xff"), id="4 GiB in answer"),
         pytest.param(answering(VERSION, b"\0\0\0\x05\x65\0\0\0\x63"), id="an unknown request"),
+        pytest.param(answering(VERSION, b"\0\0\0\x05\x65\0\0\0\0"), id="an answer cut short"),
         pytest.param(
             answering(VERSION, endless=b"\0\0\0\x05\x65\0\0\0\0"), id="answers to nothing"
         ),

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import asyncssh
+from asyncssh.packet import PacketDecodeError
 
 from waggle.domain.errors import GuestLost, WaggleError
 from waggle.domain.filesystem import FileSlice, FileVersion, Listing
@@ -79,7 +80,7 @@ class Files:
                         if is_answer(error):
                             raise refusal(path, error) from error
                         cause = type(error).__name__
-                    except (asyncssh.Error, OSError) as error:
+                    except (asyncssh.Error, PacketDecodeError, OSError) as error:
                         cause = type(error).__name__
         except TimeoutError:
             cause = f"no answer within {self._deadline:g} s"
