@@ -58,12 +58,11 @@ def machinery(settings: Settings, machines: Hypervisor, stack: Stack) -> Machine
         uid_base=settings.vm_uid_base if is_root() else None,
     )
     freezing = machines if isinstance(machines, QemuHypervisor) else None
-    moments = freezing and Moments(
-        freezing, places.moments, places.disks, parts, data_room(settings)
-    )
+    room = data_room(settings)
+    moments = freezing and Moments(freezing, places.moments, places.disks, parts, room)
     if moments is not None:
         stack.callback(moments.loaded.close)
-    return Machinery(parts, launcher, freezing, moments, data_room(settings))
+    return Machinery(parts, launcher, freezing, moments, room)
 
 
 def templates(

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A full disk of the host: idle environments stay, sleepers are not lost, and all goes on later."""
+
+from __future__ import annotations
+
+import pytest
+from tests.service.sleeping import SLEEPY, paused, reaper, use
+from tests.service.world import IDLE, OWNER, Broken, settle, world
+
+from waggle.domain.environment import State
+from waggle.domain.errors import (
+    DiskFull,
+    GuestLost,
+)
+from waggle.service.pauses import TRY_AGAIN
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_idle_one_whose_state_cannot_be_written_stands_still_until_it_can() -> None:
+    async with world(pausing=SLEEPY) as here:
+        environment = await here.created()
+        here.clock.now += IDLE
+        here.gates.errors["hibernate"] = OSError(28, "No space left on device")
+        assert await reaper(here).sweep() == []
+        kept = here.get(environment.id)
+        assert (kept.state, kept.is_asleep) == (State.PAUSED, False)
+        assert "No space left on device" in str(kept.notice)
+        assert here.host.only.obeyed[-1] == "pause"
+        here.gates.errors.clear()
+        assert await reaper(here).sweep() == [], "it is not tried at every sweep"
+        here.clock.now += TRY_AGAIN
+        assert await reaper(here).sweep() == [environment.id]
+        asleep = here.get(environment.id)
+        assert (asleep.is_asleep, asleep.notice) == (True, None)
+        await use(here, environment)
+
+
+async def test_one_that_does_not_even_stand_still_runs_on() -> None:
+    async with world(pausing=SLEEPY) as here:
+        environment = await here.created()
+        here.clock.now += IDLE
+        here.host.only.pause_error = GuestLost("it does not obey")
+        for _ in range(3):
+            assert await reaper(here).sweep() == []
+            assert here.get(environment.id).state is State.RUNNING
+            here.clock.now += TRY_AGAIN
+        here.host.only.pause_error = None
+        assert await reaper(here).sweep() == [environment.id]
+
+
+FULL = DiskFull("The server's disk is full: there is no room in the data directory.")
+
+
+async def test_an_idle_one_for_which_the_disk_is_full_is_kept_and_tried_again() -> None:
+    async with world(pausing=SLEEPY) as here:
+        environment = await here.created()
+        here.clock.now += IDLE
+        here.gates.errors["hibernate"] = FULL
+        for _ in range(3):  # each try costs the machine time, so not each sweep is one
+            assert await reaper(here).sweep() == []
+        assert here.host.only.obeyed.count("unpause") == 1
+        here.clock.now += TRY_AGAIN
+        assert await reaper(here).sweep() == []
+        assert here.host.only.obeyed.count("unpause") == 2
+        kept = here.get(environment.id)
+        assert (kept.state, kept.is_asleep) == (State.PAUSED, False)
+        assert "The server's disk is full" in str(kept.notice)
+        here.gates.errors.clear()
+        here.clock.now += TRY_AGAIN
+        assert await reaper(here).sweep() == [environment.id]
+        assert here.get(environment.id).is_asleep
+        assert here.get(environment.id).notice is None
+
+
+async def test_below_the_reserve_nothing_is_written_to_find_out() -> None:
+    async with world(pausing=SLEEPY) as here:
+        environment = await here.created()
+        here.clock.now += IDLE
+        here.host.disk_error = FULL
+        assert await reaper(here).sweep() == []
+        with pytest.raises(DiskFull):
+            await paused(here, environment)
+        assert here.host.only.obeyed == ["pause"]
+        assert here.host.asleep == set()
+        await use(here, environment)
+        assert here.get(environment.id).notice is None
+
+
+async def test_one_that_sleeps_may_be_paused_again_and_go_on_below_the_reserve() -> None:
+    async with world() as here:
+        environment = await here.created()
+        await paused(here, environment)
+        here.host.disk_error = FULL
+        assert (await paused(here, environment)).is_asleep
+        await use(here, environment)
+
+
+async def test_a_pause_that_cannot_be_recorded_is_one() -> None:
+    """What is on the disk counts, and the next start looks there."""
+    async with world() as here:
+        environment = await here.created()
+        here.store.broken = {State.PAUSED, State.RUNNING}
+        assert (await paused(here, environment)).is_asleep
+        assert here.store.records[environment.id].state is State.RUNNING
+        assert await here.service.recover() == 0
+        assert here.get(environment.id).is_asleep
+        await use(here, environment)
+
+
+async def test_a_full_disk_at_the_start_loses_no_sleeper() -> None:
+    """The attack of issue 13: it could not be saved, was not known, and its files were swept."""
+    async with world() as here:
+        sleeper = await here.created()
+        fallen = await here.created()
+        await paused(here, sleeper)
+        on_record = here.store.records[sleeper.id]
+        here.store.broken = {State.PAUSED}
+        await paused(here, fallen)
+        saves = len(here.store.history)
+        async with world() as later:
+            later.host.asleep |= {sleeper.id, fallen.id}
+            later.store.records = dict(here.store.records)
+            later.store.broken = set(State)
+            assert await later.service.recover() == 0
+            assert {each.id for each in later.service.all()} == {sleeper.id, fallen.id}
+            assert {each.id for each in await later.store.unfinished()} == {sleeper.id, fallen.id}
+            assert later.store.records[sleeper.id] == on_record
+            assert (len(here.store.history), later.host.discarded) == (saves, [])
+            later.store.broken = set()
+            await use(later, sleeper)
+            await use(later, fallen)
+
+
+async def test_what_cannot_be_recovered_is_still_named() -> None:
+    async with world() as here:
+        environment = await here.created()
+        await here.destroy(environment.id).result()
+        here.store.records[environment.id] = environment
+        here.host.discard_errors[environment.id] = Broken("the process cannot be killed")
+        assert await here.service.recover() == 0
+        assert here.service.all() == []
+        assert [each.id for each in await here.store.unfinished()] == [environment.id]
+        here.store.records.clear()
+
+
+class TestMachineThatStandsStill:
+    """Its own disk is full: QEMU stopped it."""
+
+    async def test_calls_are_told_why_and_it_goes_on_by_itself(self) -> None:
+        async with world(pausing=SLEEPY) as here:
+            environment = await here.created()
+            here.host.only.stall("The server's disk is full.")
+            assert here.get(environment.id).notice == "The server's disk is full."
+            with pytest.raises(DiskFull, match=r"The server's disk is full\."):
+                await use(here, environment)
+            here.clock.now += IDLE * 2
+            assert await reaper(here).sweep() == []
+            here.host.only.stall(None)
+            assert here.get(environment.id).notice is None
+            assert await reaper(here).sweep() == [], "nobody could use it meanwhile"
+            await use(here, environment)
+
+    async def test_it_can_be_destroyed_and_is_gone(self) -> None:
+        async with world() as here:
+            environment = await here.created()
+            guest = here.host.only
+            guest.stall("The server's disk is full.")
+            await here.destroy(environment.id).result()
+            guest.stall(None)
+            assert here.service.all() == []
+
+    async def test_one_that_dies_then_is_reaped_like_any(self) -> None:
+        async with world() as here:
+            await here.created()
+            here.host.only.stall("The server's disk is full.")
+            here.host.only.die()
+            await settle()
+            here.clock.now += IDLE
+            await reaper(here).sweep()
+            assert here.service.all() == []
+
+
+async def test_a_rollback_below_the_reserve_gives_up_nothing() -> None:
+    async with world() as here:
+        environment = await here.created()
+        async with here.host.only.moment() as moment:
+            here.host.disk_error = FULL
+            with pytest.raises(DiskFull):
+                await here.service.roll_back(environment.id, moment, owner=OWNER)
+        await use(here, environment)
