@@ -10,6 +10,9 @@ ones with all locals take seconds.
 from __future__ import annotations
 
 import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -34,3 +37,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A directory where to sync a file costs nothing."""
+    with tempfile.TemporaryDirectory(prefix="waggle-test-", dir="/dev/shm") as name:
+        yield Path(name)

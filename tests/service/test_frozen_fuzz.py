@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from tests.support.changed import (
     attempts,
     changed,
     changed_json,
-    directory_in_memory,
     mended,
 )
 
@@ -59,12 +57,6 @@ def members(manifest: bytes) -> bytes:
     parts = [(MANIFEST, manifest), ("sizes.json", sizes)]
     parts += [(f"{name}/{at:016x}", b"data") for name in FILES for at in (0, 512)]
     return b"".join(frozen_archive._member(*part) for part in parts) + bytes(1024)
-
-
-@pytest.fixture
-def in_memory() -> Iterator[Path]:
-    with directory_in_memory() as path:
-        yield path
 
 
 @pytest.mark.parametrize("count", NUMBERS)

@@ -10,11 +10,8 @@ import copy
 import json
 import random
 import resource
-import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import pytest
@@ -40,13 +37,6 @@ _VALUES: Final[list[Any]] = json.loads(
     "x", "\\u0000", "\\ud800", "../..", "/", [], {}, [[]], [null], {"": {}}, {"a": "\\ud800"}]"""
 )
 _TEXTS = ("9" * 5_000, "x" * 5_000)
-
-
-@contextmanager
-def directory_in_memory() -> Generator[Path]:
-    """Where to sync a file costs nothing."""
-    with tempfile.TemporaryDirectory(prefix="waggle-fuzz-", dir="/dev/shm") as name:
-        yield Path(name)
 
 
 def changed(good: bytes, chance: random.Random, fragments: Sequence[bytes] = FRAGMENTS) -> bytes:

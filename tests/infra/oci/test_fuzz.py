@@ -23,7 +23,6 @@ from tests.support.changed import (
     attempts,
     changed,
     changed_json,
-    directory_in_memory,
     mended,
 )
 from tests.support.images import (
@@ -136,12 +135,6 @@ def scratch() -> Iterator[int]:
     descriptor = os.memfd_create("contents")
     yield descriptor
     os.close(descriptor)
-
-
-@pytest.fixture
-def in_memory() -> Iterator[Path]:
-    with directory_in_memory() as path:
-        yield path
 
 
 @pytest.mark.parametrize("count", NUMBERS)
