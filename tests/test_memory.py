@@ -22,6 +22,8 @@ from waggle.memory import (
     with_malloc,
 )
 
+LARGE_BUFFERS = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+
 
 def test_it_is_set_for_serving_and_as_before_afterwards() -> None:
     before = gc.get_threshold()
@@ -122,7 +124,12 @@ def test_a_server_starts_with_any_c_library(
 @pytest.mark.parametrize(
     "environ, libc, expected",
     [
-        ({"A": "b"}, "glibc", {"A": "b", "PYTHONMALLOC": "malloc"}),
+        ({"A": "b"}, "glibc", {"A": "b", "PYTHONMALLOC": "malloc", **LARGE_BUFFERS}),
+        (
+            {"MALLOC_TRIM_THRESHOLD_": "7"},
+            "glibc",
+            {"PYTHONMALLOC": "malloc", **LARGE_BUFFERS, "MALLOC_TRIM_THRESHOLD_": "7"},
+        ),
         ({"PYTHONMALLOC": "pymalloc"}, "glibc", None),
         ({"PYTHONMALLOC": "malloc"}, "glibc", None),
         ({"A": "b"}, "", None),

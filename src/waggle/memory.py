@@ -3,7 +3,9 @@
 
 `waggle.__main__` starts a server anew with the C library's allocator, before anything is imported:
 Python's own keeps arenas of 1 MiB while one object in them lives, so what many sessions took stays
-taken (docs/benchmarks.md, `sessions`). `waggle.app_http` uses the rest around serving: by default
+taken (docs/benchmarks.md, `sessions`). Large buffers are mapped one by one there: else it raises
+both of its thresholds to the largest buffer that was ever freed, and keeps twice as much for each
+thread that parses large messages. `waggle.app_http` uses the rest around serving: by default
 the cycle collector walks through young objects several times in each call, and through all modules
 and schemas every so often; and when sessions end because nobody comes back, it does not run at
 all, for it runs when objects are made.
@@ -18,7 +20,7 @@ import os
 import platform
 import sys
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from typing import Any
+from typing import Any, Final
 
 YOUNG = 10_000
 """Objects that are made before it looks at them; each call makes some hundreds, and few cycles."""
@@ -26,6 +28,8 @@ LOOK_SECONDS = 5.0
 MANY = 100
 """Sessions that are worth a pause; each leaves some 40 objects in cycles."""
 _ALLOCATOR = "PYTHONMALLOC"
+_LARGE_BUFFERS: Final = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+"""Of glibc, in bytes; see mallopt(3)."""
 
 
 def with_malloc(environ: Mapping[str, str], libc: str) -> dict[str, str] | None:
@@ -35,7 +39,7 @@ def with_malloc(environ: Mapping[str, str], libc: str) -> dict[str, str] | None:
     """
     if _ALLOCATOR in environ or libc != "glibc":
         return None
-    return {**environ, _ALLOCATOR: "malloc"}
+    return {**_LARGE_BUFFERS, **environ, _ALLOCATOR: "malloc"}
 
 
 def c_library(ask: Callable[[], tuple[str, str]] = platform.libc_ver) -> str:
