@@ -31,6 +31,7 @@ from waggle.domain.protocols import Clock
 from waggle.domain.quota import SeveralOwners, one_owner
 from waggle.domain.tree import MAX_RECORDS_BYTES
 from waggle.enclosing import machine_groups
+from waggle.ending import end_machines
 from waggle.hypervisors import hypervisor
 from waggle.infra.files import FileLock
 from waggle.infra.net.egress import EgressProxy
@@ -69,7 +70,7 @@ from waggle.service.together import together
 from waggle.service.trees import TreeService
 from waggle.service.warm_machine import WarmMachine
 from waggle.service.warm_pool import WarmPool
-from waggle.warming import end_warm_pool, warm_pool
+from waggle.warming import warm_pool
 
 log = structlog.get_logger(__name__)
 
@@ -137,10 +138,11 @@ async def open_app(
             clock=clock,
             new_id=new_id,
         )
+        grace = settings.shutdown_timeout.total_seconds()
         stack.push_async_callback(
-            _destroy_all, environments, settings.shutdown_timeout.total_seconds()
+            end_machines, environments.aclose, grace, lambda: [e.id for e in environments.all()]
         )
-        stack.push_async_callback(end_warm_pool, pool, settings)
+        stack.push_async_callback(end_machines, pool.aclose, grace, lambda: pool.size)
         tasks.start_soon(pool.run, partial(host.warm, warm_up(settings)))
         reaper = Reaper(
             environments,
@@ -210,13 +212,6 @@ async def _tasks() -> AsyncGenerator[anyio.abc.TaskGroup]:
     async with together() as group:
         yield group
         group.cancel_scope.cancel()
-
-
-async def _destroy_all(environments: EnvironmentService, seconds: float) -> None:
-    with anyio.move_on_after(seconds, shield=True) as scope:
-        await environments.aclose()
-    if scope.cancelled_caught:
-        log.error("shutdown_incomplete", left=[e.id for e in environments.all()])
 
 
 def _local_host(

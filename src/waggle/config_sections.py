@@ -85,7 +85,8 @@ class ServerSection(Section):
     )
     session_idle_timeout: Duration = setting("30m", "An MCP session unused so long is forgotten.")
     shutdown_timeout: Duration = setting(
-        "30s", "How long a stopping server waits for running calls and machines."
+        "30s",
+        "How long a stopping server waits for running calls; machines have ten seconds or more.",
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = (
         setting("info", "The least severe level that is logged.")

@@ -5,16 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import anyio
-import structlog
-
 from waggle.config import Settings
 from waggle.infra.host.memory import outlook, read_memory
 from waggle.presets import warm_kinds
 from waggle.service.warm_machine import WarmMachine
 from waggle.service.warm_pool import WarmPool
-
-log = structlog.get_logger(__name__)
 
 
 def warm_pool(settings: Settings, held: Callable[[], int]) -> WarmPool[WarmMachine]:
@@ -29,11 +24,3 @@ def warm_pool(settings: Settings, held: Callable[[], int]) -> WarmPool[WarmMachi
         room=lambda: slots - held(),
         outlook=lambda: outlook(read_memory(), size),
     )
-
-
-async def end_warm_pool(pool: WarmPool[WarmMachine], settings: Settings) -> None:
-    """End its machines, for as long as a server may take to stop."""
-    with anyio.move_on_after(settings.shutdown_timeout.total_seconds(), shield=True) as scope:
-        await pool.aclose()
-    if scope.cancelled_caught:
-        log.error("shutdown_incomplete", warm=pool.size)
