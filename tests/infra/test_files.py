@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.small_disk import needs_root, small_disk
 
 from waggle.domain.errors import TimedOut
-from waggle.infra.files import FileLock, atomic_write
+from waggle.infra.files import GONE, FileLock, atomic_write, remove_directory
 
 HOLD_LOCK = """
 import sys, time
@@ -134,3 +135,31 @@ class TestFileLock:
     def test_an_owner_text_that_is_not_a_pid_is_not_shown(self, tmp_path: Path) -> None:
         (tmp_path / "l").write_bytes(b"\x1b[31m evil\n")
         assert FileLock(tmp_path / "l").owner() == "another process"
+
+
+class TestRemoveDirectory:
+    def test_leaves_nothing_and_finds_nothing_to_do_again(self, tmp_path: Path) -> None:
+        (tmp_path / "d" / "below").mkdir(parents=True)
+        (tmp_path / "d" / "below" / "f").write_bytes(b"x")
+        for _ in range(2):
+            remove_directory(tmp_path / "d")
+        assert list(tmp_path.iterdir()) == []
+
+    @needs_root
+    def test_what_is_stopped_midway_is_not_there_by_half(self, tmp_path: Path) -> None:
+        """Nothing deletes a mount point, so the rest stays, as if it had been killed there."""
+        with small_disk(tmp_path / "d" / "held", 1):
+            remove_directory(tmp_path / "d")
+            (left,) = tmp_path.iterdir()
+            assert left.name.startswith(f"{GONE}d-")
+            (tmp_path / "d").mkdir()
+            remove_directory(tmp_path / "d")
+            assert list(tmp_path.iterdir()) == [left]
+
+    @needs_root
+    def test_where_no_name_can_be_made_it_is_deleted_all_the_same(self, tmp_path: Path) -> None:
+        """The directory itself is a mount point, which cannot be renamed."""
+        with small_disk(tmp_path / "d", 1):
+            (tmp_path / "d" / "f").write_bytes(b"x")
+            remove_directory(tmp_path / "d")
+            assert list((tmp_path / "d").iterdir()) == []

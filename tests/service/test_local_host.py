@@ -17,6 +17,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from tests.support.hostile_ssh import hostile
+from tests.support.small_disk import needs_root, small_disk
 from tests.support.vm import environment
 
 from waggle.domain.environment import Environment, MachineIdentity, Resources
@@ -47,6 +48,7 @@ from waggle.service.launcher import Launched, Launcher
 from waggle.service.local_guest import LocalGuest
 from waggle.service.local_host import LocalHost
 from waggle.service.local_machines import LocalMachines
+from waggle.service.moments import frozen_in
 from waggle.service.warm_machine import WarmMachine
 from waggle.service.warm_plan import WarmKind
 from waggle.service.warm_pool import WarmPool
@@ -328,6 +330,20 @@ async def test_what_an_earlier_server_left(rig: Rig) -> None:
     (rig.directory / "environments" / known.id).mkdir()
     rig.host.sweep([known.id])
     assert [path.name for path in rig.left()[0]] == [known.id]
+    rig.host.sweep()
+    assert rig.left() == NOTHING
+
+
+@needs_root
+async def test_one_whose_removal_is_killed_midway_does_not_come_back(rig: Rig) -> None:
+    """Half of a state would be listed as paused, and could never go on."""
+    asleep = environment()
+    files = rig.directory / "environments" / asleep.id
+    frozen_in(files).mkdir(parents=True)
+    assert await rig.host.salvage(asleep)
+    with small_disk(frozen_in(files) / "held", 1):  # nothing can delete a mount point
+        await rig.host.discard(asleep)
+        assert not await rig.host.salvage(asleep)
     rig.host.sweep()
     assert rig.left() == NOTHING
 

@@ -42,14 +42,29 @@ class SmallDisk:
         """Give back what `fill` took."""
         self._ballast.unlink(missing_ok=True)
 
+    @contextlib.contextmanager
+    def read_only(self) -> Generator[None]:
+        """Nobody may write to it in this block, nor have a file open for that before."""
+        self._remount("ro")
+        try:
+            yield
+        finally:
+            self._remount("rw")
+
+    def _remount(self, how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", str(self.path)], check=True)
+
 
 @contextlib.contextmanager
 def small_disk(path: Path, mib: int) -> Generator[SmallDisk]:
-    """Mount one at `path`, which is made, and unmount it."""
+    """Mount one at `path`, which is made, and unmount it, wherever it was moved to."""
     path.mkdir(exist_ok=True, parents=True)
     options = f"size={mib}m,mode=755"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(path)], check=True)
+    held = os.open(path, os.O_PATH)
     try:
         yield SmallDisk(path)
     finally:
-        subprocess.run(["umount", "-l", str(path)], check=True)
+        where = str(Path(f"/proc/self/fd/{held}").readlink())
+        os.close(held)
+        subprocess.run(["umount", "-l", where], check=True)

@@ -14,6 +14,7 @@ from typing import cast
 import anyio
 import pytest
 from tests.support.harm import cut, flip
+from tests.support.small_disk import needs_root, small_disk
 from tests.support.vm import Lab, environment, lines, root, sh
 
 from waggle.config import load
@@ -143,6 +144,19 @@ async def test_a_hibernating_machine_takes_nothing_and_goes_on_with_the_right_ti
         await woken.hibernate()
     await host.discard(asked)
     assert not files.exists()
+
+
+@needs_root
+async def test_one_that_went_on_does_not_sleep_any_more_however_its_state_goes(
+    freezing: Lab,
+) -> None:
+    """Of a server that is killed then, half of a state would be left, which looks like one."""
+    host, asked, guest = await started(freezing)
+    await guest.hibernate()
+    state = frozen_in(freezing.environments / asked.id)
+    with small_disk(state / "held", 1):  # nothing can delete a mount point
+        freezing.adopt(await host.wake(asked, no_progress))
+        assert not state.exists()
 
 
 async def test_a_paused_machine_stands_still_and_then_has_the_right_time(freezing: Lab) -> None:

@@ -14,9 +14,10 @@ from rich.table import Column, Table
 from waggle.cli.image import iso
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete
+from waggle.infra.files import remove_directory
 from waggle.logs import configure_logging
 from waggle.places import Places
-from waggle.service.local_snapshots import read_snapshots, remove_snapshot
+from waggle.service.local_snapshots import read_snapshots
 
 _TABLE_WIDTH = 150
 _NOTHING = "No snapshots. 'waggle env snapshot' and the tool snapshot_environment take them."
@@ -75,7 +76,7 @@ def rm(ids: Sequence[str]) -> None:
             )
     for wanted in ids:
         try:
-            remove_snapshot(directory / wanted)
+            remove_directory(directory / wanted)
         except OSError as error:
             raise SetupIncomplete(
                 f"Snapshot {wanted} cannot be removed: {error.strerror}.",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two file primitives that every adapter needs: an atomic write and a lock between processes.
+"""File primitives that adapters share: an atomic write and removal, a lock between processes.
 
 One of the few modules under `waggle.infra` that its siblings may share (see the import contracts).
 Called by oci, rootfs, host, net, store and qemu. Imports `waggle.domain.errors` and the stdlib;
@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shutil
 import time
 from pathlib import Path
 from types import TracebackType
@@ -54,6 +55,26 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+GONE = ".tmp-gone-"
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a directory so that a reader, or who comes after a crash, sees all of it or nothing.
+
+    It gets a hidden name beside it first, which begins with GONE: what a crash leaves there is for
+    the caller's next sweep. Where there is no room even for a name, it is deleted as it is.
+    What cannot be deleted is left. Idempotent; does not raise.
+    """
+    gone = path.with_name(f"{GONE}{path.name}-{secrets.token_hex(4)}")
+    try:
+        path.rename(gone)
+    except FileNotFoundError:
+        return
+    except OSError:
+        gone = path
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 class FileLock:

@@ -34,6 +34,7 @@ from waggle.domain.runtime import RuntimeName
 from waggle.domain.usage import DiskUse
 from waggle.infra.confined import kill_identified
 from waggle.infra.disk_room import DiskRoom
+from waggle.infra.files import remove_directory
 from waggle.infra.stages import stage
 from waggle.infra.usage import allocated_in
 from waggle.service.blueprint import GuestParts, MadeOf
@@ -142,7 +143,7 @@ class LocalHost:
                 guest = await self._start.start(
                     environment, moment.made_of, files, moment, progress
                 )
-            await asyncio.to_thread(shutil.rmtree, moment.directory, True)
+            await asyncio.to_thread(remove_directory, moment.directory)
         return guest
 
     async def salvage(self, environment: Environment) -> bool:
@@ -179,7 +180,7 @@ class LocalHost:
         """Remove what an earlier server left; see `domain.host.EnvironmentHost.discard`."""
         if environment.machine is not None:
             kill_identified(environment.machine)
-        shutil.rmtree(self._directory / environment.id, ignore_errors=True)
+        await asyncio.to_thread(remove_directory, self._directory / environment.id)
 
     def sweep(self, known: Iterable[str] = ()) -> None:
         """Delete directories that no record names. Call it at start, when nothing runs yet.

@@ -8,7 +8,6 @@ Built by the composition root; `waggle snapshot` reads and writes it, too.
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -24,12 +23,12 @@ from waggle.domain.errors import MomentUnusable
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
+from waggle.infra.files import remove_directory
 from waggle.infra.store import frozen_files
 from waggle.infra.tasks import finish
 from waggle.service.moments import Moment, Moments, sweep
 
 log = structlog.get_logger(__name__)
-_GOING = ".tmp-gone-"
 
 
 class LocalSnapshots:
@@ -78,7 +77,7 @@ class LocalSnapshots:
     async def remove(self, snapshot_id: str) -> None:
         """See `SnapshotShelf.remove`."""
         self._known.pop(snapshot_id, None)
-        await finish(asyncio.to_thread(remove_snapshot, self._directory / snapshot_id))
+        await finish(asyncio.to_thread(remove_directory, self._directory / snapshot_id))
 
 
 def read_snapshots(directory: Path) -> list[Snapshot]:
@@ -93,16 +92,6 @@ def _ids(directory: Path) -> list[str]:
         return [path.name for path in directory.iterdir() if path.name[0] != "."]
     except FileNotFoundError:
         return []
-
-
-def remove_snapshot(path: Path) -> None:
-    """Remove the directory of one; from the first moment on it does not count. Idempotent."""
-    gone = path.with_name(f"{_GOING}{path.name}")
-    try:
-        path.rename(gone)
-    except FileNotFoundError:
-        return
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _read(path: Path) -> Snapshot | None:
