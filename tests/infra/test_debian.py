@@ -15,7 +15,7 @@ import pytest
 from tests.support.leaks import Leaks
 from tests.support.programs import program
 
-from waggle.domain.errors import SetupIncomplete
+from waggle.domain.errors import DiskFull, SetupIncomplete
 from waggle.infra import archive, debian
 
 MIRROR = "http://mirror.example/debian"
@@ -130,6 +130,15 @@ async def test_a_tool_that_ignores_the_request_is_killed(monkeypatch: pytest.Mon
     with pytest.raises(asyncio.CancelledError):
         await task
     await watch.settle()
+
+
+@pytest.mark.anyio
+async def test_a_tool_that_met_a_full_disk_says_that_and_no_other_reason() -> None:
+    full = "echo unpacking; dd if=/dev/zero of=/dev/full bs=1 count=1; exit 3"
+    with pytest.raises(DiskFull, match=r"^sh met a full disk: unpacking \| .*No space left"):
+        await debian.run(["sh", "-c", full], environment={**os.environ, "LC_ALL": "C"})
+    with pytest.raises(SetupIncomplete, match="failed"):
+        await debian.run(["sh", "-c", "echo unpacking; exit 3"])
 
 
 @pytest.mark.anyio

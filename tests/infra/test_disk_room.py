@@ -64,12 +64,27 @@ async def test_no_reserve_refuses_nothing_nor_does_a_disk_that_cannot_be_asked()
     Disk(0, error=OSError(errno.EIO, "gone")).room().require()
 
 
-async def test_only_errors_of_a_full_disk_or_quota_become_disk_full() -> None:
+@pytest.mark.parametrize(
+    "number, told",
+    [
+        (errno.ENOSPC, "is full: there is no room in the data directory, which has 3 MiB free."),
+        (errno.EDQUOT, "is full: the quota of its user is used up in the data directory."),
+        (errno.EFBIG, "takes no more: a file in the data directory would be larger than it may be"),
+        (errno.EROFS, "takes no more: the data directory can only be read now."),
+    ],
+)
+async def test_a_disk_that_takes_no_more_is_one_error_with_the_place_and_the_reason(
+    number: int, told: str
+) -> None:
+    with pytest.raises(DiskFull) as said, Disk(3 * MIB).room().errors():
+        raise OSError(number, "as the system says")
+    assert (said.value.code, said.value.retryable) == ("disk_full", True)
+    assert said.value.message.startswith(f"The server's disk {told}")
+    assert "then try again" in said.value.hint
+
+
+async def test_other_errors_of_the_system_stay_what_they_are() -> None:
     room = Disk(3 * MIB).room()
-    for number in (errno.ENOSPC, errno.EDQUOT):
-        said = pytest.raises(DiskFull, match="no room in the data directory, which has 3 MiB free")
-        with said, room.errors():
-            raise OSError(number, "as the system says")
     with pytest.raises(PermissionError), room.errors():
         raise PermissionError(errno.EACCES, "no")
 
@@ -101,3 +116,13 @@ async def test_a_real_disk(tmp_path: Path) -> None:
             await anyio.Path(disk.path / "more").write_bytes(b"x")
         disk.free()
         assert free_bytes(disk.path) == 4 * MIB
+
+
+@needs_root
+async def test_a_real_disk_that_can_only_be_read(tmp_path: Path) -> None:
+    room = DiskRoom("it", tmp_path / "disk", 0)
+    with small_disk(tmp_path / "disk", 1) as disk:
+        with disk.read_only(), pytest.raises(DiskFull, match="only be read"), room.errors():
+            await anyio.Path(disk.path / "more").write_bytes(b"x")
+        with room.errors():
+            await anyio.Path(disk.path / "more").write_bytes(b"x")

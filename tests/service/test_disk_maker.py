@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from time import monotonic
 
 import pytest
 from tests.support.images import directory, file, symlink, write_layout
+from tests.support.small_disk import needs_root, small_disk
 from tests.support.waiting import until
 
 from waggle.domain.errors import ImageCorrupt
@@ -92,6 +94,24 @@ async def test_an_error_of_the_host_keeps_its_number(
     with pytest.raises(FileExistsError):
         await DiskMaker(disks, layers).make(image)
     assert left_behind(disks.directory) == []
+
+
+@needs_root
+async def test_a_full_disk_is_the_servers_and_later_the_disk_is_made(
+    tmp_path: Path, layers: UnpackedLayers
+) -> None:
+    write_layout(tmp_path / "big", [[file("big", os.urandom(3 << 20))]], name="img")
+    image = ImageStore(tmp_path / "big").resolve("img")
+    with small_disk(tmp_path / "disk", 8) as disk:
+        made = RootDisks[ResolvedImage](disk.path / "disks", flatten)
+        disk.fill(leave=1 << 20)
+        with pytest.raises(OSError, match="No space left") as caught:
+            await DiskMaker(made, layers).make(image)
+        assert caught.value.errno == errno.ENOSPC
+        assert left_behind(made.directory) == []
+        assert made.find(image.digest) is None
+        disk.free()
+        assert (await DiskMaker(made, layers).make(image)).stat().st_size > 3 << 20
 
 
 async def test_cancelling_kills_the_child_and_removes_what_it_left(

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import io
 import json
+import random
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from tests.support.small_disk import needs_root, small_disk
 
 from waggle.domain.environment import Resources
 from waggle.domain.errors import MomentUnusable
@@ -206,3 +208,22 @@ def test_an_exported_file_is_new_and_private(tmp_path: Path) -> None:
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
     with pytest.raises(FileExistsError):
         write_new(tmp_path / "file", there)
+
+
+@needs_root
+def test_a_full_disk_refuses_an_export_and_an_import_and_leaves_nothing(tmp_path: Path) -> None:
+    there = kept(tmp_path / "a")
+    for name in FILES:
+        (there / name).write_bytes(random.Random(name).randbytes(300_000))
+    frozen_files.seal(there, frozen_files.facts(there))
+    with small_disk(tmp_path / "disk", 4) as disk:
+        disk.fill(leave=500_000)
+        with pytest.raises(OSError, match="No space left"):
+            write_new(disk.path / "file", there)
+        with pytest.raises(OSError, match="No space left"):
+            imported(exported(there), disk.path)
+        assert {path.name for path in disk.path.iterdir()} == {"ballast", "snapshots"}
+        assert [*(disk.path / "snapshots").iterdir()] == []
+        disk.free()
+        assert write_new(disk.path / "file", there) > 1_000_000
+        assert imported(exported(there), installed(disk.path)).id == NEW

@@ -160,9 +160,11 @@ def main(words: Sequence[str] | None = None) -> None:
     """Run the command line, this process's own unless `words` are given, and exit."""
     try:
         code = app() if words is None else app(words)
-    except (WaggleError, BaseExceptionGroup) as error:
+    except (WaggleError, OSError, BaseExceptionGroup) as error:
         told = refusals(error)
         if not told:
+            if isinstance(error, BrokenPipeError):
+                sys.exit(1)
             raise
         for each in told:
             sys.stderr.write(
@@ -171,15 +173,21 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(2 if isinstance(told[0], InvalidArgument) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def refusals(error: BaseException) -> list[WaggleError]:
-    """What to tell the user: the errors in a task group's bundle, unless it holds others, too."""
+    """What to tell the user: the errors in a task group's bundle, unless it holds others, too.
+
+    Wherever a command meets a full disk, that is no fault of ours.
+    """
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
         inner = [refusals(each) for each in group.exceptions]
         return [each for found in inner for each in found] if all(inner) else []
+    if isinstance(error, OSError):
+        from waggle.infra.disk_room import full, is_full
+
+        where = error.filename2 or error.filename or "the directories of waggle"
+        return [full(error, str(where))] if is_full(error) else []
     return [error] if isinstance(error, WaggleError) else []

@@ -16,6 +16,7 @@ from waggle.config import load
 from waggle.domain.access import LOCAL, parse_owner
 from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete, Unsupported
 from waggle.hypervisors import hypervisor
+from waggle.infra.disk_room import full, is_full
 from waggle.machinery import machinery
 from waggle.places import Places
 from waggle.service.local_snapshots import read_snapshots
@@ -30,7 +31,7 @@ def export(snapshot_id: str, file: Path) -> None:
         raise NotFound(
             f"There is no snapshot {snapshot_id[:60]!r}.", hint="See 'waggle snapshot ls'."
         )
-    with _storage_errors(file), working(f"Exporting {snapshot_id}"):
+    with _storage_errors(file, file.absolute().parent), working(f"Exporting {snapshot_id}"):
         size = write_new(file, directory / snapshot_id)
     say(f"{file}: {size / 1e6:.1f} MB. It holds what was in the memory, secrets included.")
 
@@ -46,12 +47,13 @@ def bring(file: Path, owner: str | None, *, as_json: bool) -> None:
                 "libkrun runs the machines here, and cannot go on from snapshots.",
                 hint="Set WAGGLE_PREFER=speed or WAGGLE_HYPERVISOR=qemu, for the server, too.",
             )
-        stack.enter_context(_storage_errors(file))
+        shelf = Places.of(settings).snapshots
+        stack.enter_context(_storage_errors(file, shelf))
         source = stack.enter_context(file.open("rb"))
         stack.enter_context(working(f"Importing {file.name}"))
         kept = bring_in(
             source,
-            Places.of(settings).snapshots,
+            shelf,
             moments,
             snapshot_id=str(uuid.uuid4()),
             owner=whose,
@@ -66,12 +68,15 @@ def bring(file: Path, owner: str | None, *, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def _storage_errors(file: Path) -> Generator[None]:
+def _storage_errors(file: Path, where: Path) -> Generator[None]:
+    """`where` is the directory that is written to."""
     try:
         yield
     except FileExistsError as error:
         raise InvalidArgument(f"{file} exists already.", hint="Name a new file.") from error
     except OSError as error:
+        if is_full(error):
+            raise full(error, str(where)) from error
         raise SetupIncomplete(
             f"{error.filename or file}: {error.strerror or error}.",
             hint="Check the free space; run this as the user of the server.",

@@ -29,6 +29,7 @@ from waggle.infra.access.tokens_text import (
     parse_tokens,
     without,
 )
+from waggle.infra.disk_room import full, is_full
 from waggle.infra.files import FileLock, atomic_write
 
 _LOCK_SECONDS = 10.0
@@ -102,6 +103,8 @@ def _changing(path: Path) -> Generator[str]:
             parse_tokens(text)  # a broken file is mended by hand, not added to
             yield text
     except OSError as error:
+        if is_full(error):
+            raise full(error, str(path.parent)) from error
         raise SetupIncomplete(
             f"{error.filename or path} cannot be written: {error.strerror}.",
             hint="Run this as the user of the server; the directory must exist.",

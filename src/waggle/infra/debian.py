@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 
-from waggle.domain.errors import SetupIncomplete
+from waggle.domain.errors import DiskFull, SetupIncomplete
 from waggle.infra import archive, userns
 from waggle.infra.tasks import finish
 
@@ -29,6 +29,8 @@ _TAIL_LINES = 15
 _CHUNK = 16 * 1024
 GRACE_SECONDS = 10.0
 _PROBE_SECONDS = 10.0
+_DISK_FULL = ("No space left on device", "Disk quota exceeded", "not enough free space")
+"""What tools say, the last of them apt."""
 
 OnLine = Callable[[str], None]
 """Called with each line that a tool prints, for progress."""
@@ -94,9 +96,9 @@ async def run(
 ) -> None:
     """Run a build tool to its end. Raises SetupIncomplete with its last lines when it fails.
 
-    `environment` is instead of this process's own, also for finding what the tool itself starts.
-    Cancelling ends the whole process group, which gets GRACE_SECONDS to clean up behind itself,
-    and waits for it.
+    Raises DiskFull when these say that the disk is full. `environment` is instead of this process's
+    own, also for finding what the tool itself starts. Cancelling ends the whole process group,
+    which gets GRACE_SECONDS to clean up behind itself, and waits for it.
     """
     program = shutil.which(argv[0])
     if program is None:
@@ -120,6 +122,8 @@ async def run(
         code = await process.wait()
     finally:
         await finish(_end(process))
+    if code != 0 and any(told in line for line in tail for told in _DISK_FULL):
+        raise DiskFull(f"{argv[0]} met a full disk: " + " | ".join(tail))
     if code != 0:
         refused = userns.refusal(os.geteuid()) if argv[0] == "mmdebstrap" else ""
         raise SetupIncomplete(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,17 @@ from waggle.domain.errors import DiskFull
 log = structlog.get_logger(__name__)
 LOOK_SECONDS: Final = 1.0
 """Between two looks at the free space."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_WHY: Final[Mapping[int, str]] = {
+    errno.ENOSPC: "is full: there is no room in {}",
+    errno.EDQUOT: "is full: the quota of its user is used up in {}",
+    errno.EFBIG: "takes no more: a file in {} would be larger than it may be",
+    errno.EROFS: "takes no more: {} can only be read now",
+}
+"""What the system says of a write that nothing of ours can make fit."""
+_OPERATOR: Final[Mapping[int, str]] = {
+    errno.EFBIG: "Have the operator raise the limit of file sizes (ulimit -f); then try again.",
+    errno.EROFS: "Have the operator look why, and mount it for writing; then try again.",
+}
 
 
 def free_bytes(path: Path) -> int:
@@ -33,8 +43,18 @@ def free_bytes(path: Path) -> int:
 
 
 def is_full(error: OSError) -> bool:
-    """Whether it says that the disk, or a quota of it, is full."""
-    return error.errno in _FULL
+    """Whether it says that the disk takes no more: it is full, or a quota, or can only be read."""
+    return error.errno in _WHY
+
+
+def full(error: OSError, name: str, detail: str = "") -> DiskFull:
+    """The one error for a write that did not fit; `name` is the place in words for anybody. Pure.
+
+    What is none of `is_full` counts as want of room. `detail` follows the message.
+    """
+    number = error.errno if error.errno in _WHY else errno.ENOSPC
+    message = f"The server's disk {_WHY[number].format(name)}{detail}."
+    return DiskFull(message, hint=_OPERATOR.get(number))
 
 
 class DiskRoom:
@@ -82,13 +102,15 @@ class DiskRoom:
         except OSError as error:
             if not is_full(error):
                 raise
-            raise self.full() from error
+            raise self.full(error) from error
 
-    def full(self) -> DiskFull:
-        """The error for a write that did not fit."""
+    def full(self, error: OSError | None = None) -> DiskFull:
+        """The error for a write that did not fit, of which `error` tells more."""
         free = self._free_now()
         left = "" if free is None else f", which has {free >> 20} MiB free"
-        return DiskFull(f"The server's disk is full: there is no room in {self._name}{left}.")
+        if error is None or error.errno == errno.ENOSPC:
+            return full(OSError(errno.ENOSPC, ""), self._name, left)
+        return full(error, self._name)
 
     async def until_room(self) -> None:
         """Return when there is more free than the reserve, after LOOK_SECONDS at the earliest."""

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from tests.infra.observe.test_thinning import Seconds
+from tests.support.small_disk import needs_root, small_disk
 
 from waggle.domain.access import Owner
 from waggle.domain.errors import SettingsInvalid
@@ -200,6 +201,32 @@ def test_a_full_disk_loses_lines_says_so_and_breaks_nothing() -> None:
         ]
     finally:
         os.close(log._descriptor)
+
+
+@needs_root
+def test_what_was_written_stays_and_lines_come_again_when_there_is_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1) as disk:
+        path = disk.path / "audit"
+        log = audit(path)
+        log.call_ended(CALL)
+        disk.fill()
+        with capture_logs() as logs:
+            for _ in range(1 << 5):  # of which the first still fit into the file's last page
+                log.call_ended(replace(CALL, environment_id="x" * 1000))
+            written = lines_but_the_last(path)
+            disk.free()
+            log.call_ended(CALL)
+        log.close()
+        failed, again = logs
+        assert (failed["event"], again["event"]) == ("audit_log_failed", "audit_log_works_again")
+        assert len(written) + again["lost"] == (1 << 5) + 1
+        assert lines_but_the_last(path)[: len(written)] == written
+        assert json.loads(path.read_text().splitlines()[-1])["owner"] == "ann"
+
+
+def lines_but_the_last(path: Path) -> list[str]:
+    """Whole lines; a torn one may be behind them."""
+    return [line for line in path.read_text().splitlines() if line.endswith("}")]
 
 
 def test_after_a_torn_line_the_next_begins_anew(tmp_path: Path) -> None:

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from tests.infra.oci.archives import copied, ignore, members_of, sha, skopeo
 from tests.support.images import directory, file, tar_bytes, write_layout
+from tests.support.small_disk import needs_root, small_disk
 
-from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
+from waggle.domain.errors import DiskFull, ImageCorrupt, ImageMissing, InvalidArgument
 from waggle.infra.oci.export import save
 from waggle.infra.oci.load import load
 from waggle.infra.oci.store import ImageStore
@@ -138,3 +140,22 @@ def test_what_cannot_be_written_to(store: ImageStore, tmp_path: Path) -> None:
         save(store, "nope", f"oci:{tmp_path}/x", ignore)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["file"]
     assert not (tmp_path / "x").exists()
+
+
+@needs_root
+@pytest.mark.parametrize("form", FORMS)
+def test_a_full_disk_is_said_of_the_target_and_leaves_it_as_it_was(
+    tmp_path: Path, form: str
+) -> None:
+    write_layout(tmp_path / "images", [[file("big", os.urandom(3 << 20))]], name=NAME)
+    store = ImageStore(tmp_path / "images")
+    with small_disk(tmp_path / "disk", 8) as disk:
+        target = f"{form}:{disk.path}/out"
+        disk.fill(leave=1 << 20)
+        with pytest.raises(DiskFull, match="no room in the place to save it to"):
+            save(store, NAME, target, ignore)
+        left = [path for path in disk.path.rglob("*") if path.is_file()]
+        assert [path.name for path in left if path.stat().st_size > 1000] == ["ballast"]
+        disk.free()
+        save(store, NAME, target, ignore)
+        assert load(target, ImageStore(tmp_path / "other"), "back", ignore)

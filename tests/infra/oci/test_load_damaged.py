@@ -32,8 +32,9 @@ from tests.support.images import (
     tar_bytes,
     write_layout,
 )
+from tests.support.small_disk import needs_root, small_disk
 
-from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
+from waggle.domain.errors import DiskFull, ImageCorrupt, ImageMissing, InvalidArgument
 from waggle.infra.oci.load import load
 from waggle.infra.oci.store import ImageStore
 
@@ -136,21 +137,38 @@ def test_flipped_bytes_are_refused_or_do_not_matter(
             boots(store, stored, directory / "work")
 
 
-def test_a_full_disk_is_a_clear_error(store: ImageStore, tmp_path: Path) -> None:
+def test_a_file_larger_than_the_limit_is_a_clear_error(store: ImageStore, tmp_path: Path) -> None:
     write_layout(tmp_path / "big", [[file("big", os.urandom(3 << 20))]], name="big")
     code = """
 import resource, sys
 from pathlib import Path
-from waggle.domain.errors import ImageUnavailable
+from waggle.domain.errors import DiskFull
 from waggle.infra.oci.load import load
 from waggle.infra.oci.store import ImageStore
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:
     load(sys.argv[1], ImageStore(Path(sys.argv[2])), "x", lambda fraction, text: None)
-except ImageUnavailable as error:
+except DiskFull as error:
     print(error)
 """
     words = [sys.executable, "-c", code, f"oci:{tmp_path}/big", str(store.layout.path)]
     done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
-    assert "cannot be stored: File too large. Check the free space" in done.stdout
+    assert "cannot be stored. The server's disk takes no more: a file in the image" in done.stdout
     assert (blobs(store), leftovers(store), store.list()) == (set(), [], [])
+
+
+@needs_root
+@pytest.mark.parametrize("form", ["oci:{}/big", "oci-archive:{}/archive"])
+def test_a_full_disk_is_a_clear_error_and_later_it_is_loaded(tmp_path: Path, form: str) -> None:
+    write_layout(tmp_path / "big", [[file("big", os.urandom(3 << 20))]], name="big")
+    write_archive(tmp_path / "archive", layout_members(tmp_path / "big"))
+    with small_disk(tmp_path / "disk", 8) as disk:
+        store = ImageStore(disk.path / "store")
+        disk.fill(leave=1 << 20)
+        with pytest.raises(DiskFull, match=r"cannot be stored\. .* no room in the image cache"):
+            load(form.format(tmp_path), store, "x", ignore)
+        assert (blobs(store), leftovers(store), store.list()) == (set(), [], [])
+        disk.free()
+        stored = load(form.format(tmp_path), store, "x", ignore)
+        assert [image.problem for image in store.list()] == [""]
+        assert store.resolve(stored).layers

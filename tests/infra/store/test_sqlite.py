@@ -23,7 +23,7 @@ from waggle.domain.errors import DiskFull
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.runtime import RuntimeName
 from waggle.infra.store import schema, sqlite
-from waggle.infra.store.errors import StateCorrupt, StateUnavailable
+from waggle.infra.store.errors import StateCorrupt, StateUnavailable, translate
 from waggle.infra.store.sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
@@ -273,6 +273,25 @@ async def test_a_database_that_cannot_be_made_for_want_of_room_says_so(tmp_path:
         disk.free()
         async with opened(disk.path / "state.db") as store:
             await store.save(environment())
+
+
+@needs_root
+async def test_a_disk_that_can_only_be_read_is_told_so_too(tmp_path: Path) -> None:
+    """As where a quota is used up, SQLite does not say what the system said."""
+    with small_disk(tmp_path / "disk", 1) as disk:
+        path = disk.path / "state.db"
+        async with opened(path) as store:
+            await store.save(environment())
+        with disk.read_only(), pytest.raises(DiskFull, match=r"directory of its state .* only be"):
+            await SqliteStore.open(path)
+        async with opened(path) as store:
+            assert await store.unfinished() == [environment()]
+
+
+async def test_a_disk_with_room_is_not_blamed_for_what_sqlite_cannot_do(tmp_path: Path) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    assert isinstance(translate(tmp_path / "state.db", error), StateUnavailable)
 
 
 KILLED = """

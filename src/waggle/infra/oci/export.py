@@ -36,9 +36,9 @@ def save(store: ImageStore, name: str, target: str, advance: Advance) -> None:
     A name after the path is what the image is called there; without one it keeps its own. A file in
     the archive's place is replaced; an OCI layout gets the image added. `advance` gets the fraction
     done and a text, and may raise to give up. Idempotent. Raises InvalidArgument, ImageMissing,
-    ImageCorrupt and ImageUnavailable (a full disk); the target is as before then.
+    ImageCorrupt, ImageUnavailable and DiskFull; the target is as before then.
     """
-    with storage_errors(f"{target[:200]!a} cannot be written"):
+    with storage_errors(f"{target[:200]!a} cannot be written", "the place to save it to"):
         _save(store, name, target, advance)
 
 

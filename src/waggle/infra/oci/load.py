@@ -51,8 +51,8 @@ def load(
     `name` is a reference, or None for the name that the source gives it; an image that had the name
     loses it. Of a multi-platform image the variant for this machine is taken. `advance` gets the
     fraction done and a text, and may raise to give up. Idempotent. Raises ImageMissing,
-    ImageCorrupt, InvalidArgument, ImageUnavailable (a full disk) and TimedOut (another process
-    holds the store's lock); the store is as before then.
+    ImageCorrupt, InvalidArgument, ImageUnavailable, DiskFull and TimedOut (another process holds
+    the store's lock); the store is as before then.
     """
     wanted = parse_reference(name) if name is not None else None
     local = parse_source(source)

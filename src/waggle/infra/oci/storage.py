@@ -10,20 +10,21 @@ import contextlib
 from collections.abc import Generator
 
 from waggle.domain.errors import DiskFull, ImageUnavailable
-from waggle.infra.disk_room import is_full
+from waggle.infra.disk_room import full, is_full
 
 
 @contextlib.contextmanager
-def storage_errors(what: str) -> Generator[None]:
+def storage_errors(what: str, where: str = "the image cache") -> Generator[None]:
     """Turn an OSError of the block into ImageUnavailable; `what` is what could not be done.
 
-    A full disk is DiskFull.
+    A full disk is DiskFull, which names `where` that is.
     """
     try:
         yield
     except OSError as error:
         if is_full(error):
-            raise DiskFull(f"{what}: the server's disk is full where images are kept.") from error
+            found = full(error, where)
+            raise DiskFull(f"{what}. {found.message}", hint=found.hint) from error
         raise ImageUnavailable(
             f"{what}: {error.strerror or 'the system refused'}.",
             hint="Check the free space and the permissions.",

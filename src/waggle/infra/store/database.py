@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from waggle.infra.disk_room import full, is_full
 from waggle.infra.store.errors import StateUnavailable, corrupt, translate
 from waggle.infra.store.schema import NotOurs, migrate
 
@@ -85,6 +86,8 @@ class Database:
             finally:
                 os.close(descriptor)
         except OSError as error:
+            if is_full(error):
+                raise full(error, "the directory of its state") from error
             raise StateUnavailable(
                 f"The state database {self.path} cannot be opened: {error.strerror}.",
                 hint="Check the data directory and its permissions.",

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import tempfile
 from pathlib import Path
 
 from waggle.domain.errors import DiskFull, WaggleError
-from waggle.infra.disk_room import free_bytes
+from waggle.infra.disk_room import full, is_full
 
 _CORRUPT_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
-_DISK_CODES = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
+_DISK_CODES = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
+"""It says no more where a quota is used up, or there is no room for its files beside the database.
+"""
 _LEAST_FREE = 64 << 10
 """Less does not hold the shared memory and the first pages of a write-ahead log."""
 
@@ -42,17 +46,23 @@ def translate(path: Path, error: sqlite3.Error) -> WaggleError:
     primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if primary in _CORRUPT_CODES:
         return corrupt(path, str(error))
-    if primary == sqlite3.SQLITE_FULL or (primary in _DISK_CODES and _is_full(path)):
+    if primary == sqlite3.SQLITE_FULL:
         return DiskFull(f"The server's disk is full: there is no room for its state ({error}).")
+    if primary in _DISK_CODES and (why := _full(path)) is not None:
+        return full(why, f"the directory of its state ({error})")
     return StateUnavailable(
         f"The state database {path} cannot be used now: {error}.",
         hint="Check free space and permissions of the data directory.",
     )
 
 
-def _is_full(path: Path) -> bool:
-    """Whether there is no room for SQLite's own files beside the database, whatever it says."""
+def _full(path: Path) -> OSError | None:
+    """What the system says to a small file beside the database, if that does not fit."""
     try:
-        return free_bytes(path.parent) < _LEAST_FREE
-    except OSError:
-        return False
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            probe.write(bytes(_LEAST_FREE))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        return error if is_full(error) else None
+    return None

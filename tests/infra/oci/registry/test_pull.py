@@ -16,8 +16,10 @@ from tests.infra.oci.registry.conftest import PLATFORM, World, quiet
 from tests.support.fault_proxy import FaultProxy, flip, says
 from tests.support.images import ARCHITECTURE, Layer, directory, file, write_layout
 from tests.support.registry import Registry, auth_file, make_tls, run_registry, skopeo
+from tests.support.small_disk import needs_root, small_disk
 
 from waggle.domain.errors import (
+    DiskFull,
     ImageMissing,
     ImageUnavailable,
     InvalidArgument,
@@ -366,3 +368,21 @@ async def test_a_store_that_cannot_be_written_is_reported(
         await world.puller(plain(registry)).pull(
             parse_reference(f"{registry.name}/unwritable:v1"), quiet
         )
+
+
+@needs_root
+async def test_a_full_disk_is_told_leaves_nothing_and_later_it_is_pulled(
+    registry: Registry, digest: str, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", 4) as disk:
+        world = World(Layout(disk.path / "store"))
+        puller = world.puller(plain(registry))
+        reference = parse_reference(f"{registry.name}/app:v1")
+        disk.fill(leave=500_000)
+        with pytest.raises(DiskFull, match="no room in the image cache"):
+            await puller.pull(reference, quiet)
+        assert world.is_clean()
+        assert world.pauses == [], "it is not tried again"
+        disk.free()
+        assert await puller.pull(reference, quiet) == digest
+        assert world.names() == [str(reference)]

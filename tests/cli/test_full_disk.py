@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that write, on a disk that is full: an error that names the place, and later they work.
+
+Real commands; what they write to is a small disk.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.service.test_snapshot_transfer import OLD, kept
+from tests.support.images import file, write_layout
+from tests.support.small_disk import SmallDisk, needs_root, small_disk
+from tests.support.waggle_process import command_line
+
+pytestmark = [pytest.mark.slow, needs_root]
+
+
+class Commands:
+    """The command line with a cache and a data directory."""
+
+    def __init__(self, directory: Path, cache: Path, **settings: str) -> None:
+        self._directory = directory
+        self._settings = {"image_cache_dir": str(cache), **settings}
+
+    def refused(self, place: str, *words: str) -> None:
+        """It says in one line that the disk is full, and which."""
+        ended = command_line(*words, data=self._directory, settings=self._settings)
+        message, hint = ended.stderr.splitlines()[-2:]
+        assert (ended.returncode, ended.stdout) == (1, ""), ended
+        assert message.startswith("waggle: "), ended
+        assert f"server's disk is full: there is no room in {place}" in message
+        assert "free space" in hint
+
+    def done(self, *words: str) -> str:
+        """What it prints; it must succeed."""
+        ended = command_line(*words, data=self._directory, settings=self._settings)
+        assert ended.returncode == 0, ended
+        return ended.stdout
+
+
+def _files(disk: SmallDisk) -> list[str]:
+    """What there is but the ballast and files of locks."""
+    found = [path for path in disk.path.rglob("*") if path.is_file()]
+    return sorted(
+        path.name for path in found if path.name != "ballast" and ".lock" not in path.name
+    )
+
+
+def test_a_token(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1) as disk:
+        tokens = disk.path / "tokens"
+        waggle = Commands(tmp_path, tmp_path / "cache", auth_tokens_file=str(tokens))
+        waggle.done("token", "new", "ann")
+        before = tokens.read_text()
+        disk.fill()
+        waggle.refused(str(disk.path), "token", "new", "bob")
+        assert (tokens.read_text(), _files(disk)) == (before, ["tokens"])
+        disk.free()
+        waggle.done("token", "new", "bob")
+        assert len(tokens.read_text().splitlines()) == 2
+
+
+def test_an_image_that_is_loaded_and_one_that_is_saved(tmp_path: Path) -> None:
+    write_layout(tmp_path / "big", [[file("big", os.urandom(3 << 20))]], name="big")
+    with small_disk(tmp_path / "disk", 16) as disk:
+        waggle = Commands(tmp_path, disk.path / "cache")
+        disk.fill(leave=1 << 20)
+        load = ("image", "load", f"oci:{tmp_path}/big", "--name", "big")
+        waggle.refused("the image cache", *load)
+        assert _files(disk) == ["oci-layout"], "no blob of it"
+        disk.fill(leave=4 << 20)  # enough for the layers, and too little for the disk
+        waggle.refused("the directories of waggle", *load)
+        disk.free()
+        assert waggle.done(*load).strip().endswith("big:latest")
+        save = ("image", "save", "big", f"oci-archive:{disk.path}/out")
+        disk.fill(leave=1 << 20)
+        waggle.refused("the place to save it to", *save)
+        assert not (disk.path / "out").exists()
+        disk.free()
+        waggle.done(*save)
+        assert (disk.path / "out").stat().st_size > 3 << 20
+
+
+def test_a_snapshot_that_is_exported(tmp_path: Path) -> None:
+    kept(tmp_path / "data")
+    with small_disk(tmp_path / "disk", 1) as disk:
+        waggle = Commands(tmp_path / "data", tmp_path / "cache")
+        export = ("snapshot", "export", OLD, str(disk.path / "file"))
+        disk.fill()
+        waggle.refused(str(disk.path), *export)
+        assert _files(disk) == []
+        disk.free()
+        waggle.done(*export)
