@@ -3,8 +3,9 @@
 #
 # Proves that the wheel is all one needs. Run it as root in a bare Debian root that has apt sources,
 # pip's configuration and certificates, but no checkout: `wheel.sh WHEEL`. root installs the wheel
-# with pipx, a new ordinary user with `uv tool`; each sets up, builds the images, and uses the demo
-# and a server of its own as a client would. It changes the root that it runs in: throw that away.
+# with pipx, a new ordinary user with `uv tool`; each sets up, builds the images (root, who builds all
+# in ./task test, only the one of the demo), and uses the demo and a server of its own as a client
+# would. It changes the root that it runs in: throw that away.
 set -euo pipefail
 
 readonly USER_NAME=agent PORT=8080
@@ -22,6 +23,7 @@ as_root() {
     say "root: the wheel, by pipx"
     pipx install "$wheel" >&2
     bin="$HOME/.local/bin"
+    IMAGES=(python)
     use "$bin" "$HOME/.local/pipx/venvs" "$HOME/.local/share/pipx/venvs"
     [[ -f /var/lib/waggle/state.db ]] || die "root's data is not in /var/lib/waggle"
 
@@ -42,6 +44,7 @@ as_user() {
     say "$USER_NAME: the wheel, by uv tool"
     export XDG_DATA_HOME="$HOME/own" UV_PYTHON_DOWNLOADS=never
     uv tool install --quiet "$wheel"
+    IMAGES=()
     use "$(uv tool dir --bin)" "$(uv tool dir)"
     [[ -d $HOME/own/waggle/cache/images ]] || die "XDG_DATA_HOME is not followed"
     [[ ! -e $HOME/.local/share/waggle ]] || die "there is data beside XDG_DATA_HOME"
@@ -51,7 +54,7 @@ as_user() {
     UV_FIND_LINKS="$HOME" client uvx "waggle-microvm@$version" serve --stdio
 }
 
-# Use an installation as its owner would. After it, `client` is that of this installation.
+# Use an installation as its owner would, with IMAGES, or all. After it, `client` is that of this installation.
 use() {
     local place word
     export PATH="$1:$PATH"
@@ -63,7 +66,7 @@ use() {
     say "$(id -un): setup"
     waggle setup --yes
     say "$(id -un): images"
-    waggle image build --missing
+    waggle image build --missing "${IMAGES[@]}"
     waggle image ls
     waggle doctor
     say "$(id -un): demo"
