@@ -184,6 +184,29 @@ async def test_images_are_shown_only_when_they_are_wanted_and_the_program_ended(
         assert images(result) == []
 
 
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("how", [{"wait_seconds": 0.01}, {"background": True}])
+async def test_images_of_what_outlasts_its_call_are_shown_to_who_waits_for_it(
+    era: str, how: dict[str, Any]
+) -> None:
+    async with serving() as rig, client(rig, era) as agent:
+        environment = await created(agent)
+        guest = rig.host.only
+        guest.files[f"{HOME}/old.png"] = FakeFile(png(), 0o644)
+        arguments = {"environment_id": environment, "code": "hang", "images": True, **how}
+        started = data_of(await agent.call_tool("execute", arguments))
+        assert started["status"] == "running"
+        guest.files[f"{HOME}/chart.png"] = FakeFile(png(5), 0o644)
+        job = {"environment_id": environment, "job_id": started["job_id"]}
+        early = await agent.call_tool("read_job", {**job, "wait_seconds": 0})
+        assert images(early) == []
+        guest.release.set()
+        for tool in ("read_job", "wait_job"):
+            ended = await agent.call_tool(tool, {**job, "wait_seconds": 20})
+            assert images(ended) == [("image/png", png(5))]
+            assert "exit 0" in text_of(ended)
+
+
 async def test_what_a_hostile_program_writes_stays_within_the_budget() -> None:
     async with serving() as rig, client(rig) as agent:
         environment = await created(agent)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -31,6 +32,10 @@ from waggle.service.repeats import Repeats
 from waggle.service.snapshots import SnapshotService
 from waggle.service.trees import TreeService
 
+if TYPE_CHECKING:
+    from waggle.mcp.tools.pictures import Album
+    from waggle.service.job import Job
+
 Ctx = Context[Any, Any]
 Request = ServerRequestContext[dict[str, Any], Any]
 """What the low-level server hands to handlers other than those of tools."""
@@ -44,7 +49,7 @@ class Services:
     """The use cases behind the tools, and the limits that their descriptions state.
 
     `heartbeat` is seconds between progress reports of work whose end is not known, `offer` what
-    clients are shown that do not choose.
+    clients are shown that do not choose. `albums` know the images that jobs are looked at for.
     """
 
     environments: EnvironmentService
@@ -60,6 +65,7 @@ class Services:
     rates: RateLimiter | None = None
     observer: Observer = field(default_factory=Observer)
     offer: Offer = field(default_factory=Offer)
+    albums: WeakKeyDictionary[Job, Album] = field(default_factory=WeakKeyDictionary["Job", "Album"])
     parameter_headers: bool = False
     """Whether clients repeat environment_id in a header."""
 

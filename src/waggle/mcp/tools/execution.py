@@ -73,6 +73,7 @@ class ExecutionTools:
         self._limits = services.execution_limits
         self._heartbeat = services.heartbeat
         self._offer = services.offer
+        self._albums = services.albums
 
     async def execute(
         self,
@@ -106,7 +107,7 @@ class ExecutionTools:
         async with provided(
             self._environments, environment_id, new, owner=owner, progress=phases.creating
         ) as place:
-            album = await self._album(ctx, place.id, cwd) if look and wait else None
+            album = await self._album(ctx, place.id, cwd) if look else None
             job = await self._execution.execute(
                 place.id, code, owner=owner, language=language, user=who, how=how
             )
@@ -134,7 +135,7 @@ class ExecutionTools:
         wait = self._wait(wait_seconds, background=background)
         shown = parse_output(max_output, self._limits.output)
         look = names_image(command) if images is None else images
-        album = await self._album(ctx, environment_id, cwd) if look and wait else None
+        album = await self._album(ctx, environment_id, cwd) if look else None
         job = await self._execution.run_command(
             environment_id,
             command,
@@ -156,6 +157,8 @@ class ExecutionTools:
     async def _answer(
         self, ctx: Ctx, job: Job, wait: float, album: Album | None, shown: int
     ) -> CallToolResult:
+        if album:
+            self._albums[job] = album
         view = await attend(ctx, job, wait, every=self._heartbeat, doing="running")
         pictures = await album.new(view) if album else ()
         return result_of(view, self._offer, self._limits, shown=shown, pictures=pictures)

@@ -47,6 +47,7 @@ class JobTools:
         self._limits = services.execution_limits
         self._heartbeat = services.heartbeat
         self._offer = services.offer
+        self._albums = services.albums
 
     async def wait_job(
         self,
@@ -61,8 +62,8 @@ class JobTools:
         wait = parse_wait(wait_seconds, self._limits.wait)
         shown = parse_output(max_output, self._limits.output)
         job = self._jobs.get(environment_id, job_id, owner=current_owner(ctx))
-        view = await watch(ctx, job, wait, every=self._heartbeat)
-        return result_of(view, self._offer, self._limits, shown=shown)
+        await watch(ctx, job, wait, every=self._heartbeat)
+        return await self._result(job, shown)
 
     async def read_job(
         self,
@@ -99,7 +100,7 @@ class JobTools:
             )
         asked = stream or offset is not None or limit or search
         if not asked and (kill or wait_seconds is not None):
-            return result_of(job.view(), self._offer, self._limits, shown=self._limits.output)
+            return await self._result(job, self._limits.output)
         name = StreamName(stream or "stdout")
         part = read_page(job.streams[name], offset=offset or 0, limit=limit, search=search or None)
         view = job.view()
@@ -112,6 +113,12 @@ class JobTools:
             size=part.size,
         )
         return success(result, part.content, _place(part, view))
+
+    async def _result(self, job: Job, shown: int) -> CallToolResult:
+        """How it stands, as the call that started it would say."""
+        view, album = job.view(), self._albums.get(job)
+        pictures = await album.new(view) if album else ()
+        return result_of(view, self._offer, self._limits, shown=shown, pictures=pictures)
 
     async def kill_job(
         self, ctx: Ctx, *, environment_id: EnvironmentId, job_id: JobId
@@ -182,6 +189,7 @@ def job_tools(services: Services) -> list[OfferedTool]:
             "what it printed, or kill it.",
             annotations=ends,
             meta=searchable("wait for, read the output of, list or kill background programs"),
+            shows_pictures=True,
         ),
         make_tool(
             tools.wait_job,
@@ -189,6 +197,7 @@ def job_tools(services: Services) -> list[OfferedTool]:
             description="Wait until a job ends, and return its output.",
             annotations=reads,
             meta=searchable("wait for a background program"),
+            shows_pictures=True,
         ),
         make_tool(
             tools.kill_job,

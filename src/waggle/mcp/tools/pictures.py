@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images that a program wrote, shown beside its output. Used by execute and run_command.
+"""Images that a program wrote, shown beside its output, by the tools that run it or wait for it.
 
 What counts as shown needs nothing in the guest: an image file in the program's working directory
 that was not there, or was another, before it ran. Looking costs a listing before and one after,
