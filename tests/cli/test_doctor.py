@@ -7,11 +7,15 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.support.images import busybox_layer, write_layout
 from tests.support.waggle_process import command_line, own_cache, running
 
 from waggle.cli.doctor import fixes
 from waggle.infra.host.install import Plan, make_plan
 from waggle.infra.host.requirements import SystemPackage
+from waggle.infra.oci.definition import load_definition
+from waggle.infra.oci.publish import FINGERPRINT, fingerprint
+from waggle.shipped import IMAGES
 
 NAMES = {"python", "qemu", "acceleration", "kernel", "guest kit", "images", "data directory"}
 
@@ -61,6 +65,25 @@ def test_no_hypervisor(tmp_path: Path) -> None:
     assert ended.returncode == 1
     (check,) = [each for each in json.loads(ended.stdout) if each["name"] == "qemu"]
     assert check["status"] == "fail"
+
+
+def test_images_of_an_earlier_definition(tmp_path: Path) -> None:
+    mirror = "http://archive.test/debian"
+    current = fingerprint(load_definition(IMAGES, "node"), mirror)
+    made_from = {"python": {FINGERPRINT: "0" * 16}, "node": {FINGERPRINT: current}, "shell": {}}
+    store = tmp_path / "cache" / "images"
+    for name, labels in made_from.items():
+        write_layout(store, [busybox_layer()], name=name, config={"Labels": labels})
+    settings = {
+        "image_cache_dir": str(tmp_path / "cache"),
+        "debian_mirror": mirror,
+        "image_data": "node",
+    }
+    ended = command_line("doctor", "--json", "--fix", data=tmp_path / "data", settings=settings)
+    (check,) = [each for each in json.loads(ended.stdout) if each["name"] == "images"]
+    assert (check["status"], check["mend"]) == ("warn", "Run: waggle image build python")
+    assert check["detail"].endswith("archive: python"), "one without a label is somebody's own"
+    assert "  waggle image build --missing\n" in ended.stderr
 
 
 @pytest.mark.vm

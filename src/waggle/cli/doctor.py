@@ -11,6 +11,7 @@ import anyio
 from rich.console import Console
 from rich.markup import escape
 
+from waggle.cli.image import outdated
 from waggle.cli.setup import packages_plan
 from waggle.config import Settings, load
 from waggle.hypervisors import library
@@ -66,6 +67,7 @@ def subject(settings: Settings) -> Subject:
         ca_bundle=settings.ca_bundle,
         server_is_running=_is_locked(places) or _listens(places, settings.listen_addr.port),
         images=image_service(settings).present,
+        outdated=lambda: outdated(settings),
     )
 
 
@@ -73,12 +75,12 @@ async def _fixes(looked_at: Subject) -> list[str]:
     """What to type here, in order."""
     plan = await packages_plan()
     absent = [path for path in (looked_at.kernel, looked_at.kit) if not path.exists()]
-    images = all(looked_at.images().values())
+    images = all(looked_at.images().values()) and not looked_at.outdated()
     return fixes(plan, parts=not absent, images=images)
 
 
 def fixes(plan: Plan, *, parts: bool, images: bool) -> list[str]:
-    """The commands that mend what is missing: packages, the guest's parts, images. Pure."""
+    """The commands that mend what is missing or old: packages, guest's parts, images. Pure."""
     lines: list[str] = []
     if not plan.done and not plan.can_act:
         lines += [step.command for step in plan.steps]

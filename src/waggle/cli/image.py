@@ -16,7 +16,7 @@ from rich.table import Column, Table
 
 from waggle.cli.progress import filling, say, working
 from waggle.config import Settings, load
-from waggle.domain.errors import InvalidArgument
+from waggle.domain.errors import InvalidArgument, SetupIncomplete
 from waggle.infra.oci.build import build_image, is_outdated
 from waggle.infra.oci.definition import ImageDefinition, load_definition
 from waggle.infra.oci.storage import storage_errors
@@ -69,6 +69,26 @@ def _is_wanted(images: ImageService, definition: ImageDefinition, mirror: str) -
     if images.digest_of(definition.name) is None:
         return True
     return is_outdated(definition, images.store.resolve(definition.name), mirror)
+
+
+def outdated(settings: Settings) -> list[str]:
+    """The runtimes' images that a build now would make from something else than they are from.
+
+    Where no Debian archive is known nothing can be built, and none is.
+    """
+    images = image_service(settings)
+    return [
+        name
+        for name, there in images.present().items()
+        if there and name in BY_DEFAULT and _is_old(images, name, settings.debian_mirror)
+    ]
+
+
+def _is_old(images: ImageService, name: str, mirror: str) -> bool:
+    try:
+        return is_outdated(load_definition(IMAGES, name), images.store.resolve(name), mirror)
+    except SetupIncomplete:
+        return False
 
 
 def make_disk(images: ImageService, name: str) -> None:

@@ -267,6 +267,18 @@ class TestFiles:
         nothing = replace(subject, images=lambda: {"python": False, "node": False})
         assert (await checks_files.images(nothing)).status is Status.FAIL
 
+    async def test_an_image_of_an_earlier_definition_is_told_with_the_command(
+        self, subject: Subject
+    ) -> None:
+        old = replace(subject, outdated=lambda: ["python"])
+        result = await checks_files.images(old)
+        assert (result.status, result.mend) == (Status.WARN, "Run: waggle image build python")
+        assert "python" in result.detail
+        both = replace(old, images=lambda: {"python": True, "node": False})
+        result = await checks_files.images(both)
+        assert result.status is Status.WARN
+        assert result.mend == "Run: waggle image build node; waggle image build python"
+
     async def test_a_data_directory_is_probed_without_being_made(self, subject: Subject) -> None:
         later = subject.data_dir / "a" / "b"
         result = await checks_files.data_directory(replace(subject, data_dir=later))

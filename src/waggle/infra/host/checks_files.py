@@ -62,16 +62,21 @@ def _file(name: str, path: Path) -> CheckResult:
 
 
 async def images(subject: Subject) -> CheckResult:
-    """The images of the runtimes are there."""
+    """The images of the runtimes are there, and built from what they would be built from now."""
     found = subject.images()
     absent = sorted(name for name, there in found.items() if not there)
-    if not absent:
+    old = subject.outdated()
+    if not absent and not old:
         return ok("images", ", ".join(sorted(found)) or "none configured")
-    mend = "; ".join(f"waggle image build {name}" for name in absent)
-    detail = f"missing: {', '.join(absent)}"
-    if len(absent) == len(found):
-        return fail("images", detail, f"Run: {mend}")
-    return warn("images", detail, f"Run: {mend}")
+    commands = [f"waggle image build {name}" for name in (*absent, *old)]
+    mend = f"Run: {'; '.join(commands)}"
+    parts: list[str] = []
+    if absent:
+        parts.append(f"missing: {', '.join(absent)}")
+    if old:
+        parts.append(f"built from an earlier definition or another archive: {', '.join(old)}")
+    made = fail if absent and len(absent) == len(found) else warn
+    return made("images", "; ".join(parts), mend)
 
 
 async def data_directory(subject: Subject) -> CheckResult:

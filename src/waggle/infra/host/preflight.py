@@ -8,7 +8,7 @@ how it is and how to mend it. The checks themselves are in `checks_machine` and 
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -43,7 +43,8 @@ class CheckResult:
 class Subject:
     """What is checked, as plain values from the settings and from the other adapters.
 
-    `images` tells for each runtime's image whether it is there. Sizes are in MiB.
+    `images` tells for each runtime's image whether it is there, `outdated` which of them a build
+    now would make otherwise. Sizes are in MiB.
     """
 
     data_dir: Path
@@ -63,6 +64,7 @@ class Subject:
     ca_bundle: Path | None = None
     server_is_running: bool = False
     images: Callable[[], Mapping[str, bool]] = field(default=dict[str, bool])
+    outdated: Callable[[], Sequence[str]] = field(default=tuple[str, ...])
     libkrun: Callable[[], Library] = field(default=lambda: Library("it was not looked for.", ""))
     kvm: Callable[[], KvmFacts] = field(default=read_kvm_facts)
     groups: Callable[[], Facts] = field(default=read_facts)
