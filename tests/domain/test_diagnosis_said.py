@@ -210,6 +210,18 @@ def test_a_module_is_installed_under_its_packages_name(module: Module, words: st
          "sed -i"),
         ("_tkinter.TclError: no display name and no $DISPLAY environment variable", "no_display",
          "headless"),
+        ("Warning: Extension MASQUERADE revision 0 not supported, missing kernel module?\n"
+         "iptables v1.8.11 (nf_tables):  RULE_INSERT failed (No such file or directory)",
+         "no_iptables", "nft"),
+        ("iptables v1.8.11 (legacy): can't initialize iptables table `nat': Table does not exist "
+         "(do you need to insmod?)", "no_iptables", "dockerd --iptables=false"),
+        ("Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon "
+         "running?", "no_docker_server", "sudo dockerd --iptables=false --ip6tables=false"),
+        ("permission denied while trying to connect to the Docker daemon socket at unix:///var/run/"
+         "docker.sock: dial unix /var/run/docker.sock: connect: permission denied",
+         "permission_denied", "docker with sudo"),
+        ("dockerd needs to be started with root privileges. To run dockerd in rootless mode",
+         "permission_denied", "sudo"),
     ],
 )  # fmt: skip
 def test_what_well_known_programs_say(said: str, code: str, words: str) -> None:
@@ -218,6 +230,13 @@ def test_what_well_known_programs_say(said: str, code: str, words: str) -> None:
     assert words in found.next_step
     assert diagnose(failed(said, exit_code=None)) is None  # ran out of time: it may be old
     assert diagnose(failed(said, exit_code=0)) is None
+
+
+def test_dockers_command_comes_with_its_server() -> None:
+    for command in ("docker", "dockerd"):
+        assert "install -y docker.io docker-cli" in told(failed(command=command)).next_step
+    on_alpine = told(failed(command="docker", have=ALPINE))
+    assert "apk add docker docker-cli" in on_alpine.next_step
 
 
 def test_root_is_not_told_to_be_root() -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from waggle.domain.diagnosis import containers
 from waggle.domain.diagnosis.clues import last_words
 from waggle.domain.diagnosis.getting import as_root, has
 from waggle.domain.diagnosis.resources import more_disk, more_memory
@@ -179,6 +180,9 @@ _SAID: Final[tuple[tuple[re.Pattern[str], _Rule], ...]] = tuple(
     (re.compile(pattern, re.MULTILINE), rule)
     for pattern, rule in (
         (r"missing dependencies to run browsers", browser_libraries),
+        (containers.NO_IPTABLES, containers.no_iptables),
+        (containers.NO_SERVER, containers.no_server),
+        (containers.NOT_ROOT, containers.not_root),
         (r"Exec format error|cannot execute binary file", _WRONG_FORMAT),
         (
             r"bad interpreter: No such file|cannot execute: required file not found"
