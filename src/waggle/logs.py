@@ -11,7 +11,7 @@ import logging
 import os
 import select
 import sys
-from typing import Literal
+from typing import Literal, TextIO
 
 import anyio
 import structlog
@@ -48,6 +48,29 @@ class _Unread:
         """Nothing is kept back."""
 
 
+class _Lines(logging.StreamHandler[TextIO | _Unread]):
+    """Lines of a log whose disk may be full: one that was cut is not continued by the next."""
+
+    _is_torn = False
+    _begin = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, or lose it. Never raises."""
+        self._begin = "\n" if self._is_torn else ""
+        self._is_torn = False
+        super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, behind the end of one that was cut."""
+        return self._begin + super().format(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging names it)
+        """What did not fit would not fit with a traceback either."""
+        self._is_torn = isinstance(sys.exc_info()[1], OSError)
+        if not self._is_torn:
+            super().handleError(record)
+
+
 def configure_logging(
     level: str, form: Literal["auto", "console", "json"], *, waiting: bool = True
 ) -> None:
@@ -76,7 +99,7 @@ def configure_logging(
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr if waiting else _Unread(sys.stderr.fileno()))
+    handler = _Lines(sys.stderr if waiting else _Unread(sys.stderr.fileno()))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

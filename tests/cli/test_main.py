@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from tests.support.waggle_process import command_line, environ
 
 from waggle import __version__
 from waggle.cli import main
-from waggle.domain.errors import InvalidArgument, SetupIncomplete
+from waggle.domain.errors import DiskFull, InvalidArgument, SetupIncomplete
 
 COMMANDS = [
     "serve",
@@ -167,6 +168,7 @@ def fail(error: BaseException) -> Callable[[], None]:
 
 A = SetupIncomplete("First.", hint="Do this.")
 B = InvalidArgument("Second.", hint="")
+FULL = f"waggle: The server's disk is full: there is no room in /x/y.\n  {DiskFull.default_hint}\n"
 
 
 @pytest.mark.parametrize(
@@ -178,6 +180,8 @@ B = InvalidArgument("Second.", hint="")
         (ExceptionGroup("", [A, B]), 1, "waggle: First.\n  Do this.\nwaggle: Second.\n"),
         (KeyboardInterrupt(), 130, ""),
         (BrokenPipeError(), 1, ""),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 1, FULL),
+        (ExceptionGroup("", [OSError(errno.ENOSPC, "as above", "/x/y")]), 1, FULL),
     ],
 )
 def test_errors_become_lines_and_codes(
