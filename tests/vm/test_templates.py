@@ -11,7 +11,9 @@ from pathlib import Path
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 from tests.support.harm import cut, flip
+from tests.support.small_disk import needs_root, small_disk
 from tests.support.vm import CACHE, Lab, command, environment, lines, root, sh
 
 from waggle.domain.host import no_progress
@@ -197,6 +199,34 @@ async def test_a_build_that_is_cut_leaves_nothing(lab: Lab, tmp_path: Path) -> N
         tasks.cancel_scope.cancel()
     assert list(store.directory.iterdir()) == []
     assert not lab.ports.leased
+
+
+@needs_root
+async def test_a_build_that_meets_a_full_disk_leaves_nothing_and_is_made_when_there_is_room(
+    lab: Lab, tmp_path: Path
+) -> None:
+    if not isinstance(lab.hypervisor, QemuHypervisor):
+        pytest.skip("NOT TESTED: this hypervisor freezes no machines")
+    recipe = Recipe(ScratchDisks(CACHE / "disks"), b"", dict.fromkeys(RuntimeName, WARM))
+    with small_disk(tmp_path / "templates", 200) as disk:
+        store = TemplateStore(disk.path)
+        disk.fill(leave=16 << 20)  # its disks fit, its memory does not
+        async with anyio.create_task_group() as tasks:
+            lab.templates = Templates(store, lab.hypervisor, lab.launcher(), recipe, tasks)
+            with capture_logs() as logs:
+                await (await lab.guest()).destroy()
+                with anyio.fail_after(120):
+                    await lab.templates.idle()
+            (told,) = [each for each in logs if each["event"] == "template_put_off"]
+            assert "no room in the directory of templates" in told["error"]
+            assert [path.name for path in disk.path.iterdir()] == ["ballast"]
+            assert not lab.ports.leased
+            disk.free()
+            await (await lab.guest()).destroy()
+            with anyio.fail_after(120):
+                await lab.templates.idle()
+            assert len(store.all()) == 1
+            tasks.cancel_scope.cancel()
 
 
 async def test_where_owners_are_kept_apart_nobody_goes_on_from_anothers(
