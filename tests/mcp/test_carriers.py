@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which calls may be large: those of tools that take files or standard input, and no others."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from tests.support.server import default_tools, raw, request, serving
+
+from waggle.mcp.arguments import OfferedTool, takes
+from waggle.mcp.tools import CARRIERS
+
+TOOLS = {tool.name: tool for tool in default_tools()}
+FILES = {
+    *("archive", "code", "files", "new_text", "old_text", "stdin"),
+    *("content", "command"),  # but for search_files, where it is bounded
+}
+"""Parameters that hold as much as a file or a program has."""
+SHORT = {
+    *("archive_id", "cwd", "env", "environment_id", "exclude", "image", "mode", "name"),
+    *("packages", "path", "snapshot", "snapshot_id"),
+}
+"""Texts without a bound in the schema, of which nobody means more than a few kilobytes."""
+OVER = 3 << 20
+
+
+def texts(tool: OfferedTool) -> set[str]:
+    """The parameters that take a text, or several, whose length the schema does not bound."""
+    schema = tool.fn_metadata.arg_model.model_json_schema(by_alias=True)
+    return {name for name, about in schema["properties"].items() if has_text(about)}
+
+
+def has_text(about: Any) -> bool:
+    if not isinstance(about, dict):
+        return False
+    schema = cast("dict[str, Any]", about)
+    if schema.keys() & {"enum", "const", "maxLength"}:
+        return False
+    inner = [*schema.get("anyOf", ()), schema.get("items"), schema.get("additionalProperties")]
+    return schema.get("type") == "string" or any(map(has_text, inner))
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_every_text_is_known_as_short_or_as_a_file(name: str) -> None:
+    """A new parameter belongs into one of the two; what holds files makes its tool a carrier."""
+    found = texts(TOOLS[name])
+    assert found <= FILES | SHORT
+    assert (name in CARRIERS) is bool(found & FILES)
+
+
+def test_what_is_known_is_there() -> None:
+    assert TOOLS.keys() >= CARRIERS
+    for each in FILES | SHORT:
+        assert any(takes(tool, each) for tool in TOOLS.values()), each
+
+
+@pytest.mark.anyio
+async def test_only_carriers_may_be_large_over_http() -> None:
+    async with serving() as rig, raw(rig) as http:
+        for name in TOOLS:
+            arguments = {"environment_id": "none", "x": "x" * OVER}
+            answer = await http.post(
+                "/mcp", json=request("tools/call", {"name": name, "arguments": arguments})
+            )
+            refused = "only calls that carry files" in answer.text
+            assert refused is (name not in CARRIERS), name
