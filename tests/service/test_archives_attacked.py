@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import os
@@ -13,9 +14,11 @@ from collections.abc import Callable
 
 import anyio.to_thread
 import pytest
+import zstandard
+from tests.support.archives import packed_zeros
 from tests.support.strain import STALL, strained
 
-from waggle.domain.errors import TooLarge
+from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.search import Kind
 from waggle.domain.tree import MAX_TREE_ENTRIES, TreeEntry, decode, encode
 from waggle.service.archives import read_archive, write_archive
@@ -80,6 +83,20 @@ async def test_it_is_refused_before_it_takes_anything(
             await anyio.to_thread.run_sync(work)
     assert strain.stall < STALL
     assert strain.grown < 60 * MIB
+
+
+@pytest.mark.parametrize("window, most", [(64 * MIB, 100 * MIB), (128 * MIB, 24 * MIB)])
+async def test_a_packed_window_takes_bounded_memory(window: int, most: int) -> None:
+    """32 kB took 260 MiB: a window, and what one read of it gave, twice."""
+    name = header(b"zeros", TreeEntry(Kind.FILE, b"zeros", data=bytes(8 * MIB)))
+    begin = zstandard.ZstdCompressor().compress(name)
+    data = begin + packed_zeros(1024 * MIB, window)
+    assert len(data) < 40_000
+    async with strained() as strain:
+        with contextlib.suppress(InvalidArgument, TooLarge):
+            await anyio.to_thread.run_sync(read_archive, data)
+    assert strain.stall < STALL
+    assert strain.grown < most
 
 
 async def test_records_without_number_are_no_tree() -> None:

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import zstandard
 from tests.support.images import file, tar_bytes
 from tests.support.waiting import until
 
@@ -68,6 +69,23 @@ async def test_what_is_given_up_ends_soon_and_leaves_nothing(
                 incoming.write([TAR[:HALF]])
                 await until(lambda: bytes_made(tmp_path) > 1_000_000)
                 raise KeyError
+    await until(lambda: is_clean(tmp_path))
+
+
+async def test_a_layer_that_takes_much_memory_is_left_to_the_process_that_makes_the_disk(
+    layers: UnpackedLayers, tmp_path: Path
+) -> None:
+    large = zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters(window_log=24)
+    ).compressobj()
+    data = large.compress(TAR) + large.flush()
+    packed = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    async with Unpacking(layers) as unpacking:
+        with contextlib.closing(Incoming(tmp_path / "blob")) as incoming:
+            unpacking.start(Descriptor(f"{MEDIA_LAYER}+zstd", packed, len(data)), DIGEST, incoming)
+            incoming.write([data])
+            assert incoming.verify(packed)
+    assert layers.find(DIGEST) is None
     await until(lambda: is_clean(tmp_path))
 
 

@@ -24,3 +24,12 @@ def tar(*members: Member, form: int = tarfile.PAX_FORMAT) -> bytes:
 
 def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> Member:
     return name, {"type": kind, "linkname": target}, b""
+
+
+def packed_zeros(size: int, window: int) -> bytes:
+    """A zstd frame with a window of `window` bytes, a power of two: 4 bytes for each 128 KiB."""
+    block = 128 << 10
+    header = b"\x28\xb5\x2f\xfd" + bytes([0, (window.bit_length() - 11) << 3])
+    last = size // block - 1
+    repeats = ((block << 3 | 1 << 1 | (at == last)).to_bytes(3, "little") for at in range(last + 1))
+    return header + b"".join(each + b"\0" for each in repeats)

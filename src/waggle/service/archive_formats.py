@@ -30,6 +30,7 @@ _LIMITS = Limits(
     total_bytes=MAX_TREE_BYTES,
     file_bytes=MAX_TREE_FILE,
     extension_bytes=64 << 10,
+    window=64 << 20,  # that of xz -9
 )
 _HEADERS = MAX_TREE_ENTRIES * 2_048
 """Bytes that a tar may have beside the files' own."""
@@ -53,7 +54,7 @@ class _Bounded(io.RawIOBase):
     def __init__(self, data: bytes, check: Callable[[], None]) -> None:
         super().__init__()
         self._check = check
-        self._source = decoder(CountedFile(io.BytesIO(data), lambda _count: None))
+        self._source = decoder(CountedFile(io.BytesIO(data), lambda _count: None), _LIMITS.window)
         self._left = MAX_TREE_BYTES + _HEADERS
 
     def readable(self) -> bool:
@@ -89,7 +90,8 @@ def tar_entries(
         words = error.message.replace("A layer's", "The").replace("A layer", "The archive")
         raise InvalidArgument(words, hint=SUPPORTED) from error
     except DAMAGE as error:
-        raise InvalidArgument("The archive is damaged.", hint=SUPPORTED) from error
+        window = f"packed with a window of over {_LIMITS.window >> 20} MiB"
+        raise InvalidArgument(f"The archive is damaged, or {window}.", hint=SUPPORTED) from error
 
 
 def _tar_entry(entry: Entry, reader: TarReader, known: Known) -> TreeEntry:

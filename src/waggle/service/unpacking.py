@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -19,6 +20,9 @@ from waggle.infra.tasks import finish
 
 _UNPACKING = 2
 """Layers that are unpacked at once."""
+_LIMITS = replace(DEFAULT_LIMITS, window=8 << 20)
+"""What needs a larger window is left to the process that makes the disk: many pulls run at once,
+all in the server's memory."""
 
 
 class Unpacking:
@@ -60,7 +64,7 @@ class Unpacking:
     def _unpack(self, layer: Descriptor, diff_id: str, reader: BinaryIO) -> None:
         def unpack(data: Path, take: Take) -> int:
             return read_layer(
-                *(reader, layer, diff_id, data, take, DEFAULT_LIMITS),
+                *(reader, layer, diff_id, data, take, _LIMITS),
                 advance=self._advance,
                 verified=True,
             )

@@ -21,7 +21,7 @@ class BoundedStream(io.RawIOBase):
         """Unpack what is `stored`; `what` begins the messages."""
         super().__init__()
         self._stored = stored
-        self._source = decoder(stored)
+        self._source = decoder(stored, limits.window)
         self._limits = limits
         self._what = what
         self.unpacked_bytes = 0
@@ -35,7 +35,8 @@ class BoundedStream(io.RawIOBase):
         try:
             data = self._source.read(len(buffer))
         except DAMAGE as error:
-            message = f"{self._what} cannot be unpacked: it is damaged or cut off."
+            most = f"packed with a window of over {self._limits.window >> 20} MiB"
+            message = f"{self._what} cannot be unpacked: it is damaged, cut off, or {most}."
             raise ImageCorrupt(message) from error
         buffer[: len(data)] = data
         self.unpacked_bytes += len(data)

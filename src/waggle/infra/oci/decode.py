@@ -10,6 +10,7 @@ from __future__ import annotations
 import bz2
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import BinaryIO
 
 from waggle.infra.oci.decoders import CHUNK, Gzip, Source, Streams, Zstd, new_xz
@@ -91,15 +92,15 @@ def compression_of(stored: CountedFile) -> Compression:
     return Compression.ZSTD if magic.startswith(_ZSTD_MAGIC) else Compression.NONE
 
 
-def decoder(stored: CountedFile) -> Source:
-    """Unpack what is read. Damage raises one of `DAMAGE`."""
+def decoder(stored: CountedFile, window: int) -> Source:
+    """Unpack what is read, looking back at most `window` bytes. Damage raises one of `DAMAGE`."""
     match compression_of(stored):
         case Compression.GZIP:
             return Gzip(stored)
         case Compression.ZSTD:
-            return Zstd(stored)
+            return Zstd(stored, window)
         case Compression.XZ:
-            return Streams(stored, new_xz)
+            return Streams(stored, partial(new_xz, window))
         case Compression.BZIP2:
             return Streams(stored, bz2.BZ2Decompressor)
         case Compression.NONE:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unpacks gzip, zstd, xz and bzip2, piece by piece. Called by `decode`.
 
-Damage, and what takes too much memory, raises one of `DAMAGE`. Each read gives at most about
-64 MiB, however few bytes are stored.
+Damage, and what takes too much memory, raises one of `DAMAGE`. A decoder takes its window, which
+callers bound, and what one read of it gives: at most about 8 MiB, however few bytes are stored.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from typing import Protocol
 import zstandard
 
 CHUNK = 256 << 10
-_ZSTD_WINDOW = 1 << 27
-_ZSTD_PIECE = 2048
-_XZ_MEMORY = 1 << 27
+_ZSTD_PIECE = 256
+_XZ_OWN = 1 << 20
 
 
 class BadStream(Exception):
@@ -41,15 +40,17 @@ class Zstd:
     Input goes in small pieces, because one byte of it may become up to 32 KiB.
     """
 
-    def __init__(self, stored: Source) -> None:
+    def __init__(self, stored: Source, window: int) -> None:
+        """A frame whose window has more than `window` bytes counts as damage."""
         self._stored = stored
-        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=window)
         self._frame = self._decompressor.decompressobj()
         self._output = memoryview(b"")
 
     def read(self, size: int, /) -> bytes:
         """Read at most `size` bytes; none at the end."""
         while not self._output:
+            self._output = memoryview(b"")  # the old one's bytes are not kept beside the new ones
             data = self._frame.unused_data if self._frame.eof else b""
             data = data or self._stored.read(_ZSTD_PIECE)
             if not data and self._frame.eof:
@@ -112,9 +113,9 @@ class _Decompressor(Protocol):
     def unused_data(self) -> bytes: ...
 
 
-def new_xz() -> _Decompressor:
-    """A stream of xz that takes at most 128 MiB, which is twice what its highest level asks for."""
-    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+def new_xz(window: int) -> _Decompressor:
+    """A stream of xz that takes at most a MiB beside a dictionary of `window` bytes."""
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=window + _XZ_OWN)
 
 
 class Streams:

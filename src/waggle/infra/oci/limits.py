@@ -19,6 +19,8 @@ class Limits:
     ratio: int = 200
     """Unpacked over packed bytes, once `ratio_from` bytes are out of one layer."""
     ratio_from: int = 256 << 20
+    window: int = 128 << 20
+    """What unpacking zstd or xz may look back, which is held in memory for each stream."""
     depth: int = 128
     """Components of a path."""
     path_bytes: int = 4095
