@@ -75,3 +75,14 @@ async def test_groups_that_can_be_made_are_named() -> None:
     facts = Facts("/c", "/own", ALL, ALL, is_alone=True, may_use_own=True)
     result = await checks_confinement.groups(subject(groups=facts))
     assert (result.status, result.detail) == (Status.OK, "each machine has limits below /c/own")
+
+
+async def test_limits_that_groups_cannot_have_are_named() -> None:
+    """A user's services get memory, pids and cpu of systemd, and no io."""
+    had = ALL - {"io"}
+    facts = Facts("/c", "/own", ALL, had, is_alone=True, may_use_own=True)
+    result = await checks_confinement.groups(subject(groups=facts))
+    assert result.status is Status.WARN
+    assert result.detail == "each machine has limits below /c/own, but none of io"
+    assert "Delegate=yes" in result.mend
+    check_line(result)

@@ -63,10 +63,7 @@ class Groups:
         limits = Limits(memory_mib, cpus, self._io_mib)
         try:
             group.mkdir()
-            for name, text in limit_files(limits, self._device).items():
-                file = group / name
-                if file.exists():  # without a controller that is only wanted it is not there
-                    file.write_text(text)
+            limit(group, limits, self._device)
             (group / "cgroup.procs").write_text(str(pid))
         except OSError as error:
             _remove(group)
@@ -79,6 +76,21 @@ class Groups:
     def close(self) -> None:
         """Remove the group of all machines, which are dead. Idempotent."""
         _empty(self._home)
+
+
+def limit(group: Path, limits: Limits, device: str | None) -> None:
+    """Write the limits into a group. Raises OSError for those that are required.
+
+    The file of a controller that is only wanted is not there without it, and some disks take none.
+    """
+    for name, text in limit_files(limits, device).items():
+        file = group / name
+        try:
+            if file.exists():
+                file.write_text(text)
+        except OSError:
+            if name.partition(".")[0] in REQUIRED:
+                raise
 
 
 def _pass_on(group: Path) -> None:

@@ -42,6 +42,8 @@ class Place:
 
     base: str
     server_moves: bool
+    unlimited: tuple[str, ...] = ()
+    """Controllers that are wanted and not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +68,18 @@ def place(facts: Facts) -> Place | Nowhere:
         )
     delegated = facts.may_use_own and facts.is_alone and facts.own_controllers >= REQUIRED
     if delegated and facts.own != "/":
-        return Place(f"{facts.mount}{facts.own}", server_moves=True)
+        base = f"{facts.mount}{facts.own}"
+        return Place(base, server_moves=True, unlimited=_lacking(facts.own_controllers))
     if facts.may_use_top:
-        return Place(facts.mount, server_moves=False)
+        return Place(facts.mount, server_moves=False, unlimited=_lacking(facts.controllers))
     return Nowhere(
         f"this user may not make control groups in {facts.mount}{facts.own}",
         "Run the server as root, or as a systemd service with Delegate=yes.",
     )
+
+
+def _lacking(controllers: frozenset[str]) -> tuple[str, ...]:
+    return tuple(name for name in WANTED if name not in controllers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,4 +61,12 @@ async def groups(subject: Subject) -> CheckResult:
     found = place(subject.groups())
     if isinstance(found, Nowhere):
         return warn("control groups", f"none for machines: {found.problem}", found.mend)
+    if found.unlimited:
+        missing = " and ".join(found.unlimited)
+        return warn(
+            "control groups",
+            f"each machine has limits below {found.base}, but none of {missing}",
+            "Run the server as a systemd service with Delegate=yes, on a kernel with these "
+            "controllers in cgroup v2.",
+        )
     return ok("control groups", f"each machine has limits below {found.base}")
