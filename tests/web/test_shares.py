@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 import anyio
 import httpx2
 import pytest
+from mcp import Client
 from tests.support.server import (
     INITIALIZE,
     MODERN,
@@ -23,11 +25,15 @@ from tests.support.server import (
 )
 
 from waggle.domain.access import Identity, Owner, TokenRefused
+from waggle.service.jobs import MAX_RUNNING
 from waggle.service.request import Pausing
 from waggle.web.access import AccessRules
 from waggle.web.endpoint import SessionLimits
 
 pytestmark = pytest.mark.anyio
+HANGS: dict[str, object] = {"code": "hang", "background": True}
+SNAPSHOTS_OF_ONE = 3
+"""As `tests.support.server` sets it."""
 
 ANN, BOB = "wgl_" + "a" * 43, "wgl_" + "b" * 43
 
@@ -74,6 +80,40 @@ async def test_who_pauses_all_that_he_may_costs_the_other_neither_a_pause_nor_fi
         assert await rig.services.environments.retire(idle) == "paused"
         read = {"environment_id": idle, "path": "kept"}
         assert data_of(await bob.call_tool("read_file", read))["content"] == "for hours"
+
+
+async def test_who_runs_and_keeps_all_that_she_may_costs_the_other_neither_jobs_nor_snapshots() -> (
+    None
+):
+    """16 jobs in each of half of the environments, and as many snapshots as one owner may have."""
+    setup = Setup(access=AccessRules(Tokens()), several_owners=True, max_environments=4)
+    async with (
+        serving(setup) as rig,
+        client(rig, MODERN, token=ANN) as ann,
+        client(rig, MODERN, token=BOB) as bob,
+    ):
+        places = [{"environment_id": await created(ann)} for _ in range(2)]
+        for place in places:
+            begun = await _until_refused(ann, "execute", {**place, **HANGS})
+            assert begun == (MAX_RUNNING, "too_many_jobs")
+        more = await ann.call_tool("create_environment", {})
+        assert error_of(more)["code"] == "quota_exceeded", "no third one for 16 more"
+        kept = await _until_refused(ann, "snapshot_environment", places[0])
+        assert kept == (SNAPSHOTS_OF_ONE, "quota_exceeded")
+
+        his = [{"environment_id": await created(bob)} for _ in range(2)]
+        assert data_of(await bob.call_tool("execute", {**his[0], **HANGS}))["job_id"]
+        assert data_of(await bob.call_tool("snapshot_environment", his[0]))["snapshot_id"]
+        hers = data_of(await ann.call_tool("list_snapshots", {}))["snapshots"]
+        assert len(hers) == SNAPSHOTS_OF_ONE, "bob's is not among them"
+
+
+async def _until_refused(of: Client, tool: str, arguments: Mapping[str, object]) -> tuple[int, str]:
+    """How often the call succeeded, and the code of its refusal."""
+    count = 0
+    while not (answer := await of.call_tool(tool, arguments)).is_error:
+        count += 1
+    return count, error_of(answer)["code"]
 
 
 async def test_one_of_several_owners_opens_at_most_half_of_the_sessions() -> None:
