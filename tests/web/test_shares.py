@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import anyio
 import httpx2
@@ -31,7 +31,7 @@ from waggle.web.access import AccessRules
 from waggle.web.endpoint import SessionLimits
 
 pytestmark = pytest.mark.anyio
-HANGS: dict[str, object] = {"code": "hang", "background": True}
+HANGS = {"code": "hang", "background": True}
 SNAPSHOTS_OF_ONE = 3
 """As `tests.support.server` sets it."""
 
@@ -108,7 +108,7 @@ async def test_who_runs_and_keeps_all_that_she_may_costs_the_other_neither_jobs_
         assert len(hers) == SNAPSHOTS_OF_ONE, "bob's is not among them"
 
 
-async def _until_refused(of: Client, tool: str, arguments: Mapping[str, object]) -> tuple[int, str]:
+async def _until_refused(of: Client, tool: str, arguments: dict[str, Any]) -> tuple[int, str]:
     """How often the call succeeded, and the code of its refusal."""
     count = 0
     while not (answer := await of.call_tool(tool, arguments)).is_error:
