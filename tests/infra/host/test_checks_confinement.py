@@ -17,10 +17,14 @@ pytestmark = pytest.mark.anyio
 ALL = frozenset({"memory", "pids", "cpu", "io"})
 
 
-def subject(*, is_root: bool = True, groups: Facts | None = None) -> Subject:
+def subject(
+    *, is_root: bool = True, groups: Facts | None = None, disk: str | None = "253:0"
+) -> Subject:
     facts = groups or Facts()
     nothing = Path("/nonexistent")
-    return Subject(nothing, nothing, nothing, groups=lambda: facts, is_root=is_root)
+    return Subject(
+        *(nothing, nothing, nothing), groups=lambda: facts, disk=lambda _: disk, is_root=is_root
+    )
 
 
 def check_line(result: CheckResult) -> None:
@@ -85,4 +89,13 @@ async def test_limits_that_groups_cannot_have_are_named() -> None:
     assert result.status is Status.WARN
     assert result.detail == "each machine has limits below /c/own, but none of io"
     assert "Delegate=yes" in result.mend
+    check_line(result)
+
+
+async def test_a_disk_whose_rate_cannot_be_limited_is_named() -> None:
+    facts = Facts("/c", "/own", ALL, ALL, is_alone=True, may_use_own=True)
+    result = await checks_confinement.groups(subject(groups=facts, disk=None))
+    assert result.status is Status.WARN
+    assert result.detail.endswith("none of the disk's rate: /nonexistent is on no disk of its own")
+    assert "ext4 or XFS" in result.mend
     check_line(result)

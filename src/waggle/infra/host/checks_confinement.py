@@ -11,7 +11,7 @@ import platform
 from pathlib import Path
 
 from waggle.infra.cgroups.plan import Nowhere, place
-from waggle.infra.host.preflight import CheckResult, Subject, ok, warn
+from waggle.infra.host.preflight import CheckResult, Subject, existing, ok, warn
 from waggle.infra.host.process import run
 
 _SPACES = ("--mount", "--net", "--ipc", "--uts")
@@ -61,12 +61,18 @@ async def groups(subject: Subject) -> CheckResult:
     found = place(subject.groups())
     if isinstance(found, Nowhere):
         return warn("control groups", f"none for machines: {found.problem}", found.mend)
+    below = f"each machine has limits below {found.base}"
     if found.unlimited:
-        missing = " and ".join(found.unlimited)
         return warn(
             "control groups",
-            f"each machine has limits below {found.base}, but none of {missing}",
+            f"{below}, but none of {' and '.join(found.unlimited)}",
             "Run the server as a systemd service with Delegate=yes, on a kernel with these "
             "controllers in cgroup v2.",
         )
-    return ok("control groups", f"each machine has limits below {found.base}")
+    if subject.disk(existing(subject.data_dir)) is None:
+        return warn(
+            "control groups",
+            f"{below}, but none of the disk's rate: {subject.data_dir} is on no disk of its own",
+            "Set WAGGLE_DATA_DIR to one on ext4 or XFS: btrfs, ZFS and tmpfs have no limits.",
+        )
+    return ok("control groups", below)

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from waggle.infra import userns
-from waggle.infra.host.preflight import GIB, CheckResult, Subject, fail, ok, warn
+from waggle.infra.host.preflight import GIB, CheckResult, Subject, existing, fail, ok, warn
 from waggle.infra.host.requirements import building, missing
 
 _SETUP = "Run 'waggle setup'."
@@ -81,15 +81,15 @@ async def images(subject: Subject) -> CheckResult:
 
 async def data_directory(subject: Subject) -> CheckResult:
     """The data directory can be written and has space."""
-    existing = next(path for path in (subject.data_dir, *subject.data_dir.parents) if path.exists())
+    found = existing(subject.data_dir)
     name, mend = "data directory", "Give this user the directory, or set WAGGLE_DATA_DIR."
     try:
-        with tempfile.TemporaryFile(dir=existing) as probe:
+        with tempfile.TemporaryFile(dir=found) as probe:
             probe.write(b"waggle")
             probe.flush()
     except OSError as error:
-        return fail(name, f"{existing} cannot be written: {error.strerror}", mend)
-    free = shutil.disk_usage(existing).free
+        return fail(name, f"{found} cannot be written: {error.strerror}", mend)
+    free = shutil.disk_usage(found).free
     detail = f"{subject.data_dir}, {free / GIB:.1f} GiB free"
     if free < _LEAST_FREE:
         return fail(name, detail, "Free some space, or set WAGGLE_DATA_DIR to a larger disk.")

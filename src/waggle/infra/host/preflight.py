@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from waggle.infra.cgroups.facts import read_facts
+from waggle.infra.cgroups.facts import disk_of, read_facts
 from waggle.infra.cgroups.plan import Facts
 from waggle.infra.host.accel import AccelSetting, KvmFacts, read_kvm_facts
 from waggle.infra.host.hypervisors import HypervisorSetting, Library, Preference
@@ -68,6 +68,7 @@ class Subject:
     libkrun: Callable[[], Library] = field(default=lambda: Library("it was not looked for.", ""))
     kvm: Callable[[], KvmFacts] = field(default=read_kvm_facts)
     groups: Callable[[], Facts] = field(default=read_facts)
+    disk: Callable[[Path], str | None] = field(default=disk_of)
     is_root: bool = field(default_factory=lambda: os.geteuid() == 0)
 
 
@@ -98,6 +99,11 @@ async def run_checks(subject: Subject, checks: Mapping[str, Check]) -> list[Chec
         except Exception as error:
             results.append(fail(name, f"the check itself failed: {error}", "Report this."))
     return results
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest directory above it that is there."""
+    return next(each for each in (path, *path.parents) if each.exists())
 
 
 def can_run(results: list[CheckResult]) -> bool:
