@@ -209,3 +209,24 @@ async def test_limits_over_http() -> None:
         writer.close()
         await writer.wait_closed()
         assert (await http.post("/mcp", json=request("tools/list"))).status_code == 200
+
+
+async def test_a_body_that_drips_over_http_is_cut_while_it_comes() -> None:
+    setup = Setup(bodies=BodyLimits(grace=0.2, rate=16 * 1024))
+    async with serving(setup) as rig:
+        port = int(rig.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100000\r\n\r\n"
+        )
+        answered, sent = b"", 0
+        with anyio.fail_after(30):
+            while not answered:
+                writer.write(b" ")
+                sent += 1
+                with anyio.move_on_after(0.01):
+                    answered = await reader.read(12)
+        assert answered == b"HTTP/1.1 408"
+        assert sent > 2, "something came all the time"
+        writer.close()
