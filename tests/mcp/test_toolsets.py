@@ -34,6 +34,16 @@ async def test_what_is_not_offered_is_neither_listed_nor_called() -> None:
         assert "execute" not in refused["hint"]
 
 
+@pytest.mark.anyio
+async def test_the_tool_that_was_meant_is_named_alone() -> None:
+    async with mcp_server(Setup(toolsets={Toolset.CORE})) as server, Client(server) as agent:
+        refused = error_of(await agent.call_tool("Bash", {"command": "ls"}))
+        assert refused["message"] == "There is no tool 'Bash'."
+        assert refused["hint"] == 'Call execute with language "shell".'
+        refused = error_of(await agent.call_tool("weather", {}))
+        assert refused["hint"].startswith("The tools are: execute, write_file, ")
+
+
 def test_each_tool_is_in_one_set() -> None:
     assert offered(*Toolset) == offered(*TOPICS) == ALL == [*ALL_TOOLS]
     assert sorted(name for each in TOPICS for name in offered(each)) == sorted(ALL)

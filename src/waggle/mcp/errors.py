@@ -10,7 +10,7 @@ Anything that is not a WaggleError is logged under an error id, and the client l
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Final, cast
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 
 from waggle.domain.errors import WaggleError
 from waggle.domain.observer import OK
+from waggle.domain.tool_names import meant
 from waggle.domain.toolset import Offer
 from waggle.mcp.results import fields_of
 
@@ -148,12 +149,13 @@ def describe(
     )
 
 
-def unknown_tool(name: str, known: Iterable[str]) -> Failure:
-    """The failure for a tool that does not exist."""
+def unknown_tool(name: str, known: Collection[str]) -> Failure:
+    """The failure for a tool that does not exist: names the one that was meant, or all."""
+    way = meant(name, known)
     return Failure(
         "unknown_tool",
         f"There is no tool {clean(name, MAX_ECHO)!r}.",
-        f"The tools are: {', '.join(known)}.",
+        f"Call {way}." if way else f"The tools are: {', '.join(known)}.",
     )
 
 
