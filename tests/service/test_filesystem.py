@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files in and out: limits, defaults, and that a transfer counts as use."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 
 import pytest
 from tests.service.world import OWNER, World, world
 
-from waggle.domain.errors import FileNotFound, InvalidArgument, NotFound, TooLarge, WaggleError
+from waggle.domain.errors import (
+    FileNotFound,
+    FileRefused,
+    GuestLost,
+    InvalidArgument,
+    NotFound,
+    TooLarge,
+    WaggleError,
+)
 from waggle.domain.execution import HOME
 from waggle.domain.filesystem import MAX_FILE_BYTES, FileSlice
 from waggle.domain.search import SearchQuery
@@ -141,3 +149,54 @@ async def test_nobody_reaches_another_owners_files(here: World, files: Filesyste
         with pytest.raises(NotFound):
             await call()
     assert here.host.only.files == {}
+
+
+async def test_where_a_path_leads_to_nothing_what_is_near_is_told(
+    here: World, files: FilesystemService
+) -> None:
+    environment = await here.created()
+    await files.write(environment.id, "src/main.py", b"x", owner=OWNER)
+    await files.write(environment.id, "data.csv", b"x", owner=OWNER)
+    this = environment.id
+
+    def calls(path: str) -> dict[str, Awaitable[object]]:
+        query = SearchQuery(path=path, content="x")
+        return {
+            "read": files.read(this, path, owner=OWNER),
+            "list": files.list(this, path, owner=OWNER),
+            "edit": files.edit(this, path, "a", "b", owner=OWNER),
+            "search": files.search(this, query, owner=OWNER),
+        }
+
+    home = f"{HOME} has data.csv, src/."
+    for path, words in {
+        "nope/deep/a.txt": home,
+        "Data.csv": f"Did you mean {HOME}/data.csv? {home}",
+        "src/mian.py": f"Did you mean {HOME}/src/main.py? {HOME}/src has main.py.",
+        "/mnt/data/data.csv": f"Did you mean {HOME}/data.csv? {home}",
+    }.items():
+        for name, call in calls(path).items():
+            with pytest.raises(FileNotFound) as missing:
+                await call
+            assert missing.value.message.endswith(f". {words}"), name
+            assert not missing.value.hint
+
+
+async def test_a_file_in_the_place_of_a_directory_is_told(
+    here: World, files: FilesystemService
+) -> None:
+    environment = await here.created()
+    await files.write(environment.id, "a", b"x", owner=OWNER)
+    here.host.only.listing_error = FileRefused(f"{HOME}/a is not a directory.")
+    with pytest.raises(FileNotFound, match=f"{HOME}/a is not a directory"):
+        await files.read(environment.id, "a/b", owner=OWNER)
+
+
+async def test_a_guest_that_does_not_tell_leaves_the_plain_refusal(
+    here: World, files: FilesystemService
+) -> None:
+    environment = await here.created()
+    here.host.only.listing_error = GuestLost("It went.")
+    with pytest.raises(FileNotFound) as missing:
+        await files.read(environment.id, "a", owner=OWNER)
+    assert missing.value.hint == FileNotFound.default_hint

@@ -127,6 +127,7 @@ class FakeGuest:
     file_hold: anyio.Event | None = None
     destroy_error: Exception | None = None
     listing: Listing | None = None
+    listing_error: Exception | None = None
     diagnosis: Diagnosis | None = None
     diagnosing: anyio.Event = field(default_factory=anyio.Event)
     diagnose_until: anyio.Event | None = None
@@ -341,6 +342,8 @@ class FakeGuest:
     async def list_files(self, path: str) -> Listing:
         await anyio.lowlevel.checkpoint()
         self._enter()
+        if self.listing_error is not None:
+            raise self.listing_error
         if self.listing is not None:
             return self.listing
         path = posixpath.normpath(path)

@@ -31,8 +31,9 @@ _DEEDS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     (
         "execute python python3 ipython py run_python run_python_code execute_python "
         "execute_python_code python_repl python_repl_ast python_interpreter python_exec "
-        "code_interpreter code_execution code_exec code run_code execute_code exec_code run eval repl interpreter "
-        "jupyter notebook run_cell execute_cell run_jupyter_cell execute_ipython_cell "
+        "code_interpreter code_execution code_exec code run_code execute_code exec_code run eval "
+        "repl interpreter jupyter notebook run_cell execute_cell run_jupyter_cell "
+        "execute_ipython_cell "
         "run_program run_file execute_file sandbox_run run_in_sandbox code_runner code_sandbox",
         ("execute", "run_code"),
     ),

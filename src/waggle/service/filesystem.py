@@ -22,6 +22,7 @@ from waggle.domain.filesystem import (
 from waggle.domain.host import Guest
 from waggle.domain.search import Searched, SearchQuery
 from waggle.service.environments import EnvironmentService
+from waggle.service.nearby import nearby
 
 
 async def located(guest: Guest, path: str, user: GuestUser = GuestUser.SANDBOX) -> str:
@@ -82,20 +83,27 @@ class FilesystemService:
         target = parse_path(path)
         async with self._environments.using(environment_id, owner=owner) as (_, guest):
             target = await located(guest, target)
-            part = await guest.read_file(target, offset=offset, length=length, limit=MAX_FILE_BYTES)
+            async with nearby(guest, target):
+                part = await guest.read_file(
+                    target, offset=offset, length=length, limit=MAX_FILE_BYTES
+                )
         return target, part
 
     async def list(self, environment_id: str, path: str | None, *, owner: str) -> Listing:
         """List a directory, the home directory by default. Raises as `read` does."""
         target = HOME if path is None else parse_path(path)
         async with self._environments.using(environment_id, owner=owner) as (_, guest):
-            return await guest.list_files(await located(guest, target))
+            target = await located(guest, target)
+            async with nearby(guest, target):
+                return await guest.list_files(target)
 
     async def search(self, environment_id: str, query: SearchQuery, *, owner: str) -> Searched:
         """Find files and lines. Raises FileNotFound, FileRefused, InvalidArgument and as `read`."""
-        path = parse_path(query.path)
+        target = parse_path(query.path)
         async with self._environments.using(environment_id, owner=owner) as (_, guest):
-            return await guest.search(replace(query, path=await located(guest, path)))
+            target = await located(guest, target)
+            async with nearby(guest, target):
+                return await guest.search(replace(query, path=target))
 
     async def edit(
         self,
@@ -115,7 +123,8 @@ class FilesystemService:
         target = parse_path(path)
         async with self._environments.using(environment_id, owner=owner) as (_, guest):
             target = await located(guest, target)
-            data, version = await guest.read_version(target, limit=MAX_FILE_BYTES)
+            async with nearby(guest, target):
+                data, version = await guest.read_version(target, limit=MAX_FILE_BYTES)
             edited = await anyio.to_thread.run_sync(
                 lambda: replace_exactly(data, old, new, replace_all=replace_all)
             )

@@ -31,6 +31,7 @@ from waggle.domain.tree import (
 from waggle.service.archives import Check, read_archive, write_archive
 from waggle.service.environments import EnvironmentService
 from waggle.service.filesystem import located
+from waggle.service.nearby import nearby
 from waggle.service.recording import NewRecording, Recording
 from waggle.service.turns import Turns, in_thread
 
@@ -118,7 +119,8 @@ class TreeService:
             target = await located(guest, target)
             packed, content = self._record(), self._record()
             try:
-                await guest.pack_tree(target, left_out, packed)
+                async with nearby(guest, target):
+                    await guest.pack_tree(target, left_out, packed)
                 async with self._downloads.turn(owner):
                     archive = await self._rewritten(environment.id, target, packed, content)
                 self._environments.get(environment.id, owner=owner)  # or it went meanwhile
