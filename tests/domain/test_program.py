@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from waggle.domain.errors import InvalidArgument, InvalidRuntime
 from waggle.domain.language import Language, known_language, parse_language
-from waggle.domain.program import is_command, read_program
+from waggle.domain.program import read_program
 from waggle.domain.runtime import RuntimeName
 
 PYTHON, NODE, SHELL = RuntimeName.PYTHON, RuntimeName.NODE, RuntimeName.SHELL
@@ -84,11 +84,35 @@ def test_whose_code_it_is(code: str, language: RuntimeName | None) -> None:
 
 def test_javascript_may_export() -> None:
     assert read("export const a = 1", own=NODE) == ("export const a = 1", None)
-    assert not is_command("export default function () {}")
+
+
+def test_what_is_surely_another_language_runs_as_that() -> None:
+    assert read("const x = 1", own=RuntimeName.DATA) == ("const x = 1", NODE)
+    assert read("import os\nprint(os.name)", own=NODE) == ("import os\nprint(os.name)", PYTHON)
+    assert read("print(1)", own=SHELL) == ("print(1)", PYTHON)
+    assert read("import os\nprint(1)", own=PYTHON) == ("import os\nprint(1)", None)
+    assert read("$ echo hi\nhi") == ("echo hi\n", SHELL)
+    assert read("```console\n$ ls\na\n```") == ("ls\n", SHELL)
+    assert read(">>> print(1)\n1") == ("print(1)\n", None)
+
+
+def test_a_shell_that_is_asked_for_gets_any_code() -> None:
+    assert read("import os\nls", "shell") == ("import os\nls", SHELL)
+
+
+@pytest.mark.parametrize("code, asked, step", [
+    ("const x = 1", "python", 'language "javascript"'),
+    ("import os", "js", 'language "python"'),
+    ("$ ls", "python", 'language "shell"'),
+])  # fmt: skip
+def test_another_language_than_was_asked_for_is_refused(code: str, asked: str, step: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        read(code, asked)
+    assert step in refused.value.hint
 
 
 def test_a_command_in_an_asked_language_is_refused_with_the_next_step() -> None:
-    with pytest.raises(InvalidArgument, match="not python") as refused:
+    with pytest.raises(InvalidArgument, match="not Python") as refused:
         read("pip install x", "python")
     assert "shell" in refused.value.hint
 
@@ -252,11 +276,17 @@ def test_any_text_is_a_program_or_refused(code: str, language: str | None) -> No
 @pytest.mark.parametrize(
     "unit",
     ["!\n", "'''", "(", "\\", "\"'", "a = !b\n", "`", "= !", "```\n", ";!",
-     "a;", ":", ";a=!"],
+     "a;", ":", ";a=!", " ", "a", "``` ", "$ ", ">>> ", "  x\n", "a=", "x@", "<<a "],
 )  # fmt: skip
 def test_no_text_takes_long(unit: str) -> None:
     """Linear, so that this ends."""
-    for code in ("!x\n" + unit * (500_000 // len(unit)), "!x\n" + unit * (60_000 // len(unit))):
+    begins = ("```a", "```", "$ ls\n", ">>> a\n", "A=b ", "for i in ", "cat ", "import ", "a@b:")
+    for code in (
+        *(begin + unit * (500_000 // len(unit)) for begin in begins),
+        *(begin + unit * (3_900 // len(unit)) for begin in begins),
+        "!x\n" + unit * (500_000 // len(unit)),
+        "!x\n" + unit * (60_000 // len(unit)),
+    ):
         try:
             read_program(code, None, PYTHON)
         except InvalidArgument:

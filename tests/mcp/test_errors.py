@@ -12,7 +12,15 @@ from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from structlog.testing import capture_logs
 from tests.support.server import LEGACY, MODERN, client, created, error_of, serving, text_of
 
-from waggle.domain.errors import BootFailed, GuestLost, NotFound, WaggleError
+from waggle.domain.errors import (
+    ArchiveNotFound,
+    BootFailed,
+    GuestLost,
+    NotFound,
+    TooManyPorts,
+    WaggleError,
+)
+from waggle.domain.toolset import Offer, Toolset
 from waggle.mcp.errors import MAX_TEXT, clean, describe
 
 pytestmark = pytest.mark.anyio
@@ -224,3 +232,10 @@ async def test_a_guest_that_dies_during_a_call_is_told() -> None:
         assert error_of(after)["code"] == "not_running"
         listed = await connected.call_tool("list_environments", {})
         assert "killed by signal 9" in text_of(listed)
+
+
+@pytest.mark.parametrize("kind", WaggleError.__subclasses__())
+def test_the_core_alone_has_a_next_step_for_all_that_it_meets(kind: type[WaggleError]) -> None:
+    core = Offer(frozenset({Toolset.CORE}))
+    needs_more = kind in {TooManyPorts, ArchiveNotFound}
+    assert bool(core.advice(kind.default_hint)) is (bool(kind.default_hint) and not needs_more)

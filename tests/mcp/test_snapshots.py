@@ -136,7 +136,7 @@ async def test_one_in_use_is_neither_paused_nor_rolled_back() -> None:
         ):
             refused = error_of(await agent.call_tool(tool, {**here, **more}))
             assert (refused["code"], refused["retryable"]) == ("busy", True)
-            assert "list_jobs" in refused["hint"]
+            assert "read_job" in refused["hint"]
 
 
 @pytest.mark.parametrize("era", ERAS)

@@ -60,7 +60,6 @@ _PHRASES = {
     "network 'public'": "--network public",
     "user 'root'": "--user root",
     "create_environment(snapshot=...)": "'waggle env new --snapshot'",
-    "run_command can run that as root": "'waggle exec --user root' can do that",
 }
 _NO_COMMAND = naming([name for name, command in COMMANDS.items() if command is None])
 _WORDS = {name: command for name, command in COMMANDS.items() if command} | _PARAMETERS

@@ -50,7 +50,9 @@ class Busy(WaggleError):
 
     code = "busy"
     retryable = True
-    default_hint = "Wait until its calls have ended; list_jobs shows programs that still run."
+    default_hint = (
+        "Wait until its calls have ended; read_job without a job_id shows what still runs."
+    )
 
 
 class MaxEnvironments(WaggleError):
@@ -196,7 +198,7 @@ class JobNotFound(WaggleError):
     """No job with this number, or its output is no longer kept."""
 
     code = "job_not_found"
-    default_hint = "Use list_jobs to see which are remembered."
+    default_hint = "Call read_job without a job_id to see which are remembered."
 
 
 class TooManyJobs(WaggleError):
@@ -204,7 +206,7 @@ class TooManyJobs(WaggleError):
 
     code = "too_many_jobs"
     retryable = True
-    default_hint = "Wait for one with wait_job, or end one with kill_job."
+    default_hint = "Wait for one with read_job, or end one with its kill."
 
 
 class KeyReused(WaggleError):

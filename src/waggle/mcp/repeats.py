@@ -27,11 +27,11 @@ _REPEATED = (
     "This is the result of the first call with this idempotency_key; nothing was done again."
 )
 _SINCE = {
-    "create_environment": "get_environment tells whether it is still there.",
+    "create_environment": "list_environments tells whether it is still there.",
     "fork_environment": "list_environments tells which of them are still there.",
     "snapshot_environment": "list_snapshots tells whether it is still kept.",
-    "execute": "wait_job tells what became of a program that still ran.",
-    "run_command": "wait_job tells what became of a program that still ran.",
+    "execute": "read_job tells what became of a program that still ran.",
+    "run_command": "read_job tells what became of a program that still ran.",
 }
 """Where there is news of what a tool made."""
 IdempotencyKey = Annotated[

@@ -52,7 +52,7 @@ class Pauses:
             "environments paused to disk",
             pausing.max_asleep,
             "WAGGLE_MAX_PAUSED",
-            "Destroy one of yours that is paused, or have it go on with resume_environment.",
+            "Destroy one of yours that is paused, or have it go on with any call.",
         )
 
     @property

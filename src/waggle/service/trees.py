@@ -221,7 +221,7 @@ def _rewrite(
     except ValueError as error:
         raise GuestLost(
             "The guest's program for files gave an answer that is none.",
-            hint="Something in the environment changed its tools; use run_command instead.",
+            hint="Something in the environment changed its tools; use execute instead.",
         ) from error
     if content.disk_full:
         raise _no_room()

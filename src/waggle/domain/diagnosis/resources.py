@@ -56,7 +56,7 @@ def too_many_processes(evidence: Evidence) -> Diagnosis | None:
         "too_many_processes",
         f"While it ran, the environment was at its limit of {record.process_limit} processes and "
         f"threads; {record.forks_refused} more were refused.",
-        "Start fewer at once and wait for their end; kill_job ends jobs that are still running.",
+        "Start fewer at once and wait for their end; read_job with kill ends those that still run.",
     )
 
 

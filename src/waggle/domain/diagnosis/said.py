@@ -67,7 +67,7 @@ def address_in_use(evidence: Evidence, match: re.Match[str]) -> Diagnosis:
     return Diagnosis(
         "address_in_use",
         f"Another program listens on {where} already.",
-        f"Use another port, or end that program: {look}list_jobs shows jobs and kill_job ends one.",
+        f"Use another port, or end that program: {look}read_job shows jobs and ends one.",
     )
 
 

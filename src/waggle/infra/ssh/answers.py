@@ -28,7 +28,7 @@ _PATH: Final = 100 * 256
 _LINES: Final = 2 * MAX_CONTEXT + 1
 _LINE: Final = 320
 """Bytes that files.c shows of a line, with the marks of what it has cut."""
-_HINT: Final = "Something in the environment changed its tools; use run_command instead."
+_HINT: Final = "Something in the environment changed its tools; use execute instead."
 
 
 def refusal(path: str, result: ExecutionResult) -> WaggleError:
@@ -39,7 +39,7 @@ def refusal(path: str, result: ExecutionResult) -> WaggleError:
     if result.exit_code == 1:
         return FileRefused(
             f"{shown(path)} cannot be opened: {words}.",
-            hint="Look at it with list_files; run_command with user 'root' may do more.",
+            hint="Look at it with list_files; execute with user 'root' may do more.",
         )
     if result.exit_code == 2 and words:
         return InvalidArgument(

@@ -134,5 +134,5 @@ def _timeout(view: JobView, longest: float) -> Failure:
         "timeout",
         f"The program ran into its timeout and was killed after {view.duration:.1f} s.",
         f"Give a larger timeout_seconds (at most {longest:g}) or none: what runs longer than "
-        "wait_seconds goes on as a job; wait_job waits for it.",
+        "wait_seconds goes on as a job; read_job waits for it.",
     )

@@ -49,7 +49,7 @@ def furniture(
     if len(files) > MAX_FILES:
         raise InvalidArgument(
             f"At most {MAX_FILES} files can be written.",
-            hint="For more, use create_environment and upload_files.",
+            hint="Write the others with write_file; upload_files takes many at once.",
         )
     if packages and network is NetworkPolicy.NONE:
         raise InvalidArgument(
