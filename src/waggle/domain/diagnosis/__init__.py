@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from waggle.domain.diagnosis import lacking, parts, programs, reach, resources, said
+from waggle.domain.diagnosis import lacking, mistakes, parts, programs, reach, resources, said
 from waggle.domain.diagnosis.told import Diagnosis
 from waggle.domain.evidence import Evidence
 
@@ -19,6 +19,7 @@ __all__ = ["RULES", "Diagnosis", "diagnose", "machine_died"]
 Rule = Callable[[Evidence], Diagnosis | None]
 RULES: tuple[Rule, ...] = (
     resources.out_of_memory,
+    mistakes.code_of_python,
     lacking.command_not_found,
     programs.cannot_execute,
     programs.line_ends,
@@ -32,6 +33,7 @@ RULES: tuple[Rule, ...] = (
     parts.build_failed,
     reach.network_refused,
     said.what_was_said,
+    mistakes.in_the_code,
     reach.network_bypassed,
     programs.code_of_shell,
 )

@@ -206,8 +206,9 @@ DISTRIBUTION_OF: Final = {
     **{name: name for name in _PYTHON_SAME.split()},
     **{command: name for name, command in _PYTHON_BY_DISTRIBUTION.items()},
     "uvx": "uv",
+    **dict.fromkeys(("conda", "mamba", "micromamba"), "NAME"),
 }
-"""The distribution on PyPI by command."""
+"""The distribution on PyPI by command; NAME for what another installer would install."""
 _NPM_SAME: Final = (
     "bun concurrently cross-env esbuild eslint http-server jest json-server mocha next nodemon "
     "parcel pm2 pnpm prettier rimraf rollup serve ts-node tsx turbo vite vitest webpack yarn"

@@ -39,8 +39,15 @@ def command_not_found(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis(
         "command_not_found",
         f"There is no program {shown(name)} in this environment.",
-        " ".join(filter(None, (_get(evidence, name), _do_without(evidence, name)))),
+        _advice(_get(evidence, name), _do_without(evidence, name)),
     )
+
+
+def _advice(get: str, do_without: str) -> str:
+    """How to get it, and what there is in its place."""
+    if not (get and do_without):
+        return get or f"{do_without[:1].upper()}{do_without[1:]}."
+    return f"{get} Or {do_without}."
 
 
 def _get(evidence: Evidence, name: str) -> str:
@@ -79,4 +86,4 @@ def _do_without(evidence: Evidence, name: str) -> str:
     way = WITHOUT.get(name, "")
     if "python3" in way and not has(evidence, "python3"):
         return ""
-    return way and f"Or {way}."
+    return way

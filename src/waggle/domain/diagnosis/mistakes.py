@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules about what models get wrong in the code itself, by what its interpreter says. Pure.
+
+The interpreter's words are enough for most mistakes; here are those of which the next step lies
+outside of the code: another language, another machine, an earlier call, a text that was copied.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from waggle.domain.diagnosis.clues import last_words
+from waggle.domain.diagnosis.told import Diagnosis, shown
+from waggle.domain.evidence import Evidence
+
+_PYTHON_IN_SHELL: Final = re.compile(
+    r"main\.sh: line \d+: (?:import|from|def|class|print|elif|async): command not found"
+    r"|main\.sh: line \d+: syntax error near unexpected token [^\n]*\n"
+    r"\S*main\.sh: line \d+: `\s*(?:print\(|def \w+\(|class \w+[(:]|with open\(|[\w.]+ = \w+[.(])"
+)
+_OTHERS_DIRECTORY: Final = (
+    r"(?:[A-Za-z]:[\\/]|/Users/|/mnt/(?:data|[a-z]/|user-data)|/content/|/kaggle/|/workspaces?/"
+    r"|/home/(?!sandbox/)[\w.-]+/)"
+)
+_ANOTHER_MACHINE: Final = re.compile(
+    rf"No such file or directory:? ['\"]({_OTHERS_DIRECTORY}[^'\"\n]*)"
+    rf"|ENOENT: no such file or directory, \w+ ['\"]({_OTHERS_DIRECTORY}[^'\"\n]*)"
+    r"|(?m:^)\S+: (?:line \d+: )?(?:cd: )?['\"]?"
+    rf"({_OTHERS_DIRECTORY}[^'\":\n]*)['\"]?: No such file"
+)
+_RELATIVE: Final = re.compile(
+    r"FileNotFoundError: \[Errno 2\] No such file or directory: ['\"]((?!/)[^'\"\n]+)['\"]$"
+    r"|ENOENT: no such file or directory, \w+ ['\"]((?!/)[^'\"\n]+)"
+    r"|can't open file '([^'\n]+)': \[Errno 2\]"
+    r"|main\.sh: line \d+: cd: ((?!/)[^:\n]+): No such file",
+    re.MULTILINE,
+)
+_UNDEFINED: Final = re.compile(
+    r"^NameError: name '(\w+)' is not defined$|^ReferenceError: ([\w$]+) is not defined$",
+    re.MULTILINE,
+)
+_JSON_WORDS: Final = frozenset({"true", "false", "null", "undefined"})
+_BROWSER: Final = frozenset({"window", "document", "alert", "prompt", "localStorage", "confirm"})
+
+
+def code_of_python(evidence: Evidence) -> Diagnosis | None:
+    """A shell was given Python."""
+    if not _PYTHON_IN_SHELL.search(last_words(evidence)):
+        return None
+    return Diagnosis(
+        "another_language",
+        "The shell was given what looks like Python.",
+        'Call execute with language "python".',
+    )
+
+
+def in_the_code(evidence: Evidence) -> Diagnosis | None:
+    """A mistake in the code of which more is known than its interpreter says."""
+    text = last_words(evidence)
+    if match := _ANOTHER_MACHINE.search(text):
+        return _another_machine(next(filter(None, match.groups())))
+    if match := _RELATIVE.search(text):
+        return _not_there(next(filter(None, match.groups())))
+    if match := _UNDEFINED.search(text):
+        return _undefined(match[1] or match[2], python=bool(match[1]))
+    return next((told for pattern, told in _SAID if pattern.search(text)), None)
+
+
+def _another_machine(path: str) -> Diagnosis:
+    return Diagnosis(
+        "file_not_found",
+        f"There is no {shown(path)}: this is another machine than the user's, with files of its "
+        "own.",
+        "Write what it needs with write_file, to a relative path or below /home/sandbox.",
+    )
+
+
+def _not_there(path: str) -> Diagnosis:
+    return Diagnosis(
+        "file_not_found",
+        f"There is no {shown(path)} where it ran.",
+        "A relative path counts from cwd, by default the environment's directory: a cd of an "
+        "earlier call does not last. list_files shows what is there.",
+    )
+
+
+def _undefined(name: str, *, python: bool) -> Diagnosis:
+    if python and name in _JSON_WORDS:
+        return Diagnosis(
+            "not_defined",
+            f"Python has no {name}.",
+            "Write True, False and None, or read JSON with json.loads.",
+        )
+    if not python and name in _BROWSER:
+        return Diagnosis(
+            "not_defined",
+            f"There is no {name}: this is Node.js and no browser.",
+            "Read input from process.stdin (give it in stdin), print with console.log; for a DOM "
+            "use jsdom.",
+        )
+    return Diagnosis(
+        "not_defined",
+        f"This code does not define {shown(name)}.",
+        "If an earlier call did, define it here again: each call is a new process, which shares "
+        "files and packages with the others but no variables.",
+    )
+
+
+_SAID: Final = tuple(
+    (re.compile(pattern, re.MULTILINE), Diagnosis(code, cause, step))
+    for pattern, code, cause, step in (
+        (
+            r"SyntaxError: invalid (?:non-printable )?character",
+            "typographic_character",
+            "The code has a character of typography where Python wants a plain one.",
+            "Write plain quotes, hyphens and spaces (' \" - and no U+00A0) instead.",
+        ),
+        (
+            r"SyntaxError: unexpected character after line continuation character",
+            "escaped_line_ends",
+            "The code has a backslash outside of a text, such as \\n where a line ends.",
+            "Send real line ends.",
+        ),
+        (
+            r"SyntaxError: \(unicode error\) 'unicodeescape' codec",
+            "escape_in_path",
+            "A text has \\U or \\x in it, as paths of Windows do.",
+            "This is Linux: write a path of it, with /; for other texts use r'...'.",
+        ),
+        (
+            r"SyntaxError: 'await' outside (?:async )?function",
+            "await_outside_function",
+            "Python has no await outside of a function.",
+            "Put it into async def main(), and end the code with asyncio.run(main()).",
+        ),
+        (
+            r"ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX",
+            "typescript_unsupported",
+            "Node.js only leaves types out; it does not run enums, namespaces and the like.",
+            'Write it without, or run the file with a compiler: npx -y tsx FILE, language "shell".',
+        ),
+        (
+            r"ReferenceError: require is not defined in ES module",
+            "module_kinds_mixed",
+            "Code with import or await at its top has no require.",
+            "Use import for all modules: import x from 'x'.",
+        ),
+        (
+            r"bin/activate: No such file or directory",
+            "no_virtual_environment",
+            "There is no such virtual environment.",
+            "Leave it out: what install_packages installs is there for all programs. Or make it "
+            "first: python3 -m venv DIRECTORY.",
+        ),
+        (
+            r"main\.sh: line \d+: unexpected EOF while looking for matching",
+            "unclosed_quote",
+            "A quote or a bracket in the shell lines is not closed.",
+            "Close it; write longer texts with write_file, or as <<'EOF' in lines of their own.",
+        ),
+    )
+)
