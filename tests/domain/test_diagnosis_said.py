@@ -197,6 +197,8 @@ def test_a_module_is_installed_under_its_packages_name(module: Module, words: st
          "certificate_unknown", "keytool"),
         ("E: Unable to locate package hello", "package_not_found", "sudo apt-get update"),
         ("ERROR: No matching distribution found for nosuch", "package_not_found", "Check the name"),
+        ("ERROR: No matching distribution found for yaml==6", "package_not_found",
+         'packages "pyyaml"'),
         ("System has not been booted with systemd as init system (PID 1). Can't operate.",
          "no_systemd", "background"),
         ("EOFError: EOF when reading a line", "no_input", "stdin"),

@@ -20,6 +20,9 @@ PIP, NPM, SYSTEM = Installer.PIP, Installer.NPM, Installer.SYSTEM
         ("numpy, pandas,scipy", ["numpy", "pandas", "scipy"]),
         ("numpy\npandas==2.*\n", ["numpy", "pandas==2.*"]),
         ("numpy\r\npandas", ["numpy", "pandas"]),
+        ("- numpy\n- pandas>=2\n", ["numpy", "pandas>=2"]),
+        ("1. numpy\n2. pandas", ["numpy", "pandas"]),
+        ("```\nnumpy\npandas\n```", ["numpy", "pandas"]),
         ("numpy >= 2", ["numpy>=2"]),
         ("numpy >= 2, < 3, pandas", ["numpy>=2,<3", "pandas"]),
         ("numpy>=1,<2 pandas", ["numpy>=1,<2", "pandas"]),
@@ -48,6 +51,7 @@ def test_names_alone(text: str | Sequence[str], names: list[str]) -> None:
     "text, installer, names",
     [
         ("pip install tabulate", PIP, ["tabulate"]),
+        ("```bash\npip install tabulate\n```", PIP, ["tabulate"]),
         ("pip3 install -q tabulate rich", PIP, ["tabulate", "rich"]),
         ("python3 -m pip install --user 'numpy>=2'", PIP, ["numpy>=2"]),
         ("uv pip install a b", PIP, ["a", "b"]),
@@ -169,6 +173,23 @@ def test_plain_names_stay_as_they_are(names: list[str]) -> None:
     for text in (" ".join(names), "\n".join(names), ", ".join(names), names):
         assert read_packages(text) == Wanted(tuple(names))
     assert read_packages("pip install " + " ".join(names)).names == tuple(names)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import numpy",
+        "from bs4 import x",
+        "numpy and pandas",
+        "numpy 1.26",
+        "numpy (>=2)",
+        "a v1.2",
+    ],
+)
+def test_no_word_of_a_sentence_or_a_program_is_a_package(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="more than names") as refused:
+        read_packages(text)
+    assert "pandas==2.*" in refused.value.hint
 
 
 @pytest.mark.parametrize("unit", ["a,", "[a", '"', "a>", "; ", "- ", "\n", " pip install", "! "])

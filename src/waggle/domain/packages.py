@@ -81,6 +81,11 @@ _HARMLESS = {
 }
 """Options that change nothing here, and pip's for an upgrade."""
 _UPGRADE = frozenset({"-U", "--upgrade"})
+_FENCE = re.compile(r"(?m)^[ \t]*(?:```|~~~).*$")
+_BULLET = re.compile(r"(?m)^[ \t]*(?:[-*\u2022]|[0-9]{1,2}\.)[ \t]+(?=[A-Za-z@])")
+_NO_NAMES = frozenset({"and", "or", "import", "from", "the", "with", "latest", "version"})
+"""Words of sentences and programs, which are packages, too, that nobody means."""
+_ONLY_VERSION = re.compile(r"v?[0-9]+(?:\.[0-9]+)+|[<>=!~^].*|\(.*|[0-9]?>.*")
 _QUOTES = re.compile(r"([\"'`])([^\"'`\n]*)\1")
 _COMPARISON = re.compile(r"(?<=[\w\]),]) *(===|==|~=|!=|<=|>=|<|>) *(?=[\w.])")
 _MORE = re.compile(r", ?(?=[<>=!~])")
@@ -117,8 +122,9 @@ def read_packages(given: str | Sequence[str]) -> Wanted:
 
 
 def _plain(text: str) -> str:
-    """One line a command: without quotes, comments, brackets of a list and needless spaces."""
+    """One line a command: without Markdown, quotes, comments, brackets and needless spaces."""
     text = text.replace("\\\n", " ").replace("\r", "")
+    text = _BULLET.sub("", _FENCE.sub("", text))
     text = re.sub(r"(?m)(?:^|(?<=[ \t]))#.*$", "", text)
     text = _QUOTES.sub(r"\2", text)
     text = re.sub(r"[ \t\v\f]+", " ", text).strip()
@@ -154,6 +160,8 @@ def _command(text: str) -> Wanted | None:
     words = _split(text[match.end() :])
     options = [word for word in words if word.startswith("-")]
     names = tuple(word for word in words if not word.startswith("-"))
+    if any(map(_ONLY_VERSION.fullmatch, names)):
+        _refuse(text)
     if not names or not all(map(_HARMLESS[installer].fullmatch, options)):
         _refuse(text)
     upgrade = installer is Installer.PIP and bool(_UPGRADE.intersection(options))
@@ -168,6 +176,9 @@ def _names(text: str, whole: str) -> list[str]:
         _refuse(whole, can_run=False)
     if len(words) > 1 and (_VERBS.intersection(words) or _OTHER.match(text)):
         _refuse(whole)
+    prose = _NO_NAMES.intersection(words) or any(map(_ONLY_VERSION.fullmatch, words))
+    if len(words) > 1 and prose:
+        _refuse(whole, can_run=False)
     return words
 
 
@@ -186,7 +197,7 @@ def _split(text: str) -> list[str]:
 
 def _refuse(text: str, *, can_run: bool = True) -> NoReturn:
     line = text.replace("\n", " && ")
-    hint = 'Give names only, such as "numpy pandas"'
+    hint = 'Give names only, such as "numpy pandas==2.*"'
     if can_run and line.isprintable() and len(line) <= _MAX_QUOTED and '"' not in line:
         root = ', user "root"' if re.match(r"(?:sudo )?(?:apt|apk)", line) else ""
         hint += f', or run the command itself: execute with language "shell"{root}, code "{line}"'

@@ -13,7 +13,8 @@ from typing import Final
 
 from waggle.domain.diagnosis import containers
 from waggle.domain.diagnosis.clues import last_words
-from waggle.domain.diagnosis.getting import as_root, has
+from waggle.domain.diagnosis.distributions import distribution_of
+from waggle.domain.diagnosis.getting import as_root, has, python_package
 from waggle.domain.diagnosis.resources import more_disk, more_memory
 from waggle.domain.diagnosis.told import Diagnosis, shown
 from waggle.domain.evidence import Evidence
@@ -119,6 +120,18 @@ def memory_refused(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
     )
 
 
+def distribution_unknown(evidence: Evidence, match: re.Match[str]) -> Diagnosis:
+    """PyPI knows no such name, which may be that of a module."""
+    name = distribution_of(match[1])
+    if name is None:
+        return package_unknown(evidence, match)
+    return Diagnosis(
+        "package_not_found",
+        f"{shown(match[1])} is the name of a module; its package is {name}.",
+        python_package(evidence, name),
+    )
+
+
 def package_unknown(evidence: Evidence, match: re.Match[str]) -> Diagnosis:
     """An installer knows no package of that name."""
     step = "Check the name and version; it may have another name in this index."
@@ -194,7 +207,8 @@ _SAID: Final[tuple[tuple[re.Pattern[str], _Rule], ...]] = tuple(
             r"^(?:E: Unable to locate package|E: Package '\S+' has no installation cand)",
             package_unknown,
         ),
-        (r"No matching distribution found for|npm error 404", package_unknown),
+        (r"No matching distribution found for ([\w.-]+)", distribution_unknown),
+        (r"No matching distribution found|npm error 404", package_unknown),
         (
             r"EADDRINUSE[^\n]*?(?::(\d{1,5})\b)?$"
             r"|\('[^'\n]*', (\d{1,5})\): \[?[Aa]ddress already in use"
