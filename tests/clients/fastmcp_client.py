@@ -3,6 +3,7 @@
 # fastmcp is not installed beside this project, so its types are unknown here.
 """fastmcp's client does the main job against the URL given, then prints what it saw.
 
+Given a file of calls in place of a program that hangs, it makes these and prints the results.
 Runs in an environment of its own; see `tests.support.tools`.
 """
 
@@ -11,9 +12,20 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from fastmcp import Client  # pyright: ignore[reportMissingImports, reportUnknownVariableType]  # not in this environment
+
+
+def shown(result: Any) -> dict[str, Any]:
+    """A result as it came over the wire."""
+    blocks = [
+        each.model_dump(mode="json", by_alias=True, exclude_none=True) for each in result.content
+    ]
+    told = {"content": blocks, "isError": result.is_error}
+    structured = result.structured_content
+    return told if structured is None else {**told, "structuredContent": structured}
 
 
 async def main(url: str, hang: str) -> None:
@@ -25,6 +37,13 @@ async def main(url: str, hang: str) -> None:
             return await client.call_tool(tool, arguments, raise_on_error=False)
 
         tools = [tool.name for tool in await client.list_tools()]
+        if hang.endswith(".json"):
+            results = [
+                await call(name, **given) for name, given in json.loads(Path(hang).read_text())
+            ]
+            told = {"tools": tools, "results": [shown(result) for result in results]}
+            sys.stdout.write(json.dumps(told) + "\n")
+            return
         made = await call("create_environment", runtime="shell")
         environment = made.structured_content["environment_id"]
         done = await call("execute", environment_id=environment, code="echo from fastmcp")

@@ -7,18 +7,25 @@ Python's SDK in both eras and curl have tests of their own; see tests/mcp, tests
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from tests.support.server import ERAS, data_of, error_of, raw, request, serving
+from tests.support.server import ERAS, LEGACY, MODERN, data_of, error_of, raw, request, serving
 from tests.support.server import client as sdk
 from tests.support.tools import environment, fastmcp_python, node_tools
 from tests.support.waggle_process import running, small
 
+from waggle.domain.toolset import TOOLS, Toolset
+
 pytestmark = [pytest.mark.anyio, pytest.mark.net, pytest.mark.timeout(300)]
 MAKERS = ("TypeScript", "fastmcp")
+CALLS = Path(__file__).with_name("calls.json")
+FAIL = [False] * 6 + [True, False, True, True, True, False]
+"""Which of them are errors."""
+PARTS = frozenset({"content", "structuredContent", "isError"})
 
 
 def command(maker: str) -> list[str]:
@@ -56,6 +63,43 @@ async def test_another_makers_client(maker: str, tmp_path: Path) -> None:
 async def test_another_makers_client_and_a_real_machine(maker: str, tmp_path: Path) -> None:
     with running(tmp_path / "server", small(tmp_path)) as server:
         check(await seen_by(maker, tmp_path, server.mcp, "sleep 1000"), maker)
+
+
+def plain(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What each client hands on of a result, whatever it leaves out because it is the default."""
+    told: dict[str, Any] = {"isError": False}
+    told.update({k: v for k, v in result.items() if k in PARTS})
+    content: list[dict[str, Any]] = told["content"]
+    blocks = [{k: v for k, v in block.items() if v is not None} for block in content]
+    return {**told, "content": blocks}
+
+
+async def seen_by_the_python_sdk(era: str) -> dict[str, Any]:
+    async with serving() as rig, sdk(rig, era, after="?toolsets=core") as client:
+        results = [await client.call_tool(*call) for call in json.loads(CALLS.read_text())]
+        dumped = [r.model_dump(mode="json", by_alias=True, exclude_none=True) for r in results]
+        listed = await client.list_tools()
+        return {"tools": [tool.name for tool in listed.tools], "results": dumped}
+
+
+async def test_all_clients_see_the_same_of_the_core(tmp_path: Path) -> None:
+    """Text, structured content, a picture, cut output and errors of every kind."""
+    expected = await seen_by_the_python_sdk(LEGACY)
+    kinds = [{block["type"] for block in each["content"]} for each in expected["results"]]
+    assert expected["tools"] == [*TOOLS[Toolset.CORE]]
+    assert {"image", "text"} <= kinds[4]
+    assert [bool(each.get("isError")) for each in expected["results"]] == FAIL
+    seen = {"Python, stateless": await seen_by_the_python_sdk(MODERN)}
+    for maker in MAKERS:
+        async with serving() as rig:
+            url = f"{rig.mcp}?toolsets=core"
+            seen[maker] = await seen_by(maker, tmp_path, url, str(CALLS))
+    for maker, told in seen.items():
+        assert told["tools"] == expected["tools"], maker
+        for call, here, there in zip(
+            json.loads(CALLS.read_text()), told["results"], expected["results"], strict=True
+        ):
+            assert plain(here) == plain(there), (maker, call)
 
 
 @pytest.mark.parametrize("era", ERAS)

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The TypeScript SDK's client does the main job against the URL given, then prints what it saw.
+// Given a file of calls in place of a program that hangs, it makes these and prints the results.
+import { readFileSync } from "node:fs";
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
 
@@ -8,6 +10,13 @@ await client.connect(new StreamableHTTPClientTransport(new URL(process.argv[2]))
 const call = (name, args, options) =>
   client.callTool({ name, arguments: args }, undefined, options);
 const tools = (await client.listTools()).tools.map((tool) => tool.name);
+if (process.argv[3].endsWith(".json")) {
+  const results = [];
+  for (const [name, args] of JSON.parse(readFileSync(process.argv[3], "utf8")))
+    results.push(await call(name, args));
+  console.log(JSON.stringify({ tools, results }));
+  process.exit();
+}
 const made = await call("create_environment", { runtime: "shell" });
 const environment_id = made.structuredContent.environment_id;
 const done = await call("execute", { environment_id, code: "echo from TypeScript" });
