@@ -21,6 +21,12 @@ from waggle.domain.filesystem import MAX_PATH_BYTES, at_home, parse_mode, parse_
         ("../x", f"{HOME}/../x"),
         ("/a/../b", "/a/../b"),
         ("-rf", f"{HOME}/-rf"),
+        ("./a/././b.txt", f"{HOME}/a/b.txt"),
+        ("./~me", f"{HOME}/~me"),
+        ("file:///tmp/a", "/tmp/a"),
+        ("sandbox:/mnt/data/a", "/mnt/data/a"),
+        ("file:x", f"{HOME}/file:x"),
+        ("./C:\\x", f"{HOME}/C:\\x"),
         ("a\nb", f"{HOME}/a\nb"),
         ("ä", f"{HOME}/ä"),
     ],
@@ -33,6 +39,13 @@ def test_paths_are_the_guests_own(text: str, path: str) -> None:
 def test_what_is_no_path(text: str) -> None:
     with pytest.raises(InvalidArgument):
         parse_path(text)
+
+
+@pytest.mark.parametrize("text", ["C:\\Users\\me\\a.csv", "d:\\a", "C:/Users/me/a.csv"])
+def test_a_path_of_windows_is_refused_with_one_of_here(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="Windows") as refused:
+        parse_path(text)
+    assert HOME in refused.value.hint
 
 
 def test_the_limit_of_a_path_is_in_bytes_and_counts_the_home_directory() -> None:
@@ -69,7 +82,7 @@ def test_a_path_is_absolute_encodable_and_parsed_once(text: str) -> None:
         ("$HOME", "/home/me/"),
         ("$HOME/x", "/home/me/x"),
         ("${HOME}/x", "/home/me/x"),
-        ("./~/x", f"{HOME}/./~/x"),
+        ("./~/x", f"{HOME}/~/x"),
         ("a/~", f"{HOME}/a/~"),
         ("~$draft.docx", f"{HOME}/~$draft.docx"),
         ("$HOMEX/x", f"{HOME}/$HOMEX/x"),

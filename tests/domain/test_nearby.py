@@ -42,9 +42,10 @@ def test_parents_begin_with_the_nearest() -> None:
         ("/h/scr/a.py", directory("/h", "src/"), "Did you mean /h/src? /h has src/."),
         ("/m/d/s.csv", directory("/h", "s.csv"), "Did you mean /h/s.csv? /h has s.csv."),
         (
-            "/h/C:\\Users\\a.csv",
-            directory("/h", "b"),
-            "Paths here are those of Linux. /h has b.",
+            "/h/caf\\xe9",
+            directory("/h", "caf\\xe9"),
+            "caf\\xe9 in /h has a name that is no UTF-8: rename it with a program, or have one "
+            "read it.",
         ),
         ("/h/a", directory("/h", "b\n\x1b[2J"), "/h has b??[2J."),
     ],

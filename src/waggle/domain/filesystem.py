@@ -20,6 +20,10 @@ MAX_LIST_ENTRIES = 2_000
 MAX_PATH_BYTES = 4_095
 DEFAULT_MODE = 0o644
 _AT_HOME = re.compile(r"(?:~|\$HOME|\$\{HOME\})(?=/|\Z)/*")
+_SCHEME = re.compile(r"(?:file://|sandbox:)(?=/)")
+"""What models write before a path, as in links."""
+_HERE = re.compile(r"(?:/\.)+(?=/)")
+_OF_WINDOWS = re.compile(r"[A-Za-z]:(?:\\|/(?:Users|Windows|Program))")
 _OF_A_USER = re.compile(r"~[A-Za-z_][A-Za-z0-9_-]*(?=/|\Z)")
 _MODE = re.compile(r"(?:0o|0)?([0-7]{1,4})", re.ASCII)
 _USUAL_MODES = frozenset(
@@ -79,7 +83,7 @@ def parse_path(text: str) -> str:
     A relative one counts from HOME; `~` and `$HOME` are the home directory of the user that
     programs run as, which the guest knows. `..` is left to the guest's kernel, which resolves it
     inside the guest. Raises InvalidArgument for an empty path, one with NUL or lone surrogates, one
-    of another user's home, and one that is too long for any Linux.
+    of another user's home or of Windows, and one that is too long for any Linux.
     """
     if not text or "\0" in text:
         raise InvalidArgument(
@@ -91,8 +95,15 @@ def parse_path(text: str) -> str:
             f"{other[0][:40]} would be the home directory of a user.",
             hint=f"Write ~/ for your own, or ./{other[0][:40]} for a file of that name.",
         )
+    if _OF_WINDOWS.match(text):
+        raise InvalidArgument(
+            f"{text[:40]!r} is a path of Windows, and this is a Linux machine with its own files.",
+            hint=f"Name it from the root, or from {HOME}, as in data/a.csv.",
+        )
+    text = _SCHEME.sub("", text, count=1)
     path = _AT_HOME.sub("~/", text, count=1) if _AT_HOME.match(text) else text
     path = path if path.startswith(("/", "~/")) else posixpath.join(HOME, path)
+    path = path if path.startswith("~") else _HERE.sub("", path)
     if len(encoded(path, "The path")) > MAX_PATH_BYTES:
         raise InvalidArgument(
             f"The path is over {MAX_PATH_BYTES} bytes.", hint="No Linux has such paths: shorten it."

@@ -7,7 +7,6 @@ Used by `waggle.service.nearby`, which asks the guest. Names of entries are the 
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Final
@@ -21,7 +20,6 @@ _MAX_NAME: Final = 80
 _MAX_COMPARED: Final = 500
 EMPTY_PLACES: Final = frozenset({"/", "/home", "/mnt", "/media"})
 """Directories with nothing of a user's in them: the home directory is told instead."""
-_WINDOWS: Final = re.compile(r"(?:.*/)?[A-Za-z]:[\\/]|.*\\")
 
 
 def parents(path: str) -> Sequence[str]:
@@ -39,14 +37,18 @@ def told(path: str, listing: Listing) -> str:
     part = posixpath.basename(path) if inside.startswith("..") else inside.partition("/")[0]
     meant = _meant(part, [entry.name for entry in listing.entries[:_MAX_COMPARED]])
     where = _shown(listing.path)
+    if meant and posixpath.join(listing.path, meant) == path:
+        return (
+            f"{_shown(part)} in {where} has a name that is no UTF-8: rename it with a program, "
+            "or have one read it."
+        )
     likely = f"Did you mean {_shown(posixpath.join(listing.path, meant))}? " if meant else ""
-    windows = "Paths here are those of Linux. " if _WINDOWS.match(path) else ""
     if not listing.entries:
-        return f"{windows}{where} is empty."
+        return f"{where} is empty."
     named = ", ".join(_entry(entry) for entry in listing.entries[:_MAX_NAMED])
     more = len(listing.entries) - _MAX_NAMED
     rest = f" and {more}{' or more' if listing.truncated else ''} others" if more > 0 else ""
-    return f"{windows}{likely}{where} has {named}{rest}."
+    return f"{likely}{where} has {named}{rest}."
 
 
 def _meant(name: str, there: Sequence[str]) -> str:
