@@ -48,6 +48,11 @@ def test_a_path_of_windows_is_refused_with_one_of_here(text: str) -> None:
     assert HOME in refused.value.hint
 
 
+@pytest.mark.parametrize("mode", ["+x", "a+x"])
+def test_executable_is_a_mode(mode: str) -> None:
+    assert parse_mode(mode) == 0o755
+
+
 def test_the_limit_of_a_path_is_in_bytes_and_counts_the_home_directory() -> None:
     assert parse_path("/" + "x" * (MAX_PATH_BYTES - 1))
     with pytest.raises(InvalidArgument):

@@ -96,6 +96,11 @@ def test_what_is_surely_another_language_runs_as_that() -> None:
     assert read(">>> print(1)\n1") == ("print(1)\n", None)
 
 
+@pytest.mark.parametrize("language", ["auto", "None", "null", "default", " "])
+def test_a_word_for_no_language_is_none(language: str) -> None:
+    assert read("x = 1", language) == ("x = 1", None)
+
+
 def test_a_shell_that_is_asked_for_gets_any_code() -> None:
     assert read("import os\nls", "shell") == ("import os\nls", SHELL)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 from mcp_types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import BaseModel, Field
-from tests.support.server import Setup, client, created, data_of, error_of, serving
+from tests.support.server import Setup, client, created, data_of, default_tools, error_of, serving
 
 from waggle.mcp.arguments import ADDED_BY_CLIENTS, make_tool
 from waggle.mcp.context import Ctx
@@ -130,6 +130,12 @@ async def test_what_clients_add_is_ignored_and_other_spellings_are_understood() 
         ("timeoutSecond", " (did you mean timeout_seconds?)"),
         ("command", " (did you mean code?)"),
         ("sandbox_id", " (did you mean environment_id?)"),
+        ("cmd", " (did you mean code?)"),
+        ("timeout", " (did you mean timeout_seconds?)"),
+        ("workdir", " (did you mean cwd?)"),
+        ("run_in_background", " (did you mean background?)"),
+        ("query", " (did you mean code?)"),
+        ("run_id", "."),
         ("xyz", "."),
     ],
 )
@@ -149,3 +155,58 @@ async def test_a_parameter_that_is_given_twice_by_other_spellings_is_refused() -
         twice = {"environment_id": "a", "environmentId": "b", "code": ""}
         refused = error_of(await agent.call_tool("execute", twice))
         assert "There is no parameter 'environmentId'" in refused["message"]
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+async def test_an_optional_parameter_may_be_sent_with_nothing_in_it(nothing: object) -> None:
+    """OpenAI's strict mode sends null for each that the model leaves out, others an empty text."""
+    accepted = [name for name in TOOL.accepted["properties"] if name != "word"]
+    found = TOOL.fn_metadata.validate_arguments(
+        TOOL.fn_metadata.pre_parse_json({"word": "a", **dict.fromkeys(accepted, nothing)})
+    )
+    assert found == TOOL.fn_metadata.validate_arguments({"word": "a"})
+    async with serving(Setup()) as rig, client(rig) as agent:
+        this = {"environment_id": await created(agent)}
+        for tool in default_tools():
+            if tool.name in {"execute", "write_file", "read_file", "list_files", "read_job"}:
+                given = {"code": "echo a", "path": "a", "content": "x", "job_id": 1, **this}
+                empty = dict.fromkeys(tool.accepted["properties"], nothing)
+                arguments = {name: given.get(name, empty[name]) for name in empty}
+                if tool.name == "list_files":
+                    arguments["path"] = nothing
+                assert not (await agent.call_tool(tool.name, arguments)).is_error, tool.name
+
+
+@pytest.mark.parametrize(
+    "tool, wrong, words",
+    [
+        ("execute", {"code": "x", "env": [{"name": "A"}]}, "Parameter 'env"),
+        ("install_packages", {"packages": {"numpy": "2"}}, "Parameter 'packages'"),
+        ("create_environment", {"files": ["a"]}, "Parameter 'files"),
+    ],
+)
+async def test_no_word_of_a_library_is_in_a_refusal(
+    tool: str, wrong: dict[str, Any], words: str
+) -> None:
+    async with serving(Setup()) as rig, client(rig) as agent:
+        message = error_of(await agent.call_tool(tool, wrong))["message"]
+        assert words in message
+        assert "[" not in message
+        assert "str" not in message.replace("string", "")
+
+
+@pytest.mark.parametrize("env", ["A=1", "B=2\nA=1\n", '{"A": 1}', {"A": 1}, ["A=1"], '["A=1"]'])
+async def test_variables_in_each_form(env: object) -> None:
+    async with serving(Setup()) as rig, client(rig) as agent:
+        given = {"environment_id": await created(agent), "code": "env A", "env": env}
+        assert data_of(await agent.call_tool("execute", given))["stdout"] == "1\n"
+
+
+async def test_an_id_may_stand_in_quotes_and_content_in_a_data_url() -> None:
+    async with serving(Setup()) as rig, client(rig) as agent:
+        quoted = {"environment_id": f"`{await created(agent)}`"}
+        content = {"path": "a", "content": "data:text/plain;base64,eA==", "encoding": "base64"}
+        assert not (await agent.call_tool("write_file", {**quoted, **content})).is_error
+        assert (
+            data_of(await agent.call_tool("read_file", {**quoted, "path": "a"}))["content"] == "x"
+        )

@@ -26,6 +26,7 @@ _HERE = re.compile(r"(?:/\.)+(?=/)")
 _OF_WINDOWS = re.compile(r"[A-Za-z]:(?:\\|/(?:Users|Windows|Program))")
 _OF_A_USER = re.compile(r"~[A-Za-z_][A-Za-z0-9_-]*(?=/|\Z)")
 _MODE = re.compile(r"(?:0o|0)?([0-7]{1,4})", re.ASCII)
+_ADDS_X = re.compile(r"a?\+x")
 _USUAL_MODES = frozenset(
     int(f"{owner}{group}{other}", 8)
     for owner in (4, 5, 6, 7)
@@ -129,8 +130,11 @@ def check_content(data: bytes) -> bytes:
 def parse_mode(given: str | int) -> int:
     """Permission bits in octal: `0644`, `755`, `0o755`, or the number 755. Raises InvalidArgument.
 
-    A number that is no usual mode in octal, but is one in decimal, is meant so: 493 is 0o755.
+    `+x` is 0755. A number that is no usual mode in octal, but is one in decimal, is meant so: 493
+    is 0o755.
     """
+    if isinstance(given, str) and _ADDS_X.fullmatch(given):
+        return 0o755
     digits = _MODE.fullmatch(str(given))
     octal = int(digits[1], 8) if digits else None
     if isinstance(given, int) and octal not in _USUAL_MODES and given in _USUAL_MODES:

@@ -23,7 +23,7 @@ def parse_reference_text(text: str, parameter: str, maker: str) -> str:
 
     Raises InvalidArgument.
     """
-    plain = text.strip()
+    plain = text.strip(" \t\r\n`'\"")
     if not _REFERENCE.fullmatch(plain):
         raise InvalidArgument(
             f"{text[:60]!r} is no id, nor a name.",

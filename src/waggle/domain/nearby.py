@@ -37,7 +37,7 @@ def told(path: str, listing: Listing) -> str:
     part = posixpath.basename(path) if inside.startswith("..") else inside.partition("/")[0]
     meant = _meant(part, [entry.name for entry in listing.entries[:_MAX_COMPARED]])
     where = _shown(listing.path)
-    if meant and posixpath.join(listing.path, meant) == path:
+    if "\\x" in meant and posixpath.join(listing.path, meant) == path:
         return (
             f"{_shown(part)} in {where} has a name that is no UTF-8: rename it with a program, "
             "or have one read it."

@@ -20,6 +20,7 @@ from waggle.domain.pasted import commands, is_session, python_lines, unfenced
 from waggle.domain.runtime import RuntimeName
 
 _SHEBANG = re.compile(r"#!\s*(?:\S*/env\s+(?:-S\s+)?)?(?:\S*/)?(python|node|bash|sh|dash)[0-9.]*\b")
+_NO_LANGUAGE = frozenset({"", "auto", "default", "none", "null"})
 _KINDS = {
     RuntimeName.SHELL: ("shell", "commands of a shell"),
     RuntimeName.NODE: ("javascript", "JavaScript"),
@@ -42,7 +43,8 @@ def read_program(code: str, language: str | None, own: RuntimeName) -> Program:
     Raises InvalidRuntime for a language that there is not, and InvalidArgument, with the next step,
     for what cannot be understood.
     """
-    asked = parse_language(language) if language else None
+    given = (language or "").strip().lower() not in _NO_LANGUAGE
+    asked = parse_language(language) if language and given else None
     code, tag = unfenced(code)
     chosen = asked or known_language(tag) or _of_first_line(code)
     runtime = chosen.runtime if chosen else own.language

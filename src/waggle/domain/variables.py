@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Environment variables as clients give them: an object, or a list of NAME=value. Pure."""
+"""Environment variables as clients give them: an object, or NAME=value in a list or lines. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from waggle.domain.text import NUL_HINT, encoded
 MAX_VARIABLES_BYTES = 32_768
 """Of an environment's own, with their names."""
 
-Given = Mapping[str, object] | Sequence[str]
+Given = Mapping[str, object] | Sequence[str] | str
 
 
 def parse_variables(given: Given) -> dict[str, str]:
-    """Names with values; numbers and booleans become text. Raises InvalidArgument."""
+    """Names with values, of a text one a line; numbers and booleans become text.
+
+    Raises InvalidArgument.
+    """
+    if isinstance(given, str):
+        given = [line.strip() for line in given.splitlines() if line.strip()]
     if not isinstance(given, Mapping):
         pairs = [each.partition("=") for each in given]
         if not all(equals for _, equals, _ in pairs):

@@ -30,6 +30,8 @@ ADDED_BY_CLIENTS = frozenset(
     {
         *("toolCallId", "tool_call_id", "sessionId", "session_id", "action", "chatInput"),
         *("description", "explanation", "reason", "reasoning", "thought", "_meta"),
+        *("task_progress", "security_risk", "summary", "random_string", "wait_for_previous"),
+        *("toolAction", "toolSummary", "waitForPreviousTools"),
     }
 )
 """What clients and habits of models put beside the arguments; ignored where it is none of them."""
@@ -37,6 +39,7 @@ ADDED_BY_CLIENTS = frozenset(
 _IN_HEADER = "environment_id"
 _OPENING = {"array": "[", "object": "{"}
 _PLAIN = (*"-0123456789", "true", "false")
+_CAPITAL = frozenset({"True", "False", "TRUE", "FALSE"})
 _WITHIN = Bounds(containers=20_000, commas=20_000, depth=32, outside=256 * 1024)
 """Of JSON in a string: a list of names, variables or files."""
 _NUMBERS = {"integer", "number", "boolean", "null"}
@@ -46,11 +49,13 @@ class _Metadata(FuncMetadata):
     """The SDK's metadata of a function, with a narrower reading of JSON inside strings.
 
     `openings` says, for each parameter that is a list or an object, how its JSON begins; `plain`
-    are those that take a number or a boolean.
+    are those that take a number or a boolean; `optional` may be left out, and are when a client
+    sends null or an empty text, as some do for each that a model did not give.
     """
 
     openings: dict[str, tuple[str, ...]]
     plain: frozenset[str]
+    optional: frozenset[str]
 
     def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
         """Parse strings that hold the list or object that their parameter asks for."""
@@ -58,7 +63,8 @@ class _Metadata(FuncMetadata):
         return {
             name: _plain(value) if name in self.plain else _parsed(value, self.openings.get(name))
             for name, value in named.items()
-            if name in self.openings or name not in ADDED_BY_CLIENTS
+            if (name in self.openings or name not in ADDED_BY_CLIENTS)
+            and not (name in self.optional and (value is None or value == ""))
         }
 
 
@@ -84,7 +90,7 @@ class OfferedTool(Tool):
 def _plain(value: object) -> object:
     """5 for "5", and for 5.0, which is the same to JSON Schema; what is neither stays."""
     if isinstance(value, str):
-        value = _parsed(value, _PLAIN)
+        value = _parsed(value.lower() if value in _CAPITAL else value, _PLAIN)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -150,6 +156,7 @@ def _shape(function: Callable[..., Awaitable[object]]) -> OfferedTool:
             for name, each in kinds.items()
         },
         plain=frozenset(name for name, each in kinds.items() if _NUMBERS.issuperset(each)),
+        optional=frozenset(kinds) - frozenset(schema.get("required", ())),
         arg_model=strict,
         # Without a model the SDK does not check results again, which are made from models here.
         output_schema=terse(told),

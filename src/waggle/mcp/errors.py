@@ -33,11 +33,36 @@ ERROR_META_KEY = "waggle/error"
 MAX_TEXT = 4_000
 MAX_ECHO = 60
 _MAX_PROBLEMS = 5
-_OTHER_WORDS: Final = {
-    **dict.fromkeys(("directory", "dir", "folder", "file", "filename"), ("path",)),
-    **dict.fromkeys(("command", "cmd", "script", "source", "program"), ("code", "command")),
-    **dict.fromkeys(("text", "body", "data"), ("content",)),
-    **dict.fromkeys(("sandbox", "sandbox_id", "vm", "id"), ("environment_id",)),
+_ALIKE = 0.7
+"""How like a name must be to be taken for a misspelt one."""
+_OTHER_WORDS: Final[Mapping[str, tuple[str, ...]]] = {
+    word: meant
+    for words, meant in (
+        ("file file_path filepath filename dir_path folder paths target_file", ("path",)),
+        ("directory dir", ("path", "cwd")),
+        ("workdir working_dir working_directory workspace", ("cwd", "path")),
+        ("command cmd script source program query args arguments", ("code", "command")),
+        ("input", ("stdin", "code")),
+        ("text body data file_text contents", ("content",)),
+        ("old_string old_str search find old", ("old_text",)),
+        ("new_string new_str replace replacement new", ("new_text",)),
+        ("sandbox sandbox_id vm container environment env_id", ("environment_id",)),
+        ("id", ("job_id", "environment_id")),
+        ("job task_id process_id shell_id bash_id", ("job_id",)),
+        ("timeout timeout_ms", ("timeout_seconds", "wait_seconds", "timeout_minutes")),
+        ("wait block yield_time_ms", ("wait_seconds",)),
+        ("run_in_background is_background detach", ("background",)),
+        ("language template kernel", ("language", "runtime")),
+        ("package name names libraries dependencies requirements modules", ("packages",)),
+        ("internet internet_access allow_internet allow_network", ("network",)),
+        ("memory ram", ("memory_mb",)),
+        ("cpu", ("cpus",)),
+        ("disk", ("disk_mb",)),
+        ("as_root sudo root", ("user",)),
+        ("tail start start_line view_range", ("offset",)),
+        ("lines end_line max_lines", ("limit",)),
+    )
+    for word in words.split()
 }
 """What models call parameters that have another name here."""
 NO_PARAMETERS: Mapping[str, bool] = {}
@@ -184,11 +209,12 @@ def _arguments(tool: str, error: ValidationError, parameters: Mapping[str, bool]
 def _problem(
     kind: str, location: Sequence[int | str], message: str, known: Mapping[str, bool]
 ) -> str:
-    name = clean(".".join(str(part) for part in location[:3]), MAX_ECHO)
+    inside = (str(part) for part in location[1:3] if isinstance(part, int))  # else pydantic's words
+    name = clean(".".join([*map(str, location[:1]), *inside]), MAX_ECHO)
     if kind == "missing":
         return f"parameter {name!r} is missing"
     if kind == "extra_forbidden":
-        meant = get_close_matches(name, known, 1) or [*_OTHER_WORDS.get(name.lower(), ())]
-        meant = [each for each in meant if each in known]
+        others = [each for each in _OTHER_WORDS.get(name.lower(), ()) if each in known]
+        meant = others or get_close_matches(name, known, 1, _ALIKE)
         return f"there is no parameter {name!r}{f' (did you mean {meant[0]}?)' if meant else ''}"
     return f"parameter {name!r}: {clean(message, 200)}"

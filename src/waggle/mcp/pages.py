@@ -11,6 +11,7 @@ import base64
 import binascii
 import codecs
 import mimetypes
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -115,6 +116,9 @@ def _text(part: bytes, *, last: bool) -> str | None:
         return None
 
 
+_DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
+
+
 def decode_base64(text: str) -> bytes:
     """The bytes that base64 `text` stands for; white space is ignored. Raises InvalidArgument."""
     try:
@@ -122,7 +126,7 @@ def decode_base64(text: str) -> bytes:
     except ValueError:  # binascii.Error, and what is not ASCII
         pass
     try:
-        return _strict_base64("".join(text.split()))
+        return _strict_base64(_DATA_URL.sub("", "".join(text.split()), count=1))
     except ValueError:
         raise InvalidArgument(
             "The content is not valid base64.", hint="Use standard base64 with padding."

@@ -31,7 +31,7 @@ Wait = Annotated[
 Background = Annotated[bool, Field(description="Answer at once; it goes on as a job.")]
 Cwd = Annotated[str | None, Field(description="Working directory.")]
 Env = Annotated[
-    list[str] | dict[str, Any] | None,
+    str | list[str] | dict[str, Any] | None,
     Field(description="Variables as NAME=value.", json_schema_extra=STRINGS),
 ]
 Stdin = Annotated[str, Field()]
