@@ -45,9 +45,10 @@ has started, also when that fails. Everywhere an environment's name, or {MIN_SHO
 characters of its id, will do.
 
 What models write is understood: a Markdown fence around the code (its tag names the language), a
-first line `#!`, a shell's command in the place of a program, `!cmd`, `%pip` and `%%bash` as in a
-notebook, carriage returns in shell code, languages as `py`, `js`, `ts`, `sh`, `bash`, paths that
-begin with `~/`, numbers in `env`.""",
+first line `#!`, a shell's commands, JavaScript or Python in the place of one another, a session
+with its prompts (`$`, `>>>`), `!cmd`, `%pip` and `%%bash` as in a notebook, carriage returns in
+shell code, languages as `py`, `js`, `ts`, `sh`, `bash`, paths that begin with `~/`, numbers in
+`env`.""",
     "write_file": f"At most {MAX_FILE_BYTES:,} bytes (10 MiB). Missing directories are made.",
     "read_file": f"""\
 Reads files of at most {MAX_FILE_BYTES:,} bytes. `offset` and `limit` count bytes. A page of text
