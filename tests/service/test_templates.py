@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -35,9 +36,9 @@ class Vmm:
         return VMM
 
 
-def templates(tmp_path: Path, *, apart: bool) -> Templates:
+def templates(tmp_path: Path, *, apart: bool = False, warm: Command = WARM) -> Templates:
     recipe = Recipe(
-        ScratchDisks(tmp_path), b"", dict.fromkeys(RuntimeName, WARM), usual=None, apart=apart
+        ScratchDisks(tmp_path), b"", dict.fromkeys(RuntimeName, warm), usual=None, apart=apart
     )
     hypervisor = cast("FreezingHypervisor", Vmm())
     return Templates(
@@ -73,6 +74,13 @@ async def test_a_template_of_all_is_everybodys(tmp_path: Path) -> None:
     make(found, None)
     for owner in ("ann", "bob", None):
         assert await found.find(blueprint(owner)) is not None
+
+
+async def test_what_ran_other_code_before_it_was_frozen_is_another_template(tmp_path: Path) -> None:
+    make(templates(tmp_path), None)
+    imports = replace(WARM, code=b"import pandas")
+    assert await templates(tmp_path).find(blueprint(None)) is not None
+    assert await templates(tmp_path, warm=imports).find(blueprint(None)) is None
 
 
 async def test_with_sharing_within_an_owner_nobody_goes_on_from_anothers(tmp_path: Path) -> None:

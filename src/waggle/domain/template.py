@@ -34,7 +34,7 @@ class TemplateKey:
         vmm: Mapping[str, str],
         owner: str | None = None,
     ) -> TemplateKey:
-        """`image` is a digest, `warmed` the program that was run before, `vmm` a fingerprint.
+        """`image` is a digest, `warmed` what was run before, `vmm` a fingerprint.
 
         `owner` is the only one whose machines may go on from it; None: everybody's may.
         """

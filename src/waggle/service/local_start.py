@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 
 from waggle.domain.environment import Environment
-from waggle.domain.execution import HOME, Command
+from waggle.domain.execution import HOME, Command, ExecutionResult
 from waggle.domain.host import Progress
 from waggle.domain.machine import Machine
 from waggle.domain.network import NetworkPolicy
@@ -37,8 +38,8 @@ from waggle.service.warm_machine import WarmMachine
 NewProxy = Callable[[Environment], Proxy]
 _NOBODY = "warm"
 """The host name of a machine that waits."""
-_RUNS = 3
-"""An emulated processor is faster at what it did before."""
+_RUNS, _ENOUGH = 3, 5.0
+"""An emulated processor is faster at what it did before; what takes so many seconds runs once."""
 
 
 class LocalStart:
@@ -86,7 +87,7 @@ class LocalStart:
         return guest
 
     async def warm(self, made_of: MadeOf, files: Path, command: Command) -> WarmMachine:
-        """A machine that is nobody's: up, connected, and `command` was run in it a few times.
+        """A machine that is nobody's: up, connected, and it has run `command`.
 
         It comes up in the background. What fails leaves `files` as they were. Raises as
         `LocalMachines.bring_up` does.
@@ -102,8 +103,7 @@ class LocalStart:
             save_access(files, keys, launched.lease.port)
             connection = SshConnection(launched.lease.port, keys)
             undo.push_async_callback(connection.aclose)
-            for _ in range(_RUNS):
-                await Shell(connection).run(command)
+            await repeated(partial(Shell(connection).run, command))
             await launched.machine.renew({})  # the way by which it will be claimed
             if polite:
                 come_forward(launched.machine.identity)
@@ -176,6 +176,13 @@ class LocalStart:
             certificates=self._parts.certificates,
             variables=variables,
         )
+
+
+async def repeated(run: Callable[[], Awaitable[ExecutionResult]]) -> None:
+    """Run it a few times, or once if it takes long."""
+    for _ in range(_RUNS):
+        if (await run()).duration > _ENOUGH:
+            break
 
 
 async def _both(*work: Coroutine[None, None, None]) -> None:

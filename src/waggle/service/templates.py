@@ -3,7 +3,8 @@
 
 `find` is asked for each create. What it does not find is wanted once that machine has booted, and
 made in the background, one at a time, with a machine of its own: booted, its runtime run once so
-that its pages are in memory, frozen. Its keys open nothing afterwards: they were only in memory.
+that the pages of first calls are in memory, frozen. Its keys open nothing afterwards: they were
+only in memory.
 Without a background there are those that `ensure` made, in this process or another.
 """
 
@@ -138,13 +139,14 @@ class Templates:
         self.store.remove(template.key.id)
 
     def _key(self, blueprint: Blueprint) -> TemplateKey:
+        warm = self._recipe.warm[blueprint.made_of.runtime]
         return TemplateKey.of(
             image=blueprint.made_of.image.digest,
             kernel=blueprint.made_of.kernel.stem,
             kit=blueprint.made_of.kit.stem,
             resources=blueprint.made_of.resources,
             certificates=self._recipe.certificates,
-            warmed=self._recipe.warm[blueprint.made_of.runtime].argv,
+            warmed=(*warm.argv, *([warm.code.decode()] if warm.code else [])),
             vmm=self.hypervisor.fingerprint(),
             owner=blueprint.owner if self._recipe.apart else None,
         )
@@ -196,10 +198,12 @@ class Templates:
         log.info("template_made", template=key.id, image=blueprint.made_of.image.reference)
 
     async def _warm(self, port: int, keys: EnvironmentKeys, runtime: RuntimeName) -> None:
-        """Have in memory what the first call of an environment needs."""
+        """Have in memory what the first call of an environment needs, as far as it works."""
         connection = SshConnection(port, keys)
         try:
-            await Shell(connection).run(self._recipe.warm[runtime])
+            result = await Shell(connection).run(self._recipe.warm[runtime])
+            if result.exit_code != 0:
+                log.warning("template_not_warmed", runtime=runtime, exit_code=result.exit_code)
             await Files(connection).list("/")
         finally:
             await connection.aclose()
