@@ -133,7 +133,8 @@ Images are told by their content. `read_file` shows a png, jpeg, gif, webp or sv
 {MAX_IMAGE_BYTES:,} bytes as an image. `execute` and `run_command` show up to {MAX_IMAGES} that the
 program wrote into its working directory, once it has ended: by default when its
 text names an image file (or `savefig`), or with `images`. Of one that outlasts its call, `read_job`
-(with `wait_seconds`) and `wait_job` show them. With `files`, a link to its resource stands beside each.
+(with `wait_seconds`) and `wait_job` show them. With `files`, a link to its resource stands beside
+each.
 """
 
 Schema = Mapping[str, Any]
