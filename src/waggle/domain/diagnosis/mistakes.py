@@ -70,8 +70,8 @@ def in_the_code(evidence: Evidence) -> Diagnosis | None:
 def _another_machine(path: str) -> Diagnosis:
     return Diagnosis(
         "file_not_found",
-        f"There is no {shown(path)}: this is another machine than the user's, with files of its "
-        "own.",
+        f"It did not find {shown(path)}: this is another machine than the user's, with files of "
+        "its own.",
         "Write what it needs with write_file, to a relative path or below /home/sandbox.",
     )
 
@@ -79,7 +79,7 @@ def _another_machine(path: str) -> Diagnosis:
 def _not_there(path: str) -> Diagnosis:
     return Diagnosis(
         "file_not_found",
-        f"There is no {shown(path)} where it ran.",
+        f"It did not find {shown(path)}.",
         "A relative path counts from cwd, by default the environment's directory: a cd of an "
         "earlier call does not last. list_files shows what is there.",
     )
@@ -101,7 +101,7 @@ def _undefined(name: str, *, python: bool) -> Diagnosis:
         )
     return Diagnosis(
         "not_defined",
-        f"This code does not define {shown(name)}.",
+        f"It said that {shown(name)} is not defined.",
         "If an earlier call did, define it here again: each call is a new process, which shares "
         "files and packages with the others but no variables.",
     )
@@ -149,7 +149,7 @@ _SAID: Final = tuple(
         (
             r"bin/activate: No such file or directory",
             "no_virtual_environment",
-            "There is no such virtual environment.",
+            "It did not find the virtual environment.",
             "Leave it out: what install_packages installs is there for all programs. Or make it "
             "first: python3 -m venv DIRECTORY.",
         ),
