@@ -24,11 +24,11 @@ async def measure(options: Options) -> list[Result]:
     """The row `cycles`."""
     async with serving() as server:
         await _cycles(server, WORKERS, options)  # opens what stays open: database, thread pools
-        before, memory = await _settled(server, None), resident_bytes(server.pid)
+        before, memory = await settled(server, None), resident_bytes(server.pid)
         began = time.monotonic()
         await _cycles(server, options.cycles, options)
         minutes = (time.monotonic() - began) / 60
-        after = await _settled(server, before)
+        after = await settled(server, before)
         grown = (resident_bytes(server.pid) - memory) / 1e6
     more = {kind: change for kind, change in difference(before, after).items() if change > 0}
     kinds = ", ".join(f"{count} {kind}" for kind, count in more.items())
@@ -58,7 +58,7 @@ async def _cycles(server: Server, count: int, options: Options) -> None:
             group.create_task(work(client))
 
 
-async def _settled(server: Server, wanted: Counter[str] | None) -> Counter[str]:
+async def settled(server: Server, wanted: Counter[str] | None) -> Counter[str]:
     """What the server holds once it is `wanted`, or has not changed for QUIET_SECONDS."""
     now = holdings(server.pid, server.data, server.temporary)
     since = time.monotonic()

@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from benchmarks import guest
 from waggle.cli.client import call
 from waggle.config import Settings, load
 
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
 STOP_SECONDS = 60.0
 
 
@@ -41,12 +41,15 @@ class Server:
 async def serving(
     before: Callable[[Path], Awaitable[None]] | None = None,
     more: Mapping[str, str] | None = None,
+    *,
+    within: Sequence[str] = (),
+    log: Path | None = None,
 ) -> AsyncGenerator[Server]:
     """Start a server and wait until it is ready; at the end stop it and delete its data.
 
     `before` gets its data directory first; `more` are variables of its environment. It makes no
-    templates unless these say so: every create boots. Raises RuntimeError when it does not get
-    ready.
+    templates unless these say so: every create boots. `within` are words before its command, and
+    `log` gets what it writes to stderr. Raises RuntimeError when it does not get ready.
     """
     settings = load()
     with tempfile.TemporaryDirectory(prefix="waggle-bench-") as name:
@@ -66,9 +69,10 @@ async def serving(
             "TMPDIR": str(temporary),
             **(more or {}),
         }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "waggle", "serve", env=environ
-        )
+        with contextlib.ExitStack() as stack:
+            stderr = None if log is None else stack.enter_context(log.open("ab"))
+            argv = (*within, sys.executable, "-m", "waggle", "serve")
+            process = await asyncio.create_subprocess_exec(*argv, env=environ, stderr=stderr)
         url = f"http://127.0.0.1:{port}"
         try:
             await _until_ready(url, process)

@@ -4,30 +4,32 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
 import os
-import struct
 import subprocess
 import sys
 from collections.abc import Callable
 
 import anyio.to_thread
 import pytest
-import zstandard
-from tests.support.archives import packed_zeros
+from tests.support.hostile_archives import (
+    TINY,
+    deep_archive,
+    deep_records,
+    packed_window,
+    zip_of_long_extra_fields,
+    zip_of_many_entries,
+)
 from tests.support.strain import STALL, strained
 
 from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.search import Kind
-from waggle.domain.tree import MAX_TREE_ENTRIES, TreeEntry, decode, encode
+from waggle.domain.tree import MAX_TREE_ENTRIES, TreeEntry, decode
 from waggle.service.archives import read_archive, write_archive
 from waggle.service.tar_writing import END, header
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20
-DEEP = [TreeEntry(Kind.FILE, b"%x" % n + b"/d" * 97) for n in range(19_000)]
-"""Names of 98 components each."""
 
 
 class Nowhere(io.RawIOBase):
@@ -44,30 +46,24 @@ def rewritten(records: bytes) -> None:
 
 
 def a_deep_archive() -> Callable[[], object]:
-    data = gzip.compress(b"".join(header(each.name, each) for each in DEEP) + END, 1)
+    data = deep_archive()
     assert len(data) < 865_000
     return lambda: read_archive(data)
 
 
 def a_deep_packed_tree() -> Callable[[], object]:
-    records = b"".join(map(encode, DEEP)) + b"e 0 0 0\0\0"
+    records = deep_records() + b"e 0 0 0\0\0"
     return lambda: rewritten(records)
 
 
 def a_zip_of_many_entries() -> Callable[[], object]:
-    """200,000 of them in 9 MiB: zipfile would make 300 MiB of objects."""
-    directory = struct.pack("<4s42x", b"PK\1\2") * 200_000
-    end = struct.pack("<4sHHHHLLH", b"PK\5\6", 0, 0, 0, 0, len(directory), 0, 0)
-    data = directory + end
-    return lambda: read_archive(b"PK\3\4" + data)
+    data = zip_of_many_entries()
+    return lambda: read_archive(data)
 
 
 def a_zip_of_long_extra_fields() -> Callable[[], object]:
-    """Python's own reader would take 16 s for these 10 MiB."""
-    entry = struct.pack("<4s26xH14x", b"PK\1\2", 65_532) + struct.pack("<HH", 9, 0) * 16_383
-    directory = entry * 150
-    end = struct.pack("<4sHHHHLLH", b"PK\5\6", 0, 0, 0, 0, len(directory), 0, 0)
-    return lambda: read_archive(b"PK\3\4" + directory + end)
+    data = zip_of_long_extra_fields()
+    return lambda: read_archive(data)
 
 
 @pytest.mark.parametrize(
@@ -88,9 +84,7 @@ async def test_it_is_refused_before_it_takes_anything(
 @pytest.mark.parametrize("window, most", [(64 * MIB, 100 * MIB), (128 * MIB, 24 * MIB)])
 async def test_a_packed_window_takes_bounded_memory(window: int, most: int) -> None:
     """32 kB took 260 MiB: a window, and what one read of it gave, twice."""
-    name = header(b"zeros", TreeEntry(Kind.FILE, b"zeros", data=bytes(8 * MIB)))
-    begin = zstandard.ZstdCompressor().compress(name)
-    data = begin + packed_zeros(1024 * MIB, window)
+    data = packed_window(window)
     assert len(data) < 40_000
     async with strained() as strain:
         with contextlib.suppress(InvalidArgument, TooLarge):
@@ -101,7 +95,7 @@ async def test_a_packed_window_takes_bounded_memory(window: int, most: int) -> N
 
 async def test_records_without_number_are_no_tree() -> None:
     """A guest can send 15 million of them; each was kept."""
-    records = b"s 0 0 0\0a\0" * 3_000_000
+    records = TINY * 3_000_000
     async with strained() as strain:
         with pytest.raises(ValueError, match="too many records"):
             await anyio.to_thread.run_sync(rewritten, records)
@@ -110,7 +104,7 @@ async def test_records_without_number_are_no_tree() -> None:
 
 
 def test_of_what_is_left_out_the_first_hundred_are_kept() -> None:
-    records = b"s 0 0 0\0a\0" * MAX_TREE_ENTRIES + b"e 0 0 0\0\0"
+    records = TINY * MAX_TREE_ENTRIES + b"e 0 0 0\0\0"
     entries = decode(lambda at, size: records[at : at + size], len(records))
     left_out = write_archive(entries, Nowhere())
     assert (left_out.count, len(left_out.first)) == (MAX_TREE_ENTRIES, 100)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m benchmarks.attacks [--only NAME ...] [--seconds N] [--write] [--json FILE]`.
+
+Behind `./task attacks`. Each attack goes on for so long against a server of its own, beside another
+owner's work; then a minute of calm. Prints what each came to. With --write the table in
+docs/security.md gets its row at once, so that a run may be cut and gone on with by --missing. Exit
+code 1 when something is over its limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.attacks.figures import Figures, exceeded
+from benchmarks.attacks.report import page, rows_of, terminal
+from benchmarks.attacks.run import attacked
+from benchmarks.attacks.table import WHAT
+from benchmarks.machine import describe
+
+PAGE = Path(__file__).parents[2] / "docs" / "security.md"
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line. Exits on a wrong one."""
+    parser = argparse.ArgumentParser(prog="attacks", description="Attack a server, and measure.")
+    parser.add_argument("--only", nargs="+", metavar="NAME", default=[], help="these attacks")
+    parser.add_argument("--missing", action="store_true", help="those without a row in the table")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each attack (60)")
+    parser.add_argument("--write", action="store_true", help="keep the rows in the docs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep all figures there")
+    parser.add_argument("--list", action="store_true", help="name the attacks")
+    options = parser.parse_args(argv)
+    unknown = sorted(set(options.only) - set(WHAT))
+    if unknown:
+        parser.error(f"there is no attack {', '.join(unknown)}; there are {', '.join(WHAT)}")
+    return options
+
+
+def wanted(only: list[str], *, is_missing: bool, text: str) -> list[str]:
+    """The names to run, in the order of the table."""
+    known = set(rows_of(text)) if is_missing else set[str]()
+    return [name for name in WHAT if (not only or name in only) and name not in known]
+
+
+def _end_well() -> None:
+    """Have a signal to end cancel what is under way, which cleans up; also in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+
+def main(argv: list[str]) -> int:
+    """Attack, print, keep; the exit code."""
+    asked = parse(argv)
+    if asked.list:
+        print("\n".join(WHAT))
+        return 0
+    names = wanted(asked.only, is_missing=asked.missing, text=PAGE.read_text("utf-8"))
+    results: list[Figures] = []
+    _end_well()
+    for number, name in enumerate(names, 1):
+        now = datetime.now(UTC).strftime("%H:%M:%S")
+        sys.stderr.write(f"{now} {number} of {len(names)}: {name} ...\n")
+        results.append(asyncio.run(attacked(name, asked.seconds)))
+        print(terminal(results[-1]), flush=True)
+        if asked.json is not None:
+            asked.json.write_text(json.dumps([asdict(each) for each in results], indent=1), "utf-8")
+        if asked.write:
+            on = f"Each for {asked.seconds:g} s, on {describe()}."
+            PAGE.write_text(page(PAGE.read_text("utf-8"), results, on), "utf-8")
+    over = [each.name for each in results if exceeded(each)]
+    if over:
+        sys.stderr.write(f"Over the limits: {', '.join(over)}.\n")
+    return 1 if over else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What owner A does in each attack: with bodies, connections, archives, or guests of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from tests.support.attacks import Attack, Target, attacks, called, idle, repeated
+from tests.support.hostile_archives import (
+    deep_archive,
+    packed_window,
+    zip_of_long_extra_fields,
+    zip_of_many_entries,
+)
+
+from benchmarks.attacks import hostile
+from benchmarks.attacks.attacker import Assault, Attacker
+from waggle.cli.client import call
+from waggle.domain.search import Kind
+from waggle.domain.tree import TreeEntry
+from waggle.service.tar_writing import END, header
+
+LARGEST = (31 << 20) - 1
+"""Bytes of a body that is just let in."""
+AT_ONCE = 3
+"""Calls that go to one hostile guest at once, or archives to a server."""
+POLL = 0.1
+_MISBEHAVES = "guest_misbehaves"
+_ARCHIVES = {
+    "deep-archive": deep_archive,
+    "zip-of-many-entries": zip_of_many_entries,
+    "zip-of-long-extra-fields": zip_of_long_extra_fields,
+    "packed-window": partial(packed_window, 64 << 20),
+}
+Call = tuple[str, Mapping[str, Any]]
+"""A tool and its arguments, but for the environment."""
+_RUN: Call = ("run_command", {"command": "true", "timeout_seconds": 60, "wait_seconds": 65})
+_LIST: Call = ("list_files", {"path": "/d"})
+_PACK: Call = ("download_files", {"path": "/home/sandbox"})
+_SEARCH: Call = ("search_files", {"path": "/home/sandbox", "name": "*"})
+_ONE_FILE = header(b"a", TreeEntry(Kind.FILE, b"a")) + END
+_UNPACK: Call = ("upload_files", {"archive": base64.b64encode(_ONE_FILE).decode()})
+
+
+@dataclass(frozen=True)
+class Threads:
+    """An attack of `tests.support.attacks`, in so many threads, by A or by nobody."""
+
+    attack: Attack
+    at_once: int
+    is_nobody: bool = False
+
+    async def prepare(self, attacker: Attacker) -> None:
+        await attacker.create()
+
+    async def go(self, attacker: Attacker) -> None:
+        target = Target(attacker.target.url) if self.is_nobody else attacker.target
+        threads = [
+            asyncio.to_thread(self.attack, target, attacker.over) for _ in range(self.at_once)
+        ]
+        await asyncio.gather(*threads)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive that is uploaded again and again."""
+
+    name: str
+
+    async def prepare(self, attacker: Attacker) -> None:
+        await attacker.create()
+
+    async def go(self, attacker: Attacker) -> None:
+        archive = base64.b64encode(_ARCHIVES[self.name]()).decode()
+        arguments = {"environment_id": attacker.made[0], "archive": archive}
+        body = called("upload_files", json.dumps(arguments).encode())
+        await Threads(repeated(body), AT_ONCE).go(attacker)
+
+
+@dataclass(frozen=True)
+class HostileServer:
+    """An SSH server in the place of the kit's; when it is found out, another machine's."""
+
+    kind: str
+    calls: Sequence[Call]
+
+    async def prepare(self, attacker: Attacker) -> None:
+        await hostile.take_over(
+            attacker.client, await attacker.create(), self.kind, hostile.sealer()
+        )
+
+    async def go(self, attacker: Attacker) -> None:
+        if not attacker.made:
+            await self.prepare(attacker)
+        environment_id = attacker.made[0]
+        callers = (_calls(attacker, environment_id, each) for each in self.calls)
+        await asyncio.gather(*callers)
+        if environment_id in attacker.made:
+            await attacker.destroy(environment_id)
+
+
+@dataclass(frozen=True)
+class HostileFiles:
+    """A program in the place of the kit's `files`."""
+
+    kind: str
+    asked: Call
+
+    async def prepare(self, attacker: Attacker) -> None:
+        await hostile.lie(attacker.client, await attacker.create(), self.kind)
+
+    async def go(self, attacker: Attacker) -> None:
+        callers = (_calls(attacker, attacker.made[0], self.asked) for _ in range(AT_ONCE))
+        await asyncio.gather(*callers)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Programs in guests that ask the proxy for hosts without end."""
+
+    host: str
+    guests: int
+    threads: int
+
+    async def prepare(self, attacker: Attacker) -> None:
+        for _ in range(self.guests):
+            made = await attacker.create()
+            await hostile.put(
+                attacker.client, made, "asks.py", (hostile.GUEST / "asks.py").read_bytes()
+            )
+
+    async def go(self, attacker: Attacker) -> None:
+        command = ["python3", f"{hostile.PLACE}/asks.py", self.host, str(self.threads)]
+        for made in list(attacker.made):
+            await call(
+                attacker.client,
+                "run_command",
+                environment_id=made,
+                command=command,
+                background=True,
+            )
+        while not attacker.over.is_set():  # noqa: ASYNC110 (threads share this event)
+            await asyncio.sleep(POLL)
+
+
+async def _calls(attacker: Attacker, environment_id: str, asked: Call) -> None:
+    """Call until the environment is gone, or known for what it is."""
+    tool, arguments = asked
+    while environment_id in attacker.made and not attacker.over.is_set():
+        said = await attacker.tried(tool, environment_id=environment_id, **arguments)
+        if said == _MISBEHAVES:
+            return
+        if said:
+            await asyncio.sleep(POLL)
+
+
+def _request(target: Target) -> bytes:
+    return target.head(None, "/healthz", "GET")
+
+
+_SSH: Mapping[str, Sequence[Call]] = {
+    **{f"{kind}": (_RUN,) * AT_ONCE for kind in (
+        "forwarded-opens", "unknown-opens", "global-requests", "unknown-packets",
+        "unknown-packets-unread", "debug", "ignore", "one-byte-data", "channel-requests",
+        "channel-requests-unread",
+    )},
+    "rekey-without-end": (_RUN,) * 16,
+    "sftp-without-end": (_LIST,) * AT_ONCE,
+    "sftp-nobody-asked": (_LIST,) * AT_ONCE,
+}  # fmt: skip
+
+
+def _all() -> dict[str, Assault]:
+    found: dict[str, Assault] = {
+        name.replace(" ", "-"): Threads(*each) for name, each in attacks(LARGEST).items()
+    }
+    found["idle-connections"] = Threads(idle(1000), 1, is_nobody=True)
+    found["idle-requests"] = Threads(idle(1000, _request), 1, is_nobody=True)
+    found |= {name: Archive(name) for name in _ARCHIVES}
+    found |= {kind: HostileServer(kind, calls) for kind, calls in _SSH.items()}
+    found["deep-names"] = HostileFiles("deep-names", _PACK)
+    found["tiny-records"] = HostileFiles("tiny-records", _PACK)
+    found["found-without-end"] = HostileFiles("found-without-end", _SEARCH)
+    found["failed-without-end"] = HostileFiles("failed-without-end", _UNPACK)
+    found["names-never-answered"] = Asking("dead#.test", guests=4, threads=8)
+    found["denied-hosts"] = Asking("10.0.0.1", guests=1, threads=64)
+    return found
+
+
+ASSAULTS: Mapping[str, Assault] = _all()
+"""By name, in the order of the table."""

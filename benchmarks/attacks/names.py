@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A name server on loopback, and how a server process is started that asks it alone.
+
+It answers names that begin with `good` and is silent to all others. Needs root: the process gets a
+mount namespace of its own, in which another file lies over /etc/resolv.conf.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Generator
+from pathlib import Path
+
+from tests.infra.net.dead_names import serve
+
+ADDRESS = "127.77.0.1"
+_MOUNT = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+
+
+def can_be_asked() -> bool:
+    """Whether this user may have a name server asked."""
+    return os.geteuid() == 0
+
+
+@contextlib.contextmanager
+def name_server(directory: Path) -> Generator[tuple[str, ...]]:
+    """Serve for the length of the block; the words before the command that is to ask it.
+
+    There are none, and no server, where this user may not.
+    """
+    if not can_be_asked():
+        yield ()
+        return
+    file = directory / "resolv.conf"
+    file.write_text(f"nameserver {ADDRESS}\n", "ascii")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((ADDRESS, 53))
+        thread = threading.Thread(target=_serve, args=(server,), daemon=True)
+        thread.start()
+        try:
+            yield ("unshare", "--mount", "sh", "-c", _MOUNT, str(file))
+        finally:
+            with contextlib.suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)
+            thread.join(5)
+
+
+def _serve(server: socket.socket) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        serve(server)

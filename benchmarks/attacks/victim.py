@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the other owner sees while somebody attacks, and what the server's process does meanwhile.
+
+Four threads: one lists the tools, one executes, one asks the open page of liveness again and again,
+one looks at the memory. They speak over bare sockets, so that they compute next to nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.attacks import LIST, Target, memory
+
+LIST_PAUSE, LIVE_PAUSE, MEMORY_PAUSE, EXECUTE_PAUSE = 0.02, 0.005, 0.05, 0.2
+PATIENCE = 120.0
+"""Seconds that an answer may take before it counts as none."""
+NANO = 1e-9
+
+
+@dataclass
+class Seen:
+    """Seconds and MiB."""
+
+    lists: list[float] = field(default_factory=list[float])
+    refused: int = 0
+    executes: list[float] = field(default_factory=list[float])
+    failures: list[str] = field(default_factory=list[str])
+    """Why executes did not answer."""
+    stall: float = 0.0
+    """The longest that the page of liveness took."""
+    computed: float = 0.0
+    """The most that the loop's thread computed while that page was waited for."""
+    peak: float = 0.0
+
+    def p99(self) -> float:
+        ordered = sorted(self.lists)
+        return ordered[int(len(ordered) * 0.99)] if ordered else float("inf")
+
+
+@dataclass(frozen=True)
+class Victim:
+    """The other owner's token, and the body of its call, whose answer has the word `alive`."""
+
+    target: Target
+    pid: int
+    call: bytes
+
+
+class Observer:
+    """Sees for the length of a `with` block."""
+
+    def __init__(self, victim: Victim) -> None:
+        self.seen = Seen()
+        self._victim = victim
+        self._over = threading.Event()
+        looks = (self._lists, self._executes, self._lives, self._remembers)
+        self._threads = [threading.Thread(target=look) for look in looks]
+
+    def __enter__(self) -> Seen:
+        for thread in self._threads:
+            thread.start()
+        return self.seen
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _asked(self, body: bytes) -> tuple[int, bytes]:
+        """Ask on a new connection, as a client that is new; status 0 when there is no answer."""
+        target = self._victim.target
+        try:
+            with target.connect() as line:
+                line.settimeout(PATIENCE)
+                line.sendall(target.head(len(body)) + body)
+                answer = http.client.HTTPResponse(line)
+                answer.begin()
+                return answer.status, answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            return 0, type(error).__name__.encode()
+
+    def _lists(self) -> None:
+        while not self._over.wait(LIST_PAUSE):
+            began = time.perf_counter()
+            status, _ = self._asked(LIST)
+            self.seen.lists.append(time.perf_counter() - began)
+            self.seen.refused += status != 200
+
+    def _executes(self) -> None:
+        while not self._over.wait(EXECUTE_PAUSE):
+            began = time.perf_counter()
+            status, body = self._asked(self._victim.call)
+            self.seen.executes.append(time.perf_counter() - began)
+            if status != 200 or b"alive" not in body or b'"isError":true' in body:
+                self.seen.failures.append(f"{status} {body[:300]!r}")
+
+    def _lives(self) -> None:
+        target, seen, pid = self._victim.target, self.seen, self._victim.pid
+        line = http.client.HTTPConnection(*target.address, timeout=PATIENCE)
+        with contextlib.closing(line):
+            while not self._over.wait(LIVE_PAUSE):
+                began, computed = time.perf_counter(), _computed(pid)
+                try:
+                    line.request("GET", "/healthz")
+                    line.getresponse().read()
+                except (OSError, http.client.HTTPException):
+                    line.close()
+                seen.stall = max(seen.stall, time.perf_counter() - began)
+                seen.computed = max(seen.computed, _computed(pid) - computed)
+
+    def _remembers(self) -> None:
+        while not self._over.wait(MEMORY_PAUSE):
+            with contextlib.suppress(OSError, AssertionError):
+                self.seen.peak = max(self.seen.peak, memory(self._victim.pid))
+
+
+def _computed(pid: int) -> float:
+    """Seconds of a processor that the process's first thread, its event loop's, has had."""
+    try:
+        return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) * NANO
+    except (OSError, ValueError, IndexError):
+        return 0.0
