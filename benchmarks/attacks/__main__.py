@@ -17,6 +17,7 @@ import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 
 from benchmarks.attacks.figures import Figures, exceeded
 from benchmarks.attacks.report import page, rows_of, terminal
@@ -52,7 +53,11 @@ def wanted(only: list[str], *, is_missing: bool, text: str) -> list[str]:
 def _end_well() -> None:
     """Have a signal to end cancel what is under way, which cleans up; also in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupted)
+
+
+def _interrupted(_number: int, _frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGINT)
 
 
 def main(argv: list[str]) -> int:
