@@ -52,7 +52,7 @@ JOBS = (
     pytest_job("main-job", "tests/e2e/test_main_job.py -m 'not net' -k 'not node'", 600),
     pytest_job("network", "tests/vm/test_network.py", 400),
     pytest_job("four-at-once", "tests/contract -k 'krun and four_boot'", 400),
-    pytest_job("cgroups", "tests/infra/cgroups", 150),
+    pytest_job("cgroups", "tests/infra/cgroups", 400),
 )
 
 
