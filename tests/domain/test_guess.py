@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.guess import surely
+from waggle.domain.guess import has_types, surely
 from waggle.domain.runtime import RuntimeName
 
 NODE, PYTHON, SHELL = RuntimeName.NODE, RuntimeName.PYTHON, RuntimeName.SHELL
@@ -58,6 +58,7 @@ def test_commands(code: str) -> None:
         "import React, { useState } from 'react'",
         "import 'dotenv/config'",
         "export default function () {}",
+        "interface A extends B {",
         "function add(a, b) { return a + b }",
         "async function main() {",
         "console.log(1)",
@@ -110,6 +111,23 @@ def test_python(code: str) -> None:
 )
 def test_what_is_not_sure(code: str) -> None:
     assert surely(code) is None
+
+
+@pytest.mark.parametrize(
+    "code, typed",
+    [
+        ("interface A { x: number }\nconst a = 1", True),
+        ("// x\nexport type Id = string | number", True),
+        ("const a: number = 1", True),
+        ("export function f(a: string, b?: number) {}", True),
+        ("const a = {b: 1}\nlet c = a.b ? 1 : 2", False),
+        ("function f(a, b = {c: 1}) {}", True),
+        ("type = 5", False),
+        ("switch (a) { case b: c = 1 }", False),
+    ],
+)
+def test_types(code: str, typed: bool) -> None:
+    assert has_types(code) is typed
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -96,6 +96,13 @@ def test_what_is_surely_another_language_runs_as_that() -> None:
     assert read(">>> print(1)\n1") == ("print(1)\n", None)
 
 
+@pytest.mark.parametrize("language", [None, "javascript"])
+def test_javascript_with_types_is_typescript(language: str | None) -> None:
+    program = read_program("const a: number = 1", language, NODE)
+    assert program.language == Language(NODE, ".ts")
+    assert read_program("const a = 1", language, NODE).language != Language(NODE, ".ts")
+
+
 @pytest.mark.parametrize("language", ["auto", "None", "null", "default", " "])
 def test_a_word_for_no_language_is_none(language: str) -> None:
     assert read("x = 1", language) == ("x = 1", None)

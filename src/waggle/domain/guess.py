@@ -46,8 +46,14 @@ _NODE: Final = re.compile(
     r"const +[\w$\[{].*|(?:let|var) +(?:[\w$]+ += |[\[{]).*|(?:let|var) +[\w$]+;"
     r"|import +(?:[\"'{]|\* +as |[\w$]+(?: *, *\{[^}]*\})? +from +[\"']).*"
     r"|export +(?:default|const|let|function|class|async)\b.*"
+    r"|(?:export +)?interface +[A-Z]\w*[^=(]*\{.*"
     r"|async +function\b.*|function +[\w$]+ *\( *[\w$\[{.].*"
     r"|console\.(?:log|error|table|info|warn)\(.*|require\( *[\"'].*|[\"']use strict[\"'];?"
+)
+_TYPES: Final = re.compile(
+    r"(?m)^(?:export +)?(?:(?:declare +)?interface +[A-Z]\w*[^\n=(]*\{|type +[A-Z]\w*[^\n=(]*= "
+    r"|(?:const|let) +\w+ *: *[\w<\[{(\"'|][^\n]* = "
+    r"|(?:async +)?function +\w+ *\([^)\n]*\w\??: *\w)"
 )
 _PYTHON: Final = re.compile(
     r"from +\.*[\w.]* +import +.+"
@@ -73,6 +79,11 @@ def surely(code: str) -> RuntimeName | None:
     if _PYTHON.fullmatch(first) or (_PRINT.fullmatch(first) and "function print" not in code):
         return RuntimeName.PYTHON
     return None
+
+
+def has_types(code: str) -> bool:
+    """Whether a program in JavaScript is surely one in TypeScript."""
+    return _TYPES.search(code) is not None
 
 
 def _is_heredoc(line: str, code: str) -> bool:

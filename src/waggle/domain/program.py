@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.guess import surely
+from waggle.domain.guess import has_types, surely
 from waggle.domain.language import Language, known_language, parse_language
 from waggle.domain.notebook import cell_language, translated
 from waggle.domain.pasted import commands, is_session, python_lines, unfenced
@@ -57,6 +57,8 @@ def read_program(code: str, language: str | None, own: RuntimeName) -> Program:
         code = unix_lines(commands(code) if is_session(code) else code)
     elif runtime is RuntimeName.PYTHON:
         code = translated(python_lines(code))
+    elif not (chosen and chosen.extension) and has_types(code):
+        chosen = parse_language("typescript")
     return Program(code, chosen)
 
 
