@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.images import busybox_layer, write_layout
+from tests.support.own_process import typed
 from tests.support.waggle_process import command_line, own_cache, running
 
 from waggle.cli.doctor import fixes
@@ -22,7 +23,7 @@ NAMES = {"python", "qemu", "acceleration", "kernel", "guest kit", "images", "dat
 
 def test_a_machine_that_is_not_set_up(tmp_path: Path) -> None:
     cache = {"image_cache_dir": str(tmp_path / "cache")}
-    ended = command_line("doctor", "--json", data=tmp_path / "data", settings=cache)
+    ended = typed("doctor", "--json", data=tmp_path / "data", settings=cache)
     assert ended.returncode == 1
     checks = {each["name"]: each for each in json.loads(ended.stdout)}
     assert set(checks) >= NAMES
@@ -33,7 +34,7 @@ def test_a_machine_that_is_not_set_up(tmp_path: Path) -> None:
     for check in checks.values():
         assert (check["status"] == "ok") == (check["mend"] == ""), check
 
-    shown = command_line("doctor", "--fix", data=tmp_path / "data", settings=cache)
+    shown = typed("doctor", "--fix", data=tmp_path / "data", settings=cache)
     assert shown.returncode == 1
     assert "fail guest kit" in shown.stdout
     assert "Environments cannot be created here" in shown.stdout
@@ -54,14 +55,14 @@ def test_what_mends() -> None:
     by_waggle = make_plan([PACKAGE], "apt", "sudo")
     assert fixes(by_waggle, parts=True, images=True)[1:] == ["  waggle setup --yes"]
     by_hand = make_plan([PACKAGE], "apt", "none")
-    *typed, last = fixes(by_hand, parts=True, images=True)[1:]
-    assert [line.split()[0] for line in typed] == ["sudo", "sudo"]
+    *by_hand_first, last = fixes(by_hand, parts=True, images=True)[1:]
+    assert [line.split()[0] for line in by_hand_first] == ["sudo", "sudo"]
     assert last == "  waggle setup --yes"
 
 
 def test_no_hypervisor(tmp_path: Path) -> None:
     settings = {"image_cache_dir": str(tmp_path / "c"), "qemu_binary": "/no/such/qemu"}
-    ended = command_line("doctor", "--json", data=tmp_path / "data", settings=settings)
+    ended = typed("doctor", "--json", data=tmp_path / "data", settings=settings)
     assert ended.returncode == 1
     (check,) = [each for each in json.loads(ended.stdout) if each["name"] == "qemu"]
     assert check["status"] == "fail"

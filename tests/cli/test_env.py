@@ -17,8 +17,9 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.support.own_process import typed
 from tests.support.waggle_client import connected, create
-from tests.support.waggle_process import Waggle, beside, command_line, environ, running, small
+from tests.support.waggle_process import Waggle, beside, environ, running, small
 
 from waggle.cli.shell import ssh_argv
 
@@ -31,7 +32,7 @@ NO_PARTS = {"image_cache_dir": "/nonexistent"}
 )
 def test_without_a_server(tmp_path: Path, words: tuple[str, ...]) -> None:
     settings = {**NO_PARTS, "listen_addr": "127.0.0.1:1"}
-    ended = command_line(*words, data=tmp_path, settings=settings)
+    ended = typed(*words, data=tmp_path, settings=settings)
     assert ended.returncode == 1
     assert ended.stderr == (
         "waggle: No server answers at http://127.0.0.1:1/mcp.\n"
@@ -78,7 +79,7 @@ def something_else(behave: Callable[[socket.socket], None]) -> Generator[int]:
 def test_with_something_else(tmp_path: Path, behave: Callable[[socket.socket], None]) -> None:
     with something_else(behave) as port:
         settings = {**NO_PARTS, "listen_addr": f"127.0.0.1:{port}"}
-        ended = command_line("env", "ls", data=tmp_path, settings=settings)
+        ended = typed("env", "ls", data=tmp_path, settings=settings)
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
     message, hint = ended.stderr.splitlines()
@@ -154,7 +155,7 @@ def check_commands(server: Waggle, one: str, two: str) -> None:
     assert server.remains() == {}
 
 
-def in_a_terminal(server: Waggle, name: str, typed: str) -> str:
+def in_a_terminal(server: Waggle, name: str, keys: str) -> str:
     """`waggle shell` on a pseudo-terminal: what is shown, and then its status."""
     address = {"listen_addr": server.url.removeprefix("http://")}
     ours, theirs = pty.openpty()
@@ -171,7 +172,7 @@ def in_a_terminal(server: Waggle, name: str, typed: str) -> str:
     try:
         while b"$ " not in shown:  # its prompt
             shown += os.read(ours, 4096)
-        os.write(ours, typed.encode())
+        os.write(ours, keys.encode())
         while True:
             shown += os.read(ours, 4096)
     except OSError:

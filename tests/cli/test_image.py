@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 from tests.support.images import busybox_layer, file, write_layout
+from tests.support.own_process import typed
 from tests.support.waggle_client import call, connected, environment
 from tests.support.waggle_process import (
     beside,
@@ -35,7 +36,7 @@ def cache(tmp_path: Path) -> Path:
 
 def image(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     settings = {"image_cache_dir": str(tmp_path / "cache")}
-    return command_line("image", *words, data=tmp_path / "data", settings=settings)
+    return typed("image", *words, data=tmp_path / "data", settings=settings)
 
 
 def names(tmp_path: Path) -> list[str]:

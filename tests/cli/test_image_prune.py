@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.images import file, write_layout
-from tests.support.waggle_process import command_line
+from tests.support.own_process import typed
 
 from waggle.cli.image_prune import parse_age, parse_size
 from waggle.domain.errors import InvalidArgument
@@ -32,7 +32,7 @@ def images(tmp_path: Path) -> Path:
 
 def image(tmp_path: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
     settings = {"image_cache_dir": str(tmp_path / "cache"), **more}
-    return command_line("image", *words, data=tmp_path / "data", settings=settings)
+    return typed("image", *words, data=tmp_path / "data", settings=settings)
 
 
 def names(tmp_path: Path) -> list[str]:

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from tests.infra.oci.archives import config_of, layout_members, sha, skopeo, write_archive
 from tests.support.images import directory, file, tar_bytes, write_layout
+from tests.support.own_process import typed
 from tests.support.registry import make_tls, run_registry
-from tests.support.waggle_process import command_line, environ
+from tests.support.waggle_process import environ
 
 from waggle.cli import image_transfer
 from waggle.domain.errors import ImageCorrupt
@@ -35,7 +36,7 @@ def layout(tmp_path: Path) -> Path:
 
 def image(tmp_path: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
     given = {"image_cache_dir": str(tmp_path / "cache"), **settings}
-    return command_line("image", *words, data=tmp_path / "data", settings=given)
+    return typed("image", *words, data=tmp_path / "data", settings=given)
 
 
 def listed(tmp_path: Path) -> list[dict[str, Any]]:
