@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 LONGEST_FILE = 300
 LONGEST_GUIDE = 100
 LICENSE_LINE = "SPDX-License-Identifier: Apache-2.0"
+SAID_OR_EMPTY = re.compile(r'(?:\s|#.*\n)*(?:r?"""|\Z)')
 HOST_NAME = re.compile(r"https?://|(?<![\w.-])[\w-]+(?:\.[\w-]+)*\.(?:org|com|io|net|dev)\b")
 
 
@@ -30,18 +32,24 @@ def tracked(*patterns: str) -> list[Path]:
     return sorted(path for path in paths if path.is_file())
 
 
+@functools.cache
+def sources() -> list[Path]:
+    return tracked("src/*.py")
+
+
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize(
-    "path",
-    tracked("*.py", "*.yaml", "*.yml", "*.toml", "*.sh", "*.c", "*.h", "task", ".ci/run"),
-    ids=name_of,
-)
-def test_sources_name_their_license(path: Path) -> None:
-    head = path.read_text("utf-8").splitlines()[:3]
-    assert any(LICENSE_LINE in line for line in head)
+def test_sources_name_their_license() -> None:
+    named = tracked("*.py", "*.yaml", "*.yml", "*.toml", "*.sh", "*.c", "*.h", "task", ".ci/run")
+    without = [
+        name_of(path)
+        for path in named
+        if not any(LICENSE_LINE in line for line in path.read_text("utf-8").splitlines()[:3])
+    ]
+    assert named
+    assert without == []
 
 
 def test_the_license_is_whole() -> None:
@@ -50,28 +58,36 @@ def test_the_license_is_whole() -> None:
     assert "END OF TERMS AND CONDITIONS" in text
 
 
-@pytest.mark.parametrize("path", tracked("src/*.py"), ids=name_of)
-def test_sources_stay_short_and_say_what_they_are(path: Path) -> None:
-    text = path.read_text("utf-8")
-    assert len(text.splitlines()) <= LONGEST_FILE
-    tree = ast.parse(text)
-    assert not tree.body or ast.get_docstring(tree), "the module needs a docstring"
+def test_sources_stay_short() -> None:
+    lengths = {name_of(path): len(path.read_text("utf-8").splitlines()) for path in sources()}
+    assert lengths
+    assert {name: length for name, length in lengths.items() if length > LONGEST_FILE} == {}
 
 
-@pytest.mark.parametrize("path", tracked("src/*.py"), ids=name_of)
-def test_messages_name_documents_where_they_are(path: Path) -> None:
+def test_sources_say_what_they_are() -> None:
+    """A module that is not empty has a docstring."""
+    texts = {name_of(path): path.read_text("utf-8") for path in sources()}
+    assert [name for name, text in texts.items() if not SAID_OR_EMPTY.match(text)] == []
+
+
+def test_messages_name_documents_where_they_are() -> None:
     """A wheel has no docs/: `waggle.shipped.document` says the path. Docstrings may name one."""
-    tree = ast.parse(path.read_text("utf-8"))
-    docstrings = {id(each.value) for each in ast.walk(tree) if isinstance(each, ast.Expr)}
-    named = [
+    assert [f"{name_of(path)}: {text}" for path in sources() for text in documents(path)] == []
+
+
+def documents(path: Path) -> list[str]:
+    """The texts of a module that name a document, but for docstrings."""
+    text = path.read_text("utf-8")
+    nodes = list(ast.walk(ast.parse(text))) if "docs" in text else []
+    docstrings = {id(each.value) for each in nodes if isinstance(each, ast.Expr)}
+    return [
         each.value
-        for each in ast.walk(tree)
+        for each in nodes
         if isinstance(each, ast.Constant)
         and isinstance(each.value, str)
         and id(each) not in docstrings
         and "docs/" in each.value
     ]
-    assert named == []
 
 
 LEFT_TO_THE_REFUSAL = {
@@ -96,18 +112,18 @@ def test_whoever_is_refused_is_told_what_to_do_next(layer: str) -> None:
     assert silent == []
 
 
-@pytest.mark.parametrize("path", tracked("src/waggle/domain/*.py"), ids=name_of)
-def test_the_domain_imports_the_standard_library_only(path: Path) -> None:
+def test_the_domain_imports_the_standard_library_only() -> None:
     allowed = sys.stdlib_module_names | {"waggle"}
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        match node:
-            case ast.Import(names=names):
-                assert {name.name.partition(".")[0] for name in names} <= allowed
-            case ast.ImportFrom(module=str(module)):
-                assert module.partition(".")[0] in allowed
-                assert not module.startswith("waggle.") or module.startswith("waggle.domain")
-            case _:
-                pass
+    for path in tracked("src/waggle/domain/*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            match node:
+                case ast.Import(names=names):
+                    assert {name.name.partition(".")[0] for name in names} <= allowed, path
+                case ast.ImportFrom(module=str(module)):
+                    assert module.partition(".")[0] in allowed, path
+                    assert not module.startswith("waggle.") or module.startswith("waggle.domain")
+                case _:
+                    pass
 
 
 def test_the_guide_for_agents_stays_short() -> None:
@@ -115,17 +131,17 @@ def test_the_guide_for_agents_stays_short() -> None:
     assert len(guide.read_text("utf-8").splitlines()) < LONGEST_GUIDE
 
 
-@pytest.mark.parametrize("path", tracked("*.md"), ids=name_of)
-def test_documents_name_only_tasks_that_exist(path: Path) -> None:
+def test_documents_name_only_tasks_that_exist() -> None:
     tasks = set(re.findall(r"^  ([a-z-]+):$", (ROOT / "Taskfile.yaml").read_text("utf-8"), re.M))
-    named = set(re.findall(r"(?:^|[\s`])\./task ([a-z][a-z-]*)", path.read_text("utf-8")))
-    assert named <= tasks, f"no such task: {named - tasks}"
+    for path in tracked("*.md"):
+        named = set(re.findall(r"(?:^|[\s`])\./task ([a-z][a-z-]*)", path.read_text("utf-8")))
+        assert named <= tasks, f"{path}: no such task: {named - tasks}"
 
 
-@pytest.mark.parametrize("path", tracked("*.md"), ids=name_of)
-def test_links_between_documents_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", path.read_text("utf-8")):
-        assert (path.parent / target).exists(), target
+def test_links_between_documents_lead_somewhere() -> None:
+    for path in tracked("*.md"):
+        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", path.read_text("utf-8")):
+            assert (path.parent / target).exists(), f"{path}: {target}"
 
 
 class TestPins:
