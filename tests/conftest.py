@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import structlog
 from hypothesis import settings
+from tests.support.in_memory import IN_MEMORY
 
 structlog.configure(
     processors=[
@@ -42,5 +43,5 @@ def anyio_backend() -> str:
 @pytest.fixture
 def in_memory() -> Iterator[Path]:
     """A directory where to sync a file costs nothing."""
-    with tempfile.TemporaryDirectory(prefix="waggle-test-", dir="/dev/shm") as name:
+    with tempfile.TemporaryDirectory(prefix="waggle-test-", dir=IN_MEMORY) as name:
         yield Path(name)

@@ -143,10 +143,10 @@ async def test_a_child_that_dies_is_an_error_with_a_next_step(
 async def test_more_files_than_memory_end_the_child_and_not_the_server(
     tmp_path: Path, image: ResolvedImage, disks: RootDisks[ResolvedImage], layers: UnpackedLayers
 ) -> None:
-    many = [file(f"d{n % 50}/{n}") for n in range(60_000)]
+    many = [file(f"d{n % 50}/{n}") for n in range(30_000)]
     write_layout(tmp_path / "images", [many], name="many")
     large = ImageStore(tmp_path / "images").resolve("many")
-    maker = DiskMaker(disks, layers, memory=60 << 20)
+    maker = DiskMaker(disks, layers, memory=40 << 20)
     with pytest.raises(ImageCorrupt, match="takes too much memory"):
         await maker.make(large)
     assert left_behind(disks.directory) == []

@@ -32,6 +32,7 @@ from tests.support.images import (
     tar_bytes,
     write_layout,
 )
+from tests.support.in_memory import IN_MEMORY
 from tests.support.small_disk import needs_root, small_disk
 
 from waggle.domain.errors import DiskFull, ImageCorrupt, ImageMissing, InvalidArgument
@@ -125,7 +126,7 @@ def test_flipped_bytes_are_refused_or_do_not_matter(
     data = bytearray(_archives()[form])
     for at, change in flips:
         data[at % len(data)] ^= change
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
         directory = Path(name)
         (directory / "a").write_bytes(data)
         store = ImageStore(directory / "store")

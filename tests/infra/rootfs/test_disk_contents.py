@@ -33,6 +33,7 @@ from tests.support.images import (
     whiteout,
     write_layout,
 )
+from tests.support.in_memory import IN_MEMORY
 from tests.support.oracle import made, named_directories, read, same, umoci
 
 from waggle.domain.errors import ImageCorrupt
@@ -103,7 +104,7 @@ layers = st.lists(st.lists(members, max_size=7), min_size=1, max_size=3)
 @settings(max_examples=60, deadline=None)
 @given(layers)
 def test_any_layers_merge_as_umoci_merges_them(layers: list[Layer]) -> None:
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
         here, base = Path(name), [file("kept", b"kept")]
         ours, image = None, packed(here, [base, *layers], "")
         with contextlib.suppress(ImageCorrupt):

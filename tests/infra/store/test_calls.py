@@ -12,6 +12,7 @@ import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.in_memory import IN_MEMORY
 
 from waggle.domain.repeat import KEEP, KEEP_PER_OWNER, KeyedCall, KnownCall
 from waggle.infra.store.calls import SqliteCalls
@@ -50,9 +51,9 @@ async def test_owners_do_not_see_each_others_keys_and_forgetting_is_idempotent(
     await database.aclose()
 
 
-async def test_what_is_too_old_or_too_much_is_forgotten(tmp_path: Path) -> None:
+async def test_what_is_too_old_or_too_much_is_forgotten(in_memory: Path) -> None:
     now = 1_000.0
-    database = await Database.open(tmp_path / "state.db")
+    database = await Database.open(in_memory / "state.db")
     calls = SqliteCalls(database, lambda: now)
     await calls.begin(CALL)
     now += KEEP.total_seconds()
@@ -111,7 +112,7 @@ def test_results_are_bounded_by_bytes_and_the_oldest_go_first(calls: list[tuple[
         assert await store.find(CALL) == KnownCall("print", "x" * 90)
         await database.aclose()
 
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as directory:
         anyio.run(scenario, directory)
 
 
