@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from tests.support.attacks import Target, attacked, attacks, idle
-from tests.support.waggle_process import Waggle, command_line, running
+from tests.support.own_process import typed
+from tests.support.waggle_process import Waggle, running
 
 MIB = 1 << 20
 STALL, WAIT, GROWTH = 2.0, 4.0, 150.0
@@ -38,7 +39,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Generator[Ground]:
     settings = {"image_cache_dir": "/nonexistent", "auth_tokens_file": str(place / "tokens")}
 
     def token(owner: str) -> str:
-        made = command_line("token", "new", owner, data=place, settings=settings)
+        made = typed("token", "new", owner, data=place, settings=settings)
         assert made.returncode == 0, made.stderr
         return made.stdout.strip()
 
@@ -71,7 +72,8 @@ def test_a_body_stops_nobody(ground: Ground, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", attacks(1 << 10))
 def test_bodies_of_the_largest_size_stop_nobody(ground: Ground, name: str) -> None:
-    withstands(ground, name, 8.0, 31 * MIB - 1)
+    """What is only held, not judged, takes until the server cuts it."""
+    withstands(ground, name, 8.0 if name == "unfinished bodies" else 4.0, 31 * MIB - 1)
 
 
 @pytest.mark.slow

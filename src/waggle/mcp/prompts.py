@@ -120,13 +120,19 @@ def prompts_for(offered: Collection[str]) -> list[Prompt]:
     """Those that send an agent after no tool but the `offered` ones."""
     names = frozenset(offered)
     found: list[Prompt] = []
-    for name, (prompt, tools) in PROMPTS.items():
+    for name, (_, tools) in PROMPTS.items():
         if tools <= names:
             hint, named = HINTS.get(name, ("", frozenset[str]()))
-            told = _with_hint(prompt, hint) if hint and named <= names else prompt
-            title = name.replace("-", " ").capitalize()
-            found.append(Prompt.from_function(told, name=name, title=title))
+            found.append(_prompt(name, hint if named <= names else ""))
     return found
+
+
+@functools.cache
+def _prompt(name: str, hint: str) -> Prompt:
+    """Made once for all surfaces, since its schema takes milliseconds."""
+    said, _ = PROMPTS[name]
+    told = _with_hint(said, hint) if hint else said
+    return Prompt.from_function(told, name=name, title=name.replace("-", " ").capitalize())
 
 
 async def rendered(
