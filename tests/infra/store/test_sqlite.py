@@ -60,8 +60,8 @@ async def opened(path: Path) -> AsyncGenerator[SqliteStore]:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state.db"
+def path(in_memory: Path) -> Path:
+    return in_memory / "state.db"
 
 
 async def test_what_was_saved_is_there_after_a_restart(path: Path) -> None:
