@@ -35,6 +35,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much the tests in tests/endurance do; see `./task endurance`."""
+    group = parser.getgroup("endurance")
+    group.addoption("--kills", type=int, default=100, help="how often a server is killed")
+    group.addoption("--cycles", type=int, default=1000, help="how often one is made and destroyed")
+    group.addoption("--seed", type=int, default=None, help="of the random moments; it is printed")
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"

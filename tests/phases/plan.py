@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 MINUTE = 60.0
-FAST = "not vm and not slow and not net and not lab and not registry and not fuzz"
-SLOW = "slow and not vm and not net and not lab and not registry and not fuzz"
-MACHINES = "(vm or slow or net) and not lab and not registry and not fuzz"
+_HERE = "not lab and not registry and not fuzz and not endurance"
+FAST = f"not vm and not slow and not net and {_HERE}"
+SLOW = f"slow and not vm and not net and {_HERE}"
+MACHINES = f"(vm or slow or net) and {_HERE}"
 IMAGES = ("python", "node", "shell", "data")
 MAIN_JOB = "tests/e2e/test_main_job.py"
 

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kill -9` of a server at random moments of a workload, and what the next one finds.
+
+Agents create, write, run, pause, resume, snapshot, fork and destroy. Half of the kills come shortly
+after a call that changes what is on the disk has begun, the others at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.support.recovered import go_on, recover, strays
+from tests.support.waggle_client import until
+from tests.support.waggle_process import Waggle, small
+from tests.support.workload import Ledger, Workload
+
+pytestmark = [pytest.mark.anyio, pytest.mark.vm]
+AGENTS = 3
+LEAST_CALLS, MOST_CALLS = 5, 90
+"""Of all agents before a kill, so that a slow machine is not killed when it has done nothing."""
+DELICATE = (
+    *("pause_environment", "resume_environment", "snapshot_environment", "fork_environment"),
+    *("destroy_environment", "delete_snapshot"),
+)
+CALL_SECONDS = 1.5
+"""About as long as such a call takes."""
+END_SECONDS = 60.0
+FEW = 5
+"""Kills in a run of all tests."""
+USED = 0.5
+"""The share of what sleeps that is used after a kill; the rest sleeps through the next one, too."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Generator[Waggle]:
+    settings = {**small(tmp_path), "max_environments": "24", "max_paused": "24"}
+    server = Waggle(tmp_path, {**settings, "max_snapshots": "24"})
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    seed = request.config.getoption("seed") or int.from_bytes(os.urandom(4), "big")
+    _tell(f"--seed={seed}")
+    return random.Random(seed)
+
+
+@pytest.mark.timeout(900)
+async def test_a_few_kills(server: Waggle, rng: random.Random) -> None:
+    await _kills(server, rng, FEW)
+
+
+@pytest.mark.endurance
+async def test_many_kills(server: Waggle, rng: random.Random, pytestconfig: pytest.Config) -> None:
+    await _kills(server, rng, int(str(pytestconfig.getoption("kills"))))
+
+
+async def _kills(server: Waggle, rng: random.Random, count: int) -> None:
+    ledger = Ledger()
+    server.start()
+    for number in range(1, count + 1):
+        workload = Workload(server.mcp, AGENTS, rng, ledger)
+        async with workload.http:
+            await go_on(workload.agents, ledger, rng, USED)
+            told = await _until_killed(server, workload, rng)
+        assert server.complaints() == []
+        await _all_ended(server)
+        began = time.monotonic()
+        server.start()
+        started = time.monotonic() - began
+        assert strays(server) == {}
+        after = Workload(server.mcp, 0, rng, ledger)
+        async with after.http:
+            await recover(server, ledger, after.call)
+        again = workload.call.again
+        _tell(
+            f"kill {number} of {count}, {told}: up again after {started:.1f} s with "
+            f"{len(ledger.environments)} asleep and {len(ledger.snapshots)} snapshots"
+            f"{f'; called again: {again}' if again else ''}"
+        )
+    await _all_is_usable_and_goes(server, rng, ledger)
+
+
+async def _all_ended(server: Waggle) -> None:
+    """Machines, ports and mounts end with their server, without the next one's help."""
+    try:
+        await until(lambda: not strays(server), END_SECONDS)
+    except pytest.fail.Exception:
+        pytest.fail(f"still there after {END_SECONDS:g} s: {strays(server)}")
+
+
+async def _until_killed(server: Waggle, workload: Workload, rng: random.Random) -> str:
+    """Kill it at a random moment of the work; what moment that was."""
+    moment = ""
+
+    async def strike() -> None:
+        nonlocal moment
+        began = time.monotonic()
+        calls = rng.randrange(LEAST_CALLS, MOST_CALLS)
+        await workload.reaches(calls)
+        if rng.random() < 0.5:
+            tool = rng.choice(DELICATE)
+            await workload.begins(tool)
+            moment = f" and at {tool}"
+        await anyio.sleep(rng.uniform(0, CALL_SECONDS))  # waits for nothing: any moment will do
+        server.kill()
+        moment = f"after {calls} calls{moment}, {time.monotonic() - began:.1f} s"
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(workload.run, lambda: server.process.returncode is None)
+        tasks.start_soon(strike)
+    return moment
+
+
+async def _all_is_usable_and_goes(server: Waggle, rng: random.Random, ledger: Ledger) -> None:
+    workload = Workload(server.mcp, AGENTS, rng, ledger)
+    async with workload.http:
+        await go_on(workload.agents, ledger, rng, share=1.0)
+        for agent in workload.agents:
+            for known in [*agent.kept]:
+                await agent.forget(known)
+            for known in [*agent.mine]:
+                await agent.destroy(known)
+    server.end()
+    assert strays(server) == {}
+    assert server.directories() == []
+    assert server.complaints() == []
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

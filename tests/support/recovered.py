@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server that was started after `kill -9` must have, by a ledger of `workload`, and no more.
+
+`Recovered` fails with what is there and should not be, or is not there and should be.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from pathlib import Path
+
+from tests.support.waggle_process import Waggle
+from tests.support.workload import Agent, Caller, Known, Ledger, State
+
+
+def strays(server: Waggle) -> dict[str, object]:
+    """What there is of machines and mounts, for the time when none runs; empty when nothing is.
+
+    Directories are for `recover`: a killed server leaves some to the next one.
+    """
+    found: dict[str, object] = {
+        **{name: what for name, what in server.remains().items() if name != "directories"},
+        "processes": _processes(server),
+        "mounts": [
+            line for line in _read("/proc/self/mounts").splitlines() if _is_of(server, line)
+        ],
+    }
+    return {name: what for name, what in found.items() if what}
+
+
+def _is_of(server: Waggle, text: str) -> bool:
+    return str(server.directory) in text
+
+
+def _processes(server: Waggle) -> list[str]:
+    """Others than the server whose arguments or variables name its directory."""
+    own = {server.process.pid}
+    found: list[str] = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) not in own:
+            told = _read(str(entry / "cmdline")), _read(str(entry / "environ"))
+            if any(_is_of(server, text) for text in told):
+                found.append(f"{entry.name} {told[0][:200]}")
+    return found
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_bytes().decode("utf-8", "replace").replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def _on_record(server: Waggle) -> set[str]:
+    """Environments that the state database does not call destroyed."""
+    with sqlite3.connect(f"file:{server.data}/state.db?mode=ro", uri=True) as database:
+        rows = database.execute("SELECT id FROM environments WHERE state != 'destroyed'").fetchall()
+    database.close()
+    return {str(row[0]) for row in rows}
+
+
+async def recover(server: Waggle, ledger: Ledger, call: Caller) -> None:
+    """Hold what is there against the ledger; then the ledger has what is there, and no more."""
+    in_work = sorted(str(path) for path in server.data.rglob(".tmp-*"))
+    assert in_work == []
+    listed = (await call("list_environments")).get("environments", [])
+    there = {str(each["environment_id"]) for each in listed}
+    assert {each["status"] for each in listed} <= {"paused"}, listed
+    _compare("environments", there, ledger.environments)
+    assert there == set(server.directories())
+    assert there == _on_record(server)
+    for identity in there:
+        files = server.data / "environments" / identity
+        assert [path.name for path in files.iterdir()] == ["frozen"], identity
+
+    shelf = (await call("list_snapshots")).get("snapshots", [])
+    kept = {str(each["snapshot_id"]): str(each["environment_id"]) for each in shelf}
+    for identity in kept.keys() - ledger.snapshots.keys():
+        origin = kept[identity]
+        assert origin in ledger.taking, f"snapshot {identity} was never asked for"
+        ledger.snapshot(identity, ledger.taking.pop(origin)).state = State.UNSURE
+    _compare("snapshots", {*kept}, ledger.snapshots)
+    places = server.data / "snapshots"
+    assert {*kept} == ({path.name for path in places.iterdir()} if places.exists() else set())
+    ledger.taking.clear()
+
+
+def _compare(what: str, there: set[str], ledger: dict[str, Known]) -> None:
+    must = {each.id for each in ledger.values() if each.state is State.ASLEEP}
+    may = {each.id for each in ledger.values() if each.state is State.UNSURE}
+    assert must <= there, f"lost {what}: {must - there}"
+    assert there <= must | may, f"{what} came back: {there - must - may}"
+    for identity in {*ledger} - there:
+        del ledger[identity]
+
+
+async def go_on(agents: list[Agent], ledger: Ledger, rng: random.Random, share: float) -> None:
+    """Give all to the agents, and have them use what nobody is sure of, and a share of the rest."""
+    for known in ledger.environments.values():
+        agent = rng.choice(agents)
+        agent.mine.append(known)
+        if known.state is State.UNSURE or rng.random() < share:
+            await agent.check(known)
+    for known in ledger.snapshots.values():
+        agent = rng.choice(agents)
+        agent.kept.append(known)
+        if known.state is State.UNSURE or rng.random() < share:
+            await agent.copy(known)
+            await agent.destroy(agent.mine[-1])
+            known.state = State.ASLEEP
