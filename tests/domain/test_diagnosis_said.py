@@ -216,9 +216,9 @@ def test_a_module_is_installed_under_its_packages_name(module: Module, words: st
          "iptables v1.8.11 (nf_tables):  RULE_INSERT failed (No such file or directory)",
          "no_iptables", "nft"),
         ("iptables v1.8.11 (legacy): can't initialize iptables table `nat': Table does not exist "
-         "(do you need to insmod?)", "no_iptables", "dockerd --iptables=false"),
+         "(do you need to insmod?)", "no_iptables", '"iptables": false'),
         ("Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon "
-         "running?", "no_docker_server", "sudo dockerd --iptables=false --ip6tables=false"),
+         "running?", "no_docker_server", "sudo dockerd >/tmp/dockerd.log"),
         ("permission denied while trying to connect to the Docker daemon socket at unix:///var/run/"
          "docker.sock: dial unix /var/run/docker.sock: connect: permission denied",
          "permission_denied", "docker with sudo"),

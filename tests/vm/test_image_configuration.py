@@ -243,3 +243,13 @@ async def test_files_of_users_that_cannot_be_used(boot: Boot, lab: Lab) -> None:
     assert "waggle: /etc/passwd is too large; its users are not known" in console(lab)
     assert "waggle: /etc/group: Is a directory" in console(lab)
     assert "waggle: /home of the image is not a directory: replaced" in console(lab)
+
+
+async def test_the_operators_certificates_join_the_images_own(boot: Boot, lab: Lab) -> None:
+    """Also where the image has its own by another name, and when the bundle is made anew."""
+    lab.certificates = b"PEM\n"
+    theirs = "etc/pki/tls/certs/ca-bundle.crt"
+    parents = ["etc", "etc/pki", "etc/pki/tls", "etc/pki/tls/certs", "usr", "usr/local"]
+    guest = await boot([*map(directory, parents), file(theirs, b"OWN\n")], {})
+    script = f"cat /etc/ssl/certs/ca-certificates.crt /{theirs}; cd /usr/local/share; cat */*.crt"
+    assert await shown(guest, script) == ["OWN", "PEM", "OWN", "PEM", "PEM"]

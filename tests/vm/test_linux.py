@@ -208,12 +208,13 @@ async def test_engines_of_containers_find_what_they_need(ordinary: LocalGuest) -
     script = (
         "cut -d: -f3 /proc/self/cgroup | tr -d '0-9a-f\\n'; echo; cat /sys/fs/cgroup/memory.max;"
         "stat -c %a /dev/fuse /dev/net/tun; grep -c ' / / .* shared:' /proc/self/mountinfo;"
-        "ls -d /dev/mqueue; unshare -Ur true && echo userns"
+        "ls -d /dev/mqueue; unshare -Ur true && echo userns; cat /etc/docker/daemon.json"
     )
     path, limit, *rest = await shown(ordinary, script)
     assert path == "/----"
     assert 64 << 20 < int(limit) < 192 << 20
-    assert rest == ["666", "666", "1", "/dev/mqueue", "userns"]
+    docker = '{"iptables": false, "ip6tables": false}'
+    assert rest == ["666", "666", "1", "/dev/mqueue", "userns", docker]
 
 
 CODE = b"""\

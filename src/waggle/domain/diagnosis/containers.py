@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules about what engines of containers say when they fail inside an environment. Pure.
 
-The guest's kernel has nftables and none of the extensions of iptables, which Docker's server asks
-for unless it is told not to (docs/guest.md); and nothing starts that server by itself.
+The guest's kernel has nftables and none of the extensions of iptables. Docker's server asks for
+them unless its settings say otherwise, as those do that the kit puts where the image has none
+(kit/guest/hosts.c). Nothing starts that server by itself.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ NOT_ROOT: Final = (
     r"permission denied while trying to connect to the [Dd]ocker"
     r"|dockerd needs to be started with root"
 )
-_START: Final = "dockerd --iptables=false --ip6tables=false >/tmp/dockerd.log 2>&1 &"
+_START: Final = "dockerd >/tmp/dockerd.log 2>&1 &"
+_SETTING: Final = '"iptables": false, "ip6tables": false'
 
 
 def no_iptables(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
@@ -30,7 +32,8 @@ def no_iptables(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
     return Diagnosis(
         "no_iptables",
         "The machine's kernel has nftables, but none of the extensions of iptables.",
-        f"Write rules with nft (package nftables). Start Docker's server without them: "
+        "Write rules with nft (package nftables). Docker's server does without them when "
+        f"/etc/docker/daemon.json says {_SETTING}: start it again then, "
         f"{as_root(evidence, _START)}.",
     )
 

@@ -89,9 +89,17 @@ static void offer_git(const struct account *account) {
   write_text("/etc/gitconfig", text);
 }
 
+// Docker's server asks for extensions of iptables, which this kernel has not, unless told not to.
+static void offer_docker(void) {
+  mkdir("/etc/docker", 0755);
+  if (access("/etc/docker/daemon.json", F_OK) != 0)
+    write_text("/etc/docker/daemon.json", "{\"iptables\": false, \"ip6tables\": false}\n");
+}
+
 void offer_settings(const struct account *account) {
   static const char servers[] = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
   // Nothing answers there, so a lookup fails at once instead of hanging: names are the proxy's job.
   overwrite("/etc/resolv.conf", 0644, servers, strlen(servers));
   offer_git(account);
+  offer_docker();
 }

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #define BUNDLE "/etc/ssl/certs/ca-certificates.crt"
+#define LOCAL "/usr/local/share/ca-certificates"
 #define MAX_RECORD (8u << 20)
 #define MAX_SEED 64
 #define UUID_LINE 37 // with its end
@@ -30,11 +31,22 @@
 #define RNDADDENTROPY _IOW('R', 3, int[2])
 #define RNDRESEEDCRNG _IO('R', 7)
 
+// Where distributions keep all certificates that do not call them as Debian does.
+static const char *const OTHER_BUNDLES[] = {"/etc/pki/tls/certs/ca-bundle.crt",
+                                            "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"};
+
+// The operator's certificates are added to the image's own. What makes the bundle anew, such as the
+// installation of a package, takes them from LOCAL.
 static void trust(const char *pem, size_t size) {
   mkdir("/etc/ssl", 0755);
   mkdir("/etc/ssl/certs", 0755);
+  for (size_t i = 0; i < LENGTH(OTHER_BUNDLES) && access(BUNDLE, F_OK) != 0; i++)
+    if (access(OTHER_BUNDLES[i], F_OK) == 0 && symlink(OTHER_BUNDLES[i], BUNDLE)) complain(BUNDLE);
   write_file(BUNDLE, O_APPEND, 0644, pem, size);
   write_file("/etc/ssl/certs/waggle-ca.pem", O_TRUNC, 0644, pem, size);
+  mkdir("/usr/local/share", 0755);
+  mkdir(LOCAL, 0755);
+  if (access(LOCAL, W_OK) == 0) write_file(LOCAL "/waggle.crt", O_TRUNC, 0644, pem, size);
 }
 
 static void name_machine(const char *id, size_t size) {
