@@ -50,7 +50,7 @@ async def test_a_repeated_result_is_said_to_be_one_also_of_what_is_gone() -> Non
         assert again.content[:-1] == first.content
         assert text_of(again).endswith(
             "\nThis is the result of the first call with this idempotency_key; nothing was done "
-            "again. get_environment tells whether it is still there."
+            "again. list_environments tells whether it is still there."
         )
 
 

@@ -50,12 +50,14 @@ class _Metadata(FuncMetadata):
 
     `openings` says, for each parameter that is a list or an object, how its JSON begins; `plain`
     are those that take a number or a boolean; `optional` may be left out, and are when a client
-    sends null or an empty text, as some do for each that a model did not give.
+    sends null, or `blank` when it sends an empty text, as some do for each that a model did not
+    give.
     """
 
     openings: dict[str, tuple[str, ...]]
     plain: frozenset[str]
     optional: frozenset[str]
+    blank: frozenset[str]
 
     def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
         """Parse strings that hold the list or object that their parameter asks for."""
@@ -64,7 +66,8 @@ class _Metadata(FuncMetadata):
             name: _plain(value) if name in self.plain else _parsed(value, self.openings.get(name))
             for name, value in named.items()
             if (name in self.openings or name not in ADDED_BY_CLIENTS)
-            and not (name in self.optional and (value is None or value == ""))
+            and not (value is None and name in self.optional)
+            and not (value == "" and name in self.blank)
         }
 
 
@@ -109,6 +112,11 @@ def _kinds(schema: Schema) -> list[str]:
     return [str(variant.get("type")) for variant in variants]
 
 
+def _needs_text(schema: Schema) -> bool:
+    """Whether an empty text is refused, as of a key."""
+    return "minLength" in json.dumps(schema)
+
+
 def make_tool(
     method: Callable[..., Awaitable[object]],
     *,
@@ -149,6 +157,7 @@ def _shape(function: Callable[..., Awaitable[object]]) -> OfferedTool:
     )
     schema = strict.model_json_schema(by_alias=True)
     kinds = {name: _kinds(about) for name, about in schema["properties"].items()}
+    optional = frozenset(kinds) - frozenset(schema.get("required", ()))
     told = quick(plain.output_schema or {})
     metadata = _Metadata(
         openings={
@@ -156,7 +165,8 @@ def _shape(function: Callable[..., Awaitable[object]]) -> OfferedTool:
             for name, each in kinds.items()
         },
         plain=frozenset(name for name, each in kinds.items() if _NUMBERS.issuperset(each)),
-        optional=frozenset(kinds) - frozenset(schema.get("required", ())),
+        optional=optional,
+        blank=frozenset(name for name in optional if not _needs_text(schema["properties"][name])),
         arg_model=strict,
         # Without a model the SDK does not check results again, which are made from models here.
         output_schema=terse(told),
