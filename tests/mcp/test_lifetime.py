@@ -97,8 +97,8 @@ async def test_an_idle_one_that_cannot_sleep_says_why_it_stands_still() -> None:
         assert error_of(refused) == {
             "code": "quota_exceeded",
             "message": why.partition("disk: ")[2],
-            "hint": "Destroy one of yours that is paused, or have it go on with "
-            "resume_environment. The operator's limit is WAGGLE_MAX_PAUSED.",
+            "hint": "Destroy one of yours that is paused, or have it go on with any call. "
+            "The operator's limit is WAGGLE_MAX_PAUSED.",
             "retryable": True,
         }
 

@@ -34,7 +34,7 @@ RESULTS = {
     "list_files": "files count",
     "install_packages": "stdout stderr exit_code",
 }
-PICTURES = {"execute", "run_command", "read_file"}
+PICTURES = {"execute", "run_command", "read_file", "read_job", "wait_job"}
 """May answer with pictures, which structured content would hide: so they publish no schema."""
 
 
