@@ -233,3 +233,18 @@ done"""
     assert "REACHED" not in said
     assert "proxy=" not in said.lower()
     assert len(site.asked) == before
+
+
+async def test_the_first_call_after_a_rollback_is_a_download(server: Waggle, site: Site) -> None:
+    """What the frozen connection held in the guest, the proxy's port above all, is free by then."""
+    download = f"{CURL} http://{ALLOWED}:{site.port}/again"
+    async with connected(server) as client:
+        environment = await create(client, "shell")
+        assert await execute(client, environment, download) == f"{SECRET.decode()} 200"
+        kept = await call(client, "snapshot_environment", environment_id=environment)
+        back = {"environment_id": environment, "snapshot_id": kept["snapshot_id"]}
+        for _ in range(3):
+            await call(client, "rollback_environment", **back)
+            assert await execute(client, environment, download) == f"{SECRET.decode()} 200"
+        await call(client, "delete_snapshot", snapshot_id=kept["snapshot_id"])
+        await call(client, "destroy_environment", environment_id=environment)
