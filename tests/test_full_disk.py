@@ -155,7 +155,7 @@ async def test_what_meets_a_full_disk_midway_says_so_and_the_environment_goes_on
 async def test_one_that_stands_still_says_so_wherever_it_is_shown() -> None:
     async with serving() as rig, client(rig, LEGACY) as agent:
         identity = await created(agent)
-        rig.host.only.stall(f"It stands still. {FULL.message}")
+        rig.host.only.stall(DiskFull(f"It stands still. {FULL.message}"))
         (line,) = data_of(await agent.call_tool("list_environments", {}))["environments"]
         assert (line["status"], line["notice"]) == ("running", f"It stands still. {FULL.message}")
         shown = await agent.call_tool("get_environment", {"environment_id": identity})

@@ -150,7 +150,7 @@ class TestMachineThatStandsStill:
     async def test_calls_are_told_why_and_it_goes_on_by_itself(self) -> None:
         async with world(pausing=SLEEPY) as here:
             environment = await here.created()
-            here.host.only.stall("The server's disk is full.")
+            here.host.only.stall(DiskFull("The server's disk is full."))
             assert here.get(environment.id).notice == "The server's disk is full."
             with pytest.raises(DiskFull, match=r"The server's disk is full\."):
                 await use(here, environment)
@@ -165,7 +165,7 @@ class TestMachineThatStandsStill:
         async with world() as here:
             environment = await here.created()
             guest = here.host.only
-            guest.stall("The server's disk is full.")
+            guest.stall(DiskFull("The server's disk is full."))
             await here.destroy(environment.id).result()
             guest.stall(None)
             assert here.service.all() == []
@@ -173,7 +173,7 @@ class TestMachineThatStandsStill:
     async def test_one_that_dies_then_is_reaped_like_any(self) -> None:
         async with world() as here:
             await here.created()
-            here.host.only.stall("The server's disk is full.")
+            here.host.only.stall(DiskFull("The server's disk is full."))
             here.host.only.die()
             await settle()
             here.clock.now += IDLE

@@ -7,6 +7,7 @@ are tested in tests/vm and tests/e2e.
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ class PretendMachine:
     async def renew(self, records: Mapping[str, bytes]) -> None:
         raise GuestLost("It cannot be renewed.")
 
-    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
+    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
         """Its disk is never full."""
 
     async def pause(self) -> None:
@@ -464,6 +465,33 @@ class TestGuest:
                 assert "Destroy it" in raised.value.hint
             await guest.destroy()
         assert log[0] == "machine"
+
+    async def test_a_call_that_is_broken_by_a_destroy_is_told_of_that(self) -> None:
+        log: list[str] = []
+        async with hostile() as (port, keys):
+            connection = SshConnection(port, keys)
+            guest = self.make(PretendMachine(log), log, connection)
+            await connection.get()
+            calls = [
+                asyncio.create_task(guest.list_files("/")),
+                asyncio.create_task(guest.agent("guest-ping")),
+            ]
+            for _ in range(2):
+                await guest.destroy()
+            for call in calls:
+                with pytest.raises(GuestLost) as raised:
+                    await call
+                assert raised.value.message == "The environment is being destroyed."
+                assert raised.value.hint == "Its files are gone: create a new environment."
+
+    async def test_one_that_died_by_itself_is_cleared_away_and_its_death_still_told(self) -> None:
+        log: list[str] = []
+        machine = PretendMachine(log)
+        guest = self.make(machine, log)
+        machine.dead.set()
+        await guest.destroy()
+        with pytest.raises(GuestLost, match="The machine died: it was unplugged"):
+            await guest.connect()
 
     async def test_a_broken_call_names_the_death_of_the_machine(self) -> None:
         log: list[str] = []

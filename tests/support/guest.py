@@ -23,6 +23,7 @@ import anyio.lowlevel
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment, MachineIdentity
 from waggle.domain.errors import (
+    DiskFull,
     FileNotFound,
     FileRefused,
     GuestLost,
@@ -137,7 +138,7 @@ class FakeGuest:
     used: Usage = USED
     ports: dict[int, int] = field(default_factory=dict[int, int])
     visit: Callable[[], None] = lambda: None
-    stall: Callable[[str | None], None] = lambda _why: None
+    stall: Callable[[DiskFull | None], None] = lambda _why: None
     listening: set[int] = field(default_factory=set[int])
     asked: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     destroys: int = 0
@@ -381,7 +382,7 @@ class FakeGuest:
         free = local_port or 40_000 + len(self.ports)
         return ExposedPort(port, self.ports.setdefault(port, free))
 
-    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
+    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
         self.stall = tell
 
     def when_visited(self, tell: Callable[[], None]) -> None:

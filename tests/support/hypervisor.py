@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 
 from waggle.domain.environment import MachineIdentity
-from waggle.domain.errors import BootFailed, GuestLost, PortTaken
+from waggle.domain.errors import BootFailed, DiskFull, GuestLost, PortTaken
 from waggle.domain.machine import READY_LINE, MachineSpec
 from waggle.infra.confined import ConfinedProcess
 from waggle.infra.guest.console import Console
@@ -98,7 +98,7 @@ class FakeMachine:
     async def renew(self, records: Mapping[str, bytes]) -> None:
         self._require_alive()
 
-    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
+    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
         """It has no disk that could be full."""
 
     async def pause(self) -> None:

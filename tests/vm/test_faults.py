@@ -156,7 +156,7 @@ async def test_destroying_ends_what_is_running(quick: Lab) -> None:
     assert await works(guest)
     started = time.monotonic()
     await guest.destroy()
-    with pytest.raises(GuestLost):
+    with pytest.raises(GuestLost, match="The environment is being destroyed"):
         await running
     assert time.monotonic() - started < 5
     assert not list(quick.environments.iterdir())

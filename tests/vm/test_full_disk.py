@@ -6,7 +6,11 @@ The attack of issue 13 was a guest's write that was answered, and zeros afterwar
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Generator
+from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -33,6 +37,15 @@ CHECK = "/.waggle/bin/busybox seq 1 600000 | /.waggle/bin/busybox cmp - /home/sa
 DROP = "echo 3 >/proc/sys/vm/drop_caches"
 
 
+def limit_files_of(pid: int, size: str) -> None:
+    """As its own user, which needs no rights to do it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    ids = {line[:3]: int(line.split()[1]) for line in status.splitlines() if line[1:4] == "id:"}
+    who: dict[str, Any] = {"user": ids["Uid"], "group": ids["Gid"], "extra_groups": []}
+    argv = ["prlimit", f"--pid={pid}", f"--fsize={size}:"]
+    subprocess.run(argv, check=True, **(who if os.geteuid() == 0 else {}))
+
+
 @pytest.fixture
 def disk(lab: Lab) -> Generator[SmallDisk]:
     if not isinstance(lab.hypervisor, QemuHypervisor):
@@ -47,10 +60,10 @@ async def test_a_write_that_does_not_fit_waits_and_nothing_of_it_is_lost(
 ) -> None:
     asked, host = environment(), lab.host()
     guest = lab.adopt(await host.create(asked, no_progress))
-    told: list[str | None] = []
+    told: list[DiskFull | None] = []
     changed = anyio.Event()
 
-    def tell(why: str | None) -> None:
+    def tell(why: DiskFull | None) -> None:
         told.append(why)
         changed.set()
 
@@ -103,3 +116,43 @@ async def test_a_create_on_a_full_disk_is_told_so_and_leaves_nothing(
     disk.free()
     guest = lab.adopt(await host.create(environment(), no_progress))
     assert lines(await guest.run(sh("echo works"))) == ["works"]
+
+
+async def test_a_write_that_the_disk_refuses_for_another_cause_waits_as_well(lab: Lab) -> None:
+    """A limit of file sizes, which its own user may lower and raise for a QEMU that runs."""
+    if not isinstance(lab.hypervisor, QemuHypervisor):
+        pytest.skip("NOT TESTED: this hypervisor reports what the disk refuses to the guest")
+    guest = lab.adopt(await lab.host().create(environment(), no_progress))
+    told: list[DiskFull | None] = []
+    changed = anyio.Event()
+
+    def tell(why: DiskFull | None) -> None:
+        told.append(why)
+        changed.set()
+
+    guest.when_stalled(tell)
+    limit_files_of(guest.machine.pid, "4096")
+    results: list[ExecutionResult] = []
+
+    async def write() -> None:
+        results.append(await guest.run(sh(f"{WRITE} && sync", timeout=800.0)))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(write)
+        with anyio.fail_after(400):
+            await changed.wait()
+        assert "would be larger than it may be" in str(told[0])
+        with pytest.raises(DiskFull, match="ulimit -f"):
+            await guest.hibernate()
+        changed = anyio.Event()
+        with anyio.move_on_after(8):  # several tries, of which nobody is told
+            await changed.wait()
+        assert len(told) == 1
+        assert results == []
+        limit_files_of(guest.machine.pid, "unlimited")
+        with anyio.fail_after(400):
+            await changed.wait()
+    assert told[1:] == [None]
+    assert [each.exit_code for each in results] == [0]
+    await guest.run(sh(DROP, user=GuestUser.ROOT))
+    assert lines(await guest.run(sh(CHECK, timeout=600.0))) == []

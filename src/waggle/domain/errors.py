@@ -264,7 +264,7 @@ class FileRefused(WaggleError):
 
 
 class DiskFull(WaggleError):
-    """A disk of the server's has no room for that, or too little. Never the guest's own disk."""
+    """A disk of the server's has no room for that, or refuses it. Never the guest's own disk."""
 
     code = "disk_full"
     retryable = True

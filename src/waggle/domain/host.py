@@ -14,6 +14,7 @@ from typing import Protocol
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment, MachineIdentity
+from waggle.domain.errors import DiskFull
 from waggle.domain.execution import Command, ExecutionResult, GuestUser, Stream, Streams
 from waggle.domain.filesystem import FileSlice, FileVersion, Listing
 from waggle.domain.left import Left
@@ -172,11 +173,11 @@ class Guest(Protocol):
         """
         ...
 
-    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
-        """Call `tell` when its machine stops because the server's disk is full, with why.
+    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
+        """Call `tell` when its machine stops because the server's disk refuses a write, with why.
 
-        And with None when it goes on, which it does by itself once there is room. What is asked of
-        the guest meanwhile waits, or fails with DiskFull.
+        And with None when it goes on, which it does by itself once the disk takes it. What is asked
+        of the guest meanwhile waits, or fails with DiskFull.
         """
         ...
 

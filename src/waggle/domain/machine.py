@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from waggle.domain.environment import MachineIdentity, Resources
+from waggle.domain.errors import DiskFull
 
 GUEST_SSH_PORT = 22
 READY_LINE = b"waggle: ready"
@@ -85,10 +86,10 @@ class Machine(Protocol):
         """
         ...
 
-    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
-        """Call `tell` when it stops because the host's disk is full, with why; see `host.Guest`.
+    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
+        """Call `tell` when it stops because the host's disk refuses a write, with why.
 
-        With None when it goes on. Called at once if it stands still already.
+        See `host.Guest`. With None when it goes on. Called at once if it stands still already.
         """
         ...
 

@@ -112,9 +112,19 @@ class DiskRoom:
             return full(OSError(errno.ENOSPC, ""), self._name, left)
         return full(error, self._name)
 
-    async def until_room(self) -> None:
-        """Return when there is more free than the reserve, after LOOK_SECONDS at the earliest."""
-        await self._sleep(LOOK_SECONDS)
+    def refused(self, number: int) -> DiskFull:
+        """The error for a write that the system refused with this number, whatever it is."""
+        if number in _WHY:
+            return self.full(OSError(number, ""))
+        return DiskFull(
+            f"The server's disk fails: {self._name} does not take what is written to it "
+            f"({os.strerror(number)}).",
+            hint="Have the operator look after the disk (dmesg, smartctl).",
+        )
+
+    async def until_room(self, at_least: float = LOOK_SECONDS) -> None:
+        """Return when there is more free than the reserve, after so many seconds `at_least`."""
+        await self._sleep(at_least)
         while self.shortage() is not None:
             await self._sleep(LOOK_SECONDS)
 

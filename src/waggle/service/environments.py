@@ -268,7 +268,7 @@ class EnvironmentService:
         """The reaper's end of what is idle: put to sleep or destroyed, which is what it returns.
 
         None when it was used since the reaper looked, or is kept in memory because it cannot sleep
-        now, or stands still for a full disk. Raises what keeps it from being destroyed.
+        now, or stands still for the server's disk. Raises what keeps it from being destroyed.
         """
         live = self._registry.find(environment_id)
         if live is None or not live.environment.is_expired(self._clock()) or live.is_stalled:

@@ -42,7 +42,7 @@ class LiveEnvironment(Life):
     """
 
     _doors: Sequence[ExposedPort] = ()
-    _stalled: str | None = None
+    _stalled: DiskFull | None = None
     sleep_again_at: datetime | None = None
     """When an idle one whose state could not be written may be tried again."""
 
@@ -82,22 +82,22 @@ class LiveEnvironment(Life):
         guest.when_visited(self._visited)
         guest.when_stalled(self._stands_still)
 
-    def _stands_still(self, why: str | None) -> None:
-        """The server's disk is full for its machine, or with None, no longer."""
+    def _stands_still(self, why: DiskFull | None) -> None:
+        """The server's disk refuses a write of its machine's, or with None, no longer."""
         self._stalled = why
         if self.environment.state not in (State.RUNNING, State.PAUSED):
             return
-        self.environment = self.environment.noticing(why)
+        self.environment = self.environment.noticing(why and why.message)
         if why is None:
             self.touch()  # nobody could use it
             log.info("environment_goes_on", environment=self.environment.id)
         else:
-            log.error("environment_stands_still", environment=self.environment.id, why=why)
+            log.error("environment_stands_still", environment=self.environment.id, why=why.message)
         self._changed(self.environment)
 
     @property
     def is_stalled(self) -> bool:
-        """Whether its machine stands still until the server's disk has room."""
+        """Whether its machine stands still until the server's disk takes its write."""
         return self._stalled is not None and self.environment.state is State.RUNNING
 
     def _visited(self) -> None:
@@ -114,7 +114,7 @@ class LiveEnvironment(Life):
         self.environment.require_running()
         guest = self._the_guest()
         if self._stalled is not None:
-            raise DiskFull(self._stalled)
+            raise DiskFull(self._stalled.message, hint=self._stalled.hint)
         self.environment = self.environment.noticing(None).call_started(self._clock())
         try:
             yield self.environment, guest

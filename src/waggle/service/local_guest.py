@@ -11,7 +11,7 @@ from pathlib import Path
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment, MachineIdentity
-from waggle.domain.errors import Unsupported
+from waggle.domain.errors import DiskFull, Unsupported
 from waggle.domain.execution import (
     HOME,
     Command,
@@ -210,8 +210,8 @@ class LocalGuest:
         """Listen for a port of the guest; see `domain.host.Guest`."""
         return await self._exposures.expose(port, local_port)
 
-    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
-        """Tell of a full disk; see `domain.host.Guest`."""
+    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
+        """Tell of writes that the disk refuses; see `domain.host.Guest`."""
         self._causes.when_stalled(tell)
 
     def when_visited(self, tell: Callable[[], None]) -> None:
@@ -275,6 +275,7 @@ class LocalGuest:
         Idempotent; finishes when cancelled. Raises TimedOut when the machine does not die: its
         port and files are kept then, and a later call tries again.
         """
+        self._causes.destroyed()
         await finish(self._destroy())
 
     async def disconnect(self) -> None:

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Mapping
 
 from waggle.domain.environment import MachineIdentity
-from waggle.domain.errors import GuestLost
+from waggle.domain.errors import DiskFull, GuestLost
 from waggle.infra.confined import ConfinedProcess
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.forwarder import Forwarder
@@ -102,8 +102,8 @@ class KrunMachine:
             raise GuestLost("The machine is not connected.")
         await self._renewal.renew(records)
 
-    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
-        """It never does: libkrun reports a full disk to the guest as an error of the disk."""
+    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
+        """It never does: libkrun tells the guest of what the disk refuses."""
 
     async def pause(self) -> None:
         """Stop the whole runner: libkrun itself knows no pause. See `Machine.pause`."""

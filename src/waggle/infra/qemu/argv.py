@@ -22,8 +22,8 @@ from waggle.infra.qemu.door import ADDRESS
 COMMAND_LINE = f"{KERNEL_ARGUMENTS} reboot=t no_timer_check"
 MACHINE = "microvm,acpi=off,isa-serial=off,rtc=on,pcie=off,usb=off"
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
-_STAND_STILL = "werror=enospc"
-"""A write for which the host's disk has no room stops the machine, and is done when it goes on."""
+_STAND_STILL = "werror=stop"
+"""A write that fails on the host stops the machine, and is done when it goes on: see `stalling`."""
 _TRANSLATION_BUFFER_MIB = 256
 """A boot alone fills 64, and QEMU then drops all translated code. Costs memory as it is used."""
 
@@ -99,8 +99,8 @@ def qemu_argv(
 def kind(accelerator: str) -> str:
     """Another text when machines are put together in another way: their state would not fit.
 
-    What a full disk does to a machine is not in its state: those that were frozen before it stood
-    still go on, too.
+    What a write that fails does to a machine is not in its state: those that were frozen while it
+    was reported to them go on, too.
     """
     resources, nothing = Resources(1, 1, 1), Descriptors(*range(9))
     argv = qemu_argv("", accelerator=accelerator, resources=resources, ssh_port=None, fds=nothing)

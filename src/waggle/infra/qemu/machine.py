@@ -152,8 +152,8 @@ class QemuMachine:
         except GuestLost as error:
             raise self._stalling.error or error from error
 
-    def when_stalled(self, tell: Callable[[str | None], None]) -> None:
-        """Tell of a full disk; see `domain.machine.Machine.when_stalled`."""
+    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
+        """Tell of writes that the disk refuses; see `domain.machine.Machine.when_stalled`."""
         self._stalling.tell(tell)
 
     async def settle(self) -> None:

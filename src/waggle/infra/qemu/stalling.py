@@ -1,25 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine that stands still because the host's disk is full, until there is room.
+"""A machine that stands still because the host's disk refused a write, until it takes it.
 
-QEMU stops a machine whose write does not fit (`werror=enospc`) and does that write again when the
-machine goes on, so a guest never learns of it. Owned by `machine`, which hears QEMU's events; knows
-neither QEMU's monitor nor what a machine is.
+QEMU stops a machine whose write fails (`werror=stop`) and does that write again when the machine
+goes on, so a guest never learns of it. Told of the error, the guest would lose the data without a
+word: its kernel drops what it could not write, and `sync` says that all is well. That holds of a
+full disk as of a quota, a limit of file sizes, a disk that can only be read now and one that fails,
+which is why `enospc`, which knows the first alone, is too little.
+
+A full disk is tried again when there is room. Whether another cause is gone only a write can tell:
+it is tried after a second, then less and less often, at least once in LONGEST_SECONDS. The machine
+is never ended for it, because what is in its memory may exist nowhere else: its calls are refused
+with the cause, and its owner may destroy it. Errors of reading are the guest's to know: its
+programs are told, and nothing is lost.
+
+Owned by `machine`, which hears QEMU's events; knows neither QEMU's monitor nor what a machine is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, cast
 
 import structlog
 
 from waggle.domain.errors import DiskFull, GuestLost
-from waggle.infra.disk_room import DiskRoom
+from waggle.infra.disk_room import LOOK_SECONDS, DiskRoom
 from waggle.infra.tasks import end
 
 log = structlog.get_logger(__name__)
 EVENT: Final = "BLOCK_IO_ERROR"
+LONGEST_SECONDS: Final = 64.0
+"""Between two tries."""
+_ERRORS: Final[Mapping[str, int]] = {os.strerror(number): number for number in errno.errorcode}
+"""By QEMU's words, which are the system's."""
 
 
 class Stalling:
@@ -29,8 +45,10 @@ class Stalling:
         self._room = room
         self._go_on = go_on
         self._stalled = asyncio.Event()
+        self._cause = errno.ENOSPC
+        self._told = False
         self._waiting: asyncio.Task[None] | None = None
-        self._tell: Callable[[str | None], None] = lambda _why: None
+        self._tell: Callable[[DiskFull | None], None] = lambda _why: None
         self.is_paused = False
         """Whether the machine is not to run, whatever room there is."""
 
@@ -40,17 +58,23 @@ class Stalling:
         return self._full() if self._stalled.is_set() else None
 
     def _full(self) -> DiskFull:
-        full = self._room.full()
+        full = self._room.refused(self._cause)
+        until = "there is room" if self._is_full else "the disk takes what it writes"
         return DiskFull(
             f"The environment's machine stands still. {full.message} It goes on by itself, with "
-            "all that it has, when there is room."
+            f"all that it has, when {until}.",
+            hint=full.hint,
         )
 
-    def tell(self, tell: Callable[[str | None], None]) -> None:
+    @property
+    def _is_full(self) -> bool:
+        return self._cause == errno.ENOSPC
+
+    def tell(self, tell: Callable[[DiskFull | None], None]) -> None:
         """See `domain.machine.Machine.when_stalled`."""
         self._tell = tell
         if (error := self.error) is not None:
-            tell(error.message)
+            tell(error)
 
     async def met(self) -> DiskFull:
         """Return once it stands still."""
@@ -60,38 +84,72 @@ class Stalling:
     def heard(self, event: Mapping[str, object]) -> bool:
         """Take an event of QEMU's, whose data may be anything. False: nobody else is to keep it."""
         data = event.get("data")
-        if isinstance(data, dict) and cast("dict[str, object]", data).get("action") == "stop":
-            self._stall()
+        if isinstance(data, dict):
+            said = cast("dict[str, object]", data)
+            if said.get("action") == "stop":
+                self._stall(_number(said))
         return False
 
-    def _stall(self) -> None:
-        if not self._stalled.is_set():
-            self._stalled.set()
-            self._tell(self._full().message)
+    def _stall(self, cause: int) -> None:
+        is_news = not self._told or cause != self._cause
+        self._cause = cause
+        self._stalled.set()
+        if is_news:
+            self._told = True
+            self._tell(self._full())
+        self._see_to_it()
+
+    def _see_to_it(self) -> None:
         if self._waiting is None or self._waiting.done():
             self._waiting = asyncio.create_task(self._until_it_goes_on())
 
     async def _until_it_goes_on(self) -> None:
-        while self._stalled.is_set() and not self.is_paused:
-            await self._room.until_room()
-            if self._stalled.is_set() and not self.is_paused:
+        """It goes on once it ran from one look to the next."""
+        pause = LOOK_SECONDS
+        while self._told and not self.is_paused:
+            was_stalled = self._stalled.is_set()
+            await self._room.until_room(pause if was_stalled else LOOK_SECONDS)
+            if self.is_paused:
+                return
+            if not self._stalled.is_set():
+                self._goes_on()
+            elif was_stalled:
+                pause = LOOK_SECONDS if self._is_full else min(2 * pause, LONGEST_SECONDS)
                 try:
                     await self._go_on()
                 except GuestLost as error:  # it has ended, or is to be tried again
                     log.warning("machine_does_not_go_on", error=error.message)
 
+    def _goes_on(self) -> None:
+        if self._told:
+            self._told = False
+            self._tell(None)
+
     def going(self) -> Callable[[], None]:
-        """It is about to run: what it writes tells whether there is room. Call the result then."""
-        was = self._stalled.is_set()
+        """It is about to run: what it writes tells whether the disk takes it. Call the result then.
+
+        Where there is room again, it counts as going on at once.
+        """
         self._stalled.clear()
 
-        def went_on() -> None:
-            if was and not self._stalled.is_set():
-                self._tell(None)
+        def runs() -> None:
+            if self._told and not self._stalled.is_set():
+                if self._is_full:
+                    self._goes_on()
+                else:
+                    self._see_to_it()
 
-        return went_on
+        return runs
 
     async def aclose(self) -> None:
         """Wait for nothing any more. Idempotent."""
         if self._waiting is not None:
             await end(self._waiting)
+
+
+def _number(data: Mapping[str, object]) -> int:
+    """The system's number of the error that an event tells of; EIO for what it cannot be. Pure."""
+    if data.get("nospace") is True:
+        return errno.ENOSPC
+    reason = data.get("reason")
+    return _ERRORS.get(reason, errno.EIO) if isinstance(reason, str) else errno.EIO
