@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
+import anyio
 import pytest
 from tests.support.images import directory, file, symlink, write_layout
 from tests.support.small_disk import needs_root, small_disk
@@ -22,6 +23,7 @@ from waggle.infra.oci.image import ResolvedImage
 from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.unpacked import UnpackedLayers
 from waggle.infra.rootfs.disk import RootDisks
+from waggle.infra.tasks import end
 from waggle.service.disk_maker import DiskMaker
 
 pytestmark = pytest.mark.anyio
@@ -75,6 +77,22 @@ async def test_the_disk_is_what_this_process_would_have_made(
     assert path.read_bytes() == here.read_bytes()
     assert left_behind(disks.directory) == []
     assert await DiskMaker(disks, layers, argv=("/bin/false",)).make(image) == path
+
+
+async def test_disks_of_many_images_take_turns(
+    tmp_path: Path, image: ResolvedImage, disks: RootDisks[ResolvedImage], layers: UnpackedLayers
+) -> None:
+    """Each child may hold 2 GiB, and a client may name another image for each environment."""
+    places = anyio.CapacityLimiter(1)
+    stuck = DiskMaker(disks, layers, argv=stalling(tmp_path), places=places)
+    first = asyncio.create_task(stuck.make(image))
+    await until((tmp_path / "pid").exists)
+    write_layout(tmp_path / "more", [[file("other", b"y")]], name="other")
+    other = ImageStore(tmp_path / "more").resolve("other")
+    second = asyncio.create_task(DiskMaker(disks, layers, places=places).make(other))
+    await until(lambda: places.statistics().tasks_waiting == 1)
+    await end(first)
+    assert await second == disks.path(other.digest)
 
 
 async def test_a_corrupt_layer_is_said_with_its_remedy(

@@ -8,6 +8,7 @@ from tests.service.world import OWNER, Broken, settle, world
 from waggle.domain.environment import State
 from waggle.domain.errors import (
     GuestLost,
+    GuestMisbehaves,
     MaxEnvironments,
     NotFound,
     NotRunning,
@@ -171,3 +172,21 @@ async def test_a_store_that_fails_when_a_machine_dies_harms_nobody_else() -> Non
         await settle()
         assert here.get(environment.id).state is State.ERROR
         assert here.get(other.id).state is State.RUNNING
+
+
+async def test_one_whose_guest_misbehaves_says_so_until_it_is_destroyed() -> None:
+    """Not only to its calls: who lists environments sees which is to be destroyed."""
+    async with world() as here:
+        environment = await here.created()
+        guest = here.host.only
+        guest.misbehave(GuestMisbehaves("Its SSH server floods."))
+        for _ in range(2):
+            notice = here.get(environment.id).notice or ""
+            assert notice.startswith("Its SSH server floods. ")
+            assert "Destroy it" in notice
+            async with here.service.using(environment.id, owner=OWNER):
+                pass  # a call clears other notices
+            guest.stall(None)
+        await here.destroy(environment.id).result()
+        guest.misbehave(GuestMisbehaves("Its last words."))
+        assert here.service.all() == []

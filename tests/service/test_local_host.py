@@ -455,6 +455,8 @@ class TestGuest:
         async with hostile() as (port, keys):
             connection = SshConnection(port, keys)
             guest = self.make(PretendMachine(log), log, connection)
+            told: list[GuestMisbehaves] = []
+            guest.when_misbehaves(told.append)
             session = CommandSession(100)
             await open_exec(await connection.get(), session, "attack debug", window=100_000)
             await session.ended.wait()
@@ -463,6 +465,7 @@ class TestGuest:
                     await guest.run(Command(("true",), 5.0, 100))
                 assert raised.value.code == "guest_misbehaves"
                 assert "Destroy it" in raised.value.hint
+            assert ["over 1,000 control packets" in each.message for each in told] == [True]
             await guest.destroy()
         assert log[0] == "machine"
 

@@ -27,6 +27,7 @@ from waggle.domain.errors import (
     FileNotFound,
     FileRefused,
     GuestLost,
+    GuestMisbehaves,
     InvalidArgument,
     TooLarge,
 )
@@ -139,6 +140,7 @@ class FakeGuest:
     ports: dict[int, int] = field(default_factory=dict[int, int])
     visit: Callable[[], None] = lambda: None
     stall: Callable[[DiskFull | None], None] = lambda _why: None
+    misbehave: Callable[[GuestMisbehaves], None] = lambda _error: None
     listening: set[int] = field(default_factory=set[int])
     asked: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     destroys: int = 0
@@ -384,6 +386,9 @@ class FakeGuest:
 
     def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
         self.stall = tell
+
+    def when_misbehaves(self, tell: Callable[[GuestMisbehaves], None]) -> None:
+        self.misbehave = tell
 
     def when_visited(self, tell: Callable[[], None]) -> None:
         self.visit = tell

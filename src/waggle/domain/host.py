@@ -14,7 +14,7 @@ from typing import Protocol
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment, MachineIdentity
-from waggle.domain.errors import DiskFull
+from waggle.domain.errors import DiskFull, GuestMisbehaves
 from waggle.domain.execution import Command, ExecutionResult, GuestUser, Stream, Streams
 from waggle.domain.filesystem import FileSlice, FileVersion, Listing
 from waggle.domain.left import Left
@@ -179,6 +179,10 @@ class Guest(Protocol):
         And with None when it goes on, which it does by itself once the disk takes it. What is asked
         of the guest meanwhile waits, or fails with DiskFull.
         """
+        ...
+
+    def when_misbehaves(self, tell: Callable[[GuestMisbehaves], None]) -> None:
+        """Call `tell` when what answers in it was given up for its conduct, for good."""
         ...
 
     def when_visited(self, tell: Callable[[], None]) -> None:

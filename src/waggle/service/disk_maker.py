@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final, cast
 
+import anyio
+
 from waggle.domain.errors import ImageCorrupt, TimedOut, WaggleError
 from waggle.infra.confined import leash
 from waggle.infra.oci.flatten import flatten
@@ -32,6 +34,8 @@ from waggle.infra.tasks import end, finish
 MEMORY_BYTES: Final = 2 << 30
 """Resident memory of the child: a tree of a million files takes half of it. Not a limit of its
 address space, under which threads of Python fail to start and are waited for without end."""
+AT_ONCE: Final = 2
+"""Children of one server: clients may name as many images at once as they have environments."""
 _LOOK_SECONDS: Final = 0.25
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _MAX_LINE: Final = 1 << 16
@@ -57,8 +61,13 @@ class DiskMaker:
         layers: UnpackedLayers,
         memory: int = MEMORY_BYTES,
         argv: tuple[str, ...] = (sys.executable, "-m", __name__),
+        places: anyio.CapacityLimiter | None = None,
     ) -> None:
-        """The child may hold `memory` bytes; `argv` runs `main` of this module."""
+        """The child may hold `memory` bytes; `argv` runs `main` of this module.
+
+        There are as many at once as there are `places`; None means AT_ONCE.
+        """
+        self._places = places or anyio.CapacityLimiter(AT_ONCE)
         self._disks = disks
         self._layers = layers
         self._argv = argv
@@ -67,11 +76,14 @@ class DiskMaker:
     async def make(self, image: ResolvedImage, report: Report = ignore_progress) -> Path:
         """Return the image's disk, made by a child if it does not exist. Idempotent.
 
-        Cancelling kills the child and removes what it left. Raises what `RootDisks.ensure` raises,
-        and ImageCorrupt when the child needed more than its memory or was killed.
+        It waits for a place first. Cancelling kills the child and removes what it left. Raises what
+        `RootDisks.ensure` raises, and ImageCorrupt when the child needed more than its memory or
+        was killed.
         """
-        if found := self._disks.find(image.digest):
-            return found
+        async with self._places:
+            return self._disks.find(image.digest) or await self._make(image, report)
+
+    async def _make(self, image: ResolvedImage, report: Report) -> Path:
         child = await asyncio.create_subprocess_exec(
             *leash(self._argv),
             stdin=asyncio.subprocess.PIPE,

@@ -43,6 +43,7 @@ class LiveEnvironment(Life):
 
     _doors: Sequence[ExposedPort] = ()
     _stalled: DiskFull | None = None
+    _misconduct: str | None = None
     sleep_again_at: datetime | None = None
     """When an idle one whose state could not be written may be tried again."""
 
@@ -78,7 +79,8 @@ class LiveEnvironment(Life):
 
     def _take_in(self, guest: Guest) -> None:
         super()._take_in(guest)
-        self._stalled = None
+        self._stalled = self._misconduct = None
+        guest.when_misbehaves(self._misbehaves)
         guest.when_visited(self._visited)
         guest.when_stalled(self._stands_still)
 
@@ -87,13 +89,22 @@ class LiveEnvironment(Life):
         self._stalled = why
         if self.environment.state not in (State.RUNNING, State.PAUSED):
             return
-        self.environment = self.environment.noticing(why and why.message)
+        self.environment = self.environment.noticing(why.message if why else self._misconduct)
         if why is None:
             self.touch()  # nobody could use it
             log.info("environment_goes_on", environment=self.environment.id)
         else:
             log.error("environment_stands_still", environment=self.environment.id, why=why.message)
         self._changed(self.environment)
+
+    def _misbehaves(self, error: GuestMisbehaves) -> None:
+        """Its owner should see that it is of no use any more, also without calling it."""
+        self._misconduct = str(error)
+        if self.environment.state in (State.RUNNING, State.PAUSED):
+            self.environment = self.environment.noticing(self._misconduct)
+            how = error.message
+            log.warning("environment_misbehaves", environment=self.environment.id, how=how)
+            self._changed(self.environment)
 
     @property
     def is_stalled(self) -> bool:
@@ -115,7 +126,8 @@ class LiveEnvironment(Life):
         guest = self._the_guest()
         if self._stalled is not None:
             raise DiskFull(self._stalled.message, hint=self._stalled.hint)
-        self.environment = self.environment.noticing(None).call_started(self._clock())
+        noticing = self.environment.noticing(self._misconduct)
+        self.environment = noticing.call_started(self._clock())
         try:
             yield self.environment, guest
         finally:

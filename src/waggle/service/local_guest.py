@@ -11,7 +11,7 @@ from pathlib import Path
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment, MachineIdentity
-from waggle.domain.errors import DiskFull, Unsupported
+from waggle.domain.errors import DiskFull, GuestMisbehaves, Unsupported
 from waggle.domain.execution import (
     HOME,
     Command,
@@ -213,6 +213,10 @@ class LocalGuest:
     def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
         """Tell of writes that the disk refuses; see `domain.host.Guest`."""
         self._causes.when_stalled(tell)
+
+    def when_misbehaves(self, tell: Callable[[GuestMisbehaves], None]) -> None:
+        """Tell of its conduct; see `domain.host.Guest`."""
+        self._connection.when_misbehaves = tell
 
     def when_visited(self, tell: Callable[[], None]) -> None:
         """Tell of visitors; see `domain.host.Guest`."""

@@ -58,6 +58,8 @@ class SshConnection:
         self.clear = asyncio.Event()
         """Set while the connection can take more; see `bounded`."""
         self._misconduct = ""
+        self.when_misbehaves: Callable[[GuestMisbehaves], None] = lambda _error: None
+        """Called when the server's conduct has ended a connection."""
         self._offered = False
         self._turn = asyncio.Lock()
         self._closed = False
@@ -95,6 +97,7 @@ class SshConnection:
     def _misbehaved(self, how: str) -> None:
         log.warning("guest_misbehaves", port=self._port, how=how)
         self._misconduct = f"The environment's SSH server was replaced or broken: {how}."
+        self.when_misbehaves(GuestMisbehaves(self._misconduct))
 
     def _require_open(self) -> None:
         if self._closed:
