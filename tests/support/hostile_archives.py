@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import struct
+import tarfile
 
 import zstandard
 from tests.support.archives import packed_zeros
@@ -48,3 +50,16 @@ def packed_window(window: int) -> bytes:
     """32 kB, for whose 1 GiB of zeros zstd looks back so many bytes."""
     name = header(b"zeros", TreeEntry(Kind.FILE, b"zeros", data=bytes(8 << 20)))
     return zstandard.ZstdCompressor().compress(name) + packed_zeros(1 << 30, window)
+
+
+def archive_of_headers() -> bytes:
+    """A tar.gz of nothing but PAX headers, of the shortest records that there are."""
+    records = b"5 a=\n" * 13_000
+    info = tarfile.TarInfo("x")
+    info.type, info.size = b"x", len(records)
+    one = info.tobuf(tarfile.USTAR_FORMAT) + records + bytes(-len(records) % 512)
+    packed = io.BytesIO()
+    with gzip.GzipFile("", "wb", 9, packed) as file:
+        for _ in range(1_600):
+            file.write(one)
+    return packed.getvalue()

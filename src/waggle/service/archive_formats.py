@@ -30,6 +30,7 @@ _LIMITS = Limits(
     total_bytes=MAX_TREE_BYTES,
     file_bytes=MAX_TREE_FILE,
     extension_bytes=64 << 10,
+    extensions_bytes=MAX_TREE_ENTRIES * 800,  # GNU tar's have some 100 for each entry
     window=64 << 20,  # that of xz -9
 )
 _HEADERS = MAX_TREE_ENTRIES * 2_048

@@ -8,6 +8,7 @@ import io
 import stat
 import subprocess
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -195,3 +196,35 @@ def test_an_unknown_type_is_refused() -> None:
     info.type = b"Q"
     with pytest.raises(ImageCorrupt, match=r"unknown type"):
         read(info.tobuf())
+
+
+class NamesWithoutEnd(io.RawIOBase):
+    """An archive of so many entries, of whose components no two are alike."""
+
+    def __init__(self, entries: int) -> None:
+        super().__init__()
+        self._numbers = iter(range(entries))
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride] # the stub's Buffer is a memoryview when BufferedReader calls
+        number = next(self._numbers, None)
+        if number is None:
+            return 0
+        info = tarfile.TarInfo("/".join(f"{number * 30 + part:x}" for part in range(30)))
+        header = info.tobuf(tarfile.GNU_FORMAT)
+        buffer[: len(header)] = header
+        return len(header)
+
+
+def test_components_of_which_no_two_are_alike_take_bounded_memory() -> None:
+    """A pull reads in the server's own process: a million such entries took gigabytes."""
+    tracemalloc.start()
+    try:
+        reader = TarReader(io.BufferedReader(NamesWithoutEnd(4_000), 1 << 16), DEFAULT_LIMITS)
+        assert sum(len(entry.path) for entry in reader) == 4_000 * 30
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 7 << 20

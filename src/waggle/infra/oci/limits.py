@@ -27,6 +27,8 @@ class Limits:
     name_bytes: int = 255
     extension_bytes: int = 1 << 20
     """One PAX or GNU extension header, which is held in memory."""
+    extensions_bytes: int = 256 << 20
+    """All extension headers of one archive together: parsing them takes time, not memory."""
     xattr_bytes: int = 3900
     """All extended attributes of one file as they are stored on the disk."""
     metadata_bytes: int = 256 << 20

@@ -32,6 +32,9 @@ from waggle.infra.oci.tar_fields import (
 
 BLOCK = 512
 _CHUNK = 1 << 20
+_MAX_PARTS = 1 << 15
+"""Components that are remembered. A hostile archive has no two alike, and a pull reads it in the
+server's own process."""
 _REGULAR = frozenset((b"0", b"\0", b"7", b"S"))
 _TYPES = {
     b"1": 0,
@@ -81,9 +84,10 @@ class TarReader:
         self._limits = limits
         self._stored = 0
         self._padding = 0
+        self._extensions = 0
         self._segments: list[tuple[int, int]] = []
         self._parts: dict[bytes, bytes] = {}
-        """Each component of a path once: an archive repeats its directories' names."""
+        """Components of paths, each once: an archive repeats its directories' names."""
 
     def __iter__(self) -> Iterator[Entry]:
         """Yield entries up to the end of the archive; unread content is skipped."""
@@ -151,6 +155,10 @@ class TarReader:
         """Read the body of a PAX or GNU extension, which is kept in memory."""
         if not 0 <= size <= self._limits.extension_bytes:
             raise ImageCorrupt(f"A layer has an extension header of {size} bytes.")
+        self._extensions += size
+        if self._extensions > self._limits.extensions_bytes:
+            most = self._limits.extensions_bytes
+            raise ImageCorrupt(f"A layer has more than {most} bytes of extension headers.")
         data = self._exactly(size)
         self._stream.read(-size % BLOCK)
         return data
@@ -182,7 +190,7 @@ class TarReader:
         is_device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
         mtime = records.get(b"mtime")
         return Entry(
-            path=tuple(self._parts.setdefault(p, p) for p in clean_path(name, self._limits)),
+            path=self._path(name),
             mode=mode | (number(header[100:108]) & 0o7777),
             uid=owner(record_number(records, b"uid", header[108:116])),
             gid=owner(record_number(records, b"gid", header[116:124])),
@@ -193,6 +201,11 @@ class TarReader:
             xattrs=xattrs_of(records),
             is_absolute=name.startswith(b"/"),
         )
+
+    def _path(self, name: bytes) -> tuple[bytes, ...]:
+        if len(self._parts) > _MAX_PARTS:
+            self._parts.clear()
+        return tuple(self._parts.setdefault(p, p) for p in clean_path(name, self._limits))
 
     def _arrange(self, header: bytes, records: Records, stored: int) -> int:
         """Note where the content lies in the stream; return the size of the file itself."""
