@@ -56,10 +56,10 @@ async def test_a_first_plot_is_shown_and_prepares_nothing(tmp_path: Path) -> Non
             again = {"environment_id": created["environment"], "job_id": 1, "wait_seconds": 120}
             while goes_on(answer):
                 answer = await client.call_tool("read_job", again)
-    text, *_ = (each for each in answer.content if isinstance(each, TextContent))
-    assert any(isinstance(each, ImageContent) for each in answer.content), text.text
-    assert "[stderr]" not in text.text
-    told = json.loads(next(line for line in text.text.splitlines() if line.startswith("{")))
+    text = "\n".join(each.text for each in answer.content if isinstance(each, TextContent))
+    assert any(isinstance(each, ImageContent) for each in answer.content), text
+    assert "[stderr]" not in text
+    told = json.loads(next(line for line in text.splitlines() if line.startswith("{")))
     assert told["modules"] > 500
     assert told["compiled"] == []
     if created["template"] is None:
