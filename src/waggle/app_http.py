@@ -93,7 +93,7 @@ async def _serve(
         if app.watch.reopen is not None:
             await group.start(on_hangup, app.watch.reopen)
         kept = partial(give_back, large=lambda: web.endpoint.large)
-        group.start_soon(kept, lambda: web.endpoint.sessions, anyio.sleep)
+        group.start_soon(kept, lambda: web.endpoint.sessions + server.connections, anyio.sleep)
         log.info("listening", mcp=f"{server.url}/mcp", hypervisor=app.hypervisor, why=app.reason)
         if why := await app.environments.not_ready():
             log.warning("not_ready", why=why)

@@ -26,7 +26,7 @@ YOUNG = 10_000
 """Objects that are made before it looks at them; each call makes some hundreds, and few cycles."""
 LOOK_SECONDS = 5.0
 MANY = 100
-"""Sessions that are worth a pause; each leaves some 40 objects in cycles."""
+"""Sessions or connections that are worth a pause; each leaves some 40 objects in cycles."""
 _ALLOCATOR = "PYTHONMALLOC"
 _LARGE_BUFFERS: Final = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
 """Of glibc, in bytes; see mallopt(3)."""
@@ -101,21 +101,21 @@ COLLECTOR = Collector()
 
 
 async def give_back(
-    sessions: Callable[[], int],
+    held: Callable[[], int],
     sleep: Callable[[float], Awaitable[None]],
     *,
     large: Callable[[], int] = lambda: 0,
     act: Callable[[], None] | None = None,
 ) -> None:
-    """Free memory whenever half of many sessions have gone, until cancelled.
+    """Free memory whenever half of many sessions and connections have gone, until cancelled.
 
-    That pauses the server, for some 10 ms for each 1,000 of them. `large` counts large messages:
-    after some it is done, too. `act` is what is done instead.
+    That pauses the server, for some 10 ms for each 1,000 of them. `held` counts these, `large` the
+    large messages so far: after some it is done, too. `act` is what is done instead.
     """
-    most, before = sessions(), large()
+    most, before = held(), large()
     while True:
         await sleep(LOOK_SECONDS)
-        now, seen = sessions(), large()
+        now, seen = held(), large()
         most = max(most, now)
         if (most >= MANY and now <= most // 2) or seen != before:
             (act or free)()

@@ -83,11 +83,12 @@ def test_idle_connections_keep_nobody_out(ground: Ground, said: str) -> None:
         return target.head(None, "/healthz", "GET") if said == "a request" else b""
 
     pid = ground.server.process.pid
-    fared = attacked(ground.nobody, ground.victim, pid, idle(1000, head), seconds=8.0)
+    fared = attacked(ground.nobody, ground.victim, pid, idle(1000, head), seconds=8.0, calm=60)
     assert len(fared.waits) >= 2
     assert fared.refused == 0, fared
     assert fared.p99() < 2 * WAIT, fared
     assert fared.grown < GROWTH, fared
+    assert fared.after < fared.before * 1.15 + 5, fared
 
 
 def test_who_may_not_call_is_told_before_the_body(ground: Ground) -> None:

@@ -98,12 +98,12 @@ class WebServer:
         self._listener = listener
         self._limits = limits or ServerLimits()
         self._stopping = anyio.Event()
-        connections = Connections[GuardedProtocol](self._limits.connections, time.monotonic)
-        web.load.watch(connections)
+        self._connections = Connections[GuardedProtocol](self._limits.connections, time.monotonic)
+        web.load.watch(self._connections)
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 web.asgi,
-                http=guarded(connections),
+                http=guarded(self._connections),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -121,6 +121,11 @@ class WebServer:
     def url(self) -> str:
         """The base URL."""
         return url_of(self._listener)
+
+    @property
+    def connections(self) -> int:
+        """How many there are now."""
+        return len(self._connections)
 
     def stop(self) -> None:
         """Begin to stop: no new work, calls in progress get their grace. Idempotent."""
