@@ -22,6 +22,7 @@ from waggle.domain.execution import ExecutionResult, GuestUser
 from waggle.domain.host import no_progress
 from waggle.infra.disk_room import DiskRoom
 from waggle.infra.qemu.hypervisor import QemuHypervisor
+from waggle.service.local_guest import LocalGuest
 from waggle.service.moments import frozen_in
 
 pytestmark = [
@@ -46,6 +47,34 @@ def limit_files_of(pid: int, size: str) -> None:
     subprocess.run(argv, check=True, **(who if os.geteuid() == 0 else {}))
 
 
+class Heard:
+    """What a guest tells of its standing still: a cause, and None when it goes on."""
+
+    def __init__(self) -> None:
+        self.told: list[DiskFull | None] = []
+        self._news = anyio.Event()
+
+    def tell(self, why: DiskFull | None) -> None:
+        self.told.append(why)
+        self._news.set()
+
+    async def next(self) -> None:
+        """Return when there is more than the last call has waited for."""
+        with anyio.fail_after(400):
+            await self._news.wait()
+        self._news = anyio.Event()
+
+
+async def write(guest: LocalGuest, results: list[ExecutionResult]) -> None:
+    results.append(await guest.run(sh(f"{WRITE} && sync", timeout=800.0)))
+
+
+async def kept(guest: LocalGuest) -> bool:
+    """Whether the disk itself holds what `write` wrote."""
+    await guest.run(sh(DROP, user=GuestUser.ROOT))
+    return lines(await guest.run(sh(CHECK, timeout=600.0))) == []
+
+
 @pytest.fixture
 def disk(lab: Lab) -> Generator[SmallDisk]:
     if not isinstance(lab.hypervisor, QemuHypervisor):
@@ -60,39 +89,25 @@ async def test_a_write_that_does_not_fit_waits_and_nothing_of_it_is_lost(
 ) -> None:
     asked, host = environment(), lab.host()
     guest = lab.adopt(await host.create(asked, no_progress))
-    told: list[DiskFull | None] = []
-    changed = anyio.Event()
-
-    def tell(why: DiskFull | None) -> None:
-        told.append(why)
-        changed.set()
-
-    guest.when_stalled(tell)
+    heard = Heard()
+    guest.when_stalled(heard.tell)
     disk.fill(leave=1 * MIB)
     results: list[ExecutionResult] = []
-
-    async def write() -> None:
-        results.append(await guest.run(sh(f"{WRITE} && sync", timeout=800.0)))
-
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(write)
-        with anyio.fail_after(400):
-            await changed.wait()
-        assert len(told) == 1
-        assert "machine stands still" in str(told[0])
-        assert "the small disk" in str(told[0])
+        tasks.start_soon(write, guest, results)
+        await heard.next()
+        assert len(heard.told) == 1
+        assert "machine stands still" in str(heard.told[0])
+        assert "the small disk" in str(heard.told[0])
         with pytest.raises(DiskFull, match="stands still"):
             await guest.hibernate()
         assert not frozen_in(lab.environments / asked.id).exists()
         assert results == []
-        changed = anyio.Event()
         disk.free()
-        with anyio.fail_after(400):
-            await changed.wait()
-    assert told[1:] == [None]
+        await heard.next()
+    assert heard.told[1:] == [None]
     assert [each.exit_code for each in results] == [0]
-    await guest.run(sh(DROP, user=GuestUser.ROOT))
-    assert lines(await guest.run(sh(CHECK, timeout=600.0))) == []
+    assert await kept(guest)
 
     # A pause that does not fit leaves it running, and nothing else.
     await guest.run(sh("/.waggle/bin/busybox dd if=/dev/urandom of=/dev/shm/x bs=1M count=60"))
@@ -123,36 +138,22 @@ async def test_a_write_that_the_disk_refuses_for_another_cause_waits_as_well(lab
     if not isinstance(lab.hypervisor, QemuHypervisor):
         pytest.skip("NOT TESTED: this hypervisor reports what the disk refuses to the guest")
     guest = lab.adopt(await lab.host().create(environment(), no_progress))
-    told: list[DiskFull | None] = []
-    changed = anyio.Event()
-
-    def tell(why: DiskFull | None) -> None:
-        told.append(why)
-        changed.set()
-
-    guest.when_stalled(tell)
+    heard = Heard()
+    guest.when_stalled(heard.tell)
     limit_files_of(guest.machine.pid, "4096")
     results: list[ExecutionResult] = []
-
-    async def write() -> None:
-        results.append(await guest.run(sh(f"{WRITE} && sync", timeout=800.0)))
-
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(write)
-        with anyio.fail_after(400):
-            await changed.wait()
-        assert "would be larger than it may be" in str(told[0])
+        tasks.start_soon(write, guest, results)
+        await heard.next()
+        assert "would be larger than it may be" in str(heard.told[0])
         with pytest.raises(DiskFull, match="ulimit -f"):
             await guest.hibernate()
-        changed = anyio.Event()
         with anyio.move_on_after(8):  # several tries, of which nobody is told
-            await changed.wait()
-        assert len(told) == 1
+            await heard.next()
+        assert len(heard.told) == 1
         assert results == []
         limit_files_of(guest.machine.pid, "unlimited")
-        with anyio.fail_after(400):
-            await changed.wait()
-    assert told[1:] == [None]
+        await heard.next()
+    assert heard.told[1:] == [None]
     assert [each.exit_code for each in results] == [0]
-    await guest.run(sh(DROP, user=GuestUser.ROOT))
-    assert lines(await guest.run(sh(CHECK, timeout=600.0))) == []
+    assert await kept(guest)
