@@ -57,6 +57,7 @@ from waggle.presets import (
 from waggle.service.environments import EnvironmentService
 from waggle.service.execution import ExecutionService
 from waggle.service.filesystem import FilesystemService
+from waggle.service.images import ImageService
 from waggle.service.jobs import JobService
 from waggle.service.local_host import LocalHost
 from waggle.service.local_machines import LocalMachines
@@ -117,8 +118,11 @@ async def open_app(
         store = await SqliteStore.open(places.state)
         stack.push_async_callback(store.aclose)
         tasks = await stack.enter_async_context(_tasks())
+        images = image_service(settings, several_owners)
         host = _local_host(
-            settings, places, chosen.hypervisor, stack, watch.observer, tasks, pool=pool
+            *(settings, places, chosen.hypervisor, stack, watch.observer, tasks),
+            images=images,
+            pool=pool,
         )
         environments = EnvironmentService(
             host=host,
@@ -222,6 +226,7 @@ def _local_host(
     observer: Observer,
     tasks: anyio.abc.TaskGroup,
     *,
+    images: ImageService,
     pool: WarmPool[WarmMachine],
 ) -> LocalHost:
     limit_resolver(os.environ)  # noqa: TID251 (the C library's, not ours)
@@ -237,7 +242,6 @@ def _local_host(
         )
 
     made = machinery(settings, machines, stack)
-    images = image_service(settings)
     stack.push_async_callback(images.aclose)
     return LocalHost(
         directory=places.environments,

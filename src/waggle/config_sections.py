@@ -179,6 +179,13 @@ class ImageSection(Section):
         "a duration, also if it was asked longer ago; `always`; `never`. Digests are asked for "
         "once.",
     )
+    max_pulls: Whole = setting(
+        "4",
+        "Images that creates pull at once; the others wait. One owner has half of the places where "
+        "tokens of several are accepted.",
+        ge=1,
+        le=100,
+    )
     default_registry: DefaultRegistry = setting(
         "",
         "The registry of references that name none, such as `app:tag`; a path in it goes before "

@@ -24,6 +24,7 @@ from waggle.infra.oci.sources import is_local
 from waggle.places import Places
 from waggle.service.execution import ExecutionLimits
 from waggle.service.images import ImageService
+from waggle.service.pull_places import PullPlaces
 from waggle.service.pulls import PullPolicy
 from waggle.service.request import Limits, Pausing
 from waggle.service.warm_plan import WarmKind
@@ -224,7 +225,7 @@ def image_reference(settings: Settings, text: str) -> ImageReference:
     return parse_reference(text, settings.default_registry)
 
 
-def image_service(settings: Settings) -> ImageService:
+def image_service(settings: Settings, several_owners: SeveralOwners = one_owner) -> ImageService:
     """Images and their disks. Raises SettingsInvalid when the CA bundle cannot be read."""
     places = Places.of(settings)
     return ImageService(
@@ -235,5 +236,6 @@ def image_service(settings: Settings) -> ImageService:
         pulling=PullPolicy(
             registry_options(settings), settings.image_pull, settings.default_registry
         ),
+        places=PullPlaces(settings.max_pulls, several_owners),
         room=cache_room(settings),
     )

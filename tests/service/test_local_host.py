@@ -155,7 +155,7 @@ class Images:
     there: bool = True
     variables: dict[str, str] = field(default_factory=dict[str, str])
 
-    async def boot_image(self, reference: str, progress: object) -> BootImage:
+    async def boot_image(self, reference: str, progress: object, owner: str = "") -> BootImage:
         if not self.there:
             raise ImageMissing("There is no image.", hint="Build it.")
         return BootImage(

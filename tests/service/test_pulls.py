@@ -23,6 +23,7 @@ from waggle.domain.reference import parse_reference
 from waggle.domain.runtime import RuntimeName
 from waggle.infra.oci.registry.options import RegistryOptions, Transfer
 from waggle.service.images import ImageService
+from waggle.service.pull_places import PullPlaces
 from waggle.service.pulls import PullPolicy, Pulls, describe
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +52,12 @@ class World:
     now: float = 1_000_000.0
     name: str = ""
 
-    def service(self, rule: PullRule | timedelta = PullRule.MISSING, **more: str) -> ImageService:
+    def service(
+        self,
+        rule: PullRule | timedelta = PullRule.MISSING,
+        places: PullPlaces | None = None,
+        **more: str,
+    ) -> ImageService:
         options = RegistryOptions(insecure=frozenset({self.name or self.registry.name}), attempts=1)
         service = ImageService(
             store=self.tmp / "store",
@@ -59,6 +65,7 @@ class World:
             layers=self.tmp / "layers",
             runtimes={RuntimeName.SHELL: "shell"},
             pulling=PullPolicy(options, rule, **more),
+            places=places,
         )
         service.pulls = Pulls(
             service.store, service.layers, PullPolicy(options, rule, **more), lambda: self.now
@@ -214,6 +221,36 @@ async def test_a_pull_that_is_given_up_goes_on_and_is_taken_from_nobody(world: W
         hold.set()
         assert (await service.boot_image(name, no_progress)).disk.exists()
         assert len(proxy.seen("GET .*/blobs/")) == asked + 2  # the lower layer was here already
+
+
+async def test_who_finds_no_place_is_told_and_has_that_of_a_pull_that_was_given_up(
+    world: World,
+) -> None:
+    for name, content in (("m", b"one"), ("n", b"two")):
+        push(world.registry, world.tmp, f"{name}:v1", content)
+    async with FaultProxy(world.registry.port) as proxy:
+        hold, told = asyncio.Event(), list[str]()
+
+        async def slowly(exchange: Exchange) -> None:
+            await hold.wait()
+            await pass_on(exchange)
+
+        async def hear(_share: float, text: str) -> None:
+            told.append(text)
+
+        proxy.break_(r"/m/blobs/", slowly)
+        places = PullPlaces(1, lambda: True)
+        service = World(world.registry, world.tmp, name=proxy.name).service(places=places)
+        first, second = f"{proxy.name}/m:v1", f"{proxy.name}/n:v1"
+        given_up = asyncio.ensure_future(service.boot_image(first, no_progress, "a"))
+        await until(lambda: bool(proxy.seen("GET .*/m/blobs/")))
+        waits = asyncio.ensure_future(service.boot_image(second, hear, "b"))
+        await until(lambda: told == [f"Waiting to pull {second}, after 0 others"])
+        assert not proxy.seen("GET .*/n/")
+        given_up.cancel()
+        assert (await waits).disk.exists()
+        hold.set()
+        assert (await service.boot_image(first, no_progress, "a")).disk.exists()
 
 
 async def test_clients_reach_no_private_registry_that_only_a_star_allows(world: World) -> None:

@@ -73,7 +73,7 @@ class Images:
 
     known: dict[str, BootImage] = field(default_factory=dict[str, BootImage])
 
-    async def boot_image(self, reference: str, progress: object) -> BootImage:
+    async def boot_image(self, reference: str, progress: object, owner: str = "") -> BootImage:
         if reference not in self.known:
             raise ImageMissing(f"There is no image {reference}.")
         return self.known[reference]

@@ -86,8 +86,10 @@ class AllowedImages:
 class BootImages(Protocol):
     """Where boot images come from."""
 
-    async def boot_image(self, reference: str, progress: Progress) -> BootImage:
+    async def boot_image(self, reference: str, progress: Progress, owner: str = "") -> BootImage:
         """The image, its disk made first if need be. Idempotent; safe to cancel.
+
+        Who asks is an owner, or the server itself.
 
         Raises ImageMissing (with the command that makes it) or ImageCorrupt.
         """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from functools import partial
@@ -28,6 +29,7 @@ from waggle.infra.rootfs.disk import RootDisks, ignore_progress
 from waggle.service import image_config
 from waggle.service.disk_maker import DiskMaker
 from waggle.service.image_cache import ImageCache
+from waggle.service.pull_places import PullPlaces
 from waggle.service.pulls import PullPolicy, Pulls, describe
 from waggle.service.sharing import Sharing
 
@@ -48,12 +50,14 @@ class ImageService:
         layers: Path,
         runtimes: Mapping[RuntimeName, str],
         pulling: PullPolicy | None = None,
+        places: PullPlaces | None = None,
         linger: float = LINGER_SECONDS,
         room: DiskRoom | None = None,
     ) -> None:
         """`linger` is seconds that work goes on for when all who asked for it have given up.
 
-        `room` is that of all three directories; None keeps no reserve.
+        `places` are those for pulls, without a bound if None. `room` is that of all three
+        directories; None keeps no reserve.
         """
         self._room = room or DiskRoom("the image cache", store, 0)
         self.store = ImageStore(store)
@@ -62,17 +66,20 @@ class ImageService:
         self._maker = DiskMaker(self.disks, self.layers)
         self.pulls = Pulls(self.store, self.layers, pulling or PullPolicy(), room=self._room)
         self._runtimes = runtimes
-        self._sharing: Sharing[BootImage] = Sharing(linger)
+        self._places = places or PullPlaces(sys.maxsize)
+        self._sharing: Sharing[BootImage] = Sharing(linger, self._places.look)
 
-    async def boot_image(self, reference: str, progress: Progress) -> BootImage:
-        """The image with its disk, pulled and made now if need be.
+    async def boot_image(self, reference: str, progress: Progress, owner: str = "") -> BootImage:
+        """The image with its disk, pulled and made now if need be, on the owner's account.
 
         Who asks for the same image meanwhile waits with the others. A caller that is cancelled
         takes it from none of them, and work that nobody waits for goes on for a while. Raises
         ImageMissing, ImageCorrupt, DiskFull, and what `Pulls.bring` raises.
         """
-        work = partial(self._boot_image, reference)
-        return await self._sharing.get(reference, work, progress)
+        name = reference
+        if not is_local(reference):
+            name = await asyncio.to_thread(self.pulls.name_of, reference)
+        return await self._sharing.get(name, partial(self._boot_image, name), progress, owner)
 
     async def aclose(self) -> None:
         """End what is under way. Idempotent."""
@@ -85,8 +92,12 @@ class ImageService:
     async def _brought(self, reference: str, progress: Progress) -> BootImage:
         if not is_local(reference):
             async with _from_threads(progress, 0.0, PULL_SHARE) as report:
+                place = self._places.place(
+                    partial(self._sharing.owners, reference),
+                    lambda ahead: report(0.0, f"Waiting to pull {reference}, after {ahead} others"),
+                )
                 reference = await self.pulls.bring(
-                    reference, lambda transfer: report(*describe(transfer))
+                    reference, lambda transfer: report(*describe(transfer)), place
                 )
         image = await asyncio.to_thread(self._used, reference)
         disk = self.disks.find(image.digest)

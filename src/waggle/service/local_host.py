@@ -88,7 +88,8 @@ class LocalHost:
             raise MomentUnusable("It was not taken by this server's hypervisor.")
         await progress(0.0, f"Looking up the image {environment.image}")
         kind = WarmKind(environment.runtime, environment.image, environment.resources)
-        made_of = moment.made_of if moment else await self._newest(kind, progress)
+        owner = environment.owner
+        made_of = moment.made_of if moment else await self._newest(kind, progress, owner)
         if moment is None and (guest := await self._claimed(environment, kind, made_of, progress)):
             return guest
         await self._make_room()
@@ -165,9 +166,9 @@ class LocalHost:
         """Whether the hypervisor can."""
         return self.moments is not None
 
-    async def _newest(self, kind: WarmKind, progress: Progress) -> MadeOf:
+    async def _newest(self, kind: WarmKind, progress: Progress, owner: str = "") -> MadeOf:
         with stage("image"):
-            image = await self._images.boot_image(kind.image, progress)
+            image = await self._images.boot_image(kind.image, progress, owner)
         parts = self._parts
         return MadeOf(kind.runtime, image, parts.kernel(), parts.kit(), kind.resources)
 

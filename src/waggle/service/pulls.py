@@ -8,8 +8,10 @@ Called by `ImageService` before an image is used. Whether to ask is decided by
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -58,8 +60,17 @@ class Pulls:
         self._asked = Asked(store.layout.path)
         self._clock = clock
 
-    async def bring(self, text: str, progress: Report) -> str:
+    def name_of(self, text: str) -> str:
+        """The name that the store has, or would have, for what `text` means. Reads files."""
+        reference = self._remote(text)
+        return text if reference is None else str(reference)
+
+    async def bring(
+        self, text: str, progress: Report, place: AbstractAsyncContextManager[None] | None = None
+    ) -> str:
         """Return the name under which the store has the image that `text` means, pulled if need be.
+
+        It pulls within `place`, which a pull that is not due does not enter.
 
         What no registry is to be asked for keeps its name, whether it is there or not. Where the
         image is here and was only to be asked about again, a registry that fails is logged and the
@@ -73,7 +84,8 @@ class Pulls:
             began = self._clock()
             if await asyncio.to_thread(self._is_due, due):  # nobody else was faster
                 try:
-                    await self._pull(due, progress, self._policy.options)
+                    async with place or contextlib.nullcontext():
+                        await self._pull(due, progress, self._policy.options)
                     await asyncio.to_thread(self._asked.note, name, began)
                 except ImageUnavailable as error:
                     is_here = await asyncio.to_thread(self._is_here, name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 import structlog
@@ -31,7 +31,8 @@ class UnderWay(Generic[_T]):
     """One piece of work. It has a task of its own, so that no caller's end is its end."""
 
     def __init__(self, work: Work[_T]) -> None:
-        self.waiting = 0
+        self.waiting: list[str] = []
+        """The owners of the calls that wait for it, each as often as it calls."""
         self.timer: asyncio.TimerHandle | None = None
         self.task = asyncio.ensure_future(work(self._tell))
         self._recent: deque[tuple[float, str]] = deque(maxlen=MAX_RECENT)
@@ -74,11 +75,18 @@ class Sharing(Generic[_T]):
     At most MAX_FOR_NOBODY pieces do so: of more, those go first that were left longest ago.
     """
 
-    def __init__(self, linger: float) -> None:
+    def __init__(self, linger: float, changed: Callable[[], None] = lambda: None) -> None:
+        """`changed` is called whenever others wait than before; see `owners`."""
         self._linger = linger
+        self._changed = changed
         self._under_way: dict[str, UnderWay[_T]] = {}
 
-    async def get(self, key: str, work: Work[_T], progress: Progress) -> _T:
+    def owners(self, key: str) -> Sequence[str]:
+        """Of those who wait for the work under that key now, who came first first."""
+        shared = self._under_way.get(key)
+        return () if shared is None else shared.waiting
+
+    async def get(self, key: str, work: Work[_T], progress: Progress, owner: str = "") -> _T:
         """What the work under that key comes to, begun now unless it is under way.
 
         Cancelling takes nothing from others who wait, nor from who calls again within `linger`.
@@ -91,13 +99,15 @@ class Sharing(Generic[_T]):
         if shared.timer is not None:
             shared.timer.cancel()
             shared.timer = None
-        shared.waiting += 1
+        shared.waiting.append(owner)
+        self._changed()
         try:
             return await shared.follow(progress, ended=_given_up)
         finally:
-            shared.waiting -= 1
-            if shared.waiting == 0 and not shared.task.done():
+            shared.waiting.remove(owner)
+            if not shared.waiting and not shared.task.done():
                 self._leave(shared)
+            self._changed()
 
     def _leave(self, shared: UnderWay[_T]) -> None:
         loop = asyncio.get_running_loop()
