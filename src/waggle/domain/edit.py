@@ -7,6 +7,7 @@ Called by the filesystem service. Time and memory are bounded by the size of a f
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 
 from waggle.domain.errors import FileRefused, InvalidArgument
@@ -22,6 +23,7 @@ _MAX_COMPARED = 5_000
 _MAX_LENGTH = 200
 _MAX_RATIOS = 300
 _SIMILAR = 0.6
+_BARE_LF = re.compile(r"(?<!\r)\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,9 @@ class Edited:
 def replace_exactly(data: bytes, old: str, new: str, *, replace_all: bool) -> Edited:
     """Replace the one place where `old` stands, or all of them.
 
+    Where every line of the file ends in CRLF, so do those of both texts, unless `old` has a CR:
+    models see and write LF.
+
     Raises InvalidArgument when there is none, or more than one without `replace_all`, and
     FileRefused for a file that is not UTF-8 text.
     """
@@ -47,6 +52,8 @@ def replace_exactly(data: bytes, old: str, new: str, *, replace_all: bool) -> Ed
             "old_text and new_text are the same.", hint="Nothing was changed, nor needs to be."
         )
     text = _text(data)
+    if "\r" not in old and "\r\n" in text and not _BARE_LF.search(text):
+        old, new = (_BARE_LF.sub("\r\n", each) for each in (old, new))
     places = _places(text, old, 6)
     if not places:
         raise InvalidArgument("old_text is not in the file.", hint=_help(text, old))
@@ -92,9 +99,9 @@ def _line(text: str, place: int) -> int:
 
 def _help(text: str, old: str) -> str:
     """Why it may not be there, and what comes nearest to it."""
-    if "\r\n" in text and "\n" in old.replace("\r\n", ""):
-        if old.replace("\r\n", "\n").replace("\n", "\r\n") in text:
-            return "The file's lines end in CRLF: write \\r\\n for each line end in both texts."
+    if _BARE_LF.search(old):
+        if _BARE_LF.sub("\r\n", old) in text:
+            return "These lines end in CRLF, others do not: write \\r\\n for theirs in both texts."
     elif "\r\n" in old and old.replace("\r\n", "\n") in text:
         return "The file's lines end in LF, those of old_text in CRLF: write \\n."
     if old.strip() and old.strip() in text:
