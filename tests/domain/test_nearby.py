@@ -54,6 +54,13 @@ def test_what_is_told(path: str, listing: Listing, words: str) -> None:
     assert told(path, listing) == words
 
 
+@pytest.mark.parametrize("path", ["/h/link", "/h/link/a.txt"])
+def test_a_link_to_nothing_is_told_as_what_it_is(path: str) -> None:
+    link = FileEntry("link", 1, False, True, 0o777, NOW)
+    assert told(path, Listing("/h", (link,), False)) == "/h/link is a link to what is not there."
+    assert "has link" in told("/mnt/link", Listing("/h", (link,), False)), "the home has another"
+
+
 @pytest.mark.parametrize("truncated, rest", [(False, "and 8 others."), (True, "and 8 or more ")])
 def test_a_long_directory_is_told_in_part(truncated: bool, rest: str) -> None:
     names = [f"{number:02}" for number in range(20)]

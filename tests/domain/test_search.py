@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.search import SearchQuery, check_excludes, escaped, glob_expression
+from waggle.domain.search import SearchQuery, check_excludes, escaped, glob_below, glob_expression
 
 
 @pytest.mark.parametrize(
@@ -26,12 +26,26 @@ from waggle.domain.search import SearchQuery, check_excludes, escaped, glob_expr
         ("*.{js,ts}", ["a.js", "a.ts"], ["a.jsts", "a.{js,ts}"]),
         ("{a", ["{a"], ["a"]),
         ("a+(b).c|d^$", ["a+(b).c|d^$"], ["aab.c", "d^$"]),
+        ("./src/*.py", ["src/a.py"], ["a/src/a.py"]),
         ("node_modules/", ["node_modules", "x/node_modules"], ["node_modules/x"]),
     ],
 )
 def test_a_glob_means_what_shells_mean(glob: str, fits: list[str], does_not: list[str]) -> None:
     expression = re.compile(glob_expression([glob]))
     assert [path for path in (*fits, *does_not) if expression.search(path)] == fits
+
+
+@pytest.mark.parametrize(
+    "glob, path, meant",
+    [
+        ("/h/src/*.py", "/h", "src/*.py"),
+        ("/h/src/*.py", "/h/", "src/*.py"),
+        ("/a.py", "/", "a.py"),
+        ("/home/*.py", "/h", "/home/*.py"),
+    ],
+)
+def test_a_glob_may_name_the_directory_too(glob: str, path: str, meant: str) -> None:
+    assert glob_below(glob, path) == meant
 
 
 def test_one_of_several_globs_is_enough() -> None:

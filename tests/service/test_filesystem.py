@@ -60,8 +60,9 @@ async def test_a_tilde_is_the_users_home_in_every_call(
     assert (await files.read(environment.id, "~/a.txt", owner=OWNER))[0] == target
     assert (await files.edit(environment.id, "~/a.txt", "old", "new", owner=OWNER))[0] == target
     assert (await files.list(environment.id, "~", owner=OWNER)).path == "/home/node"
-    found = await files.search(environment.id, SearchQuery(path="~", name="a.txt"), owner=OWNER)
-    assert [each.path for each in found.matches] == [target]
+    for name in ("a.txt", "~/a.t*", "/home/node/*.txt"):
+        found = await files.search(environment.id, SearchQuery(path="~", name=name), owner=OWNER)
+        assert [each.path for each in found.matches] == [target], name
     assert here.host.only.files[target].data == b"new"
 
 

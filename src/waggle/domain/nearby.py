@@ -42,6 +42,8 @@ def told(path: str, listing: Listing) -> str:
             f"{_shown(part)} in {where} has a name that is no UTF-8: rename it with a program, "
             "or have one read it."
         )
+    if inside[:2] != ".." and any(e.name == part and e.is_link for e in listing.entries):
+        return f"{_shown(posixpath.join(listing.path, part))} is a link to what is not there."
     likely = f"Did you mean {_shown(posixpath.join(listing.path, meant))}? " if meant else ""
     if not listing.entries:
         return f"{where} is empty."

@@ -143,8 +143,13 @@ def glob_expression(globs: Sequence[str]) -> str:
     return "|".join(_expression(glob) for glob in globs)
 
 
+def glob_below(glob: str, path: str) -> str:
+    """A glob for the paths below `path`, of one that may name that directory, too."""
+    return glob.removeprefix(f"{path.rstrip('/')}/")
+
+
 def _expression(glob: str) -> str:
-    glob = glob.strip("/")
+    glob = glob.removeprefix("./").strip("/")
     start = "^" if "/" in glob else "(^|/)"
     return f"{start}{''.join(_pieces(glob))}$"
 

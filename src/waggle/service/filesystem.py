@@ -20,7 +20,7 @@ from waggle.domain.filesystem import (
     parse_path,
 )
 from waggle.domain.host import Guest
-from waggle.domain.search import Searched, SearchQuery
+from waggle.domain.search import Searched, SearchQuery, glob_below
 from waggle.service.environments import EnvironmentService
 from waggle.service.nearby import nearby
 
@@ -102,8 +102,11 @@ class FilesystemService:
         target = parse_path(query.path)
         async with self._environments.using(environment_id, owner=owner) as (_, guest):
             target = await located(guest, target)
+            name = query.name
+            if name and name.startswith(("/", "~/")):
+                name = glob_below(await located(guest, parse_path(name)), target)
             async with nearby(guest, target):
-                return await guest.search(replace(query, path=target))
+                return await guest.search(replace(query, path=target, name=name))
 
     async def edit(
         self,
