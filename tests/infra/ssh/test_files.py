@@ -18,7 +18,7 @@ import pytest
 from tests.infra.ssh.peer import Peer, RawSftp, SessionFactory, peer
 
 from waggle.domain.errors import FileRefused, GuestLost, TooLarge
-from waggle.domain.filesystem import MAX_LIST_ENTRIES
+from waggle.domain.filesystem import MAX_LIST_ENTRIES, FileSlice
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.files import Files
 
@@ -113,7 +113,9 @@ class Stingy(Server):
 
 async def test_less_than_was_claimed_is_what_there_is() -> None:
     async with files(Stingy) as (_, made):
-        assert await read(made) == b"x" * 10
+        assert await made.read("/f", limit=LIMIT) == FileSlice(b"x" * 10, 10)
+        assert await made.read("/f", offset=4, length=3, limit=LIMIT) == FileSlice(b"xxx", 1_000)
+        assert await made.read("/f", offset=10, limit=LIMIT) == FileSlice(b"", 10), "it ends"
 
 
 class Huge(Server):

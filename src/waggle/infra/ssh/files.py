@@ -93,8 +93,10 @@ class Files:
         size, file = await self._opener.open(sftp, path, limit, is_next_page=is_next_page)
         try:
             if size:
-                data = await read_range(file, wanted.start, min(wanted.stop, size))
-                return FileSlice(data, size)
+                end = min(wanted.stop, size)
+                data = await read_range(file, wanted.start, end)
+                came = wanted.start + len(data)
+                return FileSlice(data, min(size, came) if came < end else size)
             data = await read_to_end(file, limit)
         finally:
             self._opener.close(file)
