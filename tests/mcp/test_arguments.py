@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -201,6 +202,20 @@ async def test_variables_in_each_form(env: object) -> None:
     async with serving(Setup()) as rig, client(rig) as agent:
         given = {"environment_id": await created(agent), "code": "env A", "env": env}
         assert data_of(await agent.call_tool("execute", given))["stdout"] == "1\n"
+
+
+async def test_the_text_of_a_json_file_that_a_client_parsed_is_written_out() -> None:
+    async with serving(Setup()) as rig, client(rig) as agent:
+        content = {"name": "é", "files": ["a"]}
+        for number, file in enumerate((content, [content])):
+            given = {"path": f"{number}.json", "content": file}
+            made = data_of(await agent.call_tool("create_environment", {"files": [given]}))
+            this = {"environment_id": made["environment_id"], "path": given["path"]}
+            for _ in range(2):
+                read = data_of(await agent.call_tool("read_file", this))["content"]
+                assert json.loads(read) == file
+                assert read.startswith(("{\n", "[\n"))
+                assert not (await agent.call_tool("write_file", {**this, **given})).is_error
 
 
 async def test_an_id_may_stand_in_quotes_and_content_in_a_data_url() -> None:

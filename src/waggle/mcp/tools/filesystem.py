@@ -20,6 +20,7 @@ from waggle.mcp.results import readable, success
 from waggle.mcp.tools.files import MAX_LISTED, file_result, list_result
 from waggle.mcp.tools.parameters import (
     LARGE_RESULTS,
+    Content,
     EnvironmentId,
     NewRuntime,
     OptionalEnvironmentId,
@@ -30,7 +31,7 @@ from waggle.service.provision import provided
 from waggle.service.request import CreateRequest
 
 _Path = Annotated[str, Field(description=f"Relative to {HOME}.")]
-_Content = Annotated[str, Field(description="The whole content.")]
+_Content = Annotated[Content, Field(description="The whole content.")]
 _Mode = Annotated[
     str | int | None,
     Field(

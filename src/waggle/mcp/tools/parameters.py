@@ -3,16 +3,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.execution import GuestUser
 from waggle.domain.runtime import RuntimeName
 from waggle.mcp.input_schemas import STRINGS, listed_as, unlisted
 
+
+def _written_out(value: object) -> object:
+    """A file's text; written out again where it is JSON, which some clients parse."""
+    if not isinstance(value, dict | list):
+        return value
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+Content = Annotated[str, BeforeValidator(_written_out)]
 EnvironmentId = Annotated[str, Field(description="Its id or name.")]
 OptionalEnvironmentId = Annotated[
     str | None, Field(description="Id or name. Default: a new one, whose id is returned.")
@@ -61,7 +71,7 @@ _FILE = {
     "properties": {"path": {"type": "string"}, "content": {"type": "string"}},
 }
 Files = Annotated[
-    list[dict[str, str]] | dict[str, str] | None,
+    list[dict[str, Content]] | dict[str, Content] | None,
     Field(
         description="Text files to write first.",
         json_schema_extra=listed_as(type="array", items=_FILE),
