@@ -102,7 +102,8 @@ def test_a_relative_path_counts_from_here(
     assert image(tmp_path, "load", "oci:mine").stdout == f"{NAME}\n"
     assert image(tmp_path, "load", "./mine").stdout == f"{NAME}\n"
     assert image(tmp_path, "save", NAME, "oci-archive:a.tar").returncode == 0
-    assert (tmp_path / "a.tar").is_file()
+    assert image(tmp_path, "load", "a.tar").stdout == f"{NAME}\n"
+    assert image(tmp_path, "load", "./a.tar").stdout == f"{NAME}\n"
 
 
 def test_a_source_that_is_not_there(tmp_path: Path) -> None:

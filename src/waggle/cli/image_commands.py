@@ -64,8 +64,8 @@ def image_load(source: str, *, name: str | None = None, json: Json = False) -> N
     Parameters
     ----------
     source
-        oci:DIRECTORY[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], dir:DIRECTORY or
-        /DIRECTORY[:TAG].
+        A file that `docker save` or `podman save` wrote, an OCI archive or layout; or exactly:
+        oci:DIRECTORY[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], dir:DIRECTORY.
     name
         What to call it; the name that the source gives it when not given.
     """

@@ -54,6 +54,8 @@ def push(name: str, text: str | None, *, as_json: bool) -> None:
 def load(source: str, name: str | None, *, as_json: bool) -> None:
     """Bring an image from files and make its disk."""
     images = image_service(load_settings())
+    if Path(source.partition(":")[0]).is_file():
+        source = f"{Path.cwd() / source}"
     with filling(f"Loading {source}") as show:
         stored = loading.load(_absolute(source), images.store, name, show)
     _finish(images, stored, as_json=as_json)

@@ -106,6 +106,17 @@ def test_a_docker_archive(store: ImageStore, tmp_path: Path, shape: str, outer: 
     assert boots(store, NAME, tmp_path / "work") == [b"etc", b"own"]
 
 
+@pytest.mark.parametrize("shape", ["legacy", "combined"])
+def test_a_file_is_the_archive_that_it_is(
+    store: ImageStore, layout: Path, tmp_path: Path, shape: str
+) -> None:
+    docker = write_archive(tmp_path / "d", docker_members(shape))
+    assert load(str(docker), store, None, ignore) == NAME
+    oci = write_archive(tmp_path / "o", layout_members(layout))
+    assert load(f"{oci}:{NAME}", store, "other", ignore) == "other:latest"
+    assert boots(store, "other", tmp_path / "work") == [b"etc", b"own"]
+
+
 @pytest.mark.parametrize("pick", ["short:1", "short:1.0", "@1", "registry.example/second"])
 def test_one_of_several_images_in_a_docker_archive(
     store: ImageStore, tmp_path: Path, pick: str

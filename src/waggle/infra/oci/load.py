@@ -84,7 +84,7 @@ def _own_name(name: str) -> ImageReference:
 def _open(
     source: LocalSource, workspace: Path, platform: str, limits: Limits, advance: Advance
 ) -> _Found:
-    if source.form is Form.LAYOUT:
+    if source.form is Form.LAYOUT and not source.path.is_file():
         return _in_layout(Layout(source.path), source.name, platform, own=False)
     if source.form is Form.DIRECTORY:
         return _in_layout(BlobDirectory(source.path), source.name, platform, own=False)
@@ -95,7 +95,8 @@ def _open(
         unpacked.mkdir()
         contents = archive.unpack(file, unpacked, limits, meter.count, wanted)
     directory = workspace / "layout"
-    if source.form is Form.OCI_ARCHIVE:
+    is_docker = (b"manifest.json",) in contents.files  # what `docker save` writes is often both
+    if source.form is Form.OCI_ARCHIVE or (source.form is Form.LAYOUT and not is_docker):
         found = archive.as_layout(contents, directory)
         return _in_layout(found, source.name, platform, own=True)
     layout, name = docker_archive.as_layout(

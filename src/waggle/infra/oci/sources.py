@@ -2,8 +2,8 @@
 """Images in files, as skopeo spells them: what a word on the command line or in a setting means.
 
 `oci:/path[:tag]`, `oci-archive:/path[:tag]`, `docker-archive:/path[:name]`, `dir:/path`, and
-`/path[:tag]` for an OCI layout. Pure: no file is looked at. Called by `store`, `load`, `export` and
-the services.
+`/path[:tag]` for a layout or an archive. Pure: no file is looked at. Called by `store`, `load`,
+`export` and the services.
 """
 
 from __future__ import annotations
