@@ -6,11 +6,12 @@ The attack of issue 13 was a guest's write that was answered, and zeros afterwar
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -22,6 +23,7 @@ from waggle.domain.execution import ExecutionResult, GuestUser
 from waggle.domain.host import no_progress
 from waggle.infra.disk_room import DiskRoom
 from waggle.infra.qemu.hypervisor import QemuHypervisor
+from waggle.infra.qemu.machine import QemuMachine
 from waggle.service.local_guest import LocalGuest
 from waggle.service.moments import frozen_in
 
@@ -45,6 +47,26 @@ def limit_files_of(pid: int, size: str) -> None:
     who: dict[str, Any] = {"user": ids["Uid"], "group": ids["Gid"], "extra_groups": []}
     argv = ["prlimit", f"--pid={pid}", f"--fsize={size}:"]
     subprocess.run(argv, check=True, **(who if os.geteuid() == 0 else {}))
+
+
+async def refuse_writes(guest: LocalGuest, number: int | None) -> None:
+    """Have QEMU itself fail the writes to its scratch disk, with the system's number; or stop that.
+
+    No disk of ours gives these errors when it is told to.
+    """
+    machine = guest._launched.machine  # pyright: ignore[reportPrivateUsage]
+    assert isinstance(machine, QemuMachine)
+    monitor = machine._monitor  # pyright: ignore[reportPrivateUsage]
+    blocks = cast("list[dict[str, Any]]", await monitor.execute("query-block"))
+    (device,) = (each["qdev"] for each in blocks if not each["inserted"]["ro"])
+    if number is not None:
+        broken = {"event": "none", "iotype": "write", "errno": number, "once": False}
+        options = {"driver": "blkdebug", "image": "scratch", "inject-error": [broken]}
+        await monitor.execute("blockdev-add", {"node-name": "broken", **options})
+    node = "scratch" if number is None else "broken"
+    await monitor.execute("qom-set", {"path": device, "property": "drive", "value": node})
+    if number is None:
+        await monitor.execute("blockdev-del", {"node-name": "broken"})
 
 
 class Heard:
@@ -157,3 +179,27 @@ async def test_a_write_that_the_disk_refuses_for_another_cause_waits_as_well(lab
     assert heard.told[1:] == [None]
     assert [each.exit_code for each in results] == [0]
     assert await kept(guest)
+
+
+async def test_a_write_that_fails_or_is_over_a_quota_waits_as_well(lab: Lab) -> None:
+    if not isinstance(lab.hypervisor, QemuHypervisor):
+        pytest.skip("NOT TESTED: this hypervisor reports what the disk refuses to the guest")
+    guest = lab.adopt(await lab.host().create(environment(), no_progress))
+    causes = {errno.EIO: "(Input/output error)", errno.EDQUOT: "the quota of its user is used up"}
+    for number, said in causes.items():
+        heard, results = Heard(), list[ExecutionResult]()
+        guest.when_stalled(heard.tell)
+        await refuse_writes(guest, number)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(write, guest, results)
+            await heard.next()
+            assert said in str(heard.told[0])
+            with anyio.move_on_after(3):  # some tries, of which nobody is told
+                await heard.next()
+            assert len(heard.told) == 1
+            assert results == []
+            await refuse_writes(guest, None)
+            await heard.next()
+        assert heard.told[1:] == [None]
+        assert [each.exit_code for each in results] == [0]
+        assert await kept(guest)
