@@ -202,4 +202,4 @@ async def test_a_write_that_fails_or_is_over_a_quota_waits_as_well(lab: Lab) -> 
             await heard.next()
         assert heard.told[1:] == [None]
         assert [each.exit_code for each in results] == [0]
-        assert await kept(guest)
+    assert await kept(guest)
