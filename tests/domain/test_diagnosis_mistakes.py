@@ -34,6 +34,7 @@ TRACE = 'Traceback (most recent call last):\n  File "/run/code/1/main.py", line 
         ("SyntaxError: 'await' outside function", "await_outside_function", "asyncio.run"),
         ("SyntaxError [ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX]: TypeScript enum is not supported",
          "typescript_unsupported", "tsx"),
+        ("node: bad option: --experimental-transform-types", "typescript_unsupported", "tsx"),
         ("ReferenceError: require is not defined in ES module scope, you can use import instead",
          "module_kinds_mixed", "import"),
         ("/run/code/1/main.sh: line 1: venv/bin/activate: No such file or directory",

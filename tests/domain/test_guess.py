@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.guess import has_types, surely
+from waggle.domain.guess import has_types, is_compiled, surely
 from waggle.domain.runtime import RuntimeName
 
 NODE, PYTHON, SHELL = RuntimeName.NODE, RuntimeName.PYTHON, RuntimeName.SHELL
@@ -144,3 +144,27 @@ def test_no_statement_of_python_is_anything_else(module: str) -> None:
 @given(st.text(max_size=300))
 def test_any_text(code: str) -> None:
     assert surely(code) in (None, NODE, PYTHON, SHELL)
+
+
+@pytest.mark.parametrize(
+    "code, compiled",
+    [
+        ("enum A { x }", True),
+        ("const a = 1\nexport const enum A{\n  x = 'y',\n}", True),
+        ("export namespace A.B {\n}", True),
+        ("class A {\n  constructor(private readonly b: string) {}\n}", True),
+        ("class A {\n  constructor(\n    b: number,\n    public c = 1,\n  ) {}\n}", True),
+        ("import fs = require('fs')", True),
+        ("import { a } from 'b'\nconst c: number = 1", False),
+        ("declare namespace A { const b: number }", False),
+        ("class A { private b = 1; constructor(c: string) { this.b = 2 } }", False),
+        ("const readonly = 'enum A {'", False),
+    ],
+)
+def test_what_is_more_than_types(code: str, compiled: bool) -> None:
+    assert is_compiled(code) is compiled
+    assert has_types(code) or not compiled
+
+
+def test_a_long_program_is_soon_read() -> None:
+    assert not is_compiled("constructor(" * 80_000)

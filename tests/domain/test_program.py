@@ -101,6 +101,8 @@ def test_javascript_with_types_is_typescript(language: str | None) -> None:
     program = read_program("const a: number = 1", language, NODE)
     assert program.language == Language(NODE, ".ts")
     assert read_program("const a = 1", language, NODE).language != Language(NODE, ".ts")
+    enum = read_program("enum A { x }\nconsole.log(A.x)", language, NODE)
+    assert enum.language == Language(NODE, ".ts", compiled=True)
 
 
 @pytest.mark.parametrize("language", ["auto", "None", "null", "default", " "])

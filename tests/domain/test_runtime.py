@@ -351,6 +351,16 @@ def test_code_lies_apart_where_the_interpreter_is_known(
     assert runtime.code_argv() == (tuple(given.split()), apart)
 
 
+def test_node_alone_is_told_to_compile() -> None:
+    node = replace(PIP, exec_command=("node", "--x", "{file}", "a"))
+    argv, apart = node.code_argv(compiled=True)
+    assert argv[:3] == ("node", "--x", "--experimental-transform-types")
+    assert (argv[-4:], apart) == (("-r", "{runner.js}", "{file}", "a"), True)
+    for other in ("bun {file}", "python3 {file}"):
+        runtime = replace(PIP, exec_command=tuple(other.split()))
+        assert runtime.code_argv(compiled=True) == runtime.code_argv()
+
+
 @given(st.lists(st.text(), max_size=5))
 def test_a_value_is_never_split_or_replaced_again(values: list[str]) -> None:
     assert APT.install_argv(values) == ("apt-get", "install", "-y", *values)

@@ -145,6 +145,15 @@ async def test_the_program_that_was_meant_runs(
     assert (command.argv[0], command.extension, command.code) == (argv, extension, sent)
 
 
+async def test_node_compiles_what_is_more_than_types(here: World, executions: Calls) -> None:
+    environment = await here.created()
+    for code in ("const a: number = 1", "enum A { x }"):
+        await executions.execute(environment.id, code, owner=OWNER, language="ts")
+    typed, enum = here.host.only.commands
+    assert typed.argv == ("node", "-r", "{runner.js}", "{file}")
+    assert "--experimental-transform-types" in enum.argv
+
+
 async def test_a_directory_at_home_is_the_users_own(here: World, executions: Calls) -> None:
     environment = await here.created()
     here.host.only.user_home = "/home/node"

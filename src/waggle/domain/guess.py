@@ -55,6 +55,11 @@ _TYPES: Final = re.compile(
     r"|(?:const|let) +\w+ *: *[\w<\[{(\"'|][^\n]* = "
     r"|(?:async +)?function +\w+ *\([^)\n]*\w\??: *\w)"
 )
+_COMPILED: Final = re.compile(
+    r"(?m)^[ \t]*(?:export +)?(?:(?:const +)?enum +\w+ *\{|namespace +[\w.]+ *\{)"
+    r"|\bconstructor *\([^)]{0,300}\b(?:public|private|protected|readonly) +\w"
+    r"|^import +\w+ *= *(?:require *\(|[A-Z])"
+)
 _PYTHON: Final = re.compile(
     r"from +\.*[\w.]* +import +.+"
     r"|import +[\w.]+(?: +as +\w+)?(?:, *[\w.]+(?: +as +\w+)?)*;? *(?:#.*)?"
@@ -83,7 +88,15 @@ def surely(code: str) -> RuntimeName | None:
 
 def has_types(code: str) -> bool:
     """Whether a program in JavaScript is surely one in TypeScript."""
-    return _TYPES.search(code) is not None
+    return _TYPES.search(code) is not None or is_compiled(code)
+
+
+def is_compiled(code: str) -> bool:
+    """Whether a program has what TypeScript makes code of, such as an enum.
+
+    Leaving types out is not enough for it.
+    """
+    return _COMPILED.search(code) is not None
 
 
 def _is_heredoc(line: str, code: str) -> bool:

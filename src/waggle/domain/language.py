@@ -16,10 +16,12 @@ class Language:
     """A language by the runtime that has its interpreter.
 
     `extension` is that of its files where the runtime's own will not do: node reads types in .ts.
+    Where leaving types out is not enough to run the code, it is `compiled`.
     """
 
     runtime: RuntimeName
     extension: str | None = None
+    compiled: bool = False
 
 
 def parse_language(text: str) -> Language:

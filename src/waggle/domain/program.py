@@ -10,10 +10,10 @@ as a first line `#!` does; a program that is surely of another language is run a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.guess import has_types, surely
+from waggle.domain.guess import has_types, is_compiled, surely
 from waggle.domain.language import Language, known_language, parse_language
 from waggle.domain.notebook import cell_language, translated
 from waggle.domain.pasted import commands, is_session, python_lines, unfenced
@@ -59,6 +59,8 @@ def read_program(code: str, language: str | None, own: RuntimeName) -> Program:
         code = translated(python_lines(code))
     elif not (chosen and chosen.extension) and has_types(code):
         chosen = parse_language("typescript")
+    if chosen and chosen.extension:
+        chosen = replace(chosen, compiled=is_compiled(code))
     return Program(code, chosen)
 
 

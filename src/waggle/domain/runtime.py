@@ -93,6 +93,8 @@ _ARCHIVE = re.compile(
     re.IGNORECASE,
 )
 
+_COMPILING = ("--experimental-transform-types", "--disable-warning=ExperimentalWarning")
+"""Has Node run enums and the like; only for code with such, as not every Node knows the option."""
 _RUNNERS = (
     (re.compile(r"(?:.*/)?python[0-9.]*"), (PYTHON_RUNNER,)),
     (re.compile(r"(?:.*/)?node(?:js)?"), ("-r", NODE_RUNNER)),
@@ -124,15 +126,17 @@ class Runtime:
     install_command: tuple[str, ...]
     install_as_root: bool = False
 
-    def code_argv(self) -> tuple[tuple[str, ...], bool]:
+    def code_argv(self, *, compiled: bool = False) -> tuple[tuple[str, ...], bool]:
         """The argv that runs code that comes along, and whether that may lie apart.
 
-        Of other interpreters nothing is known: their code lies in the working directory.
+        Of other interpreters nothing is known: their code lies in the working directory, and
+        whether it is `compiled` is theirs to find out.
         """
         words, at = self.exec_command, self.exec_command.index(FILE)
         for program, runner in _RUNNERS:
             if program.fullmatch(words[0]) and not {"-m", "-c", "-e"} & set(words[:at]):
-                return (*words[:at], *runner, *words[at:]), True
+                options = _COMPILING if compiled and NODE_RUNNER in runner else ()
+                return (*words[:at], *options, *runner, *words[at:]), True
         return words, False
 
     def exec_argv(self, file: str) -> tuple[str, ...]:

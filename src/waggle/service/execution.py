@@ -212,7 +212,7 @@ class ExecutionService:
         chosen = program.language
         runtime = self._runtimes[chosen.runtime if chosen else own]
         extension = chosen.extension if chosen else None
-        argv, apart = runtime.code_argv()
+        argv, apart = runtime.code_argv(compiled=chosen is not None and chosen.compiled)
         return self._command(
             argv,
             how,

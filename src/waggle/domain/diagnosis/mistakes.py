@@ -135,9 +135,9 @@ _SAID: Final = tuple(
             "Put it into async def main(), and end the code with asyncio.run(main()).",
         ),
         (
-            r"ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX",
+            r"ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX|bad option: --experimental-transform-types",
             "typescript_unsupported",
-            "Node.js only leaves types out; it does not run enums, namespaces and the like.",
+            "This Node.js only leaves types out; it does not run enums, namespaces and the like.",
             'Write it without, or run the file with a compiler: npx -y tsx FILE, language "shell".',
         ),
         (
