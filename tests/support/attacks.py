@@ -180,6 +180,16 @@ def repeated(body: bytes) -> Attack:
     return attack
 
 
+def padded(start: bytes, unit: bytes, end: bytes, size: int) -> Attack:
+    """Send a body of almost `size` bytes, most of which is `unit`; it is made when it is sent."""
+
+    def attack(target: Target, over: threading.Event) -> None:
+        body = start + unit * ((size - len(start) - len(end)) // len(unit)) + end
+        repeated(body)(target, over)
+
+    return attack
+
+
 def unfinished(size: int) -> Attack:
     """Send all but the last byte of a body, and wait; when cut, send it again."""
 
@@ -252,28 +262,23 @@ def called(tool: str, arguments: bytes) -> bytes:
     )
 
 
-def padded(start: bytes, unit: bytes, end: bytes, size: int) -> bytes:
-    """A body of almost `size` bytes, most of which is `unit`."""
-    return start + unit * ((size - len(start) - len(end)) // len(unit)) + end
-
-
 def attacks(size: int) -> dict[str, tuple[Attack, int]]:
     """Every attack with bodies that is kept, and in how many threads; `size` is of one body."""
     start, end = called("create_environment", b'{"files":[@[]]}').split(b"@")
     inside, out = called("write_file", b'{"path":"a","content":"@"}').split(b"@")
     deep = b"[" * 190 + b"]" * 190 + b","
     return {
-        "lists": (repeated(padded(start, b"[],", end, size)), 1),
-        "four of lists": (repeated(padded(start, b"[],", end, size)), 4),
-        "nested lists": (repeated(padded(start, deep, end, size)), 4),
-        "objects": (repeated(padded(start, b"{},", end, size)), 4),
-        "numbers": (repeated(padded(start, b"1.5,", end, size)), 4),
-        "long numbers": (repeated(padded(start, b"1" * 4000 + b",", end, size)), 4),
-        "strings": (repeated(padded(start, b'"",', end, size)), 4),
-        "escapes": (repeated(padded(inside, b"\\u00e9", out, size)), 4),
-        "quotes": (repeated(padded(inside, b'\\"', out, size)), 4),
-        "wide characters": (repeated(padded(inside + "😀".encode(), b"a", out, size)), 4),
-        "spaces": (repeated(padded(start, b" ", end, size)), 4),
-        "a list in a string": (repeated(padded(start[:-1] + b'"[', b"[],", b'[]]"}}}', size)), 4),
+        "lists": (padded(start, b"[],", end, size), 1),
+        "four of lists": (padded(start, b"[],", end, size), 4),
+        "nested lists": (padded(start, deep, end, size), 4),
+        "objects": (padded(start, b"{},", end, size), 4),
+        "numbers": (padded(start, b"1.5,", end, size), 4),
+        "long numbers": (padded(start, b"1" * 4000 + b",", end, size), 4),
+        "strings": (padded(start, b'"",', end, size), 4),
+        "escapes": (padded(inside, b"\\u00e9", out, size), 4),
+        "quotes": (padded(inside, b'\\"', out, size), 4),
+        "wide characters": (padded(inside + "😀".encode(), b"a", out, size), 4),
+        "spaces": (padded(start, b" ", end, size), 4),
+        "a list in a string": (padded(start[:-1] + b'"[', b"[],", b'[]]"}}}', size), 4),
         "unfinished bodies": (unfinished(size), 8),
     }
