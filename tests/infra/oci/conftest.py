@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An empty store, and a layout directory to load into it."""
+"""An empty store, and a layout directory to load into it.
+
+Each image syncs a dozen files, and no test here asks what a loss of power leaves, so all of it is
+in memory.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,11 @@ from tests.support.images import (
 )
 
 from waggle.infra.oci.store import ImageStore
+
+
+@pytest.fixture
+def tmp_path(in_memory: Path) -> Path:
+    return in_memory
 
 
 @pytest.fixture
