@@ -148,7 +148,7 @@ def test_whatever_is_sent_a_result_comes_back(name: str, ground: Ground) -> None
     tool = tools[name]
     fitting, broken = from_properties(tool["inputSchema"]), hostile(tool["inputSchema"])
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=30, deadline=None)
     @given(fitting | broken)
     def whatever(arguments: dict[str, Any]) -> None:
         check(tool, arguments, ground.wire.call(name, arguments))

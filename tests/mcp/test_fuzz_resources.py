@@ -72,7 +72,7 @@ def check(sent: str, answer: dict[str, Any]) -> None:
 def test_whatever_uri_is_sent_it_is_read_or_refused(ground: Ground) -> None:
     ground.wire.call("execute", {"environment_id": OWN, "code": "echo mine"})
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=120, deadline=None)
     @given(uris)
     def whatever(uri: str) -> None:
         uri = uri.replace("ARCHIVE", ground.archive_id)
