@@ -93,7 +93,7 @@ and says so.""",
     "upload_files": f"""\
 At most {MAX_ARCHIVE_BYTES:,} bytes, {MAX_TREE_ENTRIES:,} entries, {MAX_TREE_BYTES:,} bytes
 unpacked, {MAX_TREE_FILE:,} in one file. Files of the same name are replaced. Entries that are
-absolute, climb out with `..`, link out or are devices make it refuse the whole archive.""",
+absolute, climb out with `..` or are devices make it refuse the whole archive.""",
     "download_files": f"""\
 At most {MAX_TREE_ENTRIES:,} entries and {MAX_TREE_BYTES:,} bytes. A large archive comes in pages:
 call again with `archive_id` and `offset` set to `next_offset`. The last {MAX_KEPT} archives of an
