@@ -113,14 +113,80 @@ async def test_other_content_types_and_methods_are_refused_in_json() -> None:
             assert "POST" in answer.headers["allow"]
 
 
-async def test_an_unknown_session_is_told_to_start_again() -> None:
+@pytest.mark.parametrize(
+    "accept, form",
+    [
+        (None, "application/json"),
+        ("", "application/json"),
+        ("application/json", "application/json"),
+        ("application/*;q=0.5", "application/json"),
+        ("text/event-stream", "text/event-stream"),
+        ("text/*", "text/event-stream"),
+        ("application/json, text/event-stream", "text/event-stream"),
+        ("*/*", "text/event-stream"),
+    ],
+)
+async def test_a_call_is_answered_in_the_form_that_its_client_takes(
+    accept: str | None, form: str
+) -> None:
+    call = request("tools/call", {"name": "list_environments"}, number="a")
     async with serving() as rig, raw(rig) as http:
-        for session in ("made-up", "x" * 4_000, "../../etc"):
-            answer = await http.post(
-                "/mcp", json=request("tools/list"), headers={"Mcp-Session-Id": session}
-            )
-            assert answer.status_code == 404
-            assert answer.json()["error"]["message"] == "Session not found"
+        opened = await http.post("/mcp", json=INITIALIZE)
+        session = {"Mcp-Session-Id": opened.headers["mcp-session-id"]}
+        del http.headers["Accept"]
+        headers = {} if accept is None else {"Accept": accept}
+        for where in ({}, session):
+            answer = await http.post("/mcp", json=call, headers=where | headers)
+            assert answer.headers["content-type"].partition(";")[0] == form
+            told = answer.text if form.endswith("json") else answer.text.partition("data: ")[2]
+            assert (json.loads(told)["id"], answer.status_code) == ("a", 200)
+            note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+            noted = await http.post("/mcp", json=note, headers=where | headers)
+            assert (noted.status_code, noted.text) == (202, "")
+
+
+async def test_who_takes_event_streams_only_gets_one_for_initialize_too() -> None:
+    async with serving() as rig, raw(rig) as http:
+        only = {"Accept": "text/event-stream", "Content-Type": "Application/JSON"}
+        opened = await http.post("/mcp", content=json.dumps(INITIALIZE), headers=only)
+        assert opened.headers["content-type"].startswith("text/event-stream")
+        assert opened.headers["mcp-session-id"]
+
+
+async def test_who_takes_neither_form_is_told_and_opens_no_session() -> None:
+    async with serving() as rig, raw(rig) as http:
+        for accept in ("text/html", "image/png, text/plain"):
+            answer = await http.post("/mcp", json=INITIALIZE, headers={"Accept": accept})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (406, -32600)
+        listening = {**VERSION, "Mcp-Method": "subscriptions/listen", "Accept": "application/json"}
+        endless = await http.post("/mcp", json=request("subscriptions/listen"), headers=listening)
+        assert endless.status_code == 406
+        assert rig.web.endpoint.sessions == 0
+
+
+async def test_an_unknown_session_is_told_to_start_again() -> None:
+    """Claude Code opens a new session only for this code together with this status."""
+    async with serving() as rig, raw(rig) as http:
+        for session in ("made-up", "x" * 4_000, "../../etc", ""):
+            headers = {"Mcp-Session-Id": session, "Accept": "text/event-stream, application/json"}
+            error = {"code": -32001, "message": "Session not found"}
+            posted = await http.post("/mcp", json=request("tools/list", number=7), headers=headers)
+            assert posted.status_code == 404
+            assert posted.json() == {"jsonrpc": "2.0", "id": 7, "error": error}
+            for method in ("GET", "DELETE"):
+                answer = await http.request(method, "/mcp", headers=headers)
+                assert (answer.status_code, answer.json()["error"]) == (404, error)
+
+
+async def test_a_new_session_is_opened_also_by_who_still_names_the_lost_one() -> None:
+    async with serving() as rig, raw(rig) as http:
+        lost = {"Mcp-Session-Id": "of-the-server-before"}
+        opened = await http.post("/mcp", json=INITIALIZE, headers=lost)
+        session = {"Mcp-Session-Id": opened.headers["mcp-session-id"]}
+        assert (opened.status_code, session == lost) == (200, False)
+        again = await http.post("/mcp", json=INITIALIZE, headers=session)
+        assert again.headers["mcp-session-id"] == opened.headers["mcp-session-id"]
+        assert rig.web.endpoint.sessions == 1
 
 
 @pytest.mark.parametrize("version", ["1999-01-01", "1.0", "", "2099-01-01"])

@@ -27,10 +27,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from waggle.domain.quota import SeveralOwners, one_owner
 from waggle.large import TooLarge
 from waggle.messages import INVALID_PARAMS, INVALID_REQUEST, SERVER_BUSY, Message, NoMessage
+from waggle.web.accepted import fit_for_sdk, forms, is_json
 from waggle.web.access import owner_of
 from waggle.web.answers import rpc_error
 from waggle.web.bodies import Bodies, BodyRefusedError, ClientGoneError, replay
 from waggle.web.headers import fields, text
+from waggle.web.lost_sessions import telling_lost
 from waggle.web.reader import MessageReader
 from waggle.web.session_shares import SessionShares
 from waggle.web.single_event import as_json
@@ -175,7 +177,7 @@ class McpEndpoint:
         elif scope["method"] == "POST":
             await self._post(headers, scope, receive, send)
         elif scope["method"] in ("GET", "DELETE") and b"mcp-session-id" in headers:
-            await self._stateful.handle_request(scope, receive, send)
+            await telling_lost(self._stateful.handle_request)(scope, receive, send)
         else:
             answer = rpc_error(
                 405,
@@ -188,22 +190,30 @@ class McpEndpoint:
     async def _post(
         self, headers: Mapping[bytes, bytes], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        media = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if media != b"application/json":
+        listens = headers.get(b"mcp-method") == _LISTEN  # the SDK refuses another one in the body
+        taken = forms(headers.get(b"accept"))
+        if not is_json(headers.get(b"content-type")):
             answer = rpc_error(415, INVALID_REQUEST, "Send Content-Type: application/json.")
             await answer(scope, receive, send)
             return
+        if not (taken.events or (taken.json and not listens)):
+            answer = rpc_error(
+                406, INVALID_REQUEST, "Answers are event streams or JSON: accept both."
+            )
+            await answer(scope, receive, send)
+            return
+        fit_for_sdk(headers, taken, scope)
         declared = headers.get(b"content-length", b"").decode("latin-1")
         request = anyio.CancelScope()
-        listens = headers.get(b"mcp-method") == _LISTEN  # the SDK refuses another one in the body
         among = self._streams if listens else self._requests
         among.add(request)
         try:
             with request:
                 async with self._bodies.read(declared, receive, owner_of(scope)) as body:
                     message, said = await self._reader.read(body, scope)
-                    app, plain = self._route(headers, message, has_text=bool(said))
+                    app, short = self._route(headers, message, scope, has_text=bool(said))
                     received = replay(said, receive)
+                    plain = taken.json and (short or not taken.events)
                     await (
                         as_json(app, scope, received, send) if plain else app(scope, received, send)
                     )
@@ -221,9 +231,14 @@ class McpEndpoint:
                 self._idle.set()
 
     def _route(
-        self, headers: Mapping[bytes, bytes], message: Message | NoMessage, *, has_text: bool
+        self,
+        headers: Mapping[bytes, bytes],
+        message: Message | NoMessage,
+        scope: Scope,
+        *,
+        has_text: bool,
     ) -> tuple[ASGIApp, bool]:
-        """The application for a POST, and whether its event stream becomes plain JSON."""
+        """The application for a POST, and whether its event stream is best sent as JSON."""
         version = text(headers.get(b"mcp-protocol-version"))
         modern = version in MODERN_PROTOCOL_VERSIONS
         if isinstance(message, NoMessage):
@@ -237,9 +252,12 @@ class McpEndpoint:
             return _shutting_down(message.id), False
         if version is not None and version not in KNOWN_PROTOCOL_VERSIONS:
             return self._unknown_version(version, message), False
+        opens = message.method == "initialize"
         if b"mcp-session-id" in headers and not modern:
-            return self._stateful.handle_request, False
-        if message.method == "initialize" and not modern:
+            if not opens or self._shares.holds(scope):
+                return telling_lost(self._stateful.handle_request, message.id), False
+            scope["headers"] = [each for each in scope["headers"] if each[0] != b"mcp-session-id"]
+        if opens and not modern:
             return self._shares.opening(message.id), True
         return self._stateless.handle_request, not modern and message.method != "tools/call"
 

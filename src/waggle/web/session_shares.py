@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from collections.abc import Mapping
 
+from mcp.server.auth.middleware.bearer_auth import AuthorizationContext
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp_types import RequestId
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,7 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from waggle.domain.errors import QuotaExceeded
 from waggle.domain.quota import Quota, SeveralOwners, share_of
 from waggle.messages import SERVER_BUSY
+from waggle.web.access import owner_of
 from waggle.web.answers import rpc_error
+from waggle.web.headers import fields, text
 
 
 class SessionShares:
@@ -54,6 +58,17 @@ class SessionShares:
 
         return answer
 
+    def holds(self, scope: Scope) -> bool:
+        """Whether the session that a request names is its caller's."""
+        session = text(fields(scope).get(b"mcp-session-id"))
+        owner = self._owners.get(session or "")
+        return owner is not None and owner["client_id"] == owner_of(scope)
+
+    @property
+    def _owners(self) -> Mapping[str, AuthorizationContext]:
+        # The SDK tells nowhere else whose sessions there are.
+        return self._manager._session_owners  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
     def _opened(self, owner: str) -> None:
         self._opening -= Counter((owner,))
 
@@ -61,9 +76,7 @@ class SessionShares:
         """Raise QuotaExceeded. One that is just being opened may count twice, never not at all."""
         if not self._several_owners():
             return  # the manager's own maximum is all there is
-        # The SDK tells nowhere else whose sessions there are.
-        owners = self._manager._session_owners  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        held = sum(each["client_id"] == owner for each in owners.values())
+        held = sum(each["client_id"] == owner for each in self._owners.values())
         quota = Quota(
             "MCP sessions",
             share_of(self._maximum, several=True),
