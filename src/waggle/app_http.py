@@ -82,6 +82,7 @@ async def _serve(
         ),
         access=access,
         scrape=app.watch.scrape,
+        origins=settings.allowed_origins,
     )
     limits = ServerLimits(
         grace=settings.shutdown_timeout.total_seconds(),

@@ -57,7 +57,9 @@ class ServerSection(Section):
         "", "Host headers that are answered, beside loopback names and the listen address."
     )
     allowed_origins: Origins = setting(
-        "", "Browser origins that may call, beside those on loopback."
+        "",
+        "Origins of web pages that may call. Browsers let no page on loopback read an answer, "
+        "where guests have pages, too, unless its origin is named here.",
     )
     toolsets: Toolsets = setting(
         "core",

@@ -82,6 +82,7 @@ class Setup:
     bodies: BodyLimits = DEFAULT_BODIES
     limits: ServerLimits = field(default_factory=lambda: ServerLimits(grace=0.0))
     names: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
     access: AccessRules = OPEN
     observer: Observer | None = None
     scrape: Scrape | None = None
@@ -210,6 +211,7 @@ async def serving(
             bodies=setup.bodies,
             access=setup.access,
             scrape=setup.scrape,
+            origins=setup.origins,
         )
         server = WebServer(web, listener or bind("127.0.0.1", 0), setup.limits)
         running = anyio.CancelScope()

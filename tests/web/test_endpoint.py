@@ -129,7 +129,7 @@ async def test_other_content_types_and_methods_are_refused_in_json() -> None:
 async def test_a_call_is_answered_in_the_form_that_its_client_takes(
     accept: str | None, form: str
 ) -> None:
-    call = request("tools/call", {"name": "list_environments"}, number="a")
+    call = request("tools/call", {"name": "list_environments"}, number=7)
     async with serving() as rig, raw(rig) as http:
         opened = await http.post("/mcp", json=INITIALIZE)
         session = {"Mcp-Session-Id": opened.headers["mcp-session-id"]}
@@ -139,7 +139,7 @@ async def test_a_call_is_answered_in_the_form_that_its_client_takes(
             answer = await http.post("/mcp", json=call, headers=where | headers)
             assert answer.headers["content-type"].partition(";")[0] == form
             told = answer.text if form.endswith("json") else answer.text.partition("data: ")[2]
-            assert (json.loads(told)["id"], answer.status_code) == ("a", 200)
+            assert (json.loads(told)["id"], answer.status_code) == (7, 200)
             note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
             noted = await http.post("/mcp", json=note, headers=where | headers)
             assert (noted.status_code, noted.text) == (202, "")

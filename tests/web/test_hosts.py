@@ -116,3 +116,49 @@ async def test_every_path_is_checked_over_http() -> None:
             assert page.status_code == 403
             known = await http.post("/mcp", json=message, headers={"Host": "waggle.example"})
             assert known.status_code == 200
+
+
+PAGE = "https://agents.example"
+
+
+@pytest.mark.anyio
+async def test_a_browser_lets_a_page_call_whose_origin_the_operator_named() -> None:
+    """As the MCP Inspector does from a page: a preflight, then calls with the session's header."""
+    setup = Setup(names=("agents.example",), origins=(PAGE,))
+    asked = "authorization, content-type, mcp-protocol-version, mcp-session-id"
+    async with serving(setup) as rig, raw(rig) as http:
+        for method in ("POST", "GET", "DELETE"):
+            asking = {
+                "Origin": PAGE,
+                "Access-Control-Request-Method": method,
+                "Access-Control-Request-Headers": asked,
+            }
+            preflight = await http.options("/mcp", headers=asking)
+            assert preflight.status_code == 200
+            assert preflight.headers["access-control-allow-origin"] == PAGE
+            assert preflight.headers["access-control-allow-headers"] == asked
+            assert method in preflight.headers["access-control-allow-methods"]
+        opened = await http.post("/mcp", json=INITIALIZE, headers={"Origin": PAGE})
+        assert opened.headers["access-control-allow-origin"] == PAGE
+        assert "Mcp-Session-Id" in opened.headers["access-control-expose-headers"]
+        lost = {"Origin": PAGE, "Mcp-Session-Id": "lost"}
+        gone = await http.post("/mcp", json=request("tools/list"), headers=lost)
+        assert (gone.status_code, gone.headers["access-control-allow-origin"]) == (404, PAGE)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("origins", [(), (PAGE,)])
+@pytest.mark.parametrize(
+    "origin", ["http://localhost:5173", "http://agents.example", "https://evil.example", "null"]
+)
+async def test_a_browser_keeps_other_pages_out_and_so_a_guests(
+    origins: tuple[str, ...], origin: str
+) -> None:
+    setup = Setup(names=("agents.example",), origins=origins)
+    asking = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    async with serving(setup) as rig, raw(rig) as http:
+        preflight = await http.options("/mcp", headers=asking)
+        called = await http.post("/mcp", json=INITIALIZE, headers={"Origin": origin})
+        assert preflight.status_code >= 400
+        for answer in (preflight, called):
+            assert "access-control-allow-origin" not in answer.headers

@@ -17,6 +17,7 @@ import structlog
 from mcp.server.lowlevel import Server
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -80,8 +81,12 @@ def build_app(
     bodies: BodyLimits = DEFAULT_BODIES,
     access: AccessRules = OPEN,
     scrape: Scrape | None = None,
+    origins: Collection[str] = (),
 ) -> WebApp:
-    """Put the application together. It runs the MCP sessions within its lifespan."""
+    """Put the application together. It runs the MCP sessions within its lifespan.
+
+    Browsers let pages of `origins` call and read the answers; others they keep from it.
+    """
     reading = Bodies(bodies)
     reader = MessageReader(served.carriers, bodies)
     endpoint = McpEndpoint(served.server, sessions, reading, reader, served.cut_calls)
@@ -113,7 +118,25 @@ def build_app(
         lifespan=lifespan,
     )
     mcp = AccessCheck(ToolsetChoice(endpoint, served.offer), access)
-    return WebApp(HostCheck(_Front(mcp, others), hosts), endpoint, load)
+    front = _Front(mcp, others)
+    return WebApp(
+        HostCheck(_for_pages(front, origins) if origins else front, hosts), endpoint, load
+    )
+
+
+def _for_pages(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
+    """`app` with what browsers ask and read before they give a page of `origins` an answer (CORS).
+
+    Not for all that `hosts` lets pass: pages on loopback are those of guests, too, whose ports are
+    forwarded there.
+    """
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "POST", "DELETE"),
+        allow_headers=("*",),
+        expose_headers=("Mcp-Session-Id", "WWW-Authenticate", "Retry-After"),
+    )
 
 
 class _Front:
