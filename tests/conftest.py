@@ -2,16 +2,18 @@
 """What every test shares.
 
 asyncio is the only backend of `@pytest.mark.anyio`. No example of hypothesis has a deadline, since
-a busy machine says nothing about the code. A script's background jobs ignore SIGINT, and what they
+a busy machine says nothing about the code. What is collected lives to the end, so the garbage
+collector never walks through it. A script's background jobs ignore SIGINT, and what they
 start would, too, so tests that run there take it back. What is logged has plain tracebacks: pretty
 ones with all locals take seconds.
 """
 
 from __future__ import annotations
 
+import gc
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--kills", type=int, default=100, help="how often a server is killed")
     group.addoption("--cycles", type=int, default=1000, help="how often one is made and destroyed")
     group.addoption("--seed", type=int, default=None, help="of the random moments; it is printed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
