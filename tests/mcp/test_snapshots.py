@@ -238,9 +238,9 @@ async def test_an_environment_goes_back_to_its_own_snapshot_only() -> None:
         assert data_of(back) == {
             "name": f"python-{identity[:8]}",
             "status": "running",
-            "note": "Expose its ports again if you need them.",
         }
         assert "what came since is lost" in text_of(back)
+        assert "xpose" not in text_of(back)  # its ports are exposed again, by themselves
         assert await note(agent, identity) == "before"
         refused = await agent.call_tool(
             "rollback_environment", {"environment_id": other, "snapshot_id": kept}

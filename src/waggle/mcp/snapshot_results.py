@@ -92,7 +92,6 @@ class RolledBackEnvironment(BaseModel):
 
     name: str
     status: str = Field(description=STATUSES)
-    note: str = Field(default="", description=NOTE)
 
 
 def paused(environment: Environment) -> PausedEnvironment:

@@ -32,7 +32,6 @@ _SnapshotId = Annotated[str, Field()]
 _Name = Annotated[str | None, Field()]
 _Of = Annotated[str | None, Field(description="Only those of this environment.")]
 _Count = Annotated[int, Field(description=f"1 to {MAX_FORKS}.")]
-_EXPOSE = "Expose its ports again if you need them."
 
 
 class SnapshotTools:
@@ -111,9 +110,7 @@ class SnapshotTools:
         environment = await self._snapshots.roll_back(
             environment_id, snapshot_id, owner=owner, progress=reporter(ctx)
         )
-        result = RolledBackEnvironment(
-            name=environment.name, status=environment.state.value, note=_EXPOSE
-        )
+        result = RolledBackEnvironment(name=environment.name, status=environment.state.value)
         return success(
             result,
             f"Environment {result.name} is {result.status}, as it was in the snapshot; what came "
