@@ -17,7 +17,8 @@ from typing import Final
 from waggle.domain.errors import GuestLost
 from waggle.infra.guest.records import END, record
 
-DEADLINE: Final = 5.0
+DEADLINE: Final = 30.0
+"""Seconds; a machine that is emulated on a busy host has taken more than five."""
 DRIFT: Final = 0.02
 """Seconds by which the guest's clock may differ; renewal promises 0.05."""
 _ATTEMPTS = 20
