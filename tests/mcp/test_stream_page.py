@@ -102,3 +102,16 @@ def test_a_line_without_an_end_is_searched_in_bounded_memory(stream: Spool) -> N
     part = read_page(stream, offset=part.next_offset, limit=None, search="needle")
     assert part.next_offset is None
     assert part.content
+
+
+@pytest.mark.parametrize("begin", [0, 15, 500, -100])
+def test_searching_goes_on_behind_what_was_not_kept(begin: int) -> None:
+    stream = Spool(Path("/tmp"), keep=20, view=10)
+    stream.feed(b"ERROR one\n" + b"noise\n" * 200_000 + b"ERROR two\nnoise\n")
+    part = read_page(stream, offset=begin, limit=None, search="ERROR")
+    *before, last = part.content.split("\n")
+    assert last == "1200010: ERROR two"
+    gap = f"[bytes {max(20, begin)} to {stream.tail} were not kept]"
+    assert before == {0: ["0: ERROR one", gap], -100: []}.get(begin, [gap])
+    assert part.next_offset is None
+    stream.close()

@@ -52,6 +52,11 @@ class Spool:
         """Bytes kept of its beginning."""
         return self._kept
 
+    @property
+    def tail(self) -> int:
+        """Where what is kept of its end begins."""
+        return self._total - len(self._rest)
+
     def feed(self, data: bytes) -> None:
         """Take the next piece. Writes to the page cache; does not wait for a disk."""
         self._total += len(data)
@@ -98,14 +103,14 @@ class Spool:
             if self._file is None:
                 return bytes(self._memory[offset:end])
             return os.pread(self._file.fileno(), end - offset, offset)
-        begin = self._total - len(self._rest)
+        begin = self.tail
         if offset < begin:
             raise ValueError(f"bytes {self._kept} to {begin} were not kept")
         return bytes(self._rest[offset - begin : offset - begin + length])
 
     def output(self) -> Output:
         """All of it, or the first and the last half of what may be shown."""
-        if self._total <= self._view and self._total - len(self._rest) <= self._kept:
+        if self._total <= self._view and self.tail <= self._kept:
             return Output(self._last(self._total))
         head = min(self._view - self._view // 2, self._kept)
         return Output(self.read(0, head) if head else b"", self._last(self._view // 2), self._total)
@@ -114,7 +119,7 @@ class Spool:
         """The last bytes, at most `length`, as far as they are kept in one piece."""
         rest = bytes(self._rest[-length:]) if length else b""
         missing = min(length, self._total) - len(rest)
-        if missing <= 0 or self._total - len(self._rest) > self._kept:
+        if missing <= 0 or self.tail > self._kept:
             return rest
         return self.read(self._kept - missing, missing) + rest
 

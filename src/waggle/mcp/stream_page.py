@@ -102,37 +102,55 @@ def _whole_characters(data: bytes) -> bytes:
 
 
 def _search(stream: Recording, begin: int, size: int, text: str) -> StreamPage:
-    """Lines with `text`, each after its offset; stops after enough of them or enough bytes."""
+    """Lines with `text`, each after its offset; stops after enough of them or enough bytes.
+
+    It goes on behind what was not kept, and tells that.
+    """
     wanted = text.encode("utf-8", "replace")
     found: list[str] = []
-    room = _FOUND_CHARACTERS
-    stopped: int | None = None
-    for offset, line in _lines(stream, begin, size):
-        if room <= 0 or len(found) == MAX_MATCHES or offset - begin > _SCANNED:
-            stopped = offset
-            break
-        if wanted in line:
-            found.append(f"{offset}: {_shown(line)}")
-            room -= len(found[-1])
-    return StreamPage("\n".join(found), begin, stopped, size)
+    room, scanned, end = _FOUND_CHARACTERS, 0, begin
+    for at, block in _blocks(stream, begin, size):
+        if scanned > _SCANNED:
+            return StreamPage("\n".join(found), begin, at, size)
+        if at > end:
+            found.append(f"[bytes {end} to {at} were not kept]")
+        scanned, end = scanned + len(block), at + len(block)
+        for offset, line in _lines(at, block) if wanted in block else ():
+            if room <= 0 or len(found) >= MAX_MATCHES:
+                return StreamPage("\n".join(found), begin, offset, size)
+            if wanted in line:
+                found.append(f"{offset}: {_shown(line)}")
+                room -= len(found[-1])
+    return StreamPage("\n".join(found), begin, None, size)
 
 
-def _lines(stream: Recording, begin: int, size: int) -> Iterator[tuple[int, bytes]]:
-    """Each line with its offset; one longer than a piece comes in several."""
+def _blocks(stream: Recording, begin: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """Whole lines with their offset; a line longer than a piece comes in several."""
     at, rest = begin, b""
     while at + len(rest) < size:
-        data = rest + _read(stream, at + len(rest), _PIECE)
+        reached = at + len(rest)
+        if stream.kept <= reached < stream.tail:
+            if rest:
+                yield at, rest
+            at, rest = stream.tail, b""
+            continue
+        data = rest + _read(stream, reached, _PIECE)
         if len(data) == len(rest):
             break
-        *lines, rest = data.split(b"\n")
-        for line in lines:
-            yield at, line
-            at += len(line) + 1
-        if len(rest) > _PIECE:
-            yield at, rest
-            at, rest = at + len(rest), b""
+        cut = data.rfind(b"\n") + 1
+        if not cut and len(data) > _PIECE:
+            cut = len(data)
+        if cut:
+            yield at, data[:cut]
+        at, rest = at + cut, data[cut:]
     if rest:
         yield at, rest
+
+
+def _lines(at: int, block: bytes) -> Iterator[tuple[int, bytes]]:
+    for line in block.removesuffix(b"\n").split(b"\n"):
+        yield at, line
+        at += len(line) + 1
 
 
 def _shown(line: bytes) -> str:

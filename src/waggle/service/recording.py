@@ -27,6 +27,11 @@ class Recording(Stream, Protocol):
         ...
 
     @property
+    def tail(self) -> int:
+        """Where what is kept of its end begins; nothing is between `kept` and that."""
+        ...
+
+    @property
     def disk_full(self) -> bool:
         """Whether something was not kept because the server's disk is full."""
         ...
