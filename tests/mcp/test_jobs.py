@@ -239,7 +239,9 @@ async def test_a_program_left_running_is_told_listed_and_killed(era: str) -> Non
         shown = await agent.call_tool("get_environment", {"environment_id": environment})
         assert line in text_of(shown)
         job = {"environment_id": environment, "job_id": data_of(result)["job_id"]}
-        await agent.call_tool("kill_job", job)
+        killed = await agent.call_tool("kill_job", job)
+        assert "goes on" not in text_of(killed)
+        assert "left_running" not in data_of(killed)
         code["code"] = "leave worker"
         for _ in range(2):
             await agent.call_tool("execute", code)

@@ -278,7 +278,7 @@ async def test_what_a_job_leaves_running_is_told_listed_and_killed(
     await jobs.left.end(environment, other.pid, owner=OWNER)
     with pytest.raises(JobNotFound, match=f"program {other.pid}"):
         await jobs.left.end(environment, other.pid, owner=OWNER)
-    assert guest.left.count == 0
+    assert guest.dying == {other.pid}
 
 
 async def test_a_guest_is_only_asked_where_something_was_left(

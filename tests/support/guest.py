@@ -136,6 +136,7 @@ class FakeGuest:
     searched: Searched | None = None
     packed: bytes = b""
     left: Left = NOTHING_LEFT
+    dying: set[int] = field(default_factory=set[int])
     used: Usage = USED
     ports: dict[int, int] = field(default_factory=dict[int, int])
     visit: Callable[[], None] = lambda: None
@@ -180,10 +181,14 @@ class FakeGuest:
             raise
 
     async def left_running(self) -> Left:
-        """What the test set, without those that were ended."""
+        """What the test set; those that were killed are there once more, as in a real guest."""
         await anyio.lowlevel.checkpoint()
         self._enter()
-        return self.left
+        told = self.left
+        kept = tuple(each for each in told.programs if each.pid not in self.dying)
+        self.left = Left(kept, told.count - len(told.programs) + len(kept))
+        self.dying.clear()
+        return told
 
     def leave(self, command: str, run_id: str) -> Left:
         """One more program goes on; all that this run has left."""
@@ -194,9 +199,8 @@ class FakeGuest:
 
     async def end_program(self, pid: int) -> bool:
         await anyio.lowlevel.checkpoint()
-        kept = tuple(each for each in self.left.programs if each.pid != pid)
-        found = kept != self.left.programs
-        self.left = Left(kept, len(kept))
+        found = pid not in self.dying and pid in [each.pid for each in self.left.programs]
+        self.dying.add(pid)
         return found
 
     async def end_run(self, run_id: str) -> None:

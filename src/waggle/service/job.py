@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
@@ -86,6 +86,11 @@ class Job:
     def has_left(self) -> bool:
         """Whether it has left programs running when it ended."""
         return self._result is not None and self._result.left.count > 0
+
+    def forget_left(self) -> None:
+        """They have been killed, and no result says any more that they go on."""
+        if self._result is not None:
+            self._result = replace(self._result, left=NOTHING_LEFT)
 
     @property
     def kept_bytes(self) -> int:

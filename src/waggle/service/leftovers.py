@@ -100,4 +100,5 @@ class Leftovers:
             found = (await guest.left_running()).of(job.run_id)
             if found:
                 await guest.end_run(job.run_id)
+            job.forget_left()
         return len(found)

@@ -43,6 +43,11 @@ def test_nonsense_is_nothing_and_never_an_error(data: bytes) -> None:
     assert left.count >= len(left.programs)
 
 
+def test_a_program_without_a_name_has_ended_meanwhile() -> None:
+    assert parse_left(f"{RUN} 7 \n".encode() + LIST.replace(b"all 3", b"all 4")) == LEFT
+    assert parse_left(f"{RUN} 7 \nall 1\n".encode()) == NOTHING_LEFT
+
+
 def test_what_is_not_as_it_is_written_is_nothing() -> None:
     assert parse_left(LIST) == LEFT
     for data in (

@@ -19,6 +19,7 @@ from tests.support.waiting import until
 
 from waggle.domain.errors import GuestLost
 from waggle.domain.execution import ExecutionResult, GuestUser
+from waggle.domain.left import NOTHING_LEFT
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.shell import Shell
 
@@ -117,6 +118,10 @@ async def test_a_timeout_kills_and_returns_what_was_printed() -> None:
         await hang(process)
 
     async def kill(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        run_id = made.runs()[0].removeprefix("run ")
+        running[0].stderr.write(
+            f"\0waggle-left {run_id}\n{run_id} 9 child\nall 1\n".encode()  # told, then killed
+        )
         running[0].exit_with_signal("KILL")
         process.exit(0)
 
@@ -124,6 +129,7 @@ async def test_a_timeout_kills_and_returns_what_was_printed() -> None:
         result = await made_shell.run(command("x", timeout=0.3))
         assert result.timed_out
         assert (result.stdout.head, result.exit_code, result.signal) == (b"so far", None, None)
+        assert result.left == NOTHING_LEFT
         assert len(made.kills()) == 1
         assert made.connections == 1  # nothing was dropped
 

@@ -58,10 +58,11 @@ def parse_left(data: bytes) -> Left:
         return NOTHING_LEFT
     end = _ALL.fullmatch(lines[-2])
     found = [_LINE.fullmatch(line) for line in lines[:-2]]
-    programs = tuple(Program(int(m[2]), _cleaned(m[3]), m[1]) for m in found if m)
-    if end is None or len(programs) != len(found) or int(end[1]) < len(found):
+    if end is None or None in found or int(end[1]) < len(found):
         return NOTHING_LEFT
-    return Left(programs, int(end[1]))
+    # What has no name was gone when the launcher looked for it.
+    programs = tuple(Program(int(m[2]), _cleaned(m[3]), m[1]) for m in found if m and m[3])
+    return Left(programs, int(end[1]) - len(found) + len(programs))
 
 
 def _cleaned(text: str) -> str:

@@ -219,6 +219,7 @@ async def _ask_to_kill(
 
 
 def _result(run: _Run, started: float, *, timed_out: bool) -> ExecutionResult:
+    """One that ran out of time has left nothing: all of it was killed, whatever it said before."""
     return ExecutionResult(
         stdout=run.stdout.output(),
         stderr=run.stderr.output(),
@@ -227,5 +228,5 @@ def _result(run: _Run, started: float, *, timed_out: bool) -> ExecutionResult:
         timed_out=timed_out,
         duration=time.monotonic() - started,
         run_id=run.id,
-        left=run.ending.left if run.ending else NOTHING_LEFT,
+        left=run.ending.left if run.ending and not timed_out else NOTHING_LEFT,
     )

@@ -90,7 +90,7 @@ class JobTools:
                     hint="Give job_id, or pid for a left-over program; without both, read_job "
                     "lists them.",
                 )
-            return await self._listed(environment_id, owner)
+            return await self._listed(environment_id, owner, ended=pid)
         job = self._jobs.get(environment_id, job_id, owner=owner)
         if kill:
             await self._kill(job, owner)
@@ -140,11 +140,15 @@ class JobTools:
         """List an environment's jobs."""
         return await self._listed(environment_id, current_owner(ctx))
 
-    async def _listed(self, environment_id: str, owner: Owner) -> CallToolResult:
+    async def _listed(
+        self, environment_id: str, owner: Owner, ended: int | None = None
+    ) -> CallToolResult:
+        """All but the one that was killed right now, which the guest may still be taking down."""
         jobs = self._jobs.list(environment_id, owner=owner)
         left = await self._jobs.left.look(environment_id, owner=owner)
         items, note = [_item(job) for job in jobs], "" if jobs else _NONE
-        result = JobList(jobs=items, count=len(items), left_running=left_items(left), note=note)
+        shown = [each for each in left_items(left) if each.pid != ended]
+        result = JobList(jobs=items, count=len(items), left_running=shown, note=note)
         lines = [*map(_line, result.jobs), *left_lines(result.left_running)]
         return success(result, "\n".join(lines))
 
