@@ -13,6 +13,7 @@ import pytest
 from mcp import Client
 from mcp_types import CallToolResult, ResourceLink, TextContent
 from tests.support.fakes import FakeFile
+from tests.support.garbage import no_collection, traced
 from tests.support.guest import FakeGuest
 from tests.support.server import LEGACY, client, serving
 
@@ -186,3 +187,20 @@ async def test_a_hostile_guest_or_client_writes_nothing() -> None:
         assert down["left_out_count"] == 1
         rig.host.only.packed = b"nonsense"
         assert "an answer that is none" in told(await call(agent, "download_files", path=HOME))
+
+
+async def test_a_refused_upload_is_freed_at_once() -> None:
+    """Else clients that send one after the other fill the memory until the collector runs."""
+    size, count = 1 << 20, 8
+    async with serving() as rig, client(rig, LEGACY) as agent:
+        await begin(agent)
+        no_archive = base64.b64encode(bytes(size)).decode()
+
+        async def refused() -> None:
+            assert (await call(agent, "upload_files", archive=no_archive)).is_error
+
+        await refused()
+        with no_collection(), traced() as more:
+            for _ in range(count):
+                await refused()
+            assert more() < count * size / 2

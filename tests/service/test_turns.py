@@ -10,7 +10,11 @@ from collections.abc import Callable
 
 import anyio
 import pytest
+from tests.support.garbage import Held, no_collection
+from tests.support.waiting import until
 
+from waggle.domain.errors import TooLarge
+from waggle.domain.traces import release
 from waggle.service.turns import Turns, in_thread
 
 pytestmark = pytest.mark.anyio
@@ -74,3 +78,35 @@ async def test_what_the_work_gives_and_raises_is_passed_on() -> None:
 
     with pytest.raises(LookupError, match="its own"):
         await in_thread(fails)
+
+
+def _work(runs: threading.Event, *, fails: bool) -> tuple[Callable[[], bool], Callable[..., None]]:
+    """Whether what the work is on is still held, and the work."""
+    held = Held()
+
+    def work(check: Callable[[], None]) -> None:
+        runs.set()
+        while not fails:
+            check()
+            time.sleep(0.001)
+        raise TooLarge(f"{held} is too large.")
+
+    return held.there, work
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_work_that_was_refused_or_given_up_is_freed_at_once(fails: bool) -> None:
+    runs = threading.Event()
+    with no_collection():
+        there, work = _work(runs, fails=fails)
+        calling = asyncio.ensure_future(in_thread(work))
+        assert await asyncio.to_thread(runs.wait, 60)
+        if not fails:
+            calling.cancel()
+        try:
+            await calling
+        except (TooLarge, asyncio.CancelledError) as error:
+            release(error)  # as who answers the call does
+        del calling, work
+        # The loop has the futures, and the thread the work, until they go on.
+        await until(lambda: not there(), 20)

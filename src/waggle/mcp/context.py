@@ -97,7 +97,7 @@ def chosen_offer(request: object) -> Offer | None:
 
 def whole_arguments(request: object, given: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call; those of a large one were read by `waggle.web`, and once."""
-    large = request.scope.get(ARGUMENTS) if isinstance(request, HttpRequest) else None
+    large = request.scope.pop(ARGUMENTS, None) if isinstance(request, HttpRequest) else None
     return given if large is None else cast("dict[str, Any]", large)
 
 

@@ -8,6 +8,7 @@ depends on its request: `waggle.mcp.surfaces`.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -30,6 +31,7 @@ from mcp_types import (
 from waggle import __version__
 from waggle.domain.errors import WaggleError
 from waggle.domain.observer import NO_TOOL
+from waggle.domain.traces import release
 from waggle.mcp.arguments import OfferedTool, parameters, takes
 from waggle.mcp.call_record import About, counted, ended_call
 from waggle.mcp.calls import CUT, REFUSED, Calls
@@ -205,7 +207,11 @@ class WaggleServer(MCPServer[dict[str, Any]]):
             )
         except (ToolError, WaggleError) as error:
             failure = describe(tool.name, error, parameters=parameters(tool))
+            release(error)
             return failure_result(failure, surface.offer)
+        except asyncio.CancelledError as error:  # the client hung up
+            release(error)
+            raise
 
 
 def build_mcp(services: Services) -> WaggleServer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import traceback
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -14,6 +13,8 @@ from weakref import WeakValueDictionary
 import anyio
 import anyio.to_thread
 
+from waggle.domain.errors import WaggleError
+from waggle.domain.traces import release
 from waggle.infra.tasks import finish
 
 _T = TypeVar("_T")
@@ -57,18 +58,21 @@ async def in_thread(work: Callable[[Callable[[], None]], _T]) -> _T:
         given_up.set()
         await finish(_ended(thread))
         raise
+    finally:
+        del thread  # its error has the trace, and the trace this frame
 
 
 def _without_traces(work: Callable[[Callable[[], None]], _T], check: Callable[[], None]) -> _T:
     """An error keeps the frames that it passed, and these all that the work had in memory."""
     try:
         return work(check)
-    except BaseException as error:
-        traceback.clear_frames(error.__traceback__)
+    except (WaggleError, GivenUp) as error:
+        release(error)
+        del work, check  # this frame is in the trace of what it raises
         raise
 
 
 async def _ended(thread: asyncio.Future[_T]) -> None:
     await asyncio.wait({thread})
-    if not thread.cancelled():
-        thread.exception()
+    if not thread.cancelled() and (error := thread.exception()) is not None:
+        release(error)
