@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 
 import anyio
 import pytest
+from tests.support.garbage import no_collection
 from tests.support.server import INITIALIZE, Setup, serving
+from tests.support.waiting import until
 
+from waggle.web.protocol import GuardedProtocol
 from waggle.web.server import ServerLimits
 
 pytestmark = pytest.mark.anyio
@@ -22,9 +26,13 @@ TYPE = b"Content-Type: application/json\r\n"
 SMALL = Setup(limits=ServerLimits(grace=0, head_bytes=1_000))
 
 
+async def opened(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+
+
 async def exchange(url: str, *parts: bytes) -> bytes:
     """Everything that the server answers until it closes; empty when it throws the client out."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    reader, writer = await opened(url)
     try:
         with anyio.fail_after(5):
             for part in parts:
@@ -154,3 +162,22 @@ async def test_an_answer_without_a_body_is_whole() -> None:
         answer = await exchange(rig.url, head + LAST + b"\r\n")
         assert answer.startswith(b"HTTP/1.1 ")
         assert answer.endswith(b"\r\n\r\n")
+
+
+def connections() -> int:
+    return sum(isinstance(one, GuardedProtocol) for one in gc.get_objects())
+
+
+@pytest.mark.parametrize("head", [b"", b"GET /healthz HTTP/1.1\r\n" + LAST + HOST + b"\r\n"])
+async def test_a_connection_that_ended_is_freed_at_once(head: bytes) -> None:
+    """Else thousands of clients that come and go stop the server while they are collected."""
+    async with serving() as rig:
+        with no_collection():
+            for _ in range(3):
+                reader, writer = await opened(rig.url)
+                writer.write(head)
+                await until(lambda: connections() > 0)
+                if head:
+                    assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+                await ended(writer)
+            await until(lambda: not connections(), 10)
