@@ -13,6 +13,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -53,12 +54,29 @@ BYTECODE = Path(__file__).parents[2] / ".cache" / "waggle-test" / "bytecode"
 PORTS_EACH = 20
 _KEPT = ("WAGGLE_ACCEL", "WAGGLE_HYPERVISOR", "WAGGLE_LIBKRUN_PATH", "WAGGLE_QEMU_BINARY")
 _FORWARD = re.compile(rb"hostfwd=tcp:127\.0\.0\.2:(\d+)-")
+_THOUSANDS = 11
 _blocks = itertools.cycle(range(50))
+
+
+def _own_thousand() -> tuple[int, socket.socket | None]:
+    """A number that no other process of tests in this network has, and what holds it."""
+    for number in range(_THOUSANDS):
+        line = socket.socket(socket.AF_UNIX)
+        try:
+            line.bind(f"\0waggle-tests-{number}")
+        except OSError:
+            line.close()
+        else:
+            return number, line
+    return os.getpid() % _THOUSANDS, None
+
+
+_thousand, _holder = _own_thousand()
 
 
 def next_ports(count: int = PORTS_EACH) -> range:
     """A range that no other server of these tests has: below those of tests.support.vm."""
-    base = 12_000 + (os.getpid() % 11) * 1_000 + next(_blocks) * PORTS_EACH
+    base = 12_000 + _thousand * 1_000 + next(_blocks) * PORTS_EACH
     return range(base, base + count)
 
 
