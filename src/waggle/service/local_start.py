@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from waggle.domain.environment import Environment
+from waggle.domain.errors import GuestLost
 from waggle.domain.execution import HOME, Command, ExecutionResult
 from waggle.domain.host import Progress
 from waggle.domain.machine import Machine
@@ -40,6 +41,8 @@ _NOBODY = "warm"
 """The host name of a machine that waits."""
 _RUNS, _ENOUGH = 3, 5.0
 """An emulated processor is faster at what it did before; what takes so many seconds runs once."""
+_CLAIM_SECONDS = 5.0
+"""A machine that waited answers at once; one that does not costs no more than a new machine."""
 
 
 class LocalStart:
@@ -126,7 +129,11 @@ class LocalStart:
             guest.booted_from["warm"] = "yes"
             undo.push_async_callback(guest.disconnect)
             records = {each: identity[each] for each in CLAIMED}
-            await _both(own.launched.machine.renew(records), guest.connect())
+            try:
+                async with asyncio.timeout(_CLAIM_SECONDS):
+                    await _both(own.launched.machine.renew(records), guest.connect())
+            except TimeoutError:
+                raise GuestLost("The machine that waited does not answer.") from None
             await progress(1.0, "Ready")
             undo.pop_all()
         return guest
