@@ -25,9 +25,9 @@ from waggle.service.trees import MAX_KEPT
 
 _LIMITS = execution_limits(load({}, is_root=False))
 _KEPT = (
-    "Memory, files, open files and programs go on in it. Nobody there waits for those of unfinished "
-    "calls and jobs, whose output is not kept: `read_job` without a job lists them. Exposed ports "
-    "are closed and network connections are broken."
+    "Memory, files, open files and programs go on in it. Nobody there waits for those of "
+    "unfinished calls and jobs, whose output is not kept: `read_job` without a job lists them. "
+    "Exposed ports are closed and network connections are broken."
 )
 
 NOTES: dict[str, str] = {
