@@ -89,7 +89,7 @@ async def test_a_flood_within_the_rules_goes_on(kind: str, place: Path) -> None:
         connection = SshConnection(port, keys)
         try:
             await connection.get()
-            shell = Shell(connection, patience=(5.0, 5.0))
+            shell = Shell(connection, patience=(1.0, 1.0))
             try:
                 result = await shell.run(Command(("true",), 1.0, 100))
             except GuestLost:  # it does not answer to have it killed
