@@ -69,6 +69,8 @@ def read(data: bytes, carrier: Carrier) -> Message | NoMessage:
         if _is_response(fields):
             return Message(None, number, {})
         why = "A message has a method, or an id with a result or an error."
+    elif not fields.keys().isdisjoint(("result", "error")):
+        why = "A message is a request or an answer: it has a method, or a result or an error."
     elif number is None and "id" in fields:
         why = "The id of a request is a string or an integer; a notification has none."
     elif not isinstance(fields.get("params"), dict | None):
