@@ -50,6 +50,15 @@ def test_every_form_of_tar_is_read(pack: Any) -> None:
     assert read_archive(pack(GOOD)) == ENTRIES
 
 
+@pytest.mark.parametrize("name", ["PK0012.txt", "PK\x03\x04"])
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_tar_whose_first_name_begins_as_a_zip_does_is_a_tar(name: str, form: int) -> None:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=form) as archive:
+        archive.addfile(tarfile.TarInfo(name))
+    assert [entry.name for entry in read_archive(data.getvalue())] == [name.encode()]
+
+
 def test_a_zip_is_read() -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -42,7 +42,8 @@ def read_archive(data: bytes, check: Check = go_on) -> list[TreeEntry]:
     Raises InvalidArgument for what is no archive and for hostile entries, TooLarge beyond bounds,
     and what `check` raises.
     """
-    is_zip = data.startswith(MAGIC)
+    # The first name of a tar may begin as a zip does: PK0012.txt.
+    is_zip = data.startswith(MAGIC) and data[257:262] != b"ustar"
     entries = _all_checked(
         lambda known: zip_entries(data) if is_zip else tar_entries(data, known, check=check), check
     )
