@@ -52,6 +52,7 @@ def by_sdk(data: bytes) -> JSONRPCMessage | None:
 @example({"jsonrpc": "2.0", "id": 1.0, "method": "ping"})
 @example({"jsonrpc": "2.0", "id": 1, "method": None, "result": {}})
 @example({"jsonrpc": "2.0", "id": 1, "method": "ping", "result": {}})
+@example({"jsonrpc": "2.0", "id": 1, "method": "ping", "result": None, "error": None})
 @example({"jsonrpc": "2.0", "id": 0, "method": "", "error": {"code": 0, "message": ""}})
 def test_the_sdk_takes_it_for_the_same(value: object) -> None:
     data = json.dumps(value).encode()
@@ -93,6 +94,12 @@ def test_a_request_that_is_an_answer_too_is_refused_by_its_id(answer: dict[str, 
     assert isinstance(found, NoMessage)
     assert (found.id, found.code) == (7, INVALID_REQUEST)
     assert "a request or an answer" in found.why
+
+
+def test_a_request_may_say_that_it_has_no_result_and_no_error() -> None:
+    """Clients with one type for all messages write these."""
+    message = {"jsonrpc": "2.0", "id": 7, "method": "ping", "result": None, "error": None}
+    assert read(json.dumps(message).encode(), "body") == Message("ping", 7, {})
 
 
 def test_half_a_character_is_no_id() -> None:

@@ -69,7 +69,7 @@ def read(data: bytes, carrier: Carrier) -> Message | NoMessage:
         if _is_response(fields):
             return Message(None, number, {})
         why = "A message has a method, or an id with a result or an error."
-    elif not fields.keys().isdisjoint(("result", "error")):
+    elif any(fields.get(name) is not None for name in ("result", "error")):
         why = "A message is a request or an answer: it has a method, or a result or an error."
     elif number is None and "id" in fields:
         why = "The id of a request is a string or an integer; a notification has none."
