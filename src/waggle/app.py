@@ -158,12 +158,11 @@ async def open_app(
         tasks.start_soon(reaper.run)
         pruner = Pruner(
             image_service(settings),
-            environments,
+            snapshots.images_in_use,
             max_bytes=settings.image_cache_max_mb << 20 or None,
             max_age=settings.image_cache_max_age,
             now=time.time,
             sleep=anyio.sleep,
-            snapshots=snapshots.all,
         )
         tasks.start_soon(pruner.run)
         for room in rooms(settings):

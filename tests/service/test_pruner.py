@@ -36,7 +36,9 @@ class Rig:
     def pruner(self, *, max_bytes: int | None = None, days: float = 7) -> Pruner:
         return Pruner(
             self.images,
-            self.here.service,
+            lambda: frozenset(
+                each.booted_from.get("image", "") for each in self.here.service.all()
+            ),
             max_bytes=max_bytes,
             max_age=timedelta(days=days),
             now=lambda: NOW,

@@ -116,7 +116,7 @@ async def run(
     )
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     try:
-        async for line in _lines(process.stdout):
+        async for line in _output_lines(process.stdout):
             tail.append(line)
             on_line(line)
         code = await process.wait()
@@ -134,7 +134,7 @@ async def run(
         )
 
 
-async def _lines(stream: asyncio.StreamReader | None) -> AsyncGenerator[str]:
+async def _output_lines(stream: asyncio.StreamReader | None) -> AsyncGenerator[str]:
     """What a tool prints, line by line; progress bars count as lines, and lines are cut."""
     rest = b""
     while stream is not None and (data := await stream.read(_CHUNK)):

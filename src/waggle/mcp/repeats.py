@@ -45,19 +45,19 @@ IdempotencyKey = Annotated[
         json_schema_extra=unlisted(),
     ),
 ]
-Result = CallToolResult | InputRequiredResult
-Call = Callable[[], Awaitable[Result]]
+ToolResult = CallToolResult | InputRequiredResult
+ToolCall = Callable[[], Awaitable[ToolResult]]
 
 
 async def once(
     repeats: Repeats,
     name: str,
     arguments: Mapping[str, Any],
-    call: Call,
+    call: ToolCall,
     *,
     owner: str,
     offer: Offer,
-) -> Result:
+) -> ToolResult:
     """Call the tool, or return the result of an earlier call with the same key, and say so.
 
     What was refused before anything was done is not kept. Raises as `Repeats.once`.
@@ -66,7 +66,7 @@ async def once(
     if not isinstance(given, str):
         return await call()
     keyed = KeyedCall(owner, parse_key(given), fingerprint(name, arguments))
-    fresh: list[Result] = []
+    fresh: list[ToolResult] = []
 
     async def work() -> str | None:
         result = await call()
@@ -86,7 +86,7 @@ async def once(
     )
 
 
-def _done(result: Result) -> bool:
+def _done(result: ToolResult) -> bool:
     """Whether something was done: a refusal says nothing but its error."""
     return isinstance(result, CallToolResult) and not (
         result.is_error and result.structured_content is None

@@ -39,7 +39,7 @@ from waggle.mcp.context import Ctx, Request, Services, current_owner, whole_argu
 from waggle.mcp.errors import describe, failure_result, unknown_tool
 from waggle.mcp.prompts import rendered
 from waggle.mcp.refusals import refusing
-from waggle.mcp.repeats import PARAMETER, Result, once
+from waggle.mcp.repeats import PARAMETER, ToolResult, once
 from waggle.mcp.resources.changes import Changes
 from waggle.mcp.resources.handlers import Resources, sending
 from waggle.mcp.surfaces import Surface, Surfaces
@@ -126,7 +126,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         name: str,
         arguments: dict[str, Any],
         context: Ctx | None = None,
-    ) -> Result:
+    ) -> ToolResult:
         """Call a tool. Never raises for a user's mistake, a guest's failure or a crash."""
         request = context and context.request_context.request
         arguments = whole_arguments(request, arguments)
@@ -138,7 +138,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
             )  # one name for each, no additions
         if context is None:
             return await self._admit(surface, tool, name, arguments, None)
-        result: Result | None = None
+        result: ToolResult | None = None
         began, told = time.perf_counter(), self._with_id(arguments, context)
         try:
             result = await self._admit(surface, tool, name, arguments, context)
@@ -166,7 +166,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         name: str,
         arguments: dict[str, Any],
         context: Ctx | None,
-    ) -> Result:
+    ) -> ToolResult:
         """Answer, unless the server stops before or meanwhile."""
         if self.calls.stopping:
             return failure_result(REFUSED, surface.offer)
@@ -176,7 +176,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
             return await self._answer(surface, tool, arguments, context)
         return failure_result(CUT, surface.offer)
 
-    def _unknown(self, surface: Surface, name: str, context: Ctx | None) -> Result:
+    def _unknown(self, surface: Surface, name: str, context: Ctx | None) -> ToolResult:
         try:
             self._count(context)
         except WaggleError as error:
@@ -190,7 +190,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
 
     async def _answer(
         self, surface: Surface, tool: OfferedTool, arguments: dict[str, Any], context: Ctx | None
-    ) -> Result:
+    ) -> ToolResult:
         called = context or Context(mcp_server=self)
         try:
             self._count(context)

@@ -115,7 +115,7 @@ def _search(stream: Recording, begin: int, size: int, text: str) -> StreamPage:
         if at > end:
             found.append(f"[bytes {end} to {at} were not kept]")
         scanned, end = scanned + len(block), at + len(block)
-        for offset, line in _lines(at, block) if wanted in block else ():
+        for offset, line in _numbered_lines(at, block) if wanted in block else ():
             if room <= 0 or len(found) >= MAX_MATCHES:
                 return StreamPage("\n".join(found), begin, offset, size)
             if wanted in line:
@@ -147,7 +147,7 @@ def _blocks(stream: Recording, begin: int, size: int) -> Iterator[tuple[int, byt
         yield at, rest
 
 
-def _lines(at: int, block: bytes) -> Iterator[tuple[int, bytes]]:
+def _numbered_lines(at: int, block: bytes) -> Iterator[tuple[int, bytes]]:
     for line in block.removesuffix(b"\n").split(b"\n"):
         yield at, line
         at += len(line) + 1

@@ -18,13 +18,13 @@ MAX_USER = 255
 _SHELL_OPTIONS = frozenset({"-i", "-l", "-il", "-li", "--login"})
 
 
-def variables(entries: Sequence[str]) -> dict[str, str]:
+def image_variables(entries: Sequence[str]) -> dict[str, str]:
     """Env; entries without a name are dropped, as runtimes do."""
     pairs = (entry.partition("=") for entry in entries)
     return {name: value for name, _, value in pairs if name and "\0" not in name + value}
 
 
-def user(text: str) -> str:
+def image_user(text: str) -> str:
     """User, as the guest's kit is to look it up; what no name can hold becomes '?'.
 
     An unknown user is the guest's to report, so this never fails.
@@ -32,7 +32,7 @@ def user(text: str) -> str:
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in text[:MAX_USER])
 
 
-def directory(text: str) -> str:
+def image_directory(text: str) -> str:
     """WorkingDir as an absolute path without '..', as runtimes read it; empty when there is none.
 
     Raises ImageCorrupt when it can be no directory's path.
@@ -48,7 +48,7 @@ def directory(text: str) -> str:
     return path
 
 
-def shell(entrypoint: Sequence[str], cmd: Sequence[str]) -> str:
+def image_shell(entrypoint: Sequence[str], cmd: Sequence[str]) -> str:
     """The interactive shell that the image starts, or that Cmd alone is; empty when it is none."""
     for words in ((*entrypoint, *cmd), tuple(cmd)):
         if words and _is_shell(words[0]) and _SHELL_OPTIONS.issuperset(words[1:]):

@@ -26,9 +26,9 @@ from waggle.infra.oci.sources import is_local
 from waggle.infra.oci.store import ImageStore
 from waggle.infra.oci.unpacked import UnpackedLayers
 from waggle.infra.rootfs.disk import RootDisks, ignore_progress
-from waggle.service import image_config
 from waggle.service.disk_maker import DiskMaker
 from waggle.service.image_cache import ImageCache
+from waggle.service.image_config import image_directory, image_shell, image_user, image_variables
 from waggle.service.pull_places import PullPlaces
 from waggle.service.pulls import PullPolicy, Pulls, describe
 from waggle.service.sharing import Sharing
@@ -110,10 +110,10 @@ class ImageService:
             reference,
             image.digest,
             disk,
-            variables=image_config.variables(config.env),
-            user=image_config.user(config.user),
-            directory=image_config.directory(config.working_dir),
-            shell=image_config.shell(config.entrypoint, config.cmd),
+            variables=image_variables(config.env),
+            user=image_user(config.user),
+            directory=image_directory(config.working_dir),
+            shell=image_shell(config.entrypoint, config.cmd),
         )
 
     def cache(self, now: Callable[[], float] = time.time) -> ImageCache:

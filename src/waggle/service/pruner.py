@@ -9,14 +9,12 @@ stay.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import structlog
 
 from waggle.domain.errors import WaggleError
-from waggle.domain.snapshot import Snapshot
-from waggle.service.environments import EnvironmentService
 from waggle.service.images import ImageService
 
 log = structlog.get_logger(__name__)
@@ -29,22 +27,23 @@ class Pruner:
     def __init__(
         self,
         images: ImageService,
-        environments: EnvironmentService,
+        in_use: Callable[[], frozenset[str]],
         *,
         max_bytes: int | None,
         max_age: timedelta,
         now: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
-        snapshots: Callable[[], Sequence[Snapshot]] = list,
     ) -> None:
-        """`max_bytes` bounds images, disks and layers together; `max_age` bounds unused disks."""
+        """`in_use` gives the digests that stay.
+
+        `max_bytes` bounds images, disks and layers together; `max_age` bounds unused disks.
+        """
         self._images = images
-        self._environments = environments
+        self._in_use = in_use
         self._max_bytes = max_bytes
         self._max_age = max_age
         self._now = now
         self._sleep = sleep
-        self._snapshots = snapshots
 
     async def run(self) -> None:
         """Prune for ever; a failure is logged and the next hour tries again."""
@@ -59,10 +58,7 @@ class Pruner:
 
     async def prune(self) -> list[str]:
         """Prune once; the digests of the images and disks that went. Raises OSError, TimedOut."""
-        made: list[Mapping[str, str]] = [each.booted_from for each in self._environments.all()]
-        made += [each.made_of for each in self._snapshots()]
-        used = frozenset(each.get("image", "") for each in made)
-        return await asyncio.to_thread(self._prune, used)
+        return await asyncio.to_thread(self._prune, self._in_use())
 
     def _prune(self, used: frozenset[str]) -> list[str]:
         images, in_use = self._images, used.__contains__

@@ -16,7 +16,7 @@ from waggle.domain.errors import KeyReused, OutcomeUnknown, WaggleError
 from waggle.domain.repeat import CallStore, KeyedCall
 
 log = structlog.get_logger(__name__)
-Work = Callable[[], Awaitable[str | None]]
+KeyedWork = Callable[[], Awaitable[str | None]]
 """Does it, and returns the result to keep; None when nothing was done, so it may be tried again."""
 
 
@@ -33,7 +33,7 @@ class Repeats:
         self._store = store
         self._running: dict[tuple[str, str], _Running] = {}
 
-    async def once(self, call: KeyedCall, work: Work, *, lost_with_server: bool) -> str | None:
+    async def once(self, call: KeyedCall, work: KeyedWork, *, lost_with_server: bool) -> str | None:
         """Return the result kept under the key, or do the work; None when `work` did it just now.
 
         A second call while the first runs waits for it. When the first fails by an exception or is
@@ -52,7 +52,9 @@ class Repeats:
             del self._running[place]
             running.ended.set()
 
-    async def _first(self, call: KeyedCall, work: Work, *, lost_with_server: bool) -> str | None:
+    async def _first(
+        self, call: KeyedCall, work: KeyedWork, *, lost_with_server: bool
+    ) -> str | None:
         known = await self._store.find(call)
         if known is not None:
             _check(call, known.fingerprint)

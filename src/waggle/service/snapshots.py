@@ -78,6 +78,12 @@ class SnapshotService:
         """Everyone's, for the reaper and the pruner."""
         return [] if self._shelf is None else [*self._shelf.all()]
 
+    def images_in_use(self) -> frozenset[str]:
+        """Digests of the images that environments and snapshots were made from."""
+        made = [each.booted_from for each in self._environments.all()]
+        made += [each.made_of for each in self.all()]
+        return frozenset(each.get("image", "") for each in made)
+
     def get(self, snapshot_id: str, *, owner: str) -> Snapshot:
         """One snapshot, by its id, its name or the start of its id.
 

@@ -12,9 +12,9 @@ import ssl
 import tempfile
 from pathlib import Path
 
-from waggle.infra import userns
 from waggle.infra.host.preflight import GIB, CheckResult, Subject, existing, fail, ok, warn
 from waggle.infra.host.requirements import building, missing
+from waggle.infra.userns import NEXT_STEP, refusal
 
 _SETUP = "Run 'waggle setup'."
 _LEAST_FREE = 1 * GIB
@@ -33,8 +33,8 @@ async def programs(_subject: Subject) -> CheckResult:
 async def build_programs(_subject: Subject) -> CheckResult:
     """The programs that building images needs; an environment runs without them."""
     absent = missing(building(is_root=os.geteuid() == 0))
-    if not absent and (refused := userns.refusal(os.geteuid())):
-        return warn("build programs", f"no user namespaces: {refused}", userns.NEXT_STEP)
+    if not absent and (refused := refusal(os.geteuid())):
+        return warn("build programs", f"no user namespaces: {refused}", NEXT_STEP)
     if not absent:
         return ok("build programs", "all found")
     detail = "; ".join(f"{package.name} is missing: it {package.why}" for package in absent)

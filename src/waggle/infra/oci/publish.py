@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path as FilePath
 
 from waggle.infra.oci.definition import ImageDefinition
 from waggle.infra.oci.image import MEDIA_CONFIG, MEDIA_LAYER, MEDIA_MANIFEST, ResolvedImage
@@ -32,7 +32,7 @@ def publish(
     mirror: str,
     below: ResolvedImage | None,
     layer: PackedLayer,
-    blob: Path,
+    blob: FilePath,
     layout: Layout,
 ) -> None:
     """Put the blobs into the layout, then name them; until then nothing of it is an image."""

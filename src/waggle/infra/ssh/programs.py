@@ -19,7 +19,7 @@ from waggle.infra.ssh.left import MAX_LEFT, parse_left
 from waggle.infra.ssh.session import CommandSession
 from waggle.infra.ssh.typed import open_exec
 
-_WINDOW: Final = 256 << 10
+_ANSWER_WINDOW: Final = 256 << 10
 _WORD: Final = 1_000
 _SECONDS: Final = 30.0
 
@@ -32,7 +32,7 @@ async def ask(connection: SshConnection, question: str, limit: int = _WORD) -> C
     answer = CommandSession(2 * limit)
     open_connection = await connection.get()
     try:
-        channel = await open_exec(open_connection, answer, question, window=_WINDOW)
+        channel = await open_exec(open_connection, answer, question, window=_ANSWER_WINDOW)
     except (OSError, asyncssh.Error):
         return answer
     try:

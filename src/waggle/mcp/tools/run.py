@@ -35,8 +35,8 @@ from waggle.mcp.tools.parameters import (
     parse_files,
     searchable,
 )
-from waggle.service.environments import CreateRequest
 from waggle.service.execution import Surroundings
+from waggle.service.request import CreateRequest
 
 _Seconds = Annotated[float | None, Field(description="Kill it after so long. Default 30.")]
 

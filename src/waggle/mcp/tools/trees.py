@@ -22,8 +22,8 @@ _Target = Annotated[str | None, Field(description=f"Directory. Default {HOME}.")
 _Source = Annotated[str, Field(description="Directory or file.")]
 _Exclude = Annotated[list[str] | None, Field(description="Globs to leave out.")]
 _ArchiveId = Annotated[str | None, Field(description="Of the last result, for its next page.")]
-_Offset = Annotated[int, Field(ge=0, description="next_offset of the last result.")]
-_Limit = Annotated[
+_ArchiveOffset = Annotated[int, Field(ge=0, description="next_offset of the last result.")]
+_ArchiveLimit = Annotated[
     int | None,
     Field(ge=SMALLEST_PAGE, le=MAX_FILE_BYTES, description="Return so many bytes as base64."),
 ]
@@ -54,8 +54,8 @@ class TreeTools:
         path: _Source,
         exclude: _Exclude = None,
         archive_id: _ArchiveId = None,
-        offset: _Offset = 0,
-        limit: _Limit = None,
+        offset: _ArchiveOffset = 0,
+        limit: _ArchiveLimit = None,
     ) -> Annotated[CallToolResult, DownloadedFiles]:
         """Pack a tree, or return a further page of an archive."""
         owner = current_owner(ctx)
