@@ -19,20 +19,20 @@ import asyncssh
 
 from benchmarks import guest
 from benchmarks.server import free_port
+from waggle.app.values import image_references, image_service
 from waggle.config import Settings
+from waggle.config.places import Places
 from waggle.domain.host import no_progress
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
 from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.qemu.argv import command_line
 from waggle.infra.qemu.tsc import tsc_khz
-from waggle.infra.rootfs.identity import identity_records, pack
 from waggle.infra.rootfs.kit.build import GuestKit
+from waggle.infra.rootfs.machine_disks import identity_records, pack
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.infra.ssh.keys import new_keys
-from waggle.places import Places
-from waggle.presets import image_references, image_service
-from waggle.service.guest_setup import guest_variables
+from waggle.service.local.guest_setup import guest_variables
 
 BOOT_SECONDS = 120.0
 PAUSE = 0.05

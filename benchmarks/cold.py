@@ -18,7 +18,7 @@ from benchmarks.server import destroy, serving
 from benchmarks.table import Result
 from waggle.cli.client import call, connected
 from waggle.config import Settings
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.runtime import RuntimeName
 
 ROUNDS = 11
 

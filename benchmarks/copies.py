@@ -24,13 +24,13 @@ from benchmarks.options import Options
 from benchmarks.process import guest_bytes, own_bytes
 from benchmarks.results import ratio
 from benchmarks.table import Result
-from waggle.app import App, open_app
+from waggle.app.root import App, open_app
 from waggle.config import load
 from waggle.domain.environment import Environment
-from waggle.domain.execution import Command
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.runtime import RuntimeName
-from waggle.service.environments import CreateRequest
+from waggle.domain.programs.execution import Command
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.service.environments.service import CreateRequest
 
 FORK_ROUNDS, PAUSE_ROUNDS = 30, 30
 CLONES, CLONE_MIB = 20, 512

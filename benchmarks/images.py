@@ -27,13 +27,13 @@ from benchmarks.process import peak_bytes, resident_bytes
 from benchmarks.results import ratio
 from benchmarks.server import Server, serving
 from benchmarks.table import Result
+from waggle.app.values import image_service
 from waggle.cli.client import connected
 from waggle.domain.host import no_progress
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.oci.registry.options import RegistryOptions
-from waggle.presets import image_service
-from waggle.service.images import ImageService
-from waggle.service.pulls import PullPolicy
+from waggle.service.local.images.images import ImageService
+from waggle.service.local.images.pulls import PullPolicy
 
 ROUNDS = 5
 CREATES = 15

@@ -24,7 +24,7 @@ from benchmarks.results import ratio
 from benchmarks.table import Result
 from lab import peer, session
 from waggle.config import Settings, load
-from waggle.places import Places
+from waggle.config.places import Places
 
 MEGABYTE = 1_000_000
 SECONDS = 1200.0

@@ -25,15 +25,15 @@ from benchmarks.interleave import interleave
 from benchmarks.process import own_bytes
 from benchmarks.server import free_port, serving
 from lab import ingredients, peer
+from waggle.app.values import image_references, image_service
 from waggle.cli.client import connected
 from waggle.config import Settings, load
 from waggle.domain.environment import Resources
 from waggle.domain.host import no_progress
 from waggle.domain.machine import READY_LINE, GuestDisks, MachineSpec
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.krun.hypervisor import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts
-from waggle.presets import image_references, image_service
 
 ROUNDS = 5
 BOOT_SECONDS = 120.0

@@ -20,8 +20,8 @@ from waggle.cli.client import call, connected
 from waggle.domain.access import LOCAL
 from waggle.domain.environment import Environment, Resources, State
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.runtime import RuntimeName
-from waggle.infra.store.sqlite import SqliteStore
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.infra.store.environments import SqliteStore
 
 ROUNDS = 60
 BATCH = 5

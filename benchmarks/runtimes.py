@@ -20,14 +20,14 @@ from benchmarks.results import ratio
 from benchmarks.server import serving
 from benchmarks.table import Result
 from benchmarks.template import create_and_print, until_made
+from waggle.app.values import image_service
 from waggle.cli.client import connected
 from waggle.config import Settings, load
+from waggle.config.places import Places
 from waggle.domain.host import no_progress
-from waggle.infra.oci.build import build_image
-from waggle.infra.oci.definition import load_definition
-from waggle.infra.oci.store import ImageStore
-from waggle.places import Places
-from waggle.presets import image_service
+from waggle.infra.oci.build.build import build_image
+from waggle.infra.oci.build.definition import load_definition
+from waggle.infra.oci.store.store import ImageStore
 
 BEFORE = Path(__file__).parent / "before"
 NAMES = ("python", "node", "shell")

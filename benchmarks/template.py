@@ -20,7 +20,7 @@ from benchmarks.server import destroy, serving
 from benchmarks.table import Result
 from waggle.cli.client import call, connected
 from waggle.config import load
-from waggle.places import Places
+from waggle.config.places import Places
 
 ROUNDS = 30
 _MAKING_SECONDS = 300.0

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from waggle.config import accepted, fields, variable
-from waggle.config_sections import SECTIONS, Section
+from waggle.config.sections import SECTIONS, Section
 
 TARGET = Path(__file__).with_name("configuration.md")
 
 HEAD = """\
 <!-- SPDX-License-Identifier: Apache-2.0 -->
-<!-- Written by docs/generate_configuration.py from src/waggle/config_sections.py; do not edit. -->
+<!-- Written by docs/generate_configuration.py from src/waggle/config/sections.py; do not edit. -->
 
 # Configuration
 

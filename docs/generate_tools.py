@@ -13,28 +13,28 @@ from mcp.server.mcpserver.prompts import Prompt
 from mcp_types import ToolAnnotations
 from tool_notes import EXAMPLES, NOTES
 
+from waggle.app.values import execution_limits
 from waggle.config import load
 from waggle.domain.toolset import TOOLS, Toolset
-from waggle.mcp.arguments import ADDED_BY_CLIENTS, OfferedTool
 from waggle.mcp.context import Services
-from waggle.mcp.images import MAX_IMAGE_BYTES
 from waggle.mcp.instructions import instructions
 from waggle.mcp.prompts import PROMPTS
 from waggle.mcp.refusals import NOT_FOUND_BEFORE_2026
 from waggle.mcp.resources.listing import ENVIRONMENTS_LISTED, EXECUTIONS_LISTED, TEMPLATES
 from waggle.mcp.resources.read import PAGE_META_KEY
 from waggle.mcp.resources.subscriptions import MAX_SUBSCRIPTIONS
+from waggle.mcp.results.images import MAX_IMAGE_BYTES
+from waggle.mcp.results.pictures import MAX_IMAGES
+from waggle.mcp.schema.tool import ADDED_BY_CLIENTS, OfferedTool
 from waggle.mcp.tools import all_tools
-from waggle.mcp.tools.pictures import MAX_IMAGES
-from waggle.presets import execution_limits
-from waggle.service.environments import EnvironmentService
-from waggle.service.execution import ExecutionService
-from waggle.service.filesystem import FilesystemService
-from waggle.service.jobs import JobService
-from waggle.service.ports import PortService
-from waggle.service.repeats import Repeats
-from waggle.service.snapshots import SnapshotService
-from waggle.service.trees import TreeService
+from waggle.service.environments.ports import PortService
+from waggle.service.environments.service import EnvironmentService
+from waggle.service.environments.snapshots import SnapshotService
+from waggle.service.files.files import FilesystemService
+from waggle.service.files.trees import TreeService
+from waggle.service.idempotency import Repeats
+from waggle.service.programs.execution import ExecutionService
+from waggle.service.programs.jobs import JobService
 
 TARGET = Path(__file__).with_name("tools.md")
 

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from waggle.infra import archive, debian
-from waggle.infra.archive import Source
+from waggle.infra.shared import archive, debian
+from waggle.infra.shared.archive import Source
 
 SYSTEM_FILES = ("etc/pip.conf", "etc/xdg/pip/pip.conf", "etc/npmrc", "etc/resolv.conf", "etc/hosts")
 HOME_FILES = (".config/pip/pip.conf", ".pip/pip.conf", ".npmrc", ".cargo/config.toml")

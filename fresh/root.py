@@ -22,7 +22,7 @@ from types import MappingProxyType
 
 from fresh.configuration import Configuration
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra import debian
+from waggle.infra.shared import debian
 
 PACKAGES = ("git", "python3", "ca-certificates")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -22,8 +22,8 @@ from lab.display import Display
 from lab.jobs import JOBS, Job
 from lab.store import Store
 from waggle.config import load
+from waggle.config.places import Places
 from waggle.domain.errors import WaggleError
-from waggle.places import Places
 
 SHELL = "shell"
 

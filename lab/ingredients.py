@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 
 from waggle.config import load
+from waggle.config.places import Places
 from waggle.infra.host.kernel import GuestKernel
-from waggle.infra.rootfs.identity import identity_records, pack
 from waggle.infra.rootfs.kit.build import GuestKit
+from waggle.infra.rootfs.machine_disks import identity_records, pack
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.infra.ssh.keys import new_keys
-from waggle.places import Places
 
 
 async def prepare(directory: Path, image: Path) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from lab import rust
 from lab.store import Store, key_of
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra import debian
+from waggle.infra.shared import debian
 
 CRATE = "libkrun"
 KIND = "libkrun"

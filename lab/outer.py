@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lab.events import Ended, Event, Progress, Started, Up, parse
 from lab.machine import Disks, qemu_argv
-from waggle.infra.tasks import finish
+from waggle.tasks import finish
 
 UP_SECONDS = 180.0
 """For the outer machine to come up: 5 s on an idle machine."""

@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from lab.store import Store, key_of
+from waggle.app.values import image_references, image_service
 from waggle.config import Settings
+from waggle.config.places import Places
 from waggle.domain.host import no_progress
-from waggle.domain.runtime import RuntimeName
-from waggle.infra import debian
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.rootfs.kit.build import GuestKit
-from waggle.places import Places
-from waggle.presets import image_references, image_service
+from waggle.infra.shared import debian
 
 KIND = "parts"
 DISK = "parts.ext4"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab import wheels
 from lab.store import Store, key_of
-from waggle.infra import debian
+from waggle.infra.shared import debian
 
 KIND = "peer"
 REQUIREMENT = (

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lab import base
 from lab.store import Store, key_of
-from waggle.infra import debian
+from waggle.infra.shared import debian
 
 KIND = "rust"
 SUITE = "trixie"

@@ -22,7 +22,7 @@ from lab.machine import Disks
 from lab.store import Store
 from waggle.config import Settings
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra import debian
+from waggle.infra.shared import debian
 
 DEV_REQUIREMENTS = project.ROOT / "requirements" / "dev.txt"
 REPORTS = project.ROOT / ".cache" / "lab"

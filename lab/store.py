@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 
-from waggle.infra.files import FileLock
+from waggle.infra.shared.files import FileLock
 
 WAIT_SECONDS = 900.0
 KEPT = 2

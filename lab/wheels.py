@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.markers import Marker
 
-from waggle.infra import debian
+from waggle.infra.shared import debian
 
 PYTHON = "3.11"
 """Of Debian 12."""

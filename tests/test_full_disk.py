@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from mcp import Client
+from tests.app.test_root import settings_in
 from tests.support.fakes import FakeFile, FakeGuest, MemoryCalls, MemoryShelf
 from tests.support.server import (
     LEGACY,
@@ -28,16 +29,15 @@ from tests.support.server import (
 )
 from tests.support.small_disk import needs_root, small_disk
 from tests.support.vm import environment
-from tests.test_app import settings_in
 
-from waggle.app import open_app
+from waggle.app.root import open_app
+from waggle.config.places import Places
 from waggle.domain.environment import State
 from waggle.domain.errors import DiskFull, SettingsInvalid
-from waggle.domain.execution import HOME
-from waggle.infra.spool import Spool
-from waggle.infra.store.sqlite import SqliteStore
-from waggle.places import Places
-from waggle.service.moments import frozen_in
+from waggle.domain.programs.execution import HOME
+from waggle.infra.shared.spool import Spool
+from waggle.infra.store.environments import SqliteStore
+from waggle.service.local.frozen.moments import frozen_in
 
 pytestmark = pytest.mark.anyio
 FULL = DiskFull("The server's disk is full: there is no room in the data directory.")

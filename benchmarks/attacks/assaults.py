@@ -22,9 +22,9 @@ from tests.support.hostile_archives import (
 from benchmarks.attacks import hostile
 from benchmarks.attacks.attacker import Assault, Attacker
 from waggle.cli.client import call
-from waggle.domain.search import Kind
-from waggle.domain.tree import TreeEntry
-from waggle.service.tar_writing import END, header
+from waggle.domain.files.search import Kind
+from waggle.domain.files.tree import TreeEntry
+from waggle.infra.archive.tar_writing import END, header
 
 LARGEST = (31 << 20) - 1
 """Bytes of a body that is just let in."""

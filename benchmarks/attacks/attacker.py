@@ -22,7 +22,7 @@ from mcp import Client
 from tests.support.attacks import Target
 
 from waggle.cli.client import call, connected
-from waggle.cli.refused import CallRefused
+from waggle.cli.refusals import CallRefused
 from waggle.domain.errors import WaggleError
 
 NICE = 19

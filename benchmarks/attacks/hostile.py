@@ -14,7 +14,7 @@ from mcp import Client
 from tests.support.hostile_archives import TINY, deep_records
 
 from waggle.cli.client import call
-from waggle.cli.refused import CallRefused
+from waggle.cli.refusals import CallRefused
 from waggle.infra.host.requirements import find_program
 
 GUEST = Path(__file__).parent / "guest"

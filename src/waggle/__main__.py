@@ -4,7 +4,7 @@
 import sys
 from collections.abc import Callable
 
-from waggle.memory import c_library, start_anew_with_malloc
+from waggle.allocator import c_library, start_anew_with_malloc
 
 
 def main(libc: Callable[[], str] = c_library) -> None:

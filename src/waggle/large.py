@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import pydantic_core
 
-from waggle.messages import CALL, INVALID_REQUEST, PARSE_ERROR, Carrier, Message, NoMessage, read
+from waggle.jsonrpc import CALL, INVALID_REQUEST, PARSE_ERROR, Carrier, Message, NoMessage, read
 
 LARGE = 256 * 1024
 """Bytes of a message that is read in this way."""

@@ -16,12 +16,12 @@ from benchmarks.attacks.hostile import SERVER, compiled
 from tests.support.programs import program
 
 from waggle.domain.errors import GuestLost, GuestMisbehaves, WaggleError
-from waggle.domain.execution import Command
+from waggle.domain.programs.execution import Command
 from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.files import Files
 from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
-from waggle.infra.ssh.shell import Shell
-from waggle.infra.tasks import end
+from waggle.infra.ssh.run.shell import Shell
+from waggle.infra.ssh.sftp.files import Files
+from waggle.tasks import end
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]

@@ -13,11 +13,11 @@ from benchmarks.listing import FEW, remember
 from benchmarks import bare, guest
 from waggle.config import Settings, load
 from waggle.domain.environment import Resources, State
-from waggle.domain.execution import Command
+from waggle.domain.programs.execution import Command
 from waggle.infra.qemu.argv import Descriptors, qemu_argv
 from waggle.infra.qemu.tsc import tsc_khz
-from waggle.infra.ssh.frame import frame
-from waggle.infra.store.sqlite import SqliteStore
+from waggle.infra.ssh.run.frame import frame
+from waggle.infra.store.environments import SqliteStore
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.support.waggle_process import command_line, installation, own_cache
 
-from waggle.places import Places
+from waggle.config.places import Places
 
 
 @pytest.mark.vm

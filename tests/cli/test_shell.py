@@ -12,9 +12,9 @@ import pytest
 
 from waggle.cli.shell import keys
 from waggle.config import Settings, load
+from waggle.config.places import Places
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra.files import FileLock
-from waggle.places import Places
+from waggle.infra.shared.files import FileLock
 
 ME = os.geteuid()
 KNOWN = "[127.0.0.1]:10042 ssh-ed25519 AAAA\n"

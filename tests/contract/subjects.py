@@ -19,22 +19,22 @@ from tests.support.vm import BOOT_SECONDS, CACHE, Parts, sh
 
 from waggle.config import load
 from waggle.domain.environment import Resources
-from waggle.domain.execution import GuestUser
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.machine import GuestDisks, Hypervisor, Machine, MachineSpec
+from waggle.domain.programs.execution import GuestUser
 from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
 from waggle.infra.krun.hypervisor import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.qemu.hypervisor import QemuHypervisor
-from waggle.infra.rootfs.identity import identity_records, pack
+from waggle.infra.rootfs.machine_disks import identity_records, pack
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
-from waggle.infra.ssh.shell import Shell
-from waggle.service.images import ImageService
-from waggle.service.local_host import is_root
+from waggle.infra.ssh.run.shell import Shell
+from waggle.service.local.host import is_root
+from waggle.service.local.images.images import ImageService
 
 RESOURCES = Resources(cpus=1, memory_mib=192, disk_mib=64)
 _UID_BASE = 1_900_000_000

@@ -23,7 +23,7 @@ from tests.support.waiting import until
 
 from waggle.domain.errors import BootFailed, GuestLost, PortTaken
 from waggle.domain.machine import Machine
-from waggle.infra.confined import identify
+from waggle.infra.shared.confined import identify
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 SOON = 2.0

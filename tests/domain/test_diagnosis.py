@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from waggle.domain.diagnosis import Diagnosis, diagnose, machine_died
 from waggle.domain.diagnosis.clues import TOOLS, missing_command
 from waggle.domain.diagnosis.commands import PACKAGE_OF
-from waggle.domain.evidence import Evidence, Record, Refused, Space
-from waggle.domain.execution import GuestUser
-from waggle.domain.modules import Module
+from waggle.domain.diagnosis.evidence import Evidence, Record, Refused, Space
+from waggle.domain.diagnosis.modules import Module
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs.runtime import RuntimeName
 
 MIB = 1 << 20
 HUGE = 10**20 - 1  # what a hostile root may write into a record

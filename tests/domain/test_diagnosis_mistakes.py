@@ -7,7 +7,7 @@ import pytest
 from tests.domain.test_diagnosis_said import failed, told
 
 from waggle.domain.diagnosis import diagnose
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.runtime import RuntimeName
 
 TRACE = 'Traceback (most recent call last):\n  File "/run/code/1/main.py", line 1, in <module>\n'
 

@@ -13,12 +13,12 @@ from tests.domain.test_diagnosis import FAILED
 from waggle.domain.diagnosis import Diagnosis, diagnose
 from waggle.domain.diagnosis.clues import missing_command
 from waggle.domain.diagnosis.commands import PACKAGE_OF, WITHOUT
-from waggle.domain.evidence import Evidence
-from waggle.domain.execution import GuestUser
+from waggle.domain.diagnosis.evidence import Evidence
+from waggle.domain.diagnosis.modules import Module
 from waggle.domain.listening import Listener
-from waggle.domain.modules import Module
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs.runtime import RuntimeName
 
 DEBIAN = frozenset({"apt-get", "bash", "python3", "pip3", "pip", "sudo"})
 BARE = frozenset({"python3"})

@@ -23,7 +23,7 @@ from waggle.domain.environment import (
 )
 from waggle.domain.errors import Busy, InvalidArgument, InvalidTransition, NotRunning
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.runtime import RuntimeName
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MACHINE = MachineIdentity(pid=42, started=1, boot_id="b")

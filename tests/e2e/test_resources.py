@@ -12,7 +12,7 @@ from tests.support.server import ERAS, MODERN, text_of
 from tests.support.waggle_client import call, connected
 from tests.support.waggle_process import Waggle
 
-from waggle.mcp.resources.uris import file_uri
+from waggle.mcp.uris import file_uri
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.timeout(400)]
 

@@ -58,7 +58,7 @@ async def test_nothing_but_messages_is_on_standard_output(desktop: Desktop) -> N
         "    print('printed', flush=True); os.write(1, b'written')\n"
         "    subprocess.run(['echo', 'child'])\n"
         "    return build(services)\n"
-        "import waggle.app_stdio as a; a.build_mcp = noisy\n"
+        "import waggle.app.stdio as a; a.build_mcp = noisy\n"
         "sys.argv = ['waggle', 'serve', '--stdio']; main.main()"
     )
     ended = subprocess.run(

@@ -13,8 +13,8 @@ from lab.jobs import JOBS
 from lab.session import Wish, run
 
 from waggle.config import load
+from waggle.config.places import Places
 from waggle.domain.errors import WaggleError
-from waggle.places import Places
 
 
 @pytest.mark.lab

@@ -13,7 +13,7 @@ from lab.store import Store
 
 from lab import libkrun
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra.debian import OnLine
+from waggle.infra.shared.debian import OnLine
 
 pytestmark = pytest.mark.anyio
 LOCK = 'version = 4\n[[package]]\nname = "libkrun"\nversion = "1.19.7"\n'

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from tests.support.server import default_tools, raw, request, serving
 
-from waggle.mcp.arguments import OfferedTool, takes
+from waggle.mcp.schema.tool import OfferedTool, takes
 from waggle.mcp.tools import CARRIERS
 
 TOOLS = {tool.name: tool for tool in default_tools()}

@@ -20,11 +20,11 @@ from tests.support.server import Setup, data_of, make_services, text_of
 
 from waggle.domain.access import LOCAL
 from waggle.domain.diagnosis import Diagnosis
-from waggle.domain.execution import HOME
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.execution import HOME
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.toolset import ALL_TOOLSETS, TOOLS, Toolset
 from waggle.mcp.server import build_mcp
-from waggle.service.environments import CreateRequest
+from waggle.service.environments.service import CreateRequest
 
 pytestmark = pytest.mark.anyio
 NAMES = [name for names in TOOLS.values() for name in names]

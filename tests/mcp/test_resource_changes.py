@@ -38,13 +38,13 @@ from tests.support.server import (
 )
 
 from waggle.domain.access import Owner
-from waggle.domain.execution import ExecutionResult
-from waggle.domain.job import StreamName
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.execution import ExecutionResult
+from waggle.domain.programs.job import StreamName
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.mcp.resources.changes import Changes
 from waggle.mcp.resources.subscriptions import MAX_SUBSCRIPTIONS
-from waggle.mcp.resources.uris import output_uri
-from waggle.service.environments import CreateRequest
+from waggle.mcp.uris import output_uri
+from waggle.service.environments.service import CreateRequest
 
 pytestmark = pytest.mark.anyio
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from mcp.shared.uri_template import UriTemplate
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.job import StreamName
+from waggle.domain.programs.job import StreamName
 from waggle.mcp.resources.pace import SECONDS, Pace
-from waggle.mcp.resources.uris import (
+from waggle.mcp.uris import (
     ARCHIVE_TEMPLATE,
     FILE_TEMPLATE,
     STREAM_TEMPLATE,

@@ -35,11 +35,11 @@ from tests.support.server import (
 )
 
 from waggle.domain.access import Owner
-from waggle.domain.execution import ExecutionResult
-from waggle.domain.job import StreamName
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.execution import ExecutionResult
+from waggle.domain.programs.job import StreamName
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.mcp.resources.listing import EXECUTIONS_LISTED
-from waggle.mcp.resources.uris import (
+from waggle.mcp.uris import (
     ARCHIVE_TEMPLATE,
     ENVIRONMENT_TEMPLATE,
     FILE_TEMPLATE,
@@ -48,8 +48,8 @@ from waggle.mcp.resources.uris import (
     file_uri,
     output_uri,
 )
-from waggle.service.environments import CreateRequest
-from waggle.service.trees import MAX_KEPT
+from waggle.service.environments.service import CreateRequest
+from waggle.service.files.trees import MAX_KEPT
 
 pytestmark = pytest.mark.anyio
 

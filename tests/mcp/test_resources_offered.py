@@ -22,11 +22,11 @@ from tests.support.fakes import FakeFile, FakeGuest
 from tests.support.server import ERAS, LEGACY, MODERN, Rig, Setup, client, data_of, serving
 
 from waggle.domain.access import LOCAL
-from waggle.domain.execution import HOME, Command, ExecutionResult, Streams
-from waggle.domain.job import StreamName
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.execution import HOME, Command, ExecutionResult, Streams
+from waggle.domain.programs.job import StreamName
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.toolset import ALL_TOOLSETS, Toolset
-from waggle.mcp.resources.uris import (
+from waggle.mcp.uris import (
     ARCHIVE_TEMPLATE,
     ENVIRONMENT_TEMPLATE,
     FILE_TEMPLATE,
@@ -36,7 +36,7 @@ from waggle.mcp.resources.uris import (
     file_uri,
     output_uri,
 )
-from waggle.service.environments import CreateRequest
+from waggle.service.environments.service import CreateRequest
 
 pytestmark = pytest.mark.anyio
 

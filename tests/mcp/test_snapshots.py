@@ -24,10 +24,10 @@ from tests.support.server import (
 
 from waggle.domain.access import LOCAL
 from waggle.domain.errors import Unsupported
-from waggle.domain.execution import HOME
-from waggle.mcp.budget import COPY_BUDGET
-from waggle.mcp.snapshot_results import MOST_LISTED
-from waggle.service.request import Pausing
+from waggle.domain.programs.execution import HOME
+from waggle.mcp.results.budget import COPY_BUDGET
+from waggle.mcp.results.snapshots import MOST_LISTED
+from waggle.service.environments.request import Pausing
 
 pytestmark = pytest.mark.anyio
 NOTE = f"{HOME}/note"

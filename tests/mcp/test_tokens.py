@@ -16,7 +16,7 @@ from tests.support.server import unused_services
 from tests.support.tokens import compact, tokens
 
 from waggle.domain.toolset import Offer, Toolset
-from waggle.mcp.arguments import OfferedTool
+from waggle.mcp.schema.tool import OfferedTool
 from waggle.mcp.tools import all_tools
 
 CORE = Offer(frozenset({Toolset.CORE}))

@@ -20,10 +20,10 @@ from tests.support.server import (
     text_of,
 )
 
-from waggle.domain.execution import ExecutionResult, Output, Streams
-from waggle.domain.filesystem import FileEntry, Listing
+from waggle.domain.files.filesystem import FileEntry, Listing
+from waggle.domain.programs.execution import ExecutionResult, Output, Streams
 from waggle.mcp.context import Ctx
-from waggle.mcp.tools import environments, execution, filesystem, packages
+from waggle.mcp.tools import environments, execution, files, packages
 
 pytestmark = pytest.mark.anyio
 
@@ -418,7 +418,7 @@ async def test_environments_of_others_are_invisible(monkeypatch: pytest.MonkeyPa
 
     async with serving() as rig, client(rig) as agent:
         environment = await created(agent)
-        for module in (environments, execution, filesystem, packages):
+        for module in (environments, execution, files, packages):
             monkeypatch.setattr(module, "current_owner", somebody_else)
         assert data_of(await agent.call_tool("list_environments", {})).get("count", 0) == 0
         mine = {"environment_id": environment}

@@ -17,8 +17,8 @@ from tests.support.garbage import no_collection, traced
 from tests.support.guest import FakeGuest
 from tests.support.server import LEGACY, client, serving
 
-from waggle.domain.search import Kind, Match, Searched
-from waggle.domain.tree import TreeEntry, encode
+from waggle.domain.files.search import Kind, Match, Searched
+from waggle.domain.files.tree import TreeEntry, encode
 from waggle.mcp.errors import ERROR_META_KEY
 
 pytestmark = pytest.mark.anyio

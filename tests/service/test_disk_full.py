@@ -12,7 +12,7 @@ from waggle.domain.errors import (
     DiskFull,
     GuestLost,
 )
-from waggle.service.pauses import TRY_AGAIN
+from waggle.service.environments.pausing import TRY_AGAIN
 
 pytestmark = pytest.mark.anyio
 

@@ -12,12 +12,12 @@ from tests.support.guest import USED
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import GuestLost, InvalidArgument, NotFound, NotRunning
-from waggle.domain.execution import Command
-from waggle.domain.job import JobKind
+from waggle.domain.programs.execution import Command
+from waggle.domain.programs.job import JobKind
 from waggle.domain.usage import ExposedPort
-from waggle.service.job import What
-from waggle.service.ports import PortService
-from waggle.service.reaper import Reaper
+from waggle.service.environments.ports import PortService
+from waggle.service.environments.reaper import Reaper
+from waggle.service.programs.job import What
 
 pytestmark = pytest.mark.anyio
 

@@ -11,13 +11,13 @@ from tests.service.world import IDLE, PYTHON, World, world
 
 from waggle.domain.environment import State
 from waggle.domain.errors import MaxEnvironments, QuotaExceeded, TooManyJobs
-from waggle.domain.execution import Command
-from waggle.domain.job import JobKind
-from waggle.domain.runtime import RuntimeName
-from waggle.service.job import What
-from waggle.service.jobs import MAX_RUNNING
-from waggle.service.reaper import Reaper
-from waggle.service.request import CreateRequest, Pausing
+from waggle.domain.programs.execution import Command
+from waggle.domain.programs.job import JobKind
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.service.environments.reaper import Reaper
+from waggle.service.environments.request import CreateRequest, Pausing
+from waggle.service.programs.job import What
+from waggle.service.programs.jobs import MAX_RUNNING
 
 pytestmark = pytest.mark.anyio
 

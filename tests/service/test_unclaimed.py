@@ -14,7 +14,7 @@ from tests.support.waiting import until
 
 from waggle.domain.errors import MaxEnvironments, NotFound, QuotaExceeded
 from waggle.domain.host import Progress, no_progress
-from waggle.service.provision import end_unless_used
+from waggle.service.environments.provision import end_unless_used
 from waggle.service.unclaimed import Unclaimed
 
 pytestmark = pytest.mark.anyio

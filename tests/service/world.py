@@ -24,12 +24,12 @@ from waggle.domain.environment import Environment, MachineIdentity, Resources, S
 from waggle.domain.errors import DiskFull
 from waggle.domain.host import Moment, Progress
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.usage import DiskUse
-from waggle.infra.spool import Spool
-from waggle.service.environments import CreateRequest, EnvironmentService, Limits
-from waggle.service.jobs import JobService
-from waggle.service.request import Pausing
+from waggle.infra.shared.spool import Spool
+from waggle.service.environments.request import Pausing
+from waggle.service.environments.service import CreateRequest, EnvironmentService, Limits
+from waggle.service.programs.jobs import JobService
 
 T = TypeVar("T")
 

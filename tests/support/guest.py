@@ -31,7 +31,17 @@ from waggle.domain.errors import (
     InvalidArgument,
     TooLarge,
 )
-from waggle.domain.execution import (
+from waggle.domain.files.filesystem import (
+    DEFAULT_MODE,
+    MAX_LIST_ENTRIES,
+    FileEntry,
+    FileSlice,
+    FileVersion,
+    Listing,
+)
+from waggle.domain.files.search import Kind, Match, Searched, SearchQuery, glob_expression
+from waggle.domain.files.tree import Skipped, TreeEntry, Unpacked, decode, encode
+from waggle.domain.programs.execution import (
     HOME,
     Command,
     ExecutionResult,
@@ -40,18 +50,8 @@ from waggle.domain.execution import (
     Stream,
     Streams,
 )
-from waggle.domain.filesystem import (
-    DEFAULT_MODE,
-    MAX_LIST_ENTRIES,
-    FileEntry,
-    FileSlice,
-    FileVersion,
-    Listing,
-)
-from waggle.domain.left import NOTHING_LEFT, Left
-from waggle.domain.left import Program as KitProgram
-from waggle.domain.search import Kind, Match, Searched, SearchQuery, glob_expression
-from waggle.domain.tree import Skipped, TreeEntry, Unpacked, decode, encode
+from waggle.domain.programs.left import NOTHING_LEFT, Left
+from waggle.domain.programs.left import Program as KitProgram
 from waggle.domain.usage import ExposedPort, Usage
 
 Program = Callable[[Command, Streams], Awaitable[ExecutionResult]]

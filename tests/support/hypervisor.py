@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping
 from waggle.domain.environment import MachineIdentity
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost, PortTaken
 from waggle.domain.machine import READY_LINE, MachineSpec
-from waggle.infra.confined import ConfinedProcess
 from waggle.infra.guest.console import Console
-from waggle.infra.tasks import finish
+from waggle.infra.shared.confined import ConfinedProcess
+from waggle.tasks import finish
 
 _LEAST_MEMORY_MIB = 64
 KERNEL = b"\x7fELF, the whole of it"

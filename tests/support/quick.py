@@ -17,15 +17,15 @@ from tests.support.vm import CACHE, Lab, command, environment
 
 from waggle.domain.errors import WaggleError
 from waggle.domain.image import BootImage
-from waggle.domain.runtime import RuntimeName
-from waggle.infra.files import FileLock
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.scratch import ScratchDisks
+from waggle.infra.shared.files import FileLock
 from waggle.infra.ssh.keys import new_keys
 from waggle.infra.store.templates import TemplateStore
-from waggle.service.blueprint import Blueprint, MadeOf
-from waggle.service.local_identity import identity_of
-from waggle.service.templates import Recipe, Templates
+from waggle.service.local.blueprint import Blueprint, MadeOf
+from waggle.service.local.frozen.templates import Recipe, Templates
+from waggle.service.local.local_identity import identity_of
 
 WARM = command("/.waggle/bin/busybox", "true")
 BUILD_SECONDS = 120.0

@@ -16,7 +16,7 @@ import pytest
 from tests.support.packages import SECONDS, unpacked
 from tests.support.vm import CACHE
 
-from waggle.infra.files import FileLock
+from waggle.infra.shared.files import FileLock
 
 NAME = "docker-registry"
 KEPT = CACHE / NAME

@@ -26,28 +26,28 @@ from mcp_types import CallToolResult, TextContent
 from tests.support.fakes import FakeHost, MemoryCalls, MemoryShelf, MemoryStore
 
 from waggle.domain.environment import Resources
-from waggle.domain.execution import MAX_OUTPUT
+from waggle.domain.files.tree import MAX_RECORDS_BYTES
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.observer import Observer
+from waggle.domain.programs.execution import MAX_OUTPUT
+from waggle.domain.programs.runtime import Runtime, RuntimeName
 from waggle.domain.protocols import Clock
-from waggle.domain.runtime import Runtime, RuntimeName
 from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset
-from waggle.domain.tree import MAX_RECORDS_BYTES
-from waggle.infra.spool import Spool
-from waggle.mcp.arguments import OfferedTool
+from waggle.infra.shared.spool import Spool
 from waggle.mcp.context import Services
+from waggle.mcp.schema.tool import OfferedTool
 from waggle.mcp.server import WaggleServer, build_mcp
 from waggle.mcp.tools import CARRIERS, all_tools
-from waggle.service.environments import EnvironmentService, Limits
-from waggle.service.execution import ExecutionLimits, ExecutionService
-from waggle.service.filesystem import FilesystemService
-from waggle.service.jobs import JobService
-from waggle.service.ports import PortService
+from waggle.service.environments.ports import PortService
+from waggle.service.environments.request import Pausing
+from waggle.service.environments.service import EnvironmentService, Limits
+from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
+from waggle.service.files.files import FilesystemService
+from waggle.service.files.trees import TreeService
+from waggle.service.idempotency import Repeats
+from waggle.service.programs.execution import ExecutionLimits, ExecutionService
+from waggle.service.programs.jobs import JobService
 from waggle.service.rates import RateLimiter
-from waggle.service.repeats import Repeats
-from waggle.service.request import Pausing
-from waggle.service.snapshots import SnapshotLimits, SnapshotService
-from waggle.service.trees import TreeService
 from waggle.web.access import OPEN, AccessRules
 from waggle.web.app import DEFAULT_BODIES, DEFAULT_SESSIONS, Scrape, Served, WebApp, build_app
 from waggle.web.bodies import BodyLimits

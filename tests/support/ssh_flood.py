@@ -22,13 +22,13 @@ import structlog
 from tests.support.hostile_ssh import KINDS, Where, hostile
 
 from waggle.domain.errors import WaggleError
-from waggle.domain.execution import Command
+from waggle.domain.programs.execution import Command
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import AddressPolicy
 from waggle.infra.net.ranges import Address
 from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.session import CommandSession
-from waggle.infra.ssh.shell import Shell
+from waggle.infra.ssh.run.session import CommandSession
+from waggle.infra.ssh.run.shell import Shell
 from waggle.infra.ssh.typed import open_exec
 
 MB = 1e6

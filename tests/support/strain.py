@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
-from waggle.infra.tasks import end
+from waggle.tasks import end
 
 STALL = 0.25
 """Seconds that the loop may stand still."""

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tests.support.programs import NODE
 
-from waggle.infra.files import FileLock
+from waggle.infra.shared.files import FileLock
 
 ROOT = Path(__file__).parents[2]
 PINS = ROOT / "tests" / "clients"

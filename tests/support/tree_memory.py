@@ -14,12 +14,12 @@ from collections.abc import Iterator
 
 from tests.support.strain import forget_peak, memory
 
+from waggle.allocator import trim
 from waggle.domain.errors import WaggleError
-from waggle.domain.search import Kind
-from waggle.domain.tree import TreeEntry
-from waggle.memory import trim
-from waggle.service.archives import read_archive
-from waggle.service.tar_writing import END, content, header
+from waggle.domain.files.search import Kind
+from waggle.domain.files.tree import TreeEntry
+from waggle.infra.archive.tar_writing import END, content, header
+from waggle.infra.archive.trees import read_archive
 from waggle.service.turns import in_thread
 
 

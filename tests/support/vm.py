@@ -21,16 +21,17 @@ import pytest
 from tests.support.images import busybox_layer, write_layout
 from tests.support.leaks import Leaks
 
+from waggle.app.hypervisors import hypervisor
 from waggle.config import load
+from waggle.config.places import Places
 from waggle.domain.environment import Environment, Resources
 from waggle.domain.errors import ImageMissing
-from waggle.domain.execution import Command, ExecutionResult, GuestUser
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.machine import Hypervisor
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.runtime import RuntimeName
-from waggle.hypervisors import hypervisor
+from waggle.domain.programs.execution import Command, ExecutionResult, GuestUser
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import AddressPolicy
@@ -39,17 +40,16 @@ from waggle.infra.net.ranges import Address
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.scratch import ScratchDisks
-from waggle.places import Places
-from waggle.service.blueprint import GuestParts
-from waggle.service.images import ImageService
-from waggle.service.launcher import Launcher
-from waggle.service.local_guest import LocalGuest
-from waggle.service.local_host import LocalHost, NewProxy, is_root
-from waggle.service.local_machines import LocalMachines
-from waggle.service.moments import Moments
-from waggle.service.templates import Templates
-from waggle.service.warm_machine import WarmMachine
-from waggle.service.warm_pool import WarmPool
+from waggle.service.local.blueprint import GuestParts
+from waggle.service.local.bring_up import LocalMachines
+from waggle.service.local.frozen.moments import Moments
+from waggle.service.local.frozen.templates import Templates
+from waggle.service.local.guest import LocalGuest
+from waggle.service.local.host import LocalHost, NewProxy, is_root
+from waggle.service.local.images.images import ImageService
+from waggle.service.local.launcher import Launcher
+from waggle.service.local.warm_machine import WarmMachine
+from waggle.service.local.warm_pool import WarmPool
 
 CACHE = Path(__file__).parents[2] / ".cache" / "waggle-test"
 BOOT_SECONDS = load().boot_timeout.total_seconds()
@@ -256,7 +256,7 @@ async def busybox_image(tmp_path_factory: pytest.TempPathFactory) -> BootImage:
 @pytest.fixture(scope="session")
 async def python_image() -> BootImage:
     """The real python image of this machine's store. Without it: `waggle image build python`."""
-    from waggle.app import image_service
+    from waggle.app.root import image_service
 
     return await image_service(load()).boot_image(PYTHON, no_progress)
 

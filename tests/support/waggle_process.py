@@ -35,16 +35,16 @@ import pytest
 from tests.support import leaks
 from tests.support.images import busybox_layer, write_layout
 
+from waggle.app.hypervisors import hypervisor
+from waggle.app.values import image_service
 from waggle.cli.surroundings import surroundings
 from waggle.config import PREFIX, Settings, load
+from waggle.config.places import Places
 from waggle.domain.errors import WaggleError
-from waggle.hypervisors import hypervisor
-from waggle.infra.files import FileLock
 from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.kit.build import GuestKit
-from waggle.places import Places
-from waggle.presets import image_service
+from waggle.infra.shared.files import FileLock
 
 START_SECONDS = 120.0  # in the lab an import takes ten times as long
 STOP_SECONDS = 45.0

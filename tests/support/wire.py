@@ -20,8 +20,8 @@ from tests.support.fakes import FakeFile, FakeGuest
 from tests.support.server import MODERN, NO_TLS, Rig, Setup, request, serving
 
 from waggle.domain.access import Owner
-from waggle.domain.runtime import RuntimeName
-from waggle.service.environments import CreateRequest
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.service.environments.service import CreateRequest
 
 OWN = "00000000-0000-4000-8000-000000000001"
 FOREIGN = "00000000-0000-4000-8000-000000000002"

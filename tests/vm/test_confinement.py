@@ -14,9 +14,9 @@ from tests.support.vm import Lab
 from tests.support.waiting import until
 
 from waggle.domain.environment import MachineIdentity
-from waggle.infra.confined import MAX_DESCRIPTORS, identify
-from waggle.service.local_guest import LocalGuest
-from waggle.service.local_host import is_root
+from waggle.infra.shared.confined import MAX_DESCRIPTORS, identify
+from waggle.service.local.guest import LocalGuest
+from waggle.service.local.host import is_root
 
 pytestmark = [
     pytest.mark.anyio,

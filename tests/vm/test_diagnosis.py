@@ -10,15 +10,15 @@ from dataclasses import replace
 import pytest
 from tests.support.vm import PYTHON, Lab, command, lines, root, sh
 
+from waggle.app.values import image_service
 from waggle.config import load
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import GuestLost
-from waggle.domain.execution import Command, GuestUser
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.network import NetworkPolicy
-from waggle.presets import image_service
-from waggle.service.local_guest import LocalGuest
+from waggle.domain.programs.execution import Command, GuestUser
+from waggle.service.local.guest import LocalGuest
 
 pytestmark = [
     pytest.mark.anyio,

@@ -14,9 +14,9 @@ import pytest
 from tests.support.vm import Lab, lines, root, sh
 
 from waggle.domain.errors import GuestLost
-from waggle.domain.execution import GuestUser
-from waggle.infra.ssh.shell import KILL_PATIENCE
-from waggle.service.local_guest import LocalGuest
+from waggle.domain.programs.execution import GuestUser
+from waggle.infra.ssh.run.shell import KILL_PATIENCE
+from waggle.service.local.guest import LocalGuest
 
 pytestmark = [
     pytest.mark.anyio,

@@ -16,14 +16,14 @@ import pytest
 from tests.support.vm import Lab, environment, lines, no_names, root, sh
 
 from waggle.domain.environment import Environment
-from waggle.domain.execution import Command
 from waggle.domain.host import Moment, no_progress
 from waggle.domain.network import NetworkPolicy
+from waggle.domain.programs.execution import Command
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import AddressPolicy
 from waggle.infra.qemu.hypervisor import QemuHypervisor
-from waggle.service.local_guest import LocalGuest
-from waggle.service.local_host import LocalHost
+from waggle.service.local.guest import LocalGuest
+from waggle.service.local.host import LocalHost
 
 pytestmark = [
     pytest.mark.anyio,

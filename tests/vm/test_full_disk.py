@@ -19,13 +19,13 @@ from tests.support.small_disk import SmallDisk, needs_root, small_disk
 from tests.support.vm import Lab, environment, lines, sh
 
 from waggle.domain.errors import DiskFull
-from waggle.domain.execution import ExecutionResult, GuestUser
 from waggle.domain.host import no_progress
-from waggle.infra.disk_room import DiskRoom
+from waggle.domain.programs.execution import ExecutionResult, GuestUser
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.qemu.machine import QemuMachine
-from waggle.service.local_guest import LocalGuest
-from waggle.service.moments import frozen_in
+from waggle.infra.shared.disk_room import DiskRoom
+from waggle.service.local.frozen.moments import frozen_in
+from waggle.service.local.guest import LocalGuest
 
 pytestmark = [
     pytest.mark.anyio,

@@ -25,10 +25,10 @@ from tests.support.programs import program
 from tests.support.vm import CACHE, Lab, lines, root, sh
 
 from waggle.cli.shell import ssh_argv
-from waggle.domain.execution import HOME
 from waggle.domain.host import no_progress
-from waggle.service.images import ImageService
-from waggle.service.local_guest import LocalGuest
+from waggle.domain.programs.execution import HOME
+from waggle.service.local.guest import LocalGuest
+from waggle.service.local.images.images import ImageService
 
 pytestmark = [
     pytest.mark.anyio,

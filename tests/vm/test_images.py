@@ -7,7 +7,7 @@ import pytest
 from tests.support.vm import BUSYBOX, PYTHON, Lab, command, lines, root, sh
 
 from waggle.domain.image import BootImage
-from waggle.service.local_guest import LocalGuest
+from waggle.service.local.guest import LocalGuest
 
 pytestmark = [
     pytest.mark.anyio,

@@ -12,12 +12,12 @@ import pytest
 from tests.support.images import busybox_layer, directory, file, hard_link, symlink, write_layout
 from tests.support.vm import CACHE, Lab, command, lines, root, sh
 
-from waggle.domain.execution import GuestUser
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
-from waggle.domain.runtime import FILE, PYTHON_RUNNER, SHELL
-from waggle.service.images import ImageService
-from waggle.service.local_guest import LocalGuest
+from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs.runtime import FILE, PYTHON_RUNNER, SHELL
+from waggle.service.local.guest import LocalGuest
+from waggle.service.local.images.images import ImageService
 
 pytestmark = [
     pytest.mark.anyio,

@@ -12,7 +12,7 @@ from tests.support.vm import Lab, environment, root
 from waggle.domain.environment import Resources
 from waggle.domain.host import no_progress
 from waggle.infra.qemu.hypervisor import QemuHypervisor
-from waggle.service.local_guest import LocalGuest
+from waggle.service.local.guest import LocalGuest
 
 pytestmark = [
     pytest.mark.anyio,

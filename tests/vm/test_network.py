@@ -18,16 +18,16 @@ import pytest
 from tests.support.vm import Lab, command, no_names, root, sh
 from tests.support.waiting import until
 
+from waggle.app.values import image_service
 from waggle.config import load
 from waggle.domain.environment import Environment
 from waggle.domain.errors import GuestLost
-from waggle.domain.execution import GuestUser
 from waggle.domain.host import no_progress
 from waggle.domain.network import NetworkPolicy
+from waggle.domain.programs.execution import GuestUser
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.policy import AddressPolicy
-from waggle.presets import image_service
-from waggle.service.local_guest import LocalGuest
+from waggle.service.local.guest import LocalGuest
 
 pytestmark = [
     pytest.mark.anyio,

@@ -15,7 +15,7 @@ from tests.support.vm import Lab, root, sh
 
 from waggle.domain.errors import GuestLost
 from waggle.domain.usage import ExposedPort
-from waggle.service.local_guest import LocalGuest
+from waggle.service.local.guest import LocalGuest
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vm, pytest.mark.usefixtures("leaks")]
 

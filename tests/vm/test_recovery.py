@@ -10,10 +10,10 @@ from tests.support.vm import Lab, command, lines, root, sh
 from tests.support.waiting import until
 
 from waggle.domain.errors import GuestLost, WaggleError
-from waggle.domain.execution import GuestUser
+from waggle.domain.programs.execution import GuestUser
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.keys import new_keys
-from waggle.service.local_guest import LocalGuest
+from waggle.service.local.guest import LocalGuest
 
 pytestmark = [
     pytest.mark.anyio,

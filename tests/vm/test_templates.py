@@ -17,13 +17,13 @@ from tests.support.small_disk import needs_root, small_disk
 from tests.support.vm import CACHE, Lab, command, environment, lines, root, sh
 
 from waggle.domain.host import no_progress
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.template import Template
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.infra.store.templates import TemplateStore
-from waggle.service.local_guest import LocalGuest
-from waggle.service.templates import Recipe, Templates
+from waggle.service.local.frozen.templates import Recipe, Templates
+from waggle.service.local.guest import LocalGuest
 
 pytestmark = [
     pytest.mark.anyio,

@@ -16,17 +16,17 @@ from tests.support.vm import BUSYBOX, Lab, command, environment, lines, root, sh
 from tests.support.waiting import until
 
 from waggle.domain.environment import Environment, Resources
-from waggle.domain.execution import GuestUser
 from waggle.domain.host import no_progress
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.host.memory import Outlook
-from waggle.infra.ssh.shell import Shell
-from waggle.service.local_guest import LocalGuest
-from waggle.service.local_host import LocalHost
-from waggle.service.warm_machine import WarmMachine
-from waggle.service.warm_plan import WarmKind
-from waggle.service.warm_pool import WarmPool
+from waggle.infra.ssh.run.shell import Shell
+from waggle.service.local.guest import LocalGuest
+from waggle.service.local.host import LocalHost
+from waggle.service.local.warm_machine import WarmMachine
+from waggle.service.local.warm_plan import WarmKind
+from waggle.service.local.warm_pool import WarmPool
 
 pytestmark = [
     pytest.mark.anyio,

@@ -25,8 +25,8 @@ from tests.support.server import (
 )
 
 from waggle.domain.access import Identity, Owner, TokenRefused
-from waggle.service.jobs import MAX_RUNNING
-from waggle.service.request import Pausing
+from waggle.service.environments.request import Pausing
+from waggle.service.programs.jobs import MAX_RUNNING
 from waggle.web.access import AccessRules
 from waggle.web.endpoint import SessionLimits
 

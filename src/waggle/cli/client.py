@@ -13,10 +13,10 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult
 
-from waggle.cli.refused import refused, refused_request
+from waggle.cli.refusals import refused, refused_request
 from waggle.config import Settings
 from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete, WaggleError
-from waggle.messages import SERVER_BUSY
+from waggle.jsonrpc import SERVER_BUSY
 
 
 def server_url(settings: Settings) -> str:

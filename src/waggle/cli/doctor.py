@@ -11,19 +11,19 @@ import anyio
 from rich.console import Console
 from rich.markup import escape
 
-from waggle.cli.image import outdated
+from waggle.app.hypervisors import library
+from waggle.app.values import image_service
+from waggle.cli.image.images import outdated
 from waggle.cli.setup import packages_plan
 from waggle.config import Settings, load
-from waggle.hypervisors import library
-from waggle.infra.files import FileLock
+from waggle.config.places import Places
 from waggle.infra.host.doctor import examine
 from waggle.infra.host.install import Plan
 from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.host.listener import held_by_listeners
 from waggle.infra.host.preflight import CheckResult, Status, Subject, can_run
 from waggle.infra.rootfs.kit.build import GuestKit
-from waggle.places import Places
-from waggle.presets import image_service
+from waggle.infra.shared.files import FileLock
 
 _MARKS = {Status.OK: "[green]ok  [/]", Status.WARN: "[yellow]warn[/]", Status.FAIL: "[red]fail[/]"}
 

@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 
 from waggle.cli.progress import say
-from waggle.service.together import together
+from waggle.together import together
 
 T = TypeVar("T")
 ANSWER_SECONDS = 15.0

@@ -15,15 +15,15 @@ from typing import cast
 from cyclopts import App
 
 from waggle import __version__
-from waggle.cli.env_commands import env
-from waggle.cli.image_commands import image
+from waggle.cli.env.commands import env
+from waggle.cli.image.commands import image
 from waggle.cli.misuse import of_program, of_serve
 from waggle.cli.options import MACHINE, SERVER, Fix, Json, Place, Recursive, Write, Yes
-from waggle.cli.program_commands import exec_, run
+from waggle.cli.program.commands import exec_, run
 from waggle.cli.server_commands import serve
-from waggle.cli.snapshot_commands import snapshot
-from waggle.cli.template_commands import template
-from waggle.cli.token_commands import token
+from waggle.cli.snapshot.commands import snapshot
+from waggle.cli.template.commands import template
+from waggle.cli.token.commands import token
 from waggle.domain.errors import InvalidArgument, WaggleError
 from waggle.shipped import document
 
@@ -65,7 +65,7 @@ def mcp_config(
     file
         The file to merge into, instead of the client's own.
     """
-    from waggle.cli import mcp_config as commands
+    from waggle.cli.mcp_config import command as commands
 
     if client is None:
         commands.clients()
@@ -129,7 +129,7 @@ def cp(*places: Place, recursive: Recursive = False, json: Json = False) -> int:
     places
         Files or directories, then the file or directory to copy to.
     """
-    from waggle.cli.copying.commands import cp as begin
+    from waggle.cli.cp.command import cp as begin
 
     return begin([str(place) for place in places], recursive=recursive, as_json=json)
 
@@ -145,7 +145,7 @@ def port(environment: str, port: int) -> None:
     port
         The TCP port that a program in it listens on.
     """
-    from waggle.cli.env import expose
+    from waggle.cli.env.environments import expose
 
     expose(environment, port)
 
@@ -186,7 +186,7 @@ def refusals(error: BaseException) -> list[WaggleError]:
         inner = [refusals(each) for each in group.exceptions]
         return [each for found in inner for each in found] if all(inner) else []
     if isinstance(error, OSError):
-        from waggle.infra.disk_room import full, is_full
+        from waggle.infra.shared.disk_room import full, is_full
 
         where = error.filename2 or error.filename or "the directories of waggle"
         return [full(error, str(where))] if is_full(error) else []

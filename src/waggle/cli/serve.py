@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from waggle import app_http, app_stdio, watchdog
+from waggle.app import http, stdio, watchdog
+from waggle.app.logs import configure_logging
 from waggle.config import Settings, name_user
 from waggle.infra.host.open_files import raise_limit
-from waggle.logs import configure_logging
 from waggle.stdio.descriptors import Wire
 
 
@@ -15,7 +15,7 @@ def serve(settings: Settings) -> None:
     configure_logging(settings.log_level, settings.log_format)
     name_user()
     raise_limit()
-    watchdog.run(app_http.serve, settings)
+    watchdog.run(http.serve, settings)
 
 
 def serve_stdio(settings: Settings, wire: Wire) -> None:
@@ -23,4 +23,4 @@ def serve_stdio(settings: Settings, wire: Wire) -> None:
     configure_logging(settings.log_level, settings.log_format, waiting=False)
     name_user()
     raise_limit()
-    watchdog.run(app_stdio.serve_stdio, settings, wire)
+    watchdog.run(stdio.serve_stdio, settings, wire)

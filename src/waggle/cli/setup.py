@@ -10,6 +10,7 @@ import anyio
 
 from waggle.cli.progress import say, working
 from waggle.config import Settings, load
+from waggle.config.places import Places
 from waggle.domain.errors import SetupIncomplete
 from waggle.infra.host.install import (
     Plan,
@@ -21,7 +22,6 @@ from waggle.infra.host.install import (
 from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.host.requirements import SERVE, TEST, Use, building, missing
 from waggle.infra.rootfs.kit.build import GuestKit
-from waggle.places import Places
 
 
 def setup(*, yes: bool, tests: bool) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra import debian
 from waggle.infra.net.policy import AddressPolicy
+from waggle.infra.shared import debian
 
 _BUNDLE_VARIABLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 

@@ -14,9 +14,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from waggle.domain.errors import Busy, InvalidArgument, InvalidTransition, NotRunning
-from waggle.domain.execution import HOME
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.execution import HOME
+from waggle.domain.programs.runtime import RuntimeName
 
 VISITED_AT_MOST = timedelta(hours=12)
 """So long after its last call visitors of its ports keep an environment in use."""

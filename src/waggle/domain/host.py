@@ -2,7 +2,7 @@
 """The seam between use cases and whatever runs machines: this machine, later a fleet.
 
 `waggle.service` speaks only to these protocols. The embedded implementation is
-`waggle.service.local_host`; tests bring a fake.
+`waggle.service.local.host`; tests bring a fake.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Protocol
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment, MachineIdentity
 from waggle.domain.errors import DiskFull, GuestMisbehaves
-from waggle.domain.execution import Command, ExecutionResult, GuestUser, Stream, Streams
-from waggle.domain.filesystem import FileSlice, FileVersion, Listing
-from waggle.domain.left import Left
-from waggle.domain.search import Searched, SearchQuery
-from waggle.domain.tree import Unpacked
+from waggle.domain.files.filesystem import FileSlice, FileVersion, Listing
+from waggle.domain.files.search import Searched, SearchQuery
+from waggle.domain.files.tree import Unpacked
+from waggle.domain.programs.execution import Command, ExecutionResult, GuestUser, Stream, Streams
+from waggle.domain.programs.left import Left
 from waggle.domain.usage import DiskUse, ExposedPort, Usage
 
 Progress = Callable[[float, str], Awaitable[None]]

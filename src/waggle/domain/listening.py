@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which programs listen on which ports in a guest: how its shell is asked, and the answer. Pure.
 
-Asked by `waggle.service.diagnosing` when a program says that its address is in use. Needs no more
-than `sh` and `awk`. The guest answers: it may lie, which misleads nobody but its owner.
+Asked by `waggle.service.local.diagnostician` when a program says that its address is in use. Needs
+no more than `sh` and `awk`. The guest answers: it may lie, which misleads nobody but its owner.
 """
 
 from __future__ import annotations

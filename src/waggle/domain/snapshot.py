@@ -12,7 +12,7 @@ from typing import Protocol
 from waggle.domain.environment import Environment, Resources
 from waggle.domain.host import Moment
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.runtime import RuntimeName
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,19 +22,19 @@ from waggle.domain.host import Progress
 from waggle.domain.observer import Observer
 from waggle.domain.toolset import CHOSEN, Offer
 from waggle.large import ARGUMENTS
-from waggle.service.environments import EnvironmentService
-from waggle.service.execution import ExecutionLimits, ExecutionService
-from waggle.service.filesystem import FilesystemService
-from waggle.service.jobs import JobService
-from waggle.service.ports import PortService
+from waggle.service.environments.ports import PortService
+from waggle.service.environments.service import EnvironmentService
+from waggle.service.environments.snapshots import SnapshotService
+from waggle.service.files.files import FilesystemService
+from waggle.service.files.trees import TreeService
+from waggle.service.idempotency import Repeats
+from waggle.service.programs.execution import ExecutionLimits, ExecutionService
+from waggle.service.programs.jobs import JobService
 from waggle.service.rates import RateLimiter
-from waggle.service.repeats import Repeats
-from waggle.service.snapshots import SnapshotService
-from waggle.service.trees import TreeService
 
 if TYPE_CHECKING:
-    from waggle.mcp.tools.pictures import Album
-    from waggle.service.job import Job
+    from waggle.mcp.results.pictures import Album
+    from waggle.service.programs.job import Job
 
 Ctx = Context[Any, Any]
 Request = ServerRequestContext[dict[str, Any], Any]

@@ -23,9 +23,9 @@ from pydantic import BaseModel, ValidationError
 
 from waggle.domain.errors import WaggleError
 from waggle.domain.observer import OK
-from waggle.domain.tool_names import meant
 from waggle.domain.toolset import Offer
-from waggle.mcp.results import fields_of
+from waggle.mcp.results.environments import fields_of
+from waggle.mcp.tool_names import meant
 
 log = structlog.get_logger(__name__)
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from pydantic_core import to_jsonable_python
 
 from waggle.domain.errors import InvalidArgument, WaggleError
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.mcp.context import Ctx
 from waggle.mcp.errors import MAX_ECHO, clean
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The idempotency key of a tool call: which calls have one, and what is kept of their results.
 
-Called by `waggle.mcp.server` around every call. `waggle.service.repeats` does the rest.
+Called by `waggle.mcp.server` around every call. `waggle.service.idempotency` does the rest.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pydantic import Field
 
 from waggle.domain.repeat import MAX_KEY, KeyedCall, parse_key
 from waggle.domain.toolset import Offer
-from waggle.mcp.input_schemas import unlisted
-from waggle.service.repeats import Repeats
+from waggle.mcp.schema.input_schemas import unlisted
+from waggle.service.idempotency import Repeats
 
 PARAMETER = "idempotency_key"
 REPEATED_META_KEY = "waggle/repeated"

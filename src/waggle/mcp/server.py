@@ -32,16 +32,16 @@ from waggle import __version__
 from waggle.domain.errors import WaggleError
 from waggle.domain.observer import NO_TOOL
 from waggle.domain.traces import release
-from waggle.mcp.arguments import OfferedTool, parameters, takes
-from waggle.mcp.call_record import About, counted, ended_call
 from waggle.mcp.calls import CUT, REFUSED, Calls
 from waggle.mcp.context import Ctx, Request, Services, current_owner, whole_arguments
 from waggle.mcp.errors import describe, failure_result, unknown_tool
+from waggle.mcp.observed import About, counted, ended_call
 from waggle.mcp.prompts import rendered
 from waggle.mcp.refusals import refusing
 from waggle.mcp.repeats import PARAMETER, ToolResult, once
 from waggle.mcp.resources.changes import Changes
 from waggle.mcp.resources.handlers import Resources, sending
+from waggle.mcp.schema.tool import OfferedTool, parameters, takes
 from waggle.mcp.surfaces import Surface, Surfaces
 
 _INTRODUCING = ("initialize", "server/discover")

@@ -18,10 +18,10 @@ from mcp_types import PromptArgument as ListedArgument
 from mcp_types import Tool as ListedTool
 
 from waggle.domain.toolset import Offer
-from waggle.mcp.arguments import OfferedTool
 from waggle.mcp.context import Services, chosen_offer
 from waggle.mcp.instructions import instructions
 from waggle.mcp.prompts import prompts_for
+from waggle.mcp.schema.tool import OfferedTool
 from waggle.mcp.tools import all_tools
 
 MOST_KEPT = 32

@@ -17,7 +17,7 @@ import structlog
 
 from waggle.domain.errors import ImageUnavailable, WaggleError
 from waggle.domain.host import Progress
-from waggle.infra.tasks import end
+from waggle.tasks import end
 
 MAX_FOR_NOBODY = 4
 MAX_RECENT = 16

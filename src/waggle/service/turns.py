@@ -15,7 +15,7 @@ import anyio.to_thread
 
 from waggle.domain.errors import WaggleError
 from waggle.domain.traces import release
-from waggle.infra.tasks import finish
+from waggle.tasks import finish
 
 _T = TypeVar("_T")
 

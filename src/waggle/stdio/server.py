@@ -22,9 +22,8 @@ from mcp.server.lowlevel import Server
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCRequest, JSONRPCResponse, RequestId
 
-from waggle.large import LARGE, Sizes
-from waggle.memory import COLLECTOR
-from waggle.messages import (
+from waggle.allocator import COLLECTOR
+from waggle.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
@@ -34,6 +33,7 @@ from waggle.messages import (
     read,
     unusable,
 )
+from waggle.large import LARGE, Sizes
 from waggle.stdio.descriptors import Wire
 from waggle.stdio.lines import ENDS, Lines, TooLong
 from waggle.structure import Structure, StructureRefusedError

@@ -11,7 +11,7 @@ from mcp_types import RequestId
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from waggle.messages import INTERNAL_ERROR
+from waggle.jsonrpc import INTERNAL_ERROR
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.toolset import CHOSEN, Offer
-from waggle.messages import INVALID_REQUEST
+from waggle.jsonrpc import INVALID_REQUEST
 from waggle.web.answers import rpc_error
 
 PARAMETER = "toolsets"

@@ -25,8 +25,8 @@ from mcp_types.version import KNOWN_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from waggle.domain.quota import SeveralOwners, one_owner
+from waggle.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, SERVER_BUSY, Message, NoMessage
 from waggle.large import TooLarge
-from waggle.messages import INVALID_PARAMS, INVALID_REQUEST, SERVER_BUSY, Message, NoMessage
 from waggle.web.accepted import fit_for_sdk, forms, is_json
 from waggle.web.access import owner_of
 from waggle.web.answers import rpc_error
@@ -34,7 +34,7 @@ from waggle.web.bodies import Bodies, BodyRefusedError, ClientGoneError, replay
 from waggle.web.headers import fields, text
 from waggle.web.lost_sessions import telling_lost
 from waggle.web.reader import MessageReader
-from waggle.web.session_shares import SessionShares
+from waggle.web.sessions import SessionShares
 from waggle.web.single_event import as_json
 
 log = structlog.get_logger(__name__)

@@ -15,10 +15,10 @@ import anyio
 import anyio.to_thread
 from starlette.types import Scope
 
-from waggle import messages
+from waggle import jsonrpc
+from waggle.allocator import COLLECTOR
+from waggle.jsonrpc import NoMessage, read
 from waggle.large import ARGUMENTS, LARGE, Sizes, read_large
-from waggle.memory import COLLECTOR
-from waggle.messages import NoMessage, read
 from waggle.web.bodies import Body, BodyLimits
 
 _PAUSE_SECONDS = 0.001
@@ -32,7 +32,7 @@ class MessageReader:
         self._turn = anyio.Lock()
         self._thread = anyio.CapacityLimiter(1)
 
-    async def read(self, body: Body, scope: Scope) -> tuple[messages.Message | NoMessage, bytes]:
+    async def read(self, body: Body, scope: Scope) -> tuple[jsonrpc.Message | NoMessage, bytes]:
         """The message, and its text for the SDK. `body` is empty afterwards if it was large.
 
         There is no text of a large one that is none.

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from waggle.infra.cgroups.plan import Facts
 from waggle.infra.host import checks_confinement
 from waggle.infra.host.preflight import CheckResult, Status, Subject
+from waggle.infra.shared.cgroup_plan import Facts
 
 pytestmark = pytest.mark.anyio
 ALL = frozenset({"memory", "pids", "cpu", "io"})

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from waggle.infra.files import FileLock
 from waggle.infra.host.listener import held_by_listeners
+from waggle.infra.shared.files import FileLock
 
 PROGRAM = """\
 import socket, sys

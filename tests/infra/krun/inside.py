@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 from typing import TypedDict
 
-from waggle.infra.confinement._abi import ffi
 from waggle.infra.krun.configuration import Configuration
 from waggle.infra.krun.confine import confine
+from waggle.infra.shared.confinement._abi import ffi
 
 _LIBC = ffi.dlopen(None)
 _NEW_NS, _RECURSIVE_PRIVATE = 0x20000, 16384 | 1 << 18

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(
 )
 INSTALL = """
 import ctypes, os, signal, socket, sys, threading
-from waggle.infra.confinement import seccomp
-from waggle.infra.confinement._abi import ffi
+from waggle.infra.shared.confinement import seccomp
+from waggle.infra.shared.confinement._abi import ffi
 from waggle.infra.krun.calls import runner_filter
 libc = ctypes.CDLL(None, use_errno=True)
 assert seccomp.install(ffi.dlopen(None), runner_filter(os.getpid()))

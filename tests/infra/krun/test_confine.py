@@ -24,7 +24,7 @@ import pytest
 from tests.infra.krun.inside import Plan, Report
 from tests.support.waiting import until
 
-from waggle.infra.confined import identify, leash
+from waggle.infra.shared.confined import identify, leash
 
 UID, KVM_GID = 1_900_000_777, 1_900_000_778
 COMPLAINT = "waggle: the runner keeps the host's view: "

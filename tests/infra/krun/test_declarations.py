@@ -6,9 +6,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from waggle.infra.confinement.declarations import generate
 from waggle.infra.krun import declarations
 from waggle.infra.krun.declarations import GONE_IN_2, LIBKRUN, OPTIONAL, SINCE
+from waggle.infra.shared.confinement.declarations import generate
 
 
 def test_what_the_runner_imports_was_made_from_these_declarations() -> None:

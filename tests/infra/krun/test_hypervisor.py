@@ -27,9 +27,9 @@ from tests.support.waiting import until
 
 from waggle.domain.errors import BootFailed, PortTaken
 from waggle.domain.machine import MachineSpec
-from waggle.infra.child_python import filled_pipe, python_argv
 from waggle.infra.guest.forwarder import claim
 from waggle.infra.krun.hypervisor import MAX_DESCRIPTORS, RUNNER, KrunHypervisor
+from waggle.infra.shared.child_python import filled_pipe, python_argv
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -198,7 +198,7 @@ def test_a_server_of_few_descriptors_asks_for_no_more_than_it_has() -> None:
     """To raise the limit takes a right that a server without root lacks."""
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300));"
-        "from waggle.infra.confined import leash; print(*leash(['x'], 4096))"
+        "from waggle.infra.shared.confined import leash; print(*leash(['x'], 4096))"
     )
     argv = [sys.executable, "-c", f"import sys; sys.path[:] = sys.argv[1:]; {code}", *sys.path]
     said = subprocess.run(argv, capture_output=True, check=True, text=True).stdout

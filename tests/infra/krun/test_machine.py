@@ -22,12 +22,12 @@ from tests.support.leaks import Leaks
 
 from waggle.domain.errors import GuestLost, PortTaken, TimedOut
 from waggle.domain.machine import MachineSpec
-from waggle.infra.confined import ConfinedProcess, identify
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.forwarder import claim
 from waggle.infra.krun.machine import KrunMachine
 from waggle.infra.krun.runner import SAYS
 from waggle.infra.krun.wires import open_wires
+from waggle.infra.shared.confined import ConfinedProcess, identify
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 

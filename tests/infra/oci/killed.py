@@ -18,7 +18,7 @@ def stop():
     sys.stdin.read()
 
 if sys.argv[1] == "stored":
-    from waggle.infra.oci.layout import Layout
+    from waggle.infra.oci.store.layout import Layout
 
     put = Layout.put_file
     def put_and_stop(*args):

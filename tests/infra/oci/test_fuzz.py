@@ -38,9 +38,11 @@ from tests.support.images import (
 )
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing
-from waggle.infra.oci import docker_archive
-from waggle.infra.oci.archive import Contents, Unpacked
-from waggle.infra.oci.image import (
+from waggle.infra.archive.limits import DEFAULT_LIMITS
+from waggle.infra.archive.tar import Entry
+from waggle.infra.oci.layers.layers import read_entries, read_layer
+from waggle.infra.oci.layers.merge import merge
+from waggle.infra.oci.store.image import (
     MEDIA_CONFIG,
     MEDIA_LAYER,
     MEDIA_MANIFEST,
@@ -50,11 +52,9 @@ from waggle.infra.oci.image import (
     parse_descriptors,
     parse_manifest,
 )
-from waggle.infra.oci.layers import read_entries, read_layer
-from waggle.infra.oci.limits import DEFAULT_LIMITS
-from waggle.infra.oci.plan import merge
-from waggle.infra.oci.platforms import candidates
-from waggle.infra.oci.tar import Entry
+from waggle.infra.oci.store.platforms import candidates
+from waggle.infra.oci.transfer import docker_archive
+from waggle.infra.oci.transfer.archive import Contents, Unpacked
 
 MEMBERS: Layer = [
     directory("etc", 0o1777),

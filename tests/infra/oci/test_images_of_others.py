@@ -20,12 +20,12 @@ from tests.infra.oci.loading import boots
 from tests.support.images import ARCHITECTURE, Layer, compressed, directory, file, tar_bytes
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing, WaggleError
-from waggle.infra.oci.image import Descriptor, parse_config, parse_descriptor
-from waggle.infra.oci.load import load
-from waggle.infra.oci.platforms import architecture, candidates, platform
 from waggle.infra.oci.registry.endpoints import Endpoint
 from waggle.infra.oci.registry.manifests import choose
-from waggle.infra.oci.store import ImageStore
+from waggle.infra.oci.store.image import Descriptor, parse_config, parse_descriptor
+from waggle.infra.oci.store.platforms import architecture, candidates, platform
+from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.oci.transfer.load import load
 
 OCI = "application/vnd.oci.image"
 DOCKER = "application/vnd.docker.distribution.manifest"

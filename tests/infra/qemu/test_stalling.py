@@ -10,8 +10,8 @@ import pytest
 from tests.support.waiting import until
 
 from waggle.domain.errors import DiskFull, GuestLost
-from waggle.infra.disk_room import DiskRoom
 from waggle.infra.qemu.stalling import Stalling
+from waggle.infra.shared.disk_room import DiskRoom
 
 pytestmark = pytest.mark.anyio
 

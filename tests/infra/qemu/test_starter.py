@@ -23,10 +23,10 @@ from typing import cast
 
 import pytest
 
-from waggle.infra.child_python import filled_pipe, python_argv
-from waggle.infra.confined import leash
 from waggle.infra.qemu.hypervisor import STARTER
 from waggle.infra.qemu.starter import SOCKETS, VIEW, shown
+from waggle.infra.shared.child_python import filled_pipe, python_argv
+from waggle.infra.shared.confined import leash
 
 UID = 1_900_000_779
 PROGRAM = os.path.realpath(shutil.which("python3", path="/usr/bin") or sys.executable)

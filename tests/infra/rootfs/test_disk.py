@@ -18,9 +18,9 @@ import pytest
 from tests.support.images import directory, file, write_layout
 
 from waggle.domain.errors import ImageCorrupt, InvalidArgument
-from waggle.infra.oci.flatten import FlatImage, flatten
-from waggle.infra.oci.image import ResolvedImage
-from waggle.infra.oci.store import ImageStore
+from waggle.infra.oci.layers.flatten import FlatImage, flatten
+from waggle.infra.oci.store.image import ResolvedImage
+from waggle.infra.oci.store.store import ImageStore
 from waggle.infra.rootfs.disk import RootDisks
 from waggle.infra.rootfs.erofs import Advance
 
@@ -129,8 +129,8 @@ async def test_a_killed_writer_leaves_nothing_that_counts(
 ) -> None:
     program = """
         import asyncio, pathlib, sys, threading
-        from waggle.infra.oci.flatten import flatten
-        from waggle.infra.oci.store import ImageStore
+        from waggle.infra.oci.layers.flatten import flatten
+        from waggle.infra.oci.store.store import ImageStore
         from waggle.infra.rootfs.disk import RootDisks
 
         def stall(image, workspace, progress):

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from tests.support.leaks import Leaks
 
+from waggle.app.values import EXTENSIONS
 from waggle.config import load
 from waggle.domain.errors import SetupIncomplete
-from waggle.domain.execution import MAX_CODE_BYTES, MAX_HEADER_BYTES
 from waggle.domain.machine import READY_LINE
-from waggle.domain.runtime import FILE, NODE_RUNNER, PYTHON_RUNNER, SHELL
-from waggle.infra import debian
+from waggle.domain.programs.execution import MAX_CODE_BYTES, MAX_HEADER_BYTES
+from waggle.domain.programs.runtime import FILE, NODE_RUNNER, PYTHON_RUNNER, SHELL
 from waggle.infra.guest.link import AGENT_PORT
 from waggle.infra.rootfs.kit.build import GUEST_SOURCES, GuestKit, kit_key
-from waggle.presets import EXTENSIONS
+from waggle.infra.shared import debian
 
 MEASURE = 1 << 10
 

@@ -11,11 +11,11 @@ from tests.infra.ssh.peer import peer
 from tests.support.hostile_ssh import hostile
 from tests.support.waiting import until
 
-from waggle.domain.execution import Command
+from waggle.domain.programs.execution import Command
 from waggle.infra.ssh.bounded import PACKETS
 from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.session import CommandSession
-from waggle.infra.ssh.shell import Shell
+from waggle.infra.ssh.run.session import CommandSession
+from waggle.infra.ssh.run.shell import Shell
 from waggle.infra.ssh.typed import open_exec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]

@@ -10,13 +10,13 @@ from typing import cast
 import asyncssh
 import pytest
 from tests.infra.ssh.peer import peer
-from tests.infra.ssh.test_files import Server, Stalling
+from tests.infra.ssh.sftp.test_files import Server, Stalling
 from tests.support.vm import command
 from tests.support.waiting import until
 
 from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.files import Files
-from waggle.infra.ssh.shell import Shell
+from waggle.infra.ssh.run.shell import Shell
+from waggle.infra.ssh.sftp.files import Files
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("leaks")]
 STEPS = 80

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why a run failed and what to do next, judged from evidence. Pure.
 
-Used by `waggle.service.diagnosing`. `RULES` is the table: the first rule that can say something
-does. What the machine knows comes first; what well-known programs say when they fail (`said`) comes
-after that, and a failure of which nothing is known has no diagnosis.
+Used by `waggle.service.local.diagnostician`. `RULES` is the table: the first rule that can say
+something does. What the machine knows comes first; what well-known programs say when they fail
+(`said`) comes after that, and a failure of which nothing is known has no diagnosis.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from waggle.domain.diagnosis import lacking, mistakes, parts, programs, reach, resources, said
+from waggle.domain.diagnosis.evidence import Evidence
 from waggle.domain.diagnosis.told import Diagnosis
-from waggle.domain.evidence import Evidence
 
 __all__ = ["RULES", "Diagnosis", "diagnose", "machine_died"]
 

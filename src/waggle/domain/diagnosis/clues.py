@@ -11,7 +11,7 @@ import re
 from typing import Final
 
 from waggle.domain.diagnosis.commands import PACKAGE_OF
-from waggle.domain.evidence import Evidence
+from waggle.domain.diagnosis.evidence import Evidence
 
 _TOOLS = "apk apt-get bash curl dnf git node npm pip pip3 python3 ss sudo uv xvfb-run"
 TOOLS: Final = tuple(_TOOLS.split())

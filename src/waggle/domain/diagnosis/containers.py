@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from waggle.domain.diagnosis.evidence import Evidence
 from waggle.domain.diagnosis.getting import as_root, has
 from waggle.domain.diagnosis.told import Diagnosis
-from waggle.domain.evidence import Evidence
 
 NO_IPTABLES: Final = (
     r"missing kernel module\?|^iptables\S* v\S+: can't initialize|do you need to insmod\?"

@@ -7,10 +7,10 @@ Each returns a sentence of advice. No sentence names a program that the image is
 from __future__ import annotations
 
 from waggle.domain.diagnosis.commands import ALPINE
-from waggle.domain.evidence import Evidence
-from waggle.domain.execution import GuestUser
+from waggle.domain.diagnosis.evidence import Evidence
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs.runtime import RuntimeName
 
 _NO_NETWORK = (
     "This environment has no network: create one with network 'public' and install {} there."

@@ -7,6 +7,7 @@ import errno
 from typing import Final
 
 from waggle.domain.diagnosis.commands import DISTRIBUTION_OF, NPM_PACKAGE_OF, PACKAGE_OF, WITHOUT
+from waggle.domain.diagnosis.evidence import Evidence
 from waggle.domain.diagnosis.getting import (
     has,
     node_package,
@@ -14,8 +15,7 @@ from waggle.domain.diagnosis.getting import (
     system_package,
 )
 from waggle.domain.diagnosis.told import Diagnosis, shown
-from waggle.domain.evidence import Evidence
-from waggle.domain.execution import GuestUser
+from waggle.domain.programs.execution import GuestUser
 
 _MANAGERS: Final = ("apt-get", "apk", "dnf")
 _FOREIGN: Final = frozenset({"apt", "apt-cache", "brew", "pacman", "yum", "zypper", *_MANAGERS})

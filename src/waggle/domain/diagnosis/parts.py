@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from waggle.domain.diagnosis.clues import last_words
+from waggle.domain.diagnosis.evidence import Evidence
 from waggle.domain.diagnosis.getting import as_root, has, python_package, system_package
 from waggle.domain.diagnosis.libraries import PACKAGE_OF_HEADER, PACKAGE_OF_LIBRARY
 from waggle.domain.diagnosis.told import Diagnosis, shown
-from waggle.domain.evidence import Evidence
 
 _LIBRARY: Final = re.compile(
     r"\b(lib[A-Za-z0-9_.+-]{1,60}?\.so(?:\.\d+){0,3}): cannot open shared object file"

@@ -6,10 +6,10 @@ from __future__ import annotations
 import errno
 import os
 
-from waggle.domain import signals
+from waggle.domain.diagnosis.evidence import Evidence
 from waggle.domain.diagnosis.resources import is_full
 from waggle.domain.diagnosis.told import Diagnosis, shown
-from waggle.domain.evidence import Evidence
+from waggle.domain.programs import signals
 
 _MAX_ERRNO = 4096
 _GIVEN_UP = frozenset({2, 126, 127})

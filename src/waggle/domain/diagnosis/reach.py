@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from waggle.domain.diagnosis.distributions import SYSTEM_PACKAGE_OF, distribution_of
+from waggle.domain.diagnosis.evidence import Evidence, Refused
 from waggle.domain.diagnosis.getting import node_package, python_package, system_package
 from waggle.domain.diagnosis.told import Diagnosis, shown
 from waggle.domain.diagnosis.ways import way_out
-from waggle.domain.evidence import Evidence, Refused
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.runtime import RuntimeName
 
 _SHOWN_REFUSALS = 3
 _ANOTHER_NAME = "If that is no package's name, find its package, or write the module's file."

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from waggle.domain.diagnosis.evidence import Evidence, Space
 from waggle.domain.diagnosis.told import Diagnosis, mib
-from waggle.domain.evidence import Evidence, Space
 
 _FULL_BYTES = 64 << 10
 """A file system with less than this free is full: blocks that large are rarely left over."""

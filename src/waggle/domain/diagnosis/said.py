@@ -14,11 +14,11 @@ from typing import Final
 from waggle.domain.diagnosis import containers
 from waggle.domain.diagnosis.clues import last_words
 from waggle.domain.diagnosis.distributions import distribution_of
+from waggle.domain.diagnosis.evidence import Evidence
 from waggle.domain.diagnosis.getting import as_root, has, python_package
 from waggle.domain.diagnosis.resources import more_disk, more_memory
 from waggle.domain.diagnosis.told import Diagnosis, shown
-from waggle.domain.evidence import Evidence
-from waggle.domain.execution import GuestUser
+from waggle.domain.programs.execution import GuestUser
 
 _Rule = Diagnosis | Callable[[Evidence, "re.Match[str]"], Diagnosis | None]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from waggle.domain.evidence import Evidence
+from waggle.domain.diagnosis.evidence import Evidence
 
 _PROXY: Final = "127.0.0.1:3128"
 _JAVA: Final = (

@@ -16,7 +16,7 @@ from typing import Final
 
 from waggle.domain.errors import BootFailed, DiskFull
 from waggle.domain.machine import READY_LINE
-from waggle.infra.disk_room import is_full
+from waggle.infra.shared.disk_room import is_full
 
 TAIL_LINES: Final = 40
 MAX_LINE: Final = 300

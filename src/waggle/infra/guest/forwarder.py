@@ -17,7 +17,7 @@ from functools import partial
 from typing import Final
 
 from waggle.domain.errors import PortTaken
-from waggle.infra.tasks import end
+from waggle.tasks import end
 
 MAX_CONNECTIONS: Final = 32
 """As many as the guest's init serves; more are closed at once."""

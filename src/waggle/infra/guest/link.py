@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from waggle.domain.errors import GuestLost
 from waggle.infra.guest.agent import MAX_ANSWER, GuestAgent
 from waggle.infra.guest.console import Console
-from waggle.infra.tasks import end
+from waggle.tasks import end
 
 AGENT_PORT = "org.qemu.guest_agent.0"
 RENEWAL_PORT = "waggle.renewal"

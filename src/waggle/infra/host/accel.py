@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether machines run on hardware virtualisation (KVM) or are emulated (TCG), and why.
 
-`read_kvm_facts` looks, `choose_acceleration` decides. Called by `waggle.app` at the start and by
-the preflight checks. Knows nothing of QEMU's options.
+`read_kvm_facts` looks, `choose_acceleration` decides. Called by `waggle.app.root` at the start and
+by the preflight checks. Knows nothing of QEMU's options.
 """
 
 from __future__ import annotations

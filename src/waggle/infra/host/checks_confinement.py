@@ -10,9 +10,9 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-from waggle.infra.cgroups.plan import Nowhere, place
 from waggle.infra.host.preflight import CheckResult, Subject, existing, ok, warn
 from waggle.infra.host.process import run
+from waggle.infra.shared.cgroup_plan import Nowhere, place
 
 _SPACES = ("--mount", "--net", "--ipc", "--uts")
 _TRY = ("sh", "-c", "mount --make-rprivate / && mount -t tmpfs none /tmp")

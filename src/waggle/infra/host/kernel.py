@@ -22,8 +22,8 @@ from typing import Protocol, cast
 from cffi import FFI
 
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra import debian
-from waggle.infra.files import FileLock, atomic_write
+from waggle.infra.shared import debian
+from waggle.infra.shared.files import FileLock, atomic_write
 
 LIBRARY = "libkrunfw.so.5"
 PACKAGE = "libkrunfw5"

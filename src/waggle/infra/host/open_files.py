@@ -2,7 +2,7 @@
 """How many files this process may open: read by `waggle doctor`, raised when a server starts.
 
 A shell's usual 1,024 are fewer than the connections that a server takes. What it starts gets limits
-of its own (`waggle.infra.confined`).
+of its own (`waggle.infra.shared.confined`).
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from waggle.infra.cgroups.facts import disk_of, read_facts
-from waggle.infra.cgroups.plan import Facts
 from waggle.infra.host.accel import AccelSetting, KvmFacts, read_kvm_facts
 from waggle.infra.host.hypervisors import HypervisorSetting, Library, Preference
+from waggle.infra.shared.cgroup_plan import Facts
+from waggle.infra.shared.facts import disk_of, read_facts
 
 GIB = 1024**3
 

@@ -9,11 +9,11 @@ syscall_64.tbl.
 
 from __future__ import annotations
 
-from waggle.infra.confinement import seccomp
+from waggle.infra.shared.confinement import seccomp
 
 TYPE_CHECKING = False  # typing itself takes too long to import
 if TYPE_CHECKING:
-    from waggle.infra.confinement.seccomp import Instruction
+    from waggle.infra.shared.confinement.seccomp import Instruction
 
 ALLOWED: dict[str, dict[str, int]] = {
     "the guest and its devices": {  # first since they are asked most often

@@ -5,18 +5,18 @@ Afterwards: a user of its own, no capabilities, no network at all, none of the h
 POSIX queues, only the system calls of a list (`calls`), and a file system with /dev/kvm, the
 directory of its socket and its own entries of /proc. Where the kernel does not allow namespaces
 (some containers), the rest still holds. New privileges, core dumps and descriptors were limited by
-`waggle.infra.confined` before.
+`waggle.infra.shared.confined` before.
 """
 
 from __future__ import annotations
 
 import os
 
-from waggle.infra.confinement import namespaces, seccomp
-from waggle.infra.confinement._abi import ffi
-from waggle.infra.confinement.namespaces import BIND, SmallRoot
 from waggle.infra.krun.calls import runner_filter
 from waggle.infra.krun.configuration import Configuration
+from waggle.infra.shared.confinement import namespaces, seccomp
+from waggle.infra.shared.confinement._abi import ffi
+from waggle.infra.shared.confinement.namespaces import BIND, SmallRoot
 
 
 def confine(configuration: Configuration) -> None:

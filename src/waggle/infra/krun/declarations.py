@@ -19,7 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from waggle.infra.confinement.declarations import generate
+from waggle.infra.shared.confinement.declarations import generate
 
 LIBKRUN: Final = """
 int32_t krun_init_log(int target_fd, uint32_t level, uint32_t style, uint32_t options);

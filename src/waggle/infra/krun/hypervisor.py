@@ -16,14 +16,14 @@ from pathlib import Path
 
 from waggle.domain.environment import Resources
 from waggle.domain.machine import GUEST_SSH_PORT, MachineSpec
-from waggle.infra.child_python import filled_pipe, python_argv
-from waggle.infra.confined import ConfinedProcess
 from waggle.infra.guest.boot import until_booted
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.link import AGENT_PORT, KERNEL_ARGUMENTS, RENEWAL_PORT
 from waggle.infra.krun.configuration import Configuration, encode
 from waggle.infra.krun.machine import KrunMachine
 from waggle.infra.krun.wires import SOCKET, Inherited, Wires, open_wires
+from waggle.infra.shared.child_python import filled_pipe, python_argv
+from waggle.infra.shared.confined import ConfinedProcess
 
 COMMAND_LINE = f"{KERNEL_ARGUMENTS} reboot=k no-kvmapf"
 """libkrun adds nothing but its devices to it."""

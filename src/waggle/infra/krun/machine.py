@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 
 from waggle.domain.environment import MachineIdentity
 from waggle.domain.errors import DiskFull, GuestLost
-from waggle.infra.confined import ConfinedProcess
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.forwarder import Forwarder
 from waggle.infra.guest.link import GuestLink, explain
@@ -22,7 +21,8 @@ from waggle.infra.guest.renewal import Renewal
 from waggle.infra.krun.door import Door
 from waggle.infra.krun.runner import SAYS
 from waggle.infra.krun.wires import SOCKET, Wires
-from waggle.infra.tasks import finish
+from waggle.infra.shared.confined import ConfinedProcess
+from waggle.tasks import finish
 
 _ASK_SECONDS = 1.0
 """For the guest to obey; a reboot, its way to end, takes a tenth of that."""

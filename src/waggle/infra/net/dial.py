@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 
 from waggle.infra.net import refusal
+from waggle.infra.net.guest_request import Target
 from waggle.infra.net.home import Home
 from waggle.infra.net.limits import DialTimes
 from waggle.infra.net.policy import ALLOWED, AddressPolicy, Verdict, permits_port
 from waggle.infra.net.ranges import Address
 from waggle.infra.net.resolve import MAX_ADDRESSES, Resolver
 from waggle.infra.net.streams import CHUNK, Stream
-from waggle.infra.net.target import Target
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 OnDecision = Callable[[str, int, Verdict], None]

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from waggle.domain.evidence import Refused
+from waggle.domain.diagnosis.evidence import Refused
 from waggle.infra.net import refusal
 from waggle.infra.net.dial import Dialer, OnDecision
 from waggle.infra.net.home import ConnectHome, Home

@@ -21,7 +21,7 @@ from waggle.infra.net.opening import Openings, Streams
 from waggle.infra.net.ports import LOOPBACK
 from waggle.infra.net.streams import PeerGone, Stream
 from waggle.infra.net.tunnel import relay
-from waggle.infra.tasks import end
+from waggle.tasks import end
 
 MAX_CONNECTIONS: Final = 64
 """Of one environment, over all its ports; more are closed at once."""

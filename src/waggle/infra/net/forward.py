@@ -13,9 +13,9 @@ import asyncio
 import h11
 
 from waggle.infra.net import refusal
+from waggle.infra.net.guest_request import Target
 from waggle.infra.net.http_peer import HttpPeer, end_to_end, framing
 from waggle.infra.net.streams import PeerGone
-from waggle.infra.net.target import Target
 from waggle.infra.net.tunnel import IdleLimit
 
 HTTP_1_1 = b"1.1"

@@ -13,9 +13,9 @@ from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
+from waggle.infra.net.guest_request import Target
 from waggle.infra.net.opening import Openings, Streams
 from waggle.infra.net.streams import Stream
-from waggle.infra.net.target import Target
 
 LOOPBACKS: Final = ("127.0.0.1", "::1")
 _MOST_LATE: Final = 64

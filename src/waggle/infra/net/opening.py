@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from waggle.infra.net.streams import Stream, StreamReaderLike, StreamWriterLike
-from waggle.infra.tasks import end
+from waggle.tasks import end
 
 Streams = tuple[StreamReaderLike, StreamWriterLike]
 

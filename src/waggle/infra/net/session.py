@@ -14,12 +14,12 @@ import h11
 from waggle.infra.net import refusal
 from waggle.infra.net.dial import Dialer
 from waggle.infra.net.forward import HTTP_1_1, Exchange, request_for
+from waggle.infra.net.guest_request import BadTarget, Target, parse_authority, parse_http_url
 from waggle.infra.net.http_peer import HttpPeer
 from waggle.infra.net.limits import EgressLimits, Traffic
 from waggle.infra.net.pace import Pace
 from waggle.infra.net.refusal import Refusal
 from waggle.infra.net.streams import PeerGone, Stream
-from waggle.infra.net.target import BadTarget, Target, parse_authority, parse_http_url
 from waggle.infra.net.tunnel import relay
 
 REQUEST_TIMEOUT = 408

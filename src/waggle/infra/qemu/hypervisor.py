@@ -24,9 +24,6 @@ from typing import TYPE_CHECKING
 from waggle.domain.environment import Resources
 from waggle.domain.errors import BootFailed, PortTaken, SetupIncomplete
 from waggle.domain.machine import Frozen, Machine, MachineSpec
-from waggle.infra.child_python import filled_pipe, python_argv
-from waggle.infra.confined import ConfinedProcess
-from waggle.infra.disk_room import DiskRoom
 from waggle.infra.guest.boot import KernelFault, until_booted
 from waggle.infra.guest.console import Console
 from waggle.infra.qemu.argv import Memory, kind, qemu_argv
@@ -35,8 +32,11 @@ from waggle.infra.qemu.identity import host_cpu, host_model, program_digest, pro
 from waggle.infra.qemu.machine import Incoming, QemuMachine
 from waggle.infra.qemu.tsc import tsc_khz
 from waggle.infra.qemu.wires import Inherited, open_wires
-from waggle.infra.stages import stage
-from waggle.infra.tasks import end
+from waggle.infra.shared.child_python import filled_pipe, python_argv
+from waggle.infra.shared.confined import ConfinedProcess
+from waggle.infra.shared.disk_room import DiskRoom
+from waggle.infra.shared.timing import stage
+from waggle.tasks import end
 
 if TYPE_CHECKING:
     from waggle.infra.qemu.starter import Plan

@@ -17,8 +17,6 @@ from qemu.qmp import EventListener, QMPError
 
 from waggle.domain.environment import MachineIdentity
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost
-from waggle.infra.confined import ConfinedProcess
-from waggle.infra.disk_room import DiskRoom
 from waggle.infra.guest.console import Console
 from waggle.infra.guest.forwarder import Forwarder
 from waggle.infra.guest.link import GuestLink, explain
@@ -28,7 +26,9 @@ from waggle.infra.qemu.door import Door
 from waggle.infra.qemu.monitor import Monitor
 from waggle.infra.qemu.stalling import EVENT, Stalling
 from waggle.infra.qemu.wires import Wires
-from waggle.infra.tasks import end, finish
+from waggle.infra.shared.confined import ConfinedProcess
+from waggle.infra.shared.disk_room import DiskRoom
+from waggle.tasks import end, finish
 
 _LAST_SECONDS = 2.0
 """How long the connection to the monitor of a dead QEMU may take to fail."""

@@ -27,8 +27,8 @@ from typing import Final, cast
 import structlog
 
 from waggle.domain.errors import DiskFull, GuestLost
-from waggle.infra.disk_room import LOOK_SECONDS, DiskRoom
-from waggle.infra.tasks import end
+from waggle.infra.shared.disk_room import LOOK_SECONDS, DiskRoom
+from waggle.tasks import end
 
 log = structlog.get_logger(__name__)
 EVENT: Final = "BLOCK_IO_ERROR"

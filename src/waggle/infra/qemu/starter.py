@@ -16,10 +16,10 @@ import marshal
 import os
 import sys
 
-from waggle.infra.confinement import namespaces, seccomp
-from waggle.infra.confinement._abi import ffi
-from waggle.infra.confinement.namespaces import SmallRoot
 from waggle.infra.qemu.calls import qemu_filter
+from waggle.infra.shared.confinement import namespaces, seccomp
+from waggle.infra.shared.confinement._abi import ffi
+from waggle.infra.shared.confinement.namespaces import SmallRoot
 
 TYPE_CHECKING = False  # typing itself takes too long to import
 if TYPE_CHECKING:

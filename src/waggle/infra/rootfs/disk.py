@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from waggle.domain.errors import InvalidArgument, TimedOut
-from waggle.infra.files import FileLock, sync_directory
 from waggle.infra.rootfs.erofs import Advance, write_erofs
 from waggle.infra.rootfs.stopping import in_thread, stoppable
 from waggle.infra.rootfs.tree import TreeNode
+from waggle.infra.shared.files import FileLock, sync_directory
 
 _FORMAT = 2
 """Part of the file name: a change of what is written must not meet old files."""

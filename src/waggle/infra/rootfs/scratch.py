@@ -13,9 +13,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from waggle.infra import debian
-from waggle.infra.files import FileLock
-from waggle.infra.sparse import clone
+from waggle.infra.shared import debian
+from waggle.infra.shared.files import FileLock
+from waggle.infra.shared.sparse import clone
 
 _FORMAT = 2
 _LOCK_SECONDS = 60.0

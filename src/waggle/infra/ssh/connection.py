@@ -16,10 +16,10 @@ import asyncssh
 import structlog
 
 from waggle.domain.errors import GuestLost, GuestMisbehaves
+from waggle.infra.shared.timing import stage
 from waggle.infra.ssh.bounded import BoundedConnection, connect
 from waggle.infra.ssh.brake import BrakedWriter
 from waggle.infra.ssh.keys import KEY_TYPE, EnvironmentKeys
-from waggle.infra.stages import stage
 
 CONNECT_TIMEOUT: Final = 20.0
 ATTEMPTS: Final = 3

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from waggle.infra.disk_room import full, is_full
+from waggle.infra.shared.disk_room import full, is_full
 from waggle.infra.store.errors import StateUnavailable, corrupt, translate
 from waggle.infra.store.schema import NotOurs, migrate
 

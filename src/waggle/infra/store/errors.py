@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from waggle.domain.errors import DiskFull, WaggleError
-from waggle.infra.disk_room import full, is_full
+from waggle.infra.shared.disk_room import full, is_full
 
 _CORRUPT_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 _DISK_CODES = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})

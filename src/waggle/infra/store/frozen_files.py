@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import cast
 
 from waggle.domain.errors import MomentUnusable
-from waggle.infra.files import atomic_write
+from waggle.infra.shared.files import atomic_write
 
 MANIFEST = "manifest.json"
 SCRATCH, IDENTITY = "scratch.img", "identity.img"

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from waggle.domain.environment import Environment, MachineIdentity, Resources, State
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.runtime import RuntimeName
 
 Value = str | int | None
 

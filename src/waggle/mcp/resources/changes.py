@@ -19,12 +19,12 @@ from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
 
 from waggle.domain.access import Owner
 from waggle.domain.environment import Environment, State
-from waggle.domain.job import StreamName
+from waggle.domain.programs.job import StreamName
 from waggle.mcp.resources.pace import Pace
-from waggle.mcp.resources.uris import EnvironmentAddress, StreamAddress
-from waggle.service.environments import EnvironmentService
-from waggle.service.job import Job
-from waggle.service.jobs import JobService
+from waggle.mcp.uris import EnvironmentAddress, StreamAddress
+from waggle.service.environments.service import EnvironmentService
+from waggle.service.programs.job import Job
+from waggle.service.programs.jobs import JobService
 
 Key = EnvironmentAddress | StreamAddress
 Event = ResourceUpdated | ResourcesListChanged

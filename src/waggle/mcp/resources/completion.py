@@ -12,12 +12,12 @@ from mcp_types import (
 
 from waggle.domain.access import Owner
 from waggle.domain.errors import WaggleError
-from waggle.domain.job import StreamName
-from waggle.domain.runtime import RuntimeName
+from waggle.domain.programs.job import StreamName
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.mcp.context import Services
+from waggle.mcp.offered import offers_template
 from waggle.mcp.prompts import PROMPTS
-from waggle.mcp.resources.offered import offers_template
-from waggle.service.jobs import MAX_REMEMBERED
+from waggle.service.programs.jobs import MAX_REMEMBERED
 
 MAX_VALUES = 100
 """More may not be sent at once."""

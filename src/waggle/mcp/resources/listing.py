@@ -13,12 +13,12 @@ from mcp_types import Annotations, ListResourcesResult, Resource, ResourceTempla
 
 from waggle.domain.access import Owner
 from waggle.domain.environment import Environment
-from waggle.domain.job import StreamName
+from waggle.domain.programs.job import StreamName
 from waggle.domain.toolset import Offer
 from waggle.mcp.context import Services
+from waggle.mcp.offered import offers, offers_template
 from waggle.mcp.refusals import invalid
-from waggle.mcp.resources.offered import offers, offers_template
-from waggle.mcp.resources.uris import (
+from waggle.mcp.uris import (
     ARCHIVE_TEMPLATE,
     ENVIRONMENT_TEMPLATE,
     FILE_TEMPLATE,
@@ -28,8 +28,8 @@ from waggle.mcp.resources.uris import (
     environment_uri,
     output_uri,
 )
-from waggle.service.job import Job
-from waggle.service.trees import MAX_KEPT
+from waggle.service.files.trees import MAX_KEPT
+from waggle.service.programs.job import Job
 
 ENVIRONMENTS_LISTED = 20
 """Environments on one page."""

@@ -15,19 +15,19 @@ from pydantic import BaseModel
 
 from waggle.domain.access import Owner
 from waggle.mcp.context import Services
-from waggle.mcp.images import page_type
-from waggle.mcp.pages import BASE64_PAGE_BYTES, DEFAULT_PAGE_BYTES, Page, page, window
-from waggle.mcp.resources.offered import offered_address, offers
-from waggle.mcp.resources.uris import (
+from waggle.mcp.offered import offered_address, offers
+from waggle.mcp.results.environments import EnvironmentSummary, summary
+from waggle.mcp.results.images import page_type
+from waggle.mcp.results.pages import BASE64_PAGE_BYTES, DEFAULT_PAGE_BYTES, Page, page, window
+from waggle.mcp.results.stream_page import exact_page, read_page
+from waggle.mcp.uris import (
     ArchiveAddress,
     EnvironmentAddress,
     FileAddress,
     StreamAddress,
     output_uri,
 )
-from waggle.mcp.results import EnvironmentSummary, summary
-from waggle.mcp.stream_page import exact_page, read_page
-from waggle.service.job import Job
+from waggle.service.programs.job import Job
 
 PAGE_META_KEY = "waggle/page"
 ARCHIVE_TYPE = "application/gzip"

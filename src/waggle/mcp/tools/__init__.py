@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from waggle.domain.toolset import Toolset
-from waggle.mcp.arguments import OfferedTool, described, with_header
 from waggle.mcp.context import Services
+from waggle.mcp.schema.tool import OfferedTool, described, with_header
 from waggle.mcp.tools.environments import environment_tools
 from waggle.mcp.tools.execution import execution_tools
-from waggle.mcp.tools.filesystem import filesystem_tools
+from waggle.mcp.tools.files import filesystem_tools
 from waggle.mcp.tools.jobs import job_tools
 from waggle.mcp.tools.lifetime import lifetime_tools
 from waggle.mcp.tools.packages import package_tools

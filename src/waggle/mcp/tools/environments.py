@@ -12,16 +12,16 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.environment import Environment
-from waggle.domain.execution import HOME
 from waggle.domain.host import Progress
-from waggle.domain.job import JobState, JobView
+from waggle.domain.programs.execution import HOME
+from waggle.domain.programs.job import JobState, JobView
+from waggle.domain.programs.variables import parse_own_variables
 from waggle.domain.snapshot import Snapshot
-from waggle.domain.variables import parse_own_variables
-from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.errors import failure_result
+from waggle.mcp.placed import introduced
 from waggle.mcp.repeats import IdempotencyKey
-from waggle.mcp.results import (
+from waggle.mcp.results.environments import (
     PUBLIC,
     CreatedEnvironment,
     DestroyedEnvironment,
@@ -32,8 +32,9 @@ from waggle.mcp.results import (
     success,
     summary,
 )
-from waggle.mcp.tools.attend import PassedOn, Phases
-from waggle.mcp.tools.creation import (
+from waggle.mcp.results.output import command_output, command_text
+from waggle.mcp.results.progress import PassedOn, Phases
+from waggle.mcp.schema.creation import (
     CpusArgument,
     DiskArgument,
     ImageArgument,
@@ -46,10 +47,7 @@ from waggle.mcp.tools.creation import (
     parse_network,
     require_fitting,
 )
-from waggle.mcp.tools.furnish import furniture
-from waggle.mcp.tools.output import command_output, command_text
-from waggle.mcp.tools.packages import install_failure
-from waggle.mcp.tools.parameters import (
+from waggle.mcp.schema.parameters import (
     Env,
     EnvironmentId,
     Files,
@@ -57,9 +55,11 @@ from waggle.mcp.tools.parameters import (
     parse_files,
     searchable,
 )
-from waggle.mcp.tools.placed import introduced
-from waggle.service.provision import Place, end_unless_used, lasting
-from waggle.service.request import CopyRequest, CreateRequest
+from waggle.mcp.schema.tool import OfferedTool, make_tool
+from waggle.mcp.tools.furnish import furniture
+from waggle.mcp.tools.packages import install_failure
+from waggle.service.environments.provision import Place, end_unless_used, lasting
+from waggle.service.environments.request import CopyRequest, CreateRequest
 
 _NamePart = Annotated[str | None, Field(description="Only those whose name has this in it.")]
 _NONE = "There is no environment. Use create_environment to make one."

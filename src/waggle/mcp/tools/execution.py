@@ -8,16 +8,17 @@ from typing import Annotated
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.domain.execution import parse_output
-from waggle.domain.job import parse_wait
-from waggle.domain.runtime import RuntimeName
-from waggle.mcp.arguments import OfferedTool, make_tool
+from waggle.domain.programs.execution import parse_output
+from waggle.domain.programs.job import parse_wait
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.input_schemas import listed_as
-from waggle.mcp.job_results import CommandOutput
+from waggle.mcp.placed import introduced
 from waggle.mcp.repeats import IdempotencyKey
-from waggle.mcp.tools.attend import Phases, attend, result_of
-from waggle.mcp.tools.parameters import (
+from waggle.mcp.results.jobs import CommandOutput
+from waggle.mcp.results.pictures import Album, album_of, names_image
+from waggle.mcp.results.progress import Phases, attend, result_of
+from waggle.mcp.schema.input_schemas import listed_as
+from waggle.mcp.schema.parameters import (
     Background,
     Code,
     Cwd,
@@ -33,12 +34,11 @@ from waggle.mcp.tools.parameters import (
     parse_user,
     searchable,
 )
-from waggle.mcp.tools.pictures import Album, album_of, names_image
-from waggle.mcp.tools.placed import introduced
-from waggle.service.execution import Surroundings
-from waggle.service.job import Job
-from waggle.service.provision import provided
-from waggle.service.request import CreateRequest
+from waggle.mcp.schema.tool import OfferedTool, make_tool
+from waggle.service.environments.provision import provided
+from waggle.service.environments.request import CreateRequest
+from waggle.service.programs.execution import Surroundings
+from waggle.service.programs.job import Job
 
 _Runtime = Annotated[
     str | None,

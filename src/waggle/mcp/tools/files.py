@@ -1,116 +1,165 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Show files and directories: what read_file and list_files answer with. Pure."""
+"""The tools that move files in and out of an environment."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Annotated, Literal
 
-from mcp_types import BlobResourceContents, CallToolResult, ContentBlock, EmbeddedResource
+from mcp_types import CallToolResult, ToolAnnotations
+from pydantic import Field
 
-from waggle.domain.filesystem import FileEntry, Listing
-from waggle.domain.toolset import Offer
-from waggle.mcp.budget import LIST_BUDGET, wire_size
-from waggle.mcp.file_results import DIRECTORY_MODE, FILE_MODE, FileContent, FileItem, FileList
-from waggle.mcp.images import MAX_IMAGE_BYTES, file_link, image_content, image_type, page_type
-from waggle.mcp.pages import Page
-from waggle.mcp.resources.offered import offers
-from waggle.mcp.resources.uris import FileAddress, file_uri
-from waggle.mcp.results import readable, success
+from waggle.domain.files.filesystem import MAX_FILE_BYTES
+from waggle.domain.programs.execution import HOME
+from waggle.domain.programs.text import encoded
+from waggle.mcp.context import Ctx, Services, current_owner, reporter
+from waggle.mcp.placed import introduced
+from waggle.mcp.results.environments import readable, success
+from waggle.mcp.results.files import FileContent, FileList, WrittenFile
+from waggle.mcp.results.listings import MAX_LISTED, file_result, list_result
+from waggle.mcp.results.pages import SMALLEST_PAGE, TEXT_PAGE, decode_base64, model_window, page
+from waggle.mcp.schema.input_schemas import listed_as
+from waggle.mcp.schema.parameters import (
+    LARGE_RESULTS,
+    Content,
+    EnvironmentId,
+    NewRuntime,
+    OptionalEnvironmentId,
+    searchable,
+)
+from waggle.mcp.schema.tool import OfferedTool, make_tool
+from waggle.service.environments.provision import provided
+from waggle.service.environments.request import CreateRequest
 
-MAX_LISTED = 200
-_BYTES = "Not text: encoding base64 returns its bytes."
-_OTHERS = "search_files finds some by name; execute with language shell can list all."
+_Path = Annotated[str, Field(description=f"Relative to {HOME}.")]
+_Content = Annotated[Content, Field(description="The whole content.")]
+_Mode = Annotated[
+    str | int | None,
+    Field(
+        description="Octal. Default: as it is, else 0644.",
+        json_schema_extra=listed_as(type="string"),
+    ),
+]
+_WriteEncoding = Annotated[Literal["utf-8", "base64"], Field(description="Of content.")]
+_ReadEncoding = Annotated[
+    Literal["auto", "utf-8", "base64"],
+    Field(description="base64 for the bytes of what is no text."),
+]
+_Offset = Annotated[int, Field(ge=0, description="0, or next_offset of the last result.")]
+_Limit = Annotated[int | None, Field(ge=SMALLEST_PAGE, le=MAX_FILE_BYTES, description="Bytes.")]
+_Directory = Annotated[str | None, Field(description=f"Default {HOME}.")]
 
 
-def file_result(
-    environment_id: str, path: str, data: bytes, part: Page, *, as_bytes: bool, offer: Offer
-) -> CallToolResult:
-    """A page of a file: text as the first block, an image as an image, else where its bytes are.
+class FilesystemTools:
+    """write_file, read_file, list_files."""
 
-    The page `part` was made of `data`. `as_bytes` means that base64 was asked for.
-    """
-    uri = file_uri(environment_id, path) if offers(offer, FileAddress) else ""
-    kind = page_type(path, data, part)
-    whole = part.offset == 0 and len(data) == part.size
-    shown = image_type(data) if whole and len(data) <= MAX_IMAGE_BYTES else None
-    link = (file_link(uri, path, kind, part.size),) if uri else ()
-    about = f"{readable(path)}: {kind}, {part.size} bytes."
-    if as_bytes:
-        blob = BlobResourceContents(
-            uri=file_uri(environment_id, path), mime_type=kind, blob=part.content
+    def __init__(self, services: Services) -> None:
+        self._files = services.filesystem
+        self._environments = services.environments
+        self._offer = services.offer
+
+    async def write_file(
+        self,
+        ctx: Ctx,
+        *,
+        path: _Path,
+        content: _Content,
+        environment_id: OptionalEnvironmentId = None,
+        runtime: NewRuntime = None,
+        mode: _Mode = None,
+        encoding: _WriteEncoding = "utf-8",
+    ) -> Annotated[CallToolResult, WrittenFile]:
+        """Write a whole file."""
+        data = (
+            decode_base64(content)
+            if encoding == "base64"
+            else encoded(content, "The content", hint="Send it with encoding 'base64'.")
         )
-        also: tuple[ContentBlock, ...] = (EmbeddedResource(type="resource", resource=blob),)
-        about_it = {"encoding": "base64", "mime_type": kind, "size": part.size}
-        result = _page(part).model_copy(update=about_it)
-        return success(result, f"{about} {_place(part)}".rstrip(), also=also)
-    picture = (image_content(data, shown), *link) if shown else ()
-    if part.encoding == "utf-8":
-        result = _page(part)
-        result.note = "" if part.size else "The file is empty."
-        return success(result, part.content, _place(part), also=picture)
-    if picture:
-        return success(FileContent(), about, also=picture)
-    result = FileContent(mime_type=kind, size=part.size, uri=uri, note=_BYTES)
-    return success(result, about, also=link)
+        self._files.check(path, data, mode)
+        owner, environments = current_owner(ctx), self._environments
+        async with provided(
+            environments,
+            environment_id,
+            lambda: CreateRequest(environments.limits.runtime_of(runtime)),
+            owner=owner,
+            progress=reporter(ctx),
+        ) as place:
+            written = await self._files.write(place.id, path, data, owner=owner, mode=mode or None)
+            place.keep()
+        result = WrittenFile(path=readable(written), bytes_written=len(data))
+        told = success(result, f"Wrote {result.bytes_written} bytes to {result.path}.")
+        return introduced(told, place)
 
-
-def _page(part: Page) -> FileContent:
-    """The content of a page, and its place where it is not the whole file."""
-    whole = part.offset == 0 and part.next_offset is None
-    return FileContent(
-        content=part.content,
-        size=0 if whole else part.size,
-        offset=part.offset,
-        next_offset=part.next_offset,
-    )
-
-
-def _place(part: Page) -> str:
-    if part.next_offset is None and not part.offset:
-        return ""
-    after = "this is the end"
-    if part.next_offset is not None:
-        after = f"the next page begins at offset {part.next_offset}"
-    return f"[bytes {part.offset} to {part.end} of {part.size}; {after}]"
-
-
-def list_result(listing: Listing, offer: Offer) -> CallToolResult:
-    """The first entries of a directory, and how many are left out."""
-    items = _items(listing.entries)
-    more = len(listing.entries) - len(items)
-    result = FileList(files=items, count=len(items), more=more)
-    if not items:
-        result.note = f"{readable(listing.path)} is empty."
-    elif more or listing.truncated:
-        least = "at least " if listing.truncated else ""
-        result.note = offer.advice(f"Not listed: {least}{max(more, 1)} more entries. {_OTHERS}")
-    return success(result, "\n".join(_line(item) for item in items))
-
-
-def _items(entries: Sequence[FileEntry]) -> list[FileItem]:
-    """As many entries as a model needs at once."""
-    items: list[FileItem] = []
-    room = LIST_BUDGET
-    for entry in entries[:MAX_LISTED]:
-        plain = "" if entry.is_link else DIRECTORY_MODE if entry.is_dir else FILE_MODE
-        mode = f"{entry.mode:04o}"
-        item = FileItem(
-            name=readable(entry.name),
-            size=0 if entry.is_dir or entry.is_link else entry.size,
-            is_dir=entry.is_dir,
-            is_link=entry.is_link,
-            mode="" if mode == plain or entry.is_link else mode,
+    async def read_file(
+        self,
+        ctx: Ctx,
+        *,
+        environment_id: EnvironmentId,
+        path: _Path,
+        encoding: _ReadEncoding = "auto",
+        offset: _Offset = 0,
+        limit: _Limit = None,
+    ) -> Annotated[CallToolResult, FileContent]:
+        """Read a file, or one page of it."""
+        wanted = None if encoding == "auto" else encoding
+        owner = current_owner(ctx)
+        environment_id = self._environments.get(environment_id, owner=owner).id
+        name, read = await self._files.read(
+            environment_id,
+            path,
+            owner=owner,
+            offset=offset,
+            length=model_window(offset, limit, wanted),
         )
-        room -= wire_size(item.name)
-        if room < 0:
-            break
-        items.append(item)
-    return items
+        part = page(
+            read.data,
+            offset=offset,
+            size=read.size,
+            encoding=wanted,
+            whole=limit is not None,
+            characters=TEXT_PAGE,
+        )
+        asked = wanted == "base64"
+        return file_result(environment_id, name, read.data, part, as_bytes=asked, offer=self._offer)
+
+    async def list_files(
+        self, ctx: Ctx, *, environment_id: EnvironmentId, path: _Directory = None
+    ) -> Annotated[CallToolResult, FileList]:
+        """List a directory."""
+        listing = await self._files.list(environment_id, path or None, owner=current_owner(ctx))
+        return list_result(listing, self._offer)
 
 
-def _line(item: FileItem) -> str:
-    """An entry on one line, whatever its name holds."""
-    mark = "@" if item.is_link else "/" if item.is_dir else ""
-    name = item.name if item.name.isprintable() else repr(item.name)
-    size = "" if mark else f" {item.size}"
-    return f"{name}{mark}{size} {item.mode}".rstrip()
+def filesystem_tools(services: Services) -> list[OfferedTool]:
+    """The tools of this module."""
+    tools = FilesystemTools(services)
+    reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+    return [
+        make_tool(
+            tools.write_file,
+            title="Write a file",
+            description="Write a file, replacing what is there. Makes missing directories.",
+            annotations=ToolAnnotations(
+                read_only_hint=False,
+                destructive_hint=False,
+                idempotent_hint=True,
+                open_world_hint=False,
+            ),
+            meta=searchable("write, create or save a file in a sandbox"),
+        ),
+        make_tool(
+            tools.read_file,
+            title="Read a file",
+            description="Read a file: text, an image, or base64. A long one comes in pages: go on "
+            "with offset.",
+            annotations=reads,
+            shows_pictures=True,
+            meta={**searchable("read, show or download a file of a sandbox"), **LARGE_RESULTS},
+        ),
+        make_tool(
+            tools.list_files,
+            title="List files",
+            description=f"List a directory: {MAX_LISTED} entries.",
+            annotations=reads,
+            meta=searchable("list a directory of a sandbox"),
+        ),
+    ]

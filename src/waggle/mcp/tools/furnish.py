@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from waggle.domain.access import Owner
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.filesystem import check_content, parse_path
-from waggle.domain.job import JobView
+from waggle.domain.files.filesystem import check_content, parse_path
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.text import encoded
+from waggle.domain.programs.job import JobView
+from waggle.domain.programs.text import encoded
 from waggle.mcp.context import Services
 from waggle.mcp.errors import clean
-from waggle.mcp.tools.attend import Phases
+from waggle.mcp.results.progress import Phases
 
 MAX_FILES = 20
 

@@ -10,17 +10,17 @@ from pydantic import Field
 
 from waggle.domain.access import Owner
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.execution import parse_output
-from waggle.domain.job import JobBrief, JobView, StreamName, parse_wait
-from waggle.mcp.arguments import OfferedTool, make_tool
+from waggle.domain.programs.execution import parse_output
+from waggle.domain.programs.job import JobBrief, JobView, StreamName, parse_wait
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.job_results import CommandOutput, JobItem, JobList, JobReport, told_ms, took
-from waggle.mcp.left_results import left_items, left_lines
-from waggle.mcp.results import success
-from waggle.mcp.stream_page import MAX_BYTES, MAX_PATTERN, StreamPage, read_page
-from waggle.mcp.tools.attend import result_of, watch
-from waggle.mcp.tools.parameters import EnvironmentId, JobId, MaxOutput, Wait, searchable
-from waggle.service.job import Job
+from waggle.mcp.results.environments import success
+from waggle.mcp.results.jobs import CommandOutput, JobItem, JobList, JobReport, told_ms, took
+from waggle.mcp.results.left_results import left_items, left_lines
+from waggle.mcp.results.progress import result_of, watch
+from waggle.mcp.results.stream_page import MAX_BYTES, MAX_PATTERN, StreamPage, read_page
+from waggle.mcp.schema.parameters import EnvironmentId, JobId, MaxOutput, Wait, searchable
+from waggle.mcp.schema.tool import OfferedTool, make_tool
+from waggle.service.programs.job import Job
 
 _ReadJobId = Annotated[
     int | None, Field(description="Default: list the jobs and left-over programs.")

@@ -9,17 +9,17 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
-from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.results import rfc3339, success
-from waggle.mcp.state_results import (
+from waggle.mcp.results.environments import rfc3339, success
+from waggle.mcp.results.state import (
     EnvironmentState,
     ExtendedEnvironment,
     environment_state,
     in_minutes,
     state_text,
 )
-from waggle.mcp.tools.parameters import EnvironmentId, searchable
+from waggle.mcp.schema.parameters import EnvironmentId, searchable
+from waggle.mcp.schema.tool import OfferedTool, make_tool
 
 _Minutes = Annotated[
     int, Field(description=f"{MIN_TIMEOUT_MINUTES} to {MAX_TIMEOUT_MINUTES}, from now on.")

@@ -8,25 +8,25 @@ from typing import Annotated
 
 from mcp_types import CallToolResult, ToolAnnotations
 
-from waggle.domain.job import JobState, parse_wait
-from waggle.mcp.arguments import OfferedTool, make_tool
+from waggle.domain.programs.job import JobState, parse_wait
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import Failure, failure_result
-from waggle.mcp.job_results import CommandOutput
-from waggle.mcp.results import success
-from waggle.mcp.tools.attend import Phases, follow
-from waggle.mcp.tools.output import command_output, command_text
-from waggle.mcp.tools.parameters import (
+from waggle.mcp.placed import introduced
+from waggle.mcp.results.environments import success
+from waggle.mcp.results.jobs import CommandOutput
+from waggle.mcp.results.output import command_output, command_text
+from waggle.mcp.results.progress import Phases, follow
+from waggle.mcp.schema.parameters import (
     NewRuntime,
     OptionalEnvironmentId,
     Packages,
     Wait,
     searchable,
 )
-from waggle.mcp.tools.placed import introduced
-from waggle.service.job import Job
-from waggle.service.provision import provided
-from waggle.service.request import CreateRequest
+from waggle.mcp.schema.tool import OfferedTool, make_tool
+from waggle.service.environments.provision import provided
+from waggle.service.environments.request import CreateRequest
+from waggle.service.programs.job import Job
 
 
 class PackageTools:

@@ -8,11 +8,11 @@ from typing import Annotated
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
-from waggle.mcp.results import success
-from waggle.mcp.snapshot_results import PausedEnvironment, paused
-from waggle.mcp.tools.parameters import EnvironmentId, searchable
+from waggle.mcp.results.environments import success
+from waggle.mcp.results.snapshots import PausedEnvironment, paused
+from waggle.mcp.schema.parameters import EnvironmentId, searchable
+from waggle.mcp.schema.tool import OfferedTool, make_tool
 
 _ToDisk = Annotated[
     bool, Field(description="Free its memory, too; it survives a restart of the server.")

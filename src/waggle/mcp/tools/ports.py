@@ -8,12 +8,12 @@ from typing import Annotated
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner, with_heartbeat
-from waggle.mcp.results import success
-from waggle.mcp.state_results import ClosedPort, OpenedPort
-from waggle.mcp.tools.parameters import EnvironmentId, searchable
-from waggle.service.ports import WAIT_SECONDS
+from waggle.mcp.results.environments import success
+from waggle.mcp.results.state import ClosedPort, OpenedPort
+from waggle.mcp.schema.parameters import EnvironmentId, searchable
+from waggle.mcp.schema.tool import OfferedTool, make_tool
+from waggle.service.environments.ports import WAIT_SECONDS
 
 _Port = Annotated[int, Field(description="TCP port in the environment.")]
 _Wait = Annotated[

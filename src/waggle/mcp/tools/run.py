@@ -8,26 +8,23 @@ from typing import Annotated
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.domain.execution import parse_seconds
-from waggle.domain.job import JobState, JobView
-from waggle.domain.runtime import RuntimeName
-from waggle.mcp.arguments import OfferedTool, make_tool
+from waggle.domain.programs.execution import parse_seconds
+from waggle.domain.programs.job import JobState, JobView
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.errors import Failure, failure_result
-from waggle.mcp.job_results import RunOutput
 from waggle.mcp.repeats import IdempotencyKey
-from waggle.mcp.results import success
-from waggle.mcp.tools.attend import Phases
-from waggle.mcp.tools.creation import (
+from waggle.mcp.results.environments import success
+from waggle.mcp.results.jobs import RunOutput
+from waggle.mcp.results.output import command_output, ending, printed
+from waggle.mcp.results.progress import Phases
+from waggle.mcp.schema.creation import (
     ImageArgument,
     NetworkArgument,
     RuntimeArgument,
     parse_network,
 )
-from waggle.mcp.tools.furnish import furniture
-from waggle.mcp.tools.output import command_output, ending, printed
-from waggle.mcp.tools.packages import install_failure
-from waggle.mcp.tools.parameters import (
+from waggle.mcp.schema.parameters import (
     Code,
     Files,
     OptionalPackages,
@@ -35,8 +32,11 @@ from waggle.mcp.tools.parameters import (
     parse_files,
     searchable,
 )
-from waggle.service.execution import Surroundings
-from waggle.service.request import CreateRequest
+from waggle.mcp.schema.tool import OfferedTool, make_tool
+from waggle.mcp.tools.furnish import furniture
+from waggle.mcp.tools.packages import install_failure
+from waggle.service.environments.request import CreateRequest
+from waggle.service.programs.execution import Surroundings
 
 _Seconds = Annotated[float | None, Field(description="Kill it after so long. Default 30.")]
 

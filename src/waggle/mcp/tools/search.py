@@ -8,9 +8,8 @@ from typing import Annotated
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.domain.execution import HOME
-from waggle.domain.filesystem import parse_path
-from waggle.domain.search import (
+from waggle.domain.files.filesystem import parse_path
+from waggle.domain.files.search import (
     ALWAYS_SKIPPED,
     DEFAULT_RESULTS,
     MAX_CONTEXT,
@@ -19,12 +18,13 @@ from waggle.domain.search import (
     SearchQuery,
     check_excludes,
 )
-from waggle.mcp.arguments import OfferedTool, make_tool
+from waggle.domain.programs.execution import HOME
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.file_results import EditedFile, SearchResult
-from waggle.mcp.results import readable, success
-from waggle.mcp.tools.found import search_result
-from waggle.mcp.tools.parameters import EnvironmentId, searchable
+from waggle.mcp.results.environments import readable, success
+from waggle.mcp.results.files import EditedFile, SearchResult
+from waggle.mcp.results.found import search_result
+from waggle.mcp.schema.parameters import EnvironmentId, searchable
+from waggle.mcp.schema.tool import OfferedTool, make_tool
 
 _Root = Annotated[str | None, Field(description=f"Directory or file. Default {HOME}.")]
 _Name = Annotated[

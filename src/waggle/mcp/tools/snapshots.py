@@ -10,11 +10,10 @@ from pydantic import Field
 
 from waggle.domain.access import Owner
 from waggle.domain.errors import WaggleError
-from waggle.mcp.arguments import OfferedTool, make_tool
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.repeats import IdempotencyKey
-from waggle.mcp.results import success
-from waggle.mcp.snapshot_results import (
+from waggle.mcp.results.environments import success
+from waggle.mcp.results.snapshots import (
     DeletedSnapshot,
     ForkedEnvironments,
     RolledBackEnvironment,
@@ -25,8 +24,9 @@ from waggle.mcp.snapshot_results import (
     snapshot_list,
     taken_snapshot,
 )
-from waggle.mcp.tools.parameters import EnvironmentId, searchable
-from waggle.service.snapshots import MAX_FORKS
+from waggle.mcp.schema.parameters import EnvironmentId, searchable
+from waggle.mcp.schema.tool import OfferedTool, make_tool
+from waggle.service.environments.snapshots import MAX_FORKS
 
 _SnapshotId = Annotated[str, Field()]
 _Name = Annotated[str | None, Field()]

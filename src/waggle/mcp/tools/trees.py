@@ -8,14 +8,14 @@ from typing import Annotated
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from waggle.domain.execution import HOME
-from waggle.domain.filesystem import MAX_FILE_BYTES
-from waggle.mcp.arguments import OfferedTool, make_tool
+from waggle.domain.files.filesystem import MAX_FILE_BYTES
+from waggle.domain.programs.execution import HOME
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.file_results import DownloadedFiles, UploadedFiles
-from waggle.mcp.pages import BASE64_PAGE_BYTES, SMALLEST_PAGE, decode_base64
-from waggle.mcp.tools.archived import downloaded, uploaded
-from waggle.mcp.tools.parameters import LARGE_RESULTS, EnvironmentId, searchable
+from waggle.mcp.results.archived import downloaded, uploaded
+from waggle.mcp.results.files import DownloadedFiles, UploadedFiles
+from waggle.mcp.results.pages import BASE64_PAGE_BYTES, SMALLEST_PAGE, decode_base64
+from waggle.mcp.schema.parameters import LARGE_RESULTS, EnvironmentId, searchable
+from waggle.mcp.schema.tool import OfferedTool, make_tool
 
 _Archive = Annotated[str, Field(description="tar (.gz, .bz2, .xz, .zst) or zip, as base64.")]
 _Target = Annotated[str | None, Field(description=f"Directory. Default {HOME}.")]

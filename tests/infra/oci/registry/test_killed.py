@@ -18,7 +18,7 @@ PULL = """
 import asyncio, sys
 from pathlib import Path
 from waggle.domain.reference import parse_reference
-from waggle.infra.oci.layout import Layout
+from waggle.infra.oci.store.layout import Layout
 from waggle.infra.oci.registry.options import RegistryOptions
 from waggle.infra.oci.registry.pull import Puller
 registry, store, platform = sys.argv[1:]

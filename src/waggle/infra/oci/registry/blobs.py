@@ -14,14 +14,14 @@ from collections.abc import Callable
 import httpx2
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.oci.image import Descriptor
 from waggle.infra.oci.registry.client import Client
 from waggle.infra.oci.registry.endpoints import Endpoint
 from waggle.infra.oci.registry.exchange import BROKEN, Ask
 from waggle.infra.oci.registry.incoming import Incoming
 from waggle.infra.oci.registry.pace import Pace
 from waggle.infra.oci.registry.retry import Transient, retrying
-from waggle.infra.tasks import finish
+from waggle.infra.oci.store.image import Descriptor
+from waggle.tasks import finish
 
 _CHUNK = 2 << 20
 _PROGRESS = 4 << 20

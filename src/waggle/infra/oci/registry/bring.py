@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing, ImageUnavailable, RegistryBusy
-from waggle.infra.oci.image import Descriptor
-from waggle.infra.oci.layout import Layout
 from waggle.infra.oci.registry.blobs import Fetch
 from waggle.infra.oci.registry.client import Client
 from waggle.infra.oci.registry.endpoints import Endpoint
 from waggle.infra.oci.registry.incoming import Incoming
 from waggle.infra.oci.registry.manifests import RemoteImage
 from waggle.infra.oci.registry.progress import Meter, at_once
-from waggle.infra.tasks import finish
+from waggle.infra.oci.store.image import Descriptor
+from waggle.infra.oci.store.layout import Layout
+from waggle.tasks import finish
 
 _T = TypeVar("_T")
 OnLayer = Callable[[Descriptor, str, Incoming], None]

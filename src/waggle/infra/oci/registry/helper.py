@@ -16,7 +16,7 @@ import signal
 from typing import BinaryIO, cast
 
 from waggle.domain.errors import ImageUnavailable, SettingsInvalid
-from waggle.infra.tasks import finish
+from waggle.tasks import finish
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_OUTPUT = 64 * 1024

@@ -2,7 +2,7 @@
 """Finds an image in a registry: its manifest for this machine's platform and its configuration.
 
 OCI and Docker (schema 2) documents alike. Everything is held against the digest that named it.
-Called by `pull`. The documents' grammar is `waggle.infra.oci.image`'s.
+Called by `pull`. The documents' grammar is `waggle.infra.oci.store.image`'s.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import httpx2
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing
 from waggle.domain.reference import ImageReference
-from waggle.infra.oci.digests import DIGEST, digest_of, has_digest
-from waggle.infra.oci.image import (
+from waggle.infra.archive.digests import DIGEST, digest_of, has_digest
+from waggle.infra.oci.registry.client import Client
+from waggle.infra.oci.registry.endpoints import Endpoint
+from waggle.infra.oci.store.image import (
     DOCKER_INDEX,
     DOCKER_MANIFEST,
     INDEX_TYPES,
@@ -31,9 +33,7 @@ from waggle.infra.oci.image import (
     parse_descriptors,
     parse_manifest,
 )
-from waggle.infra.oci.platforms import candidates, is_for
-from waggle.infra.oci.registry.client import Client
-from waggle.infra.oci.registry.endpoints import Endpoint
+from waggle.infra.oci.store.platforms import candidates, is_for
 
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 _ACCEPT = ", ".join((MEDIA_MANIFEST, MEDIA_INDEX, DOCKER_MANIFEST, DOCKER_INDEX))

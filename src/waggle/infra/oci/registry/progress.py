@@ -6,9 +6,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from waggle.infra.oci.image import Descriptor
 from waggle.infra.oci.registry.options import Report, Transfer
-from waggle.infra.tasks import end
+from waggle.infra.oci.store.image import Descriptor
+from waggle.tasks import end
 
 
 class Meter:

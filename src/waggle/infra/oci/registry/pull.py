@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from waggle.domain.errors import TooLarge
 from waggle.domain.reference import ImageReference
-from waggle.infra.oci.image import Descriptor
-from waggle.infra.oci.layout import Layout
 from waggle.infra.oci.registry.bring import Bringing, OnLayer, distinct, first_of
 from waggle.infra.oci.registry.client import Client
 from waggle.infra.oci.registry.endpoints import endpoints
@@ -17,7 +15,9 @@ from waggle.infra.oci.registry.manifests import find_image, find_manifest
 from waggle.infra.oci.registry.options import Ambient, RegistryOptions, Report
 from waggle.infra.oci.registry.progress import Meter
 from waggle.infra.oci.registry.push import push
-from waggle.infra.oci.storage import storage_errors
+from waggle.infra.oci.store.image import Descriptor
+from waggle.infra.oci.store.layout import Layout
+from waggle.infra.shared.storage import storage_errors
 
 _STORE = "The image store cannot be read or written"
 

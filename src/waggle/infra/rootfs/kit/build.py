@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra import debian
-from waggle.infra.files import FileLock
+from waggle.infra.shared import debian
+from waggle.infra.shared.files import FileLock
 
 GUEST_SOURCES = Path(__file__).parent / "guest"
 _BUILD_SECONDS = 900

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings as the parts that say who may call and that keep count of calls.
+
+Used by the composition root only. Knows no services: what they tell comes through an `Observer`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import structlog
+
+from waggle.app.values import certificates
+from waggle.config import Settings
+from waggle.domain.environment import State
+from waggle.domain.errors import SettingsInvalid
+from waggle.domain.observer import Observer, Observers
+from waggle.infra.access.either import EitherVerifier
+from waggle.infra.access.jwks import Jwks
+from waggle.infra.access.jwt import JwtRules, JwtVerifier
+from waggle.infra.access.tokens_file import TokensFile
+from waggle.infra.net.dial import OnDecision
+from waggle.infra.net.policy import Verdict
+from waggle.infra.observe.audit import AuditLog
+from waggle.infra.observe.metrics import Metrics
+from waggle.infra.observe.thinning import Thinning, after
+from waggle.service.rates import RateLimiter
+from waggle.web.access import OPEN, AccessRules, OAuthResource
+from waggle.web.app import Scrape
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who is told what happens, the page of /metrics if there is one, and what SIGHUP does."""
+
+    observer: Observer
+    scrape: Scrape | None = None
+    reopen: Callable[[], None] | None = None
+
+
+def access_rules(settings: Settings) -> AccessRules:
+    """Who may call. Raises SettingsInvalid when the tokens file or the CA bundle is unusable."""
+    if not settings.authenticates:
+        return OPEN
+    tokens = (
+        TokensFile(settings.auth_tokens_file, now=_now, monotonic=time.monotonic)
+        if settings.auth_tokens_file
+        else None
+    )
+
+    def several() -> bool:
+        return bool(settings.oauth_issuer) or (tokens is not None and len(tokens.owners) > 1)
+
+    if not settings.oauth_issuer:
+        return AccessRules(EitherVerifier(tokens, None), several=several)
+    keys = Jwks(
+        settings.oauth_issuer,
+        settings.oauth_jwks_url or None,
+        tls=_tls(settings),
+        monotonic=time.monotonic,
+    )
+    rules = JwtRules(
+        issuer=settings.oauth_issuer,
+        audience=settings.oauth_audience,
+        scope=settings.oauth_scope,
+        owner_claim=settings.oauth_owner_claim,
+    )
+    issued = JwtVerifier(rules, keys, now=time.time, monotonic=time.monotonic)
+    resource = OAuthResource(settings.resource_url, settings.oauth_issuer, settings.oauth_scope)
+    return AccessRules(EitherVerifier(tokens, issued), resource, several)
+
+
+def public_names(settings: Settings) -> tuple[str, ...]:
+    """The host name under which OAuth clients know this server, if they do."""
+    return (urlsplit(settings.resource_url).netloc,) if settings.oauth_issuer else ()
+
+
+def rates(settings: Settings) -> RateLimiter | None:
+    """How many calls an owner may make."""
+    per_minute = settings.max_calls_per_minute
+    return RateLimiter(per_minute, time.monotonic) if per_minute else None
+
+
+@contextlib.contextmanager
+def watching(
+    settings: Settings,
+    states: Callable[[], Iterable[State]],
+    warm: Callable[[], Mapping[str, int]] = dict[str, int],
+) -> Generator[Watch]:
+    """What keeps count, open until the block ends. Raises SettingsInvalid for the audit log."""
+    metrics = Metrics(states, settings.max_environments, warm) if settings.metrics else None
+    audit = None
+    if settings.audit_log is not None:
+        path = None if settings.audit_log == "-" else settings.audit_log
+        audit = AuditLog(path, programs=settings.audit_code, now=_now, monotonic=time.monotonic)
+    try:
+        yield Watch(
+            Observers([each for each in (metrics, audit) if each is not None]),
+            scrape=metrics.scrape if metrics else None,
+            reopen=audit.reopen if audit else None,
+        )
+    finally:
+        if audit is not None:
+            audit.close()
+
+
+class Denied(NamedTuple):
+    """Where a guest did not get, and the code of the verdict."""
+
+    host: str
+    port: int
+    why: str
+
+
+def egress_log(
+    observer: Observer,
+    environment: str,
+    later: Callable[[float, Callable[[], None]], None] = after,
+) -> OnDecision:
+    """Tells what a guest is kept from, in a line a second at most. What it may do is its own."""
+
+    def tell(denied: Denied, more: int) -> None:
+        counted = {"more_in_last_second": more} if more else {}
+        log.info("egress_denied", environment=environment, **denied._asdict(), **counted)
+
+    thinned = Thinning(tell, later)
+
+    def decided(host: str, port: int, verdict: Verdict) -> None:
+        if not verdict.allowed:
+            observer.egress_denied(verdict.code)
+            thinned(environment, Denied(host, port, verdict.code))
+
+    return decided
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    try:
+        if more := certificates(settings):
+            context.load_verify_locations(cadata=more.decode("ascii", "replace"))
+    except ssl.SSLError as error:
+        raise SettingsInvalid(f"WAGGLE_CA_BUNDLE={settings.ca_bundle} is malformed.") from error
+    return context

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composition root: every part is built here from `Settings`, and nowhere else.
+
+Used by `waggle.app.http` and `waggle.app.stdio`. Owns the data directory's lock, the state, one
+task group and their order of shutdown; knows no use case.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import AsyncGenerator, Generator
+from dataclasses import dataclass
+from functools import partial
+
+import anyio
+import anyio.abc
+import structlog
+
+from waggle.allocator import trim
+from waggle.app.clock import steady_clock
+from waggle.app.enclosing import machine_groups
+from waggle.app.ending import end_machines
+from waggle.app.hypervisors import hypervisor
+from waggle.app.machines import machinery, templates
+from waggle.app.observing import Watch, egress_log, rates, watching
+from waggle.app.values import (
+    execution_limits,
+    image_service,
+    limits,
+    offer,
+    rooms,
+    runtimes,
+    warm_up,
+)
+from waggle.app.warming import warm_pool
+from waggle.config import Settings
+from waggle.config.places import Places
+from waggle.domain.environment import Environment
+from waggle.domain.errors import DataDirBusy, SettingsInvalid
+from waggle.domain.files.tree import MAX_RECORDS_BYTES
+from waggle.domain.machine import Hypervisor
+from waggle.domain.observer import Observer
+from waggle.domain.programs.execution import MAX_OUTPUT
+from waggle.domain.protocols import Clock
+from waggle.domain.quota import SeveralOwners, one_owner
+from waggle.infra.net.egress import EgressProxy
+from waggle.infra.net.lookups import Lookups, limit_resolver
+from waggle.infra.net.policy import AddressPolicy
+from waggle.infra.net.resolve import SystemResolver, system_lookup
+from waggle.infra.shared.files import FileLock
+from waggle.infra.shared.spool import Spool
+from waggle.infra.store.calls import SqliteCalls
+from waggle.infra.store.environments import SqliteStore
+from waggle.mcp.context import Services
+from waggle.service.environments.ports import PortService
+from waggle.service.environments.reaper import Reaper
+from waggle.service.environments.service import EnvironmentService
+from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
+from waggle.service.files.files import FilesystemService
+from waggle.service.files.trees import TreeService
+from waggle.service.idempotency import Repeats
+from waggle.service.local.bring_up import LocalMachines
+from waggle.service.local.frozen.snapshots import LocalSnapshots
+from waggle.service.local.host import LocalHost
+from waggle.service.local.images.images import ImageService
+from waggle.service.local.images.pruner import Pruner
+from waggle.service.local.warm_machine import WarmMachine
+from waggle.service.local.warm_pool import WarmPool
+from waggle.service.programs.execution import ExecutionService
+from waggle.service.programs.jobs import JobService
+from waggle.together import together
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """What the composition root hands out."""
+
+    settings: Settings
+    environments: EnvironmentService
+    services: Services
+    hypervisor: str
+    reason: str
+    watch: Watch
+
+
+def new_id() -> str:
+    """A fresh id."""
+    return str(uuid.uuid4())
+
+
+@contextlib.asynccontextmanager
+async def open_app(
+    settings: Settings, several_owners: SeveralOwners = one_owner
+) -> AsyncGenerator[App]:
+    """Build everything, recover from an earlier server, and at the end destroy everything.
+
+    Raises DataDirBusy when another server owns the data directory, and SettingsInvalid or
+    SetupIncomplete for what only shows when it is tried.
+    """
+    places = Places.of(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_own(places))
+        clock = steady_clock()
+        chosen = hypervisor(settings, machine_groups(settings, stack))
+
+        def held() -> int:
+            return environments.slots_held
+
+        pool = warm_pool(settings, held)
+        watch = stack.enter_context(
+            watching(settings, lambda: [each.state for each in environments.all()], pool.counts)
+        )
+        store = await SqliteStore.open(places.state)
+        stack.push_async_callback(store.aclose)
+        tasks = await stack.enter_async_context(_tasks())
+        images = image_service(settings, several_owners)
+        host = _local_host(
+            *(settings, places, chosen.hypervisor, stack, watch.observer, tasks),
+            images=images,
+            pool=pool,
+        )
+        environments = EnvironmentService(
+            host=host,
+            store=store,
+            limits=limits(settings, several_owners),
+            clock=clock,
+            new_id=new_id,
+            tasks=tasks,
+            observer=watch.observer,
+        )
+        await environments.recover()
+        host.sweep(each.id for each in await store.unfinished())
+        snapshots = SnapshotService(
+            environments,
+            host.moments and LocalSnapshots(places.snapshots, host.moments),
+            SnapshotLimits(settings.max_snapshots, settings.snapshot_keep),
+            clock=clock,
+            new_id=new_id,
+        )
+        grace = settings.shutdown_timeout.total_seconds()
+        stack.push_async_callback(
+            end_machines, environments.aclose, grace, lambda: [e.id for e in environments.all()]
+        )
+        stack.push_async_callback(end_machines, pool.aclose, grace, lambda: pool.size)
+        tasks.start_soon(pool.run, partial(host.warm, warm_up(settings)))
+        reaper = Reaper(
+            environments,
+            interval=settings.reaper_interval.total_seconds(),
+            clock=clock,
+            sleep=anyio.sleep,
+            expire=snapshots.expire,
+        )
+        tasks.start_soon(reaper.run)
+        pruner = Pruner(
+            image_service(settings),
+            snapshots.images_in_use,
+            max_bytes=settings.image_cache_max_mb << 20 or None,
+            max_age=settings.image_cache_max_age,
+            now=time.time,
+            sleep=anyio.sleep,
+        )
+        tasks.start_soon(pruner.run)
+        for room in rooms(settings):
+            tasks.start_soon(room.watch)
+        yield App(
+            settings=settings,
+            environments=environments,
+            services=_services(
+                settings,
+                environments,
+                snapshots,
+                store,
+                clock=clock,
+                tasks=tasks,
+                observer=watch.observer,
+            ),
+            hypervisor=chosen.label,
+            reason=chosen.reason,
+            watch=watch,
+        )
+
+
+@contextlib.contextmanager
+def _own(places: Places) -> Generator[None]:
+    """Hold the data directory, made if need be. Raises DataDirBusy or SettingsInvalid."""
+    lock = FileLock(places.lock)
+    try:
+        for directory in (places.data, places.environments, places.cache, places.disks):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        acquired = lock.try_acquire()
+    except OSError as error:
+        raise SettingsInvalid(
+            f"{error.filename or places.data} cannot be used: {error.strerror}.",
+            hint="Check WAGGLE_DATA_DIR and WAGGLE_IMAGE_CACHE_DIR, and who may write there.",
+        ) from error
+    if not acquired:
+        raise DataDirBusy(
+            f"{places.data} is used by another waggle server ({lock.owner()}).",
+            hint="Stop it, or give this one its own WAGGLE_DATA_DIR.",
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.asynccontextmanager
+async def _tasks() -> AsyncGenerator[anyio.abc.TaskGroup]:
+    """The one task group: watchers and the reaper, cancelled at the end."""
+    async with together() as group:
+        yield group
+        group.cancel_scope.cancel()
+
+
+def _local_host(
+    settings: Settings,
+    places: Places,
+    machines: Hypervisor,
+    stack: contextlib.AsyncExitStack,
+    observer: Observer,
+    tasks: anyio.abc.TaskGroup,
+    *,
+    images: ImageService,
+    pool: WarmPool[WarmMachine],
+) -> LocalHost:
+    limit_resolver(os.environ)  # noqa: TID251 (the C library's, not ours)
+    lookups = Lookups(system_lookup)
+    policy = AddressPolicy(settings.egress_allow_cidrs)
+
+    def new_proxy(environment: Environment) -> EgressProxy:
+        return EgressProxy(
+            policy,
+            SystemResolver(lookups),
+            ports=frozenset(settings.egress_ports),
+            on_decision=egress_log(observer, environment.id),
+        )
+
+    made = machinery(settings, machines, stack)
+    stack.push_async_callback(images.aclose)
+    return LocalHost(
+        directory=places.environments,
+        machines=LocalMachines(
+            machines,
+            made.launcher,
+            made.parts.scratch,
+            templates(settings, made, tasks, stack),
+            made.freezing,
+        ),
+        images=images,
+        parts=made.parts,
+        new_proxy=new_proxy,
+        moments=made.moments,
+        pool=pool,
+        room=made.room,
+    )
+
+
+def _services(
+    settings: Settings,
+    environments: EnvironmentService,
+    snapshots: SnapshotService,
+    store: SqliteStore,
+    *,
+    clock: Clock,
+    tasks: anyio.abc.TaskGroup,
+    observer: Observer,
+) -> Services:
+    spoken = execution_limits(settings)
+    record = partial(
+        Spool,
+        Places.of(settings).data,
+        keep=settings.output_keep_mb << 20,
+        view=MAX_OUTPUT,
+    )
+    archive = partial(Spool, Places.of(settings).data, keep=MAX_RECORDS_BYTES, view=0)
+    jobs = JobService(environments, record=record, clock=clock, tasks=tasks)
+    return Services(
+        environments=environments,
+        snapshots=snapshots,
+        execution=ExecutionService(environments, jobs, runtimes(settings), spoken),
+        jobs=jobs,
+        filesystem=FilesystemService(environments),
+        repeats=Repeats(SqliteCalls(store.database, time.time)),
+        trees=TreeService(environments, record=archive, trim=trim),
+        ports=PortService(environments),
+        execution_limits=spoken,
+        rates=rates(settings),
+        offer=offer(settings),
+        parameter_headers=settings.parameter_headers,
+        observer=observer,
+    )

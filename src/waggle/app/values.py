@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings as the plain values that services take, and the one service that commands need, too.
+
+Used by the composition root and by commands, which do without its imports: those take seconds.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from waggle.config import Settings
+from waggle.config.places import Places
+from waggle.domain.environment import Resources
+from waggle.domain.errors import SettingsInvalid
+from waggle.domain.image import AllowedImages
+from waggle.domain.programs.execution import Command
+from waggle.domain.programs.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template
+from waggle.domain.quota import SeveralOwners, one_owner
+from waggle.domain.reference import ImageReference, named_registry, parse_reference
+from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset
+from waggle.infra.oci.registry.options import RegistryOptions
+from waggle.infra.oci.store.sources import is_local
+from waggle.infra.shared.disk_room import DiskRoom
+from waggle.service.environments.request import Limits, Pausing
+from waggle.service.local.images.images import ImageService
+from waggle.service.local.images.pull_places import PullPlaces
+from waggle.service.local.images.pulls import PullPolicy
+from waggle.service.local.warm_plan import WarmKind
+from waggle.service.programs.execution import ExecutionLimits
+
+AUTH_FILES = (".config/containers/auth.json", ".docker/config.json")
+"""Where podman and docker keep credentials, below the home directory."""
+_WARM_SECONDS = 600.0
+"""Much: it runs in the background, which gives way to everything else."""
+_WARM_CODE = {
+    RuntimeName.DATA: b"""
+import io, numpy, pandas, matplotlib.pyplot
+pandas.DataFrame({"x": [0, 1]}).plot()
+matplotlib.pyplot.savefig(io.BytesIO())
+"""
+}
+"""What first calls mostly begin with. Where an image lacks it, nothing is lost but the time."""
+EXTENSIONS = {
+    RuntimeName.PYTHON: ".py",
+    RuntimeName.NODE: ".js",
+    RuntimeName.SHELL: ".sh",
+    RuntimeName.DATA: ".py",
+}
+
+
+def offer(settings: Settings) -> Offer:
+    """What clients are shown that do not choose, of what the operator allows."""
+    shown, allowed = settings.toolsets, settings.toolsets_allowed
+    if allowed is None:
+        allowed = ALL_TOOLSETS if shown == frozenset({Toolset.CORE}) else shown
+    found = Offer(shown, allowed)
+    if not found.tools:
+        raise SettingsInvalid(
+            "WAGGLE_TOOLSETS names no tool that WAGGLE_TOOLSETS_ALLOWED allows.",
+            hint="Name some of the allowed sets in WAGGLE_TOOLSETS.",
+        )
+    return found
+
+
+def runtimes(settings: Settings) -> dict[RuntimeName, Runtime]:
+    """The runtimes as configured, their commands checked; data is python by another image."""
+    python = (settings.runtime_python_exec_command, settings.runtime_python_install_command)
+    commands = {
+        RuntimeName.PYTHON: python,
+        RuntimeName.NODE: (
+            settings.runtime_node_exec_command,
+            settings.runtime_node_install_command,
+        ),
+        RuntimeName.SHELL: (
+            settings.runtime_shell_exec_command,
+            settings.runtime_shell_install_command,
+        ),
+        RuntimeName.DATA: python,
+    }
+    return {
+        name: Runtime(
+            name,
+            EXTENSIONS[name],
+            parse_template(execute, FILE),
+            parse_template(install, PACKAGES),
+            install_as_root=name is not RuntimeName.NODE,
+        )
+        for name, (execute, install) in commands.items()
+    }
+
+
+def warm_up(settings: Settings) -> dict[RuntimeName, Command]:
+    """What a machine of each runtime runs before it is frozen or waits.
+
+    It leaves in memory what the first calls read from the disk.
+    """
+    return {name: _warming(runtime) for name, runtime in runtimes(settings).items()}
+
+
+def _warming(runtime: Runtime) -> Command:
+    argv, apart = runtime.code_argv()
+    return Command(
+        argv,
+        code=_WARM_CODE.get(runtime.name, b""),
+        extension=runtime.file_extension,
+        apart=apart,
+        timeout=_WARM_SECONDS,
+        output_limit=1024,
+    )
+
+
+def warm_kinds(settings: Settings) -> dict[WarmKind, int]:
+    """What the pool keeps: for each runtime the environment that a create gets by default."""
+    preset = limits(settings)
+    return {
+        WarmKind(runtime, preset.images[runtime], preset.resources): number
+        for runtime, number in settings.warm_pool
+    }
+
+
+def image_references(settings: Settings) -> dict[RuntimeName, str]:
+    """Which image each runtime boots."""
+    return {
+        RuntimeName.PYTHON: settings.image_python,
+        RuntimeName.NODE: settings.image_node,
+        RuntimeName.SHELL: settings.image_shell,
+        RuntimeName.DATA: settings.image_data,
+    }
+
+
+def limits(settings: Settings, several_owners: SeveralOwners = one_owner) -> Limits:
+    """What clients get and how many of it."""
+    return Limits(
+        max_environments=settings.max_environments,
+        resources=Resources(settings.default_cpus, settings.default_memory_mb, settings.scratch_mb),
+        idle_timeout=timedelta(minutes=settings.default_timeout_min),
+        network=settings.default_network,
+        images=image_references(settings),
+        allowed=AllowedImages(
+            frozenset(name for name in image_references(settings).values() if not is_local(name)),
+            settings.allowed_images,
+            settings.default_registry,
+        ),
+        per_owner=settings.max_environments_per_owner,
+        several_owners=several_owners,
+        disk_mib=settings.max_disk_mb_per_owner,
+        most=Resources(
+            max(settings.max_cpus, settings.default_cpus),
+            max(settings.max_memory_mb, settings.default_memory_mb),
+            max(settings.max_disk_mb, settings.scratch_mb),
+        ),
+        default_runtime=settings.default_runtime,
+        pausing=Pausing(
+            when_idle=settings.idle_action == "pause",
+            keep=settings.paused_keep,
+            max_asleep=settings.max_paused,
+        ),
+    )
+
+
+def certificates(settings: Settings) -> bytes:
+    """The operator's certificate authorities. Raises SettingsInvalid when they cannot be read."""
+    if settings.ca_bundle is None:
+        return b""
+    try:
+        data = settings.ca_bundle.read_bytes()
+    except OSError as error:
+        raise SettingsInvalid(
+            f"WAGGLE_CA_BUNDLE={settings.ca_bundle} cannot be read: {error.strerror}."
+        ) from error
+    if b"-----BEGIN CERTIFICATE-----" not in data:
+        raise SettingsInvalid(f"WAGGLE_CA_BUNDLE={settings.ca_bundle} holds no PEM certificate.")
+    return data
+
+
+def execution_limits(settings: Settings) -> ExecutionLimits:
+    """How long a call may take and how much it may say."""
+    return ExecutionLimits(
+        wait=settings.default_exec_timeout.total_seconds(),
+        max_timeout=settings.max_exec_timeout.total_seconds(),
+        install_timeout=settings.install_timeout.total_seconds(),
+        output=settings.output_limit,
+    )
+
+
+def registry_options(settings: Settings) -> RegistryOptions:
+    """How registries are reached. Raises SettingsInvalid when the CA bundle cannot be read."""
+    given = settings.registry_auth_file
+    return RegistryOptions(
+        insecure=settings.insecure_registries,
+        named=_named_registries(settings),
+        mirrors=settings.registry_mirrors,
+        ca_pem=certificates(settings),
+        auth_files=(given,) if given else tuple(Path.home() / name for name in AUTH_FILES),
+    )
+
+
+def _named_registries(settings: Settings) -> frozenset[str]:
+    """The registries that the operator's own settings name."""
+    images = (*settings.allowed_images, *image_references(settings).values())
+    default = f"{settings.default_registry}/any"
+    return frozenset(map(named_registry, (*images, default))) | settings.registry_mirrors.keys()
+
+
+def data_room(settings: Settings) -> DiskRoom:
+    """The room of the data directory."""
+    reserve = settings.disk_reserve_mb << 20
+    return DiskRoom("the data directory (WAGGLE_DATA_DIR)", Places.of(settings).data, reserve)
+
+
+def cache_room(settings: Settings) -> DiskRoom:
+    """The room of the image cache, which may be on another disk."""
+    reserve = settings.disk_reserve_mb << 20
+    return DiskRoom("the image cache (WAGGLE_IMAGE_CACHE_DIR)", Places.of(settings).cache, reserve)
+
+
+def rooms(settings: Settings) -> tuple[DiskRoom, ...]:
+    """Of all disks that the server writes to."""
+    return data_room(settings), cache_room(settings)
+
+
+def image_reference(settings: Settings, text: str) -> ImageReference:
+    """What a user's text means as an image of a registry. Raises InvalidArgument."""
+    return parse_reference(text, settings.default_registry)
+
+
+def image_service(settings: Settings, several_owners: SeveralOwners = one_owner) -> ImageService:
+    """Images and their disks. Raises SettingsInvalid when the CA bundle cannot be read."""
+    places = Places.of(settings)
+    return ImageService(
+        store=places.images,
+        disks=places.disks,
+        layers=places.layers,
+        runtimes=image_references(settings),
+        pulling=PullPolicy(
+            registry_options(settings), settings.image_pull, settings.default_registry
+        ),
+        places=PullPlaces(settings.max_pulls, several_owners),
+        room=cache_room(settings),
+    )

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run `waggle cp`: the plan of `places`, with the tools upload_files and download_files."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+from mcp import Client
+
+from waggle.cli.client import call, connected_by, find
+from waggle.cli.cp.failure import CopyFailed
+from waggle.cli.cp.places import Download, Remote, Upload, downloaded_to, plan, uploaded_to
+from waggle.cli.cp.reading import Source, look, pack, pieces
+from waggle.cli.cp.writing import Written, write_file, write_tree
+from waggle.cli.progress import filling, say
+from waggle.cli.refusals import CallRefused
+from waggle.config import load
+from waggle.domain.errors import InvalidArgument, TooLarge
+from waggle.domain.files.search import Kind
+from waggle.domain.files.tree import MAX_TREE_BYTES, Skipped, shown_name
+from waggle.infra.archive.trees import read_packed
+from waggle.mcp.results.pages import BASE64_PAGE_BYTES
+
+LONG_BYTES = 1 << 20
+"""What is shorter is copied without a word."""
+_MOST_ARCHIVE = MAX_TREE_BYTES + (64 << 20)
+Advance = Callable[[float, str], None]
+
+
+@dataclass(slots=True)
+class Copied:
+    """What became of one source. `left_out` are path and reason each."""
+
+    source: str
+    target: str
+    written: Written = field(default_factory=Written)
+    left_out: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+
+    def miss(self, skipped: Sequence[Skipped]) -> None:
+        """Note what was not copied."""
+        self.left_out += [(shown_name(each.name), each.reason) for each in skipped]
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        left_out = [{"path": path, "reason": reason} for path, reason in self.left_out]
+        done = asdict(self.written)
+        done["bytes"] = done.pop("size")
+        return {"source": self.source, "target": self.target, **done, "left_out": left_out}
+
+
+def cp(words: Sequence[str], *, recursive: bool, as_json: bool) -> int:
+    """Copy, and return the exit code: 1 when something was left out, which stderr tells.
+
+    Raises InvalidArgument, CopyFailed, NotFound and what the server refuses.
+    """
+    copied = anyio.run(partial(_connect_and_copy, plan(words), recursive=recursive))
+    if as_json:
+        sys.stdout.write(json.dumps([each.as_json() for each in copied], indent=2) + "\n")
+    for each in copied:
+        for path, reason in each.left_out:
+            say(f"Left out {path} of {each.source}: {reason}.")
+    return 1 if any(each.left_out for each in copied) else 0
+
+
+async def _connect_and_copy(wanted: Upload | Download, *, recursive: bool) -> list[Copied]:
+    async with connected_by(load()) as client:
+        return await copy(client, wanted, recursive=recursive)
+
+
+async def copy(client: Client, wanted: Upload | Download, *, recursive: bool) -> list[Copied]:
+    """What `cp` does once it is connected."""
+    if isinstance(wanted, Upload):
+        return await _upload(client, wanted, recursive=recursive)
+    return await _download(client, wanted, recursive=recursive)
+
+
+async def _upload(client: Client, wanted: Upload, *, recursive: bool) -> list[Copied]:
+    """Copy in. Everything is looked at before anything is sent."""
+    target = wanted.target
+    identity = (await find(client, target.environment))["environment_id"]
+    there = await _is_directory(client, identity, target.path)
+    many = len(wanted.sources) > 1
+    if many and not there and not target.path.endswith("/"):
+        raise CopyFailed(
+            f"{target} is no directory, and there are several sources.",
+            hint="End it with a slash to have it made.",
+        )
+    into = there or many or target.path.endswith("/")
+    looked: list[tuple[Path, str, Source]] = []
+    for source in wanted.sources:
+        directory, name = uploaded_to(target, _name(source), into=into)
+        found = await anyio.to_thread.run_sync(partial(look, source, name, recursive=recursive))
+        looked.append((source, directory, found))
+    return [
+        await _send(client, identity, directory, found, Copied(str(source), str(target)))
+        for source, directory, found in looked
+    ]
+
+
+def _name(source: Path) -> str:
+    """What a copy is called; empty where what is in it is meant, as with `/`, `.` and `..`."""
+    return "" if source.name == ".." else source.name
+
+
+async def _send(
+    client: Client, identity: str, directory: str, source: Source, copied: Copied
+) -> Copied:
+    copied.miss(source.left_out)
+    with _shown(f"Copying {copied.source}", source.size) as advance:
+        sent = 0
+        for piece in pieces(source.found):
+            archive, missing = await anyio.to_thread.run_sync(pack, piece)
+            copied.miss(missing)
+            result = await call(
+                client,
+                "upload_files",
+                environment_id=identity,
+                path=directory,
+                archive=base64.b64encode(archive).decode("ascii"),
+            )
+            copied.written.files += result.get("files", 0)
+            copied.written.directories += result.get("directories", 0)
+            copied.written.links += result.get("links", 0)
+            copied.written.size += result.get("bytes_written", 0)
+            sent += sum(each.size for each in piece)
+            advance(sent / max(source.size, 1), f"{sent:,} of {source.size:,} bytes")
+    return copied
+
+
+async def _download(client: Client, wanted: Download, *, recursive: bool) -> list[Copied]:
+    """Copy out."""
+    target, into = wanted.target, wanted.target.is_dir()
+    if len(wanted.sources) > 1 and not into:
+        raise CopyFailed(f"{target} is no directory, and there are several sources.")
+    copied: list[Copied] = []
+    for source in wanted.sources:
+        identity = (await find(client, source.environment))["environment_id"]
+        is_tree = await _is_directory(client, identity, source.path)
+        if is_tree and not recursive:
+            raise CopyFailed(f"{source} is a directory.", hint="Copy a tree with -r.")
+        place = downloaded_to(target, source, into=into)
+        copied.append(await _receive(client, identity, source, place, is_tree=is_tree))
+    return copied
+
+
+async def _receive(
+    client: Client, identity: str, source: Remote, place: Path, *, is_tree: bool
+) -> Copied:
+    copied = Copied(str(source), str(place))
+    archive, left_out = await _archive(client, identity, source)
+    copied.left_out += left_out
+    try:
+        entries = await anyio.to_thread.run_sync(read_packed, archive)
+    except (InvalidArgument, TooLarge) as error:
+        raise CopyFailed(f"Nothing of {source} was written: {error.message}") from error
+    if is_tree:
+        copied.written, failed = await anyio.to_thread.run_sync(write_tree, place, entries)
+        copied.miss(failed)
+        return copied
+    if [entry.kind for entry in entries] != [Kind.FILE]:
+        raise CopyFailed(f"{source} is no file.")
+    copied.written = await anyio.to_thread.run_sync(write_file, place, entries[0])
+    return copied
+
+
+async def _archive(
+    client: Client, identity: str, source: Remote
+) -> tuple[bytes, list[tuple[str, str]]]:
+    """All pages of the archive, and what the guest left out."""
+    arguments: dict[str, object] = {
+        "environment_id": identity,
+        "path": source.path or ".",
+        "limit": BASE64_PAGE_BYTES,
+    }
+    page = await call(client, "download_files", **arguments)
+    left_out = [(each["path"], each["reason"]) for each in page.get("left_out", [])]
+    if more := page.get("left_out_count", 0) - len(left_out):
+        left_out.append((f"{more} more entries", "the first ones say why"))
+    size = int(page["size"])
+    if size > _MOST_ARCHIVE:
+        raise CopyFailed(f"{source} is larger than one tree may be.")
+    data = bytearray(base64.b64decode(page["content"], validate=True))
+    with _shown(f"Copying {source}", size) as advance:
+        while "next_offset" in page and len(data) < size:
+            page = await call(
+                client,
+                "download_files",
+                **arguments,
+                archive_id=page["archive_id"],
+                offset=len(data),
+            )
+            data += base64.b64decode(page["content"], validate=True)
+            advance(len(data) / size, f"{len(data):,} of {size:,} bytes packed")
+    if len(data) != size:
+        raise CopyFailed(f"The server sent {len(data)} bytes of {source} instead of {size}.")
+    return bytes(data), left_out
+
+
+@contextlib.contextmanager
+def _shown(title: str, size: int) -> Generator[Advance]:
+    """A bar for what takes long; nothing for what does not."""
+    if size < LONG_BYTES:
+        yield lambda _share, _text: None
+        return
+    with filling(title) as advance:
+        yield advance
+
+
+async def _is_directory(client: Client, identity: str, path: str) -> bool:
+    """Whether there is such a directory; what else is there, or why not, other calls tell."""
+    try:
+        await call(client, "list_files", environment_id=identity, path=path or ".")
+    except CallRefused:
+        return False
+    return True

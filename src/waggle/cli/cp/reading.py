@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read files and trees of this machine, as archives that a server takes at once.
+
+Links are copied as links, but for the source itself, which is followed; what cannot be copied is
+left out and told. Used by `commands`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from waggle.cli.cp.failure import CopyFailed
+from waggle.domain.files.search import Kind
+from waggle.domain.files.tree import MAX_TREE_FILE, Skipped, check_target, clean_name
+
+PIECE_BYTES = 4 << 20
+"""Of files in one archive, if it is not one file that is larger; a server takes 10 MiB."""
+PIECE_ENTRIES = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Something to copy: its name in the archive, and where it is."""
+
+    name: bytes
+    path: bytes
+    kind: Kind
+    mode: int
+    modified: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """All of one source, in the order of an archive: directories before what is in them."""
+
+    found: tuple[Found, ...]
+    left_out: tuple[Skipped, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(each.size for each in self.found)
+
+
+def look(source: Path, name: str, *, recursive: bool) -> Source:
+    """What is at `source`, to be called `name`. Raises CopyFailed if it cannot be copied."""
+    try:
+        about = source.stat()
+    except OSError as error:
+        raise CopyFailed(f"{source} cannot be read: {error.strerror}.") from error
+    top = os.fsencode(name)
+    if stat.S_ISDIR(about.st_mode):
+        if not recursive:
+            raise CopyFailed(f"{source} is a directory.", hint="Copy a tree with -r.")
+        return _tree(os.fsencode(source), top, about)
+    path = os.fsencode(source)
+    why = _unfit(about) or (None if os.access(source, os.R_OK) else "it cannot be read")
+    if why:
+        raise CopyFailed(f"{source} cannot be copied: {why}.")
+    return Source((_found(top, path, Kind.FILE, about),), ())
+
+
+def _tree(root: bytes, top: bytes, about: os.stat_result) -> Source:
+    found = [_found(top, root, Kind.DIRECTORY, about)]
+    left_out: list[Skipped] = []
+    waiting = [(root, b"")]
+    while waiting:
+        directory, below = waiting.pop()
+        try:
+            with os.scandir(directory) as listed:
+                entries = sorted(listed, key=lambda entry: entry.name)
+        except OSError as error:
+            left_out.append(Skipped(below or top, error.strerror or "it cannot be read"))
+            continue
+        for entry in entries:
+            name = below + b"/" + entry.name if below else entry.name
+            each = _entry(entry, top, name)
+            if isinstance(each, Skipped):
+                left_out.append(each)
+                continue
+            found.append(each)
+            if each.kind is Kind.DIRECTORY:
+                waiting.append((entry.path, name))
+    return Source(tuple(found), tuple(left_out))
+
+
+def _entry(entry: os.DirEntry[bytes], top: bytes, name: bytes) -> Found | Skipped:
+    """An entry of a tree; `name` is its path below the tree's root."""
+    try:
+        about = entry.stat(follow_symlinks=False)
+        clean_name(name)
+        if stat.S_ISLNK(about.st_mode):
+            check_target(os.readlink(entry.path))  # noqa: PTH115 (a name in bytes)
+            kind = Kind.LINK
+        elif stat.S_ISDIR(about.st_mode):
+            kind = Kind.DIRECTORY
+        elif why := _unfit(about) or (None if os.access(entry.path, os.R_OK) else "no permission"):
+            return Skipped(name, why)
+        else:
+            kind = Kind.FILE
+    except OSError as error:
+        return Skipped(name, error.strerror or "it cannot be read")
+    except ValueError as error:
+        return Skipped(name, str(error))
+    return _found(b"/".join(filter(None, (top, name))), entry.path, kind, about)
+
+
+def _unfit(about: os.stat_result) -> str | None:
+    if not stat.S_ISREG(about.st_mode):
+        return "it is no file, directory or link"
+    if about.st_size > MAX_TREE_FILE:
+        return f"it has {about.st_size:,} bytes; one file may have {MAX_TREE_FILE:,}"
+    return None
+
+
+def _found(name: bytes, path: bytes, kind: Kind, about: os.stat_result) -> Found:
+    size = about.st_size if kind is Kind.FILE else 0
+    modified = max(0, int(about.st_mtime))
+    return Found(name, path, kind, stat.S_IMODE(about.st_mode) & 0o777, modified, size)
+
+
+def pieces(
+    found: Sequence[Found], size: int = PIECE_BYTES, count: int = PIECE_ENTRIES
+) -> Iterator[Sequence[Found]]:
+    """The same in pieces of about so many bytes and entries each, in their order. Pure."""
+    piece: list[Found] = []
+    total = 0
+    for each in found:
+        if piece and (total + each.size > size or len(piece) >= count):
+            yield piece
+            piece, total = [], 0
+        piece.append(each)
+        total += each.size
+    if piece:
+        yield piece
+
+
+def pack(piece: Sequence[Found]) -> tuple[bytes, list[Skipped]]:
+    """A tar of a piece, and what could not be read after all. Never longer than `found` said."""
+    out = io.BytesIO()
+    left_out: list[Skipped] = []
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for each in piece:
+            if not each.name:
+                continue  # the tree's own root, which is there
+            try:
+                _add(tar, each)
+            except OSError as error:
+                left_out.append(Skipped(each.name, error.strerror or "it cannot be read"))
+    return out.getvalue(), left_out
+
+
+def _add(tar: tarfile.TarFile, each: Found) -> None:
+    info = tarfile.TarInfo(each.name.decode("utf-8", "surrogateescape"))
+    info.mode, info.mtime = each.mode, each.modified
+    match each.kind:
+        case Kind.DIRECTORY:
+            info.type = tarfile.DIRTYPE
+            tar.addfile(info)
+        case Kind.LINK:
+            info.type = tarfile.SYMTYPE
+            target = os.readlink(each.path)  # noqa: PTH115 (a name in bytes)
+            info.linkname = target.decode("utf-8", "surrogateescape")
+            tar.addfile(info)
+        case _:
+            with open(each.path, "rb", opener=_unfollowed) as file:
+                data = file.read(each.size)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def _unfollowed(path: str, flags: int) -> int:
+    """Not waiting for a FIFO that took the file's place."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)

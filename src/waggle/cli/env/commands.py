@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of `waggle env`: argv to one function, as in `main`, which includes it."""
+
+from __future__ import annotations
+
+from cyclopts import App, Group
+
+from waggle.cli.options import Json, Repeated
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.programs.runtime import RuntimeName
+
+env = App(name="env", help="The environments of the running server.")
+LOOK, MOMENTS = (
+    Group("Make, look and remove", sort_key=1),
+    Group("Pause, copy, go back", sort_key=2),
+)
+
+
+@env.command(name="new", group=LOOK)
+def env_new(  # noqa: PLR0913 - one for each option
+    runtime: RuntimeName | None = None,
+    *,
+    name: str | None = None,
+    image: str | None = None,
+    timeout_minutes: int | None = None,
+    network: NetworkPolicy | None = None,
+    snapshot: str | None = None,
+    cpus: int | None = None,
+    memory_mb: int | None = None,
+    disk_mb: int | None = None,
+    env: Repeated = (),
+    package: Repeated = (),
+    json: Json = False,
+) -> None:
+    """Create an environment, and print its id.
+
+    Example: `E=$(waggle env new python) && waggle exec $E -- python3 --version`
+
+    Parameters
+    ----------
+    runtime
+        What it is for; python unless you say.
+    name
+        What to call it.
+    image
+        An image instead of the runtime's own.
+    timeout_minutes
+        How long it is kept without use; the server has a default.
+    network
+        What it may reach; the server has a default.
+    snapshot
+        A snapshot to go on from, instead of a runtime: its id, name or the start of its id.
+    cpus
+        Virtual processors, within the server's limit.
+    memory_mb
+        Memory in MiB, within the server's limit.
+    disk_mb
+        Writable disk in MiB, within the server's limit.
+    env
+        A variable for all its programs, as NAME=value; once for each.
+    package
+        A package to install first; once for each.
+    """
+    from waggle.cli.env.environments import new as run
+
+    given = {
+        "runtime": runtime or (None if snapshot else RuntimeName.PYTHON),
+        "name": name,
+        "image": image,
+        "timeout_minutes": timeout_minutes,
+        "network": network,
+        "snapshot": snapshot,
+        "cpus": cpus,
+        "memory_mb": memory_mb,
+        "disk_mb": disk_mb,
+        "env": [*env] or None,
+        "packages": [*package] or None,
+    }
+    run({word: value for word, value in given.items() if value is not None}, as_json=json)
+
+
+@env.command(name="ls", group=LOOK)
+def env_ls(*, json: Json = False) -> None:
+    """List the environments of the running server."""
+    from waggle.cli.env.environments import ls as run
+
+    run(as_json=json)
+
+
+@env.command(name="rm", group=LOOK)
+def env_rm(*environments: str) -> None:
+    """Destroy environments, each given by id, beginning of id, or name.
+
+    One that cannot be destroyed does not keep the others; the exit code is 1 then.
+    """
+    from waggle.cli.env.environments import rm as run
+
+    run(environments)
+
+
+@env.command(name="pause", group=MOMENTS)
+def env_pause(environment: str, *, to_disk: bool = False) -> None:
+    """Have an environment stand still until it is used again.
+
+    Parameters
+    ----------
+    environment
+        Its id, the beginning of its id, or its name.
+    to_disk
+        Keep its state on the disk and free its memory.
+    """
+    from waggle.cli.env.env_moments import pause as run
+
+    run(environment, to_disk=to_disk)
+
+
+@env.command(name="resume", group=MOMENTS)
+def env_resume(environment: str) -> None:
+    """Have a paused environment go on.
+
+    Parameters
+    ----------
+    environment
+        Its id, the beginning of its id, or its name.
+    """
+    from waggle.cli.env.env_moments import resume as run
+
+    run(environment)
+
+
+@env.command(name="snapshot", group=MOMENTS)
+def env_snapshot(environment: str, *, name: str | None = None, json: Json = False) -> None:
+    """Keep what an environment is now, memory and disk, and print the snapshot's id.
+
+    Parameters
+    ----------
+    environment
+        Its id, the beginning of its id, or its name.
+    name
+        What to call the snapshot.
+    """
+    from waggle.cli.env.env_moments import snapshot as run
+
+    run(environment, name, as_json=json)
+
+
+@env.command(name="fork", group=MOMENTS)
+def env_fork(environment: str, *, count: int = 1, json: Json = False) -> None:
+    """Make copies of an environment as it is now, and print their ids.
+
+    Parameters
+    ----------
+    environment
+        Its id, the beginning of its id, or its name.
+    count
+        How many.
+    """
+    from waggle.cli.env.env_moments import fork as run
+
+    run(environment, count, as_json=json)
+
+
+@env.command(name="rollback", group=MOMENTS)
+def env_rollback(environment: str, snapshot: str) -> None:
+    """Take an environment back to a snapshot of itself; what came since is lost.
+
+    Parameters
+    ----------
+    environment
+        Its id, the beginning of its id, or its name.
+    snapshot
+        Its id, the beginning of its id, or its name.
+    """
+    from waggle.cli.env.env_moments import rollback as run
+
+    run(environment, snapshot)

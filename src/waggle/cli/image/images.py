@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`waggle image build|ls|inspect|rm`, and what the other image commands need, too."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+from rich.console import Console
+from rich.table import Column, Table
+
+from waggle.app.values import image_service
+from waggle.cli.progress import filling, say, working
+from waggle.config import Settings, load
+from waggle.config.places import Places
+from waggle.domain.errors import InvalidArgument, SetupIncomplete
+from waggle.infra.oci.build.build import build_image, is_outdated
+from waggle.infra.oci.build.definition import ImageDefinition, load_definition
+from waggle.infra.shared.storage import storage_errors
+from waggle.infra.store.environments import SqliteStore
+from waggle.service.local.images.images import ImageService
+from waggle.shipped import IMAGES
+
+BY_DEFAULT = ("python", "node", "shell", "data")
+"""The images of the runtimes."""
+BASE = "base"
+"""The image below all others: no runtime's."""
+_COLUMNS = ("digest", "size", "disk", "last used (UTC)")
+_TABLE_WIDTH = 120
+_NOTHING = (
+    "No images. Build waggle's own with 'waggle image build';"
+    " 'waggle image pull' and 'waggle image load' bring others."
+)
+
+
+def build(names: Sequence[str], *, only_missing: bool) -> None:
+    """Build the named images, or BY_DEFAULT, and their disks.
+
+    `only_missing` leaves alone what is there and was built from the definition of this version.
+    Raises InvalidArgument, SetupIncomplete.
+    """
+    settings = load()
+    images = image_service(settings)
+    directory = IMAGES
+    known = sorted(path.parent.name for path in directory.glob("*/image.toml"))
+    for name in names:
+        if name not in known:
+            raise InvalidArgument(
+                f"There is no definition {name[:40]!r}.", hint=f"Known are: {', '.join(known)}."
+            )
+    for name in names or BY_DEFAULT:
+        definition = load_definition(directory, name)
+        if not only_missing or _is_wanted(images, definition, settings.debian_mirror):
+            with working(f"Building the image {name}") as detail:
+                build_image(
+                    definition, images.store, settings.debian_mirror, lambda _, text: detail(text)
+                )
+        if name != BASE:
+            make_disk(images, name)
+
+
+def _is_wanted(images: ImageService, definition: ImageDefinition, mirror: str) -> bool:
+    """Whether the image is missing, or was built from another definition or archive."""
+    if images.digest_of(definition.name) is None:
+        return True
+    return is_outdated(definition, images.store.resolve(definition.name), mirror)
+
+
+def outdated(settings: Settings) -> list[str]:
+    """The runtimes' images that a build now would make from something else than they are from.
+
+    Where no Debian archive is known nothing can be built, and none is.
+    """
+    images = image_service(settings)
+    return [
+        name
+        for name, there in images.present().items()
+        if there and name in BY_DEFAULT and _is_old(images, name, settings.debian_mirror)
+    ]
+
+
+def _is_old(images: ImageService, name: str, mirror: str) -> bool:
+    try:
+        return is_outdated(load_definition(IMAGES, name), images.store.resolve(name), mirror)
+    except SetupIncomplete:
+        return False
+
+
+def make_disk(images: ImageService, name: str) -> None:
+    """Make the disk now, so that the first create does not wait for it; asks no registry."""
+    image = images.store.resolve(name)
+    if images.disks.find(image.digest) is None:
+        with filling(f"Making the disk of {name}") as show:
+            anyio.run(images.make_disk, image, show)
+
+
+def ls(*, as_json: bool) -> None:
+    """Print the images as a table, or as a JSON list."""
+    images = image_service(load())
+    disks = {disk.digest: disk for disk in images.disks.made()}
+    rows: list[dict[str, Any]] = []
+    for image in images.store.list():
+        disk = disks.get(image.digest)
+        used = iso(max(image.used, disk.used if disk else 0.0))
+        rows.append({**asdict(image), "used": used, "disk_bytes": disk.size if disk else 0})
+    if as_json:
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return
+    table = Table(Column("name", no_wrap=True), *_COLUMNS, box=None)
+    for row in rows:
+        size = f"{row['size'] / 1e6:.1f} MB" if not row["problem"] else row["problem"]
+        disk_size = f"{row['disk_bytes'] / 1e6:.1f} MB" if row["disk_bytes"] else "not made"
+        table.add_row(row["name"], row["digest"][:19], size, disk_size, row["used"][:16])
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.width = max(console.width, _TABLE_WIDTH)  # a name that is cut is of no use
+    console.print(table if rows else _NOTHING)
+
+
+def iso(used: float) -> str:
+    """A time as it is printed: UTC, whole seconds; empty when it is not known. Pure."""
+    return f"{datetime.fromtimestamp(used, UTC):%Y-%m-%dT%H:%M:%SZ}" if used else ""
+
+
+def inspect(name: str) -> None:
+    """Print one image as JSON."""
+    image = image_service(load()).store.resolve(name)
+    sys.stdout.write(json.dumps(asdict(image), indent=2, default=str) + "\n")
+
+
+def rm(names: Sequence[str]) -> None:
+    """Remove images and their disks; what a running environment uses is refused."""
+    if not names:
+        raise InvalidArgument("No image was named.", hint="See 'waggle image ls'.")
+    settings = load()
+    images = image_service(settings)
+    used = digests_in_use(settings)
+    for name in names:
+        with storage_errors(f"{name[:200]!a} cannot be removed"):
+            digest = images.digest_of(name)
+            freed = images.store.remove(name, used.__contains__)
+            held = {each.digest for each in images.store.holdings()}
+            if digest is not None and digest not in held:
+                images.disks.remove(digest)
+        say(f"Removed {name}; {freed / 1e6:.1f} MB are free again.")
+
+
+def digests_in_use(settings: Settings) -> frozenset[str]:
+    """Digests that live environments were booted from, by the server's own record."""
+    return anyio.run(_in_use, settings)
+
+
+async def _in_use(settings: Settings) -> frozenset[str]:
+    state = Places.of(settings).state
+    if not state.exists():
+        return frozenset()
+    store = await SqliteStore.open(state)
+    try:
+        records = await store.unfinished()
+    finally:
+        await store.aclose()
+    return frozenset(record.booted_from.get("image", "") for record in records)

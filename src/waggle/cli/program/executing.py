@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`waggle exec`: a program in an environment of the running server, as `docker exec` has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import stat
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import IO, Any
+
+import anyio
+from mcp import Client
+
+from waggle.cli.client import connected_by, find
+from waggle.cli.interrupts import interruptible
+from waggle.cli.program import following
+from waggle.cli.program.following import Ended
+from waggle.cli.progress import say
+from waggle.config import load
+from waggle.domain.errors import InvalidArgument, TooLarge
+from waggle.domain.programs.execution import MAX_STDIN_BYTES
+
+_PIECE = 1 << 20
+_MOST_SENT = 30 << 20
+"""A server takes 31 MiB in one request."""
+_PIPE = "Standard input is a pipe; -i passes it on."
+_AS_A_FILE = "Copy it as a file with 'waggle cp', and have the program read that."
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """What a program gets beside its arguments. `user` is sandbox or root, `stdin` the option."""
+
+    user: str = "sandbox"
+    cwd: str | None = None
+    variables: Sequence[str] = field(default=())
+    timeout_seconds: float | None = None
+    stdin: bool = False
+
+    def arguments(self) -> dict[str, Any]:
+        """As the tool run_command takes it. Raises InvalidArgument."""
+        given: dict[str, Any] = {"user": self.user, "env": parse_variables(self.variables)}
+        if self.cwd is not None:
+            given["cwd"] = self.cwd
+        if self.timeout_seconds is not None:
+            given["timeout_seconds"] = self.timeout_seconds
+        return given
+
+
+def execute(environment: str, command: Sequence[str], how: How) -> int:
+    """Run a program and return its exit code.
+
+    Raises InvalidArgument, TooLarge, NotFound and what the server refuses, and KeyboardInterrupt at
+    a signal, after the program was killed.
+    """
+    if not command:
+        raise InvalidArgument(
+            f"A program is needed, after the environment {environment!r}.",
+            hint="As in: waggle exec ENVIRONMENT -- ls -l",
+        )
+    arguments = {**how.arguments(), "command": list(command)}
+    arguments["stdin"] = standard_input(pipe=how.stdin)
+    return tell(anyio.run(_connect_and_run, environment, arguments), command)
+
+
+async def _connect_and_run(environment: str, arguments: dict[str, Any]) -> Ended:
+    async with connected_by(load()) as client:
+        identity = (await find(client, environment))["environment_id"]
+        work = partial(attached, client, {**arguments, "environment_id": identity})
+        return await interruptible(work)
+
+
+async def attached(client: Client, arguments: dict[str, Any]) -> Ended:
+    """Run it with this process's own output streams."""
+    return await following.run(client, arguments, sys.stdout.buffer, sys.stderr.buffer)
+
+
+def tell(ended: Ended, command: Sequence[str] = ()) -> int:
+    """Say on stderr what the program's output does not, and return the exit code.
+
+    Output that was lost makes of success a failure.
+    """
+    if ended.told:
+        say(f"waggle: {ended.told}")
+    if ended.code and len(command) == 1 and " " in command[0].strip():
+        say(f"  One word is one program. For a line of the shell: {_shell_line(command[0])}")
+    if not ended.lost:
+        return ended.code
+    say(
+        f"waggle: {ended.lost} bytes of output are lost: it came faster than it was read, and the "
+        "server keeps only WAGGLE_OUTPUT_KEEP_MB of a stream.\n"
+        "  Have the program write into a file, and fetch it with 'waggle cp'."
+    )
+    return ended.code or 1
+
+
+def _shell_line(line: str) -> str:
+    quoted = line.replace("'", "'\\''")
+    return f"waggle exec ENVIRONMENT -- sh -c '{quoted}'"
+
+
+def parse_variables(words: Sequence[str]) -> dict[str, str]:
+    """`NAME=VALUE` words as variables; a later one wins. Raises InvalidArgument."""
+    pairs = [word.partition("=") for word in words]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise InvalidArgument(
+                f"{name or '='!r} is no variable.", hint="Write --env NAME=VALUE, once for each."
+            )
+    return {name: value for name, _, value in pairs}
+
+
+def standard_input(*, pipe: bool) -> str:
+    """What the program gets of standard input: a file, nothing of a terminal, and a pipe if wanted.
+
+    Whoever starts a program often leaves a pipe or socket open on which nobody ever writes, so it
+    is read only if `pipe` says so, and then to its end. Raises TooLarge, and InvalidArgument for
+    what is not text.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        return ""
+    if not pipe and _is_pipe(sys.stdin.fileno()):
+        if select.select([sys.stdin.fileno()], [], [], 0)[0]:
+            say(_PIPE)
+        return ""
+    return _text(read_input(MAX_STDIN_BYTES))
+
+
+def _is_pipe(descriptor: int) -> bool:
+    mode = os.fstat(descriptor).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def read_input(limit: int) -> bytes:
+    """Standard input up to its end.
+
+    Raises InvalidArgument where there is none, and TooLarge for more than `limit` bytes.
+    """
+    source: IO[str] | None = sys.stdin
+    if source is None:
+        raise InvalidArgument("There is no standard input.", hint="Name a file.")
+    data = bytearray()
+    while piece := os.read(source.fileno(), _PIECE):
+        data += piece
+        if len(data) > limit:
+            raise TooLarge(f"Standard input is over {limit} bytes.", hint=_AS_A_FILE)
+    return bytes(data)
+
+
+def _text(data: bytes) -> str:
+    """The data as a request can carry it: as JSON a control character takes six bytes."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidArgument("Standard input is not UTF-8 text.", hint=_AS_A_FILE) from error
+    if len(json.dumps(text, ensure_ascii=False).encode()) > _MOST_SENT:
+        raise TooLarge("Standard input has too many control characters.", hint=_AS_A_FILE)
+    return text

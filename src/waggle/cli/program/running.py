@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`waggle run`: a program of this machine, run in an environment that is made for it and destroyed.
+
+A client of the running server: it creates, installs, copies, runs and destroys with its tools.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import anyio
+from mcp import Client
+
+from waggle.app.values import EXTENSIONS, runtimes
+from waggle.cli.client import call, call_telling, connected_by
+from waggle.cli.interrupts import answered, interruptible
+from waggle.cli.program.executing import attached, read_input, standard_input, tell
+from waggle.cli.program.following import Ended
+from waggle.cli.progress import say, waiting
+from waggle.cli.refusals import CallRefused
+from waggle.config import load
+from waggle.domain.errors import InvalidArgument, TooLarge
+from waggle.domain.files.filesystem import MAX_FILE_BYTES
+from waggle.domain.programs.execution import HOME
+from waggle.domain.programs.runtime import RuntimeName
+
+STDIN = "-"
+_DESTROY_SECONDS = 60.0
+_SUFFIXES = {
+    ".py": RuntimeName.PYTHON,
+    ".js": RuntimeName.NODE,
+    ".mjs": RuntimeName.NODE,
+    ".cjs": RuntimeName.NODE,
+    ".sh": RuntimeName.SHELL,
+    ".bash": RuntimeName.SHELL,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The environment to run in."""
+
+    packages: Sequence[str] = field(default=())
+    network: str | None = None
+    image: str | None = None
+    keep: bool = False
+    stdin: bool = False
+
+    def arguments(self, runtime: RuntimeName) -> dict[str, Any]:
+        """As the tool create_environment takes it."""
+        given = {"network": self.network, "image": self.image}
+        return {"runtime": runtime.value, **{name: word for name, word in given.items() if word}}
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What is run: the bytes of the file, its path in the environment, arguments and input."""
+
+    runtime: RuntimeName
+    path: str
+    data: bytes
+    arguments: Sequence[str]
+    stdin: str
+
+
+def run(file: str, arguments: Sequence[str], runtime: RuntimeName | None, wanted: Wanted) -> int:
+    """Run the file, or what standard input says, and return its exit code.
+
+    Raises InvalidArgument, TooLarge and what the server refuses, and KeyboardInterrupt at a signal;
+    the environment is destroyed then, too, unless it is to be kept.
+    """
+    chosen = runtime or runtime_of(file)
+    data, stdin = _read(file, pipe=wanted.stdin)
+    program = Program(chosen, _path(file, chosen), data, arguments, stdin)
+    return tell(anyio.run(_connect_and_run, program, wanted))
+
+
+def runtime_of(file: str) -> RuntimeName:
+    """The runtime that a file is for, by its extension. Raises InvalidArgument."""
+    if file == STDIN:
+        return RuntimeName.PYTHON
+    if file.startswith("-"):
+        raise InvalidArgument(
+            f"There is no option {file!r}.",
+            hint="'waggle run --help' shows them; a file of this name is ./-NAME.",
+        )
+    found = _SUFFIXES.get(PurePosixPath(file).suffix.lower())
+    if found is None:
+        raise InvalidArgument(
+            f"What runs {file!r} is not clear from its name; known are {', '.join(_SUFFIXES)}.",
+            hint=f"Say it with --runtime: {', '.join(RuntimeName)}.",
+        )
+    return found
+
+
+def _path(file: str, runtime: RuntimeName) -> str:
+    """Where it is put: under its own name where that is one for any file system."""
+    name = f"program{EXTENSIONS[runtime]}" if file == STDIN else Path(file).name
+    return f"{HOME}/{name if name.isprintable() else f'program{Path(name).suffix}'}"
+
+
+def _read(file: str, *, pipe: bool) -> tuple[bytes, str]:
+    """The program, and its standard input. Raises InvalidArgument and TooLarge."""
+    if file == STDIN:
+        if sys.stdin and sys.stdin.isatty():
+            say("Type the program; Ctrl-D ends it.")
+        return read_input(MAX_FILE_BYTES), ""
+    try:
+        if Path(file).stat().st_size > MAX_FILE_BYTES:
+            raise TooLarge(f"{file} is over {MAX_FILE_BYTES} bytes.", hint=_BY_HAND)
+        return Path(file).read_bytes(), standard_input(pipe=pipe)
+    except OSError as error:
+        raise InvalidArgument(
+            f"{file} cannot be read: {error.strerror}.", hint="Name a file of this machine."
+        ) from error
+
+
+_BY_HAND = "Use 'waggle env new', 'waggle cp' and 'waggle exec'."
+
+
+async def _connect_and_run(program: Program, wanted: Wanted) -> Ended:
+    async with connected_by(load()) as client:
+        return await interruptible(partial(_run, client, program, wanted))
+
+
+async def _run(client: Client, program: Program, wanted: Wanted) -> Ended:
+    interpreter = runtimes(load())[program.runtime].exec_argv(program.path)
+    created = _environment(client, wanted.arguments(program.runtime), keep=wanted.keep)
+    async with created as identity:
+        await _prepare(client, identity, program, wanted.packages)
+        how = {
+            "environment_id": identity,
+            "command": [*interpreter, *program.arguments],
+            "stdin": program.stdin,
+        }
+        return await attached(client, how)
+
+
+@asynccontextmanager
+async def _environment(
+    client: Client, arguments: Mapping[str, Any], *, keep: bool
+) -> AsyncGenerator[str]:
+    """An environment that is destroyed at the end, however that comes, or kept and told."""
+    with waiting("Creating an environment") as detail:
+        create = partial(call_telling, client, detail, "create_environment", **arguments)
+        made = await answered(create)  # one whose id is not known could not be destroyed
+    identity = str(made["environment_id"])
+    if keep:
+        say(f"Environment {identity} is kept; 'waggle env rm {identity}' destroys it.")
+        yield identity
+        return
+    try:
+        yield identity
+    finally:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(_DESTROY_SECONDS):
+            await _destroy(client, identity)
+
+
+async def _destroy(client: Client, identity: str) -> None:
+    with waiting("Destroying the environment"):
+        try:
+            await call(client, "destroy_environment", environment_id=identity)
+        except CallRefused as error:
+            say(f"Environment {identity} could not be destroyed: {error}")
+
+
+async def _prepare(
+    client: Client, identity: str, program: Program, packages: Sequence[str]
+) -> None:
+    if packages:
+        await _install(client, identity, packages)
+    await call(
+        client,
+        "write_file",
+        environment_id=identity,
+        path=program.path,
+        content=base64.b64encode(program.data).decode("ascii"),
+        encoding="base64",
+    )
+
+
+async def _install(client: Client, identity: str, packages: Sequence[str]) -> None:
+    """Raises CallRefused, after what the installer printed is on stderr."""
+    arguments = {"environment_id": identity, "packages": list(packages)}
+    try:
+        with waiting(f"Installing {' '.join(packages)}") as detail:
+            await call_telling(client, detail, "install_packages", **arguments)
+    except CallRefused as error:
+        for stream in ("stdout", "stderr"):
+            if printed := str(error.result.get(stream, "")).strip():
+                say(printed)
+        raise

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`waggle token new`, `ls` and `rm`: the tokens file, without the server, which notices itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import sys
+from collections.abc import Generator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from waggle.cli.progress import say
+from waggle.config import load
+from waggle.domain.access import parse_owner
+from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete
+from waggle.infra.access.tokens_file import read_tokens
+from waggle.infra.access.tokens_text import (
+    MAX_BYTES,
+    Entry,
+    digest,
+    new_token,
+    parse_days,
+    parse_tokens,
+    without,
+)
+from waggle.infra.shared.disk_room import full, is_full
+from waggle.infra.shared.files import FileLock, atomic_write
+
+_LOCK_SECONDS = 10.0
+
+
+def new(owner: str, expires: str | None) -> None:
+    """Make a token, keep its hash, and print it: the only time that anybody sees it."""
+    name = parse_owner(owner)
+    if owner.startswith("#"):
+        raise InvalidArgument("A line that begins with '#' would be a comment.")
+    until = None if expires is None else datetime.now(UTC) + timedelta(days=parse_days(expires))
+    token = new_token()
+    entry = Entry(name, digest(token), until)
+    path = _path()
+    with _changing(path) as text:
+        lines = text if not text or text.endswith("\n") else text + "\n"
+        _write(path, lines + entry.line())
+    sys.stdout.write(token + "\n")
+    say(f"Token {entry.id} of {entry.owner}; it is not shown again.")
+
+
+def ls(*, as_json: bool) -> None:
+    """Print the tokens as a table, or as a JSON list: ids, owners and dates, no secrets."""
+    path = _path()
+    entries = parse_tokens(read_tokens(path)[0]).values() if path.exists() else ()
+    rows = [
+        {"id": entry.id, "owner": str(entry.owner), "expires": _shown(entry.expires)}
+        for entry in entries
+    ]
+    if as_json:
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return
+    table = Table(*(Column(name, no_wrap=True) for name in ("id", "owner", "expires")), box=None)
+    for row in rows:
+        table.add_row(row["id"], row["owner"], row["expires"] or "never")
+    Console().print(table if rows else "No tokens.", markup=False)
+
+
+def rm(ids: Sequence[str]) -> None:
+    """Remove tokens by the ids that `ls` shows, all or none, and print each."""
+    if not ids:
+        raise InvalidArgument("No token was named.", hint="See 'waggle token ls'.")
+    path = _path()
+    with _changing(path) as text:
+        left, known = text, {entry.id: entry for entry in parse_tokens(text).values()}
+        for wanted in ids:
+            if wanted not in known:
+                raise NotFound(f"There is no token {wanted!r}.", hint="See 'waggle token ls'.")
+            left = without(left, known[wanted].digest)
+        _write(path, left)
+    for wanted in ids:
+        sys.stdout.write(f"{wanted}\n")
+
+
+def _path() -> Path:
+    path = load().auth_tokens_file
+    if path is None:
+        raise SetupIncomplete(
+            "There is no tokens file.",
+            hint="Set WAGGLE_AUTH_TOKENS_FILE, for this command and for the server.",
+        )
+    return path
+
+
+@contextlib.contextmanager
+def _changing(path: Path) -> Generator[str]:
+    """The text of the file, empty if there is none, while nobody else changes it."""
+    try:
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_SECONDS):
+            text = read_tokens(path)[0] if path.exists() else ""
+            parse_tokens(text)  # a broken file is mended by hand, not added to
+            yield text
+    except OSError as error:
+        if is_full(error):
+            raise full(error, str(path.parent)) from error
+        raise SetupIncomplete(
+            f"{error.filename or path} cannot be written: {error.strerror}.",
+            hint="Run this as the user of the server; the directory must exist.",
+        ) from error
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace the file, with the mode and the group that it had. A link to it stays a link."""
+    data = text.encode("ascii")
+    if len(data) > MAX_BYTES:
+        raise InvalidArgument(f"The tokens file would be over {MAX_BYTES} bytes.")
+    path = path.resolve()
+    before = path.stat() if path.exists() else None
+    atomic_write(path, data, 0o600 if before is None else stat.S_IMODE(before.st_mode))
+    if before is not None and before.st_gid != path.stat().st_gid:
+        os.chown(path, -1, before.st_gid)
+
+
+def _shown(moment: datetime | None) -> str | None:
+    return None if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"

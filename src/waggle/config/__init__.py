@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings: every `WAGGLE_*` variable, checked at the start, never changed afterwards.
+
+The only module that reads the process environment. Called by `waggle.app.root` and `waggle.cli`,
+which hand plain values down. The variables themselves are listed in `waggle.config.sections`. A
+variable that is unknown or cannot be used stops the start; nothing falls back silently.
+"""
+
+from __future__ import annotations
+
+import difflib
+import getpass
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal, Self, get_args, get_origin
+
+from pydantic import ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from waggle.config.access import (
+    AccessSection,
+    ObservationSection,
+    access_conflicts,
+    observation_conflicts,
+)
+from waggle.config.parsers import Accepts, format_duration
+from waggle.config.sections import (
+    EnvironmentSection,
+    ExecutionSection,
+    ImageSection,
+    MachineSection,
+    NetworkSection,
+    RuntimeSection,
+    ServerSection,
+    StorageSection,
+)
+from waggle.domain.errors import SettingsInvalid
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.programs.job import MAX_WAIT_SECONDS
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.shipped import document
+
+PREFIX = "WAGGLE_"
+_SHOWN = 80
+_HINT = f"Every variable is described in {document('configuration.md')}."
+_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY")
+_USER_INFO = re.compile(r"(?<=://)[^/@\s]*@")
+
+
+class Settings(
+    ObservationSection,
+    AccessSection,
+    StorageSection,
+    MachineSection,
+    NetworkSection,
+    ImageSection,
+    RuntimeSection,
+    ExecutionSection,
+    EnvironmentSection,
+    ServerSection,
+):
+    """All settings, frozen. Made by `load`; tests may construct it with keyword arguments."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        problems = list(conflicts(self))
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def conflicts(settings: Settings) -> Iterator[str]:
+    """Yield a line for each pair of settings that cannot be used together."""
+    if settings.ssh_port_base >= settings.ssh_port_max:
+        yield (
+            f"WAGGLE_SSH_PORT_BASE={settings.ssh_port_base} must be below "
+            f"WAGGLE_SSH_PORT_MAX={settings.ssh_port_max}."
+        )
+    if settings.default_exec_timeout > settings.max_exec_timeout:
+        yield (
+            f"WAGGLE_DEFAULT_EXEC_TIMEOUT={format_duration(settings.default_exec_timeout)} must "
+            f"not be above WAGGLE_MAX_EXEC_TIMEOUT={format_duration(settings.max_exec_timeout)}."
+        )
+    if settings.default_exec_timeout.total_seconds() > MAX_WAIT_SECONDS:
+        yield (
+            f"WAGGLE_DEFAULT_EXEC_TIMEOUT={format_duration(settings.default_exec_timeout)} must "
+            f"not be above {MAX_WAIT_SECONDS / 60:g}m: no call waits longer."
+        )
+    if (warm := sum(number for _, number in settings.warm_pool)) > settings.max_environments:
+        yield (
+            f"WAGGLE_WARM_POOL keeps {warm} machines, and "
+            f"WAGGLE_MAX_ENVIRONMENTS={settings.max_environments} must not be below that."
+        )
+    yield from access_conflicts(settings)
+    yield from observation_conflicts(settings)
+    exposed = not settings.listen_addr.is_loopback and not settings.allow_remote
+    if exposed and not settings.authenticates:
+        yield (
+            f"WAGGLE_LISTEN_ADDR={settings.listen_addr} can be reached from other machines, and "
+            "nobody has to authenticate: use a loopback address, set WAGGLE_AUTH_TOKENS_FILE or "
+            "WAGGLE_OAUTH_ISSUER, or set WAGGLE_ALLOW_REMOTE=true behind a proxy that checks who "
+            "calls."
+        )
+
+
+def load(
+    environ: Mapping[str, str] | None = None,
+    *,
+    is_root: bool | None = None,
+    listen: str | None = None,
+) -> Settings:
+    """Read the settings from `environ` (the process environment when not given).
+
+    An empty value counts as not set. `listen` stands in for WAGGLE_LISTEN_ADDR. Raises
+    SettingsInvalid with one line per variable that is unknown or cannot be used; values that look
+    secret are not repeated.
+    """
+    environ = os.environ if environ is None else environ
+    if listen is not None:
+        environ = {**environ, variable("listen_addr"): listen or " "}
+    given = {name: value for name, value in environ.items() if name.startswith(PREFIX) and value}
+    problems = [_unknown(name) for name in sorted(given) if _field_name(name) not in fields()]
+    values = {_field_name(name): value for name, value in given.items()}
+    values = {name: value for name, value in values.items() if name in fields()}
+    root = os.geteuid() == 0 if is_root is None else is_root
+    values.setdefault("data_dir", str(default_data_dir(environ, is_root=root)))
+    values.setdefault("image_cache_dir", values["data_dir"].rstrip("/") + "/cache")
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        problems += _explain(error, values, given)
+    else:
+        if not problems:
+            return settings
+    raise SettingsInvalid("\n".join(problems), hint=_HINT)
+
+
+def process_environment() -> dict[str, str]:
+    """Return a copy of the process environment, for commands that start other programs."""
+    return dict(os.environ)
+
+
+def name_user() -> None:
+    """Give this process's user a name where it has none, as under a container's random user id.
+
+    asyncssh asks for one before it connects, and takes no other way to be told. Idempotent.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"uid{os.geteuid()}"
+
+
+def default_data_dir(environ: Mapping[str, str], *, is_root: bool) -> Path:
+    """Say where data goes when WAGGLE_DATA_DIR is not set."""
+    if is_root:
+        return Path("/var/lib/waggle")
+    base = environ.get("XDG_DATA_HOME", "")
+    if base.startswith("/"):  # the specification says to ignore relative ones
+        return Path(base) / "waggle"
+    return Path(environ.get("HOME") or Path.home()) / ".local/share/waggle"
+
+
+def fields() -> Mapping[str, FieldInfo]:
+    """Return every setting by its field name."""
+    return Settings.model_fields
+
+
+def variable(field: str) -> str:
+    """Return the variable of a field: `default_cpus` is `WAGGLE_DEFAULT_CPUS`."""
+    return PREFIX + field.upper()
+
+
+def accepted(field: str) -> str:
+    """Say in words what a setting accepts."""
+    info = fields()[field]
+    for item in info.metadata:
+        if isinstance(item, Accepts):
+            return item.words
+    if get_origin(info.annotation) is Literal:
+        return "one of " + ", ".join(get_args(info.annotation))
+    for choices in (NetworkPolicy, RuntimeName):
+        if info.annotation is choices:
+            return "one of " + ", ".join(choices)
+    if info.annotation is bool:
+        return "true or false"
+    low, high = (_bound(info, name) for name in ("ge", "le"))
+    return f"a whole number from {low} to {high}"
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable's value must not be shown or stored, by its name."""
+    return _SECRET.search(name) is not None
+
+
+def shown(name: str, value: str) -> str:
+    """Return a value fit for a message: no secrets, no control characters, not too long."""
+    if is_secret(name):
+        return "'***'"
+    value = _USER_INFO.sub("***@", value)
+    return ascii(value if len(value) <= _SHOWN else value[:_SHOWN] + "...")
+
+
+def _bound(info: FieldInfo, name: str) -> int:
+    return next(getattr(item, name) for item in info.metadata if hasattr(item, name))
+
+
+def _field_name(name: str) -> str:
+    return name.removeprefix(PREFIX).lower() if name.isupper() else name
+
+
+def _unknown(name: str) -> str:
+    near = nearest(name)
+    advice = f" Did you mean {near}?" if near else ""
+    return f"{ascii(name)[1:-1][:_SHOWN]} is not a setting of waggle.{advice}"
+
+
+def nearest(name: str) -> str | None:
+    """The variable that somebody meant who wrote `name`, if one is close."""
+    # Without the prefix, which would make every short name look close to every other.
+    known = [field.upper() for field in fields()]
+    near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), known, n=1, cutoff=0.65)
+    return f"{PREFIX}{near[0]}" if near else None
+
+
+def _explain(
+    error: ValidationError, values: Mapping[str, str], given: Mapping[str, str]
+) -> list[str]:
+    lines: list[str] = []
+    for detail in error.errors(include_url=False, include_input=False):
+        if not detail["loc"]:
+            lines += detail["msg"].removeprefix("Value error, ").splitlines()
+            continue
+        field = str(detail["loc"][0])
+        if field == "image_cache_dir" and variable(field) not in given:
+            continue  # it follows data_dir, whose own line says it all
+        name = variable(field)
+        line = f"{name}={shown(name, values[field])} cannot be used: expected {accepted(field)}."
+        if line not in lines:
+            lines.append(line)
+    return lines

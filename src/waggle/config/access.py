@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `WAGGLE_*` variables about who may call, how much, and what is kept of it.
+
+Joined by `waggle.config`; sections are listed in `waggle.config.sections`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+
+from waggle.config.base import Section, Whole, setting
+from waggle.config.parsers import Accepts, OptionalPath, matching, parse_optional_path
+
+
+def parse_url(value: str) -> str:
+    """Read a URL without credentials, query and fragment: HTTPS, or HTTP on loopback; or nothing.
+
+    Raises ValueError.
+    """
+    if not value:
+        return value
+    parts = urlsplit(value)
+    host, _ = parts.hostname or "", parts.port
+    loopback = host == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
+    plain = re.fullmatch(r"[!-~]+", value) and not re.search(r"[@?#\\\"<>|^`{}]", value)
+    if not plain or not host or parts.scheme not in ("http", "https"):
+        raise ValueError("not a URL")
+    if parts.scheme == "http" and not loopback:
+        raise ValueError("plain HTTP beyond loopback")
+    return value
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_log_target(value: object) -> object:
+    """Read an absolute path, `-` for stderr, or nothing."""
+    return value if value == "-" else parse_optional_path(value)
+
+
+def is_url(text: str) -> bool:
+    """Whether it can be the URL of a resource (RFC 9728)."""
+    return text.startswith(("https://", "http://"))
+
+
+Url = Annotated[
+    str,
+    AfterValidator(parse_url),
+    Accepts("an https URL without query (http on loopback only), or nothing"),
+]
+Audience = Annotated[
+    str,
+    matching(re.compile(r"[!#-\[\]-~]{1,1024}"), empty=True),
+    Accepts("what the issuer writes into `aud`, best the URL of /mcp, or nothing"),
+]
+Scope = Annotated[
+    str,
+    matching(re.compile(r"[!#-\[\]-~]{1,256}"), empty=True),
+    Accepts("one scope without spaces, or nothing"),
+]
+Claim = Annotated[
+    str, matching(re.compile(r"[!-~]{1,256}"), empty=True), Accepts("a claim's name, or nothing")
+]
+LogTarget = Annotated[
+    Path | Literal["-"] | None,
+    BeforeValidator(parse_log_target),
+    Accepts("an absolute path, - for stderr, or nothing"),
+]
+Token = Annotated[SecretStr, Accepts("a token, or nothing")]
+
+
+class AccessSection(Section):
+    """Who may call."""
+
+    auth_tokens_file: OptionalPath = setting(
+        "",
+        "File of bearer tokens (their hashes); `waggle token` makes and changes it, and a running "
+        "server takes changes by itself. Nothing, and no OAuth issuer, means that everybody who "
+        "can connect may do everything.",
+    )
+    oauth_issuer: Url = setting(
+        "", "The OAuth issuer whose access tokens are accepted: its `iss`, exactly as it writes it."
+    )
+    oauth_audience: Audience = setting("", "What tokens must name as their audience.")
+    oauth_jwks_url: Url = setting(
+        "", "Where the issuer's public keys are; nothing means where its metadata says."
+    )
+    oauth_scope: Scope = setting("", "A scope that tokens must have; nothing means none.")
+    oauth_owner_claim: Claim = setting(
+        "",
+        "The claim that says whose environments a token opens; nothing means `iss` and `sub` "
+        "together. Users must not be able to choose its value. Equal names in the tokens file "
+        "are the same owner.",
+    )
+    public_url: Url = setting(
+        "",
+        "The URL of /mcp as clients see it, for OAuth clients; nothing means the audience, which "
+        "is then such a URL.",
+    )
+    max_environments_per_owner: Whole = setting(
+        "0",
+        "Environments that one owner may have in memory at once. 0 means all, or, where tokens of "
+        "several owners are accepted, half of `WAGGLE_MAX_ENVIRONMENTS`.",
+        ge=0,
+        le=1000,
+    )
+    max_disk_mb_per_owner: Whole = setting(
+        "0",
+        "MiB on the disk that one owner's environments, snapshots and their output may take; what "
+        "needs more than is left of that is not created, copied or paused to disk. 0 means all, "
+        "or, where tokens of several owners are accepted, half of what is there for all.",
+        ge=0,
+        le=1_000_000_000,
+    )
+    max_calls_per_minute: Whole = setting(
+        "0",
+        "Tool calls and requests for resources and prompts of one owner in a minute; as many may "
+        "come at once. 0 means no bound.",
+        ge=0,
+        le=1_000_000,
+    )
+    token: Token = setting(
+        "", "The bearer token of `waggle exec` and other commands that are clients of the server."
+    )
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether callers have to say who they are."""
+        return self.auth_tokens_file is not None or bool(self.oauth_issuer)
+
+    @property
+    def resource_url(self) -> str:
+        """The URL of /mcp as OAuth clients see it."""
+        return self.public_url or self.oauth_audience
+
+
+class ObservationSection(Section):
+    """What is kept of calls."""
+
+    metrics: bool = setting(
+        "true",
+        "Serve /metrics for Prometheus. With authentication it needs a token of the owner "
+        "`metrics` from the tokens file.",
+    )
+    audit_log: LogTarget = setting(
+        "",
+        "Where one JSON line goes per tool call and request for resources or prompts: who, which "
+        "tool, outcome, duration.",
+    )
+    audit_code: bool = setting("false", "Write code and commands of clients into the audit log.")
+
+
+def observation_conflicts(settings: ObservationSection) -> Iterator[str]:
+    """Yield a line for each pair of these settings that cannot be used together."""
+    if settings.audit_code and settings.audit_log is None:
+        yield "WAGGLE_AUDIT_CODE has no effect without WAGGLE_AUDIT_LOG."
+
+
+def access_conflicts(settings: AccessSection) -> Iterator[str]:
+    """Yield a line for each pair of these settings that cannot be used together."""
+    if settings.oauth_issuer and not settings.oauth_audience:
+        yield "WAGGLE_OAUTH_ISSUER needs WAGGLE_OAUTH_AUDIENCE: tokens for others must not pass."
+    if settings.oauth_issuer and not is_url(settings.resource_url):
+        yield "WAGGLE_OAUTH_AUDIENCE is no URL, so WAGGLE_PUBLIC_URL must say the URL of /mcp."
+    if not settings.oauth_issuer:
+        for name in ("audience", "jwks_url", "scope", "owner_claim"):
+            if getattr(settings, f"oauth_{name}"):
+                yield f"WAGGLE_OAUTH_{name.upper()} has no effect without WAGGLE_OAUTH_ISSUER."

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the text of one `WAGGLE_*` variable becomes a value: parsers and the types made of them.
+
+Used by `waggle.config.sections` only. Pure: no environment, no files. A parser raises ValueError;
+its text is not shown, since the type's `Accepts` says what is accepted.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from pydantic import AfterValidator, BeforeValidator
+
+from waggle.domain.errors import InvalidArgument
+from waggle.domain.programs.runtime import FILE, PACKAGES, RuntimeName, parse_template
+from waggle.domain.toolset import Toolset, toolsets_of
+
+_UNITS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
+_DURATION = re.compile(r"(?:([0-9]{1,7})h)?(?:([0-9]{1,7})m)?(?:([0-9]{1,7})s)?(?:([0-9]{1,7})ms)?")
+_HOST_NAME = re.compile(
+    r"(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)*"
+)
+_IMAGE = re.compile(r"(?:(?:oci:)?/)?[A-Za-z0-9\[][A-Za-z0-9._/:@+\[\]-]{0,510}")
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
+_MIRROR = re.compile(r"(?:https?|file|copy)://[!-~]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Accepts:
+    """What a type takes, in words, for error lines and for docs/configuration.md."""
+
+    words: str
+
+
+class ListenAddress(NamedTuple):
+    """Where the server listens. `host` has no brackets; port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect. A name other than localhost may be anything."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_whole(value: object) -> object:
+    """Read a whole number without sign, spaces or underscores."""
+    if isinstance(value, str):
+        if not re.fullmatch(r"[0-9]{1,12}", value):
+            raise ValueError("not a whole number")
+        return int(value)
+    return value
+
+
+def parse_duration(value: object) -> object:
+    """Read `90s`, `5m`, `1h30m`, `250ms`: units in this order, each at most once, above zero."""
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.fullmatch(value)
+    numbers = match.groups(default="0") if match else ()
+    total = sum(int(number) * unit for number, unit in zip(numbers, _UNITS.values(), strict=False))
+    if not total:
+        raise ValueError("not a duration")
+    return timedelta(milliseconds=total)
+
+
+def format_duration(value: timedelta) -> str:
+    """Write a duration as `parse_duration` reads it. Whole milliseconds only."""
+    left, words = round(value / timedelta(milliseconds=1)), ""
+    for unit, size in _UNITS.items():
+        count, left = divmod(left, size)
+        words += f"{count}{unit}" if count else ""
+    return words or "0s"
+
+
+def parse_listen_address(value: object) -> object:
+    """Read `host:port`; an IPv6 address stands in brackets: `[::1]:8080`."""
+    if not isinstance(value, str):
+        return value
+    host, colon, port = value.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError("no port")
+    if host.startswith("[") and host.endswith("]"):
+        address = ip_address(host[1:-1])
+        if address.version != 6:
+            raise ValueError("only IPv6 addresses stand in brackets")
+        return ListenAddress(str(address), int(port))
+    if not _HOST_NAME.fullmatch(host):
+        raise ValueError("not a host")
+    if re.fullmatch(r"[0-9.]+", host):
+        host = str(ip_address(host))
+    return ListenAddress(host.lower(), int(port))
+
+
+def split_words(value: str) -> tuple[str, ...]:
+    """Split at commas; spaces around them do not count. An empty text is an empty list."""
+    words = [word.strip() for word in value.split(",")] if value.strip() else []
+    if not all(words):
+        raise ValueError("an empty word between commas")
+    return tuple(words)
+
+
+def parse_cidrs(value: object) -> object:
+    """Read a list of networks; host bits must be zero, so that a slip does not widen the list."""
+    if not isinstance(value, str):
+        return value
+    return tuple(ip_network(word) for word in split_words(value))
+
+
+def parse_ports(value: object) -> object:
+    """Read a list of TCP ports, at least one."""
+    if not isinstance(value, str):
+        return value
+    words = split_words(value)
+    if not words or not all(re.fullmatch(r"[0-9]{1,5}", word) for word in words):
+        raise ValueError("not a list of ports")
+    ports = tuple(int(word) for word in words)
+    if not all(1 <= port <= 65535 for port in ports):
+        raise ValueError("not a port")
+    return ports
+
+
+def parse_toolsets(value: object) -> object:
+    """Read names of sets of tools separated by commas or spaces; `full` and `all` are all."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return toolsets_of(split_words(value))
+    except InvalidArgument as error:
+        raise ValueError(error.message) from error
+
+
+def parse_optional_toolsets(value: object) -> object:
+    """As `parse_toolsets`; None for nothing."""
+    return None if value == "" else parse_toolsets(value)
+
+
+def parse_warm_pool(value: object) -> object:
+    """Read `python:2,node:1`: each runtime at most once, each number above zero."""
+    if not isinstance(value, str):
+        return value
+    pairs = [word.partition(":") for word in split_words(value.lower())]
+    if not all(re.fullmatch(r"[1-9][0-9]{0,3}", number) for _, _, number in pairs):
+        raise ValueError("not a number of machines")
+    counts = {RuntimeName(name): int(number) for name, _, number in pairs}
+    if len(counts) != len(pairs):
+        raise ValueError("a runtime twice")
+    return tuple(counts.items())
+
+
+def parse_absolute_path(value: object) -> object:
+    """Read an absolute path; nothing is looked up, `~` is not expanded."""
+    if not isinstance(value, str):
+        return value
+    if not value.startswith("/") or "\0" in value:
+        raise ValueError("not an absolute path")
+    return Path(value)
+
+
+def parse_optional_path(value: object) -> object:
+    """Read an absolute path, or nothing."""
+    return None if value == "" else parse_absolute_path(value)
+
+
+def lower(value: object) -> object:
+    """Make words of an enumeration independent of case."""
+    return value.lower() if isinstance(value, str) else value
+
+
+def matching(pattern: re.Pattern[str], *, empty: bool = False) -> BeforeValidator:
+    """Make a validator for texts that match `pattern` as a whole."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and not (empty and not value) and not pattern.fullmatch(value):
+            raise ValueError("does not match")
+        return value
+
+    return BeforeValidator(check)
+
+
+def all_matching(pattern: re.Pattern[str]) -> BeforeValidator:
+    """Make a validator for lists of texts that each match `pattern` as a whole."""
+
+    def check(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        words = split_words(value)
+        if not all(pattern.fullmatch(word) for word in words):
+            raise ValueError("does not match")
+        return words
+
+    return BeforeValidator(check)
+
+
+def _template_with(placeholder: str) -> AfterValidator:
+    def check(value: str) -> str:
+        parse_template(value, placeholder)
+        return value
+
+    return AfterValidator(check)
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    Accepts("a duration such as 250ms, 90s, 5m or 1h30m"),
+]
+Listen = Annotated[
+    ListenAddress,
+    BeforeValidator(parse_listen_address),
+    Accepts("host:port, such as 127.0.0.1:8080, localhost:8080 or [::1]:8080"),
+]
+Networks = Annotated[
+    tuple[IPv4Network | IPv6Network, ...],
+    BeforeValidator(parse_cidrs),
+    Accepts("networks separated by commas, such as 10.1.0.0/16,fd00::/8 (host bits zero)"),
+]
+Ports = Annotated[
+    tuple[int, ...], BeforeValidator(parse_ports), Accepts("TCP ports separated by commas")
+]
+AbsolutePath = Annotated[Path, BeforeValidator(parse_absolute_path), Accepts("an absolute path")]
+OptionalPath = Annotated[
+    Path | None, BeforeValidator(parse_optional_path), Accepts("an absolute path, or nothing")
+]
+Hosts = Annotated[
+    tuple[str, ...],
+    all_matching(re.compile(r"[A-Za-z0-9.\[\]:*-]+")),
+    Accepts("host names or addresses, each with an optional :port or :*, separated by commas"),
+]
+Origins = Annotated[
+    tuple[str, ...],
+    all_matching(_ORIGIN),
+    Accepts("origins such as https://agents.example, separated by commas"),
+]
+ImageName = Annotated[
+    str,
+    matching(_IMAGE),
+    Accepts(
+        "an image that `waggle image ls` shows, a reference such as registry.example/app:tag, "
+        "or an OCI layout as /path:tag"
+    ),
+]
+Program = Annotated[
+    str, matching(re.compile(r"[!-~]{1,255}")), Accepts("a program on PATH, or its absolute path")
+]
+Programs = Annotated[
+    tuple[str, ...],
+    all_matching(re.compile(r"[!-+\--~]{1,255}")),
+    Accepts("programs on PATH, or their absolute paths, separated by commas"),
+]
+Mirror = Annotated[
+    str, matching(_MIRROR, empty=True), Accepts("a URL (http, https, file or copy), or nothing")
+]
+ExecCommand = Annotated[
+    str, _template_with(FILE), Accepts(f"a command with {FILE} once, as a word of its own")
+]
+InstallCommand = Annotated[
+    str, _template_with(PACKAGES), Accepts(f"a command with {PACKAGES} once, as a word of its own")
+]
+WarmPoolSizes = Annotated[
+    tuple[tuple[RuntimeName, int], ...],
+    BeforeValidator(parse_warm_pool),
+    Accepts(f"runtimes ({', '.join(RuntimeName)}) and numbers of machines, as in python:2,node:1"),
+]
+Toolsets = Annotated[
+    frozenset[Toolset],
+    BeforeValidator(parse_toolsets),
+    Accepts(f"`full`, or some of {', '.join(Toolset)}, separated by commas"),
+]
+OptionalToolsets = Annotated[
+    frozenset[Toolset] | None,
+    BeforeValidator(parse_optional_toolsets),
+    Accepts(f"`full`, or some of {', '.join(Toolset)}, separated by commas, or nothing"),
+]

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files inside a guest.
+
+A path belongs to the guest: everything in there is allowed, and nothing of the host can be named.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from dataclasses import dataclass
+from datetime import datetime
+
+from waggle.domain.errors import InvalidArgument, TooLarge
+from waggle.domain.programs.execution import HOME
+from waggle.domain.programs.text import encoded
+
+MAX_FILE_BYTES = 10 * 1024 * 1024
+MAX_LIST_ENTRIES = 2_000
+MAX_PATH_BYTES = 4_095
+DEFAULT_MODE = 0o644
+_AT_HOME = re.compile(r"(?:~|\$HOME|\$\{HOME\})(?=/|\Z)/*")
+_SCHEME = re.compile(r"(?:file://|sandbox:)(?=/)")
+"""What models write before a path, as in links."""
+_HERE = re.compile(r"(?:/\.)+(?=/)")
+_OF_WINDOWS = re.compile(r"[A-Za-z]:(?:\\|/(?:Users|Windows|Program))")
+_OF_A_USER = re.compile(r"~[A-Za-z_][A-Za-z0-9_-]*(?=/|\Z)")
+_MODE = re.compile(r"(?:0o|0)?([0-7]{1,4})", re.ASCII)
+_ADDS_X = re.compile(r"a?\+x")
+_USUAL_MODES = frozenset(
+    int(f"{owner}{group}{other}", 8)
+    for owner in (4, 5, 6, 7)
+    for group in (0, 1, 4, 5, 6, 7)
+    for other in (0, 1, 4, 5, 6, 7)
+    if owner & group == group and group & other == other and (owner, group) != (5, 1)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One entry of a directory. `mode` is the permission bits; `size` is bytes."""
+
+    name: str
+    size: int
+    is_dir: bool
+    is_link: bool
+    mode: int
+    modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FileSlice:
+    """A part of a file: the bytes, and the size of the whole file at that moment."""
+
+    data: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileVersion:
+    """What tells a file from the same one after a change: bytes, and seconds since the epoch.
+
+    Another change of the same size within the same second is not seen. `mode` is its permission
+    bits.
+    """
+
+    size: int
+    modified: int
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A directory's entries by name; `truncated` when it holds more than MAX_LIST_ENTRIES."""
+
+    path: str
+    entries: tuple[FileEntry, ...]
+    truncated: bool
+
+
+def parse_path(text: str) -> str:
+    """A guest path: absolute, or one that `at_home` makes so, which is `~` or begins with `~/`.
+
+    A relative one counts from HOME; `~` and `$HOME` are the home directory of the user that
+    programs run as, which the guest knows. `..` is left to the guest's kernel, which resolves it
+    inside the guest. Raises InvalidArgument for an empty path, one with NUL or lone surrogates, one
+    of another user's home or of Windows, and one that is too long for any Linux.
+    """
+    if not text or "\0" in text:
+        raise InvalidArgument(
+            "The path is empty or contains a NUL character.",
+            hint=f"Name it from the root, or from {HOME}, as in data/a.csv.",
+        )
+    if other := _OF_A_USER.match(text):
+        raise InvalidArgument(
+            f"{other[0][:40]} would be the home directory of a user.",
+            hint=f"Write ~/ for your own, or ./{other[0][:40]} for a file of that name.",
+        )
+    if _OF_WINDOWS.match(text):
+        raise InvalidArgument(
+            f"{text[:40]!r} is a path of Windows, and this is a Linux machine with its own files.",
+            hint=f"Name it from the root, or from {HOME}, as in data/a.csv.",
+        )
+    text = _SCHEME.sub("", text, count=1)
+    path = _AT_HOME.sub("~/", text, count=1) if _AT_HOME.match(text) else text
+    path = path if path.startswith(("/", "~/")) else posixpath.join(HOME, path)
+    path = path if path.startswith("~") else _HERE.sub("", path)
+    if len(encoded(path, "The path")) > MAX_PATH_BYTES:
+        raise InvalidArgument(
+            f"The path is over {MAX_PATH_BYTES} bytes.", hint="No Linux has such paths: shorten it."
+        )
+    return path
+
+
+def at_home(path: str, home: str) -> str:
+    """The absolute path of what `parse_path` gave, in a guest whose user's home is `home`."""
+    return posixpath.join(home, path[2:]) if path.startswith("~/") else path
+
+
+def check_content(data: bytes) -> bytes:
+    """What a file is to contain, as it is. Raises TooLarge."""
+    if len(data) > MAX_FILE_BYTES:
+        raise TooLarge(
+            f"The content is {len(data)} bytes; the limit is {MAX_FILE_BYTES}.",
+            hint="Write it in parts, or download it from inside the environment.",
+        )
+    return data
+
+
+def parse_mode(given: str | int) -> int:
+    """Permission bits in octal: `0644`, `755`, `0o755`, or the number 755. Raises InvalidArgument.
+
+    `+x` is 0755. A number that is no usual mode in octal, but is one in decimal, is meant so: 493
+    is 0o755.
+    """
+    if isinstance(given, str) and _ADDS_X.fullmatch(given):
+        return 0o755
+    digits = _MODE.fullmatch(str(given))
+    octal = int(digits[1], 8) if digits else None
+    if isinstance(given, int) and octal not in _USUAL_MODES and given in _USUAL_MODES:
+        return given
+    if octal is None:
+        raise InvalidArgument(
+            f"{str(given)[:20]!r} is not a file mode.", hint='Use octal, such as "0644" or "0755".'
+        )
+    return octal

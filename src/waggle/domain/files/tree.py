@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trees of files on their way in and out of a guest, and the records that carry them.
+
+`layout` beside it says where entries stand. The records are those of rootfs/kit/guest/pack.c and
+unpack.c. Pure; names are bytes, and whoever wrote them may be hostile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from waggle.domain.files.search import Kind
+
+MAX_TREE_BYTES = 64 * 1024 * 1024
+"""Bytes of all files of one tree together."""
+MAX_TREE_ENTRIES = 20_000
+MAX_TREE_FILE = 10_000_000
+"""Bytes of one file that is uploaded: what one run takes on its standard input."""
+MAX_ARCHIVE_BYTES = 10 * 1024 * 1024
+MAX_RECORDS_BYTES = MAX_TREE_BYTES + MAX_TREE_ENTRIES * 4_500
+"""Bytes of all records of a packed tree."""
+MAX_TOLD = 100
+"""Entries that failed, or were left out, which are named; unpack.c names no more."""
+_MAX_NAME = 4_095
+_MAX_COMPONENT = 255
+_MAX_DEPTH = 100
+_HEAD = 9_000
+_END = "e"
+_SKIPPED = "s"
+_LONGEST = {_END: 200, _SKIPPED: 200, "d": 0, "l": _MAX_NAME, "f": MAX_TREE_BYTES}
+"""Bytes behind the name of each kind of record that pack.c writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeEntry:
+    """A file, directory or link. `data` is the file's bytes or the link's target."""
+
+    kind: Kind
+    name: bytes
+    mode: int = 0o644
+    modified: int = 0
+    data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something that is not in the tree, and why."""
+
+    name: bytes
+    reason: str
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """How much is not in a tree, and the first MAX_TOLD of it."""
+
+    count: int = 0
+    first: list[Skipped] = field(default_factory=list[Skipped])
+
+    def add(self, skipped: Skipped) -> None:
+        """One more."""
+        self.count += 1
+        if self.count <= MAX_TOLD:
+            self.first.append(skipped)
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What became of a tree in the guest. `failures` are the first ones, of `failed` in all."""
+
+    files: int = 0
+    directories: int = 0
+    links: int = 0
+    size: int = 0
+    failed: int = 0
+    failures: tuple[Skipped, ...] = ()
+
+    def __add__(self, other: Unpacked) -> Unpacked:
+        """Both together, with the first MAX_TOLD failures."""
+        return Unpacked(
+            self.files + other.files,
+            self.directories + other.directories,
+            self.links + other.links,
+            self.size + other.size,
+            self.failed + other.failed,
+            (self.failures + other.failures)[:MAX_TOLD],
+        )
+
+
+def encode(entry: TreeEntry) -> bytes:
+    """The record for the guest, whose modes have no special bits."""
+    head = f"{entry.kind} {entry.mode & 0o777:o} {max(0, entry.modified)} {len(entry.data)}"
+    return b"%b\0%b\0%b" % (head.encode(), entry.name, entry.data)
+
+
+def decode(read: Callable[[int, int], bytes], size: int) -> Iterator[TreeEntry | Skipped]:
+    """The records that a guest wrote; `read` gives bytes from an offset, `size` is all there are.
+
+    A tree that the guest cut short ends with a Skipped without a name. Raises ValueError for what
+    is no record, for more of them than pack.c writes, and when the end is missing.
+    """
+    offset = count = 0
+    while offset < size:
+        if count > MAX_TREE_ENTRIES:
+            raise ValueError("too many records")
+        count += 1
+        head, name, *rest = read(offset, _HEAD).split(b"\0", 2)
+        if not rest or len(head) > 80:
+            raise ValueError("not a record")
+        kind, mode, modified, length = _head(head)
+        offset += len(head) + len(name) + 2
+        if length > min(size - offset, _LONGEST[kind]):
+            raise ValueError("a record is cut off or too long")
+        data = read(offset, length) if length else b""
+        offset += length
+        if kind == _END:
+            if data:
+                yield Skipped(b"", _words(data))
+            return
+        if kind == _SKIPPED:
+            yield Skipped(name, _words(data))
+        else:
+            yield TreeEntry(Kind(kind), name, mode, modified, data)
+    raise ValueError("the end is missing")
+
+
+def _head(head: bytes) -> tuple[str, int, int, int]:
+    kind, mode, modified, length = head.decode("ascii").split(" ")
+    if kind not in _LONGEST:
+        raise ValueError("an unknown record")
+    return kind, int(mode, 8) & 0o777, max(0, min(int(modified), 1 << 33)), _natural(length)
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError("a negative length")
+    return value
+
+
+def _words(data: bytes) -> str:
+    text = data[:100].decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def clean_name(name: bytes) -> bytes:
+    """A relative name without empty parts and `.`; empty for the tree's own root.
+
+    Raises ValueError, with the reason in words, for names that lead out of the tree or that no
+    file system takes.
+    """
+    if b"\0" in name or len(name) > _MAX_NAME:
+        raise ValueError("its name is too long or holds a NUL byte")
+    if name.startswith(b"/"):
+        raise ValueError("its name is absolute")
+    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+    if b".." in parts:
+        raise ValueError("its name leads out of the tree with '..'")
+    if len(parts) > _MAX_DEPTH or any(len(part) > _MAX_COMPONENT for part in parts):
+        raise ValueError("its name is too long or too deep")
+    return b"/".join(parts)
+
+
+def check_target(target: bytes) -> None:
+    """Raises ValueError for what no link can lead to. Where it leads is its own matter."""
+    if not target or b"\0" in target or len(target) > _MAX_NAME:
+        raise ValueError("it is a link without a possible target")
+
+
+def check_link(name: bytes, target: bytes) -> None:
+    """Raises ValueError unless the link stays in the tree, through whatever other links it leads.
+
+    So `..` may only begin it: behind a name, that may be a link itself, it could lead anywhere.
+    """
+    check_target(target)
+    if target.startswith(b"/"):
+        raise ValueError("it is a link to an absolute path")
+    parts = [part for part in target.split(b"/") if part not in (b"", b".")]
+    climbs = parts.count(b"..")
+    if any(part != b".." for part in parts[:climbs]) or climbs > name.count(b"/"):
+        raise ValueError("it is a link that leads out of the tree")
+
+
+def shown_name(name: bytes) -> str:
+    """A name for people and JSON: one line, bytes that are not UTF-8 escaped as in Python."""
+    text = name[:400].decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running something in a guest: what is asked, what comes back, and how long output is cut."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from waggle.domain.errors import InvalidArgument, TooLarge
+from waggle.domain.programs.left import NOTHING_LEFT, Left
+from waggle.domain.programs.text import NUL_HINT, encoded
+
+MAX_CODE_BYTES = 512_000
+MAX_STDIN_BYTES = 10 * 1024 * 1024
+MAX_HEADER_BYTES = 120_000
+MIN_OUTPUT, MAX_OUTPUT = 100, 200_000
+"""Characters of both streams that a result may be asked to show."""
+HOME = "/home/sandbox"
+"""A directory of the user that programs run as, in every guest; relative paths count from it."""
+
+
+class GuestUser(StrEnum):
+    """Who runs a command inside the guest.
+
+    SANDBOX is the user that programs run as: the image's own where it names one.
+    """
+
+    SANDBOX = "sandbox"
+    ROOT = "root"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command for the guest.
+
+    `argv` is run without a shell; `{shell}` as its first word is the image's own. When `code` is
+    given it is written to a fresh file whose path replaces the word `{file}` in argv, and which is
+    removed afterwards. It lies in `cwd`, or `apart` in a directory of its own, where `{runner.py}`
+    and `{runner.js}` have an interpreter take it for a file of `cwd`. `cwd` is None for where the
+    image has programs start. `timeout` is seconds, `output_limit` bytes kept of each stream.
+    Raises InvalidArgument or TooLarge when built.
+    """
+
+    argv: tuple[str, ...]
+    timeout: float
+    output_limit: int
+    code: bytes | None = None
+    extension: str = ""
+    apart: bool = False
+    cwd: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    stdin: bytes = b""
+    user: GuestUser = GuestUser.SANDBOX
+
+    def __post_init__(self) -> None:
+        """Refuse what can never be carried out, before anything is started."""
+        words = (*self.argv, self.cwd or "", *self.env.keys(), *self.env.values())
+        if not self.argv:
+            raise InvalidArgument("A command needs a program.", hint="Name one, such as ls.")
+        if any("\0" in word for word in words):
+            raise InvalidArgument("A command's words cannot contain NUL.", hint=NUL_HINT)
+        if any("=" in name or not name for name in self.env):
+            raise InvalidArgument(
+                "The name of an environment variable is empty or contains '='.",
+                hint='Give env as names with values, such as {"LANG": "C.UTF-8"}.',
+            )
+        size = sum(len(encoded(word, "A word or variable")) + 1 for word in words)
+        if size > MAX_HEADER_BYTES:
+            raise TooLarge(
+                f"Arguments and environment are over {MAX_HEADER_BYTES} bytes together.",
+                hint="Put what is long into stdin, or into a file with write_file.",
+            )
+        if len(self.stdin) > MAX_STDIN_BYTES:
+            raise TooLarge(
+                f"Standard input is over {MAX_STDIN_BYTES} bytes.",
+                hint="Put it into files of the environment, in parts, and read them from there.",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What is kept of one stream: all of it, or its head and tail when it was longer.
+
+    `total` is the bytes the stream had; without it, nothing was cut.
+    """
+
+    head: bytes
+    tail: bytes = b""
+    total: int = 0
+
+    def __post_init__(self) -> None:
+        """Take what is kept as all there was, unless a total says more."""
+        object.__setattr__(self, "total", max(self.total, len(self.head) + len(self.tail)))
+
+    @property
+    def dropped(self) -> int:
+        """Bytes cut out of the middle."""
+        return self.total - len(self.head) - len(self.tail)
+
+    def text(self) -> str:
+        """The stream as text; what is not UTF-8 becomes U+FFFD, and a cut says how much it took.
+
+        A character that the cut went through is left out rather than shown as damage.
+        """
+        if not self.dropped:
+            return (self.head + self.tail).decode("utf-8", "replace")
+        head = codecs.getincrementaldecoder("utf-8")("replace").decode(self.head)
+        tail = self.tail[_continuation(self.tail) :].decode("utf-8", "replace")
+        return f"{head}\n[... {self.dropped} of {self.total} bytes cut ...]\n{tail}"
+
+
+def _continuation(data: bytes) -> int:
+    """How many bytes at the start continue a UTF-8 character that began earlier: at most 3."""
+    count = 0
+    while count < min(3, len(data)) and data[count] & 0xC0 == 0x80:
+        count += 1
+    return count
+
+
+class Stream(Protocol):
+    """Takes one output stream of a command while it runs. Bounded, whatever is fed."""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece. Called on the event loop; must not block for long."""
+        ...
+
+    def output(self) -> Output:
+        """What is kept so far, cut to what a result may hold."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Where a command's output goes."""
+
+    stdout: Stream
+    stderr: Stream
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionResult:
+    """How a command ended. Exactly one of `exit_code`, `signal`, `timed_out` tells why.
+
+    `exit_code` is None when a signal or the timeout ended it. `duration` is seconds. `run_id` is
+    the guest's name for this run, under which it remembers why it failed. `left` is what goes on
+    in the background.
+    """
+
+    stdout: Output
+    stderr: Output
+    exit_code: int | None
+    signal: str | None
+    timed_out: bool
+    duration: float
+    run_id: str = ""
+    left: Left = NOTHING_LEFT
+
+
+def parse_code(code: str) -> bytes:
+    """Code as the bytes of a file. Raises InvalidArgument or TooLarge.
+
+    Lone surrogates (JSON can carry them) are not text in any encoding, and NUL would silently
+    end the program for some interpreters.
+    """
+    data = encoded(code, "The code")
+    if not data.strip():
+        raise InvalidArgument("The code is empty.", hint="Give the whole program as code.")
+    if len(data) > MAX_CODE_BYTES:
+        raise TooLarge(
+            f"The code is {len(data)} bytes; the limit is {MAX_CODE_BYTES}.",
+            hint="Put data into a file with write_file and read it from the code.",
+        )
+    if b"\0" in data:
+        raise InvalidArgument(
+            "The code contains a NUL byte.", hint="Write it as an escape, such as \\x00 in Python."
+        )
+    return data
+
+
+def parse_output(value: int | None, default: int) -> int:
+    """How many characters of output to show. Raises InvalidArgument."""
+    if value is None:
+        return default
+    if not MIN_OUTPUT <= value <= MAX_OUTPUT:
+        raise InvalidArgument(
+            f"max_output must be {MIN_OUTPUT} to {MAX_OUTPUT:,}.",
+            hint=f"Leave it out for {default:,}; read_job reads all of a long output.",
+        )
+    return value
+
+
+def parse_seconds(value: float | None, default: float, maximum: float) -> float:
+    """A timeout in seconds. Raises InvalidArgument unless 0 < value <= maximum."""
+    if value is None:
+        return default
+    if not 0 < value <= maximum:
+        raise InvalidArgument(
+            f"timeout_seconds must be more than 0 and at most {maximum:g}.",
+            hint="Leave it out for the default; split work that takes longer.",
+        )
+    return value

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run of a program as its owner sees it, while it goes on and afterwards.
+
+Every execution is a job with a number; a call that does not wait for its end hands the number out.
+`waggle.service.programs.jobs` runs them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from waggle.domain.diagnosis import Diagnosis
+from waggle.domain.errors import InvalidArgument
+from waggle.domain.programs.execution import Output
+from waggle.domain.programs.left import NOTHING_LEFT, Left
+
+MAX_WAIT_SECONDS = 300.0
+"""The longest that one call waits; clients give up on silent calls sooner or later."""
+MAX_SUMMARY = 80
+
+
+class JobKind(StrEnum):
+    """Which tool started it."""
+
+    EXECUTE = "execute"
+    COMMAND = "run_command"
+    INSTALL = "install_packages"
+
+
+class JobState(StrEnum):
+    """How a job ended, or that it has not."""
+
+    RUNNING = "running"
+    EXITED = "exited"
+    SIGNALED = "signaled"
+    TIMED_OUT = "timed_out"
+    KILLED = "killed"
+    LOST = "lost"
+
+
+class StreamName(StrEnum):
+    """Which of a program's two output streams."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """What is known of a job at one moment.
+
+    `number` counts from 1 in its environment. `duration` is seconds, so far or in all. `exit_code`
+    is set for EXITED, `signal` for SIGNALED; `error` says why it is LOST. A KILLED job was ended by
+    its owner or with its environment. `limit` is seconds after which it is killed. `diagnosis` says
+    why it failed, where that is known. `left` is what it has left running when it ended.
+    """
+
+    environment_id: str
+    number: int
+    kind: JobKind
+    summary: str
+    state: JobState
+    started_at: datetime
+    duration: float
+    stdout: Output
+    stderr: Output
+    exit_code: int | None = None
+    signal: str | None = None
+    error: str = ""
+    diagnosis: Diagnosis | None = None
+    left: Left = NOTHING_LEFT
+    limit: float = 0.0
+
+    @property
+    def ends_at(self) -> datetime:
+        """When it is killed at the latest."""
+        return self.started_at + timedelta(seconds=self.limit)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it goes on."""
+        return self.state is JobState.RUNNING
+
+
+@dataclass(frozen=True, slots=True)
+class JobBrief:
+    """A job in a list: as `JobView`, with the bytes that it has printed instead of its output."""
+
+    number: int
+    kind: JobKind
+    summary: str
+    state: JobState
+    started_at: datetime
+    duration: float
+    exit_code: int | None
+    stdout_bytes: int
+    stderr_bytes: int
+
+
+def summarise(text: str) -> str:
+    """The first line of a program that says something, for a list. Pure."""
+    lines = map(str.strip, text.splitlines())
+    line = next((line for line in lines if line and not line.startswith("```")), "")
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in line[: MAX_SUMMARY + 1])
+    return shown if len(shown) <= MAX_SUMMARY else shown[: MAX_SUMMARY - 3] + "..."
+
+
+def parse_wait(value: float | None, default: float) -> float:
+    """How many seconds a call waits. Raises InvalidArgument unless 0 <= value <= 300."""
+    if value is None:
+        return default
+    if not 0 <= value <= MAX_WAIT_SECONDS:
+        raise InvalidArgument(
+            f"wait_seconds must be at least 0 and at most {MAX_WAIT_SECONDS:g}.",
+            hint="What runs longer goes on as a job; read_job waits for it again.",
+        )
+    return value

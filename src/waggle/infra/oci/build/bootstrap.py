@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes a Debian tree with mmdebstrap, as root or in a user namespace, and streams it as a tar.
+
+Called by `build`. Which archive to use is the host's own apt configuration or what the caller
+passes; no host name is known here. Everything runs in a session of its own that ends with the call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from threading import Thread
+from typing import IO, BinaryIO, cast
+
+from waggle.domain.errors import SetupIncomplete
+from waggle.infra.oci.build.definition import ImageDefinition
+from waggle.infra.shared import debian, userns
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_INSTALL = "Run 'waggle setup', or 'apt-get install mmdebstrap uidmap'."
+_NO_MIRROR = "Set WAGGLE_DEBIAN_MIRROR to the address of a Debian archive."
+_KEPT_LINES = 12
+_URI = re.compile(r"(?:https?|file|mirror\+file|copy)://?[^\s\"'\\\[\]]+|mirror://[^\s\"'\\\[\]]+")
+
+
+def debian_mirror(configured: str = "") -> str:
+    """Return the archive's base address: `configured`, else the host's or mmdebstrap's own.
+
+    Raises SetupIncomplete when there is none, or when it cannot be used: it holds a password,
+    which the image would show, or is no address.
+    """
+    uri = debian.mirror(configured)
+    if not _URI.fullmatch(uri):
+        raise SetupIncomplete("The address of the Debian archive is not usable.", hint=_NO_MIRROR)
+    if "@" in uri.partition("://")[2].partition("/")[0]:
+        raise SetupIncomplete(
+            "The address of the Debian archive holds a password, which the image would show.",
+            hint="Put the password into /etc/apt/auth.conf.d and name the archive without it.",
+        )
+    return uri
+
+
+def mmdebstrap_mode(uid: int, subuid: Path = Path("/etc/subuid")) -> str:
+    """Return `root` or `unshare`. Raises SetupIncomplete when neither can work."""
+    if shutil.which("mmdebstrap", path=_PATH) is None:
+        raise SetupIncomplete("Building an image needs mmdebstrap.", hint=_INSTALL)
+    if uid == 0:
+        return "root"
+    if shutil.which("newuidmap", path=_PATH) is None:
+        raise SetupIncomplete("Building an image without root needs newuidmap.", hint=_INSTALL)
+    if refused := userns.refusal(uid):
+        raise SetupIncomplete(
+            f"Building an image without root needs user namespaces: {refused}.",
+            hint=userns.NEXT_STEP,
+        )
+    import pwd  # noqa: PLC0415 (POSIX only, as this function)
+
+    with contextlib.suppress(KeyError, OSError):
+        owner = {pwd.getpwuid(uid).pw_name, str(uid)}
+        if any(line.split(":")[0] in owner for line in subuid.read_text("ascii").splitlines()):
+            return "unshare"
+    raise SetupIncomplete(
+        "Building an image without root needs a range of subordinate user ids.",
+        hint="Run 'usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER' as root.",
+    )
+
+
+def bootstrap_argv(
+    definition: ImageDefinition,
+    mirror: str,
+    mode: str,
+    temporary: Path | None,
+    lower: Path | None = None,
+    wheels: Path | None = None,
+) -> list[str]:
+    """Return the command that writes the tree to standard output. Pure.
+
+    `lower` is a tar of the tree to go on from, `wheels` a directory with what pip is to install and
+    a `requirements.txt`.
+    """
+    environment = [f"PATH={_PATH}", "LC_ALL=C.UTF-8", f"SOURCE_DATE_EPOCH={definition.epoch}"]
+    inside = shlex.join(["env", "-i", *environment, "HOME=/root", "PYTHONHASHSEED=0"])
+    hooks: list[str] = []
+    options = [f"--mode={mode}", '--aptopt=Acquire::Languages "none"']
+    options.append("--dpkgopt=force-unsafe-io")  # nobody needs the tree after a crash
+    if lower is not None:
+        hooks.append(f"--setup-hook=tar-in {shlex.quote(str(lower))} /")
+        options.append("--skip=chroot/policy-rc.d")  # the tree has one, which would be removed
+        if definition.packages:
+            hooks.append(f"--customize-hook={_APT} {shlex.join(definition.packages)}")
+        else:
+            options.append("--skip=update")
+    commands = definition.warm_up
+    if wheels is not None:
+        hooks.append(f"--customize-hook=copy-in {shlex.quote(str(wheels))} /tmp")
+        place = f"/tmp/{wheels.name}"  # noqa: S108 (inside the tree)
+        commands = (_pip(place, definition.requirements), ("rm", "-r", place), *commands)
+    hooks += [f'--customize-hook=chroot "$1" {inside} {shlex.join(each)}' for each in commands]
+    tree = debian.tree_argv(
+        mirror,
+        suite=definition.suite,
+        packages=() if lower else definition.packages,
+        variant="custom" if lower else definition.variant,
+        hooks=hooks,
+        options=options,
+        form="tar",
+    )
+    return ["env", *environment, *([f"TMPDIR={temporary}"] if temporary else []), *tree]
+
+
+_APT = (
+    # As mmdebstrap itself does it: apt runs outside, where the network and the keys are.
+    'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" DEBIAN_FRONTEND=noninteractive apt-get --yes'
+    " -o Dir::Bin::dpkg=env -o DPkg::Options::=--unset=TMPDIR -o DPkg::Options::=dpkg"
+    ' -o DPkg::Chroot-Directory="$1" install'
+)
+
+
+def _pip(place: str, requirements: str) -> tuple[str, ...]:
+    """The command that installs. A pip that is among what it installs is run from its wheel."""
+    own = re.search(r"^pip==(\S+)", requirements, re.MULTILINE)
+    return (
+        "python3",
+        *((f"{place}/pip-{own[1]}-py3-none-any.whl/pip",) if own else ("-m", "pip")),
+        *("install", "--quiet", "--no-index", "--no-deps", "--no-compile"),
+        *("--no-cache-dir", "--require-hashes", "--root-user-action=ignore"),
+        *(f"--find-links={place}", f"--requirement={place}/requirements.txt"),
+    )
+
+
+@contextlib.contextmanager
+def debian_tree(argv: Sequence[str], report: Callable[[str], None]) -> Generator[BinaryIO]:
+    """Run `argv` and give its standard output; on leaving, check that it ended well.
+
+    `report` gets each line it logs, from another thread. Whatever ends the block early ends the
+    whole session of processes. Raises SetupIncomplete with the last lines when it fails.
+    """
+    log: deque[str] = deque(maxlen=_KEPT_LINES)
+    process = subprocess.Popen(
+        [*debian.own_mounts(), *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        cwd="/",  # mmdebstrap's mapped users may not be let into the caller's directory
+    )
+    assert process.stdout is not None and process.stderr is not None  # noqa: S101, PT018 (pipes)
+    reader = Thread(target=_log, args=(process.stderr, log, report), daemon=True)
+    reader.start()
+    try:
+        yield cast("BinaryIO", process.stdout)
+        process.stdout.read()
+        code = process.wait()
+        reader.join()
+    except BaseException:
+        _end(process)
+        reader.join(5)
+        raise
+    finally:
+        process.stdout.close()
+        process.stderr.close()
+    if code:
+        lines = "\n".join(log)
+        raise SetupIncomplete(
+            f"mmdebstrap ended with status {code}. Its last lines:\n{lines}\n",
+            hint="Check that 'apt-get update' works here, or set WAGGLE_DEBIAN_MIRROR.",
+        )
+
+
+def _log(stream: IO[bytes], log: deque[str], report: Callable[[str], None]) -> None:
+    with contextlib.suppress(ValueError, OSError):
+        for raw in stream:
+            line = raw.decode("utf-8", "replace").rstrip()
+            log.append(line)
+            report(line)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the session: politely, so that mmdebstrap removes its tree, then for sure."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+            return

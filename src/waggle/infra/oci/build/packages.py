@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fetches pinned PyPI wheels with pip and turns parts of them into entries of a layer.
+
+Called by `build`. pip's own configuration decides where from; the digests of the definition decide
+what is accepted. The wheels are only read: nothing is installed or run.
+"""
+
+from __future__ import annotations
+
+import platform
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from waggle.domain.errors import SetupIncomplete
+from waggle.infra.archive.limits import DEFAULT_LIMITS
+from waggle.infra.archive.paths import clean_path
+from waggle.infra.archive.tar import Entry
+from waggle.infra.oci.build.definition import Archive
+from waggle.infra.oci.layers.layers import ALIGN
+
+_TIMEOUT = 900.0
+_GLIBC = range(41, 4, -1)
+"""Minor versions of the C library that wheels may be made for: the image has 2.41."""
+
+
+def download(wheels: Sequence[Archive], directory: Path) -> list[Path]:
+    """Put the wheels into `directory`, digests checked; return them in the order asked for.
+
+    Blocks for at most 15 minutes each. Raises SetupIncomplete with pip's last lines.
+    """
+    found: list[Path] = []
+    for number, wheel in enumerate(wheels):
+        target = directory / str(number)
+        hashes = " ".join(f"--hash=sha256:{digest}" for digest in wheel.sha256)
+        pinned = f"{wheel.name}=={wheel.version}"
+        _fetch(f"{pinned} {hashes}\n", target, pinned, ())
+        found.extend(target.glob("*.whl"))
+    return found
+
+
+def download_all(requirements: str, directory: Path) -> None:
+    """Make `directory` with the wheels of a requirements file with digests, and the file itself.
+
+    The wheels are for CPython 3.13 on this machine's architecture, whatever runs waggle. Blocks for
+    at most 15 minutes. Raises SetupIncomplete with pip's last lines.
+    """
+    machine = platform.machine()
+    tags = (*(f"manylinux_2_{n}_{machine}" for n in _GLIBC), f"manylinux2014_{machine}")
+    target = ["--python-version=3.13", "--implementation=cp"]
+    _fetch(requirements, directory, "the wheels", [*target, *(f"--platform={t}" for t in tags)])
+
+
+def _fetch(requirements: str, target: Path, what: str, options: Sequence[str]) -> None:
+    target.mkdir()
+    file = target / "requirements.txt"
+    file.write_text(requirements, "utf-8")
+    argv = [
+        sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input",
+        "--only-binary=:all:", "--require-hashes", "--disable-pip-version-check", *options,
+        f"--dest={target}", f"--requirement={file}",
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SetupIncomplete(f"pip did not fetch {what} in 15 minutes.") from error
+    if done.returncode:
+        tail = done.stderr.decode("utf-8", "replace").strip()[-1500:]
+        raise SetupIncomplete(
+            f"pip could not fetch {what}:\n{tail}\n",
+            hint="Check that pip can download packages here.",
+        )
+
+
+def unpack(wheel: Archive, file: Path, data: BinaryIO, epoch: int) -> list[Entry]:
+    """Append the contents that `wheel.unpack` names to `data`; return their entries.
+
+    Of modes only whether a file is executable is kept. Raises SetupIncomplete when the wheel has
+    nothing at one of the places.
+    """
+    entries: list[Entry] = []
+    with zipfile.ZipFile(file) as archive:
+        members = {each.filename: each for each in archive.infolist() if not each.is_dir()}
+        for name, target in chosen(wheel, list(members), file.name):
+            mode = 0o755 if members[name].external_attr >> 16 & 0o111 else 0o644
+            entries.append(add_file(data, target, archive.read(name), mode, epoch))
+    return entries
+
+
+def chosen(archive: Archive, names: Sequence[str], what: str) -> list[tuple[str, str]]:
+    """Names of an archive that `unpack` asks for, each with its place in the image. Pure.
+
+    Raises SetupIncomplete when the archive has nothing at one of the places.
+    """
+    found: list[tuple[str, str]] = []
+    for source, target in archive.unpack.items():
+        below = source if source.endswith("/") else "\0"
+        here = [name for name in sorted(names) if name == source or name.startswith(below)]
+        if not here:
+            raise SetupIncomplete(f"{what} has nothing at {source}.", hint="")
+        found.extend((name, target + name.removeprefix(source)) for name in here)
+    return found
+
+
+def add_file(data: BinaryIO, name: str, content: bytes, mode: int, epoch: int) -> Entry:
+    """Append one file, owned by root, to a layer's data; return its entry."""
+    offset = data.tell()
+    data.write(content)
+    data.write(bytes(-len(content) % ALIGN))
+    return Entry(
+        path=clean_path(name.encode(), DEFAULT_LIMITS),
+        mode=stat.S_IFREG | mode,
+        uid=0,
+        gid=0,
+        mtime_ns=epoch * 1_000_000_000,
+        size=len(content),
+        offset=offset,
+    )

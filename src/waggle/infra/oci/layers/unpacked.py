@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers that were unpacked once, kept to be shared by all images that have them.
+
+Called by `flatten`, and while a pull still fetches the next layers. A layer is kept by its diff id,
+the digest of its tar, which was verified while it was unpacked; what has its final name is whole.
+Everything here can be made again from the store's blobs, so removing any of it is safe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import cast
+
+from waggle.domain.errors import ImageCorrupt
+from waggle.infra.archive.digests import DIGEST
+from waggle.infra.archive.tar import Entry
+from waggle.infra.oci.layers.layers import LayerData, Take
+from waggle.infra.shared.files import FileLock, sync_directory
+
+_FORMAT = 2
+"""Part of the name: a change of what is written must not meet old files."""
+_LOCK_SECONDS = 1800.0
+_IN_USE_SECONDS = 3600.0
+"""A disk may be in the making from a layer that was asked for so lately."""
+_DATA, _ENTRIES = "data", "entries.jsonl"
+_TEMPORARY = ".new-"
+Unpack = Callable[[Path, Take], int]
+"""Unpacks a layer into the file given, which does not exist yet, gives each entry to the other, and
+returns the unpacked bytes; raises when the layer is not as said."""
+
+
+class UnpackedLayers:
+    """The unpacked layers in one directory; safe for any number of threads and processes."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def find(self, diff_id: str) -> LayerData | None:
+        """Return a layer that is here, and note its use. A damaged one counts as not here."""
+        path = self._path(diff_id)
+        try:
+            os.utime(path)
+            with (path / _ENTRIES).open(encoding="ascii") as lines:
+                *rows, size = map(json.loads, lines)
+            return LayerData(tuple(map(_entry, rows)), path / _DATA, int(size))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def ensure(self, diff_id: str, unpack: Unpack) -> LayerData:
+        """Return a layer, unpacked now if it is not here. Blocks the thread.
+
+        Concurrent calls, also of other processes, unpack it once; the others wait (at most 30
+        minutes, then TimedOut). Raises what `unpack` raises; nothing half-made stays.
+        """
+        if found := self.find(diff_id):
+            return found
+        with self._lock(diff_id):
+            if found := self.find(diff_id):
+                return found
+            with self._workspace() as workspace:
+                self._place(diff_id, _make(workspace, unpack))
+            if found := self.find(diff_id):
+                return found
+            raise ImageCorrupt(f"The layer {diff_id} was unpacked and cannot be read.")
+
+    def add(self, diff_id: str, unpack: Unpack) -> None:
+        """As `ensure`, but `unpack` may wait for bytes from afar: nobody waits for it meanwhile.
+
+        Holds no entries in memory. Two calls at once may both unpack; then the first counts.
+        """
+        if self._is_here(diff_id):
+            return
+        with self._workspace() as workspace:
+            made = _make(workspace, unpack)
+            with self._lock(diff_id):
+                if not self._is_here(diff_id):
+                    self._place(diff_id, made)
+
+    def _is_here(self, diff_id: str) -> bool:
+        """Whether a layer has its final name, which only whole ones get; note its use."""
+        try:
+            os.utime(self._path(diff_id))
+        except OSError:
+            return False
+        return True
+
+    def _lock(self, diff_id: str) -> FileLock:
+        path = self._path(diff_id)
+        self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return FileLock(self.directory / f".{path.name}.lock", timeout=_LOCK_SECONDS)
+
+    def _place(self, diff_id: str, made: Path) -> None:
+        """Give what is whole and on the disk its name. The caller holds the layer's lock."""
+        target = self._path(diff_id)
+        shutil.rmtree(target, ignore_errors=True)  # damaged, or it would have been found
+        made.rename(target)
+        sync_directory(self.directory)
+
+    @contextlib.contextmanager
+    def _workspace(self) -> Generator[Path]:
+        """Give a private directory, which is removed afterwards; those of killed makers go, too.
+
+        Both happen under one lock: a sweep would make a file in what is being removed.
+        """
+        self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        stack = contextlib.ExitStack()
+        with FileLock(self.directory / ".lock", timeout=_LOCK_SECONDS):
+            self._sweep()
+            made = tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=self.directory)
+            path = Path(stack.enter_context(made))
+            stack.enter_context(FileLock(path / ".lock", timeout=0))
+        try:
+            yield path
+        finally:
+            with FileLock(self.directory / ".lock", timeout=_LOCK_SECONDS):
+                stack.close()
+
+    def _sweep(self) -> None:
+        """Remove what killed makers left; a workspace in use is told by its own lock."""
+        for leftover in self.directory.glob(f"{_TEMPORARY}*"):
+            lock = FileLock(leftover / ".lock", timeout=0)
+            with contextlib.suppress(OSError):
+                if lock.try_acquire():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                    lock.release()
+
+    def prune(self, max_bytes: int, now: Callable[[], float] = time.time) -> int:
+        """Remove the least recently used until the rest takes `max_bytes`; return bytes freed.
+
+        What was used within the last hour stays, and so does what another process makes just now.
+        """
+        kept = [
+            (path.stat().st_mtime, path, _size(path)) for path in self.directory.glob("[!.]*.v*")
+        ]
+        total, freed = sum(size for _, _, size in kept), 0
+        for used, path, size in sorted(kept):
+            if total - freed <= max_bytes or used > now() - _IN_USE_SECONDS:
+                break
+            shutil.rmtree(path, ignore_errors=True)
+            freed += size
+        return freed
+
+    def _path(self, diff_id: str) -> Path:
+        if not DIGEST.fullmatch(diff_id):
+            raise ValueError(f"{diff_id!r} is not a digest")
+        return self.directory / f"{diff_id.partition(':')[2]}.v{_FORMAT}"
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.iterdir())
+
+
+def _make(workspace: Path, unpack: Unpack) -> Path:
+    """Unpack into a directory of the workspace, which is whole and on the disk afterwards.
+
+    Each line of its list is an entry, the last one the unpacked bytes.
+    """
+    whole = workspace / "layer"
+    whole.mkdir()
+    with (whole / _ENTRIES).open("x", encoding="ascii") as lines:
+        size = unpack(whole / _DATA, lambda entry: print(json.dumps(_row(entry)), file=lines))
+        print(size, file=lines)
+    for path in (whole / _DATA, whole / _ENTRIES):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    return whole
+
+
+def _row(entry: Entry) -> list[object]:
+    """An entry as JSON holds it; bytes become the text with the same code points."""
+    return [
+        [_text(part) for part in entry.path],
+        *(entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.size, _text(entry.link)),
+        entry.device,
+        [[_text(name), _text(value)] for name, value in entry.xattrs],
+        entry.offset,
+    ]
+
+
+def _entry(row: list[object]) -> Entry:
+    path, mode, uid, gid, mtime_ns, size, link, device, xattrs, offset = cast(
+        "tuple[list[str], int, int, int, int, int, str, list[int], list[list[str]], int]", row
+    )
+    return Entry(
+        path=tuple(_bytes(part) for part in path),
+        mode=mode,
+        uid=uid,
+        gid=gid,
+        mtime_ns=mtime_ns,
+        size=size,
+        link=_bytes(link),
+        device=(device[0], device[1]),
+        xattrs=tuple((_bytes(name), _bytes(value)) for name, value in xattrs),
+        offset=offset,
+    )
+
+
+def _text(data: bytes) -> str:
+    return data.decode("latin-1")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("latin-1")

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An OCI image layout directory: blobs by digest and an index of names.
+
+`store` keeps all local images in one such directory; a user's own layout is read by the same
+code. Writers hold the layout's lock and every file appears by an atomic rename, so readers
+need no lock and a killed writer leaves only temporary files, which `collect` removes. Every blob
+that is read is checked against its size and digest. Knows nothing of registries or disks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from waggle.domain.errors import ImageCorrupt, ImageMissing
+from waggle.infra.archive.digests import digest_of, has_digest
+from waggle.infra.oci.store.image import (
+    MAX_DOCUMENT,
+    MEDIA_INDEX,
+    MEDIA_MANIFEST,
+    REF_NAME,
+    Descriptor,
+    load_json,
+    parse_descriptor,
+    parse_descriptors,
+)
+from waggle.infra.oci.store.reach import reachable
+from waggle.infra.shared.files import FileLock, atomic_write, sync_directory
+
+LAYOUT_MARKER = b'{"imageLayoutVersion":"1.0.0"}'
+_LOCK_SECONDS = 120.0
+
+
+def canonical(document: object) -> bytes:
+    """Serialise JSON the same way every time: sorted keys, no spaces."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+class Layout:
+    """One layout directory. Reading needs no lock; see the module for what writing promises."""
+
+    kind = "an OCI image layout"
+    """For messages."""
+
+    def __init__(self, path: Path) -> None:
+        """Describe the layout at `path`; nothing is touched until it is used."""
+        self.path = path
+
+    @property
+    def exists(self) -> bool:
+        """Whether the directory is marked as an OCI layout."""
+        return (self.path / "oci-layout").is_file()
+
+    def create(self) -> None:
+        """Make an empty layout. Idempotent; an existing one is kept as it is."""
+        (self.path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+        if not self.exists:
+            atomic_write(self.path / "oci-layout", LAYOUT_MARKER)
+
+    @contextlib.contextmanager
+    def locked(self) -> Generator[None]:
+        """Exclude other writers of this layout, also in other processes. Raises TimedOut."""
+        self.create()
+        with FileLock(self.path / ".lock", timeout=_LOCK_SECONDS):
+            yield
+
+    # Names
+
+    def index(self) -> tuple[Descriptor, ...]:
+        """Return what index.json lists, in its order. Raises ImageMissing, ImageCorrupt."""
+        if not self.exists:
+            raise ImageMissing(f"{self.path} is not an OCI image layout.")
+        what = f"{self.path}/index.json"
+        try:
+            status = (self.path / "index.json").stat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_DOCUMENT:
+                raise ImageCorrupt(f"{what} is not a file, or is too large.")
+            data = (self.path / "index.json").read_bytes()
+        except FileNotFoundError:
+            return ()
+        return parse_descriptors(load_json(data, what), "manifests", what)
+
+    def names(self) -> dict[str, Descriptor]:
+        """Return the named entries; of several with one name the last counts."""
+        return {d.annotations[REF_NAME]: d for d in self.index() if REF_NAME in d.annotations}
+
+    def tag(self, name: str, digest: str, size: int, media_type: str = MEDIA_MANIFEST) -> None:
+        """Give a manifest a name, taking it from another one. The caller holds the lock."""
+        entry = {
+            "mediaType": media_type,
+            "digest": digest,
+            "size": size,
+            "annotations": {REF_NAME: name},
+        }
+        self._write_index([*self._raw_entries(without=name), entry])
+
+    def untag(self, name: str) -> None:
+        """Remove a name; its blobs stay until `collect`. The caller holds the lock."""
+        self._write_index(self._raw_entries(without=name))
+
+    def _raw_entries(self, without: str) -> list[object]:
+        path = self.path / "index.json"
+        if not path.exists():
+            return []
+        manifests = load_json(path.read_bytes(), str(path)).get("manifests")
+        entries: list[object] = [*manifests] if isinstance(manifests, list) else []
+        what = str(path)
+        return [
+            e for e in entries if parse_descriptor(e, what).annotations.get(REF_NAME) != without
+        ]
+
+    def _write_index(self, entries: Iterable[object]) -> None:
+        document = {"schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": list(entries)}
+        atomic_write(self.path / "index.json", canonical(document))
+
+    # Blobs
+
+    def blob_path(self, descriptor: Descriptor) -> Path:
+        """Return where the blob is, or would be."""
+        return self.path / "blobs" / descriptor.algorithm / descriptor.hex
+
+    def open_blob(self, descriptor: Descriptor, remedy: str = "") -> BinaryIO:
+        """Open a blob whose size is right; the reader checks the digest. Raises ImageCorrupt."""
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe in its place must not hang us
+        try:
+            file = os.fdopen(os.open(self.blob_path(descriptor), flags), "rb")
+        except OSError as error:
+            reason = error.strerror or "unreadable"
+            message = f"Blob {descriptor.digest} of the image cannot be read: {reason}."
+            raise ImageCorrupt(message, hint=remedy) from error
+        actual = os.fstat(file.fileno()).st_size
+        if actual == descriptor.size:
+            return file
+        file.close()
+        raise ImageCorrupt(
+            f"Blob {descriptor.digest} has {actual} bytes; its descriptor says {descriptor.size}.",
+            hint=remedy,
+        )
+
+    def read_document(self, descriptor: Descriptor, remedy: str = "") -> bytes:
+        """Read and verify a small blob: a manifest, an index, a configuration."""
+        if descriptor.size > MAX_DOCUMENT:
+            message = f"Blob {descriptor.digest} is over {MAX_DOCUMENT} bytes for a document."
+            raise ImageCorrupt(message, hint=remedy)
+        with self.open_blob(descriptor, remedy) as file:
+            data = file.read(descriptor.size)
+        if not has_digest(data, descriptor.digest):
+            message = f"Blob {descriptor.digest} does not have that digest."
+            raise ImageCorrupt(message, hint=remedy)
+        return data
+
+    def put_bytes(self, data: bytes, algorithm: str = "sha256") -> tuple[str, int]:
+        """Store a small blob; return its digest and size. Idempotent; a damaged one is mended."""
+        digest = digest_of(data, algorithm)
+        atomic_write(self._place(digest), data)
+        return digest, len(data)
+
+    def _place(self, digest: str) -> Path:
+        algorithm, _, hex_ = digest.partition(":")
+        directory = self.path / "blobs" / algorithm
+        directory.mkdir(exist_ok=True)
+        return directory / hex_
+
+    def put_file(self, source: Path, digest: str) -> None:
+        """Move a finished file, whose digest the caller computed, to its place. Same filesystem."""
+        target = self._place(digest)
+        with source.open("rb") as file:
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        source.replace(target)
+        sync_directory(target.parent)
+
+    @contextlib.contextmanager
+    def workspace(self) -> Generator[Path]:
+        """Give a private directory on the layout's filesystem; it is removed afterwards."""
+        with contextlib.ExitStack() as stack:
+            with self.locked():
+                made = tempfile.TemporaryDirectory(prefix=".tmp-", dir=self.path)
+                path = Path(stack.enter_context(made))
+                stack.enter_context(FileLock(path / ".lock", timeout=0))
+            yield path
+
+    def collect(self) -> int:
+        """Remove blobs that no name reaches and what killed writers left; return bytes freed.
+
+        The caller holds the lock. A workspace in use is told by its own lock and stays. An
+        unreadable manifest keeps its own blob and frees the rest of its image.
+        """
+        reached = {hex_ for entry in self.index() for hex_ in reachable(entry, self.read_document)}
+        freed = 0
+        for blob in (self.path / "blobs").glob("sha*/*"):
+            if blob.name not in reached:
+                freed += blob.stat().st_size
+                blob.unlink(missing_ok=True)
+        for leftover in self.path.glob(".tmp-*"):
+            lock = FileLock(leftover / ".lock", timeout=0)
+            if lock.try_acquire():
+                shutil.rmtree(leftover, ignore_errors=True)
+                lock.release()
+        return freed

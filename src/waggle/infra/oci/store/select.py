@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which image of a layout is meant, and which variant of it fits this machine.
+
+Called by `store`, `load` and `export`. Reads a layout's small documents, verified; no layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+from waggle.domain.errors import ImageCorrupt, ImageMissing
+from waggle.domain.reference import canonical_name
+from waggle.infra.archive.digests import digest_of
+from waggle.infra.archive.paths import listed
+from waggle.infra.oci.store.image import (
+    CONFIG_TYPES,
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    REF_NAME,
+    Descriptor,
+    ImageConfig,
+    load_json,
+    parse_config,
+    parse_descriptors,
+    parse_manifest,
+)
+from waggle.infra.oci.store.layout import Layout
+from waggle.infra.oci.store.platforms import architecture, candidates, is_for
+
+FULL_NAME = "io.containerd.image.name"
+"""What Docker and containerd write beside the tag."""
+_NESTING = 4
+_DOCUMENTS = 64
+
+
+def host_platform() -> str:
+    """Return this machine's platform as OCI spells it, such as `linux/amd64`."""
+    return f"linux/{architecture(os.uname().machine)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """One image for one platform: manifest and configuration are verified, layers not yet read."""
+
+    manifest: Descriptor
+    digest: str
+    """The manifest's sha256, whatever its descriptor has."""
+    config: Descriptor
+    parsed: ImageConfig
+    layers: tuple[Descriptor, ...]
+
+
+def by_tag(layout: Layout, tag: str, what: str, platform: str) -> Descriptor:
+    """Find the entry with that name (of several the last), or the only one when `tag` is empty.
+
+    So is one that is the only one for `platform`, beside attestations and other platforms. `what`
+    is the layout's name in messages. Raises ImageMissing, ImageCorrupt and OSError.
+    """
+    entries = layout.index()
+    usable = entries if tag or len(entries) == 1 else candidates(entries, platform)
+    if not tag and len(usable) == 1:
+        return usable[0]
+    fitting = [e for e in entries if tag and tag in _names(e)]
+    if tag and not fitting:
+        fitting = [e for e in entries if any(same_image(name, tag) for name in _names(e))]
+    if fitting:
+        return fitting[-1]
+    what_else = f"an image '{tag}'" if tag else "exactly one image"
+    names = listed(sorted({name for e in entries for name in _names(e)[:1]}))
+    raise ImageMissing(
+        f"{what} does not hold {what_else}.",
+        hint=f"Add ':' and a name. Its names are: {names}.",
+    )
+
+
+def _names(entry: Descriptor) -> tuple[str, ...]:
+    """Return what an index calls an entry, the more telling name first."""
+    found = (entry.annotations.get(key, "") for key in (FULL_NAME, REF_NAME))
+    return tuple(name for name in found if name)
+
+
+def name_of(entry: Descriptor) -> str:
+    """Return the name that an index gives an entry, if it is more than a tag; else nothing.
+
+    Many tools write the tag alone as the name in a layout: it does not say which image it is.
+    """
+    return next((name for name in _names(entry) if "/" in name or ":" in name), "")
+
+
+def same_image(name: str, other: str) -> bool:
+    """Tell whether two names are one reference, spelt differently."""
+    canonical = canonical_name(name)
+    return bool(canonical) and canonical == canonical_name(other)
+
+
+def for_platform(layout: Layout, found: Descriptor, platform: str, remedy: str = "") -> Descriptor:
+    """Follow indexes to the manifest for `platform`. Raises ImageCorrupt.
+
+    An entry that does not say what it is for is looked into, unless it is the only one.
+    """
+    if found.media_type in MANIFEST_TYPES:
+        return found
+    return _Search(layout, platform, remedy).through(found, _NESTING, is_sure=True)
+
+
+class _Search:
+    """Looks through the indexes of one image, one in another, as far as `_DOCUMENTS` of them."""
+
+    def __init__(self, layout: Layout, platform: str, remedy: str) -> None:
+        self._layout, self._platform, self._remedy = layout, platform, remedy
+        self._left = _DOCUMENTS
+
+    def through(self, found: Descriptor, depth: int, *, is_sure: bool) -> Descriptor:
+        """The manifest below an index, which `is_sure` when there is no other that it may be.
+
+        Raises ImageCorrupt.
+        """
+        if found.media_type not in INDEX_TYPES:
+            raise ImageCorrupt(f"{found.digest} is not an image manifest.")
+        if depth == 0:
+            raise ImageCorrupt("Its indexes are nested too deeply.")
+        self._left -= 1
+        if self._left < 0:
+            raise ImageCorrupt("Its indexes have too many entries that do not say what they are.")
+        what = "The image index"
+        document = load_json(self._layout.read_document(found, self._remedy), what)
+        fitting = candidates(parse_descriptors(document, "manifests", what), self._platform)
+        if not fitting:
+            raise ImageCorrupt(f"It has no variant for {self._platform}.")
+        *others, last = fitting
+        for entry in others:
+            with contextlib.suppress(ImageCorrupt):
+                return self._into(entry, depth, is_sure=bool(entry.platform))
+        return self._into(last, depth, is_sure=(is_sure and not others) or bool(last.platform))
+
+    def _into(self, entry: Descriptor, depth: int, *, is_sure: bool) -> Descriptor:
+        if entry.media_type not in MANIFEST_TYPES:
+            return self.through(entry, depth - 1, is_sure=is_sure)
+        if not is_sure:
+            self._left -= 1
+            config, _ = parse_manifest(self._layout.read_document(entry, self._remedy))
+            parsed = parse_config(self._layout.read_document(config, self._remedy))
+            is_image = config.media_type in CONFIG_TYPES and bool(parsed.diff_ids)
+            if not (is_image and is_for(self._platform, parsed.os, parsed.architecture)):
+                raise ImageCorrupt(f"It has no variant for {self._platform}.")
+        return entry
+
+
+def select(layout: Layout, found: Descriptor, platform: str, what: str, remedy: str) -> Selected:
+    """Read and verify manifest and configuration of the variant for `platform`.
+
+    `what` is the image's name in messages and `remedy` the hint when it is damaged. Raises
+    ImageCorrupt, and ImageMissing when it is for another platform only.
+    """
+    try:
+        manifest = for_platform(layout, found, platform, remedy)
+        document = layout.read_document(manifest, remedy)
+        config, layers = parse_manifest(document)
+        parsed = parse_config(layout.read_document(config, remedy))
+    except ImageCorrupt as error:
+        raise ImageCorrupt(f"{what}: {error.message}", hint=error.hint or remedy) from error
+    if not is_for(platform, parsed.os, parsed.architecture):
+        actual = f"{parsed.os}/{parsed.architecture}"
+        raise ImageMissing(
+            f"{what} is for {listed([actual])}; this machine runs {platform}.",
+            hint="Bring the image for this machine's platform.",
+        )
+    return Selected(manifest, digest_of(document), config, parsed, layers)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of an untrusted archive, taken out under names of our own; an OCI archive as a layout.
+
+Called by `load`; `docker_archive` reads what `unpack` returns. An archive may be gzip or zstd. Its
+names never become paths: each regular file lands in the directory given as a number, hashed on the
+way, and a table tells which is which. Links are resolved in that table. All of it is bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import stat
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from waggle.domain.errors import ImageCorrupt, ImageMissing
+from waggle.infra.archive.bounded import BoundedStream
+from waggle.infra.archive.decode import CountedFile
+from waggle.infra.archive.digests import ALGORITHMS, new_hash
+from waggle.infra.archive.limits import Limits
+from waggle.infra.archive.paths import Path as Name
+from waggle.infra.archive.paths import clean_path, shown
+from waggle.infra.archive.tar import Entry, TarReader
+from waggle.infra.oci.store.layout import Layout
+
+MAX_FILES = 20_000
+"""Files that one archive may hold: enough for dozens of images of many layers."""
+_BUFFER = 1 << 20
+_HOPS = 8
+_BLOB = re.compile(rb"blobs/(sha256/[0-9a-f]{64}|sha512/[0-9a-f]{128})")
+_DOCUMENTS: tuple[Name, ...] = ((b"oci-layout",), (b"index.json",))
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """One file of an archive: where its bytes are now, and the digest of them.
+
+    That is the sha256, but for a blob that is named by its sha512.
+    """
+
+    path: Path
+    hex: str
+    size: int
+
+
+@dataclass(slots=True)
+class Contents:
+    """What an archive holds, by name. Of several entries with one name the last counts."""
+
+    files: dict[Name, Unpacked] = field(default_factory=dict[Name, Unpacked])
+    links: dict[Name, Name] = field(default_factory=dict[Name, Name])
+
+    def find(self, name: str) -> Unpacked:
+        """Return the file with that name, through links. Raises ImageCorrupt."""
+        parts = (part for part in name.split("/") if part not in {"", "."})
+        wanted = tuple(part.encode("utf-8", "surrogateescape") for part in parts)
+        at = wanted
+        for _ in range(_HOPS):
+            if at in self.files:
+                return self.files[at]
+            if at not in self.links:
+                break
+            at = self.links[at]
+        raise ImageCorrupt(f"It has no file {shown(wanted)}.")
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Generator[BinaryIO]:
+    """Open an archive for reading. Raises ImageMissing when it is no file or cannot be read."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe in its place must not hang us
+    try:
+        descriptor = os.open(path, flags)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "unreadable"
+        raise ImageMissing(f"{path} cannot be read: {reason}.") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ImageMissing(
+            f"{path} is not a file.", hint="Name an OCI layout directory as oci:/path:tag."
+        )
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        yield file
+
+
+def unpack(
+    file: BinaryIO,
+    directory: Path,
+    limits: Limits,
+    advance: Callable[[int], None],
+    wanted: Callable[[Name], bool] = lambda _: True,
+) -> Contents:
+    """Read a whole archive; keep the regular files whose names are `wanted` in `directory`.
+
+    `advance` is told the stored bytes as they are read and may raise to give up. `directory` is the
+    caller's to remove. Devices, pipes and directories are passed over. Raises ImageCorrupt.
+    """
+    stream = io.BufferedReader(BoundedStream(CountedFile(file, advance), limits, "It"), _BUFFER)
+    reader = TarReader(stream, limits)
+    contents = Contents()
+    number = 0
+    for entry in reader:
+        name = entry.path
+        if not wanted(name) or stat.S_ISDIR(entry.mode):
+            continue
+        number += 1
+        if number > MAX_FILES:
+            raise ImageCorrupt(f"It has more than {MAX_FILES} files.")
+        if replaced := contents.files.pop(name, None):
+            replaced.path.unlink()
+        contents.links.pop(name, None)
+        if stat.S_ISREG(entry.mode):
+            contents.files[name] = _keep(reader, entry, directory / str(number))
+        elif target := _target(entry, limits):
+            contents.links[name] = target
+    while stream.read(_BUFFER):
+        pass  # what is compressed has its checksum at the end
+    return contents
+
+
+def _keep(reader: TarReader, entry: Entry, path: Path) -> Unpacked:
+    digest = new_hash("sha512" if entry.path[:2] == (b"blobs", b"sha512") else "sha256")
+    size = 0
+    with path.open("xb") as out:
+        for offset, data in reader.content():
+            if offset != size:
+                raise ImageCorrupt(f"{shown(entry.path)} is a sparse file.")
+            digest.update(data)
+            out.write(data)
+            size += len(data)
+        if size != entry.size:
+            raise ImageCorrupt(f"{shown(entry.path)} is a sparse file.")
+        out.flush()
+        os.fsync(out.fileno())  # here and not under the store's lock, where others wait
+    return Unpacked(path, digest.hexdigest(), size)
+
+
+def _target(entry: Entry, limits: Limits) -> Name | None:
+    """Return the name that a link means; None for what is no link or leads out of the archive."""
+    if entry.is_hard_link:
+        return clean_path(entry.link, limits)
+    if not stat.S_ISLNK(entry.mode) or entry.link.startswith(b"/"):
+        return None
+    parts = [*entry.path[:-1]]
+    for part in entry.link.split(b"/"):
+        if part == b"..":
+            if not parts:
+                return None
+            parts.pop()
+        elif part not in {b"", b"."}:
+            parts.append(part)
+    return tuple(parts)
+
+
+def is_layout_name(name: Name) -> bool:
+    """Tell whether a name is one of the few that an OCI layout has."""
+    return name in _DOCUMENTS or bool(_BLOB.fullmatch(b"/".join(name)))
+
+
+def as_layout(contents: Contents, directory: Path) -> Layout:
+    """Arrange the files of an OCI archive as a layout in `directory`. Raises ImageCorrupt."""
+    for name in _DOCUMENTS:
+        if name not in contents.files:
+            raise ImageCorrupt(f"It is not an OCI archive: it has no file {shown(name)}.")
+    if contents.links:
+        raise ImageCorrupt(f"{shown(min(contents.links))} is a link; OCI archives have none.")
+    layout = Layout(directory)
+    for algorithm in ALGORITHMS:
+        (directory / "blobs" / algorithm).mkdir(parents=True)
+    for name, file in contents.files.items():
+        if name not in _DOCUMENTS and name[-1].decode() != file.hex:
+            raise ImageCorrupt(f"Blob {name[-1].decode()} does not have that digest.")
+        file.path.rename(directory.joinpath(*(part.decode() for part in name)))
+    return layout

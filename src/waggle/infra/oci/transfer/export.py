@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes an image of the store into files: `waggle image save`.
+
+The same image gives the same archive, byte by byte. An archive is written beside its target and
+renamed when it is whole; in a layout directory the name is written last. Every blob is verified as
+it is copied. Blocks the thread; knows no registry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from waggle.domain.errors import InvalidArgument
+from waggle.domain.reference import canonical_name, parse_reference
+from waggle.infra.archive.limits import DEFAULT_LIMITS
+from waggle.infra.oci.layers.compress import LayerStream
+from waggle.infra.oci.layers.flatten import Advance
+from waggle.infra.oci.store.image import MEDIA_INDEX, MEDIA_MANIFEST, REF_NAME, Descriptor, paired
+from waggle.infra.oci.store.layout import LAYOUT_MARKER, Layout, canonical
+from waggle.infra.oci.store.select import Selected, select
+from waggle.infra.oci.store.sources import Form, LocalSource, parse_source
+from waggle.infra.oci.store.store import ImageStore, check_name
+from waggle.infra.oci.transfer.convert import as_oci
+from waggle.infra.oci.transfer.copying import PIECE, Meter, copy, pieces
+from waggle.infra.oci.transfer.tar_writer import TarWriter, appearing
+from waggle.infra.shared.storage import storage_errors
+
+
+def save(store: ImageStore, name: str, target: str, advance: Advance) -> None:
+    """Write the image `name` to `target`: `oci:`, `oci-archive:` or `docker-archive:` and a path.
+
+    A name after the path is what the image is called there; without one it keeps its own. A file in
+    the archive's place is replaced; an OCI layout gets the image added. `advance` gets the fraction
+    done and a text, and may raise to give up. Idempotent. Raises InvalidArgument, ImageMissing,
+    ImageCorrupt, ImageUnavailable and DiskFull; the target is as before then.
+    """
+    with storage_errors(f"{target[:200]!a} cannot be written", "the place to save it to"):
+        _save(store, name, target, advance)
+
+
+def _save(store: ImageStore, name: str, target: str, advance: Advance) -> None:
+    place = parse_source(target)
+    if place is None or place.form is Form.DIRECTORY:
+        raise InvalidArgument(
+            f"{target[:80]!a} does not name a file that can be written.",
+            hint="Write oci:/path:tag, oci-archive:/path or docker-archive:/path.",
+        )
+    if not place.path.parent.is_dir():
+        raise InvalidArgument(f"There is no directory {place.path.parent}.")
+    known, entry = store.find(name)
+    image = select(store.layout, entry, store.platform, f"Image {known}", "")
+    job = _Job(
+        store.layout,
+        image,
+        place,
+        place.name or canonical_name(known) or known,
+        Meter(sum(layer.size for layer in image.layers), "writing", advance, 0.95),
+    )
+    if place.form is Form.LAYOUT:
+        check_name(job.name)
+        _into_layout(job)
+    else:
+        tags = _docker_tags(job.name) if place.form is Form.DOCKER_ARCHIVE else []
+        with appearing(place.path) as out:
+            writer = TarWriter(out)
+            if place.form is Form.OCI_ARCHIVE:
+                check_name(job.name)
+                _oci(job, writer)
+            else:
+                _docker(job, writer, tags)
+            writer.finish()
+    advance(1.0, f"{known} is in {place}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    layout: Layout
+    image: Selected
+    place: LocalSource
+    name: str
+    meter: Meter
+
+
+def _oci(job: _Job, writer: TarWriter) -> None:
+    image = job.image
+    manifest = as_oci(job.layout, image)
+    blobs = {blob.digest: blob for blob in (image.config, *image.layers)}.values()
+    digest = hashlib.sha256(manifest).hexdigest()
+    entry: dict[str, object] = {
+        "mediaType": MEDIA_MANIFEST,
+        "digest": f"sha256:{digest}",
+        "size": len(manifest),
+        "annotations": {REF_NAME: job.name},
+    }
+    index = {"schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": [entry]}
+    writer.add("oci-layout", [LAYOUT_MARKER])
+    writer.add("index.json", [canonical(index)])
+    writer.add(f"blobs/sha256/{digest}", [manifest])
+    for blob in blobs:
+        writer.add(f"blobs/{blob.algorithm}/{blob.hex}", pieces(job.layout, blob, job.meter.count))
+
+
+def _docker_tags(name: str) -> list[str]:
+    reference = parse_reference(name)
+    return [] if reference.digest else [str(reference)]
+
+
+def _docker(job: _Job, writer: TarWriter, tags: list[str]) -> None:
+    image = job.image
+    pairs = paired(image.layers, image.parsed.diff_ids)
+    names = [f"{diff_id.partition(':')[2]}.tar" for _, diff_id in pairs]
+    listed = {"Config": f"{image.config.hex}.json", "RepoTags": tags, "Layers": names}
+    writer.add("manifest.json", [canonical([listed])])
+    writer.add(f"{image.config.hex}.json", [job.layout.read_document(image.config)])
+    for diff_id, layer in {diff_id: layer for layer, diff_id in pairs}.items():
+        pieces = _unpacked(job.layout, layer, diff_id, job.meter)
+        writer.add(f"{diff_id.partition(':')[2]}.tar", pieces)
+
+
+def _unpacked(layout: Layout, layer: Descriptor, diff_id: str, meter: Meter) -> Iterator[bytes]:
+    with (
+        layout.open_blob(layer) as blob,
+        LayerStream(blob, layer, diff_id, DEFAULT_LIMITS, meter.count) as stream,
+    ):
+        buffered = io.BufferedReader(stream, PIECE)
+        while data := buffered.read(PIECE):
+            yield data
+        stream.finish()
+
+
+def _into_layout(job: _Job) -> None:
+    target = Layout(job.place.path)
+    existed = target.path.exists()
+    is_free = not existed or (target.path.is_dir() and not any(target.path.iterdir()))
+    if not is_free and not target.exists:
+        raise InvalidArgument(f"{target.path} exists and is not an OCI image layout.")
+    image = job.image
+    manifest = as_oci(job.layout, image)
+    blobs = {blob.digest: blob for blob in (image.config, *image.layers)}.values()
+    try:
+        target.path.mkdir(exist_ok=True)
+        with target.workspace() as workspace:
+            for blob in blobs:
+                copy(job.layout, blob, workspace, job.meter.count)
+            with target.locked():
+                for blob in blobs:
+                    target.put_file(workspace / blob.hex, blob.digest)
+                target.tag(job.name, *target.put_bytes(manifest))
+    except BaseException:
+        if not existed:
+            shutil.rmtree(target.path, ignore_errors=True)
+        raise

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make, fill and remove the control groups of this server's machines.
+
+Built by the composition root and used by the hypervisors. One group holds all of a server's, named
+after its process, so that the next server tells what a dead one left. Where the groups may be was
+decided in `plan`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from waggle.domain.errors import SetupIncomplete
+from waggle.infra.shared.cgroup_plan import REQUIRED, WANTED, Limits, Place, limit_files
+from waggle.infra.shared.confined import identify
+
+_PREFIX: Final = "waggle-"
+_SERVER: Final = "waggle-server"
+
+
+class Groups:
+    """Those of one server. Use `open`, `enclose` for each machine, and `close` at the end."""
+
+    def __init__(self, base: Path, home: Path, device: str | None, io_mib: int) -> None:
+        """`home` is there and gives its children the controllers."""
+        self._base = base
+        self._home = home
+        self._device = device
+        self._io_mib = io_mib
+
+    @classmethod
+    def open(cls, place: Place, *, device: str | None = None, io_mib: int = 0) -> Groups:
+        """Sweep what dead servers left, then make this one's.
+
+        Raises OSError when the kernel or the rights do not allow it.
+        """
+        base = Path(place.base)
+        _sweep(base)
+        if place.server_moves:
+            _move_out(base)
+        _pass_on(base)
+        own = identify(os.getpid())
+        home = base / f"{_PREFIX}{os.getpid()}-{own.started if own else 0}"
+        home.mkdir(exist_ok=True)
+        try:
+            _pass_on(home)
+        except OSError:
+            home.rmdir()
+            raise
+        return cls(base, home, device, io_mib)
+
+    def enclose(self, pid: int, *, memory_mib: int, cpus: int) -> Callable[[], None]:
+        """Put a process that just started into a group of its own.
+
+        What is returned removes the group, once the process is dead. Raises SetupIncomplete when it
+        cannot be limited.
+        """
+        group = self._home / f"machine-{pid}"
+        limits = Limits(memory_mib, cpus, self._io_mib)
+        try:
+            group.mkdir()
+            limit(group, limits, self._device)
+            (group / "cgroup.procs").write_text(str(pid))
+        except OSError as error:
+            _remove(group)
+            raise SetupIncomplete(
+                f"The machine cannot be put into a control group: {error.strerror}.",
+                hint="'waggle doctor' says which hierarchy is used; restart the server.",
+            ) from error
+        return lambda: _remove(group)
+
+    def close(self) -> None:
+        """Remove the group of all machines, which are dead. Idempotent."""
+        _empty(self._home)
+
+
+def limit(group: Path, limits: Limits, device: str | None) -> None:
+    """Write the limits into a group. Raises OSError for those that are required.
+
+    The file of a controller that is only wanted is not there without it, and some disks take none.
+    """
+    for name, text in limit_files(limits, device).items():
+        file = group / name
+        try:
+            if file.exists():
+                file.write_text(text)
+        except OSError:
+            if name.partition(".")[0] in REQUIRED:
+                raise
+
+
+def _pass_on(group: Path) -> None:
+    """Have children of a group be limited. Raises OSError for what is required."""
+    for name in WANTED:
+        try:
+            (group / "cgroup.subtree_control").write_text(f"+{name}")
+        except OSError:
+            if name in REQUIRED:
+                raise
+
+
+def _move_out(base: Path) -> None:
+    """No group may have both processes and limited children."""
+    leaf = base / _SERVER
+    leaf.mkdir(exist_ok=True)
+    for pid in (base / "cgroup.procs").read_text().split():
+        with contextlib.suppress(ProcessLookupError):
+            (leaf / "cgroup.procs").write_text(pid)
+
+
+def _sweep(base: Path) -> None:
+    for home in base.glob(f"{_PREFIX}*-*"):
+        pid, _, start = home.name.removeprefix(_PREFIX).partition("-")
+        if not (pid.isdecimal() and start.isdecimal()):
+            continue
+        owner = identify(int(pid))
+        if owner is None or owner.started != int(start):
+            _empty(home)
+
+
+def _empty(home: Path) -> None:
+    """Kill what is in a group of machines, and remove it with theirs."""
+    for group in (*home.glob("machine-*"), home):
+        with contextlib.suppress(OSError):
+            (group / "cgroup.kill").write_text("1")
+        _remove(group)
+
+
+def _remove(group: Path) -> None:
+    """What still has a dying process in it is left to the next sweep."""
+    with contextlib.suppress(OSError):
+        group.rmdir()

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process leaves the host's view: namespaces, a small read-only root, another user.
+
+Called by `krun.confine` and `qemu.starter`, each of which knows what its machine has to see. Raises
+OSError with the call that the kernel refused.
+"""
+
+from __future__ import annotations
+
+import os
+
+from waggle.infra.shared.confinement._abi import ffi
+
+TYPE_CHECKING = False  # typing itself takes too long to import
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from waggle.infra.shared.confinement._abi import LibC
+
+_NEW_NS, _NEW_UTS, _NEW_IPC = 0x20000, 0x4000000, 0x8000000
+_NEW_USER, _NEW_NET = 0x10000000, 0x40000000
+READ_ONLY, _NO_SUID, _NO_DEV, _NO_EXEC = 1, 2, 4, 8
+_REMOUNT, BIND, _RECURSIVE, _PRIVATE, _DETACH = 32, 4096, 16384, 1 << 18, 2
+_PLAIN = _NO_SUID | _NO_DEV | _NO_EXEC
+_SET_PDEATHSIG, _SIGKILL = 1, 9
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_CAPABILITIES_V3 = 0x20080522
+_OOM_SCORE = b"500"
+
+
+def die_first() -> None:
+    """When memory runs out, the kernel ends this machine before the server, which keeps 0."""
+    descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+    os.write(descriptor, _OOM_SCORE)
+    os.close(descriptor)
+
+
+def enter(libc: LibC, *, user: bool) -> None:
+    """New ones for mounts, network, queues and names; who is not root needs one for users, too."""
+    own = (os.getuid(), os.getgid())
+    flags = _NEW_NS | _NEW_NET | _NEW_IPC | _NEW_UTS
+    _check(libc.unshare(flags | _NEW_USER if user else flags), "unshare")
+    if not user:
+        return
+    for file, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{own[0]} {own[0]} 1"),
+        ("gid_map", f"{own[1]} {own[1]} 1"),
+    ):
+        descriptor = os.open(f"/proc/self/{file}", os.O_WRONLY)
+        os.write(descriptor, text.encode())
+        os.close(descriptor)
+
+
+class SmallRoot:
+    """A file system of its own, built over `place`, which must be a directory of the host.
+
+    First `hold` what comes from the host, then `begin`, then fill it, at last `pivot`.
+    """
+
+    def __init__(self, libc: LibC, place: str) -> None:
+        self._libc = libc
+        self._place = place
+
+    def begin(self) -> None:
+        """Mount it and go there: all names below are relative. The host's mounts stay theirs."""
+        self.mount(None, "/", None, _RECURSIVE | _PRIVATE)
+        self.mount(None, self._place, "tmpfs", _PLAIN)
+        os.chdir(self._place)
+
+    def directory(self, name: str) -> None:
+        """Make it, and those above it."""
+        made = ""
+        for part in name.split("/") if name else ():
+            made += part
+            if not os.access(made, os.F_OK):
+                os.mkdir(made)  # noqa: PTH102  (pathlib takes too long to import)
+            made += "/"
+
+    def bind(self, held: int, name: str, *, file: bool = False, read_only: bool = False) -> None:
+        """Show an open file or directory of the host (O_PATH), with what is mounted in it."""
+        if file:
+            self.directory(os.path.dirname(name))  # noqa: PTH120
+            os.close(os.open(name, os.O_CREAT | os.O_WRONLY))
+        else:
+            self.directory(name)
+        self.mount(f"/proc/self/fd/{held}", name, None, BIND | _RECURSIVE)
+        if read_only:  # what was forbidden stays forbidden, or a user namespace may not do it
+            kept = os.statvfs(name).f_flag & (_PLAIN | READ_ONLY)
+            flags = kept | READ_ONLY | _NO_SUID | _NO_DEV
+            self.mount(None, name, None, _REMOUNT | BIND | flags)
+
+    def device(self, path: str) -> None:
+        """Show a device where there is one."""
+        if os.access(path, os.F_OK):
+            held = os.open(path, os.O_PATH)
+            self.bind(held, path[1:], file=True)
+            os.close(held)
+
+    def processes(self) -> None:
+        """`proc` with the entries of this process alone."""
+        self.directory("proc")
+        try:
+            self.mount(None, "proc", "proc", _PLAIN)
+        except OSError:  # in a user namespace
+            self.directory("proc/self")
+            self.mount("/proc/self", "proc/self", None, BIND)
+
+    def pivot(self) -> None:
+        """It becomes the root, read-only, and the host's is let go."""
+        number = _PIVOT_ROOT.get(os.uname().machine, -1)  # which the kernel refuses
+        here = ffi.new("char[]", b".")
+        _check(self._libc.syscall(number, here, here), "pivot_root")
+        _check(self._libc.umount2(b".", _DETACH), "umount2")
+        os.chdir("/")
+        self.mount(None, "/", None, _REMOUNT | BIND | READ_ONLY | _PLAIN)
+
+    def mount(self, source: str | None, target: str, kind: str | None, flags: int) -> None:
+        """Call the kernel once; raises OSError."""
+        options = b"size=64k,mode=0755" if kind == "tmpfs" else b"hidepid=2"
+        result = self._libc.mount(
+            ffi.NULL if source is None else os.fsencode(source),
+            os.fsencode(target),
+            ffi.NULL if kind is None else kind.encode(),
+            flags,
+            options if kind else ffi.NULL,
+        )
+        _check(result, f"mount on {target}")
+
+
+def become(libc: LibC, uid: int, groups: Sequence[int]) -> None:
+    """Another user with these groups; who cannot become one (`uid` -1) gives up capabilities."""
+    if uid >= 0:
+        os.setgroups(list(groups))
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    else:
+        header = ffi.new("uint32_t[2]", [_CAPABILITIES_V3, 0])
+        _check(libc.capset(header, ffi.new("uint32_t[6]")), "capset")
+
+
+def die_with(libc: LibC, parent: int) -> None:
+    """The kernel forgot who has to be alive when the user changed.
+
+    Raises ProcessLookupError when that process is gone already.
+    """
+    _check(libc.prctl(_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "prctl")
+    if os.getppid() != parent:
+        raise ProcessLookupError("The server is gone.")
+
+
+def _check(result: int, name: str) -> None:
+    if result != 0:
+        raise OSError(ffi.errno, f"{name}: {os.strerror(ffi.errno)}")

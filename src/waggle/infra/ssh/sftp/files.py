@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of a guest over SFTP, as the user that programs run as.
+
+The SFTP server is the guest's: names, sizes, types and attributes are claims, checked or bounded
+here, and never used as a path of the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import asyncssh
+from asyncssh.packet import PacketDecodeError
+
+from waggle.domain.errors import GuestLost, WaggleError
+from waggle.domain.files.filesystem import FileSlice, FileVersion, Listing
+from waggle.infra.ssh.connection import SshConnection
+from waggle.infra.ssh.sftp.listing import list_directory
+from waggle.infra.ssh.sftp.reading import Opener, too_large
+from waggle.infra.ssh.sftp.refusals import refusal
+from waggle.infra.ssh.sftp.sftp import SftpSessions, is_answer
+from waggle.infra.ssh.sftp.transfer import read_range, read_to_end
+from waggle.infra.ssh.sftp.writing import version_of, write
+
+DEADLINE: Final = 60.0
+_T = TypeVar("_T")
+
+
+class Files:
+    """SFTP over a pooled connection. `deadline` is seconds for one call."""
+
+    def __init__(self, connection: SshConnection, *, deadline: float = DEADLINE) -> None:
+        self._sessions = SftpSessions(connection)
+        self._deadline = deadline
+        self._opener = Opener()
+
+    async def write(
+        self,
+        path: str,
+        data: bytes,
+        mode: int | None = None,
+        *,
+        unless_changed: FileVersion | None = None,
+    ) -> None:
+        """See `domain.host.Guest.write_file`."""
+        await self._call(path, lambda sftp: write(sftp, path, data, mode, unless_changed))
+
+    async def read_version(self, path: str, limit: int) -> tuple[bytes, FileVersion]:
+        """See `domain.host.Guest.read_version`."""
+        return await self._call(path, lambda sftp: self._read_version(sftp, path, limit))
+
+    async def read(
+        self, path: str, *, offset: int = 0, length: int | None = None, limit: int
+    ) -> FileSlice:
+        """See `domain.host.Guest.read_file`; without `length`, to the end."""
+        wanted = range(offset, offset + (limit if length is None else length))
+        return await self._call(path, lambda sftp: self._read(sftp, path, wanted, limit))
+
+    async def list(self, path: str) -> Listing:
+        """See `domain.host.Guest.list_files`."""
+        return await self._call(path, lambda sftp: list_directory(sftp, path))
+
+    async def _call(self, path: str, work: Callable[[asyncssh.SFTPClient], Awaitable[_T]]) -> _T:
+        """Do the work, once more on a new session if the old one turns out to be dead.
+
+        All work here is safe to repeat.
+        """
+        cause = "it does not stay up"
+        try:
+            async with asyncio.timeout(self._deadline):
+                for _ in range(2):
+                    try:
+                        async with self._sessions.borrow() as sftp:
+                            return await work(sftp)
+                    except WaggleError:
+                        raise
+                    except asyncssh.SFTPError as error:
+                        if is_answer(error):
+                            raise refusal(path, error) from error
+                        cause = type(error).__name__
+                    except (asyncssh.Error, PacketDecodeError, OSError) as error:
+                        cause = type(error).__name__
+        except TimeoutError:
+            cause = f"no answer within {self._deadline:g} s"
+        raise GuestLost(f"The guest's file server failed: {cause}.")
+
+    async def _read(
+        self, sftp: asyncssh.SFTPClient, path: str, wanted: range, limit: int
+    ) -> FileSlice:
+        is_next_page = wanted.start > 0
+        size, file = await self._opener.open(sftp, path, limit, is_next_page=is_next_page)
+        try:
+            if size:
+                end = min(wanted.stop, size)
+                data = await read_range(file, wanted.start, end)
+                came = wanted.start + len(data)
+                return FileSlice(data, min(size, came) if came < end else size)
+            data = await read_to_end(file, limit)
+        finally:
+            self._opener.close(file)
+        if len(data) > limit:
+            raise too_large(path, f"more than {limit}", limit)
+        return FileSlice(data[wanted.start : wanted.stop], len(data))
+
+    async def _read_version(
+        self, sftp: asyncssh.SFTPClient, path: str, limit: int
+    ) -> tuple[bytes, FileVersion]:
+        version = version_of(await sftp.stat(path.encode()))
+        part = await self._read(sftp, path, range(limit), limit)
+        return part.data, version

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write one file of a guest over SFTP, in place of the one that is there. Used by `files`.
+
+The new content is written beside the target and then takes its place by a rename, which the kit's
+`replace.c` makes a write in place where a new file would not be the same: other owners, other names
+(hard links), attributes. So a call that is cut off leaves the old file, or the new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import posixpath
+import secrets
+import stat
+from dataclasses import dataclass
+from typing import Final
+
+import asyncssh
+
+from waggle.domain.errors import FileRefused
+from waggle.domain.files.filesystem import DEFAULT_MODE, FileVersion
+from waggle.infra.ssh.sftp.entries import shown
+from waggle.infra.ssh.sftp.reading import close, not_regular
+from waggle.infra.ssh.sftp.refusals import DISK_FULL
+from waggle.infra.ssh.sftp.transfer import write_all
+from waggle.infra.ssh.typed import SftpFile, open_file
+from waggle.tasks import finish
+
+_CLEAN_UP_SECONDS: Final = 2.0
+_ELSEWHERE: Final = b"/tmp"
+"""Where the content waits when the target may be written and its directory may not."""
+_MISSING = (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The file to write, all links followed; `mode` is that of the file that is there, if any."""
+
+    path: bytes
+    mode: int | None
+
+
+def version_of(attributes: asyncssh.SFTPAttrs) -> FileVersion:
+    """What tells a file from a changed one."""
+    return FileVersion(
+        attributes.size or 0, attributes.mtime or 0, stat.S_IMODE(attributes.permissions or 0)
+    )
+
+
+def kept(mode: int) -> int:
+    """The permission bits that a file keeps when it is written: as write(2), no set-id bits."""
+    is_locked = mode & stat.S_ISGID and not mode & stat.S_IXGRP
+    return mode & ~stat.S_ISUID & (~0 if is_locked else ~stat.S_ISGID)
+
+
+async def write(
+    sftp: asyncssh.SFTPClient,
+    path: str,
+    data: bytes,
+    mode: int | None,
+    unless_changed: FileVersion | None,
+) -> None:
+    """Write the file; without `mode` it keeps its own, and a new one gets DEFAULT_MODE.
+
+    Safe to repeat. Raises FileRefused, asyncssh.Error and OSError.
+    """
+    target = await _target(sftp, path)
+    if mode is None:
+        mode = DEFAULT_MODE if target.mode is None else kept(target.mode)
+    file, temporary = await _temporary(sftp, target, mode)
+    try:
+        try:
+            await write_all(file, data)
+            attributes = asyncssh.SFTPAttrs(permissions=mode)
+            # Both are on their way before either is answered; a server works in this order.
+            await asyncio.gather(file.setstat(attributes), file.close())
+        except BaseException:
+            await finish(_give_up(file))
+            raise
+        if unless_changed is not None and (
+            version_of(await sftp.stat(target.path)) != unless_changed
+        ):
+            raise FileRefused(
+                f"{shown(path)} changed while it was edited.", hint="Read it and edit it again."
+            )
+        await sftp.posix_rename(temporary, target.path)
+    except BaseException as error:
+        await finish(_remove(sftp, temporary))
+        if isinstance(error, asyncssh.SFTPFailure) and await _lacks_room(
+            sftp, posixpath.dirname(target.path), len(data)
+        ):
+            raise FileRefused(DISK_FULL, hint="Delete something first.") from error
+        raise
+
+
+async def _target(sftp: asyncssh.SFTPClient, path: str) -> _Target:
+    """What to write; the parents of a new file are made. Raises FileRefused."""
+    raw = path.encode()
+    attributes, real = await asyncio.gather(
+        sftp.stat(raw), sftp.realpath(raw), return_exceptions=True
+    )
+    if isinstance(attributes, _MISSING):
+        if not posixpath.basename(raw):
+            raise FileRefused(f"{shown(path)} names a directory.", hint="Name a file.")
+        # A link to nowhere leads to the file to make, if that can be made.
+        return _Target(await _new(sftp, path) if isinstance(real, BaseException) else real, None)
+    if isinstance(attributes, BaseException):
+        raise attributes
+    kind = attributes.permissions or 0
+    if stat.S_ISDIR(kind):
+        raise FileRefused(f"{shown(path)} is a directory.", hint="Name a file in it.")
+    if not stat.S_ISREG(kind):
+        raise not_regular(path)
+    if isinstance(real, BaseException):
+        raise real
+    return _Target(real, stat.S_IMODE(kind))
+
+
+async def _new(sftp: asyncssh.SFTPClient, path: str) -> bytes:
+    """The path of a file in directories that have yet to be made, and are. Raises FileRefused."""
+    raw = path.encode()
+    try:
+        about = await sftp.lstat(raw)
+    except _MISSING:
+        await sftp.makedirs(posixpath.dirname(raw), exist_ok=True)
+        return raw
+    if not stat.S_ISLNK(about.permissions or 0):
+        return raw
+    raise FileRefused(
+        f"{shown(path)} is a link into a directory that is not there.",
+        hint="Make that directory, or delete the link.",
+    )
+
+
+async def _temporary(
+    sftp: asyncssh.SFTPClient, target: _Target, mode: int
+) -> tuple[SftpFile, bytes]:
+    """A new file for the content, and its path: beside the target, if that is possible."""
+    name = b".waggle-" + secrets.token_hex(8).encode()
+    path = posixpath.join(posixpath.dirname(target.path), name)
+    try:
+        return await _made(sftp, path, mode), path
+    except asyncssh.SFTPPermissionDenied:
+        if target.mode is None:
+            raise
+        await close(await open_file(sftp, target.path, "r+b"))  # which says whether it may
+        path = posixpath.join(_ELSEWHERE, name)
+        return await _made(sftp, path, mode), path
+
+
+async def _made(sftp: asyncssh.SFTPClient, path: bytes, mode: int) -> SftpFile:
+    """A new file, which is removed when the caller is cancelled before the answer.
+
+    A server works in the order of requests, so by then it is there. Its handle goes with the
+    session.
+    """
+    try:
+        return await open_file(sftp, path, "xb", mode)
+    except asyncio.CancelledError:
+        await finish(_remove(sftp, path))
+        raise
+
+
+async def _give_up(file: SftpFile) -> None:
+    """Close what is of no use any more; the failure before is the one to tell."""
+    with contextlib.suppress(TimeoutError, OSError, asyncssh.Error):
+        await close(file)
+
+
+async def _remove(sftp: asyncssh.SFTPClient, path: bytes) -> None:
+    try:
+        async with asyncio.timeout(_CLEAN_UP_SECONDS):
+            await sftp.remove(path)
+    except (TimeoutError, OSError, asyncssh.Error):
+        return
+
+
+async def _lacks_room(sftp: asyncssh.SFTPClient, directory: bytes, size: int) -> bool:
+    """Whether the disk has no room for a file of `size` bytes, or for any file."""
+    try:
+        space = await sftp.statvfs(directory)
+    except asyncssh.SFTPError:
+        return False
+    return space.bavail * space.frsize <= size or (space.files > 0 and space.favail == 0)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tools for files, searches and trees return, as models.
+
+As in `waggle.mcp.results.environments`: a field with its default value is left out of a result,
+sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from waggle.mcp.results.environments import NOTE
+
+FILE_MODE = "0644"
+DIRECTORY_MODE = "0755"
+
+
+class WrittenFile(BaseModel):
+    """A file that was written."""
+
+    path: str
+    bytes_written: int = 0
+
+
+class FileContent(BaseModel):
+    """A file, or one page of it."""
+
+    content: str = Field(default="", description="Text; base64 where encoding says so.")
+    encoding: str = Field(default="utf-8", description="utf-8 unless told.")
+    mime_type: str = Field(
+        default="", description="Of what is not text: by its content, or its name."
+    )
+    size: int = Field(default=0, description="Bytes of the whole file.")
+    offset: int = Field(default=0, description="Where this page begins, in bytes.")
+    next_offset: int | None = Field(
+        default=None, description="The next page's, unless this is the last."
+    )
+    uri: str = Field(default="", description="Resource with the file, where it is not in content.")
+    note: str = Field(default="", description=NOTE)
+
+
+class FileItem(BaseModel):
+    """One entry of a directory."""
+
+    name: str
+    size: int = 0
+    is_dir: bool = False
+    is_link: bool = False
+    mode: str = Field(default="", description="Octal; only if not 0644, or 0755 of a directory.")
+
+
+class FileList(BaseModel):
+    """The entries of a directory, by name."""
+
+    files: list[FileItem] = Field(default_factory=list[FileItem])
+    count: int = Field(default=0, description="Entries in this result.")
+    more: int = Field(default=0, description="Entries that are not in it.")
+    note: str = Field(default="", description=NOTE)
+
+
+class SearchMatch(BaseModel):
+    """A file, or a line of one."""
+
+    path: str
+    kind: str = Field(default="file", description="directory, link or other; else a file.")
+    line: int = Field(default=0, description="Counts from 1; none for a match by name alone.")
+    text: str = Field(default="", description="The line; a long one is cut around the place.")
+    before: list[str] = Field(default_factory=list[str], description="Lines before it.")
+    after: list[str] = Field(default_factory=list[str], description="Lines after it.")
+
+
+class SearchResult(BaseModel):
+    """What a search found, in the order of paths."""
+
+    matches: list[SearchMatch] = Field(default_factory=list[SearchMatch])
+    count: int = Field(default=0, description="Matches in this result.")
+    more: int = Field(default=0, description="Matches that were found and are not in it.")
+    stopped_by: str = Field(
+        default="", description="results, output, entries, bytes or time, if there may be more."
+    )
+    binary_skipped: int = 0
+    large_skipped: int = 0
+    unreadable: int = 0
+    note: str = Field(default="", description=NOTE)
+
+
+class EditedFile(BaseModel):
+    """A file that was edited."""
+
+    path: str
+    replacements: int
+    diff: str = Field(default="", description="What changed, as a unified diff; a long one is cut.")
+
+
+class LeftOut(BaseModel):
+    """Something that is missing, and why."""
+
+    path: str
+    reason: str
+
+
+class UploadedFiles(BaseModel):
+    """What became of an archive."""
+
+    path: str
+    files: int = 0
+    directories: int = 0
+    links: int = 0
+    bytes_written: int = 0
+    failed: int = Field(default=0, description="Entries that were not written.")
+    failures: list[LeftOut] = Field(default_factory=list[LeftOut], description="The first ones.")
+
+
+class DownloadedFiles(BaseModel):
+    """A tree as a tar.gz: where it can be read, and a page of it if that was asked for."""
+
+    path: str
+    archive_id: str = Field(description="Names this archive, for its pages.")
+    sha256: str = Field(description="Of the whole archive.")
+    size: int = Field(description="Bytes of the whole archive.")
+    entries: int = Field(default=0, description="Files, directories and links that the guest sent.")
+    left_out: list[LeftOut] = Field(
+        default_factory=list[LeftOut], description="What is not in the archive; the first ones."
+    )
+    left_out_count: int = 0
+    uri: str = Field(default="", description="Resource with the archive, in pages.")
+    content: str = Field(default="", description="A page as base64, if limit asked for one.")
+    offset: int = Field(default=0, description="Where that page begins.")
+    next_offset: int | None = Field(
+        default=None, description="The next page's, unless that is the last."
+    )

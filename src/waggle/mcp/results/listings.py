@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Show files and directories: what read_file and list_files answer with. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mcp_types import BlobResourceContents, CallToolResult, ContentBlock, EmbeddedResource
+
+from waggle.domain.files.filesystem import FileEntry, Listing
+from waggle.domain.toolset import Offer
+from waggle.mcp.offered import offers
+from waggle.mcp.results.budget import LIST_BUDGET, wire_size
+from waggle.mcp.results.environments import readable, success
+from waggle.mcp.results.files import DIRECTORY_MODE, FILE_MODE, FileContent, FileItem, FileList
+from waggle.mcp.results.images import (
+    MAX_IMAGE_BYTES,
+    file_link,
+    image_content,
+    image_type,
+    page_type,
+)
+from waggle.mcp.results.pages import Page
+from waggle.mcp.uris import FileAddress, file_uri
+
+MAX_LISTED = 200
+_BYTES = "Not text: encoding base64 returns its bytes."
+_OTHERS = "search_files finds some by name; execute with language shell can list all."
+
+
+def file_result(
+    environment_id: str, path: str, data: bytes, part: Page, *, as_bytes: bool, offer: Offer
+) -> CallToolResult:
+    """A page of a file: text as the first block, an image as an image, else where its bytes are.
+
+    The page `part` was made of `data`. `as_bytes` means that base64 was asked for.
+    """
+    uri = file_uri(environment_id, path) if offers(offer, FileAddress) else ""
+    kind = page_type(path, data, part)
+    whole = part.offset == 0 and len(data) == part.size
+    shown = image_type(data) if whole and len(data) <= MAX_IMAGE_BYTES else None
+    link = (file_link(uri, path, kind, part.size),) if uri else ()
+    about = f"{readable(path)}: {kind}, {part.size} bytes."
+    if as_bytes:
+        blob = BlobResourceContents(
+            uri=file_uri(environment_id, path), mime_type=kind, blob=part.content
+        )
+        also: tuple[ContentBlock, ...] = (EmbeddedResource(type="resource", resource=blob),)
+        about_it = {"encoding": "base64", "mime_type": kind, "size": part.size}
+        result = _page(part).model_copy(update=about_it)
+        return success(result, f"{about} {_place(part)}".rstrip(), also=also)
+    picture = (image_content(data, shown), *link) if shown else ()
+    if part.encoding == "utf-8":
+        result = _page(part)
+        result.note = "" if part.size else "The file is empty."
+        return success(result, part.content, _place(part), also=picture)
+    if picture:
+        return success(FileContent(), about, also=picture)
+    result = FileContent(mime_type=kind, size=part.size, uri=uri, note=_BYTES)
+    return success(result, about, also=link)
+
+
+def _page(part: Page) -> FileContent:
+    """The content of a page, and its place where it is not the whole file."""
+    whole = part.offset == 0 and part.next_offset is None
+    return FileContent(
+        content=part.content,
+        size=0 if whole else part.size,
+        offset=part.offset,
+        next_offset=part.next_offset,
+    )
+
+
+def _place(part: Page) -> str:
+    if part.next_offset is None and not part.offset:
+        return ""
+    after = "this is the end"
+    if part.next_offset is not None:
+        after = f"the next page begins at offset {part.next_offset}"
+    return f"[bytes {part.offset} to {part.end} of {part.size}; {after}]"
+
+
+def list_result(listing: Listing, offer: Offer) -> CallToolResult:
+    """The first entries of a directory, and how many are left out."""
+    items = _items(listing.entries)
+    more = len(listing.entries) - len(items)
+    result = FileList(files=items, count=len(items), more=more)
+    if not items:
+        result.note = f"{readable(listing.path)} is empty."
+    elif more or listing.truncated:
+        least = "at least " if listing.truncated else ""
+        result.note = offer.advice(f"Not listed: {least}{max(more, 1)} more entries. {_OTHERS}")
+    return success(result, "\n".join(_line(item) for item in items))
+
+
+def _items(entries: Sequence[FileEntry]) -> list[FileItem]:
+    """As many entries as a model needs at once."""
+    items: list[FileItem] = []
+    room = LIST_BUDGET
+    for entry in entries[:MAX_LISTED]:
+        plain = "" if entry.is_link else DIRECTORY_MODE if entry.is_dir else FILE_MODE
+        mode = f"{entry.mode:04o}"
+        item = FileItem(
+            name=readable(entry.name),
+            size=0 if entry.is_dir or entry.is_link else entry.size,
+            is_dir=entry.is_dir,
+            is_link=entry.is_link,
+            mode="" if mode == plain or entry.is_link else mode,
+        )
+        room -= wire_size(item.name)
+        if room < 0:
+            break
+        items.append(item)
+    return items
+
+
+def _line(item: FileItem) -> str:
+    """An entry on one line, whatever its name holds."""
+    mark = "@" if item.is_link else "/" if item.is_dir else ""
+    name = item.name if item.name.isprintable() else repr(item.name)
+    size = "" if mark else f" {item.size}"
+    return f"{name}{mark}{size} {item.mode}".rstrip()

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tools for an environment's state, ports and one-call runs return, as models.
+
+As in `waggle.mcp.results.environments`: a field with its default value is left out of a result,
+times are RFC 3339 in UTC, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pydantic import BaseModel, Field
+
+from waggle.domain.environment import State
+from waggle.domain.programs.execution import HOME
+from waggle.domain.usage import ExposedPort
+from waggle.mcp.results.environments import (
+    NETWORK,
+    NOTE,
+    NOTICE,
+    ON_DISK,
+    PUBLIC,
+    STATUSES,
+    UNUSED,
+    on_disk_until,
+    readable,
+    rfc3339,
+)
+from waggle.mcp.results.jobs import LeftItem
+from waggle.mcp.results.left_results import left_items, left_lines
+from waggle.service.environments.inspection import Inspection
+from waggle.service.programs.leftovers import LeftList
+
+
+class PortItem(BaseModel):
+    """An exposed port."""
+
+    port: int = Field(description="The port in the environment.")
+    url: str = Field(description="Where it answers on the server's machine.")
+
+
+class EnvironmentState(BaseModel):
+    """One environment now."""
+
+    environment_id: str
+    name: str
+    runtime: str
+    image: str = Field(description="What it was booted from.")
+    status: str = Field(description=STATUSES)
+    error: str = Field(default="", description="Why it is in the error status.")
+    network: str = Field(default=PUBLIC, description=NETWORK)
+    working_directory: str = Field(
+        default=HOME, description=f"Where programs start; {HOME} unless told."
+    )
+    created_at: str = Field(description="RFC 3339.")
+    age_seconds: int = 0
+    timeout: str = Field(description=UNUSED)
+    idle_seconds_left: int = Field(default=0, description="Until then, if nothing uses it.")
+    expires_at: str = Field(default="", description="RFC 3339; not while a call or a job runs.")
+    on_disk_until: str = Field(default="", description=ON_DISK)
+    notice: str = Field(default="", description=NOTICE)
+    running_jobs: int = 0
+    cpus: int = Field(description="Virtual processors it may use.")
+    memory_bytes: int = Field(description="Memory it may use.")
+    disk_bytes: int = Field(description="Size of its writable disk.")
+    cpu_seconds_used: float = Field(default=0.0, description="Processor time so far.")
+    memory_bytes_used: int = Field(default=0, description="Memory of the host it holds now.")
+    disk_bytes_used: int = Field(default=0, description="Disk of the host it takes now.")
+    env: list[str] = Field(
+        default_factory=list[str], description="Names of the variables that it was created with."
+    )
+    packages: list[str] = Field(
+        default_factory=list[str], description="Packages that it was created with."
+    )
+    ports: list[PortItem] = Field(
+        default_factory=list[PortItem], description="Ports that expose_port opened."
+    )
+    left_running: list[LeftItem] = Field(
+        default_factory=list[LeftItem],
+        description="Programs that ended calls left running in the background.",
+    )
+    ssh_port: int = Field(
+        default=0, description="TCP port on the server's 127.0.0.1 (for operators)."
+    )
+
+
+class ExtendedEnvironment(BaseModel):
+    """How long an environment may now stay unused."""
+
+    name: str
+    timeout: str = Field(description=UNUSED)
+    expires_at: str = Field(description="RFC 3339; when that is, if nothing uses it before.")
+
+
+class OpenedPort(BaseModel):
+    """A port that can be reached."""
+
+    port: int
+    url: str = Field(description="Where it answers on the server's machine.")
+    listening: bool = Field(default=False, description="A program accepts connections there.")
+    note: str = Field(default="", description=NOTE)
+
+
+class ClosedPort(BaseModel):
+    """A port that can no longer be reached."""
+
+    port: int
+    was_exposed: bool = False
+
+
+def in_minutes(time: timedelta) -> str:
+    """Whole minutes, as `30m`."""
+    return f"{int(time.total_seconds()) // 60}m"
+
+
+def port_item(exposed: ExposedPort) -> PortItem:
+    """One line of the list of ports."""
+    return PortItem(port=exposed.port, url=exposed.url)
+
+
+def environment_state(found: Inspection, running_jobs: int, left: LeftList) -> EnvironmentState:
+    """What get_environment answers."""
+    environment, usage = found.environment, found.usage
+    return EnvironmentState(
+        environment_id=environment.id,
+        name=environment.name,
+        runtime=environment.runtime.value,
+        image=readable(environment.image),
+        status=environment.state.value,
+        error=environment.error or "",
+        network=environment.network.value,
+        working_directory=readable(environment.directory),
+        created_at=rfc3339(environment.created_at),
+        age_seconds=int((found.now - environment.created_at).total_seconds()),
+        timeout=in_minutes(environment.idle_timeout),
+        idle_seconds_left=int(found.idle_left.total_seconds()),
+        expires_at="" if found.is_busy else rfc3339(environment.expires_at()),
+        on_disk_until=on_disk_until(environment),
+        notice=environment.notice or "",
+        running_jobs=running_jobs,
+        cpus=environment.resources.cpus,
+        memory_bytes=environment.resources.memory_mib << 20,
+        disk_bytes=environment.resources.disk_mib << 20,
+        cpu_seconds_used=round(usage.cpu_seconds, 2) if usage else 0.0,
+        memory_bytes_used=usage.memory_bytes or 0 if usage else 0,
+        disk_bytes_used=usage.disk_bytes or 0 if usage else 0,
+        env=[*environment.variables],
+        packages=[*environment.packages],
+        ports=[port_item(port) for port in found.ports],
+        left_running=left_items(left),
+        ssh_port=environment.ssh_port or 0,
+    )
+
+
+def state_text(state: EnvironmentState, fate: str) -> str:
+    """The same for a model, in a few lines. `fate` is what becomes of it when nobody uses it."""
+    amounts = [
+        f"{name} {_mib(used)} of {_mib(granted)}" if used else f"{name} {_mib(granted)}"
+        for name, used, granted in (
+            ("memory", state.memory_bytes_used, state.memory_bytes),
+            ("disk", state.disk_bytes_used, state.disk_bytes),
+        )
+    ]
+    amounts += [f"{state.cpu_seconds_used:g} s of CPU"] if state.cpu_seconds_used else []
+    where = (
+        "" if state.working_directory == HOME else f", programs start in {state.working_directory}"
+    )
+    lines = [
+        f"{state.environment_id} {state.name} ({state.runtime}, {state.image}, network "
+        f"{state.network}{where}): {state.status}" + (f": {state.error}" if state.error else ""),
+        f"created {state.created_at}, {state.age_seconds} s old, {state.running_jobs} jobs running;"
+        f" {_fate(state, fate)}",
+        f"{state.cpus} CPU, {', '.join(amounts)}",
+        *([state.notice] if state.notice else []),
+        *([f"env: {', '.join(state.env)}"] if state.env else []),
+        *([f"packages: {' '.join(state.packages)}"] if state.packages else []),
+        *(f"port {item.port}: {item.url}" for item in state.ports),
+        *([f"ssh port {state.ssh_port}"] if state.ssh_port else []),
+        *left_lines(state.left_running),
+    ]
+    return "\n".join(lines) if state.status != State.CREATING else lines[0]
+
+
+def _fate(state: EnvironmentState, fate: str) -> str:
+    if state.on_disk_until:
+        return f"kept on the disk until {state.on_disk_until}, and any call resumes it"
+    resumes = ", and any call resumes it" if state.status == State.PAUSED else ""
+    when = f", at {state.expires_at}" if state.expires_at else ""
+    return (
+        f"{fate} after {state.timeout} without a call, {state.idle_seconds_left} s from now"
+        f"{when}{resumes}"
+    )
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.0f} MiB"

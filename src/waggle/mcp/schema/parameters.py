@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters that several tools share, with the words that their schemas publish."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from waggle.domain.errors import InvalidArgument
+from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.mcp.schema.input_schemas import STRINGS, listed_as, unlisted
+
+
+def _written_out(value: object) -> object:
+    """A file's text; written out again where it is JSON, which some clients parse."""
+    if not isinstance(value, dict | list):
+        return value
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+Content = Annotated[str, BeforeValidator(_written_out)]
+EnvironmentId = Annotated[str, Field(description="Its id or name.")]
+OptionalEnvironmentId = Annotated[
+    str | None, Field(description="Id or name. Default: a new one, whose id is returned.")
+]
+NewRuntime = Annotated[
+    str | None,
+    Field(description="Of a new environment.", json_schema_extra={"enum": [*RuntimeName]}),
+]
+JobId = Annotated[int, Field(description="Number of the job.")]
+Code = Annotated[str, Field(description="The program, or shell lines.")]
+Seconds = Annotated[float | None, Field(description="Kill it after so long.")]
+Wait = Annotated[
+    float | None,
+    Field(description="Answer after so long at the latest; it goes on as a job."),
+]
+Background = Annotated[bool, Field(description="Answer at once; it goes on as a job.")]
+Cwd = Annotated[str | None, Field(description="Working directory.")]
+Env = Annotated[
+    str | list[str] | dict[str, Any] | None,
+    Field(description="Variables as NAME=value.", json_schema_extra=STRINGS),
+]
+Stdin = Annotated[str, Field()]
+User = Annotated[
+    str | None, Field(json_schema_extra={"enum": [*GuestUser]}, description="Default: sandbox.")
+]
+MaxOutput = Annotated[int | None, Field(description="Characters of output to return.")]
+Images = Annotated[
+    bool | None,
+    Field(
+        description="Show the image files that it writes into its working directory. Default: if "
+        "its text names one.",
+        json_schema_extra=unlisted(),
+    ),
+]
+Packages = Annotated[
+    str | list[str],
+    Field(
+        description="Names, with versions as the installer takes them.", json_schema_extra=STRINGS
+    ),
+]
+OptionalPackages = Annotated[
+    str | list[str] | None, Field(description="To install first.", json_schema_extra=STRINGS)
+]
+_FILE = {
+    "type": "object",
+    "properties": {"path": {"type": "string"}, "content": {"type": "string"}},
+}
+Files = Annotated[
+    list[dict[str, Content]] | dict[str, Content] | None,
+    Field(
+        description="Text files to write first.",
+        json_schema_extra=listed_as(type="array", items=_FILE),
+    ),
+]
+
+
+def parse_files(given: Sequence[Mapping[str, str]] | Mapping[str, str] | None) -> dict[str, str]:
+    """Contents by path, from a list of path and content or an object. Raises InvalidArgument."""
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        return {**given}
+    if any(set(each) != {"path", "content"} for each in given):
+        raise InvalidArgument(
+            "Each of files has a path and a content.",
+            hint='Write files as [{"path": "a.txt", "content": "..."}].',
+        )
+    return {each["path"]: each["content"] for each in given}
+
+
+def parse_user(text: str | None) -> GuestUser:
+    """Who runs a program. Raises InvalidArgument."""
+    try:
+        return GuestUser(text or GuestUser.SANDBOX)
+    except ValueError:
+        raise InvalidArgument(
+            f"There is no user {(text or '')[:40]!r} to run as.",
+            hint=f"Use one of: {', '.join(GuestUser)}.",
+        ) from None
+
+
+Hints = dict[str, Any]
+LARGE_RESULTS: Hints = {"anthropic/maxResultSizeChars": 500_000}
+"""The `_meta` of a tool whose caller may ask for more than clients hand on by themselves."""
+
+
+def searchable(words: str) -> Hints:
+    """The `_meta` of a tool that clients load when a model looks for what it does."""
+    return {"anthropic/searchHint": words}

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The names of resources: made, taken apart, and as templates. Pure; the one place for both ways.
+
+What a guest or a client calls a file goes percent-encoded into a URI and comes back as it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import quote, unquote
+
+from waggle.domain.environment import parse_id
+from waggle.domain.errors import InvalidArgument
+from waggle.domain.programs.job import StreamName
+from waggle.mcp.results.stream_page import MAX_PATTERN
+
+ENVIRONMENT_TEMPLATE = "waggle://environments/{id}"
+STREAM_TEMPLATE = "waggle://environments/{id}/executions/{n}/{stream}{?offset,length,search}"
+FILE_TEMPLATE = "waggle://environments/{id}/files/{+path}{?offset,length}"
+ARCHIVE_TEMPLATE = "waggle://environments/{id}/archives/{archive}{?offset,length}"
+MAX_URI = 16_384
+"""Characters: the longest path, each byte percent-encoded, has room."""
+
+_PREFIX = "waggle://environments/"
+_NUMBER = re.compile(r"-?[0-9]{1,15}")
+_JOB = re.compile(r"[1-9][0-9]{0,8}")
+_ARCHIVE = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Which part is asked for; `offset` below 0 counts from the end of a stream."""
+
+    offset: int = 0
+    length: int | None = None
+    search: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentAddress:
+    """An environment and what ran in it."""
+
+    environment_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAddress:
+    """What one execution printed."""
+
+    environment_id: str
+    number: int
+    stream: StreamName
+    part: Range = field(default=Range())
+
+
+@dataclass(frozen=True, slots=True)
+class FileAddress:
+    """A file of the guest, by its absolute path."""
+
+    environment_id: str
+    path: str
+    part: Range = field(default=Range())
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveAddress:
+    """An archive that was made of a tree of the guest."""
+
+    environment_id: str
+    archive_id: str
+    part: Range = field(default=Range())
+
+
+Address = EnvironmentAddress | StreamAddress | FileAddress | ArchiveAddress
+
+
+def environment_uri(environment_id: str) -> str:
+    """Where an environment can be read as a resource."""
+    return f"{_PREFIX}{quote(environment_id, safe='')}"
+
+
+def output_uri(environment_id: str, number: int, stream: StreamName) -> str:
+    """Where the whole stream can be read as a resource."""
+    return f"{environment_uri(environment_id)}/executions/{number}/{stream}"
+
+
+def file_uri(environment_id: str, path: str) -> str:
+    """Where a file can be read as a resource; `path` is absolute.
+
+    What of a name is not Unicode is replaced: such a file cannot be named by a client.
+    """
+    name = path.lstrip("/").encode("utf-8", "replace")
+    return f"{environment_uri(environment_id)}/files/{quote(name)}"
+
+
+def archive_uri(environment_id: str, archive_id: str) -> str:
+    """Where an archive can be read as a resource, while it is kept."""
+    return f"{environment_uri(environment_id)}/archives/{archive_id}"
+
+
+def parse_uri(uri: str) -> Address | None:
+    """What a URI names; None when it is none of ours. Whether that exists is not known here.
+
+    Raises InvalidArgument for a query that its template does not have.
+    """
+    if len(uri) > MAX_URI or not uri.startswith(_PREFIX) or "#" in uri:
+        return None
+    whole, marked, query = uri.removeprefix(_PREFIX).partition("?")
+    environment_id, _, rest = whole.partition("/")
+    kind, _, rest = rest.partition("/")
+    try:
+        environment_id = parse_id(environment_id)
+    except InvalidArgument:
+        return None
+    match kind:
+        case "executions":
+            return _stream(environment_id, rest, query)
+        case "files":
+            return _file(environment_id, rest, query)
+        case "archives":
+            return _archive(environment_id, rest, query)
+        case _:
+            return EnvironmentAddress(environment_id) if not kind and not marked else None
+
+
+def environment_in(uri: str) -> str | None:
+    """The environment that a URI is about, whatever its query; None when it is none of ours."""
+    address = parse_uri(uri.partition("?")[0])
+    return None if address is None else address.environment_id
+
+
+def _stream(environment_id: str, rest: str, query: str) -> StreamAddress | None:
+    number, _, stream = rest.partition("/")
+    if not _JOB.fullmatch(number) or stream not in set(StreamName):
+        return None
+    part = _range(query, ("offset", "length", "search"))
+    return StreamAddress(environment_id, int(number), StreamName(stream), part)
+
+
+def _file(environment_id: str, rest: str, query: str) -> FileAddress | None:
+    path = _decoded(rest)
+    if not path:
+        return None
+    return FileAddress(environment_id, f"/{path.lstrip('/')}", _part_of_file(query))
+
+
+def _archive(environment_id: str, rest: str, query: str) -> ArchiveAddress | None:
+    if not _ARCHIVE.fullmatch(rest):
+        return None
+    return ArchiveAddress(environment_id, rest, _part_of_file(query))
+
+
+def _decoded(text: str) -> str | None:
+    """The text that was percent-encoded, or None when that is not valid UTF-8 or has a NUL."""
+    try:
+        plain = unquote(text, errors="strict")
+        plain.encode("utf-8")
+    except UnicodeError:
+        return None
+    return None if "\0" in plain else plain
+
+
+def _part_of_file(query: str) -> Range:
+    part = _range(query, ("offset", "length"))
+    if part.offset < 0:
+        raise InvalidArgument(
+            "The offset in a file begins at 0.", hint="Its end is at the `size` in _meta."
+        )
+    return part
+
+
+def _range(query: str, known: tuple[str, ...]) -> Range:
+    given = _query(query, known)
+    length = _number(given, "length", 1)
+    search = given.get("search") or None
+    if search is not None and len(search) > MAX_PATTERN:
+        raise InvalidArgument(
+            f"A search has at most {MAX_PATTERN} characters.",
+            hint="Search for a part of it that is rare.",
+        )
+    return Range(_number(given, "offset", None) or 0, length, search)
+
+
+def _query(query: str, known: tuple[str, ...]) -> Mapping[str, str]:
+    given: dict[str, str] = {}
+    for item in query.split("&") if query else ():
+        name, _, value = item.partition("=")
+        decoded = _decoded(value)
+        if name not in known or name in given or decoded is None:
+            raise InvalidArgument(
+                "The query of this URI cannot be read.",
+                hint=f"It takes {', '.join(known)}, each once; a '?' in a path is %3F.",
+            )
+        given[name] = decoded
+    return given
+
+
+def _number(given: Mapping[str, str], name: str, least: int | None) -> int | None:
+    text = given.get(name)
+    if text is None:
+        return None
+    if not _NUMBER.fullmatch(text) or (least is not None and int(text) < least):
+        raise InvalidArgument(f"{name} must be a number of bytes.", hint="As in ?offset=0.")
+    return int(text)

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When environments are paused, put to sleep on the disk, and resumed, and whether they may.
+
+Used by `EnvironmentService`, which has looked who asks. `LiveEnvironment` does it. An idle
+environment is never destroyed because it cannot sleep: it stands still in memory, and sleep is
+tried again at later sweeps of the reaper.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+from datetime import timedelta
+
+import structlog
+
+from waggle.domain.environment import Environment, State
+from waggle.domain.errors import QuotaExceeded, WaggleError
+from waggle.domain.host import EnvironmentHost, Progress, no_progress
+from waggle.domain.protocols import Clock
+from waggle.domain.quota import Quota
+from waggle.service.environments.death import cause_of
+from waggle.service.environments.disk_shares import DiskShares
+from waggle.service.environments.live import LiveEnvironment
+from waggle.service.environments.registry import Registry
+from waggle.service.environments.request import Pausing
+
+log = structlog.get_logger(__name__)
+TRY_AGAIN = timedelta(minutes=2)
+"""After a state could not be written: each try stops the machine and writes for a while."""
+
+
+class Pauses:
+    """The operator's rules for pauses. The host says whether machines can sleep."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        pausing: Pausing,
+        clock: Clock,
+        host: EnvironmentHost,
+        disk: DiskShares,
+    ) -> None:
+        self._registry = registry
+        self._pausing = pausing
+        self._clock = clock
+        self._host = host
+        self._disk = disk
+        self._falling: list[LiveEnvironment] = []
+        """Those that are being put to sleep: each holds its place already."""
+        self._quota = Quota(
+            "environments paused to disk",
+            pausing.max_asleep,
+            "WAGGLE_MAX_PAUSED",
+            "Destroy one of yours that is paused, or have it go on with any call.",
+        )
+
+    @property
+    def sleep_when_idle(self) -> bool:
+        """Whether what nobody uses is put to sleep instead of destroyed."""
+        pausing = self._pausing
+        return self._host.can_freeze and pausing.when_idle and pausing.max_asleep > 0
+
+    async def pause(self, live: LiveEnvironment, *, to_disk: bool) -> Environment:
+        """Have it take no processor, and with `to_disk`, no memory and no slot. Idempotent.
+
+        Raises Busy, NotRunning, QuotaExceeded, Unsupported, BootFailed, GuestLost, DiskFull or
+        SnapshotFailed; then it goes on.
+        """
+        return await (self._sleep(live) if to_disk else live.pause())
+
+    async def _sleep(self, live: LiveEnvironment) -> Environment:
+        """Raises as `pause` does, or OSError."""
+        environment, keep = live.environment, self._pausing.keep
+        if environment.is_asleep:
+            return await live.pause(asleep_for=keep)
+        memory = environment.resources.memory_mib << 20
+        with self._place(live):
+            async with self._disk.room(environment.owner, memory):
+                return await live.pause(asleep_for=keep)
+
+    @contextlib.contextmanager
+    def _place(self, live: LiveEnvironment) -> Generator[None]:
+        """Hold one of its owner's places while it falls asleep. Raises QuotaExceeded."""
+        owner = live.environment.owner
+        falling = {each.environment.id for each in self._falling if each.environment.owner == owner}
+        others = (self._registry.asleep(owner) | falling) - {live.environment.id}
+        self._quota.require(owner, len(others))
+        self._falling.append(live)
+        try:
+            yield
+        finally:
+            self._falling.remove(live)
+
+    async def resume(self, live: LiveEnvironment, progress: Progress = no_progress) -> Environment:
+        """Have a paused one go on, in a slot that is free. Idempotent.
+
+        Raises NotRunning, MaxEnvironments, QuotaExceeded, and what the host raises.
+        """
+        admit = self._registry.require_room_for
+        return await live.resume(progress, lambda: admit(live.environment))
+
+    def may_rest(self, environment: Environment) -> bool:
+        """Whether an idle one is kept, asleep or else in memory, instead of destroyed.
+
+        One that stands still in memory is kept as long as it would have slept.
+        """
+        if not self.sleep_when_idle or environment.is_asleep:
+            return False
+        if environment.state is State.PAUSED and environment.notice is not None:
+            return self._clock() < environment.expires_at() + self._pausing.keep
+        return environment.state in (State.RUNNING, State.PAUSED)
+
+    async def rest(self, live: LiveEnvironment) -> bool:
+        """Put an idle one to sleep, or have it stand still in memory; whether it sleeps now.
+
+        Does not raise. A later call tries again, after TRY_AGAIN where the state was not written.
+        """
+        now = self._clock()
+        if live.sleep_again_at is not None and now < live.sleep_again_at:
+            return False
+        try:
+            await self._sleep(live)
+        except (WaggleError, OSError) as error:
+            if live.environment.is_expired(now):  # else a call came in between
+                if not isinstance(error, QuotaExceeded):
+                    live.sleep_again_at = now + TRY_AGAIN
+                await self._stand_still(live, error)
+        else:
+            live.sleep_again_at = None
+        return live.environment.is_asleep
+
+    async def _stand_still(self, live: LiveEnvironment, error: Exception) -> None:
+        told = error.strerror if isinstance(error, OSError) else None
+        cause = told or cause_of(error)
+        why = f"It is idle, and stands still in memory until it can be paused to disk: {cause}"
+        known = live.environment.notice
+        if known == why:
+            return
+        try:
+            await live.pause(notice=why)
+        except (WaggleError, OSError) as failure:
+            log.warning("pause_failed", environment=live.environment.id, error=str(failure))
+        else:
+            if known is None:  # numbers in it may change with each look
+                log.warning("idle_kept_in_memory", environment=live.environment.id, why=why)

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Environments as a client knows them: create, use, list, destroy.
+
+Decides who may do what and whether there is room; `LiveEnvironment` does the rest. Called by
+`waggle.mcp`, the reaper and the CLI's server side; calls an `EnvironmentHost` for machines and an
+`EnvironmentStore` for memory. Knows nothing of hypervisors, SSH or MCP.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+from collections.abc import AsyncGenerator
+
+import anyio
+import anyio.abc
+
+from waggle.domain.environment import Environment, Resources, State, is_id, parse_timeout
+from waggle.domain.errors import NotFound
+from waggle.domain.host import EnvironmentHost, Guest, Moment, Progress, no_progress
+from waggle.domain.lookup import find_id, parse_reference_text
+from waggle.domain.observer import Observer
+from waggle.domain.programs.left import Left
+from waggle.domain.protocols import Clock, EnvironmentStore, NewId
+from waggle.domain.snapshot import Snapshot
+from waggle.service.environments.creating import Arrivals, end_quietly
+from waggle.service.environments.disk_shares import DiskShares
+from waggle.service.environments.inspection import Inspection
+from waggle.service.environments.live import LiveEnvironment
+from waggle.service.environments.news import News
+from waggle.service.environments.pausing import Pauses
+from waggle.service.environments.records import recover
+from waggle.service.environments.registry import Registry
+from waggle.service.environments.request import CopyRequest, CreateRequest, Limits
+from waggle.service.unclaimed import Unclaimed
+
+__all__ = ["CreateRequest", "EnvironmentService", "Limits"]
+
+
+class EnvironmentService:
+    """Use cases of environments. Build one per server, inside the task group it is given.
+
+    All methods are safe to call concurrently from one event loop. `aclose` destroys everything.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: EnvironmentHost,
+        store: EnvironmentStore,
+        limits: Limits,
+        clock: Clock,
+        new_id: NewId,
+        tasks: anyio.abc.TaskGroup,
+        observer: Observer | None = None,
+    ) -> None:
+        self._host = host
+        self._store = store
+        self.limits = limits
+        self._clock = clock
+        self._new_id = new_id
+        self._observer = observer or Observer()
+        self.news = News(self._observer, clock)
+        """Told of what comes, changes and goes."""
+        self._registry = Registry(
+            limits.max_environments, limits.per_owner, limits.slots, limits.several_owners
+        )
+        self.unclaimed = Unclaimed()  # creates whose callers gave up
+        self._arrivals = Arrivals(
+            host,
+            store,
+            clock,
+            tasks,
+            registry=self._registry,
+            news=self.news,
+            changed=self._changed,
+            make_room=self.unclaimed.make_room,
+        )
+        self.disk = DiskShares(host, self._registry, limits.disk_mib, limits.several_owners)
+        self._pauses = Pauses(self._registry, limits.pausing, clock, host, self.disk)
+
+    def _changed(self, environment: Environment) -> None:
+        if environment.state is State.DESTROYED:
+            self._registry.remove(environment.id)
+        self.news.tell(environment)
+
+    async def recover(self) -> int:
+        """Remove what an earlier server left behind but those that sleep; see `records.recover`."""
+        until = self._clock() + self.limits.pausing.keep
+        removed, asleep = await recover(self._host, self._store, until)
+        for environment in asleep:
+            self._registry.restore(self._arrivals.live(environment))
+        return removed
+
+    async def create(
+        self, request: CreateRequest, *, owner: str, progress: Progress = no_progress
+    ) -> Environment:
+        """Boot a new environment and return it running.
+
+        Capacity is reserved before any work; a failed or cancelled create frees it and leaves
+        nothing. Raises MaxEnvironments, QuotaExceeded, InvalidArgument, DiskFull, NotFound when it
+        is destroyed meanwhile, and what `EnvironmentHost.create` raises.
+        """
+        environment = self.limits.describe(
+            request, environment_id=self._new_id(), owner=owner, now=self._clock()
+        )
+        async with self.disk.room(owner):
+            (created,) = await self._arrivals.bring_up([environment], progress)
+        return created
+
+    async def create_from(
+        self,
+        snapshot: Snapshot,
+        moment: Moment,
+        request: CopyRequest,
+        *,
+        owner: str,
+        progress: Progress = no_progress,
+    ) -> Environment:
+        """A new environment that goes on from a snapshot's moment. Raises as `create` does."""
+        described = self.limits.describe_copy(
+            snapshot, request, environment_id=self._new_id(), owner=owner, now=self._clock()
+        )
+        async with self.disk.room(owner, snapshot.size):
+            (created,) = await self._arrivals.bring_up([described], progress, moment)
+        return created
+
+    async def fork(
+        self, origin: Environment, moment: Moment, count: int
+    ) -> builtins.list[Environment]:
+        """New environments that go on from this moment of `origin`. Raises as `create` does."""
+        now = self._clock()
+        described = [origin.copy(self._new_id(), now) for _ in range(count)]
+        async with self.disk.room(origin.owner, copies=count, of=origin.id):
+            return await self._arrivals.bring_up(described, no_progress, moment)
+
+    def require_room(self, owner: str, count: int, resources: Resources) -> None:
+        """Raise MaxEnvironments or QuotaExceeded unless so many more of that size may run now."""
+        self._registry.require_room(owner, count * self.limits.slots(resources))
+
+    @property
+    def slots_held(self) -> int:
+        """How many of the operator's slots are taken."""
+        return self._registry.held
+
+    @property
+    def sleep_when_idle(self) -> bool:
+        """Whether what nobody uses goes to sleep on the disk; otherwise it is destroyed."""
+        return self._pauses.sleep_when_idle
+
+    # `builtins.list` because this class has a `list` of its own.
+    def list(self, *, owner: str) -> builtins.list[Environment]:
+        """The owner's live environments, oldest first, failed ones included."""
+        return [each for each in self._registry.environments() if each.owner == owner]
+
+    def all(self) -> builtins.list[Environment]:
+        """Every live environment, for the reaper and the operator."""
+        return [*self._registry.environments()]
+
+    def get(self, environment_id: str, *, owner: str) -> Environment:
+        """One environment, by its id, its name or the start of its id, as in every method here.
+
+        Raises NotFound, or InvalidArgument when it can be neither or fits several of the owner's.
+        """
+        return self._owned(environment_id, owner).environment
+
+    async def inspect(self, environment_id: str, *, owner: str) -> Inspection:
+        """All that is known of it, without its guest. Not a use. Raises as `get` does."""
+        live = self._owned(environment_id, owner)
+        usage = await live.usage()
+        return Inspection(live.environment, self._clock(), usage, live.exposed)
+
+    async def left(self, environment_id: str, *, owner: str, always: bool = True) -> Left:
+        """What calls have left running in it; see `LiveEnvironment.left`. Raises as `get`, too."""
+        return await self._owned(environment_id, owner).left(always=always)
+
+    def touch(self, environment_id: str, *, owner: str) -> Environment:
+        """Restart its idle time if it runs, and return it. Raises as `get` does."""
+        live = self._owned(environment_id, owner)
+        live.touch()
+        return live.environment
+
+    async def extend(self, environment_id: str, minutes: int, *, owner: str) -> Environment:
+        """Let it stay unused for so many minutes from now on.
+
+        Raises NotFound, NotRunning, or InvalidArgument outside 1 to 60 minutes.
+        """
+        return await self._owned(environment_id, owner).extend(parse_timeout(minutes, "minutes"))
+
+    def _owned(self, environment_id: str, owner: str) -> LiveEnvironment:
+        """What the caller means by an id, a name or the start of an id, among its own."""
+        reference = parse_reference_text(environment_id, "environment_id", "create_environment")
+        found = find_id(reference, ((each.id, each.name) for each in self.list(owner=owner)))
+        live = self._registry.find(found) if found else None
+        if live is None:
+            raise NotFound(f"There is no environment {reference}.")
+        return live
+
+    @contextlib.asynccontextmanager
+    async def using(
+        self, environment_id: str, *, owner: str
+    ) -> AsyncGenerator[tuple[Environment, Guest]]:
+        """Hold an environment for the length of a call: it counts as active until the end.
+
+        A paused one is resumed first. Raises NotFound, InvalidArgument and, on entry, NotRunning or
+        what `resume` raises.
+        """
+        live = self._owned(environment_id, owner)
+        if live.environment.state in (State.PAUSED, State.RESUMING):
+            await self._pauses.resume(live)
+        async with live.using() as held:
+            yield held
+
+    async def pause(self, environment_id: str, *, owner: str, to_disk: bool) -> Environment:
+        """See `Pauses.pause`. Raises NotFound, too."""
+        return await self._pauses.pause(self._owned(environment_id, owner), to_disk=to_disk)
+
+    async def resume(
+        self, environment_id: str, *, owner: str, progress: Progress = no_progress
+    ) -> Environment:
+        """See `Pauses.resume`. Raises NotFound, too."""
+        return await self._pauses.resume(self._owned(environment_id, owner), progress)
+
+    async def roll_back(
+        self, environment_id: str, moment: Moment, *, owner: str, progress: Progress = no_progress
+    ) -> Environment:
+        """Have it go on from a moment. Raises NotFound, Busy, NotRunning, DiskFull, as the host."""
+        live = self._owned(environment_id, owner)
+        self.disk.require()
+        if live.environment.state is State.PAUSED:
+            await self._pauses.resume(live)
+        return await live.roll_back(progress, moment)
+
+    @contextlib.asynccontextmanager
+    async def temporary(
+        self, request: CreateRequest, *, owner: str, progress: Progress = no_progress
+    ) -> AsyncGenerator[Environment]:
+        """An environment for the length of a block: destroyed at its end, however that comes.
+
+        One that cannot be destroyed is left to the reaper. Raises as `create` does.
+        """
+        environment = await self.create(request, owner=owner, progress=progress)
+        try:
+            yield environment
+        finally:
+            if live := self._registry.find(environment.id):
+                await end_quietly(live)
+
+    async def destroy(self, environment_id: str, *, owner: str) -> Environment:
+        """Destroy an environment and return it destroyed. Idempotent while it is remembered.
+
+        A create in progress is cancelled. Finishes even when the caller is cancelled. Raises
+        NotFound, InvalidArgument, or what kept the machine from being destroyed; then the
+        environment stays, in ERROR, and the reaper tries again.
+        """
+        try:
+            live = self._owned(environment_id, owner)
+        except NotFound:
+            whole = environment_id.strip().lower()
+            known = await self._store.get(whole) if is_id(whole) else None
+            if known is None or known.owner != owner or known.state is not State.DESTROYED:
+                raise
+            return known
+        await live.end()
+        return live.environment
+
+    async def retire(self, environment_id: str) -> State | None:
+        """The reaper's end of what is idle: put to sleep or destroyed, which is what it returns.
+
+        None when it was used since the reaper looked, or is kept in memory because it cannot sleep
+        now, or stands still for the server's disk. Raises what keeps it from being destroyed.
+        """
+        live = self._registry.find(environment_id)
+        if live is None or not live.environment.is_expired(self._clock()) or live.is_stalled:
+            return None
+        if self._pauses.may_rest(live.environment):
+            return State.PAUSED if await self._pauses.rest(live) else None
+        ended = await live.end(wanted=lambda environment: environment.is_expired(self._clock()))
+        if ended:
+            self._observer.environment_reaped()
+        return State.DESTROYED if ended else None
+
+    async def aclose(self) -> None:
+        """Refuse new creates and destroy every environment, in parallel. Idempotent.
+
+        Those that sleep on the disk go on sleeping, for the next server. Creates in progress are
+        cancelled and undone. What cannot be destroyed is logged and stays on record for the next
+        start. No caller's deadline cuts it short: `Guest.destroy` is bounded.
+        """
+        self._registry.close()
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.unclaimed.aclose)
+            for live in self._registry.everything():
+                if not live.environment.is_asleep:
+                    group.start_soon(end_quietly, live)
+
+    async def not_ready(self) -> str | None:
+        """Why a create would fail right now, or None: capacity first, then the host."""
+        refusal = self._registry.refusal()
+        return refusal.message if refusal else await self._host.not_ready()

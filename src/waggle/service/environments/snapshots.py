@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots, forks and rollbacks: environments that go on from a moment of another.
+
+Decides who may and whether there is room; a moment is taken by the guest, and kept by a shelf.
+Called by `waggle.mcp` and the reaper. Knows nothing of hypervisors, files or MCP.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+from collections import Counter
+from collections.abc import Generator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+
+from waggle.domain.environment import Environment, parse_name
+from waggle.domain.errors import (
+    InvalidArgument,
+    NotFound,
+    SnapshotFailed,
+    Unsupported,
+)
+from waggle.domain.host import Progress, no_progress
+from waggle.domain.lookup import find_id, parse_reference_text
+from waggle.domain.protocols import Clock, NewId
+from waggle.domain.quota import Quota
+from waggle.domain.snapshot import Snapshot, SnapshotShelf
+from waggle.service.environments.request import CopyRequest
+from waggle.service.environments.service import EnvironmentService
+
+log = structlog.get_logger(__name__)
+MAX_FORKS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotLimits:
+    """What the operator allows; `keep` is how long a snapshot is kept."""
+
+    per_owner: int = 10
+    keep: timedelta = timedelta(days=1)
+
+
+class SnapshotService:
+    """Use cases of snapshots. `shelf` is None where machines cannot be frozen."""
+
+    def __init__(
+        self,
+        environments: EnvironmentService,
+        shelf: SnapshotShelf | None,
+        limits: SnapshotLimits,
+        *,
+        clock: Clock,
+        new_id: NewId,
+    ) -> None:
+        self._environments = environments
+        self._shelf = shelf
+        self._limits = limits
+        self._quota = Quota(
+            "snapshots",
+            limits.per_owner,
+            "WAGGLE_MAX_SNAPSHOTS",
+            "Delete one with delete_snapshot.",
+        )
+        self._clock = clock
+        self._new_id = new_id
+        self._taking: dict[str, int] = {}
+        environments.disk.count(self._bytes)
+
+    def list(self, *, owner: str) -> list[Snapshot]:
+        """The owner's snapshots, oldest first."""
+        return [each for each in self.all() if each.owner == owner]
+
+    def all(self) -> builtins.list[Snapshot]:
+        """Everyone's, for the reaper and the pruner."""
+        return [] if self._shelf is None else [*self._shelf.all()]
+
+    def images_in_use(self) -> frozenset[str]:
+        """Digests of the images that environments and snapshots were made from."""
+        made = [each.booted_from for each in self._environments.all()]
+        made += [each.made_of for each in self.all()]
+        return frozenset(each.get("image", "") for each in made)
+
+    def get(self, snapshot_id: str, *, owner: str) -> Snapshot:
+        """One snapshot, by its id, its name or the start of its id.
+
+        Raises NotFound, or InvalidArgument when it can be neither or fits several of the owner's.
+        """
+        reference = parse_reference_text(snapshot_id, "snapshot_id", "snapshot_environment")
+        own = {snapshot.id: snapshot for snapshot in self.list(owner=owner)}
+        found = find_id(reference, ((each.id, each.name) for each in own.values()))
+        if found is None:
+            raise NotFound(f"There is no snapshot {reference}.", hint="list_snapshots shows yours.")
+        return own[found]
+
+    async def take(
+        self,
+        environment_id: str,
+        *,
+        owner: str,
+        name: str | None = None,
+        progress: Progress = no_progress,
+    ) -> Snapshot:
+        """Keep what an environment is at this moment; it goes on.
+
+        When it fails or is cancelled, nothing is left. Raises NotFound, NotRunning, QuotaExceeded,
+        Unsupported, BootFailed, GuestLost, InvalidArgument, DiskFull or SnapshotFailed.
+        """
+        if name is not None:
+            parse_name(name)
+        with self._place(owner):
+            async with (
+                self._environments.using(environment_id, owner=owner) as (origin, guest),
+                self._room(origin),
+            ):
+                await progress(0.0, "Freezing the machine")
+                try:
+                    async with guest.moment() as moment:
+                        await progress(0.5, "Writing its state")
+                        now = self._clock()
+                        described = Snapshot.of(
+                            origin,
+                            snapshot_id=(snapshot_id := self._new_id()),
+                            name=name or f"{origin.name[:54]}-{snapshot_id[:8]}",
+                            now=now,
+                            expires_at=now + self._limits.keep,
+                        )
+                        kept = await self._require_shelf().keep(moment, described)
+                except OSError as error:
+                    raise SnapshotFailed(
+                        f"The snapshot could not be written: {error.strerror or error}."
+                    ) from error
+        await progress(1.0, "Kept")
+        log.info("snapshot_taken", snapshot=kept.id, environment=origin.id, size=kept.size)
+        return kept
+
+    async def create(
+        self,
+        snapshot_id: str,
+        request: CopyRequest,
+        *,
+        owner: str,
+        progress: Progress = no_progress,
+    ) -> Environment:
+        """A new environment that goes on from a snapshot.
+
+        Raises NotFound, MomentUnusable, and as `EnvironmentService.create` does.
+        """
+        snapshot = self.get(snapshot_id, owner=owner)
+        self._environments.require_room(owner, 1, snapshot.resources)
+        async with self._require_shelf().recalled(snapshot) as moment:
+            return await self._environments.create_from(
+                snapshot, moment, request, owner=owner, progress=progress
+            )
+
+    async def fork(
+        self, environment_id: str, count: int, *, owner: str, progress: Progress = no_progress
+    ) -> builtins.list[Environment]:
+        """So many environments that go on from this moment of one, which goes on itself.
+
+        All of them or none. `count` is 1 to MAX_FORKS. Raises as `take` and `create` do.
+        """
+        if not 1 <= count <= MAX_FORKS:
+            raise InvalidArgument(
+                f"count must be 1 to {MAX_FORKS}.", hint="Call again for more copies."
+            )
+        async with self._environments.using(environment_id, owner=owner) as (origin, guest):
+            await progress(0.0, "Freezing the machine")
+            self._environments.require_room(owner, count, origin.resources)
+            self._environments.disk.require()
+            async with guest.moment() as moment:
+                await progress(0.5, f"Resuming {count} copies")
+                return await self._environments.fork(origin, moment, count)
+
+    async def roll_back(
+        self,
+        environment_id: str,
+        snapshot_id: str,
+        *,
+        owner: str,
+        progress: Progress = no_progress,
+    ) -> Environment:
+        """Have an environment go on from one of its own snapshots; what came since is lost.
+
+        Raises NotFound, NotRunning, Busy, InvalidArgument, MomentUnusable and what the host raises.
+        """
+        snapshot = self.get(snapshot_id, owner=owner)
+        environment = self._environments.get(environment_id, owner=owner)
+        if snapshot.origin != environment.id:
+            raise InvalidArgument(
+                f"Snapshot {snapshot.id} is not of environment {environment.id}.",
+                hint="create_environment(snapshot=...) goes on from any snapshot of yours.",
+            )
+        async with self._require_shelf().recalled(snapshot) as moment:
+            return await self._environments.roll_back(
+                environment.id, moment, owner=owner, progress=progress
+            )
+
+    async def delete(self, snapshot_id: str, *, owner: str) -> Snapshot:
+        """Delete a snapshot and return it; environments that came of it go on. Raises NotFound."""
+        snapshot = self.get(snapshot_id, owner=owner)
+        await self._require_shelf().remove(snapshot.id)
+        return snapshot
+
+    async def expire(self) -> builtins.list[str]:
+        """The reaper's delete: the ids of those whose time is over."""
+        gone = [each.id for each in self.all() if each.is_expired(self._clock())]
+        for snapshot_id in gone:
+            await self._require_shelf().remove(snapshot_id)
+        return gone
+
+    def _require_shelf(self) -> SnapshotShelf:
+        if self._shelf is None:
+            raise Unsupported()
+        return self._shelf
+
+    def _bytes(self) -> Counter[str]:
+        """What snapshots take of the disk, by owner."""
+        taken = Counter[str]()
+        for each in self.all():
+            taken[each.owner] += each.size
+        return taken
+
+    def _room(self, origin: Environment) -> AbstractAsyncContextManager[None]:
+        """For a snapshot: at most all of its memory, and a copy of its disk."""
+        memory = origin.resources.memory_mib << 20
+        return self._environments.disk.room(origin.owner, memory, copies=1, of=origin.id)
+
+    @contextlib.contextmanager
+    def _place(self, owner: str) -> Generator[None]:
+        """Count one more snapshot of this owner while it is taken. Raises QuotaExceeded."""
+        self._require_shelf()
+        taking = self._taking.get(owner, 0)
+        self._quota.require(owner, len(self.list(owner=owner)) + taking)
+        self._taking[owner] = taking + 1
+        try:
+            yield
+        finally:
+            self._taking[owner] -= 1
+            if not self._taking[owner]:
+                del self._taking[owner]

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files in and out of an environment. Called by `waggle.mcp`; knows limits, nothing of SFTP."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import anyio.to_thread
+
+from waggle.domain.errors import TooLarge
+from waggle.domain.files.edit import Edited, replace_exactly
+from waggle.domain.files.filesystem import (
+    MAX_FILE_BYTES,
+    FileSlice,
+    Listing,
+    at_home,
+    check_content,
+    parse_mode,
+    parse_path,
+)
+from waggle.domain.files.search import Searched, SearchQuery, glob_below
+from waggle.domain.host import Guest
+from waggle.domain.programs.execution import HOME, GuestUser
+from waggle.service.environments.service import EnvironmentService
+from waggle.service.files.nearby import nearby
+
+
+async def located(guest: Guest, path: str, user: GuestUser = GuestUser.SANDBOX) -> str:
+    """What `parse_path` gave as an absolute path; asks the guest only for `~`. Raises GuestLost."""
+    return at_home(path, await guest.home(user)) if path.startswith("~") else path
+
+
+class FilesystemService:
+    """Write, read, edit, list and search files, as the user that programs run as in the guest."""
+
+    def __init__(self, environments: EnvironmentService) -> None:
+        self._environments = environments
+
+    def check(self, path: str, data: bytes, mode: str | int | None) -> None:
+        """Raise what `write` would, before there is an environment."""
+        parse_path(path)
+        check_content(data)
+        if mode:
+            parse_mode(mode)
+
+    async def write(
+        self,
+        environment_id: str,
+        path: str,
+        data: bytes,
+        *,
+        owner: str,
+        mode: str | int | None = None,
+    ) -> str:
+        """Write a file and return its absolute path; parents are made. Idempotent.
+
+        Without `mode` a file keeps its own, and a new one gets 0644. A link is written through.
+
+        Raises TooLarge over 10 MiB, InvalidArgument, FileRefused, NotFound, NotRunning, GuestLost.
+        """
+        target = parse_path(path)
+        bits = None if mode is None else parse_mode(mode)
+        check_content(data)
+        async with self._environments.using(environment_id, owner=owner) as (_, guest):
+            target = await located(guest, target)
+            await guest.write_file(target, data, bits)
+        return target
+
+    async def read(
+        self,
+        environment_id: str,
+        path: str,
+        *,
+        owner: str,
+        offset: int = 0,
+        length: int = MAX_FILE_BYTES,
+    ) -> tuple[str, FileSlice]:
+        """Read a part of a file of at most 10 MiB; returns its absolute path and the part.
+
+        Raises FileNotFound, FileRefused, TooLarge, InvalidArgument, NotFound, NotRunning or
+        GuestLost.
+        """
+        target = parse_path(path)
+        async with self._environments.using(environment_id, owner=owner) as (_, guest):
+            target = await located(guest, target)
+            async with nearby(guest, target):
+                part = await guest.read_file(
+                    target, offset=offset, length=length, limit=MAX_FILE_BYTES
+                )
+        return target, part
+
+    async def list(self, environment_id: str, path: str | None, *, owner: str) -> Listing:
+        """List a directory, the home directory by default. Raises as `read` does."""
+        target = HOME if path is None else parse_path(path)
+        async with self._environments.using(environment_id, owner=owner) as (_, guest):
+            target = await located(guest, target)
+            async with nearby(guest, target):
+                return await guest.list_files(target)
+
+    async def search(self, environment_id: str, query: SearchQuery, *, owner: str) -> Searched:
+        """Find files and lines. Raises FileNotFound, FileRefused, InvalidArgument and as `read`."""
+        target = parse_path(query.path)
+        async with self._environments.using(environment_id, owner=owner) as (_, guest):
+            target = await located(guest, target)
+            name = query.name
+            if name and name.startswith(("/", "~/")):
+                name = glob_below(await located(guest, parse_path(name)), target)
+            async with nearby(guest, target):
+                return await guest.search(replace(query, path=target, name=name))
+
+    async def edit(
+        self,
+        environment_id: str,
+        path: str,
+        old: str,
+        new: str,
+        *,
+        owner: str,
+        replace_all: bool = False,
+    ) -> tuple[str, Edited]:
+        """Replace the one place, or all, where `old` stands; keeps the file's mode.
+
+        Not idempotent. Raises as `read` and `write` do, InvalidArgument when it does not fit, and
+        FileRefused when the file changed meanwhile, as far as its size and its time tell.
+        """
+        target = parse_path(path)
+        async with self._environments.using(environment_id, owner=owner) as (_, guest):
+            target = await located(guest, target)
+            async with nearby(guest, target):
+                data, version = await guest.read_version(target, limit=MAX_FILE_BYTES)
+            edited = await anyio.to_thread.run_sync(
+                lambda: replace_exactly(data, old, new, replace_all=replace_all)
+            )
+            if len(edited.data) > MAX_FILE_BYTES:
+                raise TooLarge(
+                    f"The file would have {len(edited.data)} bytes; the limit is {MAX_FILE_BYTES}.",
+                    hint="Change it with a program, inside the environment.",
+                )
+            await guest.write_file(target, edited.data, unless_changed=version)
+        return target, edited

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gathers the evidence of a failed run and has it judged by `domain.diagnosis`.
+
+Used by `LocalGuest`; a run that ended with exit code 0 costs nothing, unless its output says that
+a command was not found, as the output of a pipeline may. Bounded in time, and never an error: a
+failure that cannot be explained has no diagnosis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from waggle.domain.diagnosis import Diagnosis, diagnose
+from waggle.domain.diagnosis.clues import TOOLS, missing_command
+from waggle.domain.diagnosis.evidence import NO_RECORD, Evidence, Record, Refused
+from waggle.domain.diagnosis.modules import MAX_TAIL, MISSING, Module, question, suspected
+from waggle.domain.environment import Environment
+from waggle.domain.errors import WaggleError
+from waggle.domain.listening import QUESTION, Listener, is_asked_for, parse_listeners
+from waggle.domain.programs.execution import Command, ExecutionResult, GuestUser
+
+log = structlog.get_logger(__name__)
+
+PATIENCE: Final = 10.0
+"""Seconds for everything that a guest is asked about one failure."""
+_ANSWER_LIMIT: Final = 1_000
+_LISTENERS_LIMIT: Final = 10_000
+
+AskWhy = Callable[[str, Sequence[str]], Awaitable[Record]]
+Run = Callable[[Command], Awaitable[ExecutionResult]]
+RefusedSince = Callable[[float], Sequence[Refused]]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostician:
+    """Explains failures in one guest. `refused_since` takes a moment of the monotonic clock."""
+
+    environment: Environment
+    why: AskWhy
+    run: Run
+    refused_since: RefusedSince
+    patience: float = PATIENCE
+
+    async def explain(self, command: Command, result: ExecutionResult) -> Diagnosis | None:
+        """Why it failed; call it when it has just ended. Safe to cancel."""
+        said = _last(result)
+        command_name = missing_command(said)
+        if result.exit_code == 0 and command_name is None:
+            return None
+        refused = tuple(self.refused_since(time.monotonic() - result.duration))
+        record, missing = NO_RECORD, None
+        listeners: tuple[Listener, ...] = ()
+        try:
+            async with asyncio.timeout(self.patience):
+                asked = (*TOOLS, *([command_name] if command_name else []))
+                record = await self.why(result.run_id, asked)
+                if suspect := suspected(said, result.exit_code):
+                    missing = await self._confirmed(suspect, command)
+                if is_asked_for(said):
+                    listeners = await self._listening()
+        except (TimeoutError, WaggleError) as error:
+            log.info("diagnosis_incomplete", environment=self.environment.id, why=repr(error))
+        except Exception:
+            log.exception("diagnosis_failed", environment=self.environment.id)
+        return diagnose(
+            Evidence(
+                program=command.argv[0],
+                exit_code=result.exit_code,
+                signal=result.signal,
+                memory_mib=self.environment.resources.memory_mib,
+                disk_mib=self.environment.resources.disk_mib,
+                network=self.environment.network,
+                record=record,
+                refused=refused,
+                missing=missing,
+                command=_absent(command_name, record),
+                listeners=listeners,
+                said=said,
+                runtime=self.environment.runtime,
+                user=command.user,
+            )
+        )
+
+    async def _confirmed(self, suspect: Module, command: Command) -> Module | None:
+        """The module, if the interpreter does not find it, asked where and as whom it ran."""
+        ask = Command(
+            argv=question(suspect, command.argv),
+            timeout=self.patience,
+            output_limit=_ANSWER_LIMIT,
+            cwd=command.cwd,
+            env=command.env,
+            user=command.user,
+        )
+        answer = await self.run(ask)
+        said = answer.stdout.text().strip()
+        return suspect if answer.exit_code == 0 and said == MISSING else None
+
+    async def _listening(self) -> tuple[Listener, ...]:
+        """Who listens on which port; empty where the image cannot tell."""
+        ask = Command(
+            QUESTION,
+            timeout=self.patience,
+            output_limit=_LISTENERS_LIMIT,
+            cwd="/",
+            user=GuestUser.ROOT,
+        )
+        return parse_listeners((await self.run(ask)).stdout.text())
+
+
+def _absent(name: str | None, record: Record) -> str | None:
+    """The command, unless the guest has it, or did not say."""
+    return name if record.have is not None and name not in record.have else None
+
+
+def _last(result: ExecutionResult) -> str:
+    """The end of stderr as text; of stdout when nothing is there, as after `2>&1`."""
+    output = result.stderr if result.stderr.total else result.stdout
+    return (output.head + output.tail)[-MAX_TAIL:].decode("utf-8", "replace")

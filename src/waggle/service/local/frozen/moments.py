@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moments of environments: what a machine was at one instant, in memory and on the disk.
+
+Used by `local_host` and `local_guest`. A moment is a directory (`infra.store.frozen_files`) and,
+while somebody goes on from it, the same memory in the server. Knows nothing of owners and names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from waggle.domain.errors import MomentUnusable, SnapshotFailed
+from waggle.domain.machine import FreezingHypervisor, Frozen, Machine
+from waggle.infra.shared.disk_room import DiskRoom
+from waggle.infra.shared.files import sync_directory
+from waggle.infra.shared.sparse import clone
+from waggle.infra.store import frozen_files
+from waggle.infra.store.frozen_files import IDENTITY, SCRATCH
+from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf
+from waggle.service.local.frozen.loaded import Loaded, closing_with
+from waggle.service.local.frozen.manifest import Shelves, from_facts, to_facts, vmm_of
+from waggle.service.local.launcher import Launched
+from waggle.tasks import finish
+
+log = structlog.get_logger(__name__)
+UNFINISHED = ".tmp-"
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One moment that machines can go on from; `alone` if only one of them may."""
+
+    directory: Path
+    made_of: MadeOf
+    frozen: Frozen
+    alone: bool = False
+
+    def copy_disks(self, scratch: Path, identity: Path) -> None:
+        """Make a machine's own disks. Blocks. Raises OSError."""
+        clone(self.directory / SCRATCH, scratch)
+        _blank(self.directory / IDENTITY, identity)
+
+
+class Moments:
+    """Takes, keeps and recalls moments. `directory` is for those that are in work."""
+
+    def __init__(
+        self,
+        hypervisor: FreezingHypervisor,
+        directory: Path,
+        disks: Path,
+        parts: GuestParts,
+        room: DiskRoom | None = None,
+    ) -> None:
+        """`disks` is where the images' are, `room` that of all that moments are written to."""
+        self._room = room or DiskRoom("the directory of moments", directory, 0)
+        self.hypervisor = hypervisor
+        self.loaded = Loaded(self._load)
+        self._verified: set[object] = set()
+        self._directory = directory
+        self._disks = disks
+        self._parts = parts
+
+    @contextlib.asynccontextmanager
+    async def taken(
+        self, launched: Launched[Machine], blueprint: Blueprint
+    ) -> AsyncGenerator[Moment]:
+        """This moment of a running machine, which goes on; gone with the block unless it was kept.
+
+        Raises BootFailed, GuestLost, DiskFull or SnapshotFailed.
+        """
+        with self._writing():
+            work = self._workspace()
+            try:
+                with contextlib.ExitStack() as held:
+                    frozen = await finish(closing_with(held, self._take(launched, work)))
+                    yield Moment(work, blueprint.made_of, frozen)
+            finally:
+                await finish(asyncio.to_thread(shutil.rmtree, work, True))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Generator[None]:
+        """What the disk refuses, as errors that can be told."""
+        try:
+            with self._room.errors():
+                yield
+        except OSError as error:
+            log.exception("state_not_written")
+            raise SnapshotFailed(
+                f"The machine's state could not be written: {error.strerror or error}.",
+                hint="The environment goes on. The operator finds the reason in the server's log.",
+            ) from error
+
+    def freezer(self, launched: Launched[Machine], blueprint: Blueprint) -> MachineFreezer:
+        """For one machine."""
+        return MachineFreezer(self, launched, blueprint)
+
+    async def _take(self, launched: Launched[Machine], work: Path) -> Frozen:
+        machine, _, spec = launched
+        try:
+            frozen = await self.hypervisor.freeze(machine, spec)
+            try:
+                await asyncio.to_thread(_copy_disks, launched, work)
+            except BaseException:
+                frozen.close()
+                raise
+        finally:
+            if machine.is_alive:
+                await machine.unpause()
+        return frozen
+
+    async def hibernate(self, launched: Launched[Machine], blueprint: Blueprint) -> None:
+        """End a machine and keep its moment among its files. When that fails, it goes on.
+
+        Raises BootFailed, GuestLost, DiskFull or SnapshotFailed. Not to be cancelled.
+        """
+        with self._writing():
+            await self._hibernate(launched, blueprint)
+
+    async def _hibernate(self, launched: Launched[Machine], blueprint: Blueprint) -> None:
+        machine, _, spec = launched
+        work = blueprint.files / f"{UNFINISHED}frozen"
+        try:
+            work.mkdir(mode=0o700)
+            frozen = await self.hypervisor.freeze(machine, spec)
+            with contextlib.closing(frozen):
+                await asyncio.to_thread(frozen.save, work)
+            await asyncio.to_thread(_keep_disks, launched, work)
+            facts = to_facts(blueprint.made_of, self.hypervisor.fingerprint(frozen))
+            await asyncio.to_thread(self._seal, work, facts)
+            work.rename(frozen_in(blueprint.files))
+        except BaseException:
+            await asyncio.to_thread(shutil.rmtree, work, True)
+            if machine.is_alive:
+                await machine.unpause()
+            raise
+        await machine.stop()
+        for disk in (blueprint.disks.scratch, blueprint.disks.identity):
+            disk.unlink(missing_ok=True)
+
+    def _seal(self, directory: Path, facts: Mapping[str, object]) -> None:
+        frozen_files.seal(directory, facts)
+        self._verified.add(frozen_files.stamp(directory))
+
+    def _problem(self, directory: Path) -> str | None:
+        """What is wrong with the files; those that nobody touched since are not read again."""
+        with contextlib.suppress(OSError):
+            if frozen_files.stamp(directory) in self._verified:
+                return None
+        why = frozen_files.problem(directory)
+        if why is None:
+            self._verified.add(frozen_files.stamp(directory))
+        return why
+
+    async def keep(self, moment: Moment, directory: Path, facts: Mapping[str, object]) -> None:
+        """Write a moment that was just taken to a directory of its own. Raises OSError.
+
+        `facts` are kept beside it. A crash leaves a directory in work, which `sweep` removes.
+        """
+        vmm = self.hypervisor.fingerprint(moment.frozen)
+        whole = {**to_facts(moment.made_of, vmm), **facts}
+        await asyncio.to_thread(moment.frozen.save, moment.directory)
+        await asyncio.to_thread(self._seal, moment.directory, whole)
+        directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        copy = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=directory.parent))
+        try:
+            for path in moment.directory.iterdir():
+                os.link(path, copy / path.name)
+            copy.rename(directory)
+        except BaseException:
+            shutil.rmtree(copy, ignore_errors=True)
+            raise
+        sync_directory(directory.parent)
+
+    @contextlib.asynccontextmanager
+    async def recalled(self, directory: Path, *, alone: bool = False) -> AsyncGenerator[Moment]:
+        """What was kept, verified and in memory, for the length of a block.
+
+        What is recalled for one machine `alone` is read anew; the rest is shared. Raises
+        MomentUnusable with the reason when it cannot be gone on from here and now.
+        """
+        parts = await asyncio.to_thread(self.check, directory)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                if alone:
+                    load = asyncio.to_thread(self._load, directory, alone=True)
+                    frozen = await finish(closing_with(stack, load))
+                else:
+                    frozen = await stack.enter_async_context(self.loaded.using(directory))
+            except OSError as error:
+                raise MomentUnusable(f"Its state cannot be read: {error.strerror}.") from error
+            yield Moment(directory, parts, frozen, alone)
+
+    def check(self, directory: Path) -> MadeOf:
+        """What is kept there consists of, verified. Blocks. Raises MomentUnusable with the reason.
+
+        Raises SetupIncomplete, too, where the guest's parts are missing.
+        """
+        if (why := self._problem(directory)) is not None:
+            raise MomentUnusable(f"Its state cannot be used: {why}.")
+        with frozen_files.understanding():
+            facts = frozen_files.facts(directory)
+            shelves = Shelves(self._disks, self._parts.kernel().parent, self._parts.kit().parent)
+            parts = from_facts(facts, shelves)
+            vmm = vmm_of(facts)
+        if (another := self.hypervisor.lock(vmm)) is not None:
+            raise MomentUnusable(
+                f"Its state is locked to another {another}.",
+                hint="Machines go on only with the QEMU and the processor that froze them; "
+                "WAGGLE_QEMU_OLDER can name the QEMU of before.",
+            )
+        for path in (parts.image.disk, parts.kernel, parts.kit):
+            if not path.exists():
+                raise MomentUnusable(f"What it was made of is not here any more: {path.name}.")
+        return parts
+
+    def _load(self, directory: Path, *, alone: bool = False) -> Frozen:
+        vmm = vmm_of(frozen_files.facts(directory))
+        return self.hypervisor.load(directory, vmm, alone=alone)
+
+    def _workspace(self) -> Path:
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self._directory))
+
+    def sweep(self) -> None:
+        """Remove what a killed server left in work. Call it at start, when nothing runs yet."""
+        sweep(self._directory)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFreezer:
+    """Takes moments of one machine; implements `local_guest.Freezer`."""
+
+    moments: Moments
+    launched: Launched[Machine]
+    blueprint: Blueprint
+
+    def taken(self) -> contextlib.AbstractAsyncContextManager[Moment]:
+        """This moment; see `Moments.taken`."""
+        return self.moments.taken(self.launched, self.blueprint)
+
+    async def hibernate(self) -> None:
+        """Keep it and end it; see `Moments.hibernate`."""
+        await self.moments.hibernate(self.launched, self.blueprint)
+
+
+def frozen_in(files: Path) -> Path:
+    """Where a paused environment's moment is, among its files."""
+    return files / "frozen"
+
+
+def sweep(directory: Path) -> None:
+    """Remove directories in work below one."""
+    if directory.is_dir():
+        for path in directory.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _copy_disks(launched: Launched[Machine], work: Path) -> None:
+    clone(launched.spec.disks.scratch, work / SCRATCH)
+    _blank(launched.spec.disks.identity, work / IDENTITY)
+
+
+def _keep_disks(launched: Launched[Machine], work: Path) -> None:
+    """Without a copy: the machine is about to end."""
+    scratch = launched.spec.disks.scratch
+    with scratch.open("rb") as file:
+        os.fsync(file.fileno())
+    os.link(scratch, work / SCRATCH)
+    _blank(launched.spec.disks.identity, work / IDENTITY)
+
+
+def _blank(model: Path, target: Path) -> None:
+    """A disk of that size without its secrets: copies are renewed through another channel."""
+    with target.open("xb") as file:
+        file.truncate(model.stat().st_size)

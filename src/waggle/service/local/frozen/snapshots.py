@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots on this machine's disk; implements `domain.snapshot.SnapshotShelf`.
+
+One directory each, whose manifest has the snapshot's description beside what `moments` needs.
+Built by the composition root; `waggle snapshot` reads and writes it, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import cast
+
+import structlog
+
+from waggle.domain import host
+from waggle.domain.environment import Resources
+from waggle.domain.errors import MomentUnusable
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.domain.snapshot import Snapshot
+from waggle.infra.shared.files import remove_directory
+from waggle.infra.store import frozen_files
+from waggle.service.local.frozen.moments import Moment, Moments, sweep
+from waggle.tasks import finish
+
+log = structlog.get_logger(__name__)
+
+
+class LocalSnapshots:
+    """The snapshots below `directory`. One server at a time."""
+
+    def __init__(self, directory: Path, moments: Moments) -> None:
+        """Reads what is there, and removes what a killed server left in work."""
+        self._directory = directory
+        self._moments = moments
+        sweep(directory)
+        self._known: dict[str, Snapshot] = {}
+        self._unreadable: set[str] = set()
+        self.all()
+
+    def all(self) -> list[Snapshot]:
+        """See `SnapshotShelf.all`. Notices what `waggle snapshot` brought or removed meanwhile."""
+        there = set(_ids(self._directory))
+        for gone in self._known.keys() - there:
+            del self._known[gone]
+        for new in there - self._known.keys():
+            if new in self._unreadable:
+                continue
+            if (snapshot := _read(self._directory / new)) is not None:
+                self._known[new] = snapshot
+            else:
+                self._unreadable.add(new)
+        return sorted(self._known.values(), key=lambda each: each.created_at)
+
+    async def keep(self, moment: host.Moment, snapshot: Snapshot) -> Snapshot:
+        """See `SnapshotShelf.keep`."""
+        if not isinstance(moment, Moment):
+            raise MomentUnusable("It was not taken by this server's hypervisor.")
+        return await finish(self._keep(moment, snapshot))
+
+    async def _keep(self, moment: Moment, snapshot: Snapshot) -> Snapshot:
+        path = self._directory / snapshot.id
+        await self._moments.keep(moment, path, {"snapshot": to_facts(snapshot)})
+        kept = replace(snapshot, size=frozen_files.size(path))
+        self._known[kept.id] = kept
+        return kept
+
+    def recalled(self, snapshot: Snapshot) -> AbstractAsyncContextManager[Moment]:
+        """See `SnapshotShelf.recalled`."""
+        return self._moments.recalled(self._directory / snapshot.id)
+
+    async def remove(self, snapshot_id: str) -> None:
+        """See `SnapshotShelf.remove`."""
+        self._known.pop(snapshot_id, None)
+        await finish(asyncio.to_thread(remove_directory, self._directory / snapshot_id))
+
+
+def read_snapshots(directory: Path) -> list[Snapshot]:
+    """Every whole snapshot below a directory, oldest first."""
+    found = (_read(directory / name) for name in _ids(directory))
+    return sorted(filter(None, found), key=lambda each: each.created_at)
+
+
+def _ids(directory: Path) -> list[str]:
+    """The names of the snapshots' directories; those in work have a dot in front."""
+    try:
+        return [path.name for path in directory.iterdir() if path.name[0] != "."]
+    except FileNotFoundError:
+        return []
+
+
+def _read(path: Path) -> Snapshot | None:
+    try:
+        with frozen_files.understanding():
+            told = parse_snapshot(frozen_files.facts(path))
+        return replace(told, id=path.name, size=frozen_files.size(path))
+    except (OSError, MomentUnusable) as error:
+        log.warning("snapshot_unreadable", snapshot=path.name, error=repr(error))
+        return None
+
+
+def to_facts(snapshot: Snapshot) -> dict[str, object]:
+    """A snapshot without id and size, for its manifest."""
+    resources = snapshot.resources
+    return {
+        "name": snapshot.name,
+        "owner": snapshot.owner,
+        "origin": snapshot.origin,
+        "runtime": snapshot.runtime.value,
+        "image": snapshot.image,
+        "resources": [resources.cpus, resources.memory_mib, resources.disk_mib],
+        "network": snapshot.network.value,
+        "directory": snapshot.directory,
+        "made_of": dict(snapshot.made_of),
+        "created_at": snapshot.created_at.isoformat(),
+        "expires_at": snapshot.expires_at.isoformat(),
+        "variables": dict(snapshot.variables),
+        "packages": list(snapshot.packages),
+    }
+
+
+def parse_snapshot(facts: Mapping[str, object]) -> Snapshot:
+    """The snapshot in the facts of a manifest, without id and size.
+
+    Raises KeyError, TypeError, AttributeError or ValueError.
+    """
+    told = cast("dict[str, object]", facts["snapshot"])
+    made_of = cast("dict[str, object]", told["made_of"])
+    variables = cast("dict[str, object]", told.get("variables", {}))
+    return Snapshot(
+        id="",
+        name=str(told["name"]),
+        owner=str(told["owner"]),
+        origin=str(told["origin"]),
+        runtime=RuntimeName(str(told["runtime"])),
+        image=str(told["image"]),
+        resources=Resources(*(int(each) for each in cast("list[int]", told["resources"]))),
+        network=NetworkPolicy(str(told["network"])),
+        directory=str(told["directory"]),
+        made_of={str(name): str(part) for name, part in made_of.items()},
+        created_at=datetime.fromisoformat(str(told["created_at"])),
+        expires_at=datetime.fromisoformat(str(told["expires_at"])),
+        variables={str(name): str(value) for name, value in variables.items()},
+        packages=tuple(str(each) for each in cast("list[object]", told.get("packages", []))),
+    )

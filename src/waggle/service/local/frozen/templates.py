@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Templates: machines that were booted once and frozen, for others to go on from.
+
+`find` is asked for each create. What it does not find is wanted once that machine has booted, and
+made in the background, one at a time, with a machine of its own: booted, its runtime run once so
+that the pages of first calls are in memory, frozen. Its keys open nothing afterwards: they were
+only in memory.
+Without a background there are those that `ensure` made, in this process or another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import anyio.abc
+import structlog
+
+from waggle.domain.environment import Resources
+from waggle.domain.errors import DiskFull, SetupIncomplete, WaggleError
+from waggle.domain.machine import FreezingHypervisor
+from waggle.domain.programs.execution import Command
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.domain.template import Template, TemplateKey
+from waggle.infra.rootfs.machine_disks import pack
+from waggle.infra.shared.disk_room import DiskRoom
+from waggle.infra.ssh.connection import SshConnection
+from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
+from waggle.infra.ssh.run.shell import Shell
+from waggle.infra.ssh.sftp.files import Files
+from waggle.infra.store.templates import TemplateStore
+from waggle.service.local.blueprint import Blueprint, Scratch
+from waggle.service.local.frozen.loaded import Loaded, closing_with
+from waggle.service.local.launcher import Launcher
+from waggle.tasks import finish
+
+log = structlog.get_logger(__name__)
+OF_ONE_OWNER, OF_ALL_OWNERS = 4, 64
+"""Templates that are kept where each owner has his own: one for each runtime, and of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How templates are made. `warm` is what each runtime runs once; `certificates` is PEM.
+
+    In the background they are made for machines of the `usual` size only, or clients could fill the
+    disk with sizes; None means any. Copies share memory with their template until they write: where
+    it is `apart`, each owner's machines go on from templates of his own, or boot.
+    """
+
+    scratch: Scratch
+    certificates: bytes
+    warm: Mapping[RuntimeName, Command]
+    usual: Resources | None = None
+    apart: bool = False
+
+
+class Templates:
+    """The templates of this machine's hypervisor."""
+
+    def __init__(
+        self,
+        store: TemplateStore,
+        hypervisor: FreezingHypervisor,
+        launcher: Launcher,
+        recipe: Recipe,
+        tasks: anyio.abc.TaskGroup | None,
+        room: DiskRoom | None = None,
+    ) -> None:
+        """Those that are wanted are made in `tasks`; None has none made but by `ensure`.
+
+        `room` is that of the store.
+        """
+        self._room = room or DiskRoom("the directory of templates", store.directory, 0)
+        self.hypervisor = hypervisor
+        self.store = store
+        self.loaded = Loaded(lambda path: hypervisor.load(path, hypervisor.fingerprint()))
+        self._launcher = launcher
+        self._recipe = recipe
+        self._tasks = tasks
+        self._given_up: set[str] = set()
+        self._wanted: set[str] = set()
+        self._turn = asyncio.Lock()
+        self._idle = asyncio.Event()
+
+    async def find(self, blueprint: Blueprint) -> Template | None:
+        """The template that such a machine can go on from. Raises SetupIncomplete without a VMM."""
+        if self._is_nobodys(blueprint):
+            return None
+        return await asyncio.to_thread(self.store.find, self._key(blueprint))
+
+    def _is_nobodys(self, blueprint: Blueprint) -> bool:
+        """Whether it must not share memory with any: nobody knows yet whose it will be."""
+        return self._recipe.apart and blueprint.owner is None
+
+    def want(self, blueprint: Blueprint) -> None:
+        """Have the template for such a machine made in the background, if it is not under way.
+
+        Does not raise: without a VMM there is nothing to make.
+        """
+        usual = self._recipe.usual
+        if self._tasks is None or (usual and blueprint.made_of.resources != usual):
+            return
+        if self._is_nobodys(blueprint):
+            return
+        try:
+            key = self._key(blueprint)
+        except SetupIncomplete:
+            return
+        if key.id not in self._given_up | self._wanted:
+            self._wanted.add(key.id)
+            self._idle.clear()
+            self._tasks.start_soon(self._make, key, blueprint)
+
+    async def idle(self) -> None:
+        """Return once what was wanted is made or given up."""
+        while self._wanted:
+            await self._idle.wait()
+
+    async def ensure(self, blueprint: Blueprint) -> tuple[str, bool]:
+        """Have the template for such a machine, now: its id, and whether it had to be made.
+
+        Raises as `make` does.
+        """
+        key = self._key(blueprint)
+        async with self._turn:
+            if await self.find(blueprint) is not None:
+                return key.id, False
+            await self.make(key, blueprint)
+        return key.id, True
+
+    def reject(self, template: Template) -> None:
+        """Remove a template that does not work; another is made when it is wanted again."""
+        self.store.remove(template.key.id)
+
+    def _key(self, blueprint: Blueprint) -> TemplateKey:
+        warm = self._recipe.warm[blueprint.made_of.runtime]
+        return TemplateKey.of(
+            image=blueprint.made_of.image.digest,
+            kernel=blueprint.made_of.kernel.stem,
+            kit=blueprint.made_of.kit.stem,
+            resources=blueprint.made_of.resources,
+            certificates=self._recipe.certificates,
+            warmed=(*warm.argv, *([warm.code.decode()] if warm.code else [])),
+            vmm=self.hypervisor.fingerprint(),
+            owner=blueprint.owner if self._recipe.apart else None,
+        )
+
+    async def _make(self, key: TemplateKey, blueprint: Blueprint) -> None:
+        """Make a template in the background; a failure is logged, and not tried again."""
+        try:
+            async with self._turn:
+                await self.make(key, blueprint)
+        except DiskFull as error:
+            log.warning("template_put_off", template=key.id, error=error.message)
+        except (WaggleError, OSError) as error:
+            self._given_up.add(key.id)
+            log.warning("template_not_made", template=key.id, error=str(error))
+        finally:
+            self._wanted.discard(key.id)
+            if not self._wanted:
+                self._idle.set()
+
+    async def make(self, key: TemplateKey, blueprint: Blueprint) -> None:
+        """Boot a machine of that kind, warm it, freeze it. Leaves nothing when it fails.
+
+        Raises BootFailed, GuestLost, NoPorts, SetupIncomplete, DiskFull or OSError.
+        """
+        self._room.require()
+        with self._room.errors(), self.store.workspace() as work:
+            keys = new_keys()
+            own = replace(blueprint, id=f"template-{key.id}", files=work)
+            disks = own.disks
+            await self._recipe.scratch.make(own.made_of.resources.disk_mib, disks.scratch)
+            disks.identity.write_bytes(pack(_identity(blueprint, keys)))
+            machine, lease, spec = await self._launcher.launch(
+                own, disks, self.hypervisor.boot, background=True
+            )
+            with contextlib.ExitStack() as held:
+                try:
+                    await self._warm(lease.port, keys, own.made_of.runtime)
+                    await machine.agent("guest-ping")  # it starts late; copies have it at once
+                    await self.hypervisor.settle(machine)
+                    freezing = self.hypervisor.freeze(machine, spec)
+                    frozen = await finish(closing_with(held, freezing))
+                finally:
+                    await machine.stop()
+                    lease.release()
+                await asyncio.to_thread(frozen.save, work)
+            await asyncio.to_thread(_finish, work)
+            await asyncio.to_thread(self.store.place, key, work)
+        await asyncio.to_thread(self.store.trim, OF_ONE_OWNER, OF_ALL_OWNERS)
+        log.info("template_made", template=key.id, image=blueprint.made_of.image.reference)
+
+    async def _warm(self, port: int, keys: EnvironmentKeys, runtime: RuntimeName) -> None:
+        """Have in memory what the first call of an environment needs, as far as it works."""
+        connection = SshConnection(port, keys)
+        try:
+            result = await Shell(connection).run(self._recipe.warm[runtime])
+            if result.exit_code != 0:
+                log.warning("template_not_warmed", runtime=runtime, exit_code=result.exit_code)
+            await Files(connection).list("/")
+        finally:
+            await connection.aclose()
+
+
+def _identity(blueprint: Blueprint, keys: EnvironmentKeys) -> dict[str, bytes]:
+    """That of the machine that is frozen; nobody meets it."""
+    return {
+        **blueprint.identity,
+        "host_key": keys.host_key,
+        "authorized_keys": keys.authorized_keys,
+        "hostname": b"template",
+        "seed": secrets.token_bytes(64),
+    }
+
+
+def _finish(work: Path) -> None:
+    """Leave no secret and nothing that a copy does not need; disks keep their sizes."""
+    identity = work / "identity.img"
+    size = identity.stat().st_size
+    os.truncate(identity, 0)
+    os.truncate(identity, size)
+    (work / "console.log").unlink(missing_ok=True)

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest on this machine: one VM and one SSH connection, as `domain.host.Guest`."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from waggle.domain.diagnosis import Diagnosis
+from waggle.domain.environment import Environment, MachineIdentity
+from waggle.domain.errors import DiskFull, GuestMisbehaves, Unsupported
+from waggle.domain.files.filesystem import MAX_PATH_BYTES, FileSlice, FileVersion, Listing
+from waggle.domain.files.search import Searched, SearchQuery
+from waggle.domain.files.tree import Unpacked
+from waggle.domain.host import Moment
+from waggle.domain.machine import Machine
+from waggle.domain.programs.execution import (
+    HOME,
+    Command,
+    ExecutionResult,
+    GuestUser,
+    Stream,
+    Streams,
+)
+from waggle.domain.programs.left import Left
+from waggle.domain.usage import ExposedPort, Usage
+from waggle.infra.net.exposure import Exposures
+from waggle.infra.rootfs.machine_disks import HANG_UP
+from waggle.infra.shared.usage import allocated_bytes, process_usage
+from waggle.infra.ssh.connection import SshConnection
+from waggle.infra.ssh.ports import GuestPorts
+from waggle.infra.ssh.run.programs import LeftPrograms
+from waggle.infra.ssh.run.shell import Shell
+from waggle.infra.ssh.run.trees import Trees
+from waggle.infra.ssh.sftp.files import Files
+from waggle.infra.ssh.sftp.readahead import ReadAhead
+from waggle.service.local.causes import Causes
+from waggle.service.local.diagnostician import Diagnostician
+from waggle.service.local.guest_parts import Freezer, Proxy
+from waggle.service.local.launcher import Launched
+from waggle.tasks import finish
+
+_ASK_HOME = Command(("/.waggle/bin/busybox", "printenv", "HOME"), 15.0, MAX_PATH_BYTES + 1)
+_HOME_OF_ROOT = "/root"
+
+
+class LocalGuest:
+    """Made by `LocalHost.create`. Owns the machine, the connection to it and its way out."""
+
+    def __init__(
+        self,
+        launched: Launched[Machine],
+        connection: SshConnection,
+        proxy: Proxy | None,
+        *,
+        environment: Environment,
+        files: Path,
+        directory: str,
+        booted_from: dict[str, str],
+        freezer: Freezer | None = None,
+    ) -> None:
+        """`files` is its directory. `freezer` is None where machines cannot be frozen."""
+        self._machine = launched.machine
+        self._freezer = freezer
+        self._connection = connection
+        self._proxy = proxy
+        self._shell = Shell(connection)
+        self._left = LeftPrograms(connection, self._shell.running)
+        self._diagnostician = Diagnostician(
+            environment=environment,
+            why=self._shell.why,
+            run=self._shell.run,
+            refused_since=proxy.refused_since if proxy else lambda _moment: (),
+        )
+        self._files = Files(connection)
+        self._trees = Trees(self._shell.run)
+        self._pages = ReadAhead(self._files.read)
+        ports = GuestPorts(connection)
+        self._exposures = Exposures(ports.connect)
+        if proxy is not None:
+            proxy.lead_home(ports.connect, environment.name)
+        self._scratch = launched.spec.disks.scratch
+        self._launched = launched
+        self._home = files
+        self._hibernates = False
+        self.ssh_port = launched.lease.port
+        self.directory = directory
+        self.booted_from = booted_from
+        self._ending = asyncio.Lock()
+        self._causes = Causes(
+            self._machine,
+            connection.require_good_conduct,
+            connection.stand_still,
+            self._shell.stand_still,
+        )
+        self._naming_the_cause = self._causes.named
+        self._user_home: str | None = None
+
+    @property
+    def machine(self) -> MachineIdentity:
+        """The VMM process."""
+        return self._machine.identity
+
+    async def connect(self) -> None:
+        """Connect, and let the guest have its way out. Raises GuestLost."""
+        async with self._naming_the_cause():
+            await self._connection.get()
+
+    async def home(self, user: GuestUser = GuestUser.SANDBOX) -> str:
+        """Where a user is at home; asked once. See `domain.host.Guest`."""
+        if user is GuestUser.ROOT:
+            return _HOME_OF_ROOT
+        if self._user_home is None:
+            said = (await self.run(_ASK_HOME)).stdout.text().removesuffix("\n")
+            fits = said.startswith("/") and said.isprintable()
+            self._user_home = said if fits and len(said) <= MAX_PATH_BYTES else HOME
+        return self._user_home
+
+    async def run(self, command: Command, into: Streams | None = None) -> ExecutionResult:
+        """Run a command; see `domain.host.Guest`."""
+        self._pages.forget()
+        async with self._naming_the_cause():
+            return await self._shell.run(command, into)
+
+    async def left_running(self) -> Left:
+        """What was left running; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            return await self._left.all()
+
+    async def end_program(self, pid: int) -> bool:
+        """Kill one of them; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            return await self._left.end(pid)
+
+    async def end_run(self, run_id: str) -> None:
+        """Kill all that one run has left; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            await self._left.end_run(run_id)
+
+    async def diagnose(self, command: Command, result: ExecutionResult) -> Diagnosis | None:
+        """Why a run failed; see `domain.host.Guest`."""
+        return await self._diagnostician.explain(command, result)
+
+    async def write_file(
+        self,
+        path: str,
+        data: bytes,
+        mode: int | None = None,
+        *,
+        unless_changed: FileVersion | None = None,
+    ) -> None:
+        """Write a file; see `domain.host.Guest`."""
+        self._pages.forget()
+        async with self._naming_the_cause():
+            await self._files.write(path, data, mode, unless_changed=unless_changed)
+
+    async def read_version(self, path: str, *, limit: int) -> tuple[bytes, FileVersion]:
+        """Read a whole file to edit it; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            return await self._files.read_version(path, limit)
+
+    async def read_file(self, path: str, *, offset: int, length: int, limit: int) -> FileSlice:
+        """Read a part of a file; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            return await self._pages.read(path, offset=offset, length=length, limit=limit)
+
+    async def list_files(self, path: str) -> Listing:
+        """List a directory; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            return await self._files.list(path)
+
+    async def search(self, query: SearchQuery) -> Searched:
+        """Search files; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            return await self._trees.search(query)
+
+    async def pack_tree(self, path: str, exclude: Sequence[str], into: Stream) -> None:
+        """Pack a tree; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            await self._trees.pack(path, exclude, into)
+
+    async def unpack_tree(self, path: str, records: bytes) -> Unpacked:
+        """Unpack a tree; see `domain.host.Guest`."""
+        self._pages.forget()
+        async with self._naming_the_cause():
+            return await self._trees.unpack(path, records)
+
+    async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
+        """Call the guest agent. Raises GuestLost."""
+        self._pages.forget()
+        async with self._naming_the_cause():
+            return await self._machine.agent(command, arguments)
+
+    async def usage(self) -> Usage | None:
+        """What its process and its disk take of this machine; see `domain.host.Guest`."""
+        process = process_usage(self._machine.identity)
+        if process is None:
+            return None
+        return Usage(process.cpu_seconds, process.memory_bytes, allocated_bytes(self._scratch))
+
+    @property
+    def exposed(self) -> tuple[ExposedPort, ...]:
+        """What is exposed; see `domain.host.Guest`."""
+        return self._exposures.ports
+
+    async def expose(self, port: int, local_port: int = 0) -> ExposedPort:
+        """Listen for a port of the guest; see `domain.host.Guest`."""
+        return await self._exposures.expose(port, local_port)
+
+    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
+        """Tell of writes that the disk refuses; see `domain.host.Guest`."""
+        self._causes.when_stalled(tell)
+
+    def when_misbehaves(self, tell: Callable[[GuestMisbehaves], None]) -> None:
+        """Tell of its conduct; see `domain.host.Guest`."""
+        self._connection.when_misbehaves = tell
+
+    def when_visited(self, tell: Callable[[], None]) -> None:
+        """Tell of visitors; see `domain.host.Guest`."""
+        self._exposures.visited = tell
+
+    async def unexpose(self, port: int) -> bool:
+        """Close it; see `domain.host.Guest`."""
+        return await self._exposures.unexpose(port)
+
+    async def answers(self, port: int, seconds: float) -> bool:
+        """Try to connect; see `domain.host.Guest`."""
+        return await self._exposures.answers(port, seconds)
+
+    async def pause(self) -> None:
+        """Stop its processors; see `domain.host.Guest`."""
+        await self._hang_up()
+        await self._machine.pause()
+
+    async def unpause(self) -> None:
+        """Let it go on; see `domain.host.Guest`."""
+        async with self._naming_the_cause():
+            await self._machine.unpause()
+            await self._machine.renew(HANG_UP)
+            await self._connection.get()
+
+    async def _hang_up(self) -> None:
+        """Leave nothing open that a guest that stands still, or its copy, would not answer."""
+        self._pages.forget()
+        await self._exposures.clear()
+        self._connection.hang_up()
+
+    def moment(self) -> AbstractAsyncContextManager[Moment]:
+        """This moment; see `domain.host.Guest`."""
+        self._causes.require_going()
+        return self._require_freezer().taken()
+
+    async def hibernate(self) -> None:
+        """Keep its state on the disk and end it; see `domain.host.Guest`."""
+        self._causes.require_going()
+        await finish(self._hibernate(self._require_freezer()))
+
+    async def _hibernate(self, freezer: Freezer) -> None:
+        await self._hang_up()
+        await freezer.hibernate()
+        self._hibernates = True
+        await self._destroy()
+
+    def _require_freezer(self) -> Freezer:
+        if self._freezer is None:
+            raise Unsupported()
+        return self._freezer
+
+    async def wait_dead(self) -> str:
+        """Return when the machine is dead, with the cause."""
+        return await self._machine.wait()
+
+    async def destroy(self) -> None:
+        """Stop the machine, whatever it sends; close all ways, then release what it used.
+
+        Idempotent; finishes when cancelled. Raises TimedOut when the machine does not die: its
+        port and files are kept then, and a later call tries again.
+        """
+        self._causes.destroyed()
+        await finish(self._destroy())
+
+    async def disconnect(self) -> None:
+        """Close all ways in and out for good. Idempotent; does not wait for the guest."""
+        await self._exposures.aclose()
+        if self._proxy is not None:
+            await self._proxy.aclose()
+        await self._connection.aclose()
+
+    async def _destroy(self) -> None:
+        async with self._ending:
+            try:
+                await self._machine.stop()
+            finally:
+                await self.disconnect()
+            if not self._hibernates:
+                await asyncio.to_thread(shutil.rmtree, self._home, True)
+            self._launched.lease.release()

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Environments on this machine; implements `domain.host.EnvironmentHost`.
+
+Finds what one environment needs, image disk and directory, and has it started (`local_start`) or
+served by a machine that waits (`warm_pool`). Whatever fails, what was made before is undone. Knows
+nothing of capacity, clients or MCP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from pathlib import Path
+
+import structlog
+
+from waggle.domain import host
+from waggle.domain.environment import Environment
+from waggle.domain.errors import (
+    BootFailed,
+    GuestLost,
+    MomentUnusable,
+    Unsupported,
+    WaggleError,
+)
+from waggle.domain.host import Progress
+from waggle.domain.image import BootImages
+from waggle.domain.programs.execution import Command
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.domain.usage import DiskUse
+from waggle.infra.shared.confined import kill_identified
+from waggle.infra.shared.disk_room import DiskRoom
+from waggle.infra.shared.files import remove_directory
+from waggle.infra.shared.timing import stage
+from waggle.infra.shared.usage import allocated_in
+from waggle.service.local.blueprint import GuestParts, MadeOf
+from waggle.service.local.bring_up import LocalMachines
+from waggle.service.local.frozen.moments import Moment, Moments, frozen_in
+from waggle.service.local.guest import LocalGuest
+from waggle.service.local.start import LocalStart, NewProxy, clear
+from waggle.service.local.warm_machine import WarmMachine
+from waggle.service.local.warm_plan import WarmKind
+from waggle.service.local.warm_pool import WarmPool
+
+__all__ = ["LocalHost", "NewProxy", "is_root"]
+
+log = structlog.get_logger(__name__)
+
+
+class LocalHost:
+    """Boots environments with one hypervisor under `directory`, one subdirectory for each."""
+
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        machines: LocalMachines,
+        images: BootImages,
+        parts: GuestParts,
+        new_proxy: NewProxy,
+        moments: Moments | None = None,
+        pool: WarmPool[WarmMachine] | None = None,
+        room: DiskRoom | None = None,
+    ) -> None:
+        """`moments` is None where the hypervisor cannot freeze machines.
+
+        The `pool` has its machines from `warm`; the caller runs and closes it. `room` is that of
+        the directory; None keeps no reserve.
+        """
+        self._room = room or DiskRoom("the directory of environments", directory, 0)
+        self._directory = directory
+        self._machines = machines
+        self._images = images
+        self._parts = parts
+        self.moments = moments
+        self._pool = pool
+        self._start = LocalStart(machines, parts, new_proxy, moments)
+
+    async def create(
+        self, environment: Environment, progress: Progress, moment: host.Moment | None = None
+    ) -> LocalGuest:
+        """Boot and connect; see `domain.host.EnvironmentHost.create`."""
+        if moment is not None and not isinstance(moment, Moment):
+            raise MomentUnusable("It was not taken by this server's hypervisor.")
+        await progress(0.0, f"Looking up the image {environment.image}")
+        kind = WarmKind(environment.runtime, environment.image, environment.resources)
+        owner = environment.owner
+        made_of = moment.made_of if moment else await self._newest(kind, progress, owner)
+        if moment is None and (guest := await self._claimed(environment, kind, made_of, progress)):
+            return guest
+        await self._make_room()
+        async with self._clear_errors(), contextlib.AsyncExitStack() as undo:
+            files = self._make_directory(environment.id)
+            undo.callback(shutil.rmtree, files, ignore_errors=True)
+            guest = await self._start.start(environment, made_of, files, moment, progress)
+            undo.pop_all()
+        return guest
+
+    async def _claimed(
+        self, environment: Environment, kind: WarmKind, made_of: MadeOf, progress: Progress
+    ) -> LocalGuest | None:
+        """A guest in a machine that waited, if one fits. One that cannot be used is ended."""
+        while self._pool and (machine := self._pool.claim(kind, made_of)):
+            try:
+                files = self._directory / environment.id
+                return await self._start.hand_over(machine, environment, files, progress)
+            except (WaggleError, OSError) as error:
+                log.warning("warm_machine_unusable", runtime=kind.runtime, error=str(error))
+        return None
+
+    async def _make_room(self) -> None:
+        if self._pool is not None:
+            await self._pool.make_room()
+
+    async def warm(self, commands: Mapping[RuntimeName, Command], kind: WarmKind) -> WarmMachine:
+        """A machine for the pool that has run the command of its runtime.
+
+        A failed or cancelled one leaves nothing. Raises as `create` does.
+        """
+        await self._machines.settled()
+        self.require_disk()
+        made_of = await self._newest(kind, host.no_progress)
+        async with self._clear_errors(), contextlib.AsyncExitStack() as undo:
+            files = self._make_directory(f"warm-{uuid.uuid4()}")
+            undo.callback(shutil.rmtree, files, ignore_errors=True)
+            machine = await self._start.warm(made_of, files, commands[kind.runtime])
+            undo.pop_all()
+        return machine
+
+    async def wake(self, environment: Environment, progress: Progress) -> LocalGuest:
+        """Go on from where it hibernated; see `domain.host.EnvironmentHost.wake`."""
+        if self.moments is None:
+            raise Unsupported()
+        files = self._directory / environment.id
+        await progress(0.0, "Reading its state")
+        await self._make_room()
+        async with self._clear_errors():
+            clear(files)  # the machine that hibernated left its identity
+            async with self.moments.recalled(frozen_in(files), alone=True) as moment:
+                guest = await self._start.start(
+                    environment, moment.made_of, files, moment, progress
+                )
+            await asyncio.to_thread(remove_directory, moment.directory)
+        return guest
+
+    async def salvage(self, environment: Environment) -> bool:
+        """Whether it can be woken; see `domain.host.EnvironmentHost.salvage`."""
+        if environment.machine is not None:
+            kill_identified(environment.machine)
+        files = self._directory / environment.id
+        if not frozen_in(files).is_dir():
+            return False
+        clear(files)
+        return True
+
+    def require_disk(self) -> None:
+        """Raise DiskFull below the reserve; see `domain.host.EnvironmentHost.require_disk`."""
+        self._room.require()
+
+    @property
+    def can_freeze(self) -> bool:
+        """Whether the hypervisor can."""
+        return self.moments is not None
+
+    async def _newest(self, kind: WarmKind, progress: Progress, owner: str = "") -> MadeOf:
+        with stage("image"):
+            image = await self._images.boot_image(kind.image, progress, owner)
+        parts = self._parts
+        return MadeOf(kind.runtime, image, parts.kernel(), parts.kit(), kind.resources)
+
+    def _make_directory(self, name: str) -> Path:
+        directory = self._directory / name
+        directory.mkdir(parents=True, mode=0o700)
+        return directory
+
+    async def discard(self, environment: Environment) -> None:
+        """Remove what an earlier server left; see `domain.host.EnvironmentHost.discard`."""
+        if environment.machine is not None:
+            kill_identified(environment.machine)
+        await asyncio.to_thread(remove_directory, self._directory / environment.id)
+
+    def sweep(self, known: Iterable[str] = ()) -> None:
+        """Delete directories that no record names. Call it at start, when nothing runs yet.
+
+        `known` has the ids of all records, those included that could not be recovered.
+        """
+        kept = set(known)
+        if self.moments is not None:
+            self.moments.sweep()
+        if self._directory.is_dir():
+            for entry in self._directory.iterdir():
+                if entry.name not in kept:
+                    shutil.rmtree(entry, ignore_errors=True)
+
+    async def disk_use(self) -> DiskUse:
+        """Bytes of each environment; see `domain.host.EnvironmentHost.disk_use`."""
+        return await asyncio.to_thread(self._disk_use)
+
+    def _disk_use(self) -> DiskUse:
+        # Not further below: a VMM that broke out could have filled its socket's directory.
+        taken = {
+            files.name: allocated_in(files) + allocated_in(frozen_in(files))
+            for files in self._directory.iterdir()
+        }
+        return DiskUse(shutil.disk_usage(self._directory).free, taken)
+
+    async def not_ready(self) -> str | None:
+        """Why a create would fail right now; see `domain.host.EnvironmentHost.not_ready`."""
+        try:
+            self.require_disk()
+            self._parts.kernel()
+            self._parts.kit()
+            self._machines.check_ports()
+        except WaggleError as error:
+            return str(error)
+        return await self._images.missing()
+
+    @contextlib.asynccontextmanager
+    async def _clear_errors(self) -> AsyncGenerator[None]:
+        """What may go wrong after the image was found, as errors of a create."""
+        try:
+            with self._room.errors():
+                yield
+        except GuestLost as error:
+            raise BootFailed(f"The machine booted, but then: {error.message}") from error
+        except OSError as error:
+            raise BootFailed(
+                f"The machine's files could not be made: {error.strerror or error}.",
+                hint="The server may be out of file descriptors: see 'waggle doctor'.",
+            ) from error
+
+
+def is_root() -> bool:
+    """Whether VMMs can be given users of their own."""
+    return os.geteuid() == 0

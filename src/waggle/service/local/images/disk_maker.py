@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Root disks are made in a child process, which can be killed and whose memory is bounded.
+
+Called by `ImageService`. Layers of others decide how long merging them takes and how much memory
+it needs; a thread could be neither stopped nor limited. The server hands the child an image whose
+documents it has verified, and reads nothing back but lines of JSON: progress, then the outcome.
+The child does what `RootDisks.ensure` does, under the same lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, cast
+
+import anyio
+
+from waggle.domain.errors import ImageCorrupt, TimedOut, WaggleError
+from waggle.infra.oci.layers.flatten import flatten
+from waggle.infra.oci.layers.unpacked import UnpackedLayers
+from waggle.infra.oci.store.image import ResolvedImage
+from waggle.infra.rootfs.disk import RootDisks, ignore_progress
+from waggle.infra.shared.confined import leash
+from waggle.tasks import end, finish
+
+MEMORY_BYTES: Final = 2 << 30
+"""Resident memory of the child: a tree of a million files takes half of it. Not a limit of its
+address space, under which threads of Python fail to start and are waited for without end."""
+AT_ONCE: Final = 2
+"""Children of one server: clients may name as many images at once as they have environments."""
+_LOOK_SECONDS: Final = 0.25
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_MAX_LINE: Final = 1 << 16
+_FAILURES: Final = {each.__name__: each for each in (ImageCorrupt, TimedOut)}
+Report = Callable[[float, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What the child is to do."""
+
+    image: ResolvedImage
+    disks: Path
+    layers: Path
+
+
+class DiskMaker:
+    """Makes the root disks of one cache. Safe for any number of tasks and processes."""
+
+    def __init__(
+        self,
+        disks: RootDisks[ResolvedImage],
+        layers: UnpackedLayers,
+        memory: int = MEMORY_BYTES,
+        argv: tuple[str, ...] = (sys.executable, "-m", __name__),
+        places: anyio.CapacityLimiter | None = None,
+    ) -> None:
+        """The child may hold `memory` bytes; `argv` runs `main` of this module.
+
+        There are as many at once as there are `places`; None means AT_ONCE.
+        """
+        self._places = places or anyio.CapacityLimiter(AT_ONCE)
+        self._disks = disks
+        self._layers = layers
+        self._argv = argv
+        self._memory = memory
+
+    async def make(self, image: ResolvedImage, report: Report = ignore_progress) -> Path:
+        """Return the image's disk, made by a child if it does not exist. Idempotent.
+
+        It waits for a place first. Cancelling kills the child and removes what it left. Raises what
+        `RootDisks.ensure` raises, and ImageCorrupt when the child needed more than its memory or
+        was killed.
+        """
+        async with self._places:
+            return self._disks.find(image.digest) or await self._make(image, report)
+
+    async def _make(self, image: ResolvedImage, report: Report) -> Path:
+        child = await asyncio.create_subprocess_exec(
+            *leash(self._argv),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=_MAX_LINE,
+            start_new_session=True,
+        )
+        watch = asyncio.ensure_future(self._grown(child))
+        try:
+            return await self._follow(child, image, report)
+        except _Ended:
+            raise _too_much(image) if watch.done() else _killed(image) from None
+        finally:
+            await finish(self._ended(child, watch, image.digest))
+
+    async def _grown(self, child: asyncio.subprocess.Process) -> None:
+        """Kill the child and return when it holds more memory than it may."""
+        while _resident(child.pid) <= self._memory:  # noqa: ASYNC110 (no event says so)
+            await asyncio.sleep(_LOOK_SECONDS)
+        child.kill()
+
+    async def _follow(
+        self, child: asyncio.subprocess.Process, image: ResolvedImage, report: Report
+    ) -> Path:
+        stdin, stdout = child.stdin, child.stdout
+        if stdin is None or stdout is None:
+            raise AssertionError("both are pipes")
+        with contextlib.suppress(ConnectionError):
+            stdin.write(pickle.dumps(_Order(image, self._disks.directory, self._layers.directory)))
+            await stdin.drain()
+            stdin.close()
+        async for line in stdout:
+            said = cast("dict[str, object]", json.loads(line))
+            if "share" in said:
+                report(cast("float", said["share"]), cast("str", said["text"]))
+            else:
+                return self._outcome(said, image)
+        raise _Ended
+
+    def _outcome(self, said: dict[str, object], image: ResolvedImage) -> Path:
+        """What the child's last line means."""
+        match said:
+            case {"errno": int(number), "message": str(message)}:
+                raise OSError(number, message)
+            case {"error": str(kind), "message": str(message), "hint": str(hint)}:
+                raise _FAILURES.get(kind, ImageCorrupt)(message, hint=hint)
+            case _:
+                return self._disks.path(image.digest)
+
+    async def _ended(
+        self, child: asyncio.subprocess.Process, watch: asyncio.Future[None], digest: str
+    ) -> None:
+        """Have the child dead, and what it left of this disk removed."""
+        await end(watch)
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
+        await asyncio.to_thread(self._disks.sweep, digest)
+
+
+class _Ended(Exception):
+    """The child ended without an outcome."""
+
+
+def _killed(image: ResolvedImage) -> ImageCorrupt:
+    return ImageCorrupt(
+        f"Image {image.reference}: the process that made its disk was killed.",
+        hint="See the server's log and the system's: perhaps there was too little memory.",
+    )
+
+
+def _too_much(image: ResolvedImage) -> ImageCorrupt:
+    return ImageCorrupt(
+        f"Image {image.reference} has so many files that its disk takes too much memory to make.",
+        hint=image.remedy,
+    )
+
+
+def _resident(pid: int) -> int:
+    """Bytes that a child of ours holds; 0 when it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0
+
+
+def main() -> None:
+    """The child: an order on stdin, lines on stdout."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+    order = cast("_Order", pickle.load(sys.stdin.buffer))  # noqa: S301 (the server's own words)
+    _say(_done(order))
+
+
+def _done(order: _Order) -> dict[str, object]:
+    layers = UnpackedLayers(order.layers)
+    disks = RootDisks[ResolvedImage](order.disks, partial(flatten, kept=layers))
+    try:
+        asyncio.run(disks.ensure(order.image, lambda at, text: _say({"share": at, "text": text})))
+    except WaggleError as error:
+        return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    except OSError as error:
+        return {"errno": error.errno or 0, "message": os.strerror(error.errno or 0)}
+    return {}
+
+
+def _say(line: dict[str, object]) -> None:
+    sys.stdout.write(f"{json.dumps(line)}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images as environments need them: a reference in, a bootable disk out.
+
+Joins the image store (`infra.oci`) and the disks made from it (`infra.rootfs`). Called by the
+local host, the CLI and the checks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from waggle.domain.errors import ImageCorrupt, ImageMissing
+from waggle.domain.host import Progress
+from waggle.domain.image import BootImage
+from waggle.domain.image_config import image_directory, image_shell, image_user, image_variables
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.infra.oci.layers.flatten import flatten
+from waggle.infra.oci.layers.unpacked import UnpackedLayers
+from waggle.infra.oci.store.image import ResolvedImage
+from waggle.infra.oci.store.sources import is_local
+from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.rootfs.disk import RootDisks, ignore_progress
+from waggle.infra.shared.disk_room import DiskRoom
+from waggle.service.local.images.cache import ImageCache
+from waggle.service.local.images.disk_maker import DiskMaker
+from waggle.service.local.images.pull_places import PullPlaces
+from waggle.service.local.images.pulls import PullPolicy, Pulls, describe
+from waggle.service.sharing import Sharing
+
+LINGER_SECONDS = 900.0
+"""How long an image that nobody waits for any more goes on to be pulled and unpacked."""
+PULL_SHARE, DISK_SHARE = 0.25, 0.4
+"""How far a create is, of 1, when an image was fetched, and when its disk was made."""
+
+
+class ImageService:
+    """Resolves references and makes their disks; implements `domain.image.BootImages`."""
+
+    def __init__(
+        self,
+        *,
+        store: Path,
+        disks: Path,
+        layers: Path,
+        runtimes: Mapping[RuntimeName, str],
+        pulling: PullPolicy | None = None,
+        places: PullPlaces | None = None,
+        linger: float = LINGER_SECONDS,
+        room: DiskRoom | None = None,
+    ) -> None:
+        """`linger` is seconds that work goes on for when all who asked for it have given up.
+
+        `places` are those for pulls, without a bound if None. `room` is that of all three
+        directories; None keeps no reserve.
+        """
+        self._room = room or DiskRoom("the image cache", store, 0)
+        self.store = ImageStore(store)
+        self.layers = UnpackedLayers(layers)
+        self.disks: RootDisks[ResolvedImage] = RootDisks(disks, partial(flatten, kept=self.layers))
+        self._maker = DiskMaker(self.disks, self.layers)
+        self.pulls = Pulls(self.store, self.layers, pulling or PullPolicy(), room=self._room)
+        self._runtimes = runtimes
+        self._places = places or PullPlaces(sys.maxsize)
+        self._sharing: Sharing[BootImage] = Sharing(linger, self._places.look)
+
+    async def boot_image(self, reference: str, progress: Progress, owner: str = "") -> BootImage:
+        """The image with its disk, pulled and made now if need be, on the owner's account.
+
+        Who asks for the same image meanwhile waits with the others. A caller that is cancelled
+        takes it from none of them, and work that nobody waits for goes on for a while. Raises
+        ImageMissing, ImageCorrupt, DiskFull, and what `Pulls.bring` raises.
+        """
+        name = reference
+        if not is_local(reference):
+            name = await asyncio.to_thread(self.pulls.name_of, reference)
+        return await self._sharing.get(name, partial(self._boot_image, name), progress, owner)
+
+    async def aclose(self) -> None:
+        """End what is under way. Idempotent."""
+        await self._sharing.aclose()
+
+    async def _boot_image(self, reference: str, progress: Progress) -> BootImage:
+        with self._room.errors():
+            return await self._brought(reference, progress)
+
+    async def _brought(self, reference: str, progress: Progress) -> BootImage:
+        if not is_local(reference):
+            async with _from_threads(progress, 0.0, PULL_SHARE) as report:
+                place = self._places.place(
+                    partial(self._sharing.owners, reference),
+                    lambda ahead: report(0.0, f"Waiting to pull {reference}, after {ahead} others"),
+                )
+                reference = await self.pulls.bring(
+                    reference, lambda transfer: report(*describe(transfer)), place
+                )
+        image = await asyncio.to_thread(self._used, reference)
+        disk = self.disks.find(image.digest)
+        if disk is None:
+            self._room.require()
+            async with _from_threads(progress, PULL_SHARE, DISK_SHARE) as report:
+                disk = await self.make_disk(image, report)
+        config = image.config
+        return BootImage(
+            reference,
+            image.digest,
+            disk,
+            variables=image_variables(config.env),
+            user=image_user(config.user),
+            directory=image_directory(config.working_dir),
+            shell=image_shell(config.entrypoint, config.cmd),
+        )
+
+    def cache(self, now: Callable[[], float] = time.time) -> ImageCache:
+        """Everything that is kept, to be looked through and pruned."""
+        return ImageCache(self.store, self.disks, self.layers, now)
+
+    async def make_disk(
+        self, image: ResolvedImage, report: Callable[[float, str], None] = ignore_progress
+    ) -> Path:
+        """Make the disk; layers that are found damaged are dropped, so that they can be mended.
+
+        Raises what `DiskMaker.make` raises.
+        """
+        try:
+            return await self._maker.make(image, report)
+        except ImageCorrupt:
+            await asyncio.to_thread(self.store.drop_damaged, image)
+            raise
+
+    def _used(self, reference: str) -> ResolvedImage:
+        image = self.store.resolve(reference)
+        self.store.note_use(image)
+        return image
+
+    async def missing(self) -> str | None:
+        """Why nothing could be booted: not one of the runtimes' images is here or can be pulled."""
+        present = await asyncio.to_thread(self.present)
+        if any(present.values()) or await asyncio.to_thread(self._can_bring, tuple(present)):
+            return None
+        return f"None of the images {', '.join(present)} is there. Run 'waggle image build'."
+
+    def _can_bring(self, references: tuple[str, ...]) -> bool:
+        return any(map(self.pulls.may_bring, references))
+
+    def digest_of(self, reference: str) -> str | None:
+        """The digest behind a reference, or None when it is missing or damaged."""
+        try:
+            return self.store.resolve(reference).digest
+        except (ImageMissing, ImageCorrupt):
+            return None
+
+    def present(self) -> dict[str, bool]:
+        """Whether each runtime's image is there and whole, as far as its manifest tells."""
+        return {ref: self.digest_of(ref) is not None for ref in self._runtimes.values()}
+
+    def pinned(self) -> frozenset[str]:
+        """Digests of the runtimes' images: pruning leaves them alone."""
+        found = map(self.digest_of, self._runtimes.values())
+        return frozenset(digest for digest in found if digest)
+
+
+@contextlib.asynccontextmanager
+async def _from_threads(
+    progress: Progress, begin: float, end: float
+) -> AsyncGenerator[Callable[[float, str], None]]:
+    """A reporter of shares from `begin` to `end` that worker threads may call, too.
+
+    Only the newest report is passed on.
+    """
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+    newest: list[tuple[float, str]] = []
+
+    def take(share: float, text: str) -> None:
+        newest[:] = [(share, text)]
+        changed.set()
+
+    async def forward() -> None:
+        while True:
+            await changed.wait()
+            changed.clear()
+            share, text = newest[0]
+            await progress(begin + share * (end - begin), text)
+
+    task = asyncio.ensure_future(forward())
+    try:
+        yield lambda share, text: loop.call_soon_threadsafe(take, share, text) and None
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How an environment on this machine gets its guest: with a machine of its own, or one that waits.
+
+Used by `local_host`, which owns the directories. Puts identity, machine, connection and proxy
+together; knows nothing of images, capacity and how a machine comes up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
+from pathlib import Path
+
+from waggle.domain.environment import Environment
+from waggle.domain.errors import GuestLost
+from waggle.domain.host import Progress
+from waggle.domain.machine import Machine
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.programs.execution import HOME, Command, ExecutionResult
+from waggle.infra.rootfs.machine_disks import CLAIMED
+from waggle.infra.shared.confined import come_forward, may_come_forward
+from waggle.infra.shared.timing import stage
+from waggle.infra.ssh.connection import SshConnection
+from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
+from waggle.infra.ssh.run.shell import Shell
+from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf
+from waggle.service.local.bring_up import LocalMachines
+from waggle.service.local.frozen.moments import Moment, Moments, frozen_in
+from waggle.service.local.guest import LocalGuest
+from waggle.service.local.guest_parts import Proxy
+from waggle.service.local.launcher import Launched
+from waggle.service.local.local_identity import NO_VARIABLES, identity_of, save_access
+from waggle.service.local.warm_machine import WarmMachine
+from waggle.tasks import end
+
+NewProxy = Callable[[Environment], Proxy]
+_NOBODY = "warm"
+"""The host name of a machine that waits."""
+_RUNS, _ENOUGH = 3, 5.0
+"""An emulated processor is faster at what it did before; what takes so many seconds runs once."""
+_CLAIM_SECONDS = 5.0
+"""A machine that waited answers at once; one that does not costs no more than a new machine."""
+
+
+class LocalStart:
+    """Starts guests. `moments` is None where the hypervisor cannot freeze machines."""
+
+    def __init__(
+        self,
+        machines: LocalMachines,
+        parts: GuestParts,
+        new_proxy: NewProxy,
+        moments: Moments | None,
+    ) -> None:
+        self._machines = machines
+        self._parts = parts
+        self._new_proxy = new_proxy
+        self._moments = moments
+
+    async def start(
+        self,
+        environment: Environment,
+        made_of: MadeOf,
+        files: Path,
+        moment: Moment | None,
+        progress: Progress,
+    ) -> LocalGuest:
+        """Have its machine come up, and connect. What fails leaves `files` as they were."""
+        async with contextlib.AsyncExitStack() as undo:
+            undo.callback(clear, files)
+            with stage("keys"):
+                keys = new_keys()
+            identity = self._identity_of(environment, made_of, keys)
+            blueprint = Blueprint(files.name, made_of, identity, files, environment.owner)
+            await progress(0.4, "Resuming the machine" if moment else "Booting the machine")
+            launched, template = await self._machines.bring_up(blueprint, moment)
+            undo.push_async_callback(_end, launched)
+            save_access(files, keys, launched.lease.port)
+            connection = SshConnection(launched.lease.port, keys)
+            machine = WarmMachine(blueprint, launched, keys, connection, template)
+            guest = self._guest(environment, machine)
+            undo.push_async_callback(guest.disconnect)
+            await progress(0.8, "Connecting")
+            await guest.connect()
+            await progress(1.0, "Ready")
+            undo.pop_all()
+        return guest
+
+    async def warm(self, made_of: MadeOf, files: Path, command: Command) -> WarmMachine:
+        """A machine that is nobody's: up, connected, and it has run `command`.
+
+        It comes up in the background. What fails leaves `files` as they were. Raises as
+        `LocalMachines.bring_up` does.
+        """
+        polite = may_come_forward()
+        async with contextlib.AsyncExitStack() as undo:
+            undo.callback(clear, files)
+            keys = new_keys()
+            identity = self._identity(made_of, _NOBODY, NetworkPolicy.NONE, keys)
+            blueprint = Blueprint(files.name, made_of, identity, files)
+            launched, template = await self._machines.bring_up(blueprint, background=polite)
+            undo.push_async_callback(_end, launched)
+            save_access(files, keys, launched.lease.port)
+            connection = SshConnection(launched.lease.port, keys)
+            undo.push_async_callback(connection.aclose)
+            await repeated(partial(Shell(connection).run, command))
+            await launched.machine.renew({})  # the way by which it will be claimed
+            if polite:
+                come_forward(launched.machine.identity)
+            undo.pop_all()
+        return WarmMachine(blueprint, launched, keys, connection, template)
+
+    async def hand_over(
+        self, machine: WarmMachine, environment: Environment, files: Path, progress: Progress
+    ) -> LocalGuest:
+        """Make a machine that waited this environment's; it is ended when that fails.
+
+        Its files become `files`, which must not exist. Raises GuestLost, ImageCorrupt or OSError.
+        """
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(machine.destroy)
+            own = machine.moved(files)
+            undo.push_async_callback(own.destroy)
+            identity = self._identity_of(environment, own.made_of, own.keys)
+            guest = self._guest(environment, own)
+            guest.booted_from["warm"] = "yes"
+            undo.push_async_callback(guest.disconnect)
+            records = {each: identity[each] for each in CLAIMED}
+            try:
+                async with asyncio.timeout(_CLAIM_SECONDS):
+                    await _both(own.launched.machine.renew(records), guest.connect())
+            except TimeoutError:
+                raise GuestLost("The machine that waited does not answer.") from None
+            await progress(1.0, "Ready")
+            undo.pop_all()
+        return guest
+
+    def _guest(self, environment: Environment, own: WarmMachine) -> LocalGuest:
+        """The guest in a machine that is the environment's; whoever calls connects it."""
+        parts = own.made_of
+        has_network = environment.network is not NetworkPolicy.NONE
+        proxy = self._new_proxy(environment) if has_network else None
+        if proxy is not None:
+            own.connection.offer(proxy.serve)
+        return LocalGuest(
+            own.launched,
+            own.connection,
+            proxy,
+            environment=environment,
+            files=own.blueprint.files,
+            directory=parts.image.directory or HOME,
+            booted_from={
+                "image": parts.image.digest,
+                "kernel": parts.kernel.stem,
+                "kit": parts.kit.stem,
+                **({"template": own.template} if own.template else {}),
+            },
+            freezer=self._moments and self._moments.freezer(own.launched, own.blueprint),
+        )
+
+    def _identity_of(
+        self, environment: Environment, made_of: MadeOf, keys: EnvironmentKeys
+    ) -> Mapping[str, bytes]:
+        network, own = environment.network, environment.variables
+        return self._identity(made_of, environment.name, network, keys, own)
+
+    def _identity(
+        self,
+        made_of: MadeOf,
+        hostname: str,
+        network: NetworkPolicy,
+        keys: EnvironmentKeys,
+        variables: Mapping[str, str] = NO_VARIABLES,
+    ) -> Mapping[str, bytes]:
+        return identity_of(
+            made_of.image,
+            keys,
+            hostname,
+            network,
+            certificates=self._parts.certificates,
+            variables=variables,
+        )
+
+
+async def repeated(run: Callable[[], Awaitable[ExecutionResult]]) -> None:
+    """Run it a few times, or once if it takes long."""
+    for _ in range(_RUNS):
+        if (await run()).duration > _ENOUGH:
+            break
+
+
+async def _both(*work: Coroutine[None, None, None]) -> None:
+    """Do both at once; the first that fails ends the other."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for each in done:
+            each.result()
+    finally:
+        await end(*tasks)
+
+
+async def _end(launched: Launched[Machine]) -> None:
+    await launched.machine.stop()
+    launched.lease.release()
+
+
+def clear(files: Path) -> None:
+    """Remove what a machine that is gone had, but not the moment that it went on from."""
+    for path in files.iterdir():
+        if path != frozen_in(files):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run code and commands and install packages in an environment, each as a job.
+
+Called by `waggle.mcp`; decides what runs and hands it to `JobService`. Knows runtimes and limits;
+nothing of SSH.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from waggle.domain.errors import InvalidArgument
+from waggle.domain.files.filesystem import parse_path
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.programs.execution import HOME, Command, GuestUser, parse_code, parse_seconds
+from waggle.domain.programs.job import JobKind, summarise
+from waggle.domain.programs.packages import Installer, installer_of, read_packages
+from waggle.domain.programs.program import read_program, unix_lines
+from waggle.domain.programs.runtime import SHELL, Runtime, RuntimeName
+from waggle.domain.programs.text import encoded
+from waggle.domain.programs.variables import Given, parse_variables
+from waggle.service.environments.service import EnvironmentService
+from waggle.service.programs.job import Job, What
+from waggle.service.programs.jobs import JobService
+
+_SHELL = (SHELL, "-c")
+_RUNTIMES = {
+    Installer.PIP: RuntimeName.PYTHON,
+    Installer.NPM: RuntimeName.NODE,
+    Installer.SYSTEM: RuntimeName.SHELL,
+}
+"""Whose command installs packages of a kind that an environment's own runtime does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionLimits:
+    """Seconds, and characters of output in one result unless a call says otherwise.
+
+    `wait` is how long a call waits for a program unless it says; `max_timeout` is the longest that
+    a program may run.
+    """
+
+    wait: float
+    max_timeout: float
+    install_timeout: float
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """How a program runs: seconds until it is killed, its directory, variables and input."""
+
+    timeout_seconds: float | None = None
+    cwd: str | None = None
+    env: Given = field(default_factory=dict[str, object])
+    stdin: str = ""
+
+
+PLAIN = Surroundings()
+
+
+class ExecutionService:
+    """Code, commands and packages, in any environment of the caller.
+
+    Each method starts a job and returns it; `Job.attend` waits for it. Not idempotent. They raise
+    InvalidArgument, TooLarge, NotFound, NotRunning or TooManyJobs; what goes wrong later is told by
+    the job.
+    """
+
+    def __init__(
+        self,
+        environments: EnvironmentService,
+        jobs: JobService,
+        runtimes: Mapping[RuntimeName, Runtime],
+        limits: ExecutionLimits,
+    ) -> None:
+        self._environments = environments
+        self._jobs = jobs
+        self._runtimes = runtimes
+        self._limits = limits
+
+    def check(
+        self, code: str, runtime: RuntimeName, packages: str | Sequence[str], how: Surroundings
+    ) -> None:
+        """Raise what `execute` and `install` would, before there is an environment; boot nothing.
+
+        No packages at all are fine.
+        """
+        self._program(code, None, runtime, how)
+        if packages:
+            self._installation(packages, runtime)
+
+    def runtime_for_code(
+        self, code: str, language: str | None, asked: str | None, how: Surroundings
+    ) -> RuntimeName:
+        """The runtime of a new environment for a program: the default one if that can run it.
+
+        Raises what `execute` would, and InvalidRuntime.
+        """
+        parse_code(code)
+        runtime = self._environments.limits.runtime_of(asked)
+        chosen = read_program(code, language, runtime).language
+        if not asked and chosen and chosen.runtime not in (runtime.language, RuntimeName.SHELL):
+            runtime = chosen.runtime
+        self._program(code, language, runtime, how)
+        return runtime
+
+    def runtime_for_packages(self, packages: str | Sequence[str], asked: str | None) -> RuntimeName:
+        """The runtime of a new environment for packages. Raises what `install` would."""
+        runtime = self._environments.limits.runtime_of(asked)
+        installer = read_packages(packages).installer
+        if not asked and installer not in (None, Installer.SYSTEM, installer_of(runtime)):
+            runtime = _RUNTIMES[installer]
+        self._installation(packages, runtime)
+        return runtime
+
+    def names_to_install(
+        self, packages: str | Sequence[str], runtime: RuntimeName
+    ) -> tuple[str, ...]:
+        """The packages that are meant. Raises what `install` would."""
+        names, _ = self._installation(packages, runtime)
+        return tuple(names)
+
+    async def execute(
+        self,
+        environment_id: str,
+        code: str,
+        *,
+        owner: str,
+        language: str | None = None,
+        user: GuestUser = GuestUser.SANDBOX,
+        how: Surroundings = PLAIN,
+    ) -> Job:
+        """Run code with the environment's interpreter, or with that of another `language`.
+
+        Raises also InvalidRuntime.
+        """
+        environment = self._environments.get(environment_id, owner=owner)
+        command = self._program(code, language, environment.runtime, how, user=user)
+        what = What(JobKind.EXECUTE, summarise(code))
+        return await self._jobs.start(environment.id, command, what, owner=owner)
+
+    async def run_command(
+        self,
+        environment_id: str,
+        command: str | Sequence[str],
+        *,
+        owner: str,
+        user: GuestUser = GuestUser.SANDBOX,
+        how: Surroundings = PLAIN,
+    ) -> Job:
+        """Run a line of the guest's shell, or a program with its arguments and no shell."""
+        if isinstance(command, str):
+            command = unix_lines(command)
+        argv = (*_SHELL, command) if isinstance(command, str) else tuple(command)
+        if not argv or not argv[-1 if isinstance(command, str) else 0].strip():
+            raise InvalidArgument(
+                "The command is empty.", hint='Write "ls -l /tmp" or ["ls", "-l", "/tmp"].'
+            )
+        text = command if isinstance(command, str) else " ".join(command)
+        what = What(JobKind.COMMAND, summarise(text))
+        ready = self._command(argv, how, user=user)
+        return await self._jobs.start(environment_id, ready, what, owner=owner)
+
+    async def install(
+        self, environment_id: str, packages: str | Sequence[str], *, owner: str
+    ) -> Job:
+        """Install packages so that the next program can use them.
+
+        Idempotent as far as the package manager is. Installations of one environment take turns:
+        who asks for one that is under way gets its job.
+        """
+        environment = self._environments.get(environment_id, owner=owner)
+        if environment.network is NetworkPolicy.NONE:
+            raise InvalidArgument(
+                f"Environment {environment.id} has no network to install from.",
+                hint="Create one with network 'public', or bring an image with the packages.",
+            )
+        names, command = self._installation(packages, environment.runtime)
+        what = What(JobKind.INSTALL, summarise(" ".join(names)), turn=command.argv)
+        return await self._jobs.start(environment.id, command, what, owner=owner)
+
+    def _installation(
+        self, packages: str | Sequence[str], own: RuntimeName
+    ) -> tuple[Sequence[str], Command]:
+        """The names, and the command of the runtime whose installer was asked for."""
+        wanted = read_packages(packages)
+        asked = wanted.installer or installer_of(own)
+        runtime = self._runtimes[own if asked is installer_of(own) else _RUNTIMES[asked]]
+        names = runtime.check_packages(wanted.names)
+        command = Command(
+            argv=runtime.install_argv(("--upgrade", *names) if wanted.upgrade else names),
+            timeout=self._limits.install_timeout,
+            output_limit=self._limits.output,
+            cwd=HOME,
+            user=GuestUser.ROOT if runtime.install_as_root else GuestUser.SANDBOX,
+        )
+        return names, command
+
+    def _program(
+        self,
+        code: str,
+        language: str | None,
+        own: RuntimeName,
+        how: Surroundings,
+        *,
+        user: GuestUser = GuestUser.SANDBOX,
+    ) -> Command:
+        parse_code(code)  # first: it bounds what is read below
+        program = read_program(code, language, own)
+        chosen = program.language
+        runtime = self._runtimes[chosen.runtime if chosen else own]
+        extension = chosen.extension if chosen else None
+        argv, apart = runtime.code_argv(compiled=chosen is not None and chosen.compiled)
+        return self._command(
+            argv,
+            how,
+            code=parse_code(program.code),
+            extension=extension or runtime.file_extension,
+            apart=apart,
+            user=user,
+        )
+
+    def _command(
+        self,
+        argv: tuple[str, ...],
+        how: Surroundings,
+        *,
+        code: bytes | None = None,
+        extension: str = "",
+        apart: bool = False,
+        user: GuestUser = GuestUser.SANDBOX,
+    ) -> Command:
+        longest = self._limits.max_timeout
+        return Command(
+            argv=argv,
+            code=code,
+            extension=extension,
+            apart=apart,
+            timeout=parse_seconds(how.timeout_seconds, longest, longest),
+            output_limit=self._limits.output,
+            cwd=None if how.cwd is None else parse_path(how.cwd),
+            env=parse_variables(how.env),
+            stdin=encoded(how.stdin, "stdin"),
+            user=user,
+        )

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One program on its way, from its start until its output is forgotten.
+
+Made by `JobService`, which owns its task. Whoever holds it may wait, look and kill.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+
+import anyio
+import structlog
+
+from waggle.domain.diagnosis import Diagnosis
+from waggle.domain.errors import GuestLost, GuestMisbehaves, WaggleError
+from waggle.domain.host import Guest
+from waggle.domain.programs.execution import Command, ExecutionResult, Output, Streams
+from waggle.domain.programs.job import JobBrief, JobKind, JobState, JobView, StreamName
+from waggle.domain.programs.left import NOTHING_LEFT
+from waggle.domain.protocols import Clock
+from waggle.service.programs.recording import NewRecording, Watched
+
+log = structlog.get_logger(__name__)
+
+
+Grown = Callable[["Job", StreamName], None]
+"""Told that a job has printed. It must not raise or wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class What:
+    """What a job runs, in words for its owner.
+
+    Jobs with `turn` words run one after the other in their environment, and while one runs or
+    waits, another with the same words is that one.
+    """
+
+    kind: JobKind
+    summary: str
+    turn: tuple[str, ...] = ()
+
+
+class Job:
+    """A program that runs or ran. Safe for any number of waiting tasks."""
+
+    def __init__(
+        self, environment_id: str, number: int, what: What, record: NewRecording, clock: Clock
+    ) -> None:
+        self.environment_id = environment_id
+        self.number = number
+        self.what = what
+        self.streams = {StreamName.STDOUT: record(), StreamName.STDERR: record()}
+        self.failure: Exception | None = None
+        """What the guest raised, for the call that started it."""
+        self.limit: float = 0.0
+        """Seconds after which it is killed."""
+        self._clock = clock
+        self._started_at: datetime = clock()
+        self._ended_at: datetime | None = None
+        self._state = JobState.RUNNING
+        self._result: ExecutionResult | None = None
+        self._diagnosis: Diagnosis | None = None
+        self._scope = anyio.CancelScope()
+        self._ended = anyio.Event()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it goes on."""
+        return self._state is JobState.RUNNING
+
+    @property
+    def state(self) -> JobState:
+        """How it stands."""
+        return self._state
+
+    @property
+    def run_id(self) -> str:
+        """The guest's name for it once it has ended; empty before, and when it was lost."""
+        return self._result.run_id if self._result else ""
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it has left programs running when it ended."""
+        return self._result is not None and self._result.left.count > 0
+
+    def forget_left(self) -> None:
+        """They have been killed, and no result says any more that they go on."""
+        if self._result is not None:
+            self._result = replace(self._result, left=NOTHING_LEFT)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of output that it holds."""
+        return sum(stream.kept for stream in self.streams.values())
+
+    async def run(
+        self, guest: Guest, command: Command, grown: Grown, after: Sequence[Job] = ()
+    ) -> None:
+        """Run it to its end; see `Guest.run`. Never raises but when the server stops.
+
+        It begins when the jobs `after` which it comes have ended.
+        """
+        out, err = (
+            Watched(self.streams[name], partial(grown, self, name))
+            for name in (StreamName.STDOUT, StreamName.STDERR)
+        )
+        into = Streams(out, err)
+        state, result = JobState.KILLED, None
+        try:
+            with self._scope:
+                for earlier in after:
+                    await earlier.wait(math.inf)
+                result = await guest.run(command, into)
+                state = _ending(result)
+                self._diagnosis = await guest.diagnose(command, result)
+        except Exception as error:
+            self.failure = error
+            state = JobState.LOST
+            self._diagnosis = _lost(error)
+            if not isinstance(error, WaggleError):
+                log.exception("job_failed", environment=self.environment_id, job=self.number)
+        finally:
+            self._state, self._result = state, result
+            self._ended_at = self._clock()
+
+    def settle(self) -> None:
+        """Wake who waits: it has ended, and no longer holds its environment."""
+        self._ended.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Return when it has ended, or after so many seconds. Cancelling ends the wait only."""
+        with anyio.move_on_after(seconds):
+            await self._ended.wait()
+
+    async def attend(self, seconds: float) -> JobView:
+        """Wait as the call that started it, and tell how it is: cancelling the call kills it.
+
+        Raises what the guest raised, which the caller must hear.
+        """
+        try:
+            await self.wait(seconds)
+        except BaseException:
+            await self.kill()
+            raise
+        return self.outcome()
+
+    def outcome(self) -> JobView:
+        """How it is, for a call that is about it. Raises what the guest raised."""
+        if self.failure is not None:
+            raise self.failure
+        return self.view()
+
+    async def kill(self) -> None:
+        """End its whole process tree and return when that is done. Idempotent; bounded.
+
+        Finishes when the caller is cancelled.
+        """
+        self._scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._ended.wait()
+
+    def view(self) -> JobView:
+        """What is known now."""
+        result = self._result
+        return JobView(
+            environment_id=self.environment_id,
+            number=self.number,
+            kind=self.what.kind,
+            summary=self.what.summary,
+            state=self._state,
+            started_at=self._started_at,
+            duration=self._duration(),
+            stdout=self._output(StreamName.STDOUT),
+            stderr=self._output(StreamName.STDERR),
+            exit_code=result.exit_code if result else None,
+            signal=result.signal if result else None,
+            error=_words(self.failure),
+            diagnosis=self._diagnosis,
+            left=result.left if result else NOTHING_LEFT,
+            limit=self.limit,
+        )
+
+    def brief(self) -> JobBrief:
+        """What is known now but for its output, which is not read."""
+        result = self._result
+        return JobBrief(
+            number=self.number,
+            kind=self.what.kind,
+            summary=self.what.summary,
+            state=self._state,
+            started_at=self._started_at,
+            duration=self._duration(),
+            exit_code=result.exit_code if result else None,
+            stdout_bytes=self.streams[StreamName.STDOUT].total,
+            stderr_bytes=self.streams[StreamName.STDERR].total,
+        )
+
+    def _duration(self) -> float:
+        if self._result is not None:
+            return self._result.duration
+        return ((self._ended_at or self._clock()) - self._started_at).total_seconds()
+
+    def _output(self, name: StreamName) -> Output:
+        return self.streams[name].output()
+
+    def close(self) -> None:
+        """Forget its output. Idempotent."""
+        for stream in self.streams.values():
+            stream.close()
+
+
+def _ending(result: ExecutionResult) -> JobState:
+    if result.timed_out:
+        return JobState.TIMED_OUT
+    return JobState.EXITED if result.signal is None else JobState.SIGNALED
+
+
+def _lost(error: Exception) -> Diagnosis | None:
+    if not isinstance(error, GuestLost | GuestMisbehaves):
+        return None
+    return Diagnosis(error.code, error.message, error.hint)
+
+
+def _words(error: Exception | None) -> str:
+    if error is None:
+        return ""
+    return error.message if isinstance(error, WaggleError) else "internal error"

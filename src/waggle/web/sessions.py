@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many MCP sessions one owner may have open, so that nobody holds them all.
+
+Used by `waggle.web.endpoint` around the SDK's session manager, which counts only all together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Mapping
+
+from mcp.server.auth.middleware.bearer_auth import AuthorizationContext
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp_types import RequestId
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from waggle.domain.errors import QuotaExceeded
+from waggle.domain.quota import Quota, SeveralOwners, share_of
+from waggle.jsonrpc import SERVER_BUSY
+from waggle.web.access import owner_of
+from waggle.web.answers import rpc_error
+from waggle.web.headers import fields, text
+
+
+class SessionShares:
+    """The sessions of one manager, which has at most `maximum`."""
+
+    def __init__(
+        self, manager: StreamableHTTPSessionManager, maximum: int, several_owners: SeveralOwners
+    ) -> None:
+        self._manager = manager
+        self._maximum = maximum
+        self._several_owners = several_owners
+        self._opening = Counter[str]()
+
+    def opening(self, number: RequestId | None) -> ASGIApp:
+        """The application for an `initialize`: it opens a session, or says whose share is full."""
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            owner: str = scope["user"].access_token.client_id  # `web.access` let somebody in
+            try:
+                self._require_share(owner)
+            except QuotaExceeded as error:
+                told = {"code": error.code}
+                refusal = rpc_error(429, SERVER_BUSY, str(error), number=number, data=told)
+                await refusal(scope, receive, send)
+                return
+            with contextlib.ExitStack() as place:
+                self._opening[owner] += 1
+                place.callback(self._opened, owner)
+
+                async def sent(message: Message) -> None:
+                    place.close()  # from here on the manager counts it, unless it was refused
+                    await send(message)
+
+                await self._manager.handle_request(scope, receive, sent)
+
+        return answer
+
+    def holds(self, scope: Scope) -> bool:
+        """Whether the session that a request names is its caller's."""
+        session = text(fields(scope).get(b"mcp-session-id"))
+        owner = self._owners.get(session or "")
+        return owner is not None and owner["client_id"] == owner_of(scope)
+
+    @property
+    def _owners(self) -> Mapping[str, AuthorizationContext]:
+        # The SDK tells nowhere else whose sessions there are.
+        return self._manager._session_owners  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+    def _opened(self, owner: str) -> None:
+        self._opening -= Counter((owner,))
+
+    def _require_share(self, owner: str) -> None:
+        """Raise QuotaExceeded. One that is just being opened may count twice, never not at all."""
+        if not self._several_owners():
+            return  # the manager's own maximum is all there is
+        held = sum(each["client_id"] == owner for each in self._owners.values())
+        quota = Quota(
+            "MCP sessions",
+            share_of(self._maximum, several=True),
+            "WAGGLE_MAX_SESSIONS, of which each of several owners has half",
+            "End one with DELETE, or wait until unused ones have ended.",
+        )
+        quota.require(owner, held + self._opening[owner])

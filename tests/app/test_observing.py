@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings as access rules, metrics and audit log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from tests.support.issuer import issuing
+
+from waggle.app.observing import access_rules, egress_log, public_names, rates, watching
+from waggle.config import Settings, load
+from waggle.domain.access import Identity, Owner
+from waggle.domain.errors import SettingsInvalid
+from waggle.domain.observer import Call
+from waggle.infra.access.tokens_text import digest
+from waggle.infra.net.policy import Verdict
+from waggle.web.access import OPEN, OAuthResource
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = "wgl_" + "a" * 43
+CALL = Call(Owner("ann"), "execute", "ok", 0.1)
+
+
+def settings(**values: str) -> Settings:
+    return load({f"WAGGLE_{name}": value for name, value in values.items()}, is_root=True)
+
+
+async def test_without_settings_everybody_may_call() -> None:
+    assert access_rules(settings()) == OPEN
+    assert rates(settings()) is None
+    assert public_names(settings()) == ()
+
+
+async def test_several_owners_may_call_as_soon_as_the_tokens_say_so(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.touch(0o600)
+    file.write_text(f"ann sha256:{digest(TOKEN)}\nmetrics sha256:{digest(TOKEN[::-1])}\n")
+    alone = access_rules(settings(AUTH_TOKENS_FILE=str(file)))
+    assert not alone.several()
+    with file.open("a") as more:
+        more.write(f"bob sha256:{digest(TOKEN + 'b')}\n")
+    assert access_rules(settings(AUTH_TOKENS_FILE=str(file))).several()
+    oauth = {"OAUTH_ISSUER": "https://i.test", "OAUTH_AUDIENCE": "https://w.test/mcp"}
+    assert access_rules(settings(**oauth)).several()
+    assert not OPEN.several()
+
+
+async def test_both_kinds_of_token(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.touch(0o600)
+    file.write_text(f"ann sha256:{digest(TOKEN)}\n")
+    async with issuing() as issuer:
+        given = settings(
+            AUTH_TOKENS_FILE=str(file),
+            OAUTH_ISSUER=issuer.url,
+            OAUTH_AUDIENCE="api://waggle",
+            PUBLIC_URL="https://waggle.test/mcp",
+        )
+        rules = access_rules(given)
+        assert rules.verifier is not None
+        assert (await rules.verifier.verify(TOKEN)).owner == "ann"
+        issued = await rules.verifier.verify(issuer.token(aud="api://waggle"))
+        assert issued == Identity(Owner(f"{issuer.url}#ann"), "oauth")
+        assert rules.resource == OAuthResource("https://waggle.test/mcp", issuer.url)
+        assert public_names(given) == ("waggle.test",)
+
+
+async def test_parts_that_cannot_be_used_stop_the_start(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\nnope\n")
+    oauth = {"OAUTH_ISSUER": "https://i.test", "OAUTH_AUDIENCE": "https://w.test/mcp"}
+    with pytest.raises(SettingsInvalid, match="WAGGLE_CA_BUNDLE"):
+        access_rules(settings(CA_BUNDLE=str(tmp_path / "ca.pem"), **oauth))
+    with pytest.raises(SettingsInvalid, match="tokens"):
+        access_rules(settings(AUTH_TOKENS_FILE=str(tmp_path / "tokens")))
+    with (
+        pytest.raises(SettingsInvalid, match="WAGGLE_AUDIT_LOG"),
+        watching(settings(AUDIT_LOG=str(tmp_path / "no/such")), list),
+    ):
+        pass
+
+
+async def test_what_keeps_count(tmp_path: Path) -> None:
+    file = tmp_path / "audit"
+    with watching(settings(AUDIT_LOG=str(file)), list) as watch:
+        watch.observer.call_ended(CALL)
+        assert watch.scrape is not None
+        page = watch.scrape(3)[0].decode()
+        assert 'waggle_tool_calls_total{outcome="ok",tool="execute"} 1.0' in page
+        assert watch.reopen is not None
+    assert json.loads(file.read_text())["owner"] == "ann"
+
+
+async def test_both_can_be_off() -> None:
+    with watching(settings(METRICS="false"), list) as watch:
+        watch.observer.call_ended(CALL)
+        assert watch.scrape is watch.reopen is None
+
+
+async def test_denied_connections_are_counted_and_logged() -> None:
+    with watching(settings(), list) as watch, capture_logs() as logs:
+        assert watch.scrape is not None
+        later: list[Callable[[], None]] = []
+        hears = [
+            egress_log(watch.observer, name, lambda _, do: later.append(do)) for name in ("e", "f")
+        ]
+        for heard in hears:
+            heard("h.test", 80, Verdict(allowed=True, code="ok", reason=""))
+            for number in range(265):
+                heard(f"{number}.test", 80, Verdict(allowed=False, code="p", reason=""))
+        assert 'waggle_egress_denied_total{why="p"} 530.0' in watch.scrape(0)[0].decode()
+        first = {"event": "egress_denied", "log_level": "info", "port": 80, "why": "p"}
+        assert logs == [first | {"environment": name, "host": "0.test"} for name in ("e", "f")]
+        for do in later:
+            do()
+    rest = first | {"host": "264.test", "more_in_last_second": 263}
+    assert logs[2:] == [rest | {"environment": name} for name in ("e", "f")]

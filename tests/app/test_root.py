@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composition root without machines: who owns the data, what is recovered, how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import httpx2
+import pytest
+from structlog.testing import capture_logs
+from tests.support.leaks import Leaks
+from tests.support.server import NO_TLS
+from tests.support.vm import environment
+
+from waggle.app.http import serve
+from waggle.app.root import open_app
+from waggle.app.signals import Signals
+from waggle.config import Settings, load
+from waggle.config.places import Places
+from waggle.domain.environment import State
+from waggle.domain.errors import DataDirBusy, MaxEnvironments, SettingsInvalid
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.infra.shared.confined import identify
+from waggle.infra.store.environments import SqliteStore
+from waggle.service.environments.service import CreateRequest
+
+pytestmark = pytest.mark.anyio
+
+
+def settings_in(directory: Path, **more: str) -> Settings:
+    given = {"data_dir": str(directory / "data"), "listen_addr": "127.0.0.1:0", **more}
+    return load({f"WAGGLE_{name.upper()}": value for name, value in given.items()})
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return settings_in(tmp_path)
+
+
+@pytest.fixture
+async def leaks() -> Leaks:
+    return Leaks()
+
+
+async def test_one_app_for_one_data_directory(settings: Settings, leaks: Leaks) -> None:
+    async with open_app(settings) as app:
+        assert "waggle setup" in str(await app.environments.not_ready())
+        with pytest.raises(DataDirBusy, match=f"process {os.getpid()}") as raised:
+            async with open_app(settings):
+                pytest.fail("two at once")
+        assert "WAGGLE_DATA_DIR" in raised.value.hint
+        data = Places.of(settings).data
+        assert data.stat().st_mode & 0o777 == 0o700
+    async with open_app(settings):
+        pass
+    await leaks.settle()
+
+
+async def test_what_an_earlier_server_left_is_removed(settings: Settings) -> None:
+    """Its machine, if that still runs and is the very same process, its files and its record."""
+    places = Places.of(settings)
+    left = [replace(environment(), state=State.RUNNING) for _ in range(2)]
+    with _program() as machine:
+        identity = identify(machine.pid)
+        assert identity is not None
+        left[0] = replace(left[0], machine=identity, ssh_port=10_001)
+        # The pid of a living process, but not that process: nothing of ours.
+        other = replace(identity, pid=os.getpid())
+        left[1] = replace(left[1], machine=other, ssh_port=10_002)
+        for name in (*(each.id for each in left), "unknown"):
+            (places.environments / name).mkdir(parents=True)
+        store = await SqliteStore.open(places.state)
+        for each in left:
+            await store.save(each)
+        await store.aclose()
+
+        async with open_app(settings) as app:
+            assert machine.wait(10) == -signal.SIGKILL
+            assert app.environments.all() == []
+            assert list(places.environments.iterdir()) == []
+            for each in left:
+                gone = await app.environments.destroy(each.id, owner=each.owner)
+                assert (gone.state, gone.error) == (State.DESTROYED, "The server was restarted.")
+
+
+def _program() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sleep", "1000"], start_new_session=True)
+
+
+async def test_an_error_inside_comes_out_and_everything_is_released(
+    settings: Settings, leaks: Leaks
+) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with open_app(settings):
+            raise ZeroDivisionError
+    async with open_app(settings):
+        pass
+    await leaks.settle()
+
+
+async def test_no_create_once_it_ends(settings: Settings) -> None:
+    async with open_app(settings) as app:
+        environments = app.environments
+    assert await environments.not_ready() == "The server is shutting down."
+    with pytest.raises(MaxEnvironments, match="shutting down"):
+        await environments.create(CreateRequest(RuntimeName.PYTHON), owner="local")
+
+
+async def test_certificates_that_cannot_be_read(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, ca_bundle=str(tmp_path / "none.pem"))
+    with pytest.raises(SettingsInvalid, match="WAGGLE_CA_BUNDLE"):
+        async with open_app(settings):
+            pytest.fail("it started")
+    assert list((tmp_path / "data" / "environments").iterdir()) == []
+
+
+@pytest.fixture
+def handlers() -> Generator[None]:
+    """The signal handlers of the test run are the same afterwards."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    assert {each: signal.getsignal(each) for each in before} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_serve_until_a_signal(
+    settings: Settings, leaks: Leaks, number: signal.Signals, handlers: None
+) -> None:
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            url = await group.start(serve, settings)
+            async with httpx2.AsyncClient(verify=NO_TLS) as http:
+                assert (await http.get(f"{url}/healthz")).status_code == 200
+            os.kill(os.getpid(), number)
+    async with open_app(settings):
+        pass  # the data directory is free
+    await leaks.settle()
+
+
+async def test_signals_are_taken_one_by_one(handlers: None) -> None:
+    said: list[str] = []
+    signals = Signals()
+
+    async def receive(number: signal.Signals, count: int) -> None:
+        os.kill(os.getpid(), number)
+        while len(logged) < count:
+            await anyio.lowlevel.checkpoint()
+        await anyio.wait_all_tasks_blocked()
+
+    with capture_logs() as logged, anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            await group.start(signals.receive)
+            await receive(signal.SIGTERM, 1)  # before anybody obeys
+            group.start_soon(
+                signals.control, lambda: said.append("stop"), lambda: said.append("at once")
+            )
+            await anyio.wait_all_tasks_blocked()
+            assert said == ["stop"]
+            await receive(signal.SIGINT, 2)
+            assert said == ["stop", "at once"]
+            await receive(signal.SIGTERM, 3)  # one more than there are meanings
+            group.cancel_scope.cancel()
+    assert said == ["stop", "at once"]
+    assert [event["at_once"] for event in logged] == [False, True, True]

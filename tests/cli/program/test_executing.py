@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`waggle exec` as a process, and the parts of it that need no server."""
+
+from __future__ import annotations
+
+import os
+import pty
+import socket
+import threading
+from collections.abc import Generator
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.support.server import client, created, serving
+from tests.support.waggle_process import command_line
+
+from waggle.cli.program import executing
+from waggle.cli.program.executing import How, parse_variables, read_input, standard_input, tell
+from waggle.cli.program.following import Ended
+from waggle.domain.errors import InvalidArgument, TooLarge
+
+
+@pytest.fixture
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Generator[int]:
+    """The other end of standard input."""
+    theirs, ours = os.pipe()
+    with open(theirs, encoding="utf-8") as text:  # noqa: PTH123 (a descriptor)
+        monkeypatch.setattr("sys.stdin", text)
+        yield ours
+
+
+def test_a_pipe_is_read_to_its_end_if_it_is_wanted(stdin: int) -> None:
+    words = ("données\0\n".encode(), b"late")
+    writer = threading.Thread(
+        target=lambda: (*(os.write(stdin, w) for w in words), os.close(stdin))
+    )
+    writer.start()
+    assert standard_input(pipe=True) == "données\0\nlate"
+    writer.join()
+
+
+def test_a_pipe_is_left_alone_otherwise_and_told_if_it_has_something(
+    stdin: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert standard_input(pipe=False) == ""
+    assert capsys.readouterr().err == ""
+    os.write(stdin, b"data")
+    assert standard_input(pipe=False) == ""
+    assert capsys.readouterr().err == "Standard input is a pipe; -i passes it on.\n"
+    os.close(stdin)
+    assert standard_input(pipe=True) == "data", "nothing was taken from it"
+
+
+def test_a_socket_is_as_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, theirs.makefile("r", encoding="utf-8") as text:
+        monkeypatch.setattr("sys.stdin", text)
+        assert standard_input(pipe=False) == ""
+        ours.sendall(b"data")
+        ours.shutdown(socket.SHUT_WR)
+        assert standard_input(pipe=True) == "data"
+
+
+@pytest.mark.parametrize("pipe", [False, True])
+def test_a_file_is_always_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipe: bool
+) -> None:
+    file = tmp_path / "input"
+    file.write_text("data")
+    for path, expected in ((file, "data"), (Path("/dev/null"), "")):
+        with path.open(encoding="utf-8") as text:
+            monkeypatch.setattr("sys.stdin", text)
+            assert standard_input(pipe=pipe) == expected
+
+
+@pytest.mark.parametrize("pipe", [False, True])
+def test_a_terminal_is_never_read(monkeypatch: pytest.MonkeyPatch, pipe: bool) -> None:
+    ours, theirs = pty.openpty()
+    with open(ours, "wb", buffering=0) as keyboard, open(theirs, encoding="utf-8") as text:  # noqa: PTH123 (descriptors)
+        keyboard.write(b"typed\n")
+        monkeypatch.setattr("sys.stdin", text)
+        assert standard_input(pipe=pipe) == ""
+
+
+def test_standard_input_that_is_no_text(stdin: int) -> None:
+    os.write(stdin, b"\xff")
+    os.close(stdin)
+    with pytest.raises(InvalidArgument, match="not UTF-8") as refused:
+        standard_input(pipe=True)
+    assert "waggle cp" in refused.value.hint
+
+
+def test_too_much_standard_input(stdin: int) -> None:
+    os.write(stdin, b"12345")
+    os.close(stdin)
+    with pytest.raises(TooLarge, match="over 4 bytes"):
+        read_input(4)
+
+
+def test_standard_input_that_grows_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "input"
+    file.write_bytes(b"\1" * (6 << 20))
+    with file.open(encoding="utf-8") as text:
+        monkeypatch.setattr("sys.stdin", text)
+        with pytest.raises(TooLarge, match="control characters"):
+            standard_input(pipe=False)
+
+
+def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert standard_input(pipe=True) == ""
+    with pytest.raises(InvalidArgument, match="no standard input") as refused:
+        read_input(4)
+    assert refused.value.hint == "Name a file."
+
+
+def test_variables() -> None:
+    assert parse_variables(["A=1", "B=x=y", "C=", "A=2"]) == {"A": "2", "B": "x=y", "C": ""}
+    for word in ("A", "=1", ""):
+        with pytest.raises(InvalidArgument, match="is no variable"):
+            parse_variables([word])
+
+
+def test_what_is_not_said_is_not_sent() -> None:
+    assert How().arguments() == {"user": "sandbox", "env": {}}
+    assert How("root", "/tmp", ["A=1"], 2.5).arguments() == {
+        "user": "root",
+        "cwd": "/tmp",
+        "env": {"A": "1"},
+        "timeout_seconds": 2.5,
+    }
+
+
+def test_the_end_as_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(executing, "say", said.append)
+    assert (tell(Ended(0)), tell(Ended(5)), said) == (0, 5, [])
+    assert tell(Ended(127, "There is none."), ["ls -l"]) == 127
+    assert "sh -c 'ls -l'" in said[-1]
+    assert tell(Ended(0, lost=7)) == 1
+    assert "7 bytes of output are lost" in said[-1]
+    assert tell(Ended(3, lost=7)) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_what_a_script_gets(tmp_path: Path) -> None:
+    async with serving() as rig, client(rig) as agent:
+        identity = await created(agent)
+        settings = {
+            "image_cache_dir": "/nonexistent",
+            "listen_addr": rig.url.removeprefix("http://"),
+        }
+
+        async def waggle(*words: str, stdin: str | None = None) -> tuple[int, str, str]:
+            ended = await anyio.to_thread.run_sync(
+                lambda: command_line(*words, data=tmp_path / "d", settings=settings, stdin=stdin)
+            )
+            return ended.returncode, ended.stdout, ended.stderr
+
+        # The pretend guest prints the words of a command.
+        words = ("-i", "--cwd", "/tmp", "--env", "A=1", "--env", "B=2", identity[:9])
+        told = await waggle("exec", *words, "--", "ls", "-l", "--env", "a  b", stdin="input")
+        assert told == (0, "ls -l --env a  b", "")
+        command = rig.host.only.commands[-1]
+        assert (command.cwd, command.env, command.stdin) == ("/tmp", {"A": "1", "B": "2"}, b"input")
+
+        assert await waggle("exec", identity, "id") == (0, "id", "")
+        await waggle("exec", identity, "id", stdin="input")
+        assert rig.host.only.commands[-1].stdin == b""
+        code, out, err = await waggle("exec", identity, "ls", "-l")
+        assert (code, out) == (2, "")
+        assert "Write -- before" in err
+        code, out, err = await waggle("exec", "nobody", "--", "ls")
+        assert (code, out) == (1, "")
+        assert "There is no environment 'nobody'" in err
+        assert "waggle env new" in err
+        assert (await waggle("exec", identity))[0] == 2
+
+        code, out, err = await waggle("env", "new", "shell", "--name", "second")
+        assert (code, out) == (0, f"{list(rig.host.guests)[-1]}\n")
+        code, out, err = await waggle("env", "new", "--name", "no!")
+        assert (code, out) == (1, "")
+        assert "create_environment" not in err

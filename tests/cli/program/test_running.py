@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`waggle run`: which runtime, what is copied and run, and that nothing stays."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.support.fakes import FakeHost
+from tests.support.server import Setup, serving
+from tests.support.waggle_process import command_line, environ
+
+from waggle.cli.program.running import STDIN, Wanted, run, runtime_of
+from waggle.domain.errors import InvalidArgument, TooLarge
+from waggle.domain.files.filesystem import MAX_FILE_BYTES
+from waggle.domain.programs.execution import HOME
+from waggle.domain.programs.runtime import RuntimeName
+
+
+@pytest.mark.parametrize(
+    "file,runtime",
+    [
+        ("a.py", "python"),
+        ("/x.sh/a.PY", "python"),
+        ("a.js", "node"),
+        ("a.mjs", "node"),
+        ("a.cjs", "node"),
+        ("./a.b.sh", "shell"),
+        ("-", "python"),
+    ],
+)
+def test_the_runtime_of_a_name(file: str, runtime: str) -> None:
+    assert runtime_of(file) == runtime
+
+
+@pytest.mark.parametrize("file", ["a", "a.ts", ".py", "a.py/b", "--bogus"])
+def test_names_without_a_runtime(file: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        runtime_of(file)
+    assert "--runtime" in refused.value.hint or "--help" in refused.value.hint
+
+
+def test_files_that_cannot_be_run(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="cannot be read: No such file"):
+        run(str(tmp_path / "none.py"), (), None, Wanted())
+    with pytest.raises(InvalidArgument, match="cannot be read: Is a directory"):
+        run(str(tmp_path), (), RuntimeName.PYTHON, Wanted())
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    with pytest.raises(TooLarge, match="large is over"):
+        run(str(large), (), RuntimeName.NODE, Wanted())
+
+
+def test_without_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `<&-`."""
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(InvalidArgument, match="There is no standard input"):
+        run(STDIN, (), None, Wanted())
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_a_file_is_run_and_nothing_stays(tmp_path: Path) -> None:
+    file = tmp_path / "some thing.sh"
+    file.write_bytes(b"#!/bin/sh\n\xff\0")
+    async with serving() as rig:
+        settings = {
+            "image_cache_dir": "/nonexistent",
+            "listen_addr": rig.url.removeprefix("http://"),
+            "runtime_shell_exec_command": "/bin/odd-sh {file}",
+        }
+
+        async def waggle(*words: str, stdin: str | None = None) -> tuple[int, str, str]:
+            ended = await anyio.to_thread.run_sync(
+                lambda: command_line(*words, data=tmp_path / "d", settings=settings, stdin=stdin)
+            )
+            return ended.returncode, ended.stdout, ended.stderr
+
+        def left() -> list[str]:
+            return [each.id for each in rig.services.environments.all()]
+
+        # The pretend guest prints the words of a command.
+        told = await waggle("run", "-i", str(file), "one", "--", "--two", stdin="input")
+        assert told == (0, f"/bin/odd-sh {HOME}/some thing.sh one --two", "")
+        guest = list(rig.host.guests.values())[-1]
+        assert guest.files[f"{HOME}/some thing.sh"].data == file.read_bytes()
+        assert guest.commands[-1].stdin == b"input"
+        assert left() == []
+
+        code, out, err = await waggle("run", "-", "--keep", "--network", "none", stdin="print(1)")
+        assert (code, out) == (0, f"python3 {HOME}/program.py")
+        (kept,) = left()
+        assert f"'waggle env rm {kept}'" in err
+        assert rig.host.guests[kept].files[f"{HOME}/program.py"].data == b"print(1)"
+
+        code, _, err = await waggle("run", "-", "--packages", "../x", stdin="print(1)")
+        assert code == 1
+        assert "install_packages" not in err
+        assert left() == [kept]
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_a_signal_while_the_environment_is_made_leaves_none(tmp_path: Path) -> None:
+    host = FakeHost(hold=anyio.Event())
+    assert host.hold is not None
+    async with serving(Setup(host=host)) as rig:
+        settings = {
+            "image_cache_dir": "/nonexistent",
+            "listen_addr": rig.url.removeprefix("http://"),
+        }
+        file = tmp_path / "hello.py"
+        file.touch()
+        async with await anyio.open_process(
+            [sys.executable, "-m", "waggle", "run", str(file)],
+            env=environ(tmp_path / "d", settings),
+            stdin=subprocess.DEVNULL,
+            stdout=None,
+            stderr=None,
+        ) as process:
+            await host.creating.wait()
+            process.send_signal(signal.SIGTERM)
+            host.hold.set()
+            assert await process.wait() == 130
+        assert rig.services.environments.all() == []
+        assert host.undone == [], "it was made, told and destroyed"
+        assert len(host.guests) == 1

@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings: defaults, parsers, and one clear line for everything that cannot be used."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from waggle.config import (
+    Settings,
+    accepted,
+    default_data_dir,
+    fields,
+    load,
+    name_user,
+    nearest,
+    variable,
+)
+from waggle.config.parsers import (
+    ListenAddress,
+    format_duration,
+    parse_cidrs,
+    parse_duration,
+    parse_listen_address,
+    parse_ports,
+    split_words,
+)
+from waggle.config.sections import SECTIONS
+from waggle.domain.errors import SettingsInvalid
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.domain.toolset import Toolset
+
+ROOT = Path(__file__).parents[2]
+
+
+def settings(**values: str) -> Settings:
+    return load({f"WAGGLE_{name}": value for name, value in values.items()}, is_root=True)
+
+
+def problems(**values: str) -> list[str]:
+    with pytest.raises(SettingsInvalid) as caught:
+        settings(**values)
+    assert "docs/configuration.md" in caught.value.hint
+    return caught.value.message.splitlines()
+
+
+class TestToolsets:
+    def test_all_or_some_by_name(self) -> None:
+        assert settings(TOOLSETS="ALL").toolsets == frozenset(Toolset)
+        assert settings(TOOLSETS="core,full").toolsets == frozenset(Toolset)
+        assert settings().toolsets == {Toolset.CORE}
+        some = settings(TOOLSETS="run, files").toolsets
+        assert some == {Toolset.RUN, Toolset.FILES}
+
+    @pytest.mark.parametrize("text", ["runs", "run,al", ",", "execute"])
+    def test_a_name_that_is_unknown_refuses_the_start(self, text: str) -> None:
+        (line,) = problems(TOOLSETS=text)
+        assert "environments, execution, jobs" in line
+
+
+class TestWarmPool:
+    def test_runtimes_and_numbers(self) -> None:
+        assert settings().warm_pool == ()
+        pool = settings(WARM_POOL="python:2, Node:1").warm_pool
+        assert pool == ((RuntimeName.PYTHON, 2), (RuntimeName.NODE, 1))
+
+    @pytest.mark.parametrize(
+        "text", ["ruby:1", "python", "python:0", "python:-1", "python:2,python:1", "1:python", ","]
+    )
+    def test_what_cannot_be_used_refuses_the_start(self, text: str) -> None:
+        (line,) = problems(WARM_POOL=text)
+        assert "runtimes (python, node, shell, data) and numbers of machines" in line
+
+    def test_it_counts_as_environments(self) -> None:
+        (line,) = problems(WARM_POOL="python:2,node:1", MAX_ENVIRONMENTS="2")
+        assert line == (
+            "WAGGLE_WARM_POOL keeps 3 machines, and WAGGLE_MAX_ENVIRONMENTS=2 must not be below "
+            "that."
+        )
+
+
+class TestDefaults:
+    def test_they_are_those_of_the_go_original(self) -> None:
+        default = settings()
+        assert str(default.listen_addr) == "127.0.0.1:8080"
+        assert (default.max_environments, default.default_cpus) == (10, 1)
+        assert (default.default_memory_mb, default.default_timeout_min) == (512, 30)
+        assert default.boot_timeout == timedelta(minutes=2)
+        assert default.default_exec_timeout == timedelta(seconds=30)
+        assert default.max_exec_timeout == timedelta(hours=1)
+        assert default.reaper_interval == timedelta(minutes=1)
+        assert (default.ssh_port_base, default.ssh_port_max) == (10000, 11000)
+        assert default.image_cache_max_age == timedelta(hours=168)
+
+    def test_they_are_safe(self) -> None:
+        default = settings()
+        assert default.listen_addr.is_loopback
+        assert not default.allow_remote
+        assert default.default_network is NetworkPolicy.PUBLIC
+        assert default.egress_allow_cidrs == ()
+        assert default.egress_ports == (80, 443)
+        assert default.ca_bundle is None
+
+    def test_data_lives_where_the_user_may_write(self) -> None:
+        assert settings().data_dir == Path("/var/lib/waggle")
+        environ = {"HOME": "/home/u"}
+        assert default_data_dir(environ, is_root=False) == Path("/home/u/.local/share/waggle")
+        environ["XDG_DATA_HOME"] = "/data"
+        assert load(environ, is_root=False).data_dir == Path("/data/waggle")
+        environ["XDG_DATA_HOME"] = "relative"
+        assert default_data_dir(environ, is_root=False) == Path("/home/u/.local/share/waggle")
+
+    def test_the_cache_follows_the_data_directory(self) -> None:
+        assert settings(DATA_DIR="/srv/w").image_cache_dir == Path("/srv/w/cache")
+        own = settings(DATA_DIR="/srv/w", IMAGE_CACHE_DIR="/fast")
+        assert own.image_cache_dir == Path("/fast")
+
+    def test_nothing_changes_after_the_start(self) -> None:
+        with pytest.raises(ValidationError):
+            settings().max_environments = 99  # pyright: ignore[reportAttributeAccessIssue]
+
+    def test_the_process_environment_is_read_when_none_is_given(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WAGGLE_MAX_ENVIRONMENTS", "3")
+        assert load().max_environments == 3
+
+    def test_a_user_id_without_a_name_gets_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LOGNAME", "somebody")
+        name_user()
+        assert os.environ["LOGNAME"] == "somebody"
+
+    def test_an_empty_value_counts_as_not_set(self) -> None:
+        assert settings(MAX_ENVIRONMENTS="", CA_BUNDLE="").max_environments == 10
+
+
+class TestErrors:
+    def test_an_unknown_variable_with_a_suggestion(self) -> None:
+        assert problems(DEFALT_CPUS="1") == [
+            "WAGGLE_DEFALT_CPUS is not a setting of waggle. Did you mean WAGGLE_DEFAULT_CPUS?"
+        ]
+        assert problems(default_cpus="1")[0].endswith("Did you mean WAGGLE_DEFAULT_CPUS?")
+
+    def test_an_unknown_variable_does_not_show_its_value(self) -> None:
+        assert problems(QQQQ="hunter2") == ["WAGGLE_QQQQ is not a setting of waggle."]
+
+    def test_one_line_for_each_bad_variable(self) -> None:
+        lines = problems(DEFAULT_CPUS="17", BOOT_TIMEOUT="120", ACCEL="hvf", NOPE="1")
+        assert sorted(lines) == [
+            "WAGGLE_ACCEL='hvf' cannot be used: expected one of auto, kvm, tcg.",
+            "WAGGLE_BOOT_TIMEOUT='120' cannot be used: "
+            "expected a duration such as 250ms, 90s, 5m or 1h30m.",
+            "WAGGLE_DEFAULT_CPUS='17' cannot be used: expected a whole number from 1 to 16.",
+            "WAGGLE_NOPE is not a setting of waggle.",
+        ]
+
+    def test_control_characters_and_length_cannot_spoil_the_log(self) -> None:
+        (line,) = problems(LOG_LEVEL="a\n\x1b[31m" + "x" * 5000)
+        assert line.isprintable()
+        assert len(line) < 250
+
+    def test_a_password_in_a_url_is_masked(self) -> None:
+        (line,) = problems(DEBIAN_MIRROR="ftp://user:hunter2@mirror/x")
+        assert "hunter2" not in line
+        assert "***@mirror" in line
+
+    @pytest.mark.parametrize(
+        "name,value",
+        [
+            ("DEFAULT_CPUS", "0"),
+            ("DEFAULT_CPUS", "-1"),
+            ("DEFAULT_CPUS", "1.0"),
+            ("DEFAULT_CPUS", " 1"),
+            ("DEFAULT_MEMORY_MB", "127"),
+            ("DEFAULT_TIMEOUT_MIN", "0"),
+            ("DEFAULT_TIMEOUT_MIN", "61"),
+            ("OUTPUT_LIMIT", "200001"),
+            ("SSH_PORT_BASE", "80"),
+            ("SSH_PORT_MAX", "65537"),
+            ("VM_UID_BASE", "1000"),
+            ("VM_UID_BASE", "4294967295"),
+            ("DEFAULT_NETWORK", "private"),
+            ("ALLOW_REMOTE", "maybe"),
+            ("EGRESS_ALLOW_CIDRS", "10.0.0.1/8"),
+            ("EGRESS_PORTS", "80,,443"),
+            ("EGRESS_PORTS", "0"),
+            ("CA_BUNDLE", "relative.pem"),
+            ("DATA_DIR", "~/waggle"),
+            ("ALLOWED_HOSTS", "a b"),
+            ("ALLOWED_ORIGINS", "agents.example"),
+            ("IMAGE_PYTHON", "-v"),
+            ("QEMU_BINARY", "qemu -s"),
+            ("RUNTIME_NODE_EXEC_COMMAND", "node"),
+            ("RUNTIME_NODE_EXEC_COMMAND", "sh -c 'node {file}'"),
+            ("RUNTIME_NODE_EXEC_COMMAND", "node '{file}"),
+            ("RUNTIME_NODE_INSTALL_COMMAND", "npm install {file}"),
+        ],
+    )
+    def test_values_out_of_range(self, name: str, value: str) -> None:
+        (line,) = problems(**{name: value})
+        assert line.startswith(f"WAGGLE_{name}=")
+        assert "expected" in line
+
+
+class TestTogether:
+    def test_the_port_range_is_not_empty(self) -> None:
+        (line,) = problems(SSH_PORT_BASE="11000")
+        assert line == "WAGGLE_SSH_PORT_BASE=11000 must be below WAGGLE_SSH_PORT_MAX=11000."
+        assert settings(SSH_PORT_BASE="65535", SSH_PORT_MAX="65536").ssh_port_max == 65536
+
+    def test_the_default_time_limit_is_not_above_the_longest(self) -> None:
+        (line,) = problems(DEFAULT_EXEC_TIMEOUT="2m", MAX_EXEC_TIMEOUT="1m")
+        assert line == (
+            "WAGGLE_DEFAULT_EXEC_TIMEOUT=2m must not be above WAGGLE_MAX_EXEC_TIMEOUT=1m."
+        )
+
+    def test_no_call_waits_for_longer_than_clients_do(self) -> None:
+        (line,) = problems(DEFAULT_EXEC_TIMEOUT="6m")
+        assert line == "WAGGLE_DEFAULT_EXEC_TIMEOUT=6m must not be above 5m: no call waits longer."
+
+    @pytest.mark.parametrize("address", ["0.0.0.0:80", "[::]:80", "10.0.0.1:80", "box.example:80"])
+    def test_other_machines_come_in_only_when_allowed(self, address: str) -> None:
+        (line,) = problems(LISTEN_ADDR=address)
+        assert "WAGGLE_ALLOW_REMOTE=true" in line
+        assert not settings(LISTEN_ADDR=address, ALLOW_REMOTE="true").listen_addr.is_loopback
+
+    @pytest.mark.parametrize("address", ["127.0.0.1:0", "127.8.9.1:80", "[::1]:80", "localhost:80"])
+    def test_loopback_is_always_allowed(self, address: str) -> None:
+        assert str(settings(LISTEN_ADDR=address).listen_addr) == address
+
+
+class TestParsers:
+    @pytest.mark.parametrize(
+        "text,milliseconds",
+        [
+            ("250ms", 250),
+            ("90s", 90_000),
+            ("5m", 300_000),
+            ("1h30m", 5_400_000),
+            ("168h", 604_800_000),
+        ],
+    )
+    def test_durations(self, text: str, milliseconds: int) -> None:
+        assert parse_duration(text) == timedelta(milliseconds=milliseconds)
+
+    @pytest.mark.parametrize(
+        "text", ["", "0s", "5", "5 m", "-5m", "m", "5m1h", "1.5h", "5M", "5m\n", "٣s"]
+    )
+    def test_what_is_no_duration(self, text: str) -> None:
+        with pytest.raises(ValueError, match="duration"):
+            parse_duration(text)
+
+    @given(st.integers(min_value=1, max_value=10**12))
+    def test_a_duration_reads_back_as_it_is_written(self, milliseconds: int) -> None:
+        value = timedelta(milliseconds=milliseconds)
+        assert parse_duration(format_duration(value)) == value
+
+    @given(st.ip_addresses(), st.integers(min_value=0, max_value=65535))
+    def test_an_address_reads_back_as_it_is_written(self, host: object, port: int) -> None:
+        address = ListenAddress(str(host), port)
+        assert parse_listen_address(str(address)) == address
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            ":80",
+            "80",
+            "host",
+            "host:",
+            "host:65536",
+            "host:-1",
+            "::1:80",
+            "[::1]",
+            "[127.0.0.1]:80",
+            "1.2.3:80",
+            "1.2.3.4.5:80",
+            "a b:80",
+            "http://h:80",
+            "-h:80",
+            "h:٣",
+        ],
+    )
+    def test_what_is_no_address(self, text: str) -> None:
+        (line,) = problems(LISTEN_ADDR=text)
+        assert "expected host:port" in line
+
+    @given(st.text())
+    def test_no_text_makes_a_parser_fail_otherwise(self, text: str) -> None:
+        for parse in (parse_duration, parse_listen_address, parse_cidrs, parse_ports, split_words):
+            try:
+                parse(text)
+            except ValueError:
+                continue
+
+    def test_lists(self) -> None:
+        assert split_words(" a, b ,c") == ("a", "b", "c")
+        assert parse_cidrs("10.0.0.0/8, fd00::/8") == (
+            ip_network("10.0.0.0/8"),
+            ip_network("fd00::/8"),
+        )
+        assert parse_ports("443,8443") == (443, 8443)
+        hosts = settings(ALLOWED_HOSTS="agents.example:*, [::1]:8080").allowed_hosts
+        assert hosts == ("agents.example:*", "[::1]:8080")
+
+
+class TestDocumentation:
+    def test_every_setting_is_described_and_says_what_it_accepts(self) -> None:
+        for name, info in fields().items():
+            assert info.description, name
+            assert info.description.endswith("."), name
+            assert accepted(name), name
+
+    def test_the_sections_hold_every_setting_once(self) -> None:
+        named = [name for section in SECTIONS for name in section.__annotations__]
+        assert sorted(named) == sorted(fields())
+
+    def test_the_page_is_what_the_code_says(self) -> None:
+        path = ROOT / "docs" / "generate_configuration.py"
+        spec = importlib.util.spec_from_file_location("generate_configuration", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        text = (ROOT / "docs" / "configuration.md").read_text("utf-8")
+        assert text == module.page(), "run ./task docs"
+        assert all(f"`{variable(name)}`" in text for name in fields())
+
+
+class TestAccess:
+    """Who may call, and what goes together."""
+
+    OAUTH: ClassVar = {"OAUTH_ISSUER": "https://i.test", "OAUTH_AUDIENCE": "https://w.test/mcp"}
+
+    def test_nobody_authenticates_unless_told(self) -> None:
+        default = settings()
+        assert not default.authenticates
+        assert (default.max_environments_per_owner, default.max_calls_per_minute) == (0, 0)
+        assert default.metrics
+        assert default.audit_log is None
+        assert not default.audit_code
+
+    def test_beyond_loopback_somebody_has_to(self) -> None:
+        (line,) = problems(LISTEN_ADDR="0.0.0.0:80")
+        assert "WAGGLE_AUTH_TOKENS_FILE" in line
+        for more in ({"AUTH_TOKENS_FILE": "/t"}, self.OAUTH, {"ALLOW_REMOTE": "true"}):
+            assert not settings(LISTEN_ADDR="0.0.0.0:80", **more).listen_addr.is_loopback
+
+    def test_an_issuer_needs_an_audience(self) -> None:
+        assert "WAGGLE_OAUTH_AUDIENCE" in problems(OAUTH_ISSUER="https://i.test")[0]
+
+    def test_clients_must_know_a_url(self) -> None:
+        oauth = {**self.OAUTH, "OAUTH_AUDIENCE": "api://waggle"}
+        assert "WAGGLE_PUBLIC_URL" in problems(**oauth)[0]
+        both = settings(**oauth, PUBLIC_URL="https://w.test/mcp")
+        assert both.resource_url == "https://w.test/mcp"
+        assert settings(**self.OAUTH).resource_url == "https://w.test/mcp"
+
+    def test_what_has_no_effect_is_told(self) -> None:
+        (line,) = problems(OAUTH_SCOPE="waggle")
+        assert line == "WAGGLE_OAUTH_SCOPE has no effect without WAGGLE_OAUTH_ISSUER."
+        (line,) = problems(AUDIT_CODE="true")
+        assert line == "WAGGLE_AUDIT_CODE has no effect without WAGGLE_AUDIT_LOG."
+        assert settings(AUDIT_CODE="true", AUDIT_LOG="-").audit_code
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://i.test",
+            "https://",
+            "https://u:p@i.test",
+            "https://i.test/?a=b",
+            "https://i.test/#a",
+            'https://i.test/"',
+            "https://i.test/ x",
+            "ftp://i.test",
+            "i.test",
+            "https://i.test:99999",
+        ],
+    )
+    def test_urls_that_will_not_do(self, url: str) -> None:
+        (line,) = problems(OAUTH_ISSUER=url, OAUTH_AUDIENCE="https://w.test/mcp")
+        assert line.startswith("WAGGLE_OAUTH_ISSUER=")
+        assert "u:p" not in line
+
+    @pytest.mark.parametrize(
+        "url", ["https://i.test", "https://i.test/a/", "http://127.0.0.1:8/x", "http://[::1]:8"]
+    )
+    def test_urls_that_will(self, url: str) -> None:
+        assert settings(OAUTH_ISSUER=url, OAUTH_AUDIENCE="https://w.test").oauth_issuer == url
+
+    def test_the_token_is_never_shown(self) -> None:
+        given = settings(TOKEN="wgl_hunter2")
+        assert given.token.get_secret_value() == "wgl_hunter2"
+        assert "hunter2" not in repr(given) + str(given)
+
+    def test_where_the_audit_log_goes(self) -> None:
+        assert settings(AUDIT_LOG="-").audit_log == "-"
+        assert settings(AUDIT_LOG="/a").audit_log == Path("/a")
+        assert "WAGGLE_AUDIT_LOG='a'" in problems(AUDIT_LOG="a")[0]
+
+
+def test_an_address_instead_of_the_variable() -> None:
+    environ = {"WAGGLE_LISTEN_ADDR": "127.0.0.1:1", "HOME": "/home/x"}
+    assert str(load(environ, listen="[::1]:9").listen_addr) == "[::1]:9"
+    assert str(load(environ).listen_addr) == "127.0.0.1:1"
+    with pytest.raises(SettingsInvalid, match="WAGGLE_LISTEN_ADDR=' ' cannot be used"):
+        load(environ, listen="")
+
+
+def test_the_variable_that_was_meant() -> None:
+    assert nearest("max_enviroments") == "WAGGLE_MAX_ENVIRONMENTS"
+    assert nearest("xyzzy") is None

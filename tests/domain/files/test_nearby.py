@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is told of the place where a path leads to nothing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waggle.domain.files.filesystem import FileEntry, Listing
+from waggle.domain.files.nearby import MAX_PARENTS, parents, told
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def directory(path: str, *names: str, truncated: bool = False) -> Listing:
+    entries = (FileEntry(n.rstrip("/"), 1, n.endswith("/"), False, 0o644, NOW) for n in names)
+    return Listing(path, tuple(entries), truncated)
+
+
+def test_parents_begin_with_the_nearest() -> None:
+    assert parents("/a/b/c.txt") == ["/a/b", "/a", "/"]
+    assert parents("/a/") == ["/"]
+    assert parents("/") == []
+    deep = parents("/x" * 100)
+    assert len(deep) == MAX_PARENTS + 1
+    assert deep[-1] == "/"
+
+
+@pytest.mark.parametrize(
+    "path, listing, words",
+    [
+        ("/h/a.txt", directory("/h", "b.csv", "src/"), "/h has b.csv, src/."),
+        ("/h/x/a.txt", directory("/h"), "/h is empty."),
+        (
+            "/h/Data.csv",
+            directory("/h", "data.csv", "x"),
+            "Did you mean /h/data.csv? /h has data.csv, x.",
+        ),
+        ("/h/scr/a.py", directory("/h", "src/"), "Did you mean /h/src? /h has src/."),
+        ("/m/d/s.csv", directory("/h", "s.csv"), "Did you mean /h/s.csv? /h has s.csv."),
+        (
+            "/h/caf\\xe9",
+            directory("/h", "caf\\xe9"),
+            "caf\\xe9 in /h has a name that is no UTF-8: rename it with a program, or have one "
+            "read it.",
+        ),
+        ("/h/a", directory("/h", "b\n\x1b[2J"), "/h has b??[2J."),
+    ],
+)
+def test_what_is_told(path: str, listing: Listing, words: str) -> None:
+    assert told(path, listing) == words
+
+
+@pytest.mark.parametrize("path", ["/h/link", "/h/link/a.txt"])
+def test_a_link_to_nothing_is_told_as_what_it_is(path: str) -> None:
+    link = FileEntry("link", 1, False, True, 0o777, NOW)
+    assert told(path, Listing("/h", (link,), False)) == "/h/link is a link to what is not there."
+    assert "has link" in told("/mnt/link", Listing("/h", (link,), False)), "the home has another"
+
+
+@pytest.mark.parametrize("truncated, rest", [(False, "and 8 others."), (True, "and 8 or more ")])
+def test_a_long_directory_is_told_in_part(truncated: bool, rest: str) -> None:
+    names = [f"{number:02}" for number in range(20)]
+    words = told("/h/zzz", directory("/h", *names, truncated=truncated))
+    assert words.startswith("/h has 00, 01, ")
+    assert "11" in words
+    assert "12" not in words
+    assert rest in words
+
+
+@given(st.text(min_size=1, max_size=3_000), st.lists(st.text(max_size=300), max_size=30))
+def test_any_names_are_told_on_one_short_line(path: str, names: list[str]) -> None:
+    words = told(f"/{path}", directory("/h", *(name or "x" for name in names)))
+    assert words.isprintable()
+    assert len(words) < 1_800

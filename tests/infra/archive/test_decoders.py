@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What unpacking takes of memory, whatever was packed: a window, and a piece of what comes out."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+from collections.abc import Callable
+
+import anyio.to_thread
+import pytest
+import zstandard
+from tests.support.archives import packed_zeros
+from tests.support.strain import strained
+
+from waggle.infra.archive.decode import CountedFile, decoder
+from waggle.infra.archive.decoders import DAMAGE
+
+pytestmark = pytest.mark.anyio
+MIB = 1 << 20
+WINDOW = 8 * MIB
+UNPACKED = 128 * MIB
+
+
+def xz(size: int, dictionary: int) -> bytes:
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": dictionary}]
+    return lzma.compress(bytes(size), filters=filters)
+
+
+def of_one_segment(size: int) -> bytes:
+    """A frame whose window is its content."""
+    wanted = zstandard.ZstdCompressionParameters(window_log=size.bit_length() - 1)
+    data = zstandard.ZstdCompressor(compression_params=wanted).compress(bytes(size))
+    assert zstandard.get_frame_parameters(data).window_size == size
+    return data
+
+
+def unpacked(data: bytes, window: int = WINDOW) -> int:
+    source, size = decoder(CountedFile(io.BytesIO(data), lambda _count: None), window), 0
+    while piece := source.read(MIB):
+        size += len(piece)
+    return size
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda: packed_zeros(UNPACKED, WINDOW),
+        lambda: xz(UNPACKED, WINDOW),
+        lambda: gzip.compress(bytes(UNPACKED), 1),
+        lambda: bz2.compress(bytes(MIB)) * (UNPACKED // MIB),
+    ],
+    ids=["zstd", "xz", "gzip", "bzip2"],
+)
+async def test_a_bomb_takes_its_window_and_a_piece(pack: Callable[[], bytes]) -> None:
+    data = pack()
+    async with strained() as strain:
+        assert await anyio.to_thread.run_sync(unpacked, data) == UNPACKED
+    assert strain.grown < WINDOW + 24 * MIB
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        packed_zeros(64 * MIB, 2 * WINDOW),
+        packed_zeros(64 * MIB, 1 << 41),
+        packed_zeros(MIB, WINDOW) + packed_zeros(64 * MIB, 2 * WINDOW),
+        of_one_segment(2 * WINDOW),
+        xz(64 * MIB, 2 * WINDOW),
+    ],
+    ids=["twice", "the largest", "in a later frame", "of one segment", "xz"],
+)
+async def test_a_larger_window_is_refused_before_it_is_made(data: bytes) -> None:
+    async with strained() as strain:
+        with pytest.raises(DAMAGE):
+            await anyio.to_thread.run_sync(unpacked, data)
+    assert strain.grown < 24 * MIB
+
+
+def test_what_xz_makes_at_its_highest_level_is_within_64_mib() -> None:
+    assert unpacked(lzma.compress(b"text", preset=9), 64 * MIB) == 4

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Archives, and packed trees, that are made to take the server's time and memory."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import anyio.to_thread
+import pytest
+from tests.support.hostile_archives import (
+    TINY,
+    archive_of_headers,
+    deep_archive,
+    deep_records,
+    packed_window,
+    zip_of_long_extra_fields,
+    zip_of_many_entries,
+)
+from tests.support.strain import STALL, strained
+
+from waggle.domain.errors import InvalidArgument, TooLarge
+from waggle.domain.files.search import Kind
+from waggle.domain.files.tree import MAX_TREE_ENTRIES, TreeEntry, decode
+from waggle.infra.archive.tar_writing import END, header
+from waggle.infra.archive.trees import read_archive, write_archive
+
+pytestmark = pytest.mark.anyio
+MIB = 1 << 20
+
+
+class Nowhere(io.RawIOBase):
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object) -> int:
+        return len(bytes(data))  # pyright: ignore[reportArgumentType] # any buffer
+
+
+def rewritten(records: bytes) -> None:
+    entries = decode(lambda at, size: records[at : at + size], len(records))
+    write_archive(entries, Nowhere())
+
+
+def a_deep_archive() -> Callable[[], object]:
+    data = deep_archive()
+    assert len(data) < 865_000
+    return lambda: read_archive(data)
+
+
+def a_deep_packed_tree() -> Callable[[], object]:
+    records = deep_records() + b"e 0 0 0\0\0"
+    return lambda: rewritten(records)
+
+
+def a_zip_of_many_entries() -> Callable[[], object]:
+    data = zip_of_many_entries()
+    return lambda: read_archive(data)
+
+
+def a_zip_of_long_extra_fields() -> Callable[[], object]:
+    data = zip_of_long_extra_fields()
+    return lambda: read_archive(data)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [a_deep_archive, a_deep_packed_tree, a_zip_of_many_entries, a_zip_of_long_extra_fields],
+)
+async def test_it_is_refused_before_it_takes_anything(
+    attack: Callable[[], Callable[[], object]],
+) -> None:
+    work = attack()
+    async with strained() as strain:
+        with pytest.raises(TooLarge):
+            await anyio.to_thread.run_sync(work)
+    assert strain.stall < STALL
+    assert strain.grown < 60 * MIB
+
+
+def test_an_archive_of_nothing_but_headers_is_given_up_early() -> None:
+    """230 kB had 100 MiB of them parsed, 17 s of a thread that holds the interpreter."""
+    data = archive_of_headers()
+    assert len(data) < 250_000
+    looks = 0
+
+    def check() -> None:
+        nonlocal looks
+        looks += 1  # once for each MiB at most
+
+    with pytest.raises(InvalidArgument, match=r"more than 16000000 bytes of extension headers"):
+        read_archive(data, check)
+    assert looks < 20
+
+
+@pytest.mark.parametrize("window, most", [(64 * MIB, 100 * MIB), (128 * MIB, 24 * MIB)])
+async def test_a_packed_window_takes_bounded_memory(window: int, most: int) -> None:
+    """32 kB took 260 MiB: a window, and what one read of it gave, twice."""
+    data = packed_window(window)
+    assert len(data) < 40_000
+    async with strained() as strain:
+        with contextlib.suppress(InvalidArgument, TooLarge):
+            await anyio.to_thread.run_sync(read_archive, data)
+    assert strain.stall < STALL
+    assert strain.grown < most
+
+
+async def test_records_without_number_are_no_tree() -> None:
+    """A guest can send 15 million of them; each was kept."""
+    records = TINY * 3_000_000
+    async with strained() as strain:
+        with pytest.raises(ValueError, match="too many records"):
+            await anyio.to_thread.run_sync(rewritten, records)
+    assert strain.stall < STALL
+    assert strain.grown < 20 * MIB
+
+
+def test_of_what_is_left_out_the_first_hundred_are_kept() -> None:
+    records = TINY * MAX_TREE_ENTRIES + b"e 0 0 0\0\0"
+    entries = decode(lambda at, size: records[at : at + size], len(records))
+    left_out = write_archive(entries, Nowhere())
+    assert (left_out.count, len(left_out.first)) == (MAX_TREE_ENTRIES, 100)
+
+
+@pytest.mark.slow
+def test_memory_is_given_back_after_large_trees() -> None:
+    """A server has the C library's allocator; see `waggle.allocator`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.tree_memory"],
+        env={**os.environ, "PYTHONMALLOC": "malloc"},
+        capture_output=True, text=True, timeout=250, check=True,
+    )  # fmt: skip
+    before, peak, after = map(int, done.stdout.split())
+    assert peak - before < 150
+    assert after - before < max(before * 15 // 100, 12)
+
+
+class Enough(Exception):
+    """What the caller's check raises."""
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_work_stops_where_its_caller_has_gone(direction: str) -> None:
+    looks = 0
+
+    def check() -> None:
+        nonlocal looks
+        looks += 1
+        if looks > 10:
+            raise Enough
+
+    entries = [TreeEntry(Kind.FILE, b"%d" % n) for n in range(1_000)]
+    archive = b"".join(header(each.name, each) for each in entries) + END
+    work: dict[str, Callable[[], object]] = {
+        "up": lambda: read_archive(archive, check),
+        "down": lambda: write_archive(entries, Nowhere(), check),
+    }
+    with pytest.raises(Enough):
+        work[direction]()

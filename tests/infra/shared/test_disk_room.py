@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a disk counts as short, what is told of it, and who waits for room."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import pytest
+import structlog.testing
+from tests.support.small_disk import needs_root, small_disk
+
+from waggle.domain.errors import DiskFull
+from waggle.infra.shared.disk_room import DiskRoom, free_bytes
+
+pytestmark = pytest.mark.anyio
+MIB = 1 << 20
+
+
+@dataclass
+class Disk:
+    """Has so much free; each look after the first takes the next of `then`."""
+
+    free: int
+    then: list[int] = field(default_factory=list[int])
+    slept: list[float] = field(default_factory=list[float])
+    error: OSError | None = None
+
+    def __call__(self, _path: Path) -> int:
+        if self.error is not None:
+            raise self.error
+        return self.free
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        if not self.then:
+            raise EndOfTest
+        self.free = self.then.pop(0)
+
+    def room(self, reserve: int = 10 * MIB) -> DiskRoom:
+        return DiskRoom("the data directory", Path("/x"), reserve, free=self, sleep=self.sleep)
+
+
+class EndOfTest(Exception):
+    """No more sleeps are scripted."""
+
+
+async def test_below_the_reserve_it_is_refused_with_the_place_and_the_numbers() -> None:
+    disk = Disk(10 * MIB)
+    disk.room().require()
+    disk.free -= 1
+    with pytest.raises(DiskFull) as refused:
+        disk.room().require()
+    assert (refused.value.code, refused.value.retryable) == ("disk_full", True)
+    assert "the data directory has 9 MiB free" in refused.value.message
+    assert "10 MiB in reserve" in refused.value.message
+
+
+async def test_no_reserve_refuses_nothing_nor_does_a_disk_that_cannot_be_asked() -> None:
+    Disk(0).room(reserve=0).require()
+    Disk(0, error=OSError(errno.EIO, "gone")).room().require()
+
+
+@pytest.mark.parametrize(
+    "number, told",
+    [
+        (errno.ENOSPC, "is full: there is no room in the data directory, which has 3 MiB free."),
+        (errno.EDQUOT, "is full: the quota of its user is used up in the data directory."),
+        (errno.EFBIG, "takes no more: a file in the data directory would be larger than it may be"),
+        (errno.EROFS, "takes no more: the data directory can only be read now."),
+    ],
+)
+async def test_a_disk_that_takes_no_more_is_one_error_with_the_place_and_the_reason(
+    number: int, told: str
+) -> None:
+    with pytest.raises(DiskFull) as said, Disk(3 * MIB).room().errors():
+        raise OSError(number, "as the system says")
+    assert (said.value.code, said.value.retryable) == ("disk_full", True)
+    assert said.value.message.startswith(f"The server's disk {told}")
+    assert "then try again" in said.value.hint
+
+
+async def test_other_errors_of_the_system_stay_what_they_are() -> None:
+    room = Disk(3 * MIB).room()
+    with pytest.raises(PermissionError), room.errors():
+        raise PermissionError(errno.EACCES, "no")
+
+
+async def test_who_waits_goes_on_when_there_is_the_reserve_again_and_never_at_once() -> None:
+    disk = Disk(50 * MIB, then=[50 * MIB])
+    await disk.room().until_room()
+    assert disk.slept == [1.0]
+    disk = Disk(0, then=[0, 9 * MIB, 10 * MIB, 0])
+    await disk.room().until_room()
+    assert disk.then == [0]
+
+
+async def test_the_log_has_a_line_when_it_becomes_short_and_one_when_there_is_room() -> None:
+    disk = Disk(20 * MIB, then=[0, 0, 0, 20 * MIB, 20 * MIB, 0])
+    with structlog.testing.capture_logs() as logged, pytest.raises(EndOfTest):
+        await disk.room().watch()
+    told: list[MutableMapping[str, object]] = list(logged)
+    assert [each["event"] for each in told] == ["disk_short", "disk_has_room", "disk_short"]
+
+
+@needs_root
+async def test_a_real_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 4) as disk:
+        assert free_bytes(disk.path / "is" / "to" / "be") == 4 * MIB
+        disk.fill()
+        assert free_bytes(disk.path) == 0
+        with pytest.raises(DiskFull), DiskRoom("it", disk.path, 0).errors():
+            await anyio.Path(disk.path / "more").write_bytes(b"x")
+        disk.free()
+        assert free_bytes(disk.path) == 4 * MIB
+
+
+@needs_root
+async def test_a_real_disk_that_can_only_be_read(tmp_path: Path) -> None:
+    room = DiskRoom("it", tmp_path / "disk", 0)
+    with small_disk(tmp_path / "disk", 1) as disk:
+        with disk.read_only(), pytest.raises(DiskFull, match="only be read"), room.errors():
+            await anyio.Path(disk.path / "more").write_bytes(b"x")
+        with room.errors():
+            await anyio.Path(disk.path / "more").write_bytes(b"x")

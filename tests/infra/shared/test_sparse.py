@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies of sparse files: the same bytes, with holes wherever there is nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waggle.infra.shared.sparse import clone, copy_data
+
+MIB = 1 << 20
+writes = st.lists(st.tuples(st.integers(0, 2 * MIB), st.binary(min_size=1, max_size=64)))
+
+
+def in_memory(data: bytes = b"") -> int:
+    descriptor = os.memfd_create("test")
+    os.write(descriptor, data)
+    return descriptor
+
+
+@given(size=st.integers(0, 2 * MIB), written=writes)
+def test_a_copy_has_the_same_bytes(size: int, written: list[tuple[int, bytes]]) -> None:
+    data = bytearray(size)
+    for at, piece in written:
+        data[at : at + len(piece)] = piece
+    source, target = in_memory(bytes(data)), in_memory()
+    try:
+        copy_data(source, target)
+        assert os.pread(target, len(data) + 1, 0) == data
+    finally:
+        os.close(source)
+        os.close(target)
+
+
+def test_zeros_that_were_written_take_no_room() -> None:
+    source, target = in_memory(bytes(4 * MIB) + b"end"), in_memory()
+    try:
+        copy_data(source, target)
+        assert os.fstat(target).st_size == 4 * MIB + 3
+        assert os.fstat(target).st_blocks * 512 <= 16 << 10 < os.fstat(source).st_blocks * 512
+    finally:
+        os.close(source)
+        os.close(target)
+
+
+def test_a_clone_is_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"disk")
+    clone(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "a").write_bytes(b"else")
+    assert (tmp_path / "b").read_bytes() == b"disk"

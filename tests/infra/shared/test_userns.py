@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What keeps an ordinary user from building without root, as a host's settings tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from waggle.infra.shared.userns import refusal
+
+USER = 1000
+APPARMOR = "kernel/apparmor_restrict_unprivileged_userns"
+
+
+def set_to(root: Path, name: str, value: str) -> None:
+    file = root / "proc/sys" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(value + "\n")
+
+
+def profile(root: Path, name: str) -> None:
+    file = root / "etc/apparmor.d" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+
+
+def test_a_host_without_such_settings_refuses_nothing(tmp_path: Path) -> None:
+    assert refusal(USER, tmp_path) == ""
+
+
+@pytest.mark.parametrize("name", ["user/max_user_namespaces", "kernel/unprivileged_userns_clone"])
+def test_none_for_anybody_is_said(tmp_path: Path, name: str) -> None:
+    set_to(tmp_path, name, "1")
+    assert refusal(USER, tmp_path) == ""
+    set_to(tmp_path, name, "0")
+    assert refusal(USER, tmp_path) == f"{name.replace('/', '.')} is 0"
+
+
+def test_ubuntus_apparmor_wants_a_profile(tmp_path: Path) -> None:
+    set_to(tmp_path, APPARMOR, "1")
+    assert "no profile for mmdebstrap" in refusal(USER, tmp_path)
+    profile(tmp_path, "mmdebstrap")
+    assert refusal(USER, tmp_path) == ""
+    profile(tmp_path, "disable/mmdebstrap")
+    assert "no profile for mmdebstrap" in refusal(USER, tmp_path)
+    set_to(tmp_path, APPARMOR, "0")
+    assert refusal(USER, tmp_path) == ""
+
+
+def test_root_needs_none(tmp_path: Path) -> None:
+    set_to(tmp_path, "user/max_user_namespaces", "0")
+    assert refusal(0, tmp_path) == ""

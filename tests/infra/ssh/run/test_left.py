@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the launcher adds to a run's stderr is taken off it, wherever the pieces are cut."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from waggle.domain.programs.left import NOTHING_LEFT, Left, Program
+from waggle.infra.ssh.run.left import MAX_LEFT, Ending, parse_left
+
+RUN = "00000000-1111-2222-3333-444444444444"
+MARK = f"\0waggle-left {RUN}\n".encode()
+LIST = f"{RUN} 12 python3 -m http.server\n{RUN} 345 sleep 9\nall 3\n".encode()
+LEFT = Left((Program(12, "python3 -m http.server", RUN), Program(345, "sleep 9", RUN)), 3)
+
+
+def fed(data: bytes, cuts: list[int]) -> tuple[bytes, Left]:
+    ending = Ending(RUN)
+    places = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
+    printed = b"".join(ending.feed(data[a:b]) for a, b in itertools.pairwise(places))
+    return printed + ending.rest(), ending.left
+
+
+@given(
+    st.lists(st.sampled_from([b"\0", MARK[:9], MARK[:-1], b"x\n", b"waggle-left", MARK[1:]])),
+    st.lists(st.integers(0, 300)),
+)
+def test_what_the_program_printed_stays_and_the_list_is_taken_off(
+    pieces: list[bytes], cuts: list[int]
+) -> None:
+    printed = b"".join(pieces)
+    assume(MARK not in printed)
+    assert fed(printed, cuts) == (printed, NOTHING_LEFT)
+    assert fed(printed + MARK + LIST, cuts) == (printed, LEFT)
+
+
+@given(st.binary(max_size=400))
+def test_nonsense_is_nothing_and_never_an_error(data: bytes) -> None:
+    left = parse_left(data)
+    assert left.count >= len(left.programs)
+
+
+def test_a_program_without_a_name_has_ended_meanwhile() -> None:
+    assert parse_left(f"{RUN} 7 \n".encode() + LIST.replace(b"all 3", b"all 4")) == LEFT
+    assert parse_left(f"{RUN} 7 \nall 1\n".encode()) == NOTHING_LEFT
+
+
+def test_what_is_not_as_it_is_written_is_nothing() -> None:
+    assert parse_left(LIST) == LEFT
+    for data in (
+        b"",
+        b"all 1",
+        b"all x\n",
+        LIST[:-1],
+        LIST.replace(b"all 3", b"all 1"),
+        LIST + b"more\n",
+        LIST.replace(b" 12 ", b" 12345678 "),
+        f"{RUN} 1 {'x' * MAX_LEFT}\nall 1\n".encode(),
+    ):
+        assert parse_left(data) == NOTHING_LEFT
+
+
+def test_words_of_the_guest_are_cleaned_and_cut() -> None:
+    (program,) = parse_left(f"{RUN} 1 a\x1b[31m\u202e\r{'b' * 300}\nall 1\n".encode()).programs
+    assert program.command.startswith("a\ufffd[31m\ufffd\ufffdb")
+    assert len(program.command) == 200
+
+
+def test_a_list_without_end_is_bounded() -> None:
+    ending = Ending(RUN)
+    ending.feed(MARK)
+    for _ in range(100):
+        assert ending.feed(b"x" * MAX_LEFT) == b""
+    assert ending.left == NOTHING_LEFT
+    assert ending.rest() == b""
+
+
+def test_the_programs_of_some_runs_are_left_out() -> None:
+    other = Program(7, "x", "f" * 36)
+    left = Left((*LEFT.programs, other), 4)
+    assert left.without(frozenset({RUN})) == Left((other,), 2)
+    assert left.of(other.run_id) == (other,)

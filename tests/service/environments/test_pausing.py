@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Paused environments: what they free, what wakes them, and what becomes of them in the end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import anyio
+import pytest
+import structlog.testing
+from tests.service.sleeping import KEEP, SLEEPY, paused, reaper, use
+from tests.service.world import IDLE, OWNER, Broken, settle, world
+
+from waggle.domain.environment import State
+from waggle.domain.errors import (
+    Busy,
+    GuestLost,
+    MaxEnvironments,
+    NotRunning,
+    QuotaExceeded,
+)
+from waggle.service.environments.ports import PortService
+from waggle.service.environments.request import Pausing
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("to_disk", [False, True])
+async def test_any_call_has_a_paused_one_go_on(to_disk: bool) -> None:
+    async with world() as here:
+        environment = await here.created()
+        for _ in range(2):
+            now = await paused(here, environment, to_disk=to_disk)
+            assert (now.state, now.is_asleep) == (State.PAUSED, to_disk)
+            again = await paused(here, environment, to_disk=to_disk)  # idempotent
+            assert again.state is State.PAUSED
+            await use(here, environment)
+            assert here.get(environment.id).paused_until is None
+        await use(here, environment)
+
+
+async def test_one_that_sleeps_frees_its_slot_and_needs_one_to_go_on() -> None:
+    async with world(capacity=1) as here:
+        first = await here.created()
+        await paused(here, first)
+        second = await here.created()
+        with pytest.raises(MaxEnvironments):
+            await use(here, first)
+        assert here.get(first.id).is_asleep
+        await here.destroy(second.id).result()
+        await use(here, first)
+
+
+async def test_one_that_stands_still_in_memory_keeps_its_slot() -> None:
+    async with world(capacity=1) as here:
+        await paused(here, await here.created(), to_disk=False)
+        with pytest.raises(MaxEnvironments):
+            await here.created()
+
+
+async def test_from_standing_still_to_sleep() -> None:
+    async with world() as here:
+        environment = await here.created()
+        await paused(here, environment, to_disk=False)
+        assert (await paused(here, environment)).is_asleep
+        assert (await paused(here, environment, to_disk=False)).is_asleep
+
+
+async def test_a_busy_one_is_not_paused() -> None:
+    async with world() as here:
+        environment = await here.created()
+        async with here.service.using(environment.id, owner=OWNER):
+            with pytest.raises(Busy, match="1 calls or jobs"):
+                await paused(here, environment)
+        assert here.get(environment.id).state is State.RUNNING
+
+
+async def test_only_so_many_sleep() -> None:
+    async with world(pausing=Pausing(max_asleep=1)) as here:
+        first, second = await here.created(), await here.created()
+        await paused(here, first)
+        await paused(here, first)
+        with pytest.raises(QuotaExceeded, match="alice has 1 of the 1 environments paused to disk"):
+            await paused(here, second)
+        assert here.get(second.id).state is State.RUNNING
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), GuestLost("no answer")])
+async def test_a_pause_that_fails_leaves_it_running(error: Exception) -> None:
+    async with world() as here:
+        environment = await here.created()
+        here.gates.errors["hibernate"] = error
+        with pytest.raises(type(error)):
+            await paused(here, environment)
+        assert here.host.only.obeyed[-1] == "unpause"
+        here.gates.errors.clear()
+        await use(here, environment)
+
+
+async def test_a_wake_that_fails_leaves_it_asleep_and_the_next_call_tries_again() -> None:
+    async with world() as here:
+        environment = await here.created()
+        await paused(here, environment)
+        here.host.create_error = GuestLost("its disk is slow")
+        with pytest.raises(GuestLost):
+            await use(here, environment)
+        assert here.get(environment.id).is_asleep
+        here.host.create_error = None
+        await use(here, environment)
+
+
+async def test_calls_at_once_wake_it_once() -> None:
+    async with world() as here:
+        environment = await here.created()
+        await paused(here, environment)
+        here.gates.closed.add("create")
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(use, here, environment)
+            await here.gates.reached("create")
+            assert here.get(environment.id).state is State.RESUMING
+            assert len(here.gates.parked) == 1
+            here.gates.open("create")
+
+
+async def test_a_cancelled_call_does_not_stop_the_wake() -> None:
+    async with world() as here:
+        environment = await here.created()
+        await paused(here, environment)
+        here.gates.closed.add("create")
+        job = here.start(here.service.resume(environment.id, owner=OWNER))
+        await here.gates.reached("create")
+        job.cancel()
+        await settle()
+        here.gates.open("create")
+        await job.wait()
+        assert here.get(environment.id).state is State.RUNNING
+
+
+async def test_a_sleeping_one_is_destroyed_with_its_state() -> None:
+    async with world() as here:
+        environment = await here.created()
+        await paused(here, environment)
+        ended = await here.destroy(environment.id).result()
+        assert ended.state is State.DESTROYED
+        assert here.host.discarded == [environment.id]
+
+
+async def test_the_machine_of_one_that_stands_still_may_die() -> None:
+    async with world() as here:
+        environment = await here.created()
+        await paused(here, environment, to_disk=False)
+        here.host.only.die()
+        await settle()
+        assert here.get(environment.id).state is State.ERROR
+        with pytest.raises(NotRunning):
+            await use(here, environment)
+
+
+async def test_an_idle_one_sleeps_first_and_is_destroyed_when_that_is_over() -> None:
+    async with world(pausing=SLEEPY) as here:
+        environment = await here.created()
+        here.clock.now += IDLE
+        assert await reaper(here).sweep() == [environment.id]
+        assert here.get(environment.id).is_asleep
+        here.clock.now += KEEP - timedelta(microseconds=1)
+        assert await reaper(here).sweep() == []
+        here.clock.now += timedelta(microseconds=1)
+        assert await reaper(here).sweep() == [environment.id]
+        assert here.service.all() == []
+        assert here.host.discarded == [environment.id]
+
+
+async def test_idle_ones_beyond_the_number_that_may_sleep_stand_still() -> None:
+    async with world(pausing=SLEEPY, capacity=3) as here:
+        for _ in range(3):
+            await here.created()
+        here.clock.now += IDLE
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(3):
+                await reaper(here).sweep()
+        first, second, third = here.service.all()
+        assert [first.is_asleep, second.is_asleep, third.is_asleep] == [True, True, False]
+        assert third.state is State.PAUSED
+        assert third.notice == (
+            "It is idle, and stands still in memory until it can be paused to disk: "
+            "Owner alice has 2 of the 2 environments paused to disk that one owner may have."
+        )
+        said = [line for line in logs if line["event"] == "idle_kept_in_memory"]
+        assert [line["environment"] for line in said] == [third.id], "once, not at every sweep"
+        await here.destroy(first.id).result()
+        assert await reaper(here).sweep() == [third.id]
+        assert here.get(third.id).is_asleep
+
+
+async def test_one_that_stands_still_goes_on_when_it_is_used() -> None:
+    async with world(pausing=Pausing(when_idle=True, max_asleep=1), capacity=3) as here:
+        await paused(here, await here.created())
+        idle = await here.created()
+        here.clock.now += IDLE
+        await reaper(here).sweep()
+        assert here.get(idle.id).notice is not None
+        await use(here, idle)
+        assert here.get(idle.id).notice is None
+        assert await reaper(here).sweep() == []
+
+
+async def test_one_that_stands_still_is_kept_as_long_as_it_would_have_slept() -> None:
+    async with world(pausing=replace(SLEEPY, max_asleep=1), capacity=3) as here:
+        sleeper = await here.created()
+        idle = await here.created()
+        here.clock.now += IDLE
+        await reaper(here).sweep()
+        assert here.get(sleeper.id).is_asleep
+        here.clock.now += KEEP - timedelta(microseconds=1)
+        async with here.service.using(sleeper.id, owner=OWNER):
+            pass
+        await paused(here, sleeper)  # so its place stays taken
+        assert await reaper(here).sweep() == []
+        here.clock.now += timedelta(microseconds=1)
+        assert await reaper(here).sweep() == [idle.id]
+        assert [each.id for each in here.service.all()] == [sleeper.id]
+
+
+async def test_pauses_at_once_hold_their_places() -> None:
+    async with world(pausing=Pausing(max_asleep=1)) as here:
+        first, second = await here.created(), await here.created()
+        here.gates.closed.add("hibernate")
+        falling = here.start(paused(here, first))
+        again = here.start(paused(here, first))
+        await here.gates.reached("hibernate")
+        with pytest.raises(QuotaExceeded):
+            await paused(here, second)
+        here.gates.open_all()
+        assert (await falling.result()).is_asleep
+        assert (await again.result()).is_asleep
+
+
+async def test_sleepers_outlive_the_server() -> None:
+    async with world(pausing=SLEEPY) as here:
+        sleeper, other = await here.created(), await here.created()
+        await paused(here, sleeper)
+        await here.service.aclose()
+        assert [each.id for each in here.service.all()] == [sleeper.id]
+        assert here.host.guests[other.id].freed == 1
+        async with world(pausing=SLEEPY) as later:
+            later.host.asleep.add(sleeper.id)
+            later.store.records = dict(here.store.records)
+            assert await later.service.recover() == 0
+            assert later.get(sleeper.id).is_asleep
+            await use(later, sleeper)
+        await here.destroy(sleeper.id).result()
+
+
+@pytest.mark.parametrize("state", [State.RUNNING, State.RESUMING, State.PAUSED])
+@pytest.mark.parametrize("is_whole", [False, True])
+async def test_a_server_that_was_killed_in_between(state: State, is_whole: bool) -> None:
+    """What counts is whether the state on the disk is whole, not what was on record."""
+    async with world() as here:
+        environment = await here.created()
+        await here.destroy(environment.id).result()
+        here.store.records[environment.id] = replace(environment, state=state)
+        if is_whole:
+            here.host.asleep.add(environment.id)
+        assert await here.service.recover() == (0 if is_whole else 1)
+        assert [each.is_asleep for each in here.service.all()] == [True] * is_whole
+        if is_whole:
+            await here.destroy(environment.id).result()
+
+
+async def test_a_rollback_goes_on_from_the_moment_under_the_same_id() -> None:
+    async with world() as here:
+        environment = await here.created()
+        first = here.host.only
+        async with first.moment() as moment:
+            back = await here.service.roll_back(environment.id, moment, owner=OWNER)
+        assert (back.id, back.state) == (environment.id, State.RUNNING)
+        assert first.freed == 1
+        assert here.host.only is not first
+        await use(here, environment)
+
+
+async def test_a_rollback_that_fails_says_so_and_holds_nothing() -> None:
+    async with world() as here:
+        environment = await here.created()
+        here.host.create_error = Broken("no")
+        async with here.host.only.moment() as moment:
+            with pytest.raises(Broken):
+                await here.service.roll_back(environment.id, moment, owner=OWNER)
+        failed = here.get(environment.id)
+        assert (failed.state, failed.holds_capacity) == (State.ERROR, False)
+        assert "Rollback failed" in str(failed.error)
+        await here.destroy(environment.id).result()
+
+
+async def test_a_rollback_of_a_busy_one_is_refused() -> None:
+    async with world() as here:
+        environment = await here.created()
+        async with (
+            here.host.only.moment() as moment,
+            here.service.using(environment.id, owner=OWNER),
+        ):
+            with pytest.raises(Busy):
+                await here.service.roll_back(environment.id, moment, owner=OWNER)
+
+
+@pytest.mark.parametrize("to_disk", [False, True])
+async def test_exposed_ports_come_back_at_the_same_place(to_disk: bool) -> None:
+    async with world() as here:
+        environment = await here.created()
+        ports = PortService(here.service)
+        first, _ = await ports.expose(environment.id, 8000, owner=OWNER)
+        second, _ = await ports.expose(environment.id, 8001, owner=OWNER)
+        for _ in range(2):
+            await paused(here, environment, to_disk=to_disk)
+            inspected = await here.service.inspect(environment.id, owner=OWNER)
+            assert inspected.ports == ()
+            await use(here, environment)
+            inspected = await here.service.inspect(environment.id, owner=OWNER)
+            assert inspected.ports == (first, second)
+        await ports.unexpose(environment.id, 8000, owner=OWNER)
+        await paused(here, environment, to_disk=to_disk)
+        await use(here, environment)
+        inspected = await here.service.inspect(environment.id, owner=OWNER)
+        assert inspected.ports == (second,)
+
+
+async def test_who_is_visited_is_in_use_and_a_paused_one_is_not_woken() -> None:
+    async with world(pausing=SLEEPY) as here:
+        environment = await here.created()
+        visit = here.host.only.visit
+        here.clock.advance(seconds=IDLE.total_seconds() - 1)
+        visit()
+        here.clock.advance(seconds=IDLE.total_seconds() - 1)
+        assert await reaper(here).sweep() == []
+        here.clock.advance(seconds=2)
+        assert await reaper(here).sweep() == [environment.id]
+        visit()  # as a connection that is just ending
+        assert here.get(environment.id).is_asleep

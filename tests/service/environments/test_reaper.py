@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reaper removes what nobody uses, never what somebody does."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import anyio
+import pytest
+from tests.service.world import IDLE, OWNER, START, Broken, World, settle, world
+
+from waggle.domain.environment import State
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.service.environments.reaper import Reaper, expired
+from waggle.service.environments.service import CreateRequest
+
+pytestmark = pytest.mark.anyio
+
+SHORT = CreateRequest(RuntimeName.PYTHON, timeout_minutes=1)
+
+
+class Ticks:
+    """A sleep that ends when the test says so, and counts."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+        self._go = anyio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        self.asked.append(seconds)
+        await self._go.wait()
+        self._go = anyio.Event()
+
+    def tick(self) -> None:
+        self._go.set()
+
+
+def reaper(here: World, ticks: Ticks | None = None) -> Reaper:
+    return Reaper(here.service, interval=60, clock=here.clock, sleep=(ticks or Ticks()).sleep)
+
+
+async def test_an_idle_environment_goes_exactly_when_its_time_is_up() -> None:
+    async with world() as here:
+        environment = await here.created()
+        here.clock.now = START + IDLE - timedelta(microseconds=1)
+        assert await reaper(here).sweep() == []
+        here.clock.now = START + IDLE
+        assert await reaper(here).sweep() == [environment.id]
+        assert here.host.only.freed == 1
+
+
+async def test_a_call_keeps_it_and_its_end_restarts_the_idle_time() -> None:
+    async with world() as here:
+        environment = await here.created()
+        async with here.service.using(environment.id, owner=OWNER):
+            here.clock.advance(hours=10)
+            assert await reaper(here).sweep() == []
+        here.clock.advance(minutes=29)
+        assert await reaper(here).sweep() == []
+        here.clock.advance(minutes=1)
+        assert await reaper(here).sweep() == [environment.id]
+
+
+async def test_a_call_that_begins_while_the_reaper_decides_is_safe() -> None:
+    """The window is between the look and the lock."""
+    async with world() as here:
+        environment = await here.created()
+        here.clock.advance(hours=1)
+        sweeping = here.start(reaper(here).sweep())
+        entered, leave = anyio.Event(), anyio.Event()
+
+        async def call() -> None:
+            async with here.service.using(environment.id, owner=OWNER):
+                entered.set()
+                await leave.wait()
+
+        calling = here.start(call())
+        await entered.wait()
+        assert await sweeping.result() == []
+        assert here.get(environment.id).state is State.RUNNING
+        leave.set()
+        await calling.result()
+
+
+async def test_a_creating_environment_is_left_alone_however_long_it_takes() -> None:
+    async with world() as here:
+        here.gates.closed = {"create"}
+        creating = here.create(SHORT)
+        await here.gates.reached("create")
+        here.clock.advance(hours=1)
+        assert await reaper(here).sweep() == []
+        here.gates.open_all()
+        assert (await creating.result()).state is State.RUNNING
+
+
+async def test_one_that_is_being_destroyed_is_left_to_who_does_it() -> None:
+    async with world() as here:
+        environment = await here.created(SHORT)
+        here.clock.advance(hours=1)
+        here.gates.closed = {"destroy"}
+        destroying = here.destroy(environment.id)
+        await here.gates.reached("destroy")
+        assert await reaper(here).sweep() == []
+        here.gates.open_all()
+        await destroying.result()
+
+
+async def test_a_failed_environment_shows_its_cause_until_its_time_is_up() -> None:
+    async with world() as here:
+        environment = await here.created(SHORT)
+        here.host.only.die("out of memory")
+        await settle()
+        assert await reaper(here).sweep() == []
+        assert here.get(environment.id).error == "The machine died: out of memory"
+        here.clock.advance(minutes=1)
+        assert await reaper(here).sweep() == [environment.id]
+        assert here.host.only.destroys == 1
+
+
+async def test_the_reaper_does_not_take_a_failed_one_that_its_watcher_is_freeing() -> None:
+    async with world() as here:
+        environment = await here.created()
+        here.gates.closed = {"destroy"}
+        here.host.only.die("out of memory")
+        await here.gates.reached("destroy")
+        sweeping = here.start(reaper(here).sweep())
+        await settle()
+        here.gates.open_all()
+        assert await sweeping.result() == []
+        assert here.get(environment.id).error == "The machine died: out of memory"
+        assert here.host.only.destroys == 1
+
+
+async def test_a_destroy_that_failed_is_repeated_at_the_next_sweep() -> None:
+    async with world() as here:
+        environment = await here.created()
+        guest = here.host.only
+        guest.destroy_error = Broken("busy")
+        with pytest.raises(Broken):
+            await here.service.destroy(environment.id, owner=OWNER)
+        assert await reaper(here).sweep() == []
+        assert here.get(environment.id).state is State.ERROR
+        guest.destroy_error = None
+        assert await reaper(here).sweep() == [environment.id]
+        assert guest.destroys == 3
+
+
+async def test_one_that_cannot_be_removed_does_not_stop_the_others() -> None:
+    async with world() as here:
+        stuck, other = await here.created(SHORT), await here.created(SHORT)
+        here.host.guests[stuck.id].destroy_error = Broken("stuck")
+        here.clock.advance(minutes=1)
+        assert await reaper(here).sweep() == [other.id]
+        here.host.guests[stuck.id].destroy_error = None
+
+
+async def test_a_clock_that_goes_back_removes_nothing_early() -> None:
+    async with world() as here:
+        environment = await here.created()
+        here.clock.advance(days=-1)
+        async with here.service.using(environment.id, owner=OWNER):
+            pass
+        assert here.get(environment.id).last_used_at == START
+        assert await reaper(here).sweep() == []
+        here.clock.now = START + IDLE
+        assert await reaper(here).sweep() == [environment.id]
+
+
+async def test_unknown_and_finished_environments_are_no_work() -> None:
+    async with world() as here:
+        assert not await here.service.retire("deadbeef-0000-4000-8000-000000000000")
+
+
+async def test_the_loop_sleeps_then_sweeps_for_ever() -> None:
+    async with world() as here:
+        ticks = Ticks()
+        loop = here.start(reaper(here, ticks).run())
+        await settle()
+        environment = await here.created(SHORT)
+        here.clock.advance(minutes=1)
+        ticks.tick()
+        await settle()
+        assert here.service.all() == []
+        assert here.store.records[environment.id].state is State.DESTROYED
+        await here.created(SHORT)
+        here.clock.advance(minutes=1)
+        ticks.tick()
+        await settle()
+        assert here.service.all() == []
+        assert ticks.asked == [60, 60, 60]
+        loop.cancel()
+        await loop.wait()
+
+
+async def test_the_plan_names_the_longest_expired_first() -> None:
+    async with world(capacity=3) as here:
+        first, second, third = [await here.created() for _ in range(3)]
+        aged = [
+            replace(first, last_used_at=START - timedelta(minutes=1)),
+            replace(second, last_used_at=START - timedelta(minutes=2)),
+            replace(third, last_used_at=START + timedelta(minutes=1)),
+        ]
+        assert expired(aged, START + IDLE) == [second.id, first.id]

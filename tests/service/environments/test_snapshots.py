@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots, forks and rollbacks: whose they are, how many, and what a failure leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pytest
+from tests.service.world import OWNER, World, world
+from tests.support.fakes import MemoryShelf
+
+from waggle.domain.environment import Environment, State
+from waggle.domain.errors import (
+    BootFailed,
+    InvalidArgument,
+    MaxEnvironments,
+    MomentUnusable,
+    NotFound,
+    QuotaExceeded,
+    SnapshotFailed,
+    Unsupported,
+)
+from waggle.domain.network import NetworkPolicy
+from waggle.service.environments.request import CopyRequest
+from waggle.service.environments.snapshots import MAX_FORKS, SnapshotLimits, SnapshotService
+
+pytestmark = pytest.mark.anyio
+
+MALLORY = "mallory"
+KEEP = timedelta(hours=24)
+AS_THERE = CopyRequest()
+
+
+@dataclass
+class Here:
+    """A world, and snapshots in it."""
+
+    world: World
+    shelf: MemoryShelf
+    service: SnapshotService
+
+
+@contextlib.asynccontextmanager
+async def snapshots(*, capacity: int = 4, per_owner: int = 2) -> AsyncGenerator[Here]:
+    numbers = itertools.count(1)
+    async with world(capacity=capacity) as around:
+        shelf = MemoryShelf()
+        service = SnapshotService(
+            around.service,
+            shelf,
+            SnapshotLimits(per_owner, KEEP),
+            clock=around.clock,
+            new_id=lambda: f"{next(numbers):08x}-0000-4000-8000-00000000000a",
+        )
+        yield Here(around, shelf, service)
+
+
+def ids(environments: list[Environment]) -> list[str]:
+    return [each.id for each in environments]
+
+
+async def test_a_snapshot_is_kept_and_an_environment_goes_on_from_it() -> None:
+    async with snapshots() as here:
+        origin = await here.world.created()
+        kept = await here.service.take(origin.id, owner=OWNER, name="before")
+        assert (kept.name, kept.origin, kept.size) == ("before", origin.id, 1000)
+        assert kept.expires_at - kept.created_at == KEEP
+        assert here.service.list(owner=OWNER) == [kept]
+        assert here.world.get(origin.id).active_calls == 0
+        await here.world.destroy(origin.id).result()
+        made = await here.service.create(
+            kept.id, CopyRequest("other", 5, NetworkPolicy.NONE), owner=OWNER
+        )
+        assert (made.name, made.state, made.network) == (
+            "other",
+            State.RUNNING,
+            NetworkPolicy.NONE,
+        )
+        assert made.idle_timeout == timedelta(minutes=5)
+        again = await here.service.create(kept.id, AS_THERE, owner=OWNER)
+        assert (again.runtime, again.network) == (origin.runtime, origin.network)
+        assert len({origin.id, made.id, again.id}) == 3
+
+
+async def test_another_owner_neither_sees_nor_uses_nor_deletes_it() -> None:
+    async with snapshots() as here:
+        origin = await here.world.created()
+        kept = await here.service.take(origin.id, owner=OWNER)
+        assert here.service.list(owner=MALLORY) == []
+        for attempt in (
+            here.service.create(kept.id, AS_THERE, owner=MALLORY),
+            here.service.roll_back(origin.id, kept.id, owner=MALLORY),
+            here.service.delete(kept.id, owner=MALLORY),
+            here.service.take(origin.id, owner=MALLORY),
+            here.service.fork(origin.id, 1, owner=MALLORY),
+        ):
+            with pytest.raises(NotFound):
+                await attempt
+        assert here.service.list(owner=OWNER) == [kept]
+
+
+async def test_an_owner_has_only_so_many() -> None:
+    async with snapshots(per_owner=1) as here:
+        origin = await here.world.created()
+        kept = await here.service.take(origin.id, owner=OWNER)
+        with pytest.raises(QuotaExceeded, match="alice has 1 of the 1 snapshots"):
+            await here.service.take(origin.id, owner=OWNER)
+        await here.service.delete(kept.id, owner=OWNER)
+        await here.service.take(origin.id, owner=OWNER)
+
+
+async def test_a_full_disk_is_told_and_keeps_nothing() -> None:
+    async with snapshots(per_owner=1) as here:
+        origin = await here.world.created()
+        here.shelf.error = OSError(28, "No space left on device")
+        with pytest.raises(SnapshotFailed, match="No space left on device"):
+            await here.service.take(origin.id, owner=OWNER)
+        here.shelf.error = None
+        assert here.service.list(owner=OWNER) == []
+        await here.service.take(origin.id, owner=OWNER)
+
+
+async def test_one_that_cannot_be_used_says_why_and_holds_no_slot() -> None:
+    async with snapshots() as here:
+        origin = await here.world.created()
+        kept = await here.service.take(origin.id, owner=OWNER)
+        here.shelf.unusable = True
+        with pytest.raises(MomentUnusable, match="ram is corrupt"):
+            await here.service.create(kept.id, AS_THERE, owner=OWNER)
+        with pytest.raises(MomentUnusable):
+            await here.service.roll_back(origin.id, kept.id, owner=OWNER)
+        assert ids(here.world.service.all()) == [origin.id]
+        assert here.world.get(origin.id).state is State.RUNNING
+
+
+async def test_a_fork_gives_all_or_none() -> None:
+    async with snapshots(capacity=4) as here:
+        origin = await here.world.created()
+        forks = await here.service.fork(origin.id, 2, owner=OWNER)
+        assert [each.state for each in forks] == [State.RUNNING] * 2
+        assert len({each.name for each in (origin, *forks)}) == 3
+        with pytest.raises(MaxEnvironments, match="2 more do not fit: 1 of 4 are free"):
+            await here.service.fork(origin.id, 2, owner=OWNER)
+        here.world.host.create_error = BootFailed("no")
+        with pytest.raises(BootFailed):
+            await here.service.fork(origin.id, 1, owner=OWNER)
+        assert ids(here.world.service.all()) == ids([origin, *forks])
+        here.world.host.create_error = None
+
+
+async def test_of_a_fork_that_half_works_nothing_is_left() -> None:
+    async with snapshots(capacity=4) as here:
+        origin = await here.world.created()
+        here.world.gates.closed.add("create")
+        forking = here.world.start(here.service.fork(origin.id, 2, owner=OWNER))
+        first = await here.world.gates.reached("create")
+        first.go.set()
+        while here.world.host.machines < 3:
+            await here.world.gates.reached("create")
+        here.world.host.create_error = BootFailed("no")
+        here.world.gates.open("create")
+        await forking.wait()
+        assert isinstance(forking.error, BootFailed)
+        assert ids(here.world.service.all()) == [origin.id]
+        here.world.host.create_error = None
+
+
+@pytest.mark.parametrize("count", [0, -1, MAX_FORKS + 1])
+async def test_a_bad_number_of_forks_is_refused(count: int) -> None:
+    async with snapshots() as here:
+        origin = await here.world.created()
+        with pytest.raises(InvalidArgument, match="count must be 1 to"):
+            await here.service.fork(origin.id, count, owner=OWNER)
+
+
+async def test_a_rollback_is_to_a_snapshot_of_its_own() -> None:
+    async with snapshots() as here:
+        origin, other = await here.world.created(), await here.world.created()
+        kept = await here.service.take(origin.id, owner=OWNER)
+        with pytest.raises(InvalidArgument, match="is not of environment"):
+            await here.service.roll_back(other.id, kept.id, owner=OWNER)
+        back = await here.service.roll_back(origin.id, kept.id, owner=OWNER)
+        assert (back.id, back.state) == (origin.id, State.RUNNING)
+
+
+async def test_they_go_when_their_time_is_over() -> None:
+    async with snapshots() as here:
+        origin = await here.world.created()
+        kept = await here.service.take(origin.id, owner=OWNER)
+        here.world.clock.now = kept.expires_at - timedelta(microseconds=1)
+        assert await here.service.expire() == []
+        here.world.clock.now = kept.expires_at
+        assert await here.service.expire() == [kept.id]
+        assert here.service.all() == []
+
+
+async def test_where_machines_cannot_be_frozen_the_error_says_so() -> None:
+    async with world() as around:
+        service = SnapshotService(
+            around.service, None, SnapshotLimits(), clock=around.clock, new_id=lambda: "x"
+        )
+        origin = await around.created()
+        with pytest.raises(Unsupported, match=r"cannot freeze machines.*WAGGLE_HYPERVISOR=qemu"):
+            await service.take(origin.id, owner=OWNER)
+        assert service.list(owner=OWNER) == []
+        assert await service.expire() == []

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frozen machines in memory: read once, shared, and closed whoever is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from waggle.service.local.frozen.loaded import Loaded, closing_with
+from waggle.tasks import finish
+
+pytestmark = pytest.mark.anyio
+
+
+class Pretended:
+    """Something frozen; counts how often it was closed."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def save(self, directory: Path) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Reader:
+    """Loads what is pretended. `go` lets it return."""
+
+    def __init__(self) -> None:
+        self.made: list[Pretended] = []
+        self.reading, self.go = threading.Event(), threading.Event()
+        self.go.set()
+
+    def __call__(self, _directory: Path) -> Pretended:
+        self.reading.set()
+        assert self.go.wait(20)
+        self.made.append(Pretended())
+        return self.made[-1]
+
+
+def places(directory: Path, count: int) -> list[Path]:
+    made = [directory / str(number) for number in range(count)]
+    for each in made:
+        each.mkdir()
+    return made
+
+
+async def cancelled(task: asyncio.Task[None], reader: Reader) -> None:
+    """Cancel it while it reads."""
+    await asyncio.to_thread(reader.reading.wait, 20)
+    task.cancel()
+    reader.go.set()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_it_is_read_once_and_shared(tmp_path: Path) -> None:
+    reader = Reader()
+    loaded = Loaded(reader)
+    async with loaded.using(tmp_path) as first, loaded.using(tmp_path) as second:
+        assert first is second
+    async with loaded.using(tmp_path) as third:
+        assert third is first
+    loaded.close()
+    assert [each.closed for each in reader.made] == [1]
+
+
+async def test_what_was_used_longest_ago_goes_but_never_what_is_in_use(tmp_path: Path) -> None:
+    reader = Reader()
+    loaded = Loaded(reader, keep=1)
+    first, second, third = places(tmp_path, 3)
+    async with loaded.using(first):
+        async with loaded.using(second):
+            pass
+        async with loaded.using(third):
+            pass
+        assert [each.closed for each in reader.made] == [0, 1, 0]
+        loaded.close()
+        assert [each.closed for each in reader.made] == [0, 1, 1]
+    loaded.close()
+    assert [each.closed for each in reader.made] == [1, 1, 1]
+
+
+async def test_one_whose_user_is_cancelled_while_it_is_read_is_kept_and_closed(
+    tmp_path: Path,
+) -> None:
+    reader = Reader()
+    reader.go.clear()
+    loaded = Loaded(reader)
+
+    async def use() -> None:
+        async with loaded.using(tmp_path):
+            pytest.fail("it was cancelled")
+
+    await cancelled(asyncio.create_task(use()), reader)
+    async with loaded.using(tmp_path) as frozen:
+        assert frozen is reader.made[0]
+    loaded.close()
+    assert [each.closed for each in reader.made] == [1]
+
+
+async def test_what_a_cancelled_caller_never_got_is_closed_with_its_stack(tmp_path: Path) -> None:
+    reader = Reader()
+    reader.go.clear()
+
+    async def take(make: Callable[[Path], Pretended]) -> None:
+        with contextlib.ExitStack() as held:
+            await finish(closing_with(held, asyncio.to_thread(make, tmp_path)))
+
+    await cancelled(asyncio.create_task(take(reader)), reader)
+    assert [each.closed for each in reader.made] == [1]

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots that are exported and imported, beside a server that notices."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from tests.support.small_disk import needs_root, small_disk
+
+from waggle.domain.environment import Resources
+from waggle.domain.errors import MomentUnusable
+from waggle.domain.image import BootImage
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.domain.snapshot import Snapshot
+from waggle.infra.store import frozen_files
+from waggle.infra.store.frozen_files import FILES, MANIFEST
+from waggle.service.local.blueprint import GuestParts, MadeOf
+from waggle.service.local.frozen.manifest import to_facts as parts_facts
+from waggle.service.local.frozen.moments import Moments
+from waggle.service.local.frozen.snapshot_transfer import bring, export, write_new
+from waggle.service.local.frozen.snapshots import LocalSnapshots, read_snapshots, to_facts
+
+OLD, NEW = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
+THEN, LATER = datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC)
+VMM = {"vmm": "QEMU 10.0", "cpu": "a", "machine": "microvm"}
+
+
+class Qemu:
+    """Only what it would say of itself."""
+
+    def __init__(self, vmm: dict[str, str]) -> None:
+        self._vmm = vmm
+
+    def lock(self, fingerprint: dict[str, str]) -> str | None:
+        return None if fingerprint == self._vmm else "version of QEMU"
+
+    def load(self, directory: Path) -> object:
+        raise AssertionError(directory)
+
+
+def machine_parts(here: Path) -> list[Path]:
+    return [here / name for name in ("disks/image.erofs", "guest/kernel-1", "guest/kit-1.erofs")]
+
+
+def moments(here: Path, vmm: dict[str, str] = VMM) -> Moments:
+    """Those of a machine whose parts are below `here`."""
+    disk, kernel, kit = machine_parts(here)
+    parts = GuestParts(lambda: kernel, lambda: kit, cast("Any", None), b"")
+    return Moments(cast("Any", Qemu(vmm)), here / "moments", disk.parent, parts)
+
+
+def installed(here: Path) -> Path:
+    for path in machine_parts(here):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return here
+
+
+def unchanged(_facts: dict[str, Any]) -> None:
+    pass
+
+
+def kept(here: Path, change: Callable[[dict[str, Any]], None] = unchanged) -> Path:
+    """A snapshot of ann's in a data directory, with the facts changed."""
+    installed(here)
+    disk, kernel, kit = machine_parts(here)
+    resources = Resources(1, 128, 64)
+    image = BootImage("local/python", "sha256:1", disk, {}, "", "", "")
+    snapshot = Snapshot(
+        id=OLD,
+        name="ready",
+        owner="ann",
+        origin=NEW,
+        runtime=RuntimeName.PYTHON,
+        image="local/python",
+        resources=resources,
+        network=NetworkPolicy.NONE,
+        directory="/home/sandbox",
+        made_of={"image": "sha256:1"},
+        created_at=THEN,
+        expires_at=THEN,
+    )
+    made = MadeOf(RuntimeName.PYTHON, image, kernel, kit, resources)
+    facts: dict[str, Any] = {**parts_facts(made, VMM), "snapshot": to_facts(snapshot)}
+    change(facts)
+    directory = here / "snapshots" / OLD
+    directory.mkdir(parents=True)
+    for name in FILES:
+        (directory / name).write_bytes(name.encode() + bytes(100_000))
+    frozen_files.seal(directory, facts)
+    return directory
+
+
+def exported(directory: Path) -> io.BytesIO:
+    out = io.BytesIO()
+    export(directory, out)
+    out.seek(0)
+    return out
+
+
+def imported(data: io.BytesIO, here: Path, vmm: dict[str, str] = VMM) -> Snapshot:
+    shelf = here / "snapshots"
+    return bring(data, shelf, moments(here, vmm), snapshot_id=NEW, owner="bob", expires_at=LATER)
+
+
+def refusal(data: io.BytesIO, here: Path, vmm: dict[str, str] = VMM) -> str:
+    """Why it is refused; nothing is left then."""
+    with pytest.raises(MomentUnusable) as caught:
+        imported(data, here, vmm)
+    assert [*(here / "snapshots").iterdir()] == []
+    return str(caught.value)
+
+
+def test_it_becomes_another_owners_elsewhere(tmp_path: Path) -> None:
+    there = kept(tmp_path / "a")
+    snapshot = imported(exported(there), installed(tmp_path / "b"))
+    assert (snapshot.id, snapshot.owner, snapshot.name) == (NEW, "bob", "ready")
+    assert (snapshot.created_at, snapshot.expires_at) == (THEN, LATER)
+    assert read_snapshots(tmp_path / "b" / "snapshots") == [snapshot]
+    directory = tmp_path / "b" / "snapshots" / NEW
+    assert frozen_files.problem(directory) is None
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert all((directory / name).read_bytes() == (there / name).read_bytes() for name in FILES)
+    assert [path.name for path in (tmp_path / "b" / "snapshots").iterdir()] == [NEW]
+
+
+def test_a_running_server_notices_what_comes_and_goes(tmp_path: Path) -> None:
+    data = exported(kept(tmp_path / "a"))
+    shelf = LocalSnapshots(tmp_path / "a" / "snapshots", moments(tmp_path / "a"))
+    assert [each.id for each in shelf.all()] == [OLD]
+    imported(data, tmp_path / "a")
+    assert {each.id for each in shelf.all()} == {OLD, NEW}
+    (tmp_path / "a" / "snapshots" / OLD).rename(tmp_path / "gone")
+    assert [each.id for each in shelf.all()] == [NEW]
+
+
+def test_what_differs_here_is_a_reason(tmp_path: Path) -> None:
+    there = kept(tmp_path / "a")
+    for number, part in enumerate(("image.erofs", "kernel-1", "kit-1.erofs")):
+        here = installed(tmp_path / str(number))
+        (path,) = here.rglob(part)
+        path.unlink()
+        assert f"not here any more: {part}" in refusal(exported(there), here)
+    newer = {**VMM, "vmm": "QEMU 11.0"}
+    assert "another version of QEMU" in refusal(
+        exported(there), installed(tmp_path / "newer"), newer
+    )
+
+
+def test_a_corrupt_one_is_not_exported(tmp_path: Path) -> None:
+    there = kept(tmp_path / "a")
+    (there / "ram").write_bytes(b"other")
+    with pytest.raises(MomentUnusable, match="ram is corrupt"):
+        write_new(tmp_path / "file", there)
+    assert not (tmp_path / "file").exists()
+
+
+def test_what_does_not_fit_its_digests_is_not_imported(tmp_path: Path) -> None:
+    there = kept(tmp_path / "a")
+    manifest = json.loads((there / MANIFEST).read_bytes())
+    manifest["sha256"]["state"] = "0" * 64
+    (there / MANIFEST).write_text(json.dumps(manifest))
+    out = io.BytesIO()
+    frozen_files_pack(there, out)
+    assert "state is corrupt" in refusal(out, installed(tmp_path / "b"))
+
+
+def frozen_files_pack(directory: Path, out: io.BytesIO) -> None:
+    from waggle.infra.store.frozen_archive import pack
+
+    pack(directory, out)
+    out.seek(0)
+
+
+@pytest.mark.parametrize(
+    "part, name, value, words",
+    [
+        ("", "resources", None, "not one of ours"),
+        ("resources", "memory_mib", 1 << 30, "larger than there are"),
+        ("resources", "disk_mib", "64", "larger than there are"),
+        ("image", "disk", "../guest/kernel-1", "not one of ours"),
+        ("", "kernel", "/etc/passwd", "not one of ours"),
+        ("", "snapshot", None, "not one of ours"),
+        ("snapshot", "runtime", "perl", "not one of ours"),
+    ],
+)
+def test_manifests_that_cannot_be(
+    tmp_path: Path, part: str, name: str, value: object, words: str
+) -> None:
+    def change(facts: dict[str, Any]) -> None:
+        (facts[part] if part else facts)[name] = value
+
+    assert words in refusal(exported(kept(tmp_path / "a", change)), installed(tmp_path / "b"))
+
+
+def test_an_exported_file_is_new_and_private(tmp_path: Path) -> None:
+    there = kept(tmp_path / "a")
+    size = write_new(tmp_path / "file", there)
+    assert (tmp_path / "file").stat().st_size == size
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(FileExistsError):
+        write_new(tmp_path / "file", there)
+
+
+@needs_root
+def test_a_full_disk_refuses_an_export_and_an_import_and_leaves_nothing(tmp_path: Path) -> None:
+    there = kept(tmp_path / "a")
+    for name in FILES:
+        (there / name).write_bytes(random.Random(name).randbytes(300_000))
+    frozen_files.seal(there, frozen_files.facts(there))
+    with small_disk(tmp_path / "disk", 4) as disk:
+        disk.fill(leave=500_000)
+        with pytest.raises(OSError, match="No space left"):
+            write_new(disk.path / "file", there)
+        with pytest.raises(OSError, match="No space left"):
+            imported(exported(there), disk.path)
+        assert {path.name for path in disk.path.iterdir()} == {"ballast", "snapshots"}
+        assert [*(disk.path / "snapshots").iterdir()] == []
+        disk.free()
+        assert write_new(disk.path / "file", there) > 1_000_000
+        assert imported(exported(there), installed(disk.path)).id == NEW

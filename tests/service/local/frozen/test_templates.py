@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose machines go on from which template. `tests/vm/test_templates.py` has the machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from waggle.domain.environment import Resources
+from waggle.domain.image import BootImage
+from waggle.domain.machine import FreezingHypervisor
+from waggle.domain.programs.execution import Command
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.domain.template import TemplateKey
+from waggle.infra.rootfs.scratch import ScratchDisks
+from waggle.infra.store.templates import TemplateStore
+from waggle.service.local.blueprint import Blueprint, MadeOf
+from waggle.service.local.frozen.templates import Recipe, Templates
+from waggle.service.local.launcher import Launcher
+
+pytestmark = pytest.mark.anyio
+
+SIZE = Resources(1, 128, 64)
+WARM = Command(("true",), timeout=1.0, output_limit=1024)
+VMM = {"vmm": "one"}
+
+
+class Vmm:
+    """A hypervisor that only says what it is."""
+
+    def fingerprint(self) -> Mapping[str, str]:
+        return VMM
+
+
+def templates(tmp_path: Path, *, apart: bool = False, warm: Command = WARM) -> Templates:
+    recipe = Recipe(
+        ScratchDisks(tmp_path), b"", dict.fromkeys(RuntimeName, warm), usual=None, apart=apart
+    )
+    hypervisor = cast("FreezingHypervisor", Vmm())
+    return Templates(
+        TemplateStore(tmp_path / "templates"), hypervisor, cast("Launcher", None), recipe, None
+    )
+
+
+def blueprint(owner: str | None) -> Blueprint:
+    image = BootImage("image", "sha256:1", Path("/nonexistent"), {})
+    made_of = MadeOf(RuntimeName.SHELL, image, Path("/kernel"), Path("/kit"), SIZE)
+    return Blueprint("id", made_of, {}, Path("/nonexistent"), owner)
+
+
+def make(found: Templates, owner: str | None) -> None:
+    key = TemplateKey.of(
+        image="sha256:1",
+        kernel="kernel",
+        kit="kit",
+        resources=SIZE,
+        certificates=b"",
+        warmed=WARM.argv,
+        vmm=VMM,
+        owner=owner,
+    )
+    with found.store.workspace() as work:
+        for name in ("ram", "state", "scratch.img", "identity.img"):
+            (work / name).write_bytes(b"x")
+        found.store.place(key, work)
+
+
+async def test_a_template_of_all_is_everybodys(tmp_path: Path) -> None:
+    found = templates(tmp_path, apart=False)
+    make(found, None)
+    for owner in ("ann", "bob", None):
+        assert await found.find(blueprint(owner)) is not None
+
+
+async def test_what_ran_other_code_before_it_was_frozen_is_another_template(tmp_path: Path) -> None:
+    make(templates(tmp_path), None)
+    imports = replace(WARM, code=b"import pandas")
+    assert await templates(tmp_path).find(blueprint(None)) is not None
+    assert await templates(tmp_path, warm=imports).find(blueprint(None)) is None
+
+
+async def test_with_sharing_within_an_owner_nobody_goes_on_from_anothers(tmp_path: Path) -> None:
+    """Pages that two owners share can be watched from one side for what the other reads."""
+    found = templates(tmp_path, apart=True)
+    make(found, None)
+    make(found, "ann")
+    hers = await found.find(blueprint("ann"))
+    assert hers is not None
+    assert hers.key.parts["owner"] == "ann"
+    assert await found.find(blueprint("bob")) is None
+    assert await found.find(blueprint(None)) is None, "a machine that waits may be anybody's"

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pruning a real store with real disks: what goes, what stays, and what a race may not break."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.support.images import directory, file, write_layout
+
+from waggle.infra.oci.layers.flatten import flatten
+from waggle.infra.oci.layers.unpacked import UnpackedLayers
+from waggle.infra.oci.store.image import ResolvedImage
+from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.rootfs.disk import RootDisks
+from waggle.infra.shared.files import FileLock
+from waggle.service.local.images.cache import ImageCache
+
+SHARED = [directory("etc"), file("etc/shared", b"s" * 5000)]
+
+
+def nobody(_digest: str) -> bool:
+    return False
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ImageCache:
+    """Three images, brought at the seconds 100, 200 and 300; the second has a disk."""
+    store = ImageStore(tmp_path / "images")
+    disks: RootDisks[ResolvedImage] = RootDisks(tmp_path / "disks", flatten)
+    cache = ImageCache(store, disks, UnpackedLayers(tmp_path / "layers"))
+    for number, name in enumerate(("a", "b", "c"), 1):
+        layers = [SHARED, [file(name, os.urandom(2000))]]
+        write_layout(store.layout.path, layers, name=name, compression="")
+        used(cache, name, number * 100)
+    anyio.run(disks.ensure, store.resolve("b"))
+    os.utime(disks.path(digest(cache, "b")), (200, 200))
+    return cache
+
+
+def digest(cache: ImageCache, name: str) -> str:
+    return cache.store.resolve(name).digest
+
+
+def used(cache: ImageCache, name: str, when: int) -> None:
+    path = cache.store.layout.path / "blobs" / "sha256" / digest(cache, name)[7:]
+    os.utime(path, (when, when))
+
+
+def names(cache: ImageCache) -> list[str]:
+    return [image.name for image in cache.store.list()]
+
+
+def on_disk(cache: ImageCache) -> int:
+    """Bytes of all blobs and disks, as the file system has them."""
+    blobs = [*(cache.store.layout.path / "blobs" / "sha256").iterdir()]
+    disks = [cache.disks.path(disk.digest) for disk in cache.disks.made()]
+    return sum(path.stat().st_size for path in (*blobs, *disks))
+
+
+def prune(
+    cache: ImageCache,
+    *,
+    max_bytes: int | None = None,
+    older_than: float | None = None,
+    in_use: Callable[[str], bool] = nobody,
+    pinned: tuple[str, ...] = (),
+) -> list[str]:
+    before = on_disk(cache)
+    plan = cache.prune(max_bytes=max_bytes, older_than=older_than, in_use=in_use, pinned=pinned)
+    assert (before - on_disk(cache), on_disk(cache)) == (plan.freed_bytes, plan.kept_bytes)
+    return [name for image in plan.remove for name in image.names]
+
+
+def test_the_survey_counts_every_byte_once(cache: ImageCache) -> None:
+    survey = cache.survey()
+    assert sorted(image.used for image in survey) == [100, 200, 300]
+    assert [bool(image.disk_bytes) for image in sorted(survey, key=lambda i: i.used)] == [
+        *(False, True, False)
+    ]
+    assert prune(cache) == []
+    assert names(cache) == ["a", "b", "c"]
+
+
+def test_by_age(cache: ImageCache) -> None:
+    assert prune(cache, older_than=200) == ["a"]
+    assert prune(cache, older_than=201) == ["b"]
+    assert cache.disks.made() == []
+    assert names(cache) == ["c"]
+
+
+def test_by_size_the_least_recently_used_goes_first(cache: ImageCache) -> None:
+    cache.store.note_use(cache.store.resolve("a"))
+    whole = on_disk(cache)
+    assert prune(cache, max_bytes=whole) == []
+    assert prune(cache, max_bytes=whole - 1) == ["b"]
+    assert prune(cache, max_bytes=0) == ["c", "a"]
+
+
+def test_what_is_used_while_pruning_stays(cache: ImageCache) -> None:
+    early = dataclasses.replace(cache, now=lambda: 150.0)
+    assert prune(early, max_bytes=0) == ["a"]
+    assert names(cache) == ["b", "c"], "their last use is after the beginning"
+
+
+def test_a_use_of_the_disk_is_a_use_of_the_image(cache: ImageCache) -> None:
+    assert cache.disks.find(digest(cache, "b"))
+    assert prune(cache, older_than=1_000_000) == ["a", "c"]
+    assert names(cache) == ["b"]
+
+
+def test_what_is_in_use_or_pinned_stays(cache: ImageCache) -> None:
+    running, named = digest(cache, "a"), digest(cache, "b")
+    assert prune(cache, max_bytes=0, in_use={running}.__contains__, pinned=(named,)) == ["c"]
+    assert names(cache) == ["a", "b"]
+    assert len(cache.disks.made()) == 1
+
+
+def test_what_comes_into_use_after_the_plan_stays(cache: ImageCache) -> None:
+    asked: list[str] = []
+
+    def in_use(each: str) -> bool:
+        asked.append(each)
+        return len(asked) > 3 and each == digest(cache, "b")
+
+    assert prune(cache, max_bytes=0, in_use=in_use) == ["a", "c"]
+    assert names(cache) == ["b"]
+
+
+def test_names_of_one_image_go_together(cache: ImageCache) -> None:
+    layout = cache.store.layout
+    with layout.locked():
+        entry = layout.names()["a"]
+        layout.tag("again", entry.digest, entry.size)
+    assert prune(cache, older_than=150) == ["a", "again"]
+
+
+def test_disks_without_an_image_and_leftovers_go(cache: ImageCache, tmp_path: Path) -> None:
+    lost = digest(cache, "b")
+    cache.store.remove("b", nobody)
+    old = tmp_path / "disks" / f"{'1' * 64}.v0.erofs"
+    old.write_bytes(b"of another format")
+    dead = tmp_path / "disks" / f".{lost[7:]}.v2.erofs.abc"
+    busy = tmp_path / "disks" / f".{'2' * 64}.v2.erofs.abc"
+    for path in (dead, busy):
+        path.mkdir()
+    with FileLock(tmp_path / "disks" / f".{'2' * 64}.v2.erofs.lock"):
+        assert prune(cache, older_than=250) == ["a"]
+    assert cache.disks.made() == []
+    assert [path.exists() for path in (old, dead, busy)] == [False, False, True]
+    assert names(cache) == ["c"]
+
+
+def test_a_damaged_image_can_be_pruned(cache: ImageCache) -> None:
+    path = cache.store.layout.path / "blobs" / "sha256" / digest(cache, "a")[7:]
+    path.write_bytes(b"damage")
+    os.utime(path, (100, 100))
+    cache.prune(max_bytes=None, older_than=150, in_use=nobody)
+    assert names(cache) == ["b", "c"]
+
+
+def test_an_empty_cache(tmp_path: Path) -> None:
+    cache = ImageCache(
+        ImageStore(tmp_path / "x"),
+        RootDisks(tmp_path / "y", flatten),
+        UnpackedLayers(tmp_path / "z"),
+    )
+    plan = cache.prune(max_bytes=0, older_than=None, in_use=nobody)
+    assert (plan.remove, plan.freed_bytes) == ((), 0)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evidence is gathered within bounds, from whom can know it, and only about failures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import anyio
+import pytest
+from tests.support.vm import environment
+
+from waggle.domain.diagnosis.evidence import NO_RECORD, Record, Refused
+from waggle.domain.diagnosis.modules import MISSING
+from waggle.domain.errors import GuestLost
+from waggle.domain.programs.execution import Command, ExecutionResult, GuestUser, Output
+from waggle.service.local.diagnostician import Diagnostician
+
+pytestmark = pytest.mark.anyio
+FAILED = Command(
+    ("python3", "{file}"),
+    timeout=60,
+    output_limit=1_000,
+    code=b"import x",
+    cwd="/work",
+    env={"PYTHONPATH": "lib"},
+    user=GuestUser.ROOT,
+)
+SAID = b"ModuleNotFoundError: No module named 'x'\n"
+REFUSED = Refused("10.0.0.9", 443, "private", "it is a private address")
+
+
+def result(exit_code: int | None = 1, stderr: bytes = b"", stdout: bytes = b"") -> ExecutionResult:
+    return ExecutionResult(Output(stdout), Output(stderr), exit_code, None, False, 2.0, "the-run")
+
+
+@dataclass
+class Parts:
+    """A guest that answers as told. `since` has the moments that the proxy was asked for."""
+
+    record: Record = NO_RECORD
+    answer: ExecutionResult = field(default_factory=lambda: result(0, stdout=MISSING.encode()))
+    refused: tuple[Refused, ...] = ()
+    error: Exception | None = None
+    hangs: bool = False
+    asked: list[str] = field(default_factory=list[str])
+    programs: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
+    ran: list[Command] = field(default_factory=list[Command])
+    since: list[float] = field(default_factory=list[float])
+
+    async def why(self, run_id: str, programs: Sequence[str]) -> Record:
+        self.asked.append(run_id)
+        self.programs.append(tuple(programs))
+        if self.hangs:
+            await anyio.sleep_forever()
+        if self.error is not None:
+            raise self.error
+        return self.record
+
+    async def run(self, command: Command) -> ExecutionResult:
+        self.ran.append(command)
+        return self.answer
+
+    def refused_since(self, moment: float) -> Sequence[Refused]:
+        self.since.append(moment)
+        return self.refused
+
+    def diagnostician(self, patience: float = 10.0) -> Diagnostician:
+        return Diagnostician(environment(), self.why, self.run, self.refused_since, patience)
+
+
+async def test_a_good_run_costs_nothing() -> None:
+    parts = Parts()
+    assert await parts.diagnostician().explain(FAILED, result(0)) is None
+    assert (parts.asked, parts.ran, parts.since) == ([], [], [])
+
+
+async def test_the_guest_is_asked_about_that_run() -> None:
+    parts = Parts(Record(oom_kills=1))
+    found = await parts.diagnostician().explain(FAILED, result())
+    assert found
+    assert (found.code, parts.asked, parts.ran) == ("out_of_memory", ["the-run"], [])
+    assert "at 192 MiB" in found.cause
+
+
+@pytest.mark.parametrize("exit_code", [0, 127])
+async def test_the_guest_is_asked_for_a_command_that_is_said_to_be_lacking(exit_code: int) -> None:
+    said = result(exit_code, b"bash: line 1: pkill: command not found\n")
+    parts = Parts(Record(have=frozenset({"apt-get"})))
+    found = await parts.diagnostician().explain(FAILED, said)
+    assert found
+    assert found.code == "command_not_found"
+    assert "procps" in found.next_step
+    assert "pkill" in parts.programs[0]
+    assert parts.ran == []
+
+
+async def test_what_was_said_on_stdout_counts_where_stderr_went_there() -> None:
+    said = result(127, stdout=b"bash: line 1: ps: command not found\n")
+    found = await Parts(Record(have=frozenset())).diagnostician().explain(FAILED, said)
+    assert found
+    assert "ps" in found.cause
+
+
+async def test_a_command_that_is_there_is_not_lacking() -> None:
+    said = result(0, b"sh: 1: ps: not found\n")
+    for record in (Record(have=frozenset({"ps"})), NO_RECORD):
+        assert await Parts(record).diagnostician().explain(FAILED, said) is None
+
+
+async def test_who_listens_is_asked_of_root_where_an_address_is_in_use() -> None:
+    parts = Parts(answer=result(0, stdout=b"412 1F40 python3 -m http.server \n9 0016 dropbear\n"))
+    said = b"OSError: [Errno 98] Address already in use\n"
+    found = await parts.diagnostician().explain(FAILED, result(1, said))
+    assert found
+    assert "pid 412 on port 8000, python3 -m http.server." in found.cause
+    (ask,) = parts.ran
+    assert (ask.argv[0], ask.user, ask.env) == ("sh", GuestUser.ROOT, {})
+
+
+async def test_refusals_count_from_the_runs_beginning() -> None:
+    parts = Parts(refused=(REFUSED,))
+    before = time.monotonic()
+    found = await parts.diagnostician().explain(FAILED, result())
+    assert found
+    assert found.code == "network_refused"
+    assert before - 2.0 <= parts.since[0] <= time.monotonic() - 2.0
+
+
+async def test_a_module_is_asked_for_where_the_program_ran() -> None:
+    parts = Parts()
+    found = await parts.diagnostician().explain(FAILED, result(1, SAID))
+    assert found
+    assert found.code == "module_not_found"
+    (ask,) = parts.ran
+    assert (ask.cwd, ask.env, ask.user) == (FAILED.cwd, FAILED.env, FAILED.user)
+    assert (ask.argv[0], ask.argv[-1], ask.code) == ("python3", "x", None)
+
+
+@pytest.mark.parametrize("answer", [result(0), result(1), result(0, stdout=b"missing\nmore")])
+async def test_without_the_interpreters_word_no_module_is_missing(answer: ExecutionResult) -> None:
+    assert await Parts(answer=answer).diagnostician().explain(FAILED, result(1, SAID)) is None
+
+
+async def test_a_guest_that_does_not_answer_is_not_waited_for() -> None:
+    parts = Parts(hangs=True, refused=(REFUSED,))
+    found = await parts.diagnostician(patience=0.0).explain(FAILED, result(1, SAID))
+    assert found
+    assert (found.code, parts.ran) == ("network_refused", [])
+
+
+@pytest.mark.parametrize("error", [GuestLost("It died."), ValueError("a bug")])
+async def test_what_goes_wrong_meanwhile_is_not_the_callers(error: Exception) -> None:
+    found = await Parts(error=error, refused=(REFUSED,)).diagnostician().explain(FAILED, result())
+    assert found
+    assert found.code == "network_refused"

@@ -1,0 +1,506 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The environments of this machine when a part fails: each failed create leaves nothing.
+
+Machines are pretended; ports, files and keys are real. Creates that succeed need a real guest and
+are tested in tests/vm and tests/e2e.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import anyio
+import anyio.lowlevel
+import pytest
+from tests.support.hostile_ssh import hostile
+from tests.support.small_disk import needs_root, small_disk
+from tests.support.vm import environment
+
+from waggle.domain.diagnosis.evidence import Refused
+from waggle.domain.environment import Environment, MachineIdentity, Resources
+from waggle.domain.errors import (
+    BootFailed,
+    DiskFull,
+    GuestLost,
+    GuestMisbehaves,
+    ImageCorrupt,
+    ImageMissing,
+    NoPorts,
+    PortTaken,
+    TimedOut,
+)
+from waggle.domain.host import no_progress
+from waggle.domain.image import BootImage
+from waggle.domain.machine import GuestDisks, MachineSpec
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.programs.execution import Command
+from waggle.infra.net.ports import PortAllocator, PortLease
+from waggle.infra.ssh.connection import ServeTunnel, SshConnection
+from waggle.infra.ssh.keys import new_keys
+from waggle.infra.ssh.run.session import CommandSession
+from waggle.infra.ssh.typed import open_exec
+from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf
+from waggle.service.local.bring_up import LocalMachines
+from waggle.service.local.frozen.moments import frozen_in
+from waggle.service.local.guest import LocalGuest
+from waggle.service.local.host import LocalHost
+from waggle.service.local.launcher import Launched, Launcher
+from waggle.service.local.warm_machine import WarmMachine
+from waggle.service.local.warm_plan import WarmKind
+from waggle.service.local.warm_pool import WarmPool
+
+pytestmark = pytest.mark.anyio
+
+IDENTITY = MachineIdentity(2**22 + 1, 0, "none")
+"""No process has it."""
+
+
+@dataclass
+class PretendMachine:
+    """A machine whose guest never listens. `stubborn` is how often it survives a `stop`."""
+
+    log: list[str]
+    stubborn: int = 0
+    dead: anyio.Event = field(default_factory=anyio.Event)
+    identity: MachineIdentity = IDENTITY
+
+    @property
+    def is_alive(self) -> bool:
+        return not self.dead.is_set()
+
+    def console_tail(self) -> Sequence[str]:
+        return []
+
+    async def wait(self) -> str:
+        await self.dead.wait()
+        return "it was unplugged"
+
+    async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
+        raise GuestLost("no agent")
+
+    async def renew(self, records: Mapping[str, bytes]) -> None:
+        raise GuestLost("It cannot be renewed.")
+
+    def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
+        """Its disk is never full."""
+
+    async def pause(self) -> None:
+        raise GuestLost("It cannot be held.")
+
+    async def unpause(self) -> None:
+        raise GuestLost("It cannot be held.")
+
+    async def stop(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        if self.stubborn:
+            self.stubborn -= 1
+            raise TimedOut("It does not die.")
+        self.log.append("machine")
+        self.dead.set()
+
+
+@dataclass
+class PretendHypervisor:
+    """Fails with `errors`, one after the other, then boots. `hold` keeps it booting."""
+
+    errors: list[Exception] = field(default_factory=list[Exception])
+    specs: list[MachineSpec] = field(default_factory=list[MachineSpec])
+    log: list[str] = field(default_factory=list[str])
+    hold: bool = False
+    identity: bytes = b""
+    booting: anyio.Event = field(default_factory=anyio.Event)
+    name: str = "pretend"
+
+    async def boot(self, spec: MachineSpec) -> PretendMachine:
+        self.specs.append(spec)
+        self.identity = spec.disks.identity.read_bytes()
+        self.booting.set()
+        if self.hold:
+            await anyio.sleep_forever()
+        if self.errors:
+            raise self.errors.pop(0)
+        return PretendMachine(self.log)
+
+
+@dataclass
+class PretendProxy:
+    log: list[str]
+
+    @property
+    def serve(self) -> ServeTunnel:
+        async def refuse(_reader: object, writer: object) -> None:
+            raise AssertionError("nobody connects")
+
+        return refuse
+
+    def lead_home(self, connect: object, hostname: str) -> None:
+        pass
+
+    def refused_since(self, moment: float) -> Sequence[Refused]:
+        raise AssertionError("nothing runs")
+
+    async def aclose(self) -> None:
+        self.log.append("proxy")
+
+
+@dataclass
+class Images:
+    """One image, or none."""
+
+    there: bool = True
+    variables: dict[str, str] = field(default_factory=dict[str, str])
+
+    async def boot_image(self, reference: str, progress: object, owner: str = "") -> BootImage:
+        if not self.there:
+            raise ImageMissing("There is no image.", hint="Build it.")
+        return BootImage(
+            reference, "sha256:0", Path("/image"), self.variables, "app", "/work", "zsh"
+        )
+
+    async def missing(self) -> str | None:
+        return None if self.there else "None of the images is there."
+
+
+@dataclass
+class Scratch:
+    error: OSError | None = None
+
+    async def make(self, mib: int, target: Path) -> None:
+        if self.error is not None:
+            raise self.error
+        target.write_bytes(b"")
+
+
+@dataclass
+class Rig:
+    """A host and its parts."""
+
+    directory: Path
+    hypervisor: PretendHypervisor = field(default_factory=PretendHypervisor)
+    images: Images = field(default_factory=Images)
+    scratch: Scratch = field(default_factory=Scratch)
+    ports: PortAllocator = field(default_factory=lambda: PortAllocator(10_900, 10_920))
+
+    @property
+    def host(self) -> LocalHost:
+        return self.host_with(None)
+
+    def host_with(self, pool: WarmPool[WarmMachine] | None) -> LocalHost:
+        launcher = Launcher(self.ports, boot_timeout=1.0, uid_base=None)
+        parts = GuestParts(lambda: Path("/kernel"), lambda: Path("/kit"), self.scratch, b"")
+        return LocalHost(
+            directory=self.directory / "environments",
+            machines=LocalMachines(self.hypervisor, launcher, self.scratch),
+            images=self.images,
+            parts=parts,
+            new_proxy=lambda _environment: PretendProxy(self.hypervisor.log),
+            pool=pool,
+        )
+
+    def left(self) -> tuple[list[Path], frozenset[int]]:
+        return list((self.directory / "environments").glob("*")), self.ports.leased
+
+    async def create(self, asked: Environment | None = None) -> LocalGuest:
+        return await self.host.create(asked or environment(), no_progress)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+MIB = 1 << 20
+NOTHING: tuple[list[Path], frozenset[int]] = ([], frozenset())
+
+
+async def test_no_image(rig: Rig) -> None:
+    rig.images.there = False
+    with pytest.raises(ImageMissing):
+        await rig.create()
+    assert (rig.left(), rig.hypervisor.specs) == (NOTHING, [])
+
+
+async def test_a_machine_that_does_not_boot(rig: Rig) -> None:
+    rig.hypervisor.errors = [BootFailed("It panicked.")]
+    with pytest.raises(BootFailed, match="It panicked"):
+        await rig.create()
+    assert rig.left() == NOTHING
+
+
+async def test_the_guest_is_told_what_the_image_asks_for(rig: Rig) -> None:
+    rig.images.variables = {"OWN": "x"}
+    with pytest.raises(BootFailed):
+        await rig.create()
+    for wish in (b"userapp", b"directory/work", b"shellzsh", b"OWN=x\0"):
+        assert wish in rig.hypervisor.identity
+
+
+async def test_an_image_whose_variables_no_machine_can_hold(rig: Rig) -> None:
+    rig.images.variables = {"OWN": "x" * (64 << 10)}
+    with pytest.raises(ImageCorrupt, match="the variables are over 65536 bytes together"):
+        await rig.create()
+    assert (rig.left(), rig.hypervisor.specs) == (NOTHING, [])
+
+
+async def test_a_guest_that_does_not_listen_is_a_failed_boot(rig: Rig) -> None:
+    with pytest.raises(BootFailed, match=r"The machine booted, but then: .* does not answer"):
+        await rig.create(environment(network=NetworkPolicy.PUBLIC))
+    assert rig.hypervisor.log == ["proxy", "machine"]
+    assert rig.left() == NOTHING
+
+
+async def test_another_port_when_the_first_ones_are_taken_in_between(rig: Rig) -> None:
+    rig.hypervisor.errors = [PortTaken("taken"), PortTaken("taken")]
+    with pytest.raises(BootFailed):
+        await rig.create()
+    tried = [spec.ssh_port for spec in rig.hypervisor.specs]
+    assert len(set(tried)) == 3
+    assert rig.left() == NOTHING
+
+
+async def test_ports_that_are_always_taken_in_between(rig: Rig) -> None:
+    rig.hypervisor.errors = [PortTaken("taken") for _ in range(9)]
+    with pytest.raises(NoPorts):
+        await rig.create()
+    assert rig.left() == NOTHING
+
+
+async def test_a_full_disk_of_the_server(rig: Rig) -> None:
+    rig.scratch.error = OSError(28, "No space left on device")
+    with pytest.raises(DiskFull, match="no room in the directory of environments"):
+        await rig.create()
+    assert rig.left() == NOTHING
+    rig.scratch.error = OSError(24, "Too many open files")
+    with pytest.raises(BootFailed, match="Too many open files") as raised:
+        await rig.create()
+    assert "waggle doctor" in raised.value.hint
+    assert rig.left() == NOTHING
+
+
+async def test_a_cancelled_create(rig: Rig) -> None:
+    rig.hypervisor.hold = True
+    async with anyio.create_task_group() as group:
+        group.start_soon(rig.create)
+        await rig.hypervisor.booting.wait()
+        files, leased = rig.left()
+        assert (len(files), len(leased)) == (1, 1)
+        assert files[0].stat().st_mode & 0o777 == 0o700
+        group.cancel_scope.cancel()
+    assert rig.left() == NOTHING
+
+
+async def test_why_a_create_would_fail(rig: Rig) -> None:
+    assert await rig.host.not_ready() is None
+    rig.images.there = False
+    assert await rig.host.not_ready() == "None of the images is there."
+    rig.ports = PortAllocator(10_920, 10_921)
+    with rig.ports.lease():
+        assert "10920" in str(await rig.host.not_ready())
+
+
+async def test_what_each_environment_takes_of_the_disk_and_what_is_free(rig: Rig) -> None:
+    here = rig.directory / "environments"
+    for name in ("running", "asleep", "socket"):
+        (here / name / "frozen").mkdir(parents=True)
+    with (here / "running" / "scratch.img").open("wb") as disk:
+        disk.write(bytes(MIB))
+        disk.truncate(4096 * MIB)  # a hole takes nothing
+    (here / "asleep" / "frozen" / "ram").write_bytes(bytes(2 * MIB))
+    (here / "socket" / "link").symlink_to(here / "asleep" / "frozen" / "ram")
+    below = here / "socket" / "console.run"
+    below.mkdir()
+    (below / "of a hostile VMM").write_bytes(bytes(MIB))
+    use = await rig.host.disk_use()
+    taken = {name: size // MIB for name, size in use.of_environments.items()}
+    assert taken == {"running": 1, "asleep": 2, "socket": 0}
+    assert use.free > MIB
+
+
+async def test_what_an_earlier_server_left(rig: Rig) -> None:
+    known = environment()
+    for name in (known.id, "unknown"):
+        (rig.directory / "environments" / name).mkdir(parents=True)
+    for _ in range(2):
+        await rig.host.discard(known)
+    assert [path.name for path in rig.left()[0]] == ["unknown"]
+    (rig.directory / "environments" / known.id).mkdir()
+    rig.host.sweep([known.id])
+    assert [path.name for path in rig.left()[0]] == [known.id]
+    rig.host.sweep()
+    assert rig.left() == NOTHING
+
+
+@needs_root
+async def test_one_whose_removal_is_killed_midway_does_not_come_back(rig: Rig) -> None:
+    """Half of a state would be listed as paused, and could never go on."""
+    asleep = environment()
+    files = rig.directory / "environments" / asleep.id
+    frozen_in(files).mkdir(parents=True)
+    assert await rig.host.salvage(asleep)
+    with small_disk(frozen_in(files) / "held", 1):  # nothing can delete a mount point
+        await rig.host.discard(asleep)
+        assert not await rig.host.salvage(asleep)
+    rig.host.sweep()
+    assert rig.left() == NOTHING
+
+
+@dataclass
+class PretendPool:
+    """Has one machine, which is handed out once."""
+
+    machine: WarmMachine | None
+    log: list[str]
+
+    def claim(self, kind: WarmKind, made_of: MadeOf) -> WarmMachine | None:
+        self.log.append(f"claim {kind.runtime} {kind.image} {made_of.image.digest}")
+        machine, self.machine = self.machine, None
+        return machine
+
+    async def make_room(self) -> None:
+        self.log.append("room")
+
+
+async def test_a_machine_of_the_pool_that_cannot_be_renewed_is_ended_and_another_made(
+    rig: Rig,
+) -> None:
+    rig.hypervisor.errors = [BootFailed("It panicked.")]
+    log = rig.hypervisor.log
+    files = rig.directory / "environments" / "warm-1"
+    files.mkdir(parents=True)
+    asked = environment(network=NetworkPolicy.PUBLIC)
+    image = await rig.images.boot_image(asked.image, None)
+    made_of = MadeOf(asked.runtime, image, Path("/kernel"), Path("/kit"), asked.resources)
+    blueprint = Blueprint(files.name, made_of, {}, files)
+    lease = rig.ports.lease()
+    spec = MachineSpec(
+        "x", asked.resources, Path("/kernel"), blueprint.disks, 1, files / "console.log", 1.0
+    )
+    connection = SshConnection(lease.port, new_keys())
+    launched = Launched(PretendMachine(log), lease, spec)
+    machine = WarmMachine(blueprint, launched, new_keys(), connection, None)
+    pool = cast("WarmPool[WarmMachine]", PretendPool(machine, log))
+    with pytest.raises(BootFailed, match="It panicked"):
+        await rig.host_with(pool).create(asked, no_progress)
+    asks = f"claim {asked.runtime} {asked.image} sha256:0"
+    assert log[0] == asks
+    assert log[-2:] == [asks, "room"]
+    assert "machine" in log
+    assert len(rig.hypervisor.specs) == 1
+    assert rig.left() == NOTHING
+
+
+class PretendLock:
+    def release(self) -> None:
+        pass
+
+
+class TestGuest:
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path: Path) -> None:
+        self.directory = tmp_path
+
+    def make(
+        self, machine: PretendMachine, log: list[str], connection: SshConnection | None = None
+    ) -> LocalGuest:
+        files = Path(tempfile.mkdtemp(dir=self.directory))
+        resources = Resources(1, 64, 1)
+        disks = GuestDisks(*(files / name for name in ("kit", "image", "scratch", "identity")))
+        spec = MachineSpec("x", resources, files, disks, 1, files / "console.log", 1.0)
+
+        def forget(_port: int) -> None:
+            log.append("port, files remain" if files.exists() else "files and port")
+
+        return LocalGuest(
+            Launched(machine, PortLease(1, PretendLock(), forget), spec),
+            connection or SshConnection(1, new_keys()),
+            PretendProxy(log),
+            environment=environment(),
+            files=files,
+            directory="/home/sandbox",
+            booted_from={},
+        )
+
+    async def test_it_releases_what_it_used_once_the_machine_is_dead(self) -> None:
+        log: list[str] = []
+        guest = self.make(PretendMachine(log), log)
+        for _ in range(2):
+            await guest.destroy()
+        assert log == ["machine", "proxy", "files and port", "machine", "proxy"]
+
+    async def test_a_machine_that_does_not_die_keeps_its_port_for_another_try(self) -> None:
+        log: list[str] = []
+        guest = self.make(PretendMachine(log, stubborn=2), log)
+        for _ in range(2):
+            with pytest.raises(TimedOut):
+                await guest.destroy()
+        assert not any("port" in each for each in log)
+        await guest.destroy()
+        assert log[-3:] == ["machine", "proxy", "files and port"]
+
+    async def test_destroying_finishes_when_cancelled(self) -> None:
+        log: list[str] = []
+        guest = self.make(PretendMachine(log), log)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await guest.destroy()
+        assert log == ["machine", "proxy", "files and port"]
+
+    async def test_a_guest_whose_ssh_server_floods_misbehaves_until_it_is_destroyed(self) -> None:
+        log: list[str] = []
+        async with hostile() as (port, keys):
+            connection = SshConnection(port, keys)
+            guest = self.make(PretendMachine(log), log, connection)
+            told: list[GuestMisbehaves] = []
+            guest.when_misbehaves(told.append)
+            session = CommandSession(100)
+            await open_exec(await connection.get(), session, "attack debug", window=100_000)
+            await session.ended.wait()
+            for _ in range(2):
+                with pytest.raises(GuestMisbehaves, match="over 1,000 control packets") as raised:
+                    await guest.run(Command(("true",), 5.0, 100))
+                assert raised.value.code == "guest_misbehaves"
+                assert "Destroy it" in raised.value.hint
+            assert ["over 1,000 control packets" in each.message for each in told] == [True]
+            await guest.destroy()
+        assert log[0] == "machine"
+
+    async def test_a_call_that_is_broken_by_a_destroy_is_told_of_that(self) -> None:
+        log: list[str] = []
+        async with hostile() as (port, keys):
+            connection = SshConnection(port, keys)
+            guest = self.make(PretendMachine(log), log, connection)
+            await connection.get()
+            calls = [
+                asyncio.create_task(guest.list_files("/")),
+                asyncio.create_task(guest.agent("guest-ping")),
+            ]
+            for _ in range(2):
+                await guest.destroy()
+            for call in calls:
+                with pytest.raises(GuestLost) as raised:
+                    await call
+                assert raised.value.message == "The environment is being destroyed."
+                assert raised.value.hint == "Its files are gone: create a new environment."
+
+    async def test_one_that_died_by_itself_is_cleared_away_and_its_death_still_told(self) -> None:
+        log: list[str] = []
+        machine = PretendMachine(log)
+        guest = self.make(machine, log)
+        machine.dead.set()
+        await guest.destroy()
+        with pytest.raises(GuestLost, match="The machine died: it was unplugged"):
+            await guest.connect()
+
+    async def test_a_broken_call_names_the_death_of_the_machine(self) -> None:
+        log: list[str] = []
+        machine = PretendMachine(log)
+        guest = self.make(machine, log)
+        machine.dead.set()
+        with pytest.raises(GuestLost, match="The machine died: it was unplugged") as raised:
+            await guest.connect()
+        assert "create a new environment" in raised.value.hint

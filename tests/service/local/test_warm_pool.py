@@ -1,0 +1,462 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pool with pretended machines: filled, claimed from, emptied, never larger than allowed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, MutableMapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.service.world import settle
+
+from waggle.domain.environment import Resources
+from waggle.domain.errors import GuestLost, ImageMissing, TimedOut
+from waggle.domain.image import BootImage
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.infra.host.memory import Outlook
+from waggle.service.local.blueprint import MadeOf
+from waggle.service.local.warm_ending import AGAIN
+from waggle.service.local.warm_plan import FIRST_DELAY, LONGEST_DELAY, WarmKind
+from waggle.service.local.warm_pool import SETTLE, STEADY, TICK, WarmPool
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+
+RESOURCES = Resources(1, 64, 1)
+PYTHON = WarmKind(RuntimeName.PYTHON, "python", RESOURCES)
+NODE = WarmKind(RuntimeName.NODE, "node", RESOURCES)
+
+
+def made_of(kind: WarmKind, digest: str = "sha256:1") -> MadeOf:
+    image = BootImage(kind.image, digest, Path("/disk"), {})
+    return MadeOf(kind.runtime, image, Path("/kernel"), Path("/kit"), kind.resources)
+
+
+@dataclass(eq=False)
+class Machine:
+    """`stubborn` is how often it survives being ended."""
+
+    made_of: MadeOf
+    stubborn: int = 0
+    dead: anyio.Event = field(default_factory=anyio.Event)
+    destroyed: bool = False
+
+    @property
+    def is_alive(self) -> bool:
+        return not self.dead.is_set()
+
+    async def wait(self) -> str:
+        await self.dead.wait()
+        return "it was unplugged"
+
+    async def destroy(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        if self.stubborn:
+            self.stubborn -= 1
+            raise TimedOut("It does not die.")
+        self.dead.set()
+        self.destroyed = True
+
+
+class Time:
+    """A clock that moves when the test says so; sleepers wake when their time has come."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._sleepers: list[tuple[float, anyio.Event]] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        event = anyio.Event()
+        self._sleepers.append((self.now + seconds, event))
+        await event.wait()
+
+    async def pass_(self, seconds: float) -> None:
+        self.now += seconds
+        for due, event in self._sleepers:
+            if due <= self.now:
+                event.set()
+        self._sleepers = [each for each in self._sleepers if each[0] > self.now]
+        await settle()
+
+
+@dataclass
+class Rig:
+    """A pool and all that it is told. `hold` keeps a machine in the making."""
+
+    wanted: dict[WarmKind, int]
+    tasks: anyio.abc.TaskGroup
+    room: int = 10
+    outlook: Outlook = Outlook.FILL
+    digest: str = "sha256:1"
+    errors: list[Exception] = field(default_factory=list[Exception])
+    hold: anyio.Event | None = None
+    made: list[Machine] = field(default_factory=list[Machine])
+    time: Time = field(default_factory=Time)
+    undone: int = 0
+
+    def __post_init__(self) -> None:
+        self.pool: WarmPool[Machine] = WarmPool(
+            self.wanted,
+            room=lambda: self.room,
+            outlook=lambda: self.outlook,
+            sleep=self.time.sleep,
+            clock=self.time,
+        )
+
+    async def make(self, kind: WarmKind) -> Machine:
+        if self.hold is not None:
+            try:
+                await self.hold.wait()
+            except BaseException:
+                self.undone += 1
+                raise
+        await anyio.lowlevel.checkpoint()
+        if self.errors:
+            raise self.errors.pop(0)
+        machine = Machine(made_of(kind, self.digest))
+        self.made.append(machine)
+        return machine
+
+    async def start(self) -> None:
+        self.tasks.start_soon(self.pool.run, self.make)
+        await settle()
+
+    async def settled(self) -> None:
+        """What a claim set going has come to its end."""
+        await settle()
+        await self.time.pass_(SETTLE)
+
+    def alive(self) -> int:
+        return sum(each.is_alive for each in self.made)
+
+
+@contextlib.asynccontextmanager
+async def rig(**wanted: int) -> AsyncGenerator[Rig]:
+    kinds = {"python": PYTHON, "node": NODE}
+    async with anyio.create_task_group() as tasks:
+        made = Rig({kinds[name]: number for name, number in wanted.items()}, tasks)
+        await made.start()
+        yield made
+        await made.pool.aclose()
+        assert made.pool.size == 0
+        tasks.cancel_scope.cancel()
+
+
+async def test_it_is_filled_and_serves_whoever_asks_for_the_same() -> None:
+    async with rig(python=2, node=1) as here:
+        assert here.pool.counts() == {"python": 2, "node": 1}
+        first = here.pool.claim(PYTHON, made_of(PYTHON))
+        assert first is not None
+        assert first is here.made[0]
+        assert here.pool.counts() == {"python": 1, "node": 1}
+        assert here.pool.claim(replace(PYTHON, image="other"), made_of(PYTHON)) is None
+        await first.destroy()
+
+
+async def test_without_wishes_it_makes_nothing() -> None:
+    async with rig() as here:
+        assert (here.made, here.pool.counts()) == ([], {})
+        assert here.pool.claim(PYTHON, made_of(PYTHON)) is None
+
+
+async def test_it_is_refilled_after_use_once_the_first_calls_had_their_time() -> None:
+    async with rig(python=1) as here:
+        assert here.pool.claim(PYTHON, made_of(PYTHON))
+        await settle()
+        assert here.pool.counts() == {"python": 0}
+        assert here.pool.claim(PYTHON, made_of(PYTHON)) is None
+        await here.settled()
+        assert here.pool.counts() == {"python": 1}
+        assert len(here.made) == 2
+
+
+async def test_what_was_made_of_other_parts_is_replaced() -> None:
+    async with rig(python=2) as here:
+        here.digest = "sha256:2"
+        assert here.pool.claim(PYTHON, made_of(PYTHON, "sha256:2")) is None
+        await settle()
+        assert [each.destroyed for each in here.made] == [True, True, False, False]
+        assert here.pool.claim(PYTHON, made_of(PYTHON, "sha256:2")) is here.made[2]
+
+
+async def test_an_environment_takes_the_place_of_the_newest() -> None:
+    async with rig(python=2) as here:
+        here.room = 1
+        await here.pool.make_room()
+        assert [each.destroyed for each in here.made] == [False, True]
+        here.room = 0
+        await here.pool.make_room()
+        await here.time.pass_(TICK)
+        assert here.alive() == 0
+        here.room = 10
+        await here.time.pass_(TICK)
+        assert here.pool.counts() == {"python": 2}
+
+
+async def test_one_in_the_making_gives_way_first() -> None:
+    async with rig(python=2) as here:
+        here.hold = anyio.Event()
+        assert here.pool.claim(PYTHON, made_of(PYTHON))
+        await here.settled()
+        assert here.pool.size == 2
+        here.room = 1
+        await here.pool.make_room()
+        assert (here.undone, here.pool.size, here.made[1].destroyed) == (1, 1, False)
+
+
+async def test_it_never_makes_more_than_there_is_room_for() -> None:
+    async with rig() as nothing:
+        here = Rig({PYTHON: 5}, nothing.tasks, room=3)
+        await here.start()
+        assert here.alive() == 3
+        assert here.pool.claim(PYTHON, made_of(PYTHON))
+        here.room = 2
+        await here.settled()
+        assert here.pool.counts() == {"python": 2}
+        await here.pool.aclose()
+
+
+async def test_memory_that_runs_short_empties_it_until_there_is_enough() -> None:
+    async with rig(python=2) as here:
+        here.outlook = Outlook.HOLD
+        await here.time.pass_(TICK)
+        assert here.alive() == 2
+        here.outlook = Outlook.DRAIN
+        await here.time.pass_(TICK)
+        assert here.alive() == 0
+        here.outlook = Outlook.HOLD
+        await here.time.pass_(TICK)
+        assert here.pool.counts() == {"python": 0}
+        here.outlook = Outlook.FILL
+        await here.time.pass_(TICK)
+        assert here.pool.counts() == {"python": 2}
+
+
+async def test_memory_that_runs_short_ends_what_is_in_the_making() -> None:
+    async with rig() as nothing:
+        here = Rig({PYTHON: 1}, nothing.tasks, hold=anyio.Event())
+        await here.start()
+        here.outlook = Outlook.DRAIN
+        await here.time.pass_(TICK)
+        assert (here.undone, here.pool.size) == (1, 0)
+        await here.pool.aclose()
+
+
+async def test_one_that_dies_is_replaced_later_each_time_and_told_once(
+    logged: list[MutableMapping[str, object]],
+) -> None:
+    async with rig(python=1) as here:
+        delay = FIRST_DELAY
+        for _ in range(4):
+            here.made[-1].dead.set()
+            await settle()
+            assert here.pool.counts() == {"python": 0}
+            assert here.made[-1].destroyed
+            number = len(here.made)
+            while here.time.now + TICK < delay:
+                await here.time.pass_(TICK)
+            assert len(here.made) == number
+            await here.time.pass_(delay)
+            assert len(here.made) == number + 1
+            delay, here.time.now = delay * 2, 0.0
+    told = [each for each in logged if each["event"] == "warm_machine_failed"]
+    assert [each["log_level"] for each in told] == ["warning", "debug", "debug", "debug"]
+    assert "it was unplugged" in str(told[0]["error"])
+
+
+async def test_who_lived_long_is_replaced_soon() -> None:
+    async with rig(python=1) as here:
+        for _ in range(5):
+            await here.time.pass_(STEADY)
+            here.made[-1].dead.set()
+            await settle()
+            await here.time.pass_(FIRST_DELAY)
+            assert here.pool.counts() == {"python": 1}
+
+
+@pytest.mark.parametrize(
+    "error", [ImageMissing("There is no image."), OSError(28, "No space left"), ValueError("bug")]
+)
+async def test_an_image_that_does_not_work_does_not_keep_the_others_waiting(
+    error: Exception,
+) -> None:
+    async with rig() as nothing:
+        here = Rig({PYTHON: 1, NODE: 1}, nothing.tasks, errors=[error])
+        await here.start()
+        assert here.pool.counts() == {"python": 0, "node": 1}
+        await here.time.pass_(FIRST_DELAY)
+        assert here.pool.counts() == {"python": 1, "node": 1}
+        await here.pool.aclose()
+
+
+async def test_the_longest_wait_is_bounded() -> None:
+    async with rig() as nothing:
+        here = Rig({PYTHON: 1}, nothing.tasks)
+        here.errors = [GuestLost("It went away.") for _ in range(40)]
+        await here.start()
+        while here.errors:
+            left = len(here.errors)
+            await here.time.pass_(LONGEST_DELAY)
+            assert len(here.errors) == left - 1 or not here.errors
+        await here.time.pass_(LONGEST_DELAY)
+        assert here.pool.counts() == {"python": 1}
+        await here.pool.aclose()
+
+
+async def test_one_that_died_unnoticed_is_not_handed_out() -> None:
+    async with rig(python=2) as here:
+        here.made[0].dead.set()  # and nobody had the time to see it
+        assert here.pool.claim(PYTHON, made_of(PYTHON)) is here.made[1]
+
+
+async def test_one_that_is_claimed_as_it_dies_is_its_claimers() -> None:
+    async with rig(python=1) as here:
+        machine = here.pool.claim(PYTHON, made_of(PYTHON))
+        assert machine is not None
+        machine.dead.set()
+        await settle()
+        assert not machine.destroyed
+
+
+async def test_one_that_does_not_die_counts_until_it_does() -> None:
+    async with rig(python=1) as here:
+        here.made[0].stubborn = 2
+        here.room = 0
+        await here.pool.make_room()
+        assert here.pool.size == 1
+        here.room = 1
+        for _ in range(2):
+            assert len(here.made) == 1
+            await here.time.pass_(AGAIN)
+        await here.time.pass_(TICK)
+        assert here.made[0].destroyed
+        assert here.pool.counts() == {"python": 1}
+
+
+async def test_stopping_ends_all_of_it_and_may_be_repeated() -> None:
+    async with rig(python=3) as here:
+        here.hold = anyio.Event()
+        claimed = here.pool.claim(PYTHON, made_of(PYTHON))
+        assert claimed is not None
+        await here.settled()
+        for _ in range(2):
+            await here.pool.aclose()
+        assert [each.destroyed for each in here.made] == [False, True, True]
+        assert here.undone == 1
+        assert here.pool.claim(PYTHON, made_of(PYTHON)) is None
+        await claimed.destroy()
+
+
+async def test_stopping_before_it_ran() -> None:
+    async with rig() as nothing:
+        here = Rig({PYTHON: 1}, nothing.tasks)
+        await here.pool.aclose()
+        await here.start()
+        assert here.made == []
+
+
+CAPACITY = 3
+ACTIONS = st.lists(
+    st.one_of(
+        st.just(("create", 0)),
+        st.tuples(st.sampled_from(["destroy", "die"]), st.integers(0, 5)),
+        st.tuples(st.just("pass"), st.sampled_from([SETTLE, TICK, LONGEST_DELAY])),
+        st.tuples(st.just("memory"), st.sampled_from(Outlook)),
+        st.sampled_from([("rebuild", 0), ("fail", 0), ("hold", 0), ("go on", 0)]),
+    ),
+    max_size=40,
+)
+
+
+class Model:
+    """A host: environments, each in a machine that was claimed or that it made itself."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.environments: list[Machine | None] = []
+
+    async def create(self, _value: float) -> None:
+        if len(self.environments) == CAPACITY:
+            return
+        self.rig.room -= 1
+        wanted = made_of(PYTHON, self.rig.digest)
+        claimed = self.rig.pool.claim(PYTHON, wanted)
+        if claimed is None:
+            await self.rig.pool.make_room()
+        else:
+            assert claimed.is_alive
+            assert claimed.made_of == wanted
+            assert claimed not in self.environments
+        self.environments.append(claimed)
+        assert len(self.environments) + self.rig.pool.size <= CAPACITY
+
+    async def destroy(self, value: int) -> None:
+        if self.environments:
+            ended = self.environments.pop(value % len(self.environments))
+            if ended is not None:
+                await ended.destroy()
+            self.rig.room += 1
+
+    async def die(self, value: int) -> None:
+        if self.rig.made:
+            self.rig.made[value % len(self.rig.made)].dead.set()
+
+    async def do(self, name: str, value: Any) -> None:
+        rig = self.rig
+        match name:
+            case "create" | "destroy" | "die":
+                await getattr(self, name)(value)
+            case "pass":
+                await rig.time.pass_(value)
+            case "memory":
+                rig.outlook = value
+            case "rebuild":
+                rig.digest += "1"
+            case "fail":
+                rig.errors.append(GuestLost("It went away."))
+            case "hold":
+                rig.hold = rig.hold or anyio.Event()
+            case _:
+                if rig.hold is not None:
+                    rig.hold.set()
+                rig.hold = None
+        await settle()
+
+    def check(self) -> None:
+        """Each machine is an environment's, waits, or is ended; and there are not too many."""
+        rig = self.rig
+        left = [each for each in rig.made if not each.destroyed and each not in self.environments]
+        assert len(left) <= rig.pool.size
+        assert sum(rig.pool.counts().values()) <= 2
+        assert len(self.environments) + rig.pool.size <= CAPACITY
+
+
+@given(ACTIONS)
+@settings(max_examples=150, deadline=None)
+def test_whatever_happens_nothing_is_lost_and_there_are_never_too_many(
+    actions: list[tuple[str, Any]],
+) -> None:
+    async def play() -> None:
+        async with anyio.create_task_group() as tasks:
+            here = Rig({PYTHON: 2}, tasks, room=CAPACITY)
+            await here.start()
+            model = Model(here)
+            for name, value in actions:
+                await model.do(name, value)
+                model.check()
+            await here.pool.aclose()
+            await settle()
+            kept = [each for each in model.environments if each is not None]
+            assert all(each.destroyed != (each in kept) for each in here.made)
+            tasks.cancel_scope.cancel()
+
+    anyio.run(play)

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs outlive the call that started them, never their environment, and stay within bounds."""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.service.world import LONG, OWNER, World, settle, world
+
+from waggle.domain.diagnosis import Diagnosis
+from waggle.domain.environment import State
+from waggle.domain.errors import GuestLost, JobNotFound, NotFound, TooManyJobs
+from waggle.domain.programs.execution import Command, Output
+from waggle.domain.programs.job import JobKind, JobState, StreamName
+from waggle.domain.programs.left import Left, Program
+from waggle.infra.shared.spool import Spool
+from waggle.service.programs.job import Job, What
+from waggle.service.programs.jobs import MAX_REMEMBERED, MAX_RUNNING, JobService
+
+pytestmark = pytest.mark.anyio
+WHAT = What(JobKind.EXECUTE, "a test")
+
+
+@pytest.fixture
+async def here() -> AsyncGenerator[World]:
+    async with world() as made:
+        yield made
+
+
+@pytest.fixture
+def jobs(here: World) -> JobService:
+    return here.jobs()
+
+
+async def start(jobs: JobService, environment: str, code: str) -> Job:
+    command = Command(("python3", "{file}"), timeout=60, output_limit=1_000, code=code.encode())
+    return await jobs.start(environment, command, WHAT, owner=OWNER)
+
+
+async def test_a_job_goes_on_when_nobody_waits_and_is_found_again(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    job = await start(jobs, environment, "echo before\nhang\necho after\nexit 3")
+    view = await job.attend(0)
+    assert (view.state, view.exit_code) == (JobState.RUNNING, None)
+    await here.host.only.started.wait()
+    found = jobs.get(environment, 1, owner=OWNER)
+    assert found.view().stdout.text() == "before\n"
+    here.host.only.release.set()
+    await found.wait(LONG)
+    view = found.view()
+    assert (view.state, view.exit_code, view.stdout.text()) == (
+        JobState.EXITED,
+        3,
+        "before\nafter\n",
+    )
+    assert [each.number for each in jobs.list(environment, owner=OWNER)] == [1]
+
+
+async def test_a_job_keeps_its_environment_in_use_until_it_ends(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    job = await start(jobs, environment, "hang")
+    here.clock.advance(days=1)
+    assert not await here.service.retire(environment)
+    assert job.view().duration == 86_400
+    here.host.only.release.set()
+    await job.wait(LONG)
+    assert here.get(environment).active_calls == 0
+    here.clock.advance(days=1)
+    assert await here.service.retire(environment)
+
+
+async def test_killing_ends_it_in_the_guest_and_may_be_repeated(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    job = await start(jobs, environment, "echo so far\nhang")
+    await here.host.only.started.wait()
+    await job.kill()
+    await job.kill()
+    assert len(here.host.only.cancelled) == 1
+    view = job.view()
+    assert (view.state, view.stdout.text()) == (JobState.KILLED, "so far\n")
+
+
+async def test_one_that_is_killed_before_it_began_never_runs(here: World, jobs: JobService) -> None:
+    environment = (await here.created()).id
+    job = await start(jobs, environment, "hang")
+    await job.kill()
+    assert job.view().state is JobState.KILLED
+    assert not here.host.only.started.is_set()
+
+
+async def test_a_call_that_is_cancelled_kills_what_it_started_but_not_what_it_looks_at(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    job = await start(jobs, environment, "hang")
+    looking = here.start(job.wait(LONG))
+    calling = here.start(job.attend(LONG))
+    await here.host.only.started.wait()
+    looking.cancel()
+    await looking.wait()
+    assert job.is_running
+    calling.cancel()
+    await calling.wait()
+    assert job.view().state is JobState.KILLED
+
+
+async def test_a_machine_that_dies_fails_the_call_and_shows_in_the_job(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    job = await start(jobs, environment, "echo last words\ndie")
+    with pytest.raises(GuestLost, match="killed by signal 9"):
+        await job.attend(LONG)
+    await settle()
+    assert here.get(environment).state is State.ERROR
+    view = jobs.get(environment, 1, owner=OWNER).view()
+    assert (view.state, view.stdout.text()) == (JobState.LOST, "last words\n")
+    assert "killed by signal 9" in view.error
+
+
+async def test_a_fault_of_ours_is_logged_and_ends_only_that_job(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    here.host.only.run_error = RuntimeError("a secret of the server")
+    job = await start(jobs, environment, "echo")
+    with pytest.raises(RuntimeError):
+        await job.attend(LONG)
+    assert job.view().error == "internal error"
+    here.host.only.run_error = None
+    assert (await (await start(jobs, environment, "echo")).attend(LONG)).exit_code == 0
+
+
+async def test_jobs_end_and_are_forgotten_with_their_environment(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    done = await start(jobs, environment, "echo")
+    await done.wait(LONG)
+    await here.destroy(environment).result()
+    with pytest.raises(NotFound):
+        jobs.get(environment, 1, owner=OWNER)
+    assert done.streams[StreamName.STDOUT].kept == 0
+
+
+async def test_another_owner_sees_no_job(here: World, jobs: JobService) -> None:
+    environment = (await here.created()).id
+    await start(jobs, environment, "echo")
+    with pytest.raises(NotFound):
+        jobs.get(environment, 1, owner="mallory")
+    with pytest.raises(NotFound):
+        jobs.list(environment, owner="mallory")
+
+
+async def test_the_number_that_runs_at_once_is_bounded(here: World, jobs: JobService) -> None:
+    environment = (await here.created()).id
+    running = [await start(jobs, environment, "hang") for _ in range(MAX_RUNNING)]
+    with pytest.raises(TooManyJobs):
+        await start(jobs, environment, "echo")
+    assert here.get(environment).active_calls == MAX_RUNNING
+    await running[0].kill()
+    assert (await (await start(jobs, environment, "echo")).attend(LONG)).exit_code == 0
+
+
+class Asked(Spool):
+    """A recording that counts who reads it."""
+
+    reads = 0
+
+    def output(self) -> Output:
+        Asked.reads += 1
+        return super().output()
+
+    def read(self, offset: int, length: int) -> bytes:
+        Asked.reads += 1
+        return super().read(offset, length)
+
+
+async def test_a_list_tells_sizes_without_reading_any_output(here: World) -> None:
+    jobs = JobService(
+        here.service,
+        record=lambda: Asked(Path("/tmp"), keep=1_000_000, view=1_000),
+        clock=here.clock,
+        tasks=here.tasks,
+    )
+    environment = (await here.created()).id
+    job = await start(jobs, environment, "flood 5000\nerr oops\nexit 3")
+    view = await job.attend(LONG)
+    before = Asked.reads
+    (brief,) = jobs.list(environment, owner=OWNER)
+    assert Asked.reads == before > 0
+    assert (brief.stdout_bytes, brief.stderr_bytes) == (view.stdout.total, 5) == (5_000, 5)
+    assert (brief.state, brief.exit_code, brief.duration) == (view.state, 3, view.duration)
+
+
+async def test_what_ended_longest_ago_is_forgotten_first(here: World, jobs: JobService) -> None:
+    environment = (await here.created()).id
+    old = await start(jobs, environment, "hang")
+    for _ in range(MAX_REMEMBERED + 5):
+        await (await start(jobs, environment, "echo x")).attend(LONG)
+    numbers = [view.number for view in jobs.list(environment, owner=OWNER)]
+    assert numbers == [1, *range(8, MAX_REMEMBERED + 7)]
+    with pytest.raises(JobNotFound):
+        jobs.get(environment, 2, owner=OWNER)
+    assert old.is_running
+
+
+async def test_a_server_that_stops_ends_every_job() -> None:
+    with anyio.fail_after(LONG):
+        async with world() as here:
+            environment = (await here.created()).id
+            job = await start(here.jobs(), environment, "hang")
+            await here.host.only.started.wait()
+        assert job.view().state is JobState.KILLED
+
+
+FOUND = Diagnosis("disk_full", "The disk is full.", "Delete something.")
+
+
+async def test_a_failure_is_told_with_its_cause(here: World, jobs: JobService) -> None:
+    environment = (await here.created()).id
+    here.host.only.diagnosis = FOUND
+    assert (await (await start(jobs, environment, "exit 3")).attend(LONG)).diagnosis == FOUND
+    assert (await (await start(jobs, environment, "echo x")).attend(LONG)).diagnosis is None
+
+
+async def test_a_kill_while_its_cause_is_looked_for_does_not_undo_its_end(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    guest = here.host.only
+    guest.diagnose_until = anyio.Event()
+    job = await start(jobs, environment, "exit 3")
+    await guest.diagnosing.wait()
+    assert (job.view().state, job.view().exit_code) == (JobState.RUNNING, None)
+    await job.kill()
+    view = job.view()
+    assert (view.state, view.exit_code, view.diagnosis) == (JobState.EXITED, 3, None)
+
+
+async def test_a_lost_job_says_why_and_what_then(here: World, jobs: JobService) -> None:
+    environment = (await here.created()).id
+    job = await start(jobs, environment, "die")
+    await job.wait(LONG)
+    found = job.view().diagnosis
+    assert found
+    assert (found.code, found.cause) == ("guest_lost", "The machine died: killed by signal 9")
+    assert "new environment" in found.next_step
+
+
+async def test_what_a_job_leaves_running_is_told_listed_and_killed(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    guest = here.host.only
+    first = await start(jobs, environment, "leave server -p 80\nleave worker")
+    second = await start(jobs, environment, "leave other")
+    for job in (first, second):
+        await job.wait(LONG)
+    assert [each.command for each in first.view().left.programs] == ["server -p 80", "worker"]
+    listed = await jobs.left.look(environment, owner=OWNER, always=False)
+    assert listed.count == 3
+    assert [(each.job, each.command) for each in listed.programs] == [
+        (1, "server -p 80"),
+        (1, "worker"),
+        (2, "other"),
+    ]
+    assert await jobs.left.end_of(first, owner=OWNER) == 2
+    assert await jobs.left.end_of(first, owner=OWNER) == 0
+    (other,) = (await jobs.left.look(environment, owner=OWNER)).programs
+    await jobs.left.end(environment, other.pid, owner=OWNER)
+    with pytest.raises(JobNotFound, match=f"program {other.pid}"):
+        await jobs.left.end(environment, other.pid, owner=OWNER)
+    assert guest.dying == {other.pid}
+
+
+async def test_a_guest_is_only_asked_where_something_was_left(
+    here: World, jobs: JobService
+) -> None:
+    environment = (await here.created()).id
+    guest = here.host.only
+    await (await start(jobs, environment, "echo")).wait(LONG)
+    guest.left = Left((Program(1, "unknown", "x"),), 1)
+    assert (await jobs.left.look(environment, owner=OWNER, always=False)).count == 0
+    assert (await jobs.left.look(environment, owner=OWNER)).programs[0].job is None
+    assert (await jobs.left.look(environment, owner=OWNER, always=False)).count == 1
+    guest.left = Left()
+    for _ in range(2):
+        assert (await jobs.left.look(environment, owner=OWNER, always=False)).count == 0
+    here.clock.advance(minutes=1)
+    before = here.get(environment).last_used_at
+    await jobs.left.look(environment, owner=OWNER)
+    assert here.get(environment).last_used_at == before
+
+
+async def test_what_cannot_be_asked_has_nothing_left(here: World, jobs: JobService) -> None:
+    environment = (await here.created()).id
+    await (await start(jobs, environment, "leave server")).wait(LONG)
+    here.host.only.file_error = GuestLost("gone")
+    assert (await jobs.left.look(environment, owner=OWNER)).count == 0
+    here.host.only.file_error = None
+    assert (await jobs.left.look(environment, owner=OWNER)).count == 1
+    await here.service.pause(environment, owner=OWNER, to_disk=False)
+    assert (await jobs.left.look(environment, owner=OWNER)).count == 0
+    with pytest.raises(NotFound):
+        await jobs.left.look(environment, owner="somebody else")

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clean-up that is finished whatever cancels its caller, and tasks that are really ended."""
+
+from __future__ import annotations
+
+import asyncio
+
+import anyio
+import pytest
+
+from waggle.tasks import end, finish
+
+pytestmark = pytest.mark.anyio
+
+
+class Work:
+    """Something that takes a few turns of the loop."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.go = asyncio.Event()
+
+    async def run(self) -> str:
+        await self.go.wait()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.done = True
+        return "result"
+
+
+async def test_it_returns_what_the_work_returns_and_raises_what_it_raises() -> None:
+    work = Work()
+    work.go.set()
+    assert await finish(work.run()) == "result"
+
+    async def failing() -> None:
+        raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"):
+        await finish(failing())
+
+
+async def test_a_cancel_scope_does_not_stop_it() -> None:
+    work = Work()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        asyncio.get_running_loop().call_soon(work.go.set)
+        await finish(work.run())
+        await anyio.lowlevel.checkpoint()
+        raise AssertionError("the scope was cancelled")
+    assert work.done
+    assert scope.cancelled_caught
+
+
+async def test_cancelling_the_task_again_and_again_does_not_stop_it() -> None:
+    work = Work()
+    task = asyncio.create_task(finish(work.run()))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        task.cancel()
+    work.go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert work.done
+
+
+async def test_a_timeout_is_raised_after_the_work() -> None:
+    work = Work()
+    asyncio.get_running_loop().call_later(0.05, work.go.set)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await finish(work.run())
+    assert work.done
+
+
+async def test_a_failure_of_the_work_gives_way_to_the_cancellation() -> None:
+    work = Work()
+
+    async def failing() -> None:
+        await work.go.wait()
+        raise ValueError("x")
+
+    task = asyncio.create_task(finish(failing()))
+    await asyncio.sleep(0)
+    task.cancel()
+    work.go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_end_waits_for_tasks_that_resist_fail_or_are_done() -> None:
+    log: list[str] = []
+
+    async def resisting() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            log.append("resisted")
+
+    async def failing() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("x")
+
+    async def quick() -> None: ...
+
+    tasks = [asyncio.create_task(work()) for work in (resisting, failing, quick)]
+    await asyncio.sleep(0)
+    await end(*tasks)
+    assert all(task.done() for task in tasks)
+    assert log == ["resisted"]
+    await end(*tasks)
+    await end()
+
+
+async def test_end_ends_all_although_its_caller_is_cancelled() -> None:
+    async def resisting() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+    tasks = [asyncio.create_task(resisting()) for _ in range(3)]
+    await asyncio.sleep(0)
+    ending = asyncio.create_task(end(*tasks))
+    await asyncio.sleep(0)
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert all(task.done() for task in tasks)
