@@ -11,6 +11,7 @@ from typing import Any
 
 from waggle.app.values import execution_limits
 from waggle.config import load
+from waggle.domain.access import MIN_SHORT
 from waggle.domain.environment import MAX_TIMEOUT_MINUTES, MIN_TIMEOUT_MINUTES
 from waggle.domain.files.filesystem import MAX_FILE_BYTES, MAX_LIST_ENTRIES
 from waggle.domain.files.search import MAX_DEPTH, MAX_ENTRIES, SEARCH_SECONDS
@@ -20,11 +21,10 @@ from waggle.domain.files.tree import (
     MAX_TREE_ENTRIES,
     MAX_TREE_FILE,
 )
-from waggle.domain.lookup import MIN_SHORT
+from waggle.domain.network import MAX_EXPOSED_PORTS
 from waggle.domain.programs.execution import HOME, MAX_CODE_BYTES
 from waggle.domain.programs.job import MAX_WAIT_SECONDS
 from waggle.domain.programs.runtime import MAX_PACKAGES
-from waggle.domain.usage import MAX_EXPOSED_PORTS
 from waggle.mcp.tools.furnish import MAX_FILES
 from waggle.service.files.trees import MAX_KEPT
 

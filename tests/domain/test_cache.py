@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.cache import CachedImage, plan_prune
+from waggle.domain.image import CachedImage, plan_prune
 
 SIZES = {f"b{n}": 3 * n + 1 for n in range(6)}
 

@@ -11,12 +11,10 @@ import pytest
 from tests.domain.test_diagnosis import FAILED
 
 from waggle.domain.diagnosis import Diagnosis, diagnose
-from waggle.domain.diagnosis.clues import missing_command
 from waggle.domain.diagnosis.commands import PACKAGE_OF, WITHOUT
-from waggle.domain.diagnosis.evidence import Evidence
-from waggle.domain.diagnosis.modules import Module
-from waggle.domain.listening import Listener
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.diagnosis.evidence import Evidence, Module
+from waggle.domain.diagnosis.lacking import missing_command
+from waggle.domain.network import Listener, NetworkPolicy
 from waggle.domain.programs.execution import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 

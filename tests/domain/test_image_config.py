@@ -8,13 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.domain.image_config import (
-    MAX_USER,
-    image_directory,
-    image_shell,
-    image_user,
-    image_variables,
-)
+from waggle.domain.image import MAX_USER, image_directory, image_shell, image_user, image_variables
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)
 

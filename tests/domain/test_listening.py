@@ -11,7 +11,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.listening import MAX_LISTENERS, QUESTION, Listener, parse_listeners
+from waggle.domain.network import MAX_LISTENERS, QUESTION, Listener, parse_listeners
 
 
 def test_a_shell_names_the_program_of_each_family() -> None:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from waggle.domain.access import find_id, parse_reference_text
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.lookup import find_id, parse_reference_text
 
 A = "aaaaaa11-0000-4000-8000-000000000001"
 B = "aaaaaa22-0000-4000-8000-000000000002"

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from waggle.domain.access import Quota, share_of
 from waggle.domain.errors import QuotaExceeded
-from waggle.domain.quota import Quota, share_of
 
 SEATS = Quota("seats", 3, "WAGGLE_MAX_SEATS", "Stand up, then try again.")
 

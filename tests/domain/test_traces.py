@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from tests.support.garbage import Held, no_collection
 
-from waggle.domain.traces import release
+from waggle.domain.observer import release
 
 
 def _fails(held: Held) -> None:

@@ -6,8 +6,8 @@ import pytest
 from tests.service.world import LONG, settle
 from tests.support.fakes import MemoryCalls
 
+from waggle.domain.access import KeyedCall, KnownCall
 from waggle.domain.errors import KeyReused, OutcomeUnknown, WaggleError
-from waggle.domain.repeat import KeyedCall, KnownCall
 from waggle.service.idempotency import Repeats
 
 pytestmark = pytest.mark.anyio

@@ -12,9 +12,9 @@ from tests.support.guest import USED
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import GuestLost, InvalidArgument, NotFound, NotRunning
+from waggle.domain.network import ExposedPort
 from waggle.domain.programs.execution import Command
 from waggle.domain.programs.job import JobKind
-from waggle.domain.usage import ExposedPort
 from waggle.service.environments.ports import PortService
 from waggle.service.environments.reaper import Reaper
 from waggle.service.programs.job import What

@@ -14,7 +14,7 @@ from tests.support.garbage import Held, no_collection
 from tests.support.waiting import until
 
 from waggle.domain.errors import TooLarge
-from waggle.domain.traces import release
+from waggle.domain.observer import release
 from waggle.service.turns import Turns, in_thread
 
 pytestmark = pytest.mark.anyio

@@ -23,9 +23,8 @@ from tests.support.fakes import FakeGuest
 from waggle.domain.environment import Environment, MachineIdentity, Resources, State
 from waggle.domain.errors import DiskFull
 from waggle.domain.host import Moment, Progress
-from waggle.domain.network import NetworkPolicy
+from waggle.domain.network import DiskUse, NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.domain.usage import DiskUse
 from waggle.infra.shared.spool import Spool
 from waggle.service.environments.request import Pausing
 from waggle.service.environments.service import CreateRequest, EnvironmentService, Limits

@@ -15,12 +15,12 @@ import anyio
 import anyio.lowlevel
 from tests.support.guest import FakeFile, FakeGuest, FakeMoment, output
 
+from waggle.domain.access import KeyedCall, KnownCall
 from waggle.domain.environment import Environment, MachineIdentity
 from waggle.domain.errors import DiskFull, MomentUnusable
 from waggle.domain.host import Moment, Progress
-from waggle.domain.repeat import KeyedCall, KnownCall
+from waggle.domain.network import DiskUse
 from waggle.domain.snapshot import Snapshot
-from waggle.domain.usage import DiskUse
 
 __all__ = [
     "FakeFile",

@@ -41,18 +41,19 @@ from waggle.domain.files.filesystem import (
 )
 from waggle.domain.files.search import Kind, Match, Searched, SearchQuery, glob_expression
 from waggle.domain.files.tree import Skipped, TreeEntry, Unpacked, decode, encode
+from waggle.domain.network import ExposedPort, Usage
 from waggle.domain.programs.execution import (
     HOME,
+    NOTHING_LEFT,
     Command,
     ExecutionResult,
     GuestUser,
+    Left,
     Output,
     Stream,
     Streams,
 )
-from waggle.domain.programs.left import NOTHING_LEFT, Left
-from waggle.domain.programs.left import Program as KitProgram
-from waggle.domain.usage import ExposedPort, Usage
+from waggle.domain.programs.execution import Program as KitProgram
 
 Program = Callable[[Command, Streams], Awaitable[ExecutionResult]]
 USED = Usage(cpu_seconds=1.5, memory_bytes=200 << 20, disk_bytes=3 << 20)

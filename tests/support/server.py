@@ -28,10 +28,9 @@ from tests.support.fakes import FakeHost, MemoryCalls, MemoryShelf, MemoryStore
 from waggle.domain.environment import Resources
 from waggle.domain.files.tree import MAX_RECORDS_BYTES
 from waggle.domain.network import NetworkPolicy
-from waggle.domain.observer import Observer
+from waggle.domain.observer import Clock, Observer
 from waggle.domain.programs.execution import MAX_OUTPUT
 from waggle.domain.programs.runtime import Runtime, RuntimeName
-from waggle.domain.protocols import Clock
 from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset
 from waggle.infra.shared.spool import Spool
 from waggle.mcp.context import Services

@@ -18,7 +18,7 @@ from tests.support.vm import CACHE, Lab, command, environment, lines, root, sh
 
 from waggle.domain.host import no_progress
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.domain.template import Template
+from waggle.domain.snapshot import Template
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.infra.store.templates import TemplateStore

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
-from waggle.domain.protocols import Clock
+from waggle.domain.observer import Clock
 
 
 def steady_clock() -> Clock:

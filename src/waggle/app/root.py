@@ -38,14 +38,13 @@ from waggle.app.values import (
 from waggle.app.warming import warm_pool
 from waggle.config import Settings
 from waggle.config.places import Places
+from waggle.domain.access import SeveralOwners, one_owner
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DataDirBusy, SettingsInvalid
 from waggle.domain.files.tree import MAX_RECORDS_BYTES
 from waggle.domain.machine import Hypervisor
-from waggle.domain.observer import Observer
+from waggle.domain.observer import Clock, Observer
 from waggle.domain.programs.execution import MAX_OUTPUT
-from waggle.domain.protocols import Clock
-from waggle.domain.quota import SeveralOwners, one_owner
 from waggle.infra.net.egress import EgressProxy
 from waggle.infra.net.lookups import Lookups, limit_resolver
 from waggle.infra.net.policy import AddressPolicy

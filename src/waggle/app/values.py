@@ -11,12 +11,12 @@ from pathlib import Path
 
 from waggle.config import Settings
 from waggle.config.places import Places
+from waggle.domain.access import SeveralOwners, one_owner
 from waggle.domain.environment import Resources
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.image import AllowedImages
 from waggle.domain.programs.execution import Command
 from waggle.domain.programs.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template
-from waggle.domain.quota import SeveralOwners, one_owner
 from waggle.domain.reference import ImageReference, named_registry, parse_reference
 from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset
 from waggle.infra.oci.registry.options import RegistryOptions

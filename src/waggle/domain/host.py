@@ -18,9 +18,15 @@ from waggle.domain.errors import DiskFull, GuestMisbehaves
 from waggle.domain.files.filesystem import FileSlice, FileVersion, Listing
 from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
-from waggle.domain.programs.execution import Command, ExecutionResult, GuestUser, Stream, Streams
-from waggle.domain.programs.left import Left
-from waggle.domain.usage import DiskUse, ExposedPort, Usage
+from waggle.domain.network import DiskUse, ExposedPort, Usage
+from waggle.domain.programs.execution import (
+    Command,
+    ExecutionResult,
+    GuestUser,
+    Left,
+    Stream,
+    Streams,
+)
 
 Progress = Callable[[float, str], Awaitable[None]]
 """Called with the share done (0 to 1) and what is happening, in a few words."""

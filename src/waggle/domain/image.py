@@ -1,16 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An image as a machine needs it: one read-only disk and what its configuration asks for."""
+"""An image as a machine needs it: one read-only disk and what its configuration asks for.
+
+What of the image cache may go: a plan from plain values. Pure.
+
+Called by `service.image_cache`, which looks at the store and the disks and carries the plan out.
+An image is everything of one manifest: its names, its blobs (which others may share) and its root
+disk. It goes as a whole or stays as a whole.
+
+What an image's configuration asks of a machine. Called by `images`; pure.
+
+Only what can be decided without the image's files: who a user name is, whether a directory or a
+shell is there, the guest finds out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from waggle.domain.errors import InvalidArgument
+from waggle.domain.errors import ImageCorrupt, InvalidArgument
+from waggle.domain.files.filesystem import MAX_PATH_BYTES
 from waggle.domain.host import Progress
 from waggle.domain.reference import ImageReference, matches, parse_reference
 
@@ -98,3 +113,106 @@ class BootImages(Protocol):
     async def missing(self) -> str | None:
         """Why no environment could be booted for lack of images, or None."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class CachedImage:
+    """One image. Sizes are in bytes, `used` is in seconds since the epoch."""
+
+    digest: str
+    names: tuple[str, ...] = ()
+    """Empty for a disk whose image is not, or no more, in the store."""
+    blobs: Mapping[str, int] = field(default_factory=dict[str, int])
+    disk_bytes: int = 0
+    used: float = 0.0
+    pinned: bool = False
+    """A running environment uses it, or a setting names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrunePlan:
+    """What to remove, least recently used first, and what that does."""
+
+    remove: tuple[CachedImage, ...]
+    freed_bytes: int
+    kept_bytes: int
+
+
+def plan_prune(
+    images: Iterable[CachedImage],
+    *,
+    max_bytes: int | None = None,
+    older_than: float | None = None,
+) -> PrunePlan:
+    """Choose what goes: all that was last used before `older_than`, then more to fit `max_bytes`.
+
+    The least recently used goes first; what is pinned never goes, even if the rest stays too large.
+    None means no such bound.
+    """
+    everything = list(images)
+    total = Counter[str]()
+    sizes: dict[str, int] = {}
+    for image in everything:
+        sizes |= image.blobs
+        total.update(image.blobs.keys())
+    before = left = sum(sizes.values()) + sum(image.disk_bytes for image in everything)
+    removed: list[CachedImage] = []
+    loose = (image for image in everything if not image.pinned)
+    for image in sorted(loose, key=lambda image: (image.used, image.digest)):
+        is_old = older_than is not None and image.used < older_than
+        is_over = max_bytes is not None and left > max_bytes
+        if not (is_old or is_over):
+            break
+        removed.append(image)
+        total.subtract(image.blobs.keys())
+        left -= image.disk_bytes + sum(sizes[blob] for blob in image.blobs if not total[blob])
+    return PrunePlan(tuple(removed), before - left, left)
+
+
+SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh", "fish"})
+MAX_USER = 255
+_SHELL_OPTIONS = frozenset({"-i", "-l", "-il", "-li", "--login"})
+
+
+def image_variables(entries: Sequence[str]) -> dict[str, str]:
+    """Env; entries without a name are dropped, as runtimes do."""
+    pairs = (entry.partition("=") for entry in entries)
+    return {name: value for name, _, value in pairs if name and "\0" not in name + value}
+
+
+def image_user(text: str) -> str:
+    """User, as the guest's kit is to look it up; what no name can hold becomes '?'.
+
+    An unknown user is the guest's to report, so this never fails.
+    """
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text[:MAX_USER])
+
+
+def image_directory(text: str) -> str:
+    """WorkingDir as an absolute path without '..', as runtimes read it; empty when there is none.
+
+    Raises ImageCorrupt when it can be no directory's path.
+    """
+    if not text:
+        return ""
+    path = "/" + posixpath.normpath("/" + text).lstrip("/")
+    if not path.isprintable() or len(path.encode()) > MAX_PATH_BYTES:
+        raise ImageCorrupt(
+            "The image's WorkingDir is too long, or holds control characters.",
+            hint="Build it with another WORKDIR.",
+        )
+    return path
+
+
+def image_shell(entrypoint: Sequence[str], cmd: Sequence[str]) -> str:
+    """The interactive shell that the image starts, or that Cmd alone is; empty when it is none."""
+    for words in ((*entrypoint, *cmd), tuple(cmd)):
+        if words and _is_shell(words[0]) and _SHELL_OPTIONS.issuperset(words[1:]):
+            return words[0]
+    return ""
+
+
+def _is_shell(program: str) -> bool:
+    parent, name = posixpath.split(program)
+    is_plain = program == name or (parent.startswith("/") and program.isprintable())
+    return is_plain and name in SHELLS and len(program.encode()) <= MAX_PATH_BYTES

@@ -3,14 +3,21 @@
 
 Told by `waggle.mcp` (calls), `waggle.service` (environments) and the composition root (egress);
 `waggle.infra.observe` listens. A listener returns at once and never raises.
+
+Small protocols shared by services: time, ids and the record of environments.
+
+What an error holds besides its words, and how to let go of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol, cast
 
 from waggle.domain.access import Owner
+from waggle.domain.environment import Environment
 
 OK = "ok"
 CANCELLED = "cancelled"
@@ -89,3 +96,52 @@ class Observers(Observer):
         """Pass it on."""
         for observer in self._observers:
             observer.egress_denied(why)
+
+
+Clock = Callable[[], datetime]
+"""Now, with a time zone. Injected, so that tests own time.
+
+Idle times are measured with it, so it should not jump when the system clock is set: the real one
+is the wall clock at the start of the server plus the monotonic time since.
+"""
+
+NewId = Callable[[], str]
+"""A fresh environment id (a UUID)."""
+
+
+class EnvironmentStore(Protocol):
+    """Remembers environments across restarts. Every call is durable when it returns."""
+
+    async def save(self, environment: Environment) -> None:
+        """Insert or replace the record with this id."""
+        ...
+
+    async def get(self, environment_id: str) -> Environment | None:
+        """The record with this id, destroyed ones included while they are remembered."""
+        ...
+
+    async def unfinished(self) -> Sequence[Environment]:
+        """All records that are not destroyed: after a restart, what an earlier server left."""
+        ...
+
+    async def aclose(self) -> None:
+        """Flush and close. Idempotent."""
+        ...
+
+
+def release(error: BaseException) -> None:
+    """Drop the traces of `error` and of all that led to it, once nobody will log them.
+
+    Traces hold the frames that the error passed, so all that these worked on, such as an upload;
+    a future or a frame that holds the error makes it a cycle, and the collector comes late.
+    """
+    seen, left = set[int](), [error]
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        one.__traceback__ = None
+        if isinstance(one, BaseExceptionGroup):
+            left += cast("BaseExceptionGroup[BaseException]", one).exceptions
+        left += filter(None, (one.__cause__, one.__context__))

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from mcp_types import CallToolResult, InputRequiredResult, TextContent
 from pydantic import Field
 
-from waggle.domain.repeat import MAX_KEY, KeyedCall, parse_key
+from waggle.domain.access import MAX_KEY, KeyedCall, parse_key
 from waggle.domain.toolset import Offer
 from waggle.mcp.schema.input_schemas import unlisted
 from waggle.service.idempotency import Repeats

@@ -30,8 +30,7 @@ from mcp_types import (
 
 from waggle import __version__
 from waggle.domain.errors import WaggleError
-from waggle.domain.observer import NO_TOOL
-from waggle.domain.traces import release
+from waggle.domain.observer import NO_TOOL, release
 from waggle.mcp.calls import CUT, REFUSED, Calls
 from waggle.mcp.context import Ctx, Request, Services, current_owner, whole_arguments
 from waggle.mcp.errors import describe, failure_result, unknown_tool

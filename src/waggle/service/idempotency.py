@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import anyio
 import structlog
 
+from waggle.domain.access import CallStore, KeyedCall
 from waggle.domain.errors import KeyReused, OutcomeUnknown, WaggleError
-from waggle.domain.repeat import CallStore, KeyedCall
 
 log = structlog.get_logger(__name__)
 KeyedWork = Callable[[], Awaitable[str | None]]

@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 
 from waggle.domain.errors import WaggleError
-from waggle.domain.traces import release
+from waggle.domain.observer import release
 from waggle.tasks import finish
 
 _T = TypeVar("_T")

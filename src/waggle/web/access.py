@@ -28,10 +28,11 @@ from waggle.domain.access import (
     CannotVerify,
     Identity,
     ScopeMissing,
+    SeveralOwners,
     TokenRefused,
     Verifier,
+    one_owner,
 )
-from waggle.domain.quota import SeveralOwners, one_owner
 from waggle.web.answers import problem
 from waggle.web.protocol import CONNECTION, GuardedProtocol
 

@@ -24,7 +24,7 @@ from mcp_types import UNSUPPORTED_PROTOCOL_VERSION, RequestId
 from mcp_types.version import KNOWN_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from waggle.domain.quota import SeveralOwners, one_owner
+from waggle.domain.access import SeveralOwners, one_owner
 from waggle.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, SERVER_BUSY, Message, NoMessage
 from waggle.large import TooLarge
 from waggle.web.accepted import fit_for_sdk, forms, is_json

@@ -15,8 +15,8 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp_types import RequestId
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from waggle.domain.access import Quota, SeveralOwners, share_of
 from waggle.domain.errors import QuotaExceeded
-from waggle.domain.quota import Quota, SeveralOwners, share_of
 from waggle.jsonrpc import SERVER_BUSY
 from waggle.web.access import owner_of
 from waggle.web.answers import rpc_error

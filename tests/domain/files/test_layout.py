@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.errors import TooLarge
-from waggle.domain.files.layout import MAX_TREE_NODES, Layout
 from waggle.domain.files.search import Kind
+from waggle.domain.files.tree import MAX_TREE_NODES, Layout
 
 DEEP = b"/d" * 97
 

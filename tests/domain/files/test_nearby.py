@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.files.filesystem import FileEntry, Listing
-from waggle.domain.files.nearby import MAX_PARENTS, parents, told
+from waggle.domain.files.filesystem import MAX_PARENTS, FileEntry, Listing, parents, told
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

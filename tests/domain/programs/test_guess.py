@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.domain.programs.guess import has_types, is_compiled, surely
+from waggle.domain.programs.program import has_types, is_compiled, surely
 from waggle.domain.programs.runtime import RuntimeName
 
 NODE, PYTHON, SHELL = RuntimeName.NODE, RuntimeName.PYTHON, RuntimeName.SHELL

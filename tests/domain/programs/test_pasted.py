@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.programs.pasted import commands, is_session, python_lines, unfenced
+from waggle.domain.programs.program import commands, is_session, python_lines, unfenced
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.errors import InvalidArgument, InvalidRuntime
-from waggle.domain.programs.language import Language, known_language, parse_language
-from waggle.domain.programs.program import read_program
+from waggle.domain.programs.program import Language, known_language, parse_language, read_program
 from waggle.domain.programs.runtime import RuntimeName
 
 PYTHON, NODE, SHELL = RuntimeName.PYTHON, RuntimeName.NODE, RuntimeName.SHELL

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.programs.text import encoded
+from waggle.domain.programs.runtime import encoded
 
 
 def test_text_goes_as_utf_8() -> None:

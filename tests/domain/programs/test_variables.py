@@ -4,11 +4,7 @@
 import pytest
 
 from waggle.domain.errors import InvalidArgument, TooLarge
-from waggle.domain.programs.variables import (
-    MAX_VARIABLES_BYTES,
-    parse_own_variables,
-    parse_variables,
-)
+from waggle.domain.programs.runtime import MAX_VARIABLES_BYTES, parse_own_variables, parse_variables
 
 
 def test_an_object_with_numbers_and_booleans() -> None:

@@ -20,7 +20,7 @@ from asyncssh.packet import Boolean, PacketDecodeError, SSHPacket, String, UInt3
 from tests.infra.ssh.peer import Peer, peer
 from tests.support.changed import LONGEST, SEED, changed
 
-from waggle.domain.listening import parse_listeners
+from waggle.domain.network import parse_listeners
 from waggle.infra.ssh.bounded import BoundedConnection, connect
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.run.launcher import MAX_RECORD, parse_record

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.in_memory import IN_MEMORY
 
-from waggle.domain.repeat import KEEP, KEEP_PER_OWNER, KeyedCall, KnownCall
+from waggle.domain.access import KEEP, KEEP_PER_OWNER, KeyedCall, KnownCall
 from waggle.infra.store.calls import SqliteCalls
 from waggle.infra.store.database import Database
 from waggle.infra.store.schema import APPLICATION_ID, MIGRATIONS

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from waggle.domain.template import TemplateKey
+from waggle.domain.snapshot import TemplateKey
 from waggle.infra.store.templates import TemplateStore
 
 FILES = ("ram", "state", "scratch.img", "identity.img")

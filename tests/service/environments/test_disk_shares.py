@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from tests.service.world import IDLE, Gates, Host, Job, World, settle, world
 from tests.support.fakes import FakeFile, MemoryShelf
 
+from waggle.domain.access import share_of
 from waggle.domain.environment import Environment
 from waggle.domain.errors import QuotaExceeded
 from waggle.domain.programs.execution import HOME, Command
 from waggle.domain.programs.job import JobKind
-from waggle.domain.quota import share_of
 from waggle.infra.shared.spool import Spool
 from waggle.service.environments.disk_shares import DiskShares
 from waggle.service.environments.reaper import Reaper

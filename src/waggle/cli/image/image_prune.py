@@ -14,8 +14,8 @@ from waggle.cli.image.images import digests_in_use, iso
 from waggle.cli.progress import say
 from waggle.config import load
 from waggle.config.parsers import parse_duration
-from waggle.domain.cache import CachedImage, PrunePlan
 from waggle.domain.errors import InvalidArgument
+from waggle.domain.image import CachedImage, PrunePlan
 from waggle.infra.shared.storage import storage_errors
 
 _SIZE = re.compile(r"([0-9]{1,9})(MB|GB|MiB|GiB)")

@@ -10,27 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from waggle.domain.diagnosis import lacking, mistakes, parts, programs, reach, resources, said
-from waggle.domain.diagnosis.evidence import Evidence
-from waggle.domain.diagnosis.told import Diagnosis
+from waggle.domain.diagnosis import lacking, mistakes, programs, reach, said
+from waggle.domain.diagnosis.evidence import Diagnosis, Evidence
 
 __all__ = ["RULES", "Diagnosis", "diagnose", "machine_died"]
 
 Rule = Callable[[Evidence], Diagnosis | None]
 RULES: tuple[Rule, ...] = (
-    resources.out_of_memory,
+    programs.out_of_memory,
     mistakes.code_of_python,
     lacking.command_not_found,
     programs.cannot_execute,
     programs.line_ends,
     programs.cannot_enter,
     programs.killed,
-    resources.too_many_processes,
-    resources.disk_full,
-    resources.memory_files_full,
+    programs.too_many_processes,
+    programs.disk_full,
+    programs.memory_files_full,
     reach.missing_module,
-    parts.missing_part,
-    parts.build_failed,
+    reach.missing_part,
+    reach.build_failed,
     reach.network_refused,
     said.what_was_said,
     mistakes.in_the_code,

@@ -1,21 +1,113 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules about commands that are not there. Pure."""
+"""Rules about commands that are not there. Pure.
+
+What a program said of a command that it lacks. Pure.
+
+What a program prints proves nothing: it only tells what the guest is asked (`diagnosing`), or what
+is worded as said.
+
+How the image of an environment gets a package: by a tool that it has, as who may. Pure.
+
+Each returns a sentence of advice. No sentence names a program that the image is known to lack.
+"""
 
 from __future__ import annotations
 
 import errno
+import re
 from typing import Final
 
-from waggle.domain.diagnosis.commands import DISTRIBUTION_OF, NPM_PACKAGE_OF, PACKAGE_OF, WITHOUT
-from waggle.domain.diagnosis.evidence import Evidence
-from waggle.domain.diagnosis.getting import (
-    has,
-    node_package,
-    python_package,
-    system_package,
+from waggle.domain.diagnosis.commands import (
+    ALPINE,
+    DISTRIBUTION_OF,
+    NPM_PACKAGE_OF,
+    PACKAGE_OF,
+    WITHOUT,
 )
-from waggle.domain.diagnosis.told import Diagnosis, shown
+from waggle.domain.diagnosis.evidence import Diagnosis, Evidence, shown
+from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.execution import GuestUser
+from waggle.domain.programs.runtime import RuntimeName
+
+_NO_NETWORK = (
+    "This environment has no network: create one with network 'public' and install {} there."
+)
+_NO_MANAGER = (
+    "This image has no package manager: create an environment without the image parameter, or with "
+    "an image that has it."
+)
+
+
+def has(evidence: Evidence, tool: str) -> bool:
+    """Whether the image is known to have a program."""
+    return tool in (evidence.record.have or ())
+
+
+def as_root(evidence: Evidence, *commands: str) -> str:
+    """These commands run by root, in words for the middle of a sentence."""
+    if evidence.user is GuestUser.ROOT:
+        return " && ".join(commands)
+    if has(evidence, "sudo"):
+        return " && ".join(f"sudo {command}" for command in commands)
+    return f'{" && ".join(commands)} with user "root"'
+
+
+def system_package(evidence: Evidence, package: str) -> str:
+    """A package of the distribution by Debian's name; several with spaces between."""
+    have = evidence.record.have
+    if evidence.network is NetworkPolicy.NONE:
+        return _NO_NETWORK.format(package)
+    if have is None:
+        return f"Install {package} with the image's package manager, as root."
+    if "apt-get" in have:
+        how = as_root(evidence, "apt-get update", f"apt-get install -y {package}")
+        if evidence.runtime is RuntimeName.SHELL:
+            return f'Install it: install_packages with packages "{package}"; or run {how}.'
+        return f"Install it: {how}."
+    if "apk" in have:
+        names = " ".join(ALPINE.get(each, each) for each in package.split())
+        return f"Install it: {as_root(evidence, f'apk add {names}')}."
+    if "dnf" in have:
+        return f"Install it: {as_root(evidence, f'dnf install -y {package}')}."
+    return _NO_MANAGER
+
+
+def python_package(evidence: Evidence, name: str) -> str:
+    """A distribution of PyPI."""
+    if evidence.network is NetworkPolicy.NONE:
+        return _NO_NETWORK.format(name)
+    run = ""
+    if has(evidence, "pip3") or has(evidence, "pip"):
+        run = f"python3 -m pip install {name}"
+    elif has(evidence, "uv"):
+        run = f"uv pip install --system {name}"
+    if evidence.runtime not in (RuntimeName.NODE, RuntimeName.SHELL):
+        return _installing(name, run)
+    return (
+        f"Install it: {run}."
+        if run
+        else 'Use an environment with runtime "python": install_packages installs it there.'
+    )
+
+
+def _installing(name: str, run: str) -> str:
+    """By the tool, or where that is not offered by a command."""
+    return f'Install it: install_packages with packages "{name}"' + (
+        f"; or run {run}." if run else "."
+    )
+
+
+def node_package(evidence: Evidence, name: str) -> str:
+    """A package of npm."""
+    if evidence.network is NetworkPolicy.NONE:
+        return _NO_NETWORK.format(name)
+    run = f"npm install {name}" if has(evidence, "npm") else ""
+    if evidence.runtime is RuntimeName.NODE:
+        return _installing(name, run)
+    if run:
+        return f"Install it: {run}."
+    return 'Use an environment with runtime "node": install_packages installs it there.'
+
 
 _MANAGERS: Final = ("apt-get", "apk", "dnf")
 _FOREIGN: Final = frozenset({"apt", "apt-cache", "brew", "pacman", "yum", "zypper", *_MANAGERS})
@@ -87,3 +179,50 @@ def _do_without(evidence: Evidence, name: str) -> str:
     if "python3" in way and not has(evidence, "python3"):
         return ""
     return way
+
+
+_TOOLS = "apk apt-get bash curl dnf git node npm pip pip3 python3 ss sudo uv xvfb-run"
+TOOLS: Final = tuple(_TOOLS.split())
+"""Whether an image has these decides what it is advised."""
+_LINES = 60
+_NAME = r"([A-Za-z0-9_][\w.+-]{0,63})"
+_QUOTE = "[\u2018\u2019'\"`]"
+_MISSING = tuple(
+    re.compile(pattern, re.ASCII | re.MULTILINE)
+    for pattern in (
+        rf"^(?:[^\n:]{{1,200}}: )?(?:line )?\d+: {_NAME}: (?:command )?not found$",
+        rf"^(?:/\S*/)?(?:ba|da|a|k|z)?sh: {_NAME}: (?:command )?not found$",
+        rf"^zsh:\d*:? ?command not found: {_NAME}$",
+        rf"^(?:/usr/bin/)?env: {_QUOTE}{_NAME}{_QUOTE}: No such file or directory$",
+        rf"^sudo: {_NAME}: command not found$",
+        rf"^(?:timeout|nohup|nice|setsid|stdbuf|time|xargs|make(?:\[\d+\])?): [^\n]{{0,80}}?"
+        rf"{_QUOTE}?{_NAME}{_QUOTE}?: No such file or directory$",
+        rf"\berror: command {_QUOTE}(?:\S*/)?{_NAME}{_QUOTE} failed: No such file or directory",
+        rf"\bspawn {_NAME} ENOENT\b",
+        rf"\bexec: \"{_NAME}\": executable file not found in \$PATH",
+        rf"\berror: linker `{_NAME}` not found",
+    )
+)
+_FILE = re.compile(
+    rf"\bFileNotFoundError: \[Errno 2\] No such file or directory: '{_NAME}'$",
+    re.ASCII | re.MULTILINE,
+)
+
+
+def last_words(evidence: Evidence) -> str:
+    """The end of what was said by a run that failed by itself, where its failure is named."""
+    return "" if evidence.exit_code is None else _end(evidence.said)
+
+
+def _end(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.splitlines()[-_LINES:])
+
+
+def missing_command(text: str) -> str | None:
+    """The first command of which it was said that it is not there."""
+    text = _end(text)
+    found = [match for each in _MISSING if (match := each.search(text))]
+    if found:
+        return min(found, key=lambda match: match.start())[1]
+    match = _FILE.search(text)
+    return match[1] if match and match[1] in PACKAGE_OF else None

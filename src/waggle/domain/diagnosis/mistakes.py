@@ -10,9 +10,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from waggle.domain.diagnosis.clues import last_words
-from waggle.domain.diagnosis.evidence import Evidence
-from waggle.domain.diagnosis.told import Diagnosis, shown
+from waggle.domain.diagnosis.evidence import Diagnosis, Evidence, shown
+from waggle.domain.diagnosis.lacking import last_words
 
 _PYTHON_IN_SHELL: Final = re.compile(
     r"main\.sh: line \d+: (?:import|from|def|class|print|elif|async): command not found"

@@ -1,15 +1,114 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules about what a program could not find: modules, and ways into the network. Pure."""
+"""Rules about what a program could not find: modules, and ways into the network. Pure.
+
+How programs that ignore the proxy variables are told of the proxy. Pure.
+
+Used by `reach` once the kernel has counted that something tried to get out directly; what the
+program said only decides which way is named.
+
+Rules about parts of the system that an installer or a program wanted to find. Pure.
+
+Rules about what engines of containers say when they fail inside an environment. Pure.
+
+The guest's kernel has nftables and none of the extensions of iptables. Docker's server asks for
+them unless its settings say otherwise, as those do that the kit puts where the image has none
+(kit/guest/hosts.c). Nothing starts that server by itself.
+"""
 
 from __future__ import annotations
 
-from waggle.domain.diagnosis.distributions import SYSTEM_PACKAGE_OF, distribution_of
-from waggle.domain.diagnosis.evidence import Evidence, Refused
-from waggle.domain.diagnosis.getting import node_package, python_package, system_package
-from waggle.domain.diagnosis.told import Diagnosis, shown
-from waggle.domain.diagnosis.ways import way_out
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from waggle.domain.diagnosis.evidence import Diagnosis, Evidence, Refused, shown
+from waggle.domain.diagnosis.lacking import (
+    as_root,
+    has,
+    last_words,
+    node_package,
+    python_package,
+    system_package,
+)
+from waggle.domain.diagnosis.libraries import (
+    PACKAGE_OF_HEADER,
+    PACKAGE_OF_LIBRARY,
+    SYSTEM_PACKAGE_OF,
+    distribution_of,
+)
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName
+
+_PROXY: Final = "127.0.0.1:3128"
+_JAVA: Final = (
+    "Java ignores the proxy variables: run java with -Dhttp.proxyHost=127.0.0.1 "
+    "-Dhttp.proxyPort=3128 -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=3128, or set these in "
+    "JAVA_TOOL_OPTIONS, which Maven and Gradle heed, too."
+)
+_NODE: Final = (
+    "This Node.js, or what it uses, ignores the proxy variables: Node.js 24 heeds them "
+    "(NODE_USE_ENV_PROXY=1 is set). With an older one install undici and call "
+    "setGlobalDispatcher(new EnvHttpProxyAgent()) of it for fetch, and give https, ws and others "
+    "an agent: new HttpsProxyAgent(process.env.https_proxy) of https-proxy-agent."
+)
+_WAYS: Final = tuple(
+    (re.compile(pattern), advice)
+    for pattern, advice in (
+        (
+            r"\baiohttp\b",
+            "aiohttp ignores the proxy variables by default: "
+            "aiohttp.ClientSession(trust_env=True) heeds them.",
+        ),
+        (
+            r"\bhttpx\b|\brequests\b",
+            "Leave trust_env on, so that the proxy variables count, or name the proxy: "
+            f"http://{_PROXY}.",
+        ),
+        (
+            r"net::ERR_|chrom(?:e|ium)|playwright|selenium|puppeteer",
+            f'Name the proxy to the browser: launch(proxy={{"server": "http://{_PROXY}"}}) in '
+            f"Playwright, --proxy-server=http://{_PROXY} elsewhere.",
+        ),
+        (
+            r"\bgit://|port 9418|ssh: (?:Could not resolve|connect to)"
+            r"|Permission denied \(publickey",
+            "Clone over https:// in place of git:// or ssh, for example "
+            "https://github.com/OWNER/NAME.git.",
+        ),
+        (
+            r"\bjava\.(?:net|nio|io)\.|UnknownHostException|UnresolvedAddressException"
+            r"|Exception in thread \"main\"",
+            _JAVA,
+        ),
+        (r"fetch failed|\bundici\b|\bnode:|Node\.js v\d|ENOTFOUND|EAI_AGAIN", _NODE),
+        (
+            r"php_network|file_get_contents",
+            "PHP's streams ignore the proxy variables: use its curl functions, or a stream context "
+            f"with proxy tcp://{_PROXY}.",
+        ),
+        (
+            r"psycopg|asyncpg|libpq|could not translate host name|pymysql|MySQL|redis|mongo"
+            r"|sqlalchemy",
+            "Databases cannot be reached from here: run one in the environment itself, or reach it "
+            "over HTTPS.",
+        ),
+        (r"\bping: |bad address", "ping does not get out; curl -I https://HOST does."),
+    )
+)
+_PROGRAMS: Final = {"java": _JAVA, "mvn": _JAVA, "gradle": _JAVA, "node": _NODE}
+GENERAL: Final = (
+    "Use HTTP or HTTPS through the proxy that http_proxy and https_proxy name; it also looks up "
+    "names. Other protocols (SSH, databases, ping, DNS) do not get out."
+)
+
+
+def way_out(evidence: Evidence) -> str:
+    """What helps this program to the proxy."""
+    for pattern, advice in _WAYS:
+        if pattern.search(evidence.said):
+            return advice
+    return _PROGRAMS.get(evidence.program.rpartition("/")[2], GENERAL)
+
 
 _SHOWN_REFUSALS = 3
 _ANOTHER_NAME = "If that is no package's name, find its package, or write the module's file."
@@ -82,4 +181,122 @@ def network_bypassed(evidence: Evidence) -> Diagnosis | None:
         "While it ran, something in the environment tried to reach the network or a name server "
         f"directly, {record.unrouted + record.unheard} times; there is no such way.",
         advice,
+    )
+
+
+_LIBRARY: Final = re.compile(
+    r"\b(lib[A-Za-z0-9_.+-]{1,60}?\.so(?:\.\d+){0,3}): cannot open shared object file"
+    r"|Error loading shared library (lib[A-Za-z0-9_.+-]{1,60}\.so(?:\.\d+){0,3}):"
+)
+_HEADER: Final = re.compile(r"fatal error: ([A-Za-z0-9_./+-]{1,80}): No such file or directory")
+
+
+def missing_part(evidence: Evidence) -> Diagnosis | None:
+    """A shared library or a C header that is not in the image."""
+    text = last_words(evidence)
+    if match := _LIBRARY.search(text):
+        name = match[1] or match[2]
+        package, kind = PACKAGE_OF_LIBRARY.get(name), "shared library"
+    elif match := _HEADER.search(text):
+        name = match[1]
+        package, kind = PACKAGE_OF_HEADER.get(name), "C header"
+    else:
+        return None
+    step = f"Install the package of the distribution that has {shown(name)}."
+    if package:
+        step = f"The package {package} has it. {system_package(evidence, package)}"
+    if name == "libGL.so.1":
+        step += " Or use opencv-python-headless in place of opencv-python."
+    return Diagnosis("library_not_found", f"The {kind} {shown(name)} is not in this image.", step)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sdist:
+    """A package without wheels: how its build fails, what it needs, what there is in its place."""
+
+    fails: re.Pattern[str]
+    needs: str
+    instead: str
+
+
+_SDISTS: Final = (
+    _Sdist(re.compile(r"pg_config executable not found"), "libpq-dev", "psycopg2-binary"),
+    _Sdist(
+        re.compile(r"Can not find valid pkg-config name|mysql_config: not found"),
+        "default-libmysqlclient-dev pkg-config",
+        "pymysql",
+    ),
+)
+_BUILD: Final = re.compile(
+    r"Failed building wheel for|Failed to build|subprocess-exited-with-error"
+    r"|gyp ERR! (?:build|conf)"
+)
+
+
+def build_failed(evidence: Evidence) -> Diagnosis | None:
+    """An installer had to build a package and could not."""
+    text = last_words(evidence)
+    for each in _SDISTS:
+        if each.fails.search(text):
+            return Diagnosis(
+                "build_failed",
+                f"There is no wheel of it, and its build needs {each.needs}.",
+                f"{each.instead} serves in its place. {python_package(evidence, each.instead)} "
+                f"Or give the build what it needs: {_needed(evidence, each.needs)}.",
+            )
+    if not _BUILD.search(text):
+        return None
+    return Diagnosis(
+        "build_failed",
+        "The installer found no finished build of a package, and building it failed.",
+        "The first error above names what is missing; or choose a version that has a wheel or a "
+        f"prebuilt binary. Builds need a compiler and headers: "
+        f"{_needed(evidence, 'build-essential pkg-config')}.",
+    )
+
+
+def _needed(evidence: Evidence, packages: str) -> str:
+    if not has(evidence, "apt-get"):
+        return packages
+    return as_root(evidence, "apt-get update", f"apt-get install -y gcc python3-dev {packages}")
+
+
+NO_IPTABLES: Final = (
+    r"missing kernel module\?|^iptables\S* v\S+: can't initialize|do you need to insmod\?"
+)
+NO_SERVER: Final = r"Cannot connect to the Docker daemon"
+NOT_ROOT: Final = (
+    r"permission denied while trying to connect to the [Dd]ocker"
+    r"|dockerd needs to be started with root"
+)
+_START: Final = "dockerd >/tmp/dockerd.log 2>&1 &"
+_SETTING: Final = '"iptables": false, "ip6tables": false'
+
+
+def no_iptables(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
+    """The kernel was asked for what it has only as nftables."""
+    return Diagnosis(
+        "no_iptables",
+        "The machine's kernel has nftables, but none of the extensions of iptables.",
+        "Write rules with nft (package nftables). Docker's server does without them when "
+        f"/etc/docker/daemon.json says {_SETTING}: start it again then, "
+        f"{as_root(evidence, _START)}.",
+    )
+
+
+def no_server(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
+    """Docker's command is there and its server does not run."""
+    return Diagnosis(
+        "no_docker_server",
+        "Docker's server does not run: nothing starts it by itself.",
+        f"Start it and wait some seconds: {as_root(evidence, _START)}. "
+        "When it ends again, /tmp/dockerd.log says why.",
+    )
+
+
+def not_root(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
+    """Docker's server takes commands from root alone."""
+    how = "with sudo" if has(evidence, "sudo") else 'with user "root"'
+    return Diagnosis(
+        "permission_denied", "Docker's server listens to root alone.", f"Run docker {how}."
     )

@@ -11,13 +11,11 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from waggle.domain.diagnosis import containers
-from waggle.domain.diagnosis.clues import last_words
-from waggle.domain.diagnosis.distributions import distribution_of
-from waggle.domain.diagnosis.evidence import Evidence
-from waggle.domain.diagnosis.getting import as_root, has, python_package
-from waggle.domain.diagnosis.resources import more_disk, more_memory
-from waggle.domain.diagnosis.told import Diagnosis, shown
+from waggle.domain.diagnosis import reach
+from waggle.domain.diagnosis.evidence import Diagnosis, Evidence, shown
+from waggle.domain.diagnosis.lacking import as_root, has, last_words, python_package
+from waggle.domain.diagnosis.libraries import distribution_of
+from waggle.domain.diagnosis.programs import more_disk, more_memory
 from waggle.domain.programs.execution import GuestUser
 
 _Rule = Diagnosis | Callable[[Evidence, "re.Match[str]"], Diagnosis | None]
@@ -193,9 +191,9 @@ _SAID: Final[tuple[tuple[re.Pattern[str], _Rule], ...]] = tuple(
     (re.compile(pattern, re.MULTILINE), rule)
     for pattern, rule in (
         (r"missing dependencies to run browsers", browser_libraries),
-        (containers.NO_IPTABLES, containers.no_iptables),
-        (containers.NO_SERVER, containers.no_server),
-        (containers.NOT_ROOT, containers.not_root),
+        (reach.NO_IPTABLES, reach.no_iptables),
+        (reach.NO_SERVER, reach.no_server),
+        (reach.NOT_ROOT, reach.not_root),
         (r"Exec format error|cannot execute binary file", _WRONG_FORMAT),
         (
             r"bad interpreter: No such file|cannot execute: required file not found"

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from waggle.domain.errors import FileRefused, InvalidArgument
-from waggle.domain.programs.text import encoded
+from waggle.domain.programs.runtime import encoded
 
 _DIFF_CONTEXT = 2
 _MAX_DIFF = 8_000

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.programs.text import NUL_HINT, encoded
+from waggle.domain.programs.runtime import NUL_HINT, encoded
 
 MAX_RESULTS = 1_000
 DEFAULT_RESULTS = 100

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running something in a guest: what is asked, what comes back, and how long output is cut."""
+"""Running something in a guest: what is asked, what comes back, and how long output is cut.
+
+What the signals that end programs mean, in words. Pure; numbers are Linux's on x86-64.
+
+Programs that calls have left running in an environment. The guest tells of them.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +15,43 @@ from enum import StrEnum
 from typing import Protocol
 
 from waggle.domain.errors import InvalidArgument, TooLarge
-from waggle.domain.programs.left import NOTHING_LEFT, Left
-from waggle.domain.programs.text import NUL_HINT, encoded
+from waggle.domain.programs.runtime import NUL_HINT, encoded
+
+MAX_COMMAND = 200
+"""Characters of a program's command."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One program that goes on: the root of its process tree, and the run that left it.
+
+    `command` is its words or, where it has none, its name; control characters are replaced.
+    """
+
+    pid: int
+    command: str
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Some of them, and how many there are."""
+
+    programs: tuple[Program, ...] = ()
+    count: int = 0
+
+    def without(self, runs: frozenset[str]) -> Left:
+        """Only those that other runs have left. Pure."""
+        kept = tuple(each for each in self.programs if each.run_id not in runs)
+        return Left(kept, self.count - len(self.programs) + len(kept))
+
+    def of(self, run_id: str) -> tuple[Program, ...]:
+        """Those that one run has left."""
+        return tuple(each for each in self.programs if each.run_id == run_id)
+
+
+NOTHING_LEFT = Left()
+
 
 MAX_CODE_BYTES = 512_000
 MAX_STDIN_BYTES = 10 * 1024 * 1024
@@ -202,3 +242,49 @@ def parse_seconds(value: float | None, default: float, maximum: float) -> float:
             hint="Leave it out for the default; split work that takes longer.",
         )
     return value
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A signal's meaning and what to do about it."""
+
+    cause: str
+    next_step: str
+
+
+_FAULT = "Look for the fault in native code: the last lines printed, a debugger, fewer extensions."
+_ASKED = "Find out what ended it (kill, timeout, a supervisor); otherwise run it again."
+
+_SIGNALS: dict[int, tuple[str, Told]] = {
+    1: ("SIGHUP", Told("its terminal or session ended", _ASKED)),
+    2: ("SIGINT", Told("it was interrupted", _ASKED)),
+    3: ("SIGQUIT", Told("it was told to quit", _ASKED)),
+    4: ("SIGILL", Told("an instruction that this processor does not have", _FAULT)),
+    5: ("SIGTRAP", Told("it ran into a breakpoint or an assertion", _FAULT)),
+    6: ("SIGABRT", Told("it aborted itself, as a failed assertion does", _FAULT)),
+    7: ("SIGBUS", Told("memory that is not there, as of a file that was cut", _FAULT)),
+    8: ("SIGFPE", Told("impossible arithmetic, as a division by zero", _FAULT)),
+    9: ("SIGKILL", Told("something in the environment killed it", _ASKED)),
+    10: ("SIGUSR1", Told("a signal that it did not handle", _ASKED)),
+    11: ("SIGSEGV", Told("it used memory that is not its own", _FAULT)),
+    12: ("SIGUSR2", Told("a signal that it did not handle", _ASKED)),
+    13: ("SIGPIPE", Told("it wrote where nobody reads any more", "Read all of its output.")),
+    14: ("SIGALRM", Told("its own alarm went off", "Give it more time or handle the alarm.")),
+    15: ("SIGTERM", Told("it was asked to end", _ASKED)),
+    24: ("SIGXCPU", Told("it used more processor time than its limit", "Raise ulimit -t.")),
+    25: ("SIGXFSZ", Told("it wrote a larger file than its limit", "Raise ulimit -f.")),
+    31: ("SIGSYS", Told("a system call that a filter forbids", _FAULT)),
+}
+_BY_NAME = dict(_SIGNALS.values())
+_UNKNOWN = Told("a signal that it did not handle", _ASKED)
+
+
+def name_of(number: int) -> str | None:
+    """The name of a signal that ends programs, or None."""
+    known = _SIGNALS.get(number)
+    return known[0] if known else None
+
+
+def told(name: str) -> Told:
+    """The meaning of a signal by its name; something true of every signal for the others."""
+    return _BY_NAME.get(name, _UNKNOWN)

@@ -5,19 +5,229 @@ What stands around it goes (`domain.pasted`); a fence's tag names the language w
 as a first line `#!` does; a program that is surely of another language is run as what it is
 (`domain.guess`); a shell's lines lose their carriage returns; lines of a notebook become Python
 (`domain.notebook`). All else stays as it is. Used by `waggle.service.programs.execution`.
+
+What stands around a program that was copied from somewhere, and goes. Pure.
+
+A Markdown fence and its tag, the prompts of a session and what it printed, a mark of byte order,
+an indentation of everything. Each only where it cannot be a part of the program. Used by
+`domain.program`.
+
+Languages, as models name them, and what runs them. Pure.
+
+Of which language a program surely is, by its first line that says something. Pure.
+
+Surely: no program of the other languages that does anything begins like that. What is not sure has
+no answer here, and runs as what it was sent for. Used by `domain.program`.
 """
 
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass, replace
+from typing import Final
 
-from waggle.domain.errors import InvalidArgument
-from waggle.domain.programs.guess import has_types, is_compiled, surely
-from waggle.domain.programs.language import Language, known_language, parse_language
+from waggle.domain.errors import InvalidArgument, InvalidRuntime
 from waggle.domain.programs.notebook import cell_language, translated
-from waggle.domain.programs.pasted import commands, is_session, python_lines, unfenced
 from waggle.domain.programs.runtime import RuntimeName
+
+_FENCE: Final = re.compile(r"\s*(`{3,}|~{3,})[ \t]*([A-Za-z0-9+#._-]*)[^\n`]*(?:\n|\Z)")
+_IN_ONE_LINE: Final = re.compile(r"\s*```(?:([A-Za-z0-9+#._-]+)[ \t]+(?=\S))?([^`\n]+)```\s*")
+_FENCE_LINE: Final = re.compile(r"(?m)^(?:`{3,}|~{3,})[ \t]*(?:[A-Za-z0-9+#._-]+[ \t]*)?\r?$")
+_SESSION: Final = re.compile(r"\s*(?:\(\w+\) )?(?:[\w.-]+@[\w.-]+:\S*)?\$ [A-Za-z./~]")
+_PROMPT: Final = re.compile(r"^(?:\(\w+\) )?(?:[\w.-]+@[\w.-]+:\S*)?\$ (.*)$")
+_PYTHON_PROMPT: Final = re.compile(r"^\s*(?:>>>|\.\.\.)(?: (.*))?$")
+_NO_PROSE: Final = re.compile(r"[`\"]|(?<!\w)'|'(?!\w)|<<")
+"""What may have begun before a fence and have it inside; the apostrophe of "here's" is none."""
+_LONGEST_LINE: Final = 4_000
+_SEVERAL: Final = "Send one program alone, without Markdown."
+
+
+def unfenced(code: str) -> tuple[str, str]:
+    """Code without the fence around all of it, and that fence's tag.
+
+    Raises InvalidArgument for several blocks, and for text around one.
+    """
+    code = code.removeprefix("\ufeff")
+    match = _IN_ONE_LINE.fullmatch(code) if len(code) <= _LONGEST_LINE else None
+    if match:
+        return match[2], match[1] or ""
+    opening = _FENCE.match(code)
+    if opening is None:
+        return _unended(code), ""
+    lines = code[opening.end() :].rstrip().split("\n")
+    fences = [number for number, line in enumerate(lines) if line.strip().startswith(opening[1])]
+    if fences and fences != [len(lines) - 1]:
+        raise InvalidArgument(
+            "The code has several fenced blocks, or text after one.", hint=_SEVERAL
+        )
+    return "".join(f"{line}\n" for line in (lines[:-1] if fences else lines)), opening[2]
+
+
+def _unended(code: str) -> str:
+    """Code without a fence at its end alone. Raises InvalidArgument for prose before a block."""
+    first = _FENCE_LINE.search(code)
+    if first is None or _NO_PROSE.search(code, 0, first.start()):
+        return code
+    if not code[first.end() :].strip():
+        return code[: first.start()]
+    raise InvalidArgument("The code has text before a fenced block.", hint=_SEVERAL)
+
+
+def is_session(code: str) -> bool:
+    """Whether it begins with a shell's prompt, which no language has."""
+    return _SESSION.match(code) is not None
+
+
+def commands(code: str) -> str:
+    """What was typed in a shell's session: what follows its prompts, and lines that go on."""
+    typed: list[str] = []
+    goes_on = False
+    for line in code.splitlines():
+        match = _PROMPT.match(line.strip())
+        if match or goes_on:
+            text = match[1] if match else line.removeprefix("> ")
+            typed.append(text)
+            goes_on = text.endswith("\\")
+    return "".join(f"{line}\n" for line in typed)
+
+
+def python_lines(code: str) -> str:
+    """Python as it was typed: without the prompts of a session, or an indentation of all of it."""
+    lines = code.splitlines()
+    first = next((line for line in lines if line.strip() and line.strip()[0] != "#"), "")
+    if re.match(r"\s*>>>(?: |$)", first):
+        typed = (_PYTHON_PROMPT.match(line) for line in lines)
+        return "".join(f"{match[1] or ''}\n" for match in typed if match)
+    return textwrap.dedent(code) if first[:1] in (" ", "\t") else code
+
+
+_TYPESCRIPT = frozenset({"ts", "typescript"})
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """A language by the runtime that has its interpreter.
+
+    `extension` is that of its files where the runtime's own will not do: node reads types in .ts.
+    Where leaving types out is not enough to run the code, it is `compiled`.
+    """
+
+    runtime: RuntimeName
+    extension: str | None = None
+    compiled: bool = False
+
+
+def parse_language(text: str) -> Language:
+    """The language called `text`, such as py, JavaScript, ts or bash. Raises InvalidRuntime."""
+    try:
+        runtime = RuntimeName.parse(text)
+    except InvalidRuntime:
+        raise InvalidRuntime(
+            f"{text[:40]!r} is no language that runs here.",
+            hint='Use python, node or shell; with "shell" any program of the environment runs.',
+        ) from None
+    return Language(runtime.language, ".ts" if text.strip().lower() in _TYPESCRIPT else None)
+
+
+def known_language(tag: str) -> Language | None:
+    """The language of a Markdown tag or a first line; None when it is none of ours."""
+    try:
+        return parse_language(tag) if tag else None
+    except InvalidRuntime:
+        return None
+
+
+_LINES: Final = 50
+"""How far the first line that is no comment may be."""
+
+_COMMANDS: Final = (
+    r"pip[0-9.]*|python[0-9.]*|uv|uvx|npm|npx|pnpm|yarn|node|apt|apt-get|apk|git|curl|wget|bash|sh"
+    r"|ls|cd|cat|mkdir|touch|cp|mv|rm|chmod|chown|ln|echo|printf|which|grep|rg|find|xargs|unzip"
+    r"|tar|make|cmake|gcc|cc|go|cargo|rustc|java|javac|mvn|docker|podman|conda|ps|kill|pkill|head"
+    r"|tail|wc|sort|sed|awk|tee|diff|file|stat|du|df|sleep|nohup|setsid|timeout|env|sqlite3|psql"
+    r"|systemctl|service|pytest|ruff|mypy|flask|uvicorn|gunicorn|jupyter|poetry|ssh|scp|rsync|ping"
+    r"|dig|tree|jq|openssl|ffmpeg|pandoc|time|source"
+)
+_NO_OPERATOR: Final = r"(?!(?:in|is|and|or|if|not|else|for|of|instanceof|as)\b)"
+_ARGUMENT: Final = rf"(?:{_NO_OPERATOR}[A-Za-z0-9]|--?[A-Za-z]|\.{{0,2}}/|[\"'~$*@])"
+_SET: Final = r"(?:[A-Za-z_]\w*=(?:\"[^\"]*\"|'[^']*'|[^\s\"';|&=]*) +)*"
+_SHELL: Final = re.compile(
+    rf"(?:sudo +)?{_SET}(?:{_COMMANDS}) +{_ARGUMENT}.*"
+    r"|export +[A-Za-z_]\w*=.*"
+    r"|(?:\./|\.\./|~/)[\w.-].*|\. +[./~]*[\w-].*"
+    r"|set -[a-z]+(?: -?o? *pipefail)?"
+    r"|(?:for \w+ in [^:]*|while [^:]*|until [^:]*); *do\b.*|if [^:]*; *then\b.*"
+    r"|\[\[? +-[a-z] +\S+ +\]\]? *(?:&&|\|\|).*"
+)
+_HEREDOC: Final = re.compile(
+    rf"(?:{_COMMANDS}) +(?:[^\n]* )?<<-? *([\"']?)([A-Za-z_]\w*)\1(?: .*)?"
+)
+_BARE: Final = frozenset(
+    {"ls", "pwd", "whoami", "ps", "df", "env", "printenv", "date", "uptime", "nproc", "lscpu"}
+    | {"df -h", "uname -a", "free", "free -m", "free -h", "make", "pytest", "tree", "hostname"}
+)
+_NODE: Final = re.compile(
+    r"const +[\w$\[{].*|(?:let|var) +(?:[\w$]+ += |[\[{]).*|(?:let|var) +[\w$]+;"
+    r"|import +(?:[\"'{]|\* +as |[\w$]+(?: *, *\{[^}]*\})? +from +[\"']).*"
+    r"|export +(?:default|const|let|function|class|async)\b.*"
+    r"|(?:export +)?interface +[A-Z]\w*[^=(]*\{.*"
+    r"|async +function\b.*|function +[\w$]+ *\( *[\w$\[{.].*"
+    r"|console\.(?:log|error|table|info|warn)\(.*|require\( *[\"'].*|[\"']use strict[\"'];?"
+)
+_TYPES: Final = re.compile(
+    r"(?m)^(?:export +)?(?:(?:declare +)?interface +[A-Z]\w*[^\n=(]*\{|type +[A-Z]\w*[^\n=(]*= "
+    r"|(?:const|let) +\w+ *: *[\w<\[{(\"'|][^\n]* = "
+    r"|(?:async +)?function +\w+ *\([^)\n]*\w\??: *\w)"
+)
+_COMPILED: Final = re.compile(
+    r"(?m)^[ \t]*(?:export +)?(?:(?:const +)?enum +\w+ *\{|namespace +[\w.]+ *\{)"
+    r"|\bconstructor *\([^)]{0,300}\b(?:public|private|protected|readonly) +\w"
+    r"|^import +\w+ *= *(?:require *\(|[A-Z])"
+)
+_PYTHON: Final = re.compile(
+    r"from +\.*[\w.]* +import +.+"
+    r"|import +[\w.]+(?: +as +\w+)?(?:, *[\w.]+(?: +as +\w+)?)*;? *(?:#.*)?"
+    r"|(?:async +)?def +\w+ *\(.*|class +\w+ *(?:\([^)]*\))? *: *(?:#.*)?"
+    r"|for +\w+(?: *, *\w+)* +in +\w+\(.*\) *:.*|\"\"\"[^\"].*|with +\w+\(.*\) +as +\w+ *:.*"
+)
+_PRINT: Final = re.compile(r"print\(.*\)")
+_COMMENT: Final = re.compile(r"#(?!!).*|//.*|/\*.*\*/")
+
+
+def surely(code: str) -> RuntimeName | None:
+    """The runtime of its language alone; None when it is not sure."""
+    lines = code.strip().split("\n", _LINES)
+    said = [line.rstrip() for line in lines[:_LINES] if not _COMMENT.fullmatch(line.strip())]
+    first = next((line for line in said if line.strip()), "")
+    if len(first) > _LONGEST_LINE:
+        return None
+    if code.strip() in _BARE or _SHELL.fullmatch(first) or _is_heredoc(first, code):
+        return RuntimeName.SHELL
+    if _NODE.fullmatch(first):
+        return RuntimeName.NODE
+    if _PYTHON.fullmatch(first) or (_PRINT.fullmatch(first) and "function print" not in code):
+        return RuntimeName.PYTHON
+    return None
+
+
+def has_types(code: str) -> bool:
+    """Whether a program in JavaScript is surely one in TypeScript."""
+    return _TYPES.search(code) is not None or is_compiled(code)
+
+
+def is_compiled(code: str) -> bool:
+    """Whether a program has what TypeScript makes code of, such as an enum.
+
+    Leaving types out is not enough for it.
+    """
+    return _COMPILED.search(code) is not None
+
+
+def _is_heredoc(line: str, code: str) -> bool:
+    match = _HEREDOC.fullmatch(line)
+    return match is not None and re.search(rf"(?m)^\t*{match[2]}\r?$", code) is not None
+
 
 _SHEBANG = re.compile(r"#!\s*(?:\S*/env\s+(?:-S\s+)?)?(?:\S*/)?(python|node|bash|sh|dash)[0-9.]*\b")
 _NO_LANGUAGE = frozenset({"", "auto", "default", "none", "null"})

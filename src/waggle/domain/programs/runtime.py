@@ -4,17 +4,21 @@
 Knows command templates and package grammars; knows nothing of images, machines or SSH.
 Commands are argv lists from end to end: a template is split once, when settings are read, and
 placeholders are replaced as whole words, so no value ever meets a shell.
+
+Environment variables as clients give them: an object, or NAME=value in a list or lines. Pure.
+
+Text of clients on its way to bytes, checked. Pure; called by all who send text to a guest.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from waggle.domain.errors import InvalidArgument, InvalidRuntime
+from waggle.domain.errors import InvalidArgument, InvalidRuntime, TooLarge
 from waggle.domain.programs.packages import as_command, installer_of
 
 MAX_PACKAGES = 100
@@ -190,3 +194,80 @@ def parse_template(template: str, placeholder: str) -> tuple[str, ...]:
             f"the command must contain {placeholder} exactly once, as a word of its own"
         )
     return words
+
+
+NUL_HINT = "Leave the NUL character out; Linux ends a text there."
+
+
+def encoded(text: str, what: str, *, hint: str = "") -> bytes:
+    """`text` in UTF-8. Raises InvalidArgument for lone surrogates, which JSON can carry.
+
+    `what` begins the message; `hint` is another way, where there is one.
+    """
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = f"\\u{ord(text[error.start]):04x}"
+        raise InvalidArgument(
+            f"{what} is not valid Unicode text.",
+            hint=hint or f"It has {found}, half of a surrogate pair: leave it out or complete it.",
+        ) from None
+
+
+MAX_VARIABLES_BYTES = 32_768
+"""Of an environment's own, with their names."""
+
+Given = Mapping[str, object] | Sequence[str] | str
+
+
+def parse_variables(given: Given) -> dict[str, str]:
+    """Names with values, of a text one a line; numbers and booleans become text.
+
+    Raises InvalidArgument.
+    """
+    if isinstance(given, str):
+        given = [line.strip() for line in given.splitlines() if line.strip()]
+    if not isinstance(given, Mapping):
+        pairs = [each.partition("=") for each in given]
+        if not all(equals for _, equals, _ in pairs):
+            raise InvalidArgument(
+                "A variable in env has no '='.", hint='Write NAME=value, such as "LANG=C.UTF-8".'
+            )
+        return _checked({name.strip(): value for name, _, value in pairs})
+    return _checked({name: _text(name, value) for name, value in given.items()})
+
+
+def parse_own_variables(given: Given) -> dict[str, str]:
+    """Those of an environment, for all its programs. Raises InvalidArgument or TooLarge."""
+    variables = parse_variables(given)
+    size = sum(len(encoded(f"{name}={value}", "env")) + 1 for name, value in variables.items())
+    if size > MAX_VARIABLES_BYTES:
+        raise TooLarge(
+            f"The variables are over {MAX_VARIABLES_BYTES} bytes together.",
+            hint="Put what is long into a file.",
+        )
+    return variables
+
+
+def _checked(variables: dict[str, str]) -> dict[str, str]:
+    if any(not name or "=" in name for name in variables):
+        raise InvalidArgument(
+            "The name of an environment variable is empty or contains '='.",
+            hint='Give env as names with values, such as {"LANG": "C.UTF-8"}.',
+        )
+    if any("\0" in name + value for name, value in variables.items()):
+        raise InvalidArgument("A variable cannot contain NUL.", hint=NUL_HINT)
+    return variables
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    raise InvalidArgument(
+        f"The value of {name[:60]!r} in env is no text.",
+        hint='Values are text or numbers; write "" for an empty one.',
+    )

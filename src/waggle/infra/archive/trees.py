@@ -13,11 +13,11 @@ import io
 from collections.abc import Callable, Iterable
 
 from waggle.domain.errors import InvalidArgument, TooLarge
-from waggle.domain.files.layout import Layout
 from waggle.domain.files.search import Kind
 from waggle.domain.files.tree import (
     MAX_TREE_BYTES,
     MAX_TREE_ENTRIES,
+    Layout,
     LeftOut,
     Skipped,
     TreeEntry,

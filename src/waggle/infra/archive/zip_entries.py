@@ -16,9 +16,14 @@ import zlib
 from collections.abc import Iterator
 
 from waggle.domain.errors import InvalidArgument
-from waggle.domain.files.layout import MAX_TREE_NAMES
 from waggle.domain.files.search import Kind
-from waggle.domain.files.tree import MAX_TREE_BYTES, MAX_TREE_ENTRIES, MAX_TREE_FILE, TreeEntry
+from waggle.domain.files.tree import (
+    MAX_TREE_BYTES,
+    MAX_TREE_ENTRIES,
+    MAX_TREE_FILE,
+    MAX_TREE_NAMES,
+    TreeEntry,
+)
 from waggle.infra.archive.decoders import DAMAGE
 from waggle.infra.archive.formats import SUPPORTED, refused, too_much
 

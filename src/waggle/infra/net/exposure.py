@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from waggle.domain.errors import GuestLost, TooManyPorts
-from waggle.domain.usage import MAX_EXPOSED_PORTS, ExposedPort
+from waggle.domain.network import MAX_EXPOSED_PORTS, ExposedPort
 from waggle.infra.net.opening import Openings, Streams
 from waggle.infra.net.ports import LOOPBACK
 from waggle.infra.net.streams import PeerGone, Stream

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record of keyed calls in the state database. Implements `waggle.domain.repeat.CallStore`."""
+"""The record of keyed calls in the state database. Implements `waggle.domain.access.CallStore`."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
 
-from waggle.domain.repeat import KEEP, KEEP_BYTES_PER_OWNER, KEEP_PER_OWNER, KeyedCall, KnownCall
+from waggle.domain.access import KEEP, KEEP_BYTES_PER_OWNER, KEEP_PER_OWNER, KeyedCall, KnownCall
 from waggle.infra.store.database import Database
 
 _FIND = "SELECT fingerprint, result FROM calls WHERE owner = ? AND key = ? AND started_at > ?"

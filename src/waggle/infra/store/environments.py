@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The record of environments in the state database.
 
-Implements `waggle.domain.protocols.EnvironmentStore`. Opened by the composition root and by the
+Implements `waggle.domain.observer.EnvironmentStore`. Opened by the composition root and by the
 CLI's read-only commands.
 """
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from waggle.domain.template import Template, TemplateKey
+from waggle.domain.snapshot import Template, TemplateKey
 from waggle.infra.shared.files import FileLock, sync_directory
 from waggle.infra.store.frozen_files import MANIFEST, facts, problem, seal, size
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from waggle.domain.programs.left import MAX_COMMAND
+from waggle.domain.programs.execution import MAX_COMMAND
 from waggle.mcp.errors import clean
 from waggle.mcp.results.jobs import LeftItem
 from waggle.service.programs.leftovers import LeftList

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from waggle.domain.programs.execution import MAX_COMMAND
 from waggle.domain.programs.job import JobState, JobView, StreamName
-from waggle.domain.programs.left import MAX_COMMAND
 from waggle.domain.toolset import Offer
 from waggle.mcp.errors import clean
 from waggle.mcp.results.budget import share

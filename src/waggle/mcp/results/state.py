@@ -12,8 +12,8 @@ from datetime import timedelta
 from pydantic import BaseModel, Field
 
 from waggle.domain.environment import State
+from waggle.domain.network import ExposedPort
 from waggle.domain.programs.execution import HOME
-from waggle.domain.usage import ExposedPort
 from waggle.mcp.results.environments import (
     NETWORK,
     NOTE,

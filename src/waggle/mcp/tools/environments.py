@@ -15,7 +15,7 @@ from waggle.domain.environment import Environment
 from waggle.domain.host import Progress
 from waggle.domain.programs.execution import HOME
 from waggle.domain.programs.job import JobState, JobView
-from waggle.domain.programs.variables import parse_own_variables
+from waggle.domain.programs.runtime import parse_own_variables
 from waggle.domain.snapshot import Snapshot
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.errors import failure_result

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from waggle.domain.files.filesystem import MAX_FILE_BYTES
 from waggle.domain.programs.execution import HOME
-from waggle.domain.programs.text import encoded
+from waggle.domain.programs.runtime import encoded
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.placed import introduced
 from waggle.mcp.results.environments import readable, success

@@ -11,7 +11,7 @@ from waggle.domain.errors import InvalidArgument
 from waggle.domain.files.filesystem import check_content, parse_path
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.job import JobView
-from waggle.domain.programs.text import encoded
+from waggle.domain.programs.runtime import encoded
 from waggle.mcp.context import Services
 from waggle.mcp.errors import clean
 from waggle.mcp.results.progress import Phases

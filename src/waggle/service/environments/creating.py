@@ -16,7 +16,7 @@ import anyio.abc
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import MaxEnvironments, QuotaExceeded, WaggleError
 from waggle.domain.host import EnvironmentHost, Moment, Progress, no_progress
-from waggle.domain.protocols import Clock, EnvironmentStore
+from waggle.domain.observer import Clock, EnvironmentStore
 from waggle.service.environments.live import LiveEnvironment
 from waggle.service.environments.news import News
 from waggle.service.environments.registry import Registry

@@ -11,8 +11,8 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
 
+from waggle.domain.access import Quota, SeveralOwners, share_of
 from waggle.domain.host import EnvironmentHost
-from waggle.domain.quota import Quota, SeveralOwners, share_of
 from waggle.service.environments.registry import Registry
 
 FIRST_BYTES = 64 << 20

@@ -17,7 +17,7 @@ import structlog
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import NotRunning
 from waggle.domain.host import EnvironmentHost, Guest
-from waggle.domain.protocols import Clock, EnvironmentStore
+from waggle.domain.observer import Clock, EnvironmentStore
 from waggle.service.environments.death import cause_of, death
 from waggle.service.environments.records import save_if_possible
 

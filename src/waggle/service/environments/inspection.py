@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from waggle.domain.environment import Environment
-from waggle.domain.usage import ExposedPort, Usage
+from waggle.domain.network import ExposedPort, Usage
 
 
 @dataclass(frozen=True, slots=True)

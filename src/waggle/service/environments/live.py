@@ -25,8 +25,8 @@ from waggle.domain.errors import (
     WaggleError,
 )
 from waggle.domain.host import Guest, Moment, Progress
-from waggle.domain.programs.left import NOTHING_LEFT, Left
-from waggle.domain.usage import ExposedPort, Usage
+from waggle.domain.network import ExposedPort, Usage
+from waggle.domain.programs.execution import NOTHING_LEFT, Left
 from waggle.service.environments.death import cause_of
 from waggle.service.environments.ending import Life
 from waggle.service.environments.records import save_if_possible

@@ -8,8 +8,7 @@ from collections.abc import Callable, Generator
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import WaggleError
-from waggle.domain.observer import CANCELLED, Observer
-from waggle.domain.protocols import Clock
+from waggle.domain.observer import CANCELLED, Clock, Observer
 
 
 class News:

@@ -14,11 +14,11 @@ from datetime import timedelta
 
 import structlog
 
+from waggle.domain.access import Quota
 from waggle.domain.environment import Environment, State
 from waggle.domain.errors import QuotaExceeded, WaggleError
 from waggle.domain.host import EnvironmentHost, Progress, no_progress
-from waggle.domain.protocols import Clock
-from waggle.domain.quota import Quota
+from waggle.domain.observer import Clock
 from waggle.service.environments.death import cause_of
 from waggle.service.environments.disk_shares import DiskShares
 from waggle.service.environments.live import LiveEnvironment

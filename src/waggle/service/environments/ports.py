@@ -7,8 +7,8 @@ environment in use, for a time (`LiveEnvironment`).
 
 from __future__ import annotations
 
+from waggle.domain.network import ExposedPort, parse_guest_port
 from waggle.domain.programs.job import parse_wait
-from waggle.domain.usage import ExposedPort, parse_guest_port
 from waggle.service.environments.service import EnvironmentService
 
 WAIT_SECONDS = 10.0

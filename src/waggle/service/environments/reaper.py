@@ -9,7 +9,7 @@ from datetime import datetime
 import structlog
 
 from waggle.domain.environment import Environment
-from waggle.domain.protocols import Clock
+from waggle.domain.observer import Clock
 from waggle.service.environments.service import EnvironmentService
 
 log = structlog.get_logger(__name__)

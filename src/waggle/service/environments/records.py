@@ -13,7 +13,7 @@ import structlog
 
 from waggle.domain.environment import Environment, State
 from waggle.domain.host import EnvironmentHost
-from waggle.domain.protocols import EnvironmentStore
+from waggle.domain.observer import EnvironmentStore
 
 log = structlog.get_logger(__name__)
 _MAY_SLEEP = (State.RUNNING, State.PAUSED, State.RESUMING)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from waggle.domain.access import Quota, SeveralOwners, one_owner, share_of
 from waggle.domain.environment import Environment, Resources
 from waggle.domain.errors import MaxEnvironments
-from waggle.domain.quota import Quota, SeveralOwners, one_owner, share_of
 from waggle.service.environments.live import LiveEnvironment
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NotRequired, TypedDict, Unpack
 
+from waggle.domain.access import SeveralOwners, one_owner
 from waggle.domain.environment import Environment, Resources, parse_name, parse_timeout
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.image import AllowedImages
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.domain.quota import SeveralOwners, one_owner
 from waggle.domain.snapshot import Snapshot
 
 MIN_MEMORY, MIN_DISK = 128, 64

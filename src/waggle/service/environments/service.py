@@ -15,13 +15,12 @@ from collections.abc import AsyncGenerator
 import anyio
 import anyio.abc
 
+from waggle.domain.access import find_id, parse_reference_text
 from waggle.domain.environment import Environment, Resources, State, is_id, parse_timeout
 from waggle.domain.errors import NotFound
 from waggle.domain.host import EnvironmentHost, Guest, Moment, Progress, no_progress
-from waggle.domain.lookup import find_id, parse_reference_text
-from waggle.domain.observer import Observer
-from waggle.domain.programs.left import Left
-from waggle.domain.protocols import Clock, EnvironmentStore, NewId
+from waggle.domain.observer import Clock, EnvironmentStore, NewId, Observer
+from waggle.domain.programs.execution import Left
 from waggle.domain.snapshot import Snapshot
 from waggle.service.environments.creating import Arrivals, end_quietly
 from waggle.service.environments.disk_shares import DiskShares

@@ -17,6 +17,7 @@ from datetime import timedelta
 
 import structlog
 
+from waggle.domain.access import Quota, find_id, parse_reference_text
 from waggle.domain.environment import Environment, parse_name
 from waggle.domain.errors import (
     InvalidArgument,
@@ -25,9 +26,7 @@ from waggle.domain.errors import (
     Unsupported,
 )
 from waggle.domain.host import Progress, no_progress
-from waggle.domain.lookup import find_id, parse_reference_text
-from waggle.domain.protocols import Clock, NewId
-from waggle.domain.quota import Quota
+from waggle.domain.observer import Clock, NewId
 from waggle.domain.snapshot import Snapshot, SnapshotShelf
 from waggle.service.environments.request import CopyRequest
 from waggle.service.environments.service import EnvironmentService

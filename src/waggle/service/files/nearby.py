@@ -14,7 +14,7 @@ from typing import Final
 import anyio
 
 from waggle.domain.errors import FileNotFound, FileRefused, WaggleError
-from waggle.domain.files.nearby import EMPTY_PLACES, parents, told
+from waggle.domain.files.filesystem import EMPTY_PLACES, parents, told
 from waggle.domain.host import Guest
 
 SECONDS: Final = 5.0

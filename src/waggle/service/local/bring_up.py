@@ -20,7 +20,7 @@ from waggle.domain.machine import (
     Machine,
     MachineSpec,
 )
-from waggle.domain.template import Template
+from waggle.domain.snapshot import Template
 from waggle.infra.rootfs.machine_disks import HANG_UP, RENEWED, pack
 from waggle.infra.shared.timing import stage
 from waggle.service.local.blueprint import Blueprint, Scratch

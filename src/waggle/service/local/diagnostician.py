@@ -17,12 +17,21 @@ from typing import Final
 import structlog
 
 from waggle.domain.diagnosis import Diagnosis, diagnose
-from waggle.domain.diagnosis.clues import TOOLS, missing_command
-from waggle.domain.diagnosis.evidence import NO_RECORD, Evidence, Record, Refused
-from waggle.domain.diagnosis.modules import MAX_TAIL, MISSING, Module, question, suspected
+from waggle.domain.diagnosis.evidence import (
+    MAX_TAIL,
+    MISSING,
+    NO_RECORD,
+    Evidence,
+    Module,
+    Record,
+    Refused,
+    question,
+    suspected,
+)
+from waggle.domain.diagnosis.lacking import TOOLS, missing_command
 from waggle.domain.environment import Environment
 from waggle.domain.errors import WaggleError
-from waggle.domain.listening import QUESTION, Listener, is_asked_for, parse_listeners
+from waggle.domain.network import QUESTION, Listener, is_asked_for, parse_listeners
 from waggle.domain.programs.execution import Command, ExecutionResult, GuestUser
 
 log = structlog.get_logger(__name__)

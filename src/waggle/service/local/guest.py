@@ -17,16 +17,16 @@ from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
 from waggle.domain.host import Moment
 from waggle.domain.machine import Machine
+from waggle.domain.network import ExposedPort, Usage
 from waggle.domain.programs.execution import (
     HOME,
     Command,
     ExecutionResult,
     GuestUser,
+    Left,
     Stream,
     Streams,
 )
-from waggle.domain.programs.left import Left
-from waggle.domain.usage import ExposedPort, Usage
 from waggle.infra.net.exposure import Exposures
 from waggle.infra.rootfs.machine_disks import HANG_UP
 from waggle.infra.shared.usage import allocated_bytes, process_usage

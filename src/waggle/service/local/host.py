@@ -29,9 +29,9 @@ from waggle.domain.errors import (
 )
 from waggle.domain.host import Progress
 from waggle.domain.image import BootImages
+from waggle.domain.network import DiskUse
 from waggle.domain.programs.execution import Command
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.domain.usage import DiskUse
 from waggle.infra.shared.confined import kill_identified
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.infra.shared.files import remove_directory

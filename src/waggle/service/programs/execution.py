@@ -17,9 +17,14 @@ from waggle.domain.programs.execution import HOME, Command, GuestUser, parse_cod
 from waggle.domain.programs.job import JobKind, summarise
 from waggle.domain.programs.packages import Installer, installer_of, read_packages
 from waggle.domain.programs.program import read_program, unix_lines
-from waggle.domain.programs.runtime import SHELL, Runtime, RuntimeName
-from waggle.domain.programs.text import encoded
-from waggle.domain.programs.variables import Given, parse_variables
+from waggle.domain.programs.runtime import (
+    SHELL,
+    Given,
+    Runtime,
+    RuntimeName,
+    encoded,
+    parse_variables,
+)
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.programs.job import Job, What
 from waggle.service.programs.jobs import JobService

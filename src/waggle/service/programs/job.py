@@ -18,10 +18,9 @@ import structlog
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import GuestLost, GuestMisbehaves, WaggleError
 from waggle.domain.host import Guest
-from waggle.domain.programs.execution import Command, ExecutionResult, Output, Streams
+from waggle.domain.observer import Clock
+from waggle.domain.programs.execution import NOTHING_LEFT, Command, ExecutionResult, Output, Streams
 from waggle.domain.programs.job import JobBrief, JobKind, JobState, JobView, StreamName
-from waggle.domain.programs.left import NOTHING_LEFT
-from waggle.domain.protocols import Clock
 from waggle.service.programs.recording import NewRecording, Watched
 
 log = structlog.get_logger(__name__)

@@ -19,9 +19,9 @@ import anyio.abc
 from waggle.domain.environment import Environment
 from waggle.domain.errors import JobNotFound, TooManyJobs
 from waggle.domain.host import Guest
+from waggle.domain.observer import Clock
 from waggle.domain.programs.execution import Command
 from waggle.domain.programs.job import JobBrief, StreamName
-from waggle.domain.protocols import Clock
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.files.files import located
 from waggle.service.programs.job import Job, What

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import anyio
 
 from waggle.domain.errors import GuestLost, GuestMisbehaves, JobNotFound
-from waggle.domain.programs.left import Left
+from waggle.domain.programs.execution import Left
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.programs.job import Job
 

@@ -18,8 +18,7 @@ from tests.support.vm import command
 from tests.support.waiting import until
 
 from waggle.domain.errors import GuestLost
-from waggle.domain.programs.execution import ExecutionResult, GuestUser
-from waggle.domain.programs.left import NOTHING_LEFT
+from waggle.domain.programs.execution import NOTHING_LEFT, ExecutionResult, GuestUser
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.run.shell import Shell
 

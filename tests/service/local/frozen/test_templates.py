@@ -15,7 +15,7 @@ from waggle.domain.image import BootImage
 from waggle.domain.machine import FreezingHypervisor
 from waggle.domain.programs.execution import Command
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.domain.template import TemplateKey
+from waggle.domain.snapshot import TemplateKey
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.infra.store.templates import TemplateStore
 from waggle.service.local.blueprint import Blueprint, MadeOf

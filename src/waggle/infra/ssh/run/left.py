@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from waggle.domain.programs.left import MAX_COMMAND, NOTHING_LEFT, Left, Program
+from waggle.domain.programs.execution import MAX_COMMAND, NOTHING_LEFT, Left, Program
 
 MAX_LEFT = 64 << 10
 """Bytes of a list; left.c prints no more."""

@@ -13,7 +13,7 @@ from typing import Final
 import asyncssh
 
 from waggle.domain.errors import GuestLost
-from waggle.domain.programs.left import NOTHING_LEFT, Left
+from waggle.domain.programs.execution import NOTHING_LEFT, Left
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.run.left import MAX_LEFT, parse_left
 from waggle.infra.ssh.run.session import CommandSession

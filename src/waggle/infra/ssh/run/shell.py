@@ -18,8 +18,7 @@ import structlog
 
 from waggle.domain.diagnosis.evidence import Record
 from waggle.domain.errors import GuestLost
-from waggle.domain.programs.execution import Command, ExecutionResult, Streams
-from waggle.domain.programs.left import NOTHING_LEFT
+from waggle.domain.programs.execution import NOTHING_LEFT, Command, ExecutionResult, Streams
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.run.frame import frame
 from waggle.infra.ssh.run.launcher import MAX_PROGRAMS, MAX_RECORD, is_program, parse_record

@@ -26,7 +26,7 @@ from waggle.domain.errors import DiskFull, SetupIncomplete, WaggleError
 from waggle.domain.machine import FreezingHypervisor
 from waggle.domain.programs.execution import Command
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.domain.template import Template, TemplateKey
+from waggle.domain.snapshot import Template, TemplateKey
 from waggle.infra.rootfs.machine_disks import pack
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.infra.ssh.connection import SshConnection

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from waggle.domain.cache import CachedImage, PrunePlan, plan_prune
 from waggle.domain.errors import ImageMissing, InvalidArgument, TimedOut
+from waggle.domain.image import CachedImage, PrunePlan, plan_prune
 from waggle.infra.oci.layers.unpacked import UnpackedLayers
 from waggle.infra.oci.store.image import ResolvedImage
 from waggle.infra.oci.store.store import ImageStore

@@ -17,8 +17,7 @@ from pathlib import Path
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing
 from waggle.domain.host import Progress
-from waggle.domain.image import BootImage
-from waggle.domain.image_config import image_directory, image_shell, image_user, image_variables
+from waggle.domain.image import BootImage, image_directory, image_shell, image_user, image_variables
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.oci.layers.flatten import flatten
 from waggle.infra.oci.layers.unpacked import UnpackedLayers

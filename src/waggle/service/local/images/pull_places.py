@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from waggle.domain.quota import SeveralOwners, one_owner, share_of
+from waggle.domain.access import SeveralOwners, one_owner, share_of
 
 Owners = Callable[[], Sequence[str]]
 """Who waits for a pull now. Nobody: it goes on until somebody else wants its place."""
