@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from waggle.infra.shared import archive, debian
-from waggle.infra.shared.archive import Source
+from waggle.infra.shared import debian
+from waggle.infra.shared.debian import Source
 
 SYSTEM_FILES = ("etc/pip.conf", "etc/xdg/pip/pip.conf", "etc/npmrc", "etc/resolv.conf", "etc/hosts")
 HOME_FILES = (".config/pip/pip.conf", ".pip/pip.conf", ".npmrc", ".cargo/config.toml")
@@ -124,7 +124,7 @@ def _sources(etc: Path, suite: str) -> str:
     """This machine's archives for a suite; where it has none of its own, one that waggle finds."""
     release = (etc / "os-release").read_text("utf-8", "replace")
     here = re.search(r"^VERSION_CODENAME=(\w+)$", release, re.M)
-    own = apt_sources(archive.sources(etc / "apt"), here[1], suite) if here else ""
+    own = apt_sources(debian.sources(etc / "apt"), here[1], suite) if here else ""
     return own or _stanza(debian.mirror(None), [suite])
 
 

@@ -64,7 +64,7 @@ END
 for name in $(env | sed -n 's/^\(WAGGLE_[A-Z0-9_]*\)=.*/\1/p'); do unset "$name"; done
 .venv/bin/python -c '
 from pathlib import Path
-from waggle.infra.shared import archive
+from waggle.infra.shared import debian as archive
 assert archive.host_archive(Path("/etc")) is None, "this root still names a Debian archive"'
 if command -v mmdebstrap; then say "mmdebstrap is here before set-up"; exit 1; fi
 

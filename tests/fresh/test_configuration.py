@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fresh.configuration import apt_options, apt_sources, certificates, chosen, read
 
-from waggle.infra.shared.archive import Source
+from waggle.infra.shared.debian import Source
 
 KEY = "/usr/share/keyrings/debian-archive-bookworm-stable.gpg"
 

@@ -16,8 +16,7 @@ from waggle.app.hypervisors import EncloseMachine
 from waggle.config import Settings
 from waggle.domain.environment import Resources
 from waggle.infra.shared.cgroup_plan import Nowhere, place
-from waggle.infra.shared.cgroups import Groups
-from waggle.infra.shared.facts import disk_of, read_facts
+from waggle.infra.shared.cgroups import Groups, disk_of, read_facts
 
 log = structlog.get_logger(__name__)
 

@@ -18,8 +18,7 @@ from waggle.infra.krun.configuration import Configuration, encode
 from waggle.infra.krun.hypervisor import RUNNER
 from waggle.infra.krun.library import Libkrun
 from waggle.infra.krun.runner import FAILED, SAYS, configure
-from waggle.infra.shared.child_python import python_argv
-from waggle.infra.shared.confined import leash
+from waggle.infra.shared.confined import leash, python_argv
 
 WITH_KVM = (
     "mount --make-rprivate / && mount -t tmpfs none /dev && touch /dev/kvm && chmod 666 /dev/kvm"

@@ -25,8 +25,7 @@ import pytest
 
 from waggle.infra.qemu.hypervisor import STARTER
 from waggle.infra.qemu.starter import SOCKETS, VIEW, shown
-from waggle.infra.shared.child_python import filled_pipe, python_argv
-from waggle.infra.shared.confined import leash
+from waggle.infra.shared.confined import filled_pipe, leash, python_argv
 
 UID = 1_900_000_779
 PROGRAM = os.path.realpath(shutil.which("python3", path="/usr/bin") or sys.executable)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra.shared import archive
+from waggle.infra.shared import debian
 
 MIRROR = "http://mirror.example/debian"
 UBUNTU = 'NAME="Ubuntu"\nID=ubuntu\nID_LIKE=debian\n'
@@ -41,7 +41,7 @@ def stanza(uris: str, suites: str = "trixie", *more: str) -> str:
 )
 def test_a_list_is_read(etc: Path, text: str) -> None:
     (etc / "apt/sources.list").write_text(text)
-    assert archive.host_archive(etc) == MIRROR
+    assert debian.host_archive(etc) == MIRROR
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_list_is_read(etc: Path, text: str) -> None:
 )
 def test_stanzas_are_read(etc: Path, text: str) -> None:
     (etc / "apt/sources.list.d/debian.sources").write_text(text)
-    assert archive.host_archive(etc) == MIRROR
+    assert debian.host_archive(etc) == MIRROR
 
 
 @pytest.mark.parametrize(
@@ -75,16 +75,16 @@ def test_stanzas_are_read(etc: Path, text: str) -> None:
 )
 def test_on_ubuntu_nothing_else_is_taken_for_debians(etc: Path, file: str, text: str) -> None:
     (etc / "apt/sources.list.d" / file).write_text(text)
-    assert archive.host_archive(etc) is None
+    assert debian.host_archive(etc) is None
 
 
 def test_bytes_that_are_no_text_are_no_archive(etc: Path) -> None:
     (etc / "apt/sources.list").write_bytes(b"\xff\xfedeb")
-    assert archive.host_archive(etc) is None
+    assert debian.host_archive(etc) is None
 
 
 def test_a_host_without_apt_names_none(tmp_path: Path) -> None:
-    assert archive.host_archive(tmp_path) is None
+    assert debian.host_archive(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -100,27 +100,27 @@ def test_a_host_without_apt_names_none(tmp_path: Path) -> None:
 )
 def test_what_comes_from_debian_is_not_debian(etc: Path, os_release: str, expected: bool) -> None:
     (etc / "os-release").write_text(os_release)
-    assert archive.is_debian(etc) is expected
+    assert debian.is_debian(etc) is expected
 
 
 def test_on_debian_any_path_will_do_and_vendors_come_last(etc: Path) -> None:
     (etc / "os-release").write_text("ID=debian\n")
     parts = etc / "apt/sources.list.d"
     (parts / "a.sources").write_text(stanza("http://v.example/debian", "sid", "Signed-By: /v.gpg"))
-    assert archive.host_archive(etc) == "http://v.example/debian"
+    assert debian.host_archive(etc) == "http://v.example/debian"
     (parts / "b.sources").write_text(stanza("http://company.example/apt/mirror"))
-    assert archive.host_archive(etc) == "http://company.example/apt/mirror"
+    assert debian.host_archive(etc) == "http://company.example/apt/mirror"
     (parts / "c.sources").write_text(stanza(MIRROR))
-    assert archive.host_archive(etc) == MIRROR
+    assert debian.host_archive(etc) == MIRROR
 
 
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory whose programs come before all others, with nothing asked before or after."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    archive.default_archive.cache_clear()
+    debian.default_archive.cache_clear()
     yield tmp_path
-    archive.default_archive.cache_clear()
+    debian.default_archive.cache_clear()
 
 
 def tool(directory: Path, script: str) -> None:
@@ -131,43 +131,43 @@ def tool(directory: Path, script: str) -> None:
 
 def test_mmdebstrap_is_asked_once(tools: Path) -> None:
     tool(tools, f'echo x >>"{tools}/asked"; echo "I: x"; echo "deb {MIRROR}/ trixie main" >&2')
-    assert archive.default_archive("trixie") == MIRROR
-    assert archive.default_archive("trixie") == MIRROR
+    assert debian.default_archive("trixie") == MIRROR
+    assert debian.default_archive("trixie") == MIRROR
     assert (tools / "asked").read_text() == "x\n"
 
 
 def test_its_answer_may_be_a_stanza(tools: Path) -> None:
     tool(tools, f"printf 'I: using /tmp/x\\n\\nTypes: deb\\nURIs: {MIRROR}\\nSuites: trixie\\n'")
-    assert archive.default_archive("trixie") == MIRROR
+    assert debian.default_archive("trixie") == MIRROR
 
 
 def test_a_stanza_without_addresses_is_no_answer(tools: Path) -> None:
     tool(tools, r"printf 'Types: deb\nSuites: trixie\n'")
     with pytest.raises(SetupIncomplete, match="does not say"):
-        archive.default_archive("trixie")
+        debian.default_archive("trixie")
     tool(
         tools,
         rf"printf 'Types: deb\nSuites: trixie\n\nTypes: deb\nURIs: {MIRROR}\nSuites: trixie\n'",
     )
-    assert archive.default_archive("trixie") == MIRROR
+    assert debian.default_archive("trixie") == MIRROR
 
 
 def test_what_it_says_instead_is_told_and_it_is_asked_again(tools: Path) -> None:
     tool(tools, "echo 'E: out of order'; exit 7")
     with pytest.raises(SetupIncomplete, match=r"\(7\): E: out of order .*WAGGLE_DEBIAN_MIRROR"):
-        archive.default_archive("trixie")
+        debian.default_archive("trixie")
     tool(tools, f"echo 'deb {MIRROR} trixie main'")
-    assert archive.default_archive("trixie") == MIRROR
+    assert debian.default_archive("trixie") == MIRROR
 
 
 def test_one_that_hangs_is_ended(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(debian, "ASK_SECONDS", 0.2)
     tool(tools, "sleep 1000 & wait")
     with pytest.raises(SetupIncomplete, match=r"\(124\)"):
-        archive.default_archive("trixie")
+        debian.default_archive("trixie")
 
 
 def test_without_it_set_up_is_the_next_step(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tools))
     with pytest.raises(SetupIncomplete, match=r"'waggle setup'.*WAGGLE_DEBIAN_MIRROR"):
-        archive.default_archive("trixie")
+        debian.default_archive("trixie")

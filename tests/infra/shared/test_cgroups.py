@@ -24,9 +24,8 @@ from tests.support.ordinary import USER
 import waggle
 from waggle.domain.errors import SetupIncomplete
 from waggle.infra.shared.cgroup_plan import WANTED, Limits, Nowhere, Place, place
-from waggle.infra.shared.cgroups import Groups, limit
+from waggle.infra.shared.cgroups import Groups, disk_of, limit, read_facts
 from waggle.infra.shared.confined import ConfinedProcess, identify
-from waggle.infra.shared.facts import disk_of, read_facts
 
 SLEEP = ["/bin/sleep", "1000"]
 
@@ -235,7 +234,7 @@ def test_the_kernel_holds_a_machine_to_its_rate_of_the_disk(real: Place, tmp_pat
 DELEGATED = """
 import json, subprocess
 from pathlib import Path
-from waggle.infra.shared.facts import read_facts
+from waggle.infra.shared.cgroups import read_facts
 from waggle.infra.shared.cgroups import Groups
 from waggle.infra.shared.cgroup_plan import own_of, place
 

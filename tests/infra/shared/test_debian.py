@@ -16,7 +16,7 @@ from tests.support.leaks import Leaks
 from tests.support.programs import program
 
 from waggle.domain.errors import DiskFull, SetupIncomplete
-from waggle.infra.shared import archive, debian
+from waggle.infra.shared import debian
 
 MIRROR = "http://mirror.example/debian"
 
@@ -37,7 +37,7 @@ def test_where_the_host_names_none_mmdebstrap_does(tmp_path: Path) -> None:
     program("mmdebstrap")
     found = debian.mirror(None, tmp_path)
     assert re.fullmatch(r"https?://\S+/debian", found)
-    assert found == archive.default_archive("sid")
+    assert found == debian.default_archive("sid")
 
 
 def test_the_command_checks_signatures_but_not_dates() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from waggle.infra.shared.confined import identify
-from waggle.infra.shared.usage import ProcessUsage, allocated_bytes, parse_stat, process_usage
+from waggle.infra.shared.disk_room import ProcessUsage, allocated_bytes, parse_stat, process_usage
 
 
 def test_a_name_may_hold_what_it_likes() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from waggle.infra.shared.userns import refusal
+from waggle.infra.shared.confined import refusal
 
 USER = 1000
 APPARMOR = "kernel/apparmor_restrict_unprivileged_userns"

@@ -16,7 +16,7 @@ from waggle.config import load
 from waggle.config.parsers import parse_duration
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.image import CachedImage, PrunePlan
-from waggle.infra.shared.storage import storage_errors
+from waggle.infra.shared.disk_room import storage_errors
 
 _SIZE = re.compile(r"([0-9]{1,9})(MB|GB|MiB|GiB)")
 _UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}

@@ -21,7 +21,7 @@ from waggle.config.places import Places
 from waggle.domain.errors import InvalidArgument, SetupIncomplete
 from waggle.infra.oci.build.build import build_image, is_outdated
 from waggle.infra.oci.build.definition import ImageDefinition, load_definition
-from waggle.infra.shared.storage import storage_errors
+from waggle.infra.shared.disk_room import storage_errors
 from waggle.infra.store.environments import SqliteStore
 from waggle.service.local.images.images import ImageService
 from waggle.shipped import IMAGES

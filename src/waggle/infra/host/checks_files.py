@@ -14,7 +14,7 @@ from pathlib import Path
 
 from waggle.infra.host.preflight import GIB, CheckResult, Subject, existing, fail, ok, warn
 from waggle.infra.host.requirements import building, missing
-from waggle.infra.shared.userns import NEXT_STEP, refusal
+from waggle.infra.shared.confined import NEXT_STEP, refusal
 
 _SETUP = "Run 'waggle setup'."
 _LEAST_FREE = 1 * GIB

@@ -16,7 +16,7 @@ from pathlib import Path
 from waggle.infra.host.accel import AccelSetting, KvmFacts, read_kvm_facts
 from waggle.infra.host.hypervisors import HypervisorSetting, Library, Preference
 from waggle.infra.shared.cgroup_plan import Facts
-from waggle.infra.shared.facts import disk_of, read_facts
+from waggle.infra.shared.cgroups import disk_of, read_facts
 
 GIB = 1024**3
 

@@ -22,8 +22,7 @@ from waggle.infra.guest.link import AGENT_PORT, KERNEL_ARGUMENTS, RENEWAL_PORT
 from waggle.infra.krun.configuration import Configuration, encode
 from waggle.infra.krun.machine import KrunMachine
 from waggle.infra.krun.wires import SOCKET, Inherited, Wires, open_wires
-from waggle.infra.shared.child_python import filled_pipe, python_argv
-from waggle.infra.shared.confined import ConfinedProcess
+from waggle.infra.shared.confined import ConfinedProcess, filled_pipe, python_argv
 
 COMMAND_LINE = f"{KERNEL_ARGUMENTS} reboot=k no-kvmapf"
 """libkrun adds nothing but its devices to it."""

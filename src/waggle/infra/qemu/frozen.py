@@ -11,7 +11,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from waggle.infra.shared.sparse import copy_data
+from waggle.infra.shared.files import copy_data
 
 RAM, STATE = "ram", "state"
 """The files that a frozen machine is kept in."""

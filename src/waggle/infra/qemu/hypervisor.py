@@ -32,8 +32,7 @@ from waggle.infra.qemu.identity import host_cpu, host_model, program_digest, pro
 from waggle.infra.qemu.machine import Incoming, QemuMachine
 from waggle.infra.qemu.tsc import tsc_khz
 from waggle.infra.qemu.wires import Inherited, open_wires
-from waggle.infra.shared.child_python import filled_pipe, python_argv
-from waggle.infra.shared.confined import ConfinedProcess
+from waggle.infra.shared.confined import ConfinedProcess, filled_pipe, python_argv
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.infra.shared.timing import stage
 from waggle.tasks import end

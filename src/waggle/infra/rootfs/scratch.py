@@ -14,8 +14,7 @@ import tempfile
 from pathlib import Path
 
 from waggle.infra.shared import debian
-from waggle.infra.shared.files import FileLock
-from waggle.infra.shared.sparse import clone
+from waggle.infra.shared.files import FileLock, clone
 
 _FORMAT = 2
 _LOCK_SECONDS = 60.0

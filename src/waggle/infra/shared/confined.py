@@ -4,6 +4,15 @@
 Used by the hypervisors. Own session, no new privileges, killed with the server, no core dumps, few
 descriptors; the process itself gives up the rest (`infra.confinement`). It is watched and signalled
 through a pidfd, so a reused pid is never hit (see pidfd_open(2)).
+
+A bare Python as a child: how it is called, and how it is given its configuration.
+
+Used by the hypervisors for processes that confine themselves. Each import of the child costs every
+boot, so it has no site-packages' hooks. Knows nothing of what the child does.
+
+Whether this host lets an ordinary user have user namespaces, which building without root needs.
+
+Called where mmdebstrap is run, and by the preflight checks. Reads settings only, tries nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +24,14 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from waggle.domain.environment import MachineIdentity
-from waggle.domain.errors import SetupIncomplete, TimedOut
+from waggle.domain.errors import BootFailed, SetupIncomplete, TimedOut
+from waggle.shipped import document
 
 MAX_DESCRIPTORS: Final = 512
 DEATH_SECONDS: Final = 10.0
@@ -205,3 +216,63 @@ class ConfinedProcess:
             raise TimedOut(
                 f"Process {self._child.pid} did not die within {DEATH_SECONDS:g} s of SIGKILL."
             ) from None
+
+
+def python_argv(module: str) -> list[str]:
+    """A Python that runs `main` of this module, imported from where this one imports."""
+    run = f"import sys; sys.path[:] = sys.argv[1:]; from {module} import main; sys.exit(main())"
+    return [sys.executable, "-I", "-S", "-c", run, *map(os.path.abspath, sys.path)]
+
+
+def filled_pipe(data: bytes, stack: contextlib.ExitStack) -> int:
+    """The end from which `data` can be read, then nothing more. It has to fit a pipe's buffer.
+
+    The stack closes it. Raises BootFailed when the data is too long.
+    """
+    reader, writer = os.pipe()
+    stack.callback(os.close, reader)
+    os.set_blocking(writer, False)
+    try:
+        if os.write(writer, data) != len(data):
+            raise BootFailed("The configuration of the machine's process is too long.")
+    finally:
+        os.close(writer)
+    return reader
+
+
+NEXT_STEP = (
+    "Run 'waggle setup' and 'waggle image build' as root, or allow them as "
+    f'"Building without root" in {document("troubleshooting.md")} says.'
+)
+
+
+def refusal(uid: int, root: Path = Path("/")) -> str:
+    """Say what keeps user `uid` from user namespaces for mmdebstrap; empty when nothing does.
+
+    Ubuntu's AppArmor gives them only to programs with a profile. Its package has one for
+    mmdebstrap, which a local file or an older package may lack.
+    """
+    if uid == 0:
+        return ""
+    settings = root / "proc/sys"
+    if _number(settings / "user/max_user_namespaces") == 0:
+        return "user.max_user_namespaces is 0"
+    if _number(settings / "kernel/unprivileged_userns_clone") == 0:
+        return "kernel.unprivileged_userns_clone is 0"
+    profiles = root / "etc/apparmor.d"
+    has_profile = (profiles / "mmdebstrap").exists() and not (
+        profiles / "disable/mmdebstrap"
+    ).exists()
+    if _number(settings / "kernel/apparmor_restrict_unprivileged_userns") == 1 and not has_profile:
+        return (
+            "kernel.apparmor_restrict_unprivileged_userns is 1, and AppArmor has no profile for "
+            "mmdebstrap"
+        )
+    return ""
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text("ascii"))
+    except (OSError, ValueError):
+        return None

@@ -4,6 +4,15 @@
 Built by the composition root, one for the data directory and one for the image cache, and asked by
 whatever is about to take much of a disk. One of the modules under `waggle.infra` that its siblings
 may share. Knows a name, a path and a number of bytes; nothing of environments and images.
+
+What a process and a file take of this machine, as its kernel counts it.
+
+Used for the processes and disks of machines. One of the modules under `waggle.infra` that its
+siblings may share.
+
+A full or read-only disk as an error that can be shown, also to clients: it names no path.
+
+Used by `load`, `export`, `registry.pull` and the CLI.
 """
 
 from __future__ import annotations
@@ -12,13 +21,16 @@ import contextlib
 import errno
 import os
 from collections.abc import Awaitable, Callable, Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import anyio
 import structlog
 
-from waggle.domain.errors import DiskFull
+from waggle.domain.environment import MachineIdentity
+from waggle.domain.errors import DiskFull, ImageUnavailable
+from waggle.infra.shared.confined import identify
 
 log = structlog.get_logger(__name__)
 LOOK_SECONDS: Final = 1.0
@@ -145,3 +157,67 @@ class DiskRoom:
             return self._free(self._path)
         except OSError:
             return None
+
+
+_BLOCK = 512
+"""Bytes in a unit of `st_blocks`, whatever the file system's own block is; see stat(2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessUsage:
+    """Processor time since the start, and bytes resident now."""
+
+    cpu_seconds: float
+    memory_bytes: int
+
+
+def process_usage(identity: MachineIdentity) -> ProcessUsage | None:
+    """What the process takes; None when it has ended, even if its pid was given out again."""
+    try:
+        text = Path(f"/proc/{identity.pid}/stat").read_text("utf-8", "replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    if identify(identity.pid) != identity:
+        return None
+    return parse_stat(text, ticks=os.sysconf("SC_CLK_TCK"), page=os.sysconf("SC_PAGE_SIZE"))
+
+
+def parse_stat(text: str, *, ticks: int, page: int) -> ProcessUsage:
+    """Read a line of /proc/PID/stat, see proc(5). The name in it may hold anything. Pure."""
+    fields = text[text.rindex(")") + 2 :].split()
+    user, system, resident = int(fields[11]), int(fields[12]), int(fields[21])
+    return ProcessUsage((user + system) / ticks, resident * page)
+
+
+def allocated_in(directory: Path) -> int:
+    """What the files in a directory take, not those further below; 0 when it is gone."""
+    try:
+        return sum(allocated_bytes(path) for path in directory.iterdir())
+    except FileNotFoundError:
+        return 0
+
+
+def allocated_bytes(path: Path) -> int:
+    """What a file takes of its file system, holes left out; 0 when it is gone."""
+    try:
+        return path.stat(follow_symlinks=False).st_blocks * _BLOCK
+    except FileNotFoundError:
+        return 0
+
+
+@contextlib.contextmanager
+def storage_errors(what: str, where: str = "the image cache") -> Generator[None]:
+    """Turn an OSError of the block into ImageUnavailable; `what` is what could not be done.
+
+    A full disk is DiskFull, which names `where` that is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            found = full(error, where)
+            raise DiskFull(f"{what}. {found.message}", hint=found.hint) from error
+        raise ImageUnavailable(
+            f"{what}: {error.strerror or 'the system refused'}.",
+            hint="Check the free space and the permissions.",
+        ) from error

@@ -29,7 +29,7 @@ from waggle.domain.programs.execution import (
 )
 from waggle.infra.net.exposure import Exposures
 from waggle.infra.rootfs.machine_disks import HANG_UP
-from waggle.infra.shared.usage import allocated_bytes, process_usage
+from waggle.infra.shared.disk_room import allocated_bytes, process_usage
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.ports import GuestPorts
 from waggle.infra.ssh.run.programs import LeftPrograms

@@ -33,10 +33,9 @@ from waggle.domain.network import DiskUse
 from waggle.domain.programs.execution import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.shared.confined import kill_identified
-from waggle.infra.shared.disk_room import DiskRoom
+from waggle.infra.shared.disk_room import DiskRoom, allocated_in
 from waggle.infra.shared.files import remove_directory
 from waggle.infra.shared.timing import stage
-from waggle.infra.shared.usage import allocated_in
 from waggle.service.local.blueprint import GuestParts, MadeOf
 from waggle.service.local.bring_up import LocalMachines
 from waggle.service.local.frozen.moments import Moment, Moments, frozen_in

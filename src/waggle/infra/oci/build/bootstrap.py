@@ -22,7 +22,7 @@ from typing import IO, BinaryIO, cast
 
 from waggle.domain.errors import SetupIncomplete
 from waggle.infra.oci.build.definition import ImageDefinition
-from waggle.infra.shared import debian, userns
+from waggle.infra.shared import confined, debian
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _INSTALL = "Run 'waggle setup', or 'apt-get install mmdebstrap uidmap'."
@@ -56,10 +56,10 @@ def mmdebstrap_mode(uid: int, subuid: Path = Path("/etc/subuid")) -> str:
         return "root"
     if shutil.which("newuidmap", path=_PATH) is None:
         raise SetupIncomplete("Building an image without root needs newuidmap.", hint=_INSTALL)
-    if refused := userns.refusal(uid):
+    if refused := confined.refusal(uid):
         raise SetupIncomplete(
             f"Building an image without root needs user namespaces: {refused}.",
-            hint=userns.NEXT_STEP,
+            hint=confined.NEXT_STEP,
         )
     import pwd  # noqa: PLC0415 (POSIX only, as this function)
 

@@ -17,7 +17,7 @@ from waggle.infra.oci.registry.progress import Meter
 from waggle.infra.oci.registry.push import push
 from waggle.infra.oci.store.image import Descriptor
 from waggle.infra.oci.store.layout import Layout
-from waggle.infra.shared.storage import storage_errors
+from waggle.infra.shared.disk_room import storage_errors
 
 _STORE = "The image store cannot be read or written"
 

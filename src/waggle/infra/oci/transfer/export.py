@@ -27,7 +27,7 @@ from waggle.infra.oci.store.store import ImageStore, check_name
 from waggle.infra.oci.transfer.convert import as_oci
 from waggle.infra.oci.transfer.copying import PIECE, Meter, copy, pieces
 from waggle.infra.oci.transfer.tar_writer import TarWriter, appearing
-from waggle.infra.shared.storage import storage_errors
+from waggle.infra.shared.disk_room import storage_errors
 
 
 def save(store: ImageStore, name: str, target: str, advance: Advance) -> None:

@@ -25,7 +25,7 @@ from waggle.infra.oci.store.store import ImageStore
 from waggle.infra.oci.transfer import archive, docker_archive
 from waggle.infra.oci.transfer.blob_directory import BlobDirectory
 from waggle.infra.oci.transfer.copying import Meter, copy
-from waggle.infra.shared.storage import storage_errors
+from waggle.infra.shared.disk_room import storage_errors
 
 
 @dataclass(frozen=True, slots=True)

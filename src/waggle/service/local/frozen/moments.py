@@ -21,8 +21,7 @@ import structlog
 from waggle.domain.errors import MomentUnusable, SnapshotFailed
 from waggle.domain.machine import FreezingHypervisor, Frozen, Machine
 from waggle.infra.shared.disk_room import DiskRoom
-from waggle.infra.shared.files import sync_directory
-from waggle.infra.shared.sparse import clone
+from waggle.infra.shared.files import clone, sync_directory
 from waggle.infra.store import frozen_files
 from waggle.infra.store.frozen_files import IDENTITY, SCRATCH
 from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf
