@@ -24,7 +24,7 @@ from benchmarks.attacks.attacker import Assault, Attacker
 from waggle.cli.client import call
 from waggle.domain.files.search import Kind
 from waggle.domain.files.tree import TreeEntry
-from waggle.infra.archive.tar_writing import END, header
+from waggle.infra.archive.trees import END, header
 
 LARGEST = (31 << 20) - 1
 """Bytes of a body that is just let in."""

@@ -13,7 +13,7 @@ from tests.support.archives import packed_zeros
 
 from waggle.domain.files.search import Kind
 from waggle.domain.files.tree import TreeEntry, encode
-from waggle.infra.archive.tar_writing import END, header
+from waggle.infra.archive.trees import END, header
 
 DEEP = [TreeEntry(Kind.FILE, b"%x" % n + b"/d" * 97) for n in range(19_000)]
 """Names of 98 components each."""

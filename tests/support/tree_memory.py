@@ -18,8 +18,7 @@ from waggle.allocator import trim
 from waggle.domain.errors import WaggleError
 from waggle.domain.files.search import Kind
 from waggle.domain.files.tree import TreeEntry
-from waggle.infra.archive.tar_writing import END, content, header
-from waggle.infra.archive.trees import read_archive
+from waggle.infra.archive.trees import END, content, header, read_archive
 from waggle.service.turns import in_thread
 
 

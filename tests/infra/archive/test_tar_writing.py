@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from waggle.domain.files.search import Kind
 from waggle.domain.files.tree import TreeEntry
-from waggle.infra.archive.tar_writing import END, content, header
-from waggle.infra.archive.trees import read_archive
+from waggle.infra.archive.trees import END, content, header, read_archive
 
 names = st.binary(min_size=1, max_size=250).filter(
     lambda name: not {0, ord("/")} & set(name) and name not in (b".", b"..")

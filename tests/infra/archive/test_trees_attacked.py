@@ -26,8 +26,7 @@ from tests.support.strain import STALL, strained
 from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.files.search import Kind
 from waggle.domain.files.tree import MAX_TREE_ENTRIES, TreeEntry, decode
-from waggle.infra.archive.tar_writing import END, header
-from waggle.infra.archive.trees import read_archive, write_archive
+from waggle.infra.archive.trees import END, header, read_archive, write_archive
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20

@@ -3,18 +3,73 @@
 
 Called by `compress` for layers and by `archive` for whole archives. Whether something is gzip,
 zstd, xz, bzip2 or plain is told by its first bytes. Bounds are the callers' matter.
+
+Digests of blobs: `ALGORITHM:HEX`, of the two algorithms that OCI registers for images. Pure.
+
+The store names its manifests by sha256, whatever an index calls them; configurations and layers
+keep the digests that their manifest states.
+
+What comes out of something packed, as a raw stream that refuses damage and bombs.
+
+Called by `compress` for layers and by `archive` for whole archives.
 """
 
 from __future__ import annotations
 
 import bz2
+import hashlib
+import io
+import re
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, Final, Protocol
 
-from waggle.infra.archive.decoders import CHUNK, Gzip, Source, Streams, Zstd, new_xz
-from waggle.infra.archive.digests import new_hash
+from waggle.domain.errors import ImageCorrupt
+from waggle.infra.archive.decoders import CHUNK, DAMAGE, Gzip, Source, Streams, Zstd, new_xz
+from waggle.infra.archive.limits import Limits
+
+ALGORITHMS: Final = {"sha256": 64, "sha512": 128}
+"""With the hexadecimal digits that they have."""
+DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
+
+
+class Hash(Protocol):
+    """A running digest of `hashlib`."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take more."""
+        ...
+
+    def hexdigest(self) -> str:
+        """The digest of what was taken."""
+        ...
+
+
+_NEW: Final[dict[str, Callable[[], Hash]]] = {"sha256": hashlib.sha256, "sha512": hashlib.sha512}
+
+
+def new_hash(digest: str) -> Hash:
+    """A hash of the algorithm of a digest, or of that name; sha256 for an empty text."""
+    return _NEW[digest.partition(":")[0] or "sha256"]()
+
+
+def algorithm_of(hex_: str) -> str:
+    """The algorithm that a digest's hexadecimal digits are of: their number tells."""
+    return "sha512" if len(hex_) == ALGORITHMS["sha512"] else "sha256"
+
+
+def digest_of(data: bytes, algorithm: str = "sha256") -> str:
+    """The digest of some bytes."""
+    running = new_hash(algorithm)
+    running.update(data)
+    return f"{algorithm}:{running.hexdigest()}"
+
+
+def has_digest(data: bytes, digest: str) -> bool:
+    """Whether bytes are what a digest says."""
+    return digest_of(data, digest.partition(":")[0]) == digest
+
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _XZ_MAGIC = b"\xfd7zXZ\0"
@@ -105,3 +160,44 @@ def decoder(stored: CountedFile, window: int) -> Source:
             return Streams(stored, bz2.BZ2Decompressor)
         case Compression.NONE:
             return stored
+
+
+class BoundedStream(io.RawIOBase):
+    """The unpacked bytes. Wrap it in `io.BufferedReader`. Reading raises ImageCorrupt."""
+
+    def __init__(self, stored: CountedFile, limits: Limits, what: str) -> None:
+        """Unpack what is `stored`; `what` begins the messages."""
+        super().__init__()
+        self._stored = stored
+        self._source = decoder(stored, limits.window)
+        self._limits = limits
+        self._what = what
+        self.unpacked_bytes = 0
+
+    def readable(self) -> bool:
+        """Say that this stream can be read."""
+        return True
+
+    def readinto(self, buffer: memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride] (typeshed's Buffer is a memoryview here)
+        """Fill `buffer` with unpacked bytes."""
+        try:
+            data = self._source.read(len(buffer))
+        except DAMAGE as error:
+            most = f"packed with a window of over {self._limits.window >> 20} MiB"
+            message = f"{self._what} cannot be unpacked: it is damaged, cut off, or {most}."
+            raise ImageCorrupt(message) from error
+        buffer[: len(data)] = data
+        self.unpacked_bytes += len(data)
+        self._check_bounds()
+        self._took(data)
+        return len(data)
+
+    def _took(self, data: bytes) -> None:
+        """Told of all that comes out."""
+
+    def _check_bounds(self) -> None:
+        limits, out = self._limits, self.unpacked_bytes
+        if out > limits.total_bytes:
+            raise ImageCorrupt(f"{self._what} unpacks to more than {limits.total_bytes} bytes.")
+        if out > max(limits.ratio_from, limits.ratio * self._stored.count):
+            raise ImageCorrupt(f"{self._what} unpacks to over {limits.ratio} times its size.")

@@ -2,12 +2,21 @@
 """The entries of a client's tar, as they are in it: bounded, not yet checked.
 
 Used by `archives`, which checks names. Nothing here touches a file system of the host.
+
+The entries of a client's zip, as its writer meant them: bounded, not yet checked.
+
+Used by `archives`, which checks names. A zip says little of itself, so names, modes and times are
+taken as Info-ZIP's unzip takes them. Nothing here touches a file system of the host.
 """
 
 from __future__ import annotations
 
+import calendar
 import io
 import stat
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -17,6 +26,7 @@ from waggle.domain.files.tree import (
     MAX_TREE_BYTES,
     MAX_TREE_ENTRIES,
     MAX_TREE_FILE,
+    MAX_TREE_NAMES,
     TreeEntry,
     shown_name,
 )
@@ -121,3 +131,153 @@ def refused(name: bytes, why: str) -> InvalidArgument:
         f"Entry {shown_name(name)!r} of the archive is refused: {why}.",
         hint="Nothing was written.",
     )
+
+
+MAGIC = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08", b"PK00")
+"""How zips begin: an entry, an empty one, and the mark of one that was, or might be, split."""
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_UTF_8 = 0x800
+_ENCRYPTED = 0x1
+_DOS_DIRECTORY = 0x10
+_UNIX, _DARWIN = 3, 19
+_UNICODE_PATH, _TIMES = 0x7075, 0x5455
+_HAS_MTIME = 1
+_CENTRAL, _CENTRAL_SIZE = b"PK\x01\x02", 46
+_MAX_EXTRA = 4_096
+"""Bytes of extra fields of one entry; zipfile takes their square in time."""
+
+
+def zip_entries(data: bytes) -> Iterator[TreeEntry]:
+    """The entries of a zip. Raises InvalidArgument or TooLarge, also between entries."""
+    try:
+        file = _Counted(data)
+        with zipfile.ZipFile(file) as archive:
+            file.is_opening = False
+            infos = archive.infolist()
+            if len(infos) > MAX_TREE_ENTRIES or sum(i.file_size for i in infos) > MAX_TREE_BYTES:
+                raise too_much()
+            names = [_name(info) for info in infos]
+            has_slashes = any(b"/" in name for name in names)
+            for info, name in zip(infos, names, strict=True):
+                is_dos = info.create_system not in (_UNIX, _DARWIN)
+                if b"/" not in name and (is_dos or not has_slashes):
+                    name = name.replace(b"\\", b"/")  # noqa: PLW2901 (the name that is meant)
+                _forgive_local_name(info, data)
+                yield _entry(archive, info, name)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        raise InvalidArgument(
+            "The zip archive is damaged, or of a kind that is not supported.", hint=SUPPORTED
+        ) from error
+    except DAMAGE as error:
+        raise InvalidArgument("The zip archive is damaged.", hint=SUPPORTED) from error
+
+
+def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: bytes) -> TreeEntry:
+    mode = info.external_attr >> 16
+    modified = _modified(info)
+    if name.endswith(b"/") or stat.S_ISDIR(mode) or _is_dos_directory(info):
+        return TreeEntry(Kind.DIRECTORY, name, stat.S_IMODE(mode) or 0o755, modified)
+    if info.flag_bits & _ENCRYPTED:
+        raise refused(name, "it is encrypted")
+    if info.compress_type not in _METHODS:
+        raise refused(name, "its compression is not deflate")
+    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFLNK):
+        raise refused(name, "it is no file, directory or link")
+    if info.file_size > MAX_TREE_FILE:
+        raise refused(name, f"it has more than {MAX_TREE_FILE:,} bytes")
+    with archive.open(info) as file:
+        content = file.read(info.file_size + 1)
+    kind = Kind.LINK if stat.S_ISLNK(mode) else Kind.FILE
+    return TreeEntry(kind, name, stat.S_IMODE(mode) or 0o644, modified, content)
+
+
+def _forgive_local_name(info: zipfile.ZipInfo, data: bytes) -> None:
+    """Let the name before the data differ from the directory's, which is the one that counts.
+
+    Tools write backslashes or other letters there. zipfile compares the two, after decoding.
+    """
+    at = info.header_offset
+    size = int.from_bytes(data[at + 26 : at + 28], "little")
+    raw = data[at + 30 : at + 30 + size]
+    info.orig_filename = raw.decode("utf-8" if info.flag_bits & _UTF_8 else "cp437")
+
+
+class _Counted(io.BytesIO):
+    """A zip whose directory is counted before zipfile makes an object for each of its entries.
+
+    zipfile reads the directory at once when it opens an archive.
+    """
+
+    is_opening = True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if self.is_opening:
+            _check_directory(data)
+        return data
+
+
+def _check_directory(data: bytes) -> None:
+    """Raises TooLarge for a directory with too many entries, or with names without measure."""
+    at = names = count = 0
+    while data.startswith(_CENTRAL, at) and len(data) - at >= _CENTRAL_SIZE:
+        name, extra, comment = struct.unpack_from("<HHH", data, at + 28)
+        at += _CENTRAL_SIZE + name + extra + comment
+        names += name
+        count += 1
+        if count > MAX_TREE_ENTRIES or names > MAX_TREE_NAMES or extra > _MAX_EXTRA:
+            raise too_much()
+
+
+def _is_dos_directory(info: zipfile.ZipInfo) -> bool:
+    return bool(info.external_attr & _DOS_DIRECTORY) and info.file_size == 0
+
+
+def _name(info: zipfile.ZipInfo) -> bytes:
+    """The name, in UTF-8 where the zip tells what its letters are.
+
+    Without a word of it Unix tools wrote bytes, which stay, and others mostly UTF-8, or else the
+    letters of DOS.
+    """
+    said = info.orig_filename.partition("\0")[0]
+    if info.flag_bits & _UTF_8:
+        return said.encode("utf-8", "surrogateescape")
+    raw = said.encode("cp437")
+    given = _extra(info.extra, _UNICODE_PATH)
+    if len(given) > 5 and given[0] == 1 and given[1:5] == struct.pack("<L", zlib.crc32(raw)):
+        return given[5:]
+    if info.create_system in (_UNIX, _DARWIN) or _is_utf_8(raw):
+        return raw
+    return said.encode()
+
+
+def _is_utf_8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _extra(extra: bytes, wanted: int) -> bytes:
+    """The data of an extra field; empty when it is not there or cut off."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        if kind == wanted:
+            return extra[4 : 4 + size]
+        extra = extra[4 + size :]
+    return b""
+
+
+def _modified(info: zipfile.ZipInfo) -> int:
+    """Seconds since the epoch; without a time of Unix that of DOS, which has no zone: as UTC.
+
+    A date that is none counts as 1970.
+    """
+    times = _extra(info.extra, _TIMES)
+    if len(times) >= 5 and times[0] & _HAS_MTIME:
+        return max(0, int.from_bytes(times[1:5], "little", signed=True))
+    try:
+        return max(0, calendar.timegm((*info.date_time, 0, 0, 0)))
+    except ValueError:
+        return 0

@@ -16,18 +16,20 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.archive import sparse
-from waggle.infra.archive.limits import Limits
-from waggle.infra.archive.paths import clean_path
-from waggle.infra.archive.pax import Records, decimal_ns, parse_records, xattrs_of
+from waggle.infra.archive import tar_fields
+from waggle.infra.archive.limits import Limits, clean_path
 from waggle.infra.archive.tar_fields import (
+    Records,
+    decimal_ns,
     device,
     name_of,
     number,
     owner,
+    parse_records,
     record_number,
     text,
     verify_checksum,
+    xattrs_of,
 )
 
 BLOCK = 512
@@ -216,14 +218,14 @@ class TarReader:
             return 0
         self._store(stored)
         if kind == b"S":
-            found = sparse.old_gnu(header, number, self._exactly)
+            found = tar_fields.old_gnu(header, number, self._exactly)
         elif b"GNU.sparse.major" in records:
-            found = sparse.pax_body(records, self._take)
+            found = tar_fields.pax_body(records, self._take)
         else:
-            found = sparse.pax_records(records)
+            found = tar_fields.pax_records(records)
         if found is None:
             self._segments = [(0, stored)]
             return stored
         size, self._segments = found
-        sparse.verify(size, self._segments, self._stored)
+        tar_fields.verify(size, self._segments, self._stored)
         return size

@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
-from waggle.infra.archive.limits import DEFAULT_LIMITS
-from waggle.infra.archive.paths import clean_path
+from waggle.infra.archive.limits import DEFAULT_LIMITS, clean_path
 from waggle.infra.archive.tar import Entry
 from waggle.infra.oci.build import npm_packages
 from waggle.infra.oci.build.bootstrap import (

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import BinaryIO, Protocol
 
-from waggle.infra.archive.paths import Path
+from waggle.infra.archive.limits import Path
 from waggle.infra.oci.layers.merge import Node, walk
 
 _LEVEL = 4

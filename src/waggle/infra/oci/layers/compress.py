@@ -12,8 +12,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.archive.bounded import BoundedStream
-from waggle.infra.archive.decode import CountedFile, HashedFile
+from waggle.infra.archive.decode import BoundedStream, CountedFile, HashedFile
 from waggle.infra.archive.decoders import CHUNK
 from waggle.infra.archive.limits import Limits
 from waggle.infra.oci.layers.hashing import ThreadedHash

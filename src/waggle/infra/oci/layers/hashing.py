@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from waggle.infra.archive.digests import new_hash
+from waggle.infra.archive.decode import new_hash
 
 _STEP = 1 << 20
 """Bytes handed over at once; up to two steps are held in memory."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import cast
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.archive.digests import DIGEST
+from waggle.infra.archive.decode import DIGEST
 from waggle.infra.archive.tar import Entry
 from waggle.infra.oci.layers.layers import LayerData, Take
 from waggle.infra.shared.files import FileLock, sync_directory

@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Condition
 
 from waggle.domain.errors import ImageUnavailable
-from waggle.infra.archive.digests import new_hash
+from waggle.infra.archive.decode import new_hash
 
 
 class _State(Enum):

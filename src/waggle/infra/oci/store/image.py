@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.archive.digests import DIGEST
+from waggle.infra.archive.decode import DIGEST
 from waggle.infra.oci.store.platforms import architecture, platform
 
 MEDIA_INDEX = "application/vnd.oci.image.index.v1+json"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing
 from waggle.domain.reference import canonical_name
-from waggle.infra.archive.digests import digest_of
-from waggle.infra.archive.paths import listed
+from waggle.infra.archive.decode import digest_of
+from waggle.infra.archive.limits import listed
 from waggle.infra.oci.store.image import (
     CONFIG_TYPES,
     INDEX_TYPES,

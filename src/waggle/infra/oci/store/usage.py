@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.archive.digests import algorithm_of
+from waggle.infra.archive.decode import algorithm_of
 from waggle.infra.oci.store.image import Descriptor
 from waggle.infra.oci.store.layout import Layout
 from waggle.infra.oci.store.reach import reachable

@@ -19,12 +19,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing
-from waggle.infra.archive.bounded import BoundedStream
-from waggle.infra.archive.decode import CountedFile
-from waggle.infra.archive.digests import ALGORITHMS, new_hash
-from waggle.infra.archive.limits import Limits
-from waggle.infra.archive.paths import Path as Name
-from waggle.infra.archive.paths import clean_path, shown
+from waggle.infra.archive.decode import ALGORITHMS, BoundedStream, CountedFile, new_hash
+from waggle.infra.archive.limits import Limits, clean_path, shown
+from waggle.infra.archive.limits import Path as Name
 from waggle.infra.archive.tar import Entry, TarReader
 from waggle.infra.oci.store.layout import Layout
 

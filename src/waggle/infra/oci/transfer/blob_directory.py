@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing
-from waggle.infra.archive.digests import digest_of
+from waggle.infra.archive.decode import digest_of
 from waggle.infra.oci.store.image import (
     DOCKER_INDEX,
     DOCKER_MANIFEST,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from waggle.domain.errors import ImageCorrupt
-from waggle.infra.archive.digests import new_hash
+from waggle.infra.archive.decode import new_hash
 from waggle.infra.oci.layers.flatten import Advance
 from waggle.infra.oci.store.image import Descriptor
 from waggle.infra.oci.store.layout import Layout
