@@ -15,7 +15,7 @@ from waggle.cli.doctor import fixes
 from waggle.infra.host.install import Plan, make_plan
 from waggle.infra.host.requirements import SystemPackage
 from waggle.infra.oci.build.definition import load_definition
-from waggle.infra.oci.build.publish import FINGERPRINT, fingerprint
+from waggle.infra.oci.build.pack import FINGERPRINT, fingerprint
 from waggle.shipped import IMAGES
 
 NAMES = {"python", "qemu", "acceleration", "kernel", "guest kit", "images", "data directory"}

@@ -20,7 +20,7 @@ from waggle.domain.programs.runtime import FILE, PACKAGES, Runtime, RuntimeName,
 from waggle.domain.reference import ImageReference, named_registry, parse_reference
 from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset
 from waggle.infra.oci.registry.options import RegistryOptions
-from waggle.infra.oci.store.sources import is_local
+from waggle.infra.oci.store.select import is_local
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.service.environments.request import Limits, Pausing
 from waggle.service.local.images.images import ImageService

@@ -47,12 +47,12 @@ from waggle.infra.oci.store.image import (
     MEDIA_LAYER,
     MEDIA_MANIFEST,
     Descriptor,
+    candidates,
     load_json,
     parse_config,
     parse_descriptors,
     parse_manifest,
 )
-from waggle.infra.oci.store.platforms import candidates
 from waggle.infra.oci.transfer import docker_archive
 from waggle.infra.oci.transfer.archive import Contents, Unpacked
 

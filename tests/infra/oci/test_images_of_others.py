@@ -22,8 +22,14 @@ from tests.support.images import ARCHITECTURE, Layer, compressed, directory, fil
 from waggle.domain.errors import ImageCorrupt, ImageMissing, WaggleError
 from waggle.infra.oci.registry.endpoints import Endpoint
 from waggle.infra.oci.registry.manifests import choose
-from waggle.infra.oci.store.image import Descriptor, parse_config, parse_descriptor
-from waggle.infra.oci.store.platforms import architecture, candidates, platform
+from waggle.infra.oci.store.image import (
+    Descriptor,
+    architecture,
+    candidates,
+    parse_config,
+    parse_descriptor,
+    platform,
+)
 from waggle.infra.oci.store.store import ImageStore
 from waggle.infra.oci.transfer.load import load
 

@@ -20,7 +20,7 @@ from waggle.config import load as load_settings
 from waggle.domain.errors import ImageCorrupt
 from waggle.infra.oci.registry.options import Transfer
 from waggle.infra.oci.registry.pull import Puller
-from waggle.infra.oci.store.sources import Form
+from waggle.infra.oci.store.select import Form
 from waggle.infra.oci.transfer import export
 from waggle.infra.oci.transfer import load as loading
 from waggle.service.local.images.images import ImageService

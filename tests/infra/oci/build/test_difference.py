@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from waggle.infra.archive.limits import DEFAULT_LIMITS
 from waggle.infra.archive.tar import Entry
-from waggle.infra.oci.build.difference import adopt, difference
+from waggle.infra.oci.build.bootstrap import adopt, difference
 from waggle.infra.oci.layers.merge import Node, merge, walk
 
 Tree = Mapping[str, "Tree | bytes"]

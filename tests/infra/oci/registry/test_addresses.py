@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.infra.oci.registry.addresses import Reach, reach_of, reachable_from
+from waggle.infra.oci.registry.options import Reach, reach_of, reachable_from
 
 KNOWN = {
     Reach.PUBLIC: "8.8.8.8 2606:4700::1111 ::ffff:8.8.8.8",

@@ -18,10 +18,9 @@ from tests.support.token_service import IDENTITY, SERVICE, TokenService
 
 from waggle.domain.errors import ImageUnavailable, RegistryBusy
 from waggle.domain.reference import parse_reference
-from waggle.infra.oci.registry.addresses import ANYWHERE
+from waggle.infra.oci.registry.challenge import token_request
 from waggle.infra.oci.registry.credentials import Credentials
-from waggle.infra.oci.registry.options import RegistryOptions
-from waggle.infra.oci.registry.tokens import token_request
+from waggle.infra.oci.registry.options import ANYWHERE, RegistryOptions
 
 pytestmark = pytest.mark.anyio
 

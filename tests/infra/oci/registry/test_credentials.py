@@ -15,8 +15,7 @@ from tests.support.registry import PASSWORD, USER, run_registry, skopeo
 from tests.support.waiting import until
 
 from waggle.domain.errors import ImageUnavailable, SettingsInvalid
-from waggle.infra.oci.registry.credentials import Credentials, find_credentials
-from waggle.infra.oci.registry.helper import from_helper
+from waggle.infra.oci.registry.credentials import Credentials, find_credentials, from_helper
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from waggle.domain.errors import ImageUnavailable
-from waggle.infra.oci.registry.incoming import Incoming
+from waggle.infra.oci.registry.blobs import Incoming
 
 SECONDS = 20
 FIRST, SECOND = b"f" * 1000, b"s" * 3_000_000

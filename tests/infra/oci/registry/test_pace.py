@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from waggle.infra.oci.registry.pace import Pace
-from waggle.infra.oci.registry.retry import Transient
+from waggle.infra.oci.registry.blobs import Pace
+from waggle.infra.oci.registry.endpoints import Transient
 
 
 def test_crawling_is_noticed_and_steady_slowness_is_not() -> None:

@@ -14,8 +14,7 @@ from tests.support.registry import Registry, Tls, make_tls
 
 from waggle.domain.errors import ImageUnavailable
 from waggle.domain.reference import parse_reference
-from waggle.infra.oci.registry.addresses import Reach
-from waggle.infra.oci.registry.options import RegistryOptions
+from waggle.infra.oci.registry.options import Reach, RegistryOptions
 
 pytestmark = pytest.mark.anyio
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.errors import RegistryBusy
+from waggle.infra.oci.registry.endpoints import Transient, pause, retry_after, retrying
 from waggle.infra.oci.registry.options import Ambient, RegistryOptions
-from waggle.infra.oci.registry.retry import Transient, pause, retry_after, retrying
 
 NOW = 1_700_000_000.0
 OPTIONS = RegistryOptions()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.errors import InvalidArgument
-from waggle.infra.oci.store.sources import Form, LocalSource, is_local, parse_source
+from waggle.infra.oci.store.select import Form, LocalSource, is_local, parse_source
 
 
 @pytest.mark.parametrize(

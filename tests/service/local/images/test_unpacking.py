@@ -15,7 +15,7 @@ from tests.support.images import file, tar_bytes
 from tests.support.waiting import until
 
 from waggle.infra.oci.layers.unpacked import UnpackedLayers
-from waggle.infra.oci.registry.incoming import Incoming
+from waggle.infra.oci.registry.blobs import Incoming
 from waggle.infra.oci.store.image import MEDIA_LAYER, Descriptor
 from waggle.service.local.images.unpacking import Unpacking
 

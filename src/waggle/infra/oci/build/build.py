@@ -17,18 +17,18 @@ from pathlib import Path
 from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
 from waggle.infra.archive.limits import DEFAULT_LIMITS, clean_path
 from waggle.infra.archive.tar import Entry
-from waggle.infra.oci.build import npm_packages
+from waggle.infra.oci.build import packages
 from waggle.infra.oci.build.bootstrap import (
+    adopt,
     bootstrap_argv,
     debian_mirror,
     debian_tree,
+    difference,
     mmdebstrap_mode,
 )
 from waggle.infra.oci.build.definition import ImageDefinition
-from waggle.infra.oci.build.difference import adopt, difference
-from waggle.infra.oci.build.pack import drop, pack, write_tar
+from waggle.infra.oci.build.pack import FINGERPRINT, drop, fingerprint, pack, publish, write_tar
 from waggle.infra.oci.build.packages import add_file, download, download_all, unpack
-from waggle.infra.oci.build.publish import FINGERPRINT, fingerprint, publish
 from waggle.infra.oci.layers.flatten import FlatImage, flatten
 from waggle.infra.oci.layers.layers import read_entries
 from waggle.infra.oci.layers.merge import Node, merge
@@ -220,9 +220,9 @@ class _Work:
             for wheel, file in zip(made.wheels, found, strict=True):
                 entries.extend(unpack(wheel, file, out, made.epoch))
             if made.npm:
-                packed = npm_packages.fetch(made.npm, found[0], self._workspace / "npm")
+                packed = packages.fetch(made.npm, found[0], self._workspace / "npm")
                 for package, file in zip(made.npm, packed, strict=True):
-                    entries.extend(npm_packages.unpack_package(package, file, out, made.epoch))
+                    entries.extend(packages.unpack_package(package, file, out, made.epoch))
             for name, content in sorted(made.files.items()):
                 mode = 0o755 if content.startswith("#!") else 0o644
                 entries.append(add_file(out, name, content.encode(), mode, made.epoch))

@@ -5,6 +5,17 @@ Called by `flatten` and by the image builder. Names never become paths: whatever
 its bytes land in the one file given, each content at a multiple of 4 KiB so that it can be cloned
 or copied by the kernel into a disk image. Both results depend on the layer alone, so they can be
 kept and shared between images.
+
+A layer's blob as a verified, bounded stream of tar bytes.
+
+Called by `layers`, and by what reads and writes `docker save` archives. A blob's media type must
+say that it is a layer at all. Digest and size of what is stored, and the digest of what comes out,
+are computed on the way; nothing that was read counts before `finish` has returned.
+
+A digest that is computed in a thread of its own, one step behind.
+
+Called by `compress`: hashing a layer takes as long as unpacking it, and both leave the interpreter
+lock, so that two cores do it in half of the time.
 """
 
 from __future__ import annotations
@@ -13,15 +24,130 @@ import dataclasses
 import io
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from waggle.domain.errors import ImageCorrupt
+from waggle.infra.archive.decode import BoundedStream, CountedFile, HashedFile, new_hash
+from waggle.infra.archive.decoders import CHUNK
 from waggle.infra.archive.limits import Limits
 from waggle.infra.archive.tar import Entry, TarReader
-from waggle.infra.oci.layers.compress import LayerStream
 from waggle.infra.oci.store.image import Descriptor
+
+_STEP = 1 << 20
+"""Bytes handed over at once; up to two steps are held in memory."""
+
+
+class ThreadedHash:
+    """Takes bytes in order; `close` ends its thread."""
+
+    def __init__(self, digest: str) -> None:
+        """Hash with the algorithm of `digest`."""
+        self._hash = new_hash(digest)
+        self._pool = ThreadPoolExecutor(1, "waggle-hash")
+        self._running: Future[None] | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def update(self, data: bytes) -> None:
+        """Hash more; waits while the step before is still at work."""
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size >= _STEP:
+            self._hand_over()
+
+    def hexdigest(self) -> str:
+        """The digest of all that was given."""
+        self._hand_over()
+        self._settle()
+        return self._hash.hexdigest()
+
+    def close(self) -> None:
+        """End the thread after what it has. Idempotent."""
+        self._pool.shutdown()
+
+    def _hand_over(self) -> None:
+        self._settle()
+        parts, self._parts, self._size = self._parts, [], 0
+        self._running = self._pool.submit(self._take, parts)
+
+    def _settle(self) -> None:
+        if self._running is not None:
+            self._running.result()
+
+    def _take(self, parts: list[bytes]) -> None:
+        for part in parts:
+            self._hash.update(part)
+
+
+_LAYER_TYPES = frozenset(
+    prefix + suffix
+    for prefix in (
+        "application/vnd.oci.image.layer.v1.tar",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "application/vnd.docker.image.rootfs.diff.tar",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    )
+    for suffix in ("", "+gzip", "+zstd", "+xz", "+bzip2", ".gzip", ".zstd")
+)
+
+
+def is_layer(descriptor: Descriptor) -> bool:
+    """Tell whether a blob's media type is one of a file system layer."""
+    return descriptor.media_type in _LAYER_TYPES
+
+
+class LayerStream(BoundedStream):
+    """The unpacked bytes of one layer. Close it, for its thread; call `finish` at the end."""
+
+    def __init__(
+        self,
+        blob: BinaryIO,
+        descriptor: Descriptor,
+        diff_id: str,
+        limits: Limits,
+        advance: Callable[[int], None],
+        *,
+        verified: bool = False,
+    ) -> None:
+        """Read from `blob`, which the caller closes; `advance` is told the packed bytes read.
+
+        `diff_id` is what the unpacked bytes are to have, or empty.
+
+        `verified` says that `blob` itself ends only when its digest is right, and fails otherwise.
+        """
+        self._unpacked = ThreadedHash(diff_id)  # first: `close` is called even when this raises
+        if not is_layer(descriptor):
+            raise ImageCorrupt(f"Layer {descriptor.digest} is not a file system layer.")
+        self._descriptor = descriptor
+        self._diff_id = diff_id
+        self._hashed = None if verified else HashedFile(blob, advance, descriptor.digest)
+        stored = self._hashed or CountedFile(blob, advance)
+        super().__init__(stored, limits, f"Layer {descriptor.digest}")
+
+    def _took(self, data: bytes) -> None:
+        self._unpacked.update(data)
+
+    def finish(self) -> None:
+        """Read what is left and hold the digests against the descriptor and the diff id."""
+        scratch = memoryview(bytearray(CHUNK))
+        while self.readinto(scratch):
+            pass
+        while self._stored.read(CHUNK):
+            pass
+        digest, diff_id = self._descriptor.digest, self._diff_id
+        if self._hashed is not None and self._hashed.hex != self._descriptor.hex:
+            raise ImageCorrupt(f"Blob {digest} does not have that digest.")
+        if diff_id and self._unpacked.hexdigest() != diff_id.partition(":")[2]:
+            raise ImageCorrupt(f"Layer {digest} does not unpack to its diff id {diff_id}.")
+
+    def close(self) -> None:
+        """End the stream and its thread; the blob stays open. Idempotent."""
+        self._unpacked.close()
+        super().close()
+
 
 Take = Callable[[Entry], None]
 """Given each entry of a layer, in archive order."""

@@ -3,13 +3,28 @@
 
 Reads RFC 9110 challenges, several in one header or in several. Registries are hostile here: all is
 bounded and what cannot be read is left out, never guessed.
+
+The token specification's documents: what is asked of a token service, and what it answers. Pure.
+
+Called by `auth`. Tokens are opaque and in no message.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
+from urllib.parse import urlencode
+
+import httpx2
+
+from waggle.domain.errors import ImageUnavailable
+from waggle.infra.oci.registry.credentials import Credentials
+from waggle.infra.oci.registry.endpoints import Endpoint, shown
+from waggle.infra.oci.registry.exchange import Ask
+from waggle.infra.oci.registry.options import Reach
 
 MAX_HEADER = 8192
 _MAX_SCOPE = 1024
@@ -97,3 +112,89 @@ def _usable(parameters: Parameters) -> bool:
         and len(parameters.get("scope", "")) <= _MAX_SCOPE
         and all(_PRINTABLE.fullmatch(value) for value in parameters.values())
     )
+
+
+MAX_ANSWER = 256 * 1024
+_CLIENT = "waggle"
+_MAX_TOKEN = 64 * 1024
+_SHORTEST_LIFE = 60.0
+_LONGEST_LIFE = 3600.0
+_MARGIN = 5.0
+
+
+def realm_of(endpoint: Endpoint, challenge: Bearer) -> httpx2.URL:
+    """Return the token service's URL. Raises ImageUnavailable when it is none that may be used."""
+    try:
+        realm = httpx2.URL(challenge.realm)
+    except httpx2.InvalidURL:
+        realm = httpx2.URL()
+    fitting = {"https", "http"} if endpoint.insecure else {"https"}
+    if realm.scheme in fitting and realm.host and not realm.userinfo:
+        return realm
+    if realm.scheme == "http" and realm.host:
+        raise ImageUnavailable(
+            f"{endpoint.registry} names a token service that is not encrypted: {shown(realm)}."
+        )
+    raise ImageUnavailable(f"{endpoint.registry} names a token service that is no web address.")
+
+
+def wanted_scopes(asked: str, own: str) -> list[str]:
+    """Return the scopes of a token for `own`: that, and what the registry asks for elsewhere. Pure.
+
+    The registry asks for what the one request needs (HEAD: pull); ours covers all that follow.
+    """
+    resource = own.rpartition(":")[0]
+    return [own, *(scope for scope in asked.split() if scope.rpartition(":")[0] != resource)]
+
+
+def token_request(
+    realm: httpx2.URL,
+    service: str,
+    scopes: list[str],
+    credentials: Credentials | None,
+    allowed: frozenset[Reach],
+) -> Ask:
+    """Build the request for a token: GET, or POST when we have an identity token. Pure."""
+    fields = [("service", service)] if service else []
+    if credentials is not None and credentials.identity_token:
+        fields += [
+            ("client_id", _CLIENT),
+            ("grant_type", "refresh_token"),
+            ("scope", " ".join(scopes)),
+            ("refresh_token", credentials.identity_token),
+        ]
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        return Ask("POST", realm, form, urlencode(fields).encode(), allowed)
+    fields += [("scope", scope) for scope in scopes]
+    headers: dict[str, str] = {}
+    if credentials is not None and credentials.username:
+        fields.append(("account", credentials.username))
+        headers["authorization"] = credentials.basic()
+    query = "&".join(part for part in (realm.query.decode("ascii"), urlencode(fields)) if part)
+    return Ask("GET", realm.copy_with(query=query.encode()), headers, b"", allowed)
+
+
+def parse_token(endpoint: Endpoint, body: bytes) -> tuple[str, float]:
+    """Read a token and how many seconds it may be used. Raises ImageUnavailable."""
+    fields = _fields(body)
+    token = fields.get("token") or fields.get("access_token")
+    if not isinstance(token, str) or len(token) > _MAX_TOKEN:
+        raise ImageUnavailable(f"The token service of {endpoint.registry} gives no token.")
+    life = fields.get("expires_in")
+    seconds = float(life) if isinstance(life, int) else _SHORTEST_LIFE
+    return checked(token), min(max(seconds, _SHORTEST_LIFE), _LONGEST_LIFE) - _MARGIN
+
+
+def _fields(body: bytes) -> Mapping[str, object]:
+    try:
+        value: object = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return cast("Mapping[str, object]", value) if isinstance(value, dict) else {}
+
+
+def checked(token: str) -> str:
+    """Return a token that can stand in a header. Raises ImageUnavailable without showing it."""
+    if not token or not all("!" <= character <= "~" for character in token):
+        raise ImageUnavailable("A token for the registry holds characters that no header can.")
+    return token

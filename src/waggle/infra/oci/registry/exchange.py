@@ -16,12 +16,23 @@ import httpcore2
 import httpx2
 
 from waggle.domain.errors import ImageCorrupt, ImageUnavailable, SettingsInvalid
-from waggle.infra.oci.registry.addresses import ANYWHERE, Reach, reachable_from
-from waggle.infra.oci.registry.connections import Forbidden
-from waggle.infra.oci.registry.endpoints import is_listed, origin, redirected, shown
-from waggle.infra.oci.registry.options import Ambient, RegistryOptions
-from waggle.infra.oci.registry.retry import TRANSIENT_STATUS, Transient, retry_after
-from waggle.infra.oci.registry.transport import ALLOWED, GuardedTransport, peer_of
+from waggle.infra.oci.registry.endpoints import (
+    TRANSIENT_STATUS,
+    Transient,
+    is_listed,
+    origin,
+    redirected,
+    retry_after,
+    shown,
+)
+from waggle.infra.oci.registry.options import (
+    ANYWHERE,
+    Ambient,
+    Reach,
+    RegistryOptions,
+    reachable_from,
+)
+from waggle.infra.oci.registry.transport import ALLOWED, Forbidden, GuardedTransport, peer_of
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

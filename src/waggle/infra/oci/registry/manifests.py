@@ -27,13 +27,14 @@ from waggle.infra.oci.store.image import (
     MEDIA_MANIFEST,
     Descriptor,
     Json,
+    candidates,
+    is_for,
     load_json,
     paired,
     parse_config,
     parse_descriptors,
     parse_manifest,
 )
-from waggle.infra.oci.store.platforms import candidates, is_for
 
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 _ACCEPT = ", ".join((MEDIA_MANIFEST, MEDIA_INDEX, DOCKER_MANIFEST, DOCKER_INDEX))

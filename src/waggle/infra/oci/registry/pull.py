@@ -2,22 +2,147 @@
 """What the rest of waggle calls: pull an image, push one, ask what a reference means now.
 
 Called by the images service and `waggle image pull|push`. `bring` and `push` do the work.
+
+Brings the layers of an image whose documents are known, and makes it one of the layout's.
+
+Called by `pull`. Blobs are fetched into a workspace of the layout and placed, with the manifest and
+then the name, in one go under the layout's lock: before that nothing counts as there, and another
+process's `collect` finds nothing half-made to remove.
 """
 
 from __future__ import annotations
 
-from waggle.domain.errors import TooLarge
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from waggle.domain.errors import (
+    ImageCorrupt,
+    ImageMissing,
+    ImageUnavailable,
+    RegistryBusy,
+    TooLarge,
+)
 from waggle.domain.reference import ImageReference
-from waggle.infra.oci.registry.bring import Bringing, OnLayer, distinct, first_of
+from waggle.infra.oci.registry.blobs import Fetch, Incoming
 from waggle.infra.oci.registry.client import Client
-from waggle.infra.oci.registry.endpoints import endpoints
-from waggle.infra.oci.registry.manifests import find_image, find_manifest
-from waggle.infra.oci.registry.options import Ambient, RegistryOptions, Report
-from waggle.infra.oci.registry.progress import Meter
+from waggle.infra.oci.registry.endpoints import Endpoint, endpoints
+from waggle.infra.oci.registry.manifests import RemoteImage, find_image, find_manifest
+from waggle.infra.oci.registry.options import Ambient, Meter, RegistryOptions, Report, at_once
 from waggle.infra.oci.registry.push import push
 from waggle.infra.oci.store.image import Descriptor
 from waggle.infra.oci.store.layout import Layout
 from waggle.infra.shared.disk_room import storage_errors
+from waggle.tasks import finish
+
+_T = TypeVar("_T")
+OnLayer = Callable[[Descriptor, str, Incoming], None]
+"""Told of a layer whose transfer begins: its diff id, and where its bytes come in."""
+_ROUNDS = 3
+"""How often blobs may vanish from the store under our hands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bringing:
+    """One pull whose documents are known."""
+
+    layout: Layout
+    client: Client
+    servers: tuple[Endpoint, ...]
+    image: RemoteImage
+    name: str
+    on_layer: OnLayer | None = None
+
+    async def run(self, meter: Meter) -> None:
+        """Do it; see `Puller.pull`. Raises also OSError."""
+        async with _workspace(self.layout) as directory:
+            fetched: dict[str, Path] = {}
+            for _ in range(_ROUNDS):
+                missing = await asyncio.to_thread(self._missing, fetched)
+                lacking = {blob.digest for blob in missing}
+                for blob in distinct(self.image.layers):
+                    if blob.digest not in lacking:
+                        meter.complete(blob)
+                jobs = [self._fetcher(blob, directory, meter) for blob in missing]
+                await at_once(jobs, self.client.options.parallel)
+                fetched |= {blob.digest: directory / blob.hex for blob in missing}
+                if await finish(asyncio.to_thread(self._publish, fetched)):
+                    return
+        raise RegistryBusy("Other processes keep removing blobs of this image from the store.")
+
+    def _missing(self, fetched: dict[str, Path]) -> list[Descriptor]:
+        blobs = distinct(self.image.layers)
+        return [b for b in blobs if b.digest not in fetched and not self._is_there(b)]
+
+    def _is_there(self, blob: Descriptor) -> bool:
+        try:
+            return self.layout.blob_path(blob).stat().st_size == blob.size
+        except FileNotFoundError:
+            return False
+
+    def _fetcher(
+        self, blob: Descriptor, directory: Path, meter: Meter
+    ) -> Callable[[], Awaitable[None]]:
+        async def fetch() -> None:
+            # Not in a thread: a cancel would lose it open.
+            incoming = Incoming(directory / blob.hex, blob.algorithm)
+
+            async def from_one(server: Endpoint) -> None:
+                try:
+                    await Fetch(self.client, server, blob, meter.advance_of(blob)).run(incoming)
+                except BaseException:
+                    meter.reset(blob)
+                    raise
+
+            with contextlib.closing(incoming):
+                if self.on_layer is not None:
+                    self.on_layer(blob, self.image.diff_ids[blob.digest], incoming)
+                await first_of(self.servers, from_one)
+            meter.complete(blob)
+
+        return fetch
+
+    def _publish(self, fetched: dict[str, Path]) -> bool:
+        """Place all and write the name last; False when a blob that was there is there no more."""
+        image = self.image
+        with self.layout.locked():
+            if self._missing(fetched):
+                return False
+            for digest, path in fetched.items():
+                if path.exists():
+                    self.layout.put_file(path, digest)
+            self.layout.put_bytes(image.config_bytes, image.config.algorithm)
+            self.layout.put_bytes(image.manifest_bytes)
+            found = image.manifest
+            self.layout.tag(self.name, found.digest, found.size, found.media_type)
+        return True
+
+
+async def first_of(servers: tuple[Endpoint, ...], work: Callable[[Endpoint], Awaitable[_T]]) -> _T:
+    """Return what the first server gives that can; of several failures the last counts."""
+    for server in servers[:-1]:
+        with contextlib.suppress(ImageMissing, ImageCorrupt, ImageUnavailable):
+            return await work(server)
+    return await work(servers[-1])
+
+
+def distinct(blobs: tuple[Descriptor, ...]) -> list[Descriptor]:
+    """Return each blob once: a manifest may name one twice."""
+    return list({blob.digest: blob for blob in blobs}.values())
+
+
+@contextlib.asynccontextmanager
+async def _workspace(layout: Layout) -> AsyncGenerator[Path]:
+    """Give a workspace of the layout; threads wait for its locks and remove it."""
+    stack = contextlib.ExitStack()
+    try:
+        yield await finish(asyncio.to_thread(stack.enter_context, layout.workspace()))
+    finally:
+        await finish(asyncio.to_thread(stack.close))
+
 
 _STORE = "The image store cannot be read or written"
 

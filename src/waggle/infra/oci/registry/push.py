@@ -16,11 +16,9 @@ import httpx2
 from waggle.domain.errors import ImageMissing, ImageUnavailable, InvalidArgument
 from waggle.domain.reference import ImageReference
 from waggle.infra.oci.registry.client import Client
-from waggle.infra.oci.registry.endpoints import Endpoint, origin, own_endpoint, shown
+from waggle.infra.oci.registry.endpoints import Endpoint, origin, own_endpoint, retrying, shown
 from waggle.infra.oci.registry.exchange import Ask
-from waggle.infra.oci.registry.options import Report
-from waggle.infra.oci.registry.progress import Meter, at_once
-from waggle.infra.oci.registry.retry import retrying
+from waggle.infra.oci.registry.options import Meter, Report, at_once
 from waggle.infra.oci.store.image import Descriptor
 from waggle.infra.oci.store.layout import Layout
 from waggle.infra.oci.store.select import Selected, select

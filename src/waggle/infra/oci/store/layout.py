@@ -5,6 +5,8 @@
 code. Writers hold the layout's lock and every file appears by an atomic rename, so readers
 need no lock and a killed writer leaves only temporary files, which `collect` removes. Every blob
 that is read is checked against its size and digest. Knows nothing of registries or disks.
+
+Which blobs belong to an image. Used by `layout` to collect the others, by `store` to count.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,9 +32,45 @@ from waggle.infra.oci.store.image import (
     load_json,
     parse_descriptor,
     parse_descriptors,
+    parse_manifest,
 )
-from waggle.infra.oci.store.reach import reachable
 from waggle.infra.shared.files import FileLock, atomic_write, sync_directory
+
+_DEPTH = 4
+
+
+def reachable(entry: Descriptor, read: Callable[[Descriptor], bytes]) -> set[str]:
+    """Return the names (hex digests) of all blobs below an index entry, its own included.
+
+    `read` gives a verified document. One that it refuses with ImageCorrupt counts itself, but
+    nothing below it.
+    """
+    found: set[str] = set()
+    _follow(entry, read, found, depth=0)
+    return found
+
+
+def _follow(
+    descriptor: Descriptor, read: Callable[[Descriptor], bytes], found: set[str], depth: int
+) -> None:
+    if descriptor.hex in found or depth > _DEPTH:
+        return
+    found.add(descriptor.hex)
+    if not descriptor.media_type.endswith("+json"):
+        return
+    with contextlib.suppress(ImageCorrupt):
+        data = read(descriptor)
+        document = load_json(data, "document")
+        if "manifests" in document:
+            children = parse_descriptors(document, "manifests", "index")
+        elif "config" in document:
+            config, children = parse_manifest(data)
+            found.add(config.hex)
+        else:
+            return
+        for child in children:
+            _follow(child, read, found, depth + 1)
+
 
 LAYOUT_MARKER = b'{"imageLayoutVersion":"1.0.0"}'
 _LOCK_SECONDS = 120.0

@@ -2,6 +2,12 @@
 """Which image of a layout is meant, and which variant of it fits this machine.
 
 Called by `store`, `load` and `export`. Reads a layout's small documents, verified; no layers.
+
+Images in files, as skopeo spells them: what a word on the command line or in a setting means.
+
+`oci:/path[:tag]`, `oci-archive:/path[:tag]`, `docker-archive:/path[:name]`, `dir:/path`, and
+`/path[:tag]` for a layout or an archive. Pure: no file is looked at. Called by `store`, `load`,
+`export` and the services.
 """
 
 from __future__ import annotations
@@ -9,8 +15,10 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
 
-from waggle.domain.errors import ImageCorrupt, ImageMissing
+from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
 from waggle.domain.reference import canonical_name
 from waggle.infra.archive.decode import digest_of
 from waggle.infra.archive.limits import listed
@@ -21,13 +29,15 @@ from waggle.infra.oci.store.image import (
     REF_NAME,
     Descriptor,
     ImageConfig,
+    architecture,
+    candidates,
+    is_for,
     load_json,
     parse_config,
     parse_descriptors,
     parse_manifest,
 )
 from waggle.infra.oci.store.layout import Layout
-from waggle.infra.oci.store.platforms import architecture, candidates, is_for
 
 FULL_NAME = "io.containerd.image.name"
 """What Docker and containerd write beside the tag."""
@@ -168,3 +178,51 @@ def select(layout: Layout, found: Descriptor, platform: str, what: str, remedy: 
             hint="Bring the image for this machine's platform.",
         )
     return Selected(manifest, digest_of(document), config, parsed, layers)
+
+
+class Form(StrEnum):
+    """How an image is kept in files; the value is the prefix that skopeo uses."""
+
+    LAYOUT = "oci"
+    OCI_ARCHIVE = "oci-archive"
+    DOCKER_ARCHIVE = "docker-archive"
+    DIRECTORY = "dir"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSource:
+    """A place in the host's file system; `name` picks one of several images and may be empty."""
+
+    form: Form
+    path: Path
+    name: str
+
+    def __str__(self) -> str:
+        """Return it as it is written."""
+        return f"{self.form}:{self.path}" + (f":{self.name}" if self.name else "")
+
+
+def parse_source(text: str) -> LocalSource | None:
+    """Read a local source; None when the text is none, such as a registry reference.
+
+    The path ends at the first colon, as for skopeo. Raises InvalidArgument when the path is not
+    absolute or the text cannot be a path at all.
+    """
+    prefix, colon, rest = text.partition(":")
+    form = Form(prefix) if colon and prefix in {*Form} else None
+    if form is None:
+        if not text.startswith(("/", "./")):
+            return None
+        form, rest = Form.LAYOUT, text
+    path, _, name = rest.partition(":")
+    if not rest.isprintable() or not path.startswith("/"):
+        raise InvalidArgument(
+            f"{text[:80]!a} does not name a file by its absolute path.",
+            hint="Write [oci:|oci-archive:|docker-archive:|dir:]/path[:name].",
+        )
+    return LocalSource(form, Path(path), name)
+
+
+def is_local(text: str) -> bool:
+    """Tell whether a text names files of this host, well or badly: clients may not do that."""
+    return text.startswith(("/", "./", "../", "~")) or text.partition(":")[0] in {*Form}

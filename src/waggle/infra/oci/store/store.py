@@ -4,6 +4,15 @@
 Called by the environment host and by `waggle image ls|inspect|rm`. All local images share one
 layout directory, so common blobs exist once. Resolving reads and verifies manifest and
 configuration; layers are verified when they are unpacked. No network.
+
+When images of a layout were used, and what each of them takes. Called by `store` only.
+
+The time of a manifest's file says when its image was brought or an environment was last made from
+it: it needs no file of its own, and copies and backups keep it.
+
+When a registry was last asked what a name means: the time of an empty file beside the layout.
+
+Called by the pulling service. Other tools that read the layout do not see it.
 """
 
 from __future__ import annotations
@@ -12,17 +21,83 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing, InvalidArgument
 from waggle.domain.reference import canonical_name
+from waggle.infra.archive.decode import algorithm_of
 from waggle.infra.oci.store.image import Descriptor, ResolvedImage
-from waggle.infra.oci.store.layout import Layout
-from waggle.infra.oci.store.select import by_tag, host_platform, select
-from waggle.infra.oci.store.sources import Form, LocalSource, parse_source
-from waggle.infra.oci.store.usage import Holding, holdings, last_used, manifest_digest, note_use
+from waggle.infra.oci.store.layout import Layout, reachable
+from waggle.infra.oci.store.select import (
+    Form,
+    LocalSource,
+    by_tag,
+    for_platform,
+    host_platform,
+    parse_source,
+    select,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a name keeps. `blobs` are sizes by digest; `digest` is the manifest's, keys the disk."""
+
+    name: str
+    digest: str
+    blobs: Mapping[str, int]
+    used: float
+    """Seconds since the epoch."""
+
+
+def holdings(layout: Layout, platform: str) -> list[Holding]:
+    """Tell what each name keeps, damaged images too. Raises ImageCorrupt for the index."""
+    held: list[Holding] = []
+    for name, entry in sorted(layout.names().items() if layout.exists else ()):
+        hexes = reachable(entry, layout.read_document)
+        found = {each: _status(layout, each) for each in hexes}
+        sizes = {
+            f"{algorithm_of(each)}:{each}": status.st_size
+            for each, status in found.items()
+            if status
+        }
+        digest = manifest_digest(layout, entry, platform)
+        held.append(Holding(name, digest, sizes, last_used(layout, digest)))
+    return held
+
+
+def manifest_digest(layout: Layout, entry: Descriptor, platform: str) -> str:
+    """Return the digest of the platform's manifest, or the entry's own when that is damaged."""
+    try:
+        return for_platform(layout, entry, platform).digest
+    except ImageCorrupt:
+        return entry.digest
+
+
+def last_used(layout: Layout, digest: str) -> float:
+    """Return seconds since the epoch; 0 when the manifest is gone."""
+    status = _status(layout, digest.partition(":")[2])
+    return status.st_mtime if status else 0.0
+
+
+def note_use(layout: Layout, digest: str) -> None:
+    """Note a use now. Never fails: a store may be somebody else's to write."""
+    with contextlib.suppress(OSError):
+        os.utime(_path(layout, digest.partition(":")[2]))
+
+
+def _path(layout: Layout, hex_: str) -> Path:
+    return layout.path / "blobs" / algorithm_of(hex_) / hex_
+
+
+def _status(layout: Layout, hex_: str) -> os.stat_result | None:
+    try:
+        return _path(layout, hex_).stat()
+    except OSError:
+        return None
+
 
 _NAME = re.compile(r"[A-Za-z0-9]+(?:(?:[-._:@+]|--|/)[A-Za-z0-9]+)*")
 
@@ -199,3 +274,27 @@ def check_name(name: str) -> None:
     """Refuse a name that an OCI layout could not hold. Raises InvalidArgument."""
     if (len(name) > 255 or not _NAME.fullmatch(name)) and not canonical_name(name):
         raise InvalidArgument(f"{name[:80]!a} is not an image name.")
+
+
+class Asked:
+    """The times of one store; safe for several processes."""
+
+    def __init__(self, layout: Path) -> None:
+        self._directory = layout / ".asked"
+
+    def path(self, name: str) -> Path:
+        """The file of a name, whose directory is made; also good for a lock beside it."""
+        self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return self._directory / hashlib.sha256(name.encode()).hexdigest()
+
+    def when(self, name: str) -> float | None:
+        """Seconds since the epoch, or None when it was never asked."""
+        with contextlib.suppress(OSError):
+            return self.path(name).stat().st_mtime
+        return None
+
+    def note(self, name: str, now: float) -> None:
+        """Note that it was asked at `now`, in seconds since the epoch. Raises OSError."""
+        path = self.path(name)
+        path.touch(mode=0o644)
+        os.utime(path, (now, now))

@@ -4,6 +4,14 @@
 Called by `load`; `docker_archive` reads what `unpack` returns. An archive may be gzip or zstd. Its
 names never become paths: each regular file lands in the directory given as a number, hashed on the
 way, and a table tells which is which. Links are resolved in that table. All of it is bounded.
+
+A directory with one image as skopeo's `dir:` and `podman save --format docker-dir` write it.
+
+`manifest.json` beside files that are named by the digests of what is in them; a manifest that is an
+index lists others, as `HEX.manifest.json`. Read as a layout of one image without a name, and only
+read. Called by `load` and `store`.
+
+Copies blobs and verifies them on the way. Called by `load` and `export`; blocks the thread.
 """
 
 from __future__ import annotations
@@ -13,16 +21,26 @@ import io
 import os
 import re
 import stat
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from waggle.domain.errors import ImageCorrupt, ImageMissing
-from waggle.infra.archive.decode import ALGORITHMS, BoundedStream, CountedFile, new_hash
+from waggle.infra.archive.decode import ALGORITHMS, BoundedStream, CountedFile, digest_of, new_hash
 from waggle.infra.archive.limits import Limits, clean_path, shown
 from waggle.infra.archive.limits import Path as Name
 from waggle.infra.archive.tar import Entry, TarReader
+from waggle.infra.oci.layers.flatten import Advance
+from waggle.infra.oci.store.image import (
+    DOCKER_INDEX,
+    DOCKER_MANIFEST,
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    MAX_DOCUMENT,
+    Descriptor,
+    load_json,
+)
 from waggle.infra.oci.store.layout import Layout
 
 MAX_FILES = 20_000
@@ -173,3 +191,94 @@ def as_layout(contents: Contents, directory: Path) -> Layout:
             raise ImageCorrupt(f"Blob {name[-1].decode()} does not have that digest.")
         file.path.rename(directory.joinpath(*(part.decode() for part in name)))
     return layout
+
+
+_MANIFEST = "manifest.json"
+
+
+class BlobDirectory(Layout):
+    """One such directory."""
+
+    kind = "a directory of an image, with a manifest.json"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._manifest = ""
+
+    @property
+    def exists(self) -> bool:
+        """Whether it has a manifest."""
+        return (self.path / _MANIFEST).is_file()
+
+    def index(self) -> tuple[Descriptor, ...]:
+        """Return the one image, or index. Raises ImageMissing, ImageCorrupt and OSError."""
+        what = f"{self.path}/{_MANIFEST}"
+        if not self.exists:
+            raise ImageMissing(f"{self.path} is not {self.kind}.")
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        with os.fdopen(os.open(self.path / _MANIFEST, flags), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_DOCUMENT:
+                raise ImageCorrupt(f"{what} is not a file, or is too large.")
+            data = file.read(MAX_DOCUMENT)
+        document = load_json(data, what)
+        media = document.get("mediaType")
+        if media not in MANIFEST_TYPES | INDEX_TYPES:
+            media = DOCKER_INDEX if "manifests" in document else DOCKER_MANIFEST
+        self._manifest = digest_of(data)
+        return (Descriptor(str(media), self._manifest, len(data)),)
+
+    def blob_path(self, descriptor: Descriptor) -> Path:
+        """Return where the blob is, or would be."""
+        if descriptor.digest == self._manifest:
+            return self.path / _MANIFEST
+        names = (descriptor.hex, f"{descriptor.algorithm}-{descriptor.hex}")
+        places = [self.path / name for name in (*names, f"{descriptor.hex}.{_MANIFEST}")]
+        return next((place for place in places if place.is_file()), places[0])
+
+
+PIECE = 1 << 20
+Count = Callable[[int], None]
+"""Told the bytes of each piece; may raise to give up."""
+
+
+class Meter:
+    """Turns counted bytes into a fraction, at most `share`, and a text."""
+
+    def __init__(self, total: int, text: str, advance: Advance, share: float) -> None:
+        self._total, self._text = max(total, 1), text
+        self._advance, self._share = advance, share
+        self._done = 0
+
+    def count(self, size: int) -> None:
+        """Add bytes and tell."""
+        self._done += size
+        text = f"{self._text}: {self._done / 1e6:.1f} of {self._total / 1e6:.1f} MB"
+        self._advance(min(self._done / self._total, 1.0) * self._share, text)
+
+
+def pieces(layout: Layout, blob: Descriptor, count: Count) -> Iterator[bytes]:
+    """Read a blob and hold it against its digest: nothing of it counts before the end.
+
+    Raises ImageMissing or ImageCorrupt.
+    """
+    digest = new_hash(blob.digest)
+    with layout.open_blob(blob) as file:
+        while data := file.read(PIECE):
+            digest.update(data)
+            count(len(data))
+            yield data
+    if digest.hexdigest() != blob.hex:
+        raise ImageCorrupt(
+            f"Blob {blob.digest} does not have that digest.", hint="Bring the image again."
+        )
+
+
+def copy(layout: Layout, blob: Descriptor, directory: Path, count: Count) -> Path:
+    """Copy a blob into `directory`, on disk when this returns. Raises as `pieces` does."""
+    target = directory / blob.hex
+    with target.open("wb") as out:
+        out.writelines(pieces(layout, blob, count))
+        out.flush()
+        os.fsync(out.fileno())
+    return target

@@ -4,30 +4,130 @@
 The same image gives the same archive, byte by byte. An archive is written beside its target and
 renamed when it is whole; in a layout directory the name is written last. Every blob is verified as
 it is copied. Blocks the thread; knows no registry.
+
+A manifest as Docker's registries have it, in OCI's terms. Used by `export`.
+
+Only media types differ, so configuration and layers keep their digests; the manifest's changes.
+
+Writes an archive of plain files, always the same bytes for the same files. Used by `export`.
+
+The owner is 0, the mode 0644 and the time the epoch. A file whose size is not known before gets its
+header when it is finished, so the archive must be seekable.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import os
+import secrets
 import shutil
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.reference import canonical_name, parse_reference
 from waggle.infra.archive.limits import DEFAULT_LIMITS
-from waggle.infra.oci.layers.compress import LayerStream
 from waggle.infra.oci.layers.flatten import Advance
-from waggle.infra.oci.store.image import MEDIA_INDEX, MEDIA_MANIFEST, REF_NAME, Descriptor, paired
+from waggle.infra.oci.layers.layers import LayerStream
+from waggle.infra.oci.store.image import (
+    MEDIA_CONFIG,
+    MEDIA_INDEX,
+    MEDIA_LAYER,
+    MEDIA_MANIFEST,
+    REF_NAME,
+    Descriptor,
+    paired,
+)
 from waggle.infra.oci.store.layout import LAYOUT_MARKER, Layout, canonical
-from waggle.infra.oci.store.select import Selected, select
-from waggle.infra.oci.store.sources import Form, LocalSource, parse_source
+from waggle.infra.oci.store.select import Form, LocalSource, Selected, parse_source, select
 from waggle.infra.oci.store.store import ImageStore, check_name
-from waggle.infra.oci.transfer.convert import as_oci
-from waggle.infra.oci.transfer.copying import PIECE, Meter, copy, pieces
-from waggle.infra.oci.transfer.tar_writer import TarWriter, appearing
+from waggle.infra.oci.transfer.archive import PIECE, Meter, copy, pieces
 from waggle.infra.shared.disk_room import storage_errors
+from waggle.infra.shared.files import sync_directory
+
+
+def as_oci(layout: Layout, image: Selected) -> bytes:
+    """Return the image's manifest, rewritten if it is not OCI's. Raises ImageCorrupt."""
+    if image.manifest.media_type == MEDIA_MANIFEST:
+        return layout.read_document(image.manifest)
+    return canonical(
+        {
+            "schemaVersion": 2,
+            "mediaType": MEDIA_MANIFEST,
+            "config": _described(MEDIA_CONFIG, image.config),
+            "layers": [_described(_layer_type(layer.media_type), layer) for layer in image.layers],
+        }
+    )
+
+
+def _described(media_type: str, blob: Descriptor) -> dict[str, object]:
+    return {"mediaType": media_type, "digest": blob.digest, "size": blob.size}
+
+
+def _layer_type(media_type: str) -> str:
+    for suffix in ("gzip", "zstd"):
+        if media_type.endswith(suffix):
+            return f"{MEDIA_LAYER}+{suffix}"
+    return MEDIA_LAYER
+
+
+_BLOCK = 512
+_RECORD = 20 * _BLOCK
+
+
+class TarWriter:
+    """Appends files to `out`; the caller closes it and calls `finish` before."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        """Write to `out` from its present position, which must be 0."""
+        self._out = out
+
+    def add(self, name: str, pieces: Iterable[bytes]) -> None:
+        """Append a file of at most 8 EiB; `name` has at most 100 characters of ASCII."""
+        out = self._out
+        start = out.tell()
+        out.write(bytes(_BLOCK))
+        size = 0
+        for piece in pieces:
+            out.write(piece)
+            size += len(piece)
+        out.write(bytes(-size % _BLOCK))
+        out.seek(start)
+        info = tarfile.TarInfo(name)
+        info.size = size
+        out.write(info.tobuf(tarfile.GNU_FORMAT))
+        out.seek(0, 2)
+
+    def finish(self) -> None:
+        """Write the end of the archive."""
+        self._out.write(bytes(2 * _BLOCK))
+        self._out.write(bytes(-self._out.tell() % _RECORD))
+
+
+@contextlib.contextmanager
+def appearing(path: Path) -> Generator[BinaryIO]:
+    """Give a new file that takes the name `path` when all went well, and vanishes otherwise.
+
+    Raises InvalidArgument when something else than a file is there, and OSError.
+    """
+    if path.exists() and not path.is_file():
+        raise InvalidArgument(f"{path} exists and is not a file.")
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
+    try:
+        with temporary.open("xb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
 
 
 def save(store: ImageStore, name: str, target: str, advance: Advance) -> None:

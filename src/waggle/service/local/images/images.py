@@ -22,7 +22,7 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.oci.layers.flatten import flatten
 from waggle.infra.oci.layers.unpacked import UnpackedLayers
 from waggle.infra.oci.store.image import ResolvedImage
-from waggle.infra.oci.store.sources import is_local
+from waggle.infra.oci.store.select import is_local
 from waggle.infra.oci.store.store import ImageStore
 from waggle.infra.rootfs.disk import RootDisks, ignore_progress
 from waggle.infra.shared.disk_room import DiskRoom

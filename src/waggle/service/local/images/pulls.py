@@ -22,8 +22,7 @@ from waggle.domain.image import PullRule, needs_pull
 from waggle.domain.reference import ImageReference, parse_reference
 from waggle.infra.oci.layers.unpacked import UnpackedLayers
 from waggle.infra.oci.registry.options import RegistryOptions, Report, Transfer
-from waggle.infra.oci.store.asked import Asked
-from waggle.infra.oci.store.store import ImageStore
+from waggle.infra.oci.store.store import Asked, ImageStore
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.infra.shared.files import FileLock
 from waggle.service.local.images.unpacking import Unpacking

@@ -14,7 +14,7 @@ from waggle.domain.errors import ImageUnavailable
 from waggle.infra.archive.limits import DEFAULT_LIMITS
 from waggle.infra.oci.layers.layers import Take, read_layer
 from waggle.infra.oci.layers.unpacked import UnpackedLayers
-from waggle.infra.oci.registry.incoming import Incoming
+from waggle.infra.oci.registry.blobs import Incoming
 from waggle.infra.oci.store.image import Descriptor
 from waggle.tasks import finish
 
