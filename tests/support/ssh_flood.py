@@ -24,8 +24,7 @@ from tests.support.hostile_ssh import KINDS, Where, hostile
 from waggle.domain.errors import WaggleError
 from waggle.domain.programs.execution import Command
 from waggle.infra.net.egress import EgressProxy
-from waggle.infra.net.policy import AddressPolicy
-from waggle.infra.net.ranges import Address
+from waggle.infra.net.policy import Address, AddressPolicy
 from waggle.infra.ssh.connection import SshConnection
 from waggle.infra.ssh.run.session import CommandSession
 from waggle.infra.ssh.run.shell import Shell

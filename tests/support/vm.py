@@ -34,9 +34,8 @@ from waggle.domain.programs.execution import Command, ExecutionResult, GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.net.egress import EgressProxy
-from waggle.infra.net.policy import AddressPolicy
+from waggle.infra.net.policy import Address, AddressPolicy
 from waggle.infra.net.ports import PortAllocator
-from waggle.infra.net.ranges import Address
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.scratch import ScratchDisks

@@ -46,9 +46,8 @@ from waggle.domain.machine import Hypervisor
 from waggle.domain.observer import Clock, Observer
 from waggle.domain.programs.execution import MAX_OUTPUT
 from waggle.infra.net.egress import EgressProxy
-from waggle.infra.net.lookups import Lookups, limit_resolver
 from waggle.infra.net.policy import AddressPolicy
-from waggle.infra.net.resolve import SystemResolver, system_lookup
+from waggle.infra.net.resolve import Lookups, SystemResolver, limit_resolver, system_lookup
 from waggle.infra.shared.files import FileLock
 from waggle.infra.shared.spool import Spool
 from waggle.infra.store.calls import SqliteCalls

@@ -7,7 +7,7 @@ import threading
 import time
 from ipaddress import ip_address
 
-from waggle.infra.net.ranges import Address
+from waggle.infra.net.policy import Address
 
 
 class Gate:

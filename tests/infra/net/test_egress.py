@@ -18,7 +18,7 @@ import pytest
 
 from waggle.domain.diagnosis.evidence import Refused
 from waggle.infra.net.egress import REMEMBERED
-from waggle.infra.net.limits import EgressLimits
+from waggle.infra.net.guest_request import EgressLimits
 
 if TYPE_CHECKING:
     from tests.infra.net.conftest import Lab, OpenLab

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from waggle.infra.net.limits import EgressLimits
+from waggle.infra.net.guest_request import EgressLimits
 
 if TYPE_CHECKING:
     from tests.infra.net.conftest import Lab, OpenLab, Site

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from waggle.infra.net.guest_request import parse_authority
-from waggle.infra.net.home import LOOPBACKS, Home
-from waggle.infra.net.opening import Streams
+from waggle.infra.net.exposure import Streams
+from waggle.infra.net.guest_request import LOOPBACKS, Home, parse_authority
 
 if TYPE_CHECKING:
     from tests.infra.net.conftest import OpenLab

@@ -10,12 +10,10 @@ import h11
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from waggle.infra.net import refusal
+from waggle.infra.net import guest_request
 from waggle.infra.net.egress import EgressProxy
-from waggle.infra.net.forward import Exchange
-from waggle.infra.net.http_peer import HttpPeer
-from waggle.infra.net.policy import AddressPolicy
-from waggle.infra.net.ranges import Address
+from waggle.infra.net.forward import Exchange, HttpPeer
+from waggle.infra.net.policy import Address, AddressPolicy
 from waggle.infra.net.streams import PeerGone, Stream
 
 METHODS = [b"GET", b"HEAD", b"POST", b"CONNECT", b"OPTIONS", b"TRACE", b"get", b"", b"G\x00T"]
@@ -136,7 +134,7 @@ def test_any_bytes_of_a_server_become_an_answer_or_a_cut(
         async with asyncio.timeout(20):
             try:
                 await Exchange(client, server, "a").run(request, 10)
-            except (refusal.Refusal, PeerGone):
+            except (guest_request.Refusal, PeerGone):
                 return recorder.got, False
         return recorder.got, True
 

@@ -8,8 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.infra.net.policy import AddressPolicy, is_own_address, permits_port
-from waggle.infra.net.ranges import Address, embedded_in
+from waggle.infra.net.policy import (
+    Address,
+    AddressPolicy,
+    embedded_in,
+    is_own_address,
+    permits_port,
+)
 
 ANY = str(IPv4Address(0))
 

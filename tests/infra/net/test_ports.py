@@ -14,8 +14,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from waggle.domain.errors import NoPorts
-from waggle.infra.net.port_locks import AbstractSocketLock, FileLock, LockPort, PortLock
-from waggle.infra.net.ports import PortAllocator, PortLease, nothing_listens
+from waggle.infra.net.ports import (
+    AbstractSocketLock,
+    FileLock,
+    LockPort,
+    PortAllocator,
+    PortLease,
+    PortLock,
+    nothing_listens,
+)
 
 BASE = 23100
 
@@ -122,7 +129,7 @@ def test_the_highest_port_can_be_in_the_range() -> None:
 OTHER_SERVER = f"""
 import sys
 from pathlib import Path
-from waggle.infra.net.port_locks import AbstractSocketLock, FileLock
+from waggle.infra.net.ports import AbstractSocketLock, FileLock
 from waggle.infra.net.ports import PortAllocator
 lock = FileLock.take_in(Path(sys.argv[1])) if len(sys.argv) > 1 else AbstractSocketLock.take
 ports = PortAllocator({BASE}, {BASE + 4}, lock=lock)

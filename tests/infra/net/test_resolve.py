@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.infra.net.names import Gate
 
-from waggle.infra.net.lookups import Lookups
 from waggle.infra.net.resolve import (
     KEPT_SECONDS,
     MAX_ADDRESSES,
     MAX_KEPT,
     NO_ANSWER_SECONDS,
     NO_NAME_SECONDS,
+    Lookups,
     SystemResolver,
     system_lookup,
 )

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from waggle.infra.net.limits import DialTimes, EgressLimits
-from waggle.infra.net.refusal import printable
+from waggle.infra.net.guest_request import DialTimes, EgressLimits, printable
 
 if TYPE_CHECKING:
     from tests.infra.net.conftest import Advance, OpenLab, Turns

@@ -14,12 +14,9 @@ import socket
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 
-from waggle.infra.net import refusal
-from waggle.infra.net.guest_request import Target
-from waggle.infra.net.home import Home
-from waggle.infra.net.limits import DialTimes
-from waggle.infra.net.policy import ALLOWED, AddressPolicy, Verdict, permits_port
-from waggle.infra.net.ranges import Address
+from waggle.infra.net import guest_request
+from waggle.infra.net.guest_request import DialTimes, Home, Target
+from waggle.infra.net.policy import ALLOWED, Address, AddressPolicy, Verdict, permits_port
 from waggle.infra.net.resolve import MAX_ADDRESSES, Resolver
 from waggle.infra.net.streams import CHUNK, Stream
 
@@ -59,7 +56,7 @@ class Dialer:
             return None
         stream = await self.home.open(addresses, target.port, self._times.connect)
         if stream is None:
-            raise refusal.unreachable(target.host, target.port)
+            raise guest_request.unreachable(target.host, target.port)
         return stream
 
     async def open(self, target: Target) -> Connection:
@@ -69,10 +66,10 @@ class Dialer:
             async with asyncio.timeout(self._times.connect):
                 chosen = await _Race(permitted, target.port, self._times.stagger).run()
                 if chosen is None:
-                    raise refusal.unreachable(target.host, target.port)
+                    raise guest_request.unreachable(target.host, target.port)
                 return await _wrap(chosen)
         except TimeoutError:
-            raise refusal.too_slow(target.host, "connecting") from None
+            raise guest_request.too_slow(target.host, "connecting") from None
 
     async def _permitted(self, target: Target) -> Sequence[Address]:
         verdict = permits_port(target.port, self._ports)
@@ -83,9 +80,9 @@ class Dialer:
             verdict = ALLOWED if permitted else verdicts[0]
         else:
             permitted = []
-        self._on_decision(refusal.printable(target.host), target.port, verdict)
+        self._on_decision(guest_request.printable(target.host), target.port, verdict)
         if not verdict.allowed:
-            raise refusal.denied(target.host, verdict)
+            raise guest_request.denied(target.host, verdict)
         return permitted
 
     async def _resolve(self, target: Target) -> Sequence[Address]:
@@ -95,13 +92,13 @@ class Dialer:
             async with asyncio.timeout(self._times.dns):
                 found = await self._resolver(target.host)
         except TimeoutError:
-            raise refusal.too_slow(target.host, "resolving the name") from None
+            raise guest_request.too_slow(target.host, "resolving the name") from None
         except OSError as error:
             if error.errno == socket.EAI_AGAIN:
-                raise refusal.unanswered(target.host) from None
-            raise refusal.unresolvable(target.host) from None
+                raise guest_request.unanswered(target.host) from None
+            raise guest_request.unresolvable(target.host) from None
         if not found:
-            raise refusal.unresolvable(target.host)
+            raise guest_request.unresolvable(target.host)
         return found[:MAX_ADDRESSES]
 
 

@@ -7,25 +7,205 @@ connections and hands them to `session`. Must not know SSH or environments.
 
 The guest is hostile: every wait has an end, every buffer has a size, and nothing it sends is
 interpreted except by h11.
+
+One connection of the guest to its proxy: request after request until either side ends it.
+
+Run by `egress`. Reads heads with h11, has `dial` open the connection to the server, hands a
+CONNECT to `tunnel` and everything else to `forward`, and writes the proxy's own answers.
+
+How many refusals of its proxy a guest gets in a second. Used by `session`; nothing awaits.
+
+A refusal costs the guest a connection to its own loopback and the server about a millisecond of the
+one event loop that serves everybody, more than half of it for the packets of SSH.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable
 
+import h11
+
 from waggle.domain.diagnosis.evidence import Refused
-from waggle.infra.net import refusal
+from waggle.infra.net import guest_request
 from waggle.infra.net.dial import Dialer, OnDecision
-from waggle.infra.net.home import ConnectHome, Home
-from waggle.infra.net.limits import EgressLimits, Traffic
-from waggle.infra.net.pace import Pace
+from waggle.infra.net.forward import HTTP_1_1, Exchange, HttpPeer, request_for
+from waggle.infra.net.guest_request import (
+    BadTarget,
+    ConnectHome,
+    EgressLimits,
+    Home,
+    Refusal,
+    Target,
+    Traffic,
+    parse_authority,
+    parse_http_url,
+)
 from waggle.infra.net.policy import DEFAULT_PORTS, AddressPolicy, Verdict
 from waggle.infra.net.resolve import Resolver
-from waggle.infra.net.session import Session
-from waggle.infra.net.streams import Stream, StreamReaderLike, StreamWriterLike
+from waggle.infra.net.streams import PeerGone, Stream, StreamReaderLike, StreamWriterLike, relay
+
+BURST = 100
+PER_SECOND = 20
+_ROUNDING = 1e-9
+
+
+class Pace:
+    """A token bucket: `burst` at once, then `per_second`."""
+
+    def __init__(
+        self,
+        burst: int = BURST,
+        per_second: int = PER_SECOND,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ahead = burst / per_second
+        self._each = 1 / per_second
+        self._now = now
+        self._next = -math.inf
+
+    def take(self) -> float:
+        """Count one more; how many seconds it has to wait."""
+        now = self._now()
+        self._next = max(self._next, now - self._ahead) + self._each
+        return max(0.0, self._next - now)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the next one would have to wait."""
+        return self._next + self._each > self._now() + _ROUNDING
+
+
+REQUEST_TIMEOUT = 408
+HEAD_TOO_LARGE = 431
+LENGTH_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
+
+
+class Session:
+    """Owns `client` and ends it in every case."""
+
+    def __init__(
+        self, client: Stream, dialer: Dialer, limits: EgressLimits, traffic: Traffic, pace: Pace
+    ) -> None:
+        self._client = client
+        self._peer = HttpPeer(client, h11.SERVER, limits.header_bytes)
+        self._dialer = dialer
+        self._limits = limits
+        self._traffic = traffic
+        self._pace = pace
+
+    async def run(self) -> None:
+        """Serve requests until one of them ends the connection. Cancelling drops everything.
+
+        A refusal waits for its turn when the guest has had many.
+        """
+        try:
+            try:
+                while await self._one_request():
+                    self._peer.http.start_next_cycle()
+            except Refusal as error:
+                if (seconds := self._pace.take()) > 0:
+                    await asyncio.sleep(seconds)
+                await self._answer(error)
+            await self._client.finish(self._limits.idle_seconds, self._limits.linger_seconds)
+        except (PeerGone, TimeoutError, h11.ProtocolError):
+            pass  # one side broke off in the middle: there is nobody to tell
+        finally:
+            self._client.abort()
+
+    async def turn_away(self, error: Refusal) -> None:
+        """Answer with `error` without looking at the request."""
+        self._pace.take()
+        try:
+            await self._answer(error)
+            await self._client.finish(self._limits.linger_seconds, self._limits.linger_seconds)
+        except PeerGone:
+            pass
+        finally:
+            self._client.abort()
+
+    async def _one_request(self) -> bool:
+        """Serve the next request; whether another one may follow on this connection."""
+        request = await self._read_head()
+        if request is None:
+            return False
+        try:
+            if request.method == b"CONNECT":
+                await self._connect(request)
+                return False
+            await self._forward(request)
+        except BadTarget as error:
+            raise guest_request.malformed(str(error)) from None
+        http = self._peer.http
+        return http.our_state is h11.DONE and http.their_state is h11.DONE
+
+    async def _read_head(self) -> h11.Request | None:
+        try:
+            async with asyncio.timeout(self._limits.header_seconds):
+                event = await self._peer.next_event()
+        except TimeoutError:
+            if not self._peer.http.trailing_data[0]:
+                return None
+            raise guest_request.malformed("its head took too long", REQUEST_TIMEOUT) from None
+        except h11.RemoteProtocolError as error:
+            status = error.error_status_hint
+            problem = "too large a head" if status == HEAD_TOO_LARGE else "not valid HTTP/1.1"
+            raise guest_request.malformed(problem, status) from None
+        if not isinstance(event, h11.Request):
+            return None
+        names = {name for name, _ in event.headers}
+        ambiguous = b"content-length" in names or event.http_version != HTTP_1_1
+        if b"transfer-encoding" in names and ambiguous:
+            raise guest_request.malformed("the length of its body is ambiguous")
+        return event
+
+    async def _connect(self, request: h11.Request) -> None:
+        target = parse_authority(request.target.decode("ascii"))
+        if any(name in LENGTH_HEADERS for name, _ in request.headers):
+            raise guest_request.malformed("CONNECT has no body")
+        upstream = await self._dial(target)
+        try:
+            await self._peer.next_event()  # the end of the request, as h11 sees it
+            await self._peer.send(h11.Response(status_code=200, headers=[], reason="Connected"))
+            early, _ = self._peer.http.trailing_data
+            await relay(self._client, upstream, early, self._limits.idle_seconds)
+            await upstream.finish(self._limits.idle_seconds, self._limits.linger_seconds)
+        finally:
+            upstream.abort()
+
+    async def _forward(self, request: h11.Request) -> None:
+        target, path = parse_http_url(request.target.decode("ascii"))
+        upstream = await self._dial(target)
+        try:
+            server = HttpPeer(upstream, h11.CLIENT, self._limits.header_bytes)
+            exchange = Exchange(self._peer, server, target.host)
+            await exchange.run(request_for(request, target, path), self._limits.idle_seconds)
+        finally:
+            upstream.abort()
+
+    async def _dial(self, target: Target) -> Stream:
+        if (stream := await self._dialer.at_home(target)) is not None:
+            return stream
+        reader, writer = await self._dialer.open(target)
+        return Stream(reader, writer, self._traffic.count_to_internet)
+
+    async def _answer(self, error: Refusal) -> None:
+        """Say why there is no other answer, and that this connection ends."""
+        self._traffic.refused += 1
+        body = f"{error.text}\n".encode("ascii", "replace")
+        headers = [
+            error.header,
+            (b"Content-Type", b"text/plain; charset=utf-8"),
+            (b"Content-Length", str(len(body)).encode("ascii")),
+            (b"Connection", b"close"),
+        ]
+        head = h11.Response(status_code=error.status, headers=headers, reason=error.code)
+        await self._peer.send(head, *([] if self._peer.asked_head else [h11.Data(data=body)]))
+
 
 TOLD_AT_ONCE = 16
 """So many connections too many may be told so at the same time; the rest are just dropped,
@@ -101,7 +281,7 @@ class EgressProxy:
         group.add(task)
         try:
             if full:
-                await session.turn_away(refusal.too_many(self._limits.connections))
+                await session.turn_away(guest_request.too_many(self._limits.connections))
             else:
                 await session.run()
         finally:

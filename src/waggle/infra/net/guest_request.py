@@ -4,15 +4,36 @@
 Called by `egress` with what h11 parsed: `host:port` of a CONNECT, or an absolute `http` URL.
 A strange spelling of an address (`0x7f.1`, `2130706433`) passes as a name on purpose: whatever
 the resolver makes of it is judged as an address afterwards.
+
+Requests of a guest for itself, which no NO_PROXY grammar keeps from the proxy in all programs.
+
+Used by `dial`. Node.js knows no ranges and no `[::1]`, httpx breaks on `[::1]`, urllib needs it: so
+what leads to the guest's own loopback is connected there, in the guest. The host's loopback is
+never meant. Must not know SSH.
+
+The proxy's own answers: why a guest's request went nowhere, as a status and a short text.
+
+Raised by `dial`, `forward` and `egress`; written to the guest by `egress` alone. The texts are
+read by people and by agents inside the guest, so they name the setting that would change the
+outcome, and never an address that a name resolved to.
+
+What one environment's proxy may use, and what it has used.
+
+Built by the composition root; read by `egress`, `session` and `dial`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Final
 
-from waggle.infra.net.ranges import Address
+from waggle.infra.net.exposure import Openings, Streams
+from waggle.infra.net.policy import Address, Verdict
+from waggle.infra.net.streams import Stream
 
 MAX_NAME = 253
 MAX_PORT = 65535
@@ -88,3 +109,170 @@ def parse_http_url(text: str) -> tuple[Target, str]:
     rest = match["rest"]
     path = rest if rest.startswith("/") else f"/{rest}"
     return parse_authority(match["authority"], HTTP_PORT), path
+
+
+LOOPBACKS: Final = ("127.0.0.1", "::1")
+_MOST_LATE: Final = 64
+
+ConnectHome = Callable[[int, Sequence[str]], Awaitable[Streams]]
+"""Connects to a port of the guest on the first of its own addresses that answers."""
+
+
+class Home:
+    """The way back into one guest, called `hostname` there. `aclose` it."""
+
+    def __init__(self, connect: ConnectHome, hostname: str) -> None:
+        self._connect = connect
+        self._hostname = hostname.lower()
+        self._openings = Openings(_MOST_LATE)
+
+    def addresses(self, target: Target) -> Sequence[str]:
+        """The guest's own addresses that a target means; none when it is somebody else."""
+        return _own(target.address) if target.address else self._named(target.host)
+
+    def _named(self, host: str) -> Sequence[str]:
+        name = host.removesuffix(".")
+        is_own = name in ("localhost", self._hostname) or name.endswith(".localhost")
+        return LOOPBACKS if is_own else ()
+
+    async def open(self, addresses: Sequence[str], port: int, seconds: float) -> Stream | None:
+        """A stream to the guest's port, or None when nothing answers there in time."""
+        return await self._openings.open(partial(self._connect, port, addresses), seconds)
+
+    async def aclose(self) -> None:
+        """Wait for nothing more. Idempotent."""
+        await self._openings.aclose()
+
+
+def _own(address: IPv4Address | IPv6Address) -> Sequence[str]:
+    if isinstance(address, IPv6Address):
+        address = address.ipv4_mapped or address
+    if address.is_unspecified:
+        return LOOPBACKS
+    return (str(address),) if address.is_loopback else ()
+
+
+DENIED_HEADER = b"X-Waggle-Denied"
+ERROR_HEADER = b"X-Waggle-Error"
+MAX_SHOWN = 253
+
+
+class Refusal(Exception):
+    """An answer of the proxy itself. `code` goes into a header, `text` into the body."""
+
+    def __init__(
+        self, status: int, code: str, text: str, *, verdict: Verdict | None = None
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.code = code
+        self.text = text
+        self.verdict = verdict
+        """Set when a rule denied the request."""
+
+    @property
+    def header(self) -> tuple[bytes, bytes]:
+        """X-Waggle-Denied for what a rule denied, X-Waggle-Error for what failed."""
+        name = ERROR_HEADER if self.verdict is None else DENIED_HEADER
+        return name, self.code.encode("ascii")
+
+
+def printable(text: str) -> str:
+    """`text` cut to 253 characters, with everything but visible ASCII replaced by `?`."""
+    return "".join(c if "!" <= c <= "~" else "?" for c in text[:MAX_SHOWN])
+
+
+def denied(host: str, verdict: Verdict) -> Refusal:
+    """403: a rule of the operator's says no."""
+    setting = "WAGGLE_EGRESS_PORTS" if verdict.code == "port" else "WAGGLE_EGRESS_ALLOW_CIDRS"
+    text = (
+        f"waggle: {printable(host)} is not reachable from this environment: {verdict.reason}. "
+        f"Its network policy is 'public' (the public internet only); "
+        f"the operator of the server can change that with {setting}."
+    )
+    return Refusal(403, verdict.code, text, verdict=verdict)
+
+
+def malformed(problem: str, status: int = 400) -> Refusal:
+    """400 and its kin: the request itself is wrong."""
+    return Refusal(status, "malformed", f"waggle: bad proxy request: {problem}.")
+
+
+def unresolvable(host: str) -> Refusal:
+    """502: the name has no address."""
+    text = f"waggle: {printable(host)} cannot be resolved: check the name."
+    return Refusal(502, "unresolvable", text)
+
+
+def unanswered(host: str) -> Refusal:
+    """504: no name server says whether the name has an address."""
+    text = f"waggle: {printable(host)}: no name server answers for this name; try again."
+    return Refusal(504, "unanswered", text)
+
+
+def unreachable(host: str, port: int) -> Refusal:
+    """502: no address of the host accepted the connection."""
+    text = f"waggle: {printable(host)} does not accept connections on port {port}."
+    return Refusal(502, "connect-failed", text)
+
+
+def too_slow(host: str, step: str) -> Refusal:
+    """504: `step` took too long."""
+    return Refusal(504, "timeout", f"waggle: {printable(host)}: {step} took too long; try again.")
+
+
+def upstream_broken(host: str) -> Refusal:
+    """502: the server's answer is not HTTP, or it hung up before answering."""
+    text = f"waggle: {printable(host)} did not give a valid HTTP answer."
+    return Refusal(502, "bad-answer", text)
+
+
+def too_many(limit: int) -> Refusal:
+    """503: the environment has all the connections it may have."""
+    text = f"waggle: this environment has {limit} connections open, the most it may; close some."
+    return Refusal(503, "too-many-connections", text)
+
+
+@dataclass(frozen=True, slots=True)
+class DialTimes:
+    """Seconds for opening a connection to a server."""
+
+    dns: float = 5.0
+    connect: float = 10.0
+    """For all attempts together."""
+    stagger: float = 0.3
+    """Head start of one address before the next one is tried beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EgressLimits:
+    """Times are seconds, sizes bytes."""
+
+    connections: int = 64
+    """At once; one more gets 503."""
+    header_seconds: float = 30.0
+    """For a whole request head to arrive, counted from the end of the previous request."""
+    idle_seconds: float = 300.0
+    """Without a byte in either direction, and for the first byte of an answer."""
+    linger_seconds: float = 2.0
+    """For the guest to hang up after the last answer."""
+    header_bytes: int = 32 * 1024
+    dial: DialTimes = field(default_factory=DialTimes)
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Running totals of one environment."""
+
+    to_guest: int = 0
+    to_internet: int = 0
+    connections: int = 0
+    refused: int = 0
+
+    def count_to_guest(self, size: int) -> None:
+        """Add bytes written to the guest."""
+        self.to_guest += size
+
+    def count_to_internet(self, size: int) -> None:
+        """Add bytes written to servers."""
+        self.to_internet += size

@@ -19,6 +19,12 @@ The rules for an address:
 
 Not knowable here: a public address that a router elsewhere translates back to this machine, and
 the prefix of a NAT64 gateway that uses neither of the standard ones.
+
+What kind of address an address is: the special-purpose ranges and the IPv4 inside IPv6.
+
+Used by `policy`. Pure tables and arithmetic. The tables are written out, after the IANA
+special-purpose registries, rather than taken from `ipaddress.is_global`, whose answers change
+between Python releases; `policy` asks that too and believes whichever is stricter.
 """
 
 from __future__ import annotations
@@ -27,9 +33,131 @@ import errno
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
-from waggle.infra.net.ranges import Address, Kind, Network, embedded_in, kind_of, lies_in
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+class Kind(StrEnum):
+    """Why an address is not an ordinary address of the public internet."""
+
+    LOOPBACK = "loopback"
+    PRIVATE = "private"
+    LINK_LOCAL = "link-local"
+    SHARED = "carrier-shared"
+    METADATA = "cloud-metadata"
+    MULTICAST = "multicast"
+    UNSPECIFIED = "unspecified"
+    DOCUMENTATION = "documentation"
+    RESERVED = "reserved"
+
+
+def _table(*rows: tuple[Kind, str]) -> tuple[tuple[Kind, Network], ...]:
+    return tuple((kind, ip_network(block)) for kind, blocks in rows for block in blocks.split())
+
+
+# The first row that matches names the kind.
+_V4 = _table(
+    (Kind.UNSPECIFIED, "0.0.0.0/8"),
+    (Kind.LOOPBACK, "127.0.0.0/8"),
+    (Kind.PRIVATE, "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16"),
+    # Clouds' own services on addresses outside the link-local range (169.254.169.254 is in it):
+    # Azure, Alibaba, Oracle.
+    (Kind.METADATA, "168.63.129.16/32 100.100.100.200/32 192.0.0.192/32"),
+    (Kind.LINK_LOCAL, "169.254.0.0/16"),
+    (Kind.SHARED, "100.64.0.0/10"),
+    (Kind.DOCUMENTATION, "192.0.2.0/24 198.51.100.0/24 203.0.113.0/24"),
+    (Kind.MULTICAST, "224.0.0.0/4"),
+    # Protocol assignments, 6to4 relays, benchmarking, future use and broadcast.
+    (Kind.RESERVED, "192.0.0.0/24 192.88.99.0/24 198.18.0.0/15 240.0.0.0/4"),
+)
+_NAT64 = ip_network("64:ff9b::/96")
+_V6 = _table(
+    (Kind.UNSPECIFIED, "::/128"),
+    (Kind.LOOPBACK, "::1/128"),
+    # The same over IPv6, inside the private range: AWS, Oracle, Google, Scaleway, Linode. Whole
+    # blocks, because name, time and credential services of the cloud lie beside the known address.
+    (Kind.METADATA, "fd00:ec2::/32 fd00:c1::/32 fd20:ce::/32 fd00:42::/32 fd00:a9fe:a9fe::/48"),
+    (Kind.PRIVATE, "fc00::/7 fec0::/10 64:ff9b:1::/48"),
+    (Kind.LINK_LOCAL, "fe80::/10"),
+    (Kind.MULTICAST, "ff00::/8"),
+    (Kind.DOCUMENTATION, "2001:db8::/32 3fff::/20"),
+    # Protocol assignments (Teredo, ORCHID, benchmarking, ...), 6to4 (given up by RFC 7526), segment
+    # routing, discard-only.
+    (Kind.RESERVED, "2001::/23 2002::/16 5f00::/16 100::/63"),
+)
+_GLOBAL_V6 = ip_network("2000::/3")
+
+
+def kind_of(address: Address) -> Kind | None:
+    """The special kind of `address` itself, or None for ordinary global unicast."""
+    is_v4 = isinstance(address, IPv4Address)
+    for kind, block in _V4 if is_v4 else _V6:
+        if address in block:
+            return kind
+    if address in _NAT64:  # Python calls it reserved; what counts is the IPv4 address inside
+        return None
+    # Not `is_global`: what that says changes between releases of Python.
+    return None if is_v4 or address in _GLOBAL_V6 else Kind.RESERVED
+
+
+def lies_in(kind: Kind, block: Network) -> bool:
+    """Whether all of `block` is inside one range of that kind."""
+    if isinstance(block, IPv4Network):
+        return any(
+            name is kind and isinstance(row, IPv4Network) and block.subnet_of(row)
+            for name, row in _V4
+        )
+    return any(
+        name is kind and isinstance(row, IPv6Network) and block.subnet_of(row) for name, row in _V6
+    )
+
+
+# Prefix -> by how many bits to shift right to have the IPv4 address in the low 32 bits.
+_EMBEDDINGS = tuple(
+    (ip_network(block), shift)
+    for block, shift in (
+        ("::/96", 0),  # IPv4-compatible
+        ("::ffff:0:0/96", 0),  # IPv4-mapped
+        ("::ffff:0:0:0/96", 0),  # IPv4-translated
+        ("64:ff9b::/96", 0),  # NAT64, well-known prefix
+        ("2002::/16", 80),  # 6to4
+        ("2001::/32", 64),  # Teredo: the server
+    )
+)
+_TEREDO = ip_network("2001::/32")
+_LOCAL_NAT64 = ip_network("64:ff9b:1::/48")
+_PREFIX_LENGTHS = (48, 56, 64, 96)
+"""A gateway's prefix within the block for local use may be that long: RFC 6052, section 2.2."""
+_LOW_32 = 0xFFFF_FFFF
+_ISATAP = (0x0000_5EFE, 0x0200_5EFE)
+
+
+def embedded_in(address: Address) -> tuple[IPv4Address, ...]:
+    """Every IPv4 address that a translator or a tunnel may find inside `address`."""
+    if isinstance(address, IPv4Address):
+        return ()
+    bits = int(address)
+    if bits in (0, 1):  # :: and ::1 are themselves, not IPv4-compatible addresses
+        return ()
+    found = [IPv4Address(bits >> shift & _LOW_32) for net, shift in _EMBEDDINGS if address in net]
+    if address in _TEREDO:
+        found.append(IPv4Address(~bits & _LOW_32))  # the client, kept inverted
+    if address in _LOCAL_NAT64:
+        found += _read_with_any_prefix(bits)
+    if bits >> 32 & _LOW_32 in _ISATAP:
+        found.append(IPv4Address(bits & _LOW_32))
+    return tuple(found)
+
+
+def _read_with_any_prefix(bits: int) -> list[IPv4Address]:
+    """What the gateway may find. Only one of the readings is right: those of 0.0.0.0/8 are not."""
+    without_u = bits >> 64 << 56 | bits & (1 << 56) - 1  # the 65th to 72nd belong to no address
+    found = [bits if length == 96 else without_u >> 88 - length for length in _PREFIX_LENGTHS]
+    return [IPv4Address(each & _LOW_32) for each in found if each & 0xFF00_0000]
+
 
 DEFAULT_PORTS = frozenset({80, 443})
 SMTP = 25

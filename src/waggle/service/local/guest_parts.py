@@ -9,7 +9,7 @@ from typing import Protocol
 
 from waggle.domain.diagnosis.evidence import Refused
 from waggle.domain.host import Moment
-from waggle.infra.net.home import ConnectHome
+from waggle.infra.net.guest_request import ConnectHome
 from waggle.infra.ssh.connection import ServeTunnel
 
 

@@ -13,7 +13,7 @@ OWN_CERTIFICATES = "/etc/ssl/certs/waggle-ca.pem"
 OWN_NAMES = "localhost,127.0.0.1,127.0.1.1,::1,0.0.0.0"
 """Not for the proxy, in words that every program understands; `[::1]` would break httpx. The kit
 adds the host name (kit/guest/image.c). What programs send to the
-proxy all the same, it sends home (infra/net/home.py)."""
+proxy all the same, it sends home (infra/net/guest_request.py)."""
 _TRUST_VARIABLES = (
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
