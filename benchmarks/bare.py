@@ -31,7 +31,7 @@ from waggle.infra.qemu.tsc import tsc_khz
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.machine_disks import identity_records, pack
 from waggle.infra.rootfs.scratch import ScratchDisks
-from waggle.infra.ssh.keys import new_keys
+from waggle.infra.ssh.connection import new_keys
 from waggle.service.local.guest_setup import guest_variables
 
 BOOT_SECONDS = 120.0

@@ -18,7 +18,7 @@ from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.machine_disks import identity_records, pack
 from waggle.infra.rootfs.scratch import ScratchDisks
-from waggle.infra.ssh.keys import new_keys
+from waggle.infra.ssh.connection import new_keys
 
 
 async def prepare(directory: Path, image: Path) -> list[str]:

@@ -16,7 +16,7 @@ from waggle.domain.environment import Resources, State
 from waggle.domain.programs.execution import Command
 from waggle.infra.qemu.argv import Descriptors, qemu_argv
 from waggle.infra.qemu.tsc import tsc_khz
-from waggle.infra.ssh.run.frame import frame
+from waggle.infra.ssh.run.launcher import frame
 from waggle.infra.store.environments import SqliteStore
 
 

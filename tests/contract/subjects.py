@@ -30,8 +30,7 @@ from waggle.infra.net.ports import PortAllocator
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.machine_disks import identity_records, pack
 from waggle.infra.rootfs.scratch import ScratchDisks
-from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
+from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run.shell import Shell
 from waggle.service.local.host import is_root
 from waggle.service.local.images.images import ImageService

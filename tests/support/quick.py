@@ -21,7 +21,7 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.scratch import ScratchDisks
 from waggle.infra.shared.files import FileLock
-from waggle.infra.ssh.keys import new_keys
+from waggle.infra.ssh.connection import new_keys
 from waggle.infra.store.templates import TemplateStore
 from waggle.service.local.blueprint import Blueprint, MadeOf
 from waggle.service.local.frozen.templates import Recipe, Templates

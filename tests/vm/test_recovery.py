@@ -11,8 +11,7 @@ from tests.support.waiting import until
 
 from waggle.domain.errors import GuestLost, WaggleError
 from waggle.domain.programs.execution import GuestUser
-from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.keys import new_keys
+from waggle.infra.ssh.connection import SshConnection, new_keys
 from waggle.service.local.guest import LocalGuest
 
 pytestmark = [

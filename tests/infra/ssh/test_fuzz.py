@@ -23,10 +23,15 @@ from tests.support.changed import LONGEST, SEED, changed
 from waggle.domain.network import parse_listeners
 from waggle.infra.ssh.bounded import BoundedConnection, connect
 from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.run.launcher import MAX_RECORD, parse_record
-from waggle.infra.ssh.run.left import MAX_LEFT, Ending, parse_left
-from waggle.infra.ssh.run.session import CommandSession
-from waggle.infra.ssh.sftp.entries import entry, is_usable_name
+from waggle.infra.ssh.run.launcher import (
+    MAX_LEFT,
+    MAX_RECORD,
+    CommandSession,
+    Ending,
+    parse_left,
+    parse_record,
+)
+from waggle.infra.ssh.sftp.reading import entry, is_usable_name
 from waggle.infra.ssh.typed import open_exec
 
 INPUTS = 100_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 
-from waggle.infra.ssh.inbox import PIECE, Inbox
+from waggle.infra.ssh.bounds import PIECE, Inbox
 
 
 def test_pieces_are_small_and_nothing_is_lost() -> None:

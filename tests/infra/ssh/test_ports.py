@@ -10,8 +10,7 @@ import asyncssh
 import pytest
 from tests.infra.ssh.peer import Peer, peer
 
-from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.ports import GuestPorts
+from waggle.infra.ssh.connection import GuestPorts, SshConnection
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from waggle.infra.ssh.turns import TURN, Turns, turns_of
+from waggle.infra.ssh.bounds import TURN, Turns, turns_of
 
 
 class Loop:

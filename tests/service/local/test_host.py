@@ -40,9 +40,8 @@ from waggle.domain.machine import GuestDisks, MachineSpec
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.execution import Command
 from waggle.infra.net.ports import PortAllocator, PortLease
-from waggle.infra.ssh.connection import ServeTunnel, SshConnection
-from waggle.infra.ssh.keys import new_keys
-from waggle.infra.ssh.run.session import CommandSession
+from waggle.infra.ssh.connection import ServeTunnel, SshConnection, new_keys
+from waggle.infra.ssh.run.launcher import CommandSession
 from waggle.infra.ssh.typed import open_exec
 from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf
 from waggle.service.local.bring_up import LocalMachines

@@ -21,7 +21,7 @@ from waggle.config import Settings, load
 from waggle.domain.access import LOCAL
 from waggle.domain.errors import SettingsInvalid, Unsupported
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.infra.ssh.keys import new_keys
+from waggle.infra.ssh.connection import new_keys
 from waggle.service.environments.request import CreateRequest
 from waggle.service.local.blueprint import Blueprint, MadeOf
 from waggle.service.local.frozen.templates import Templates

@@ -19,9 +19,7 @@ from typing import Any, Final, cast
 import asyncssh
 from asyncssh.packet import SSHPacket, SSHPacketLogger
 
-from waggle.infra.ssh.bounds import Conduct, Misconduct
-from waggle.infra.ssh.inbox import Inbox
-from waggle.infra.ssh.turns import turns_of
+from waggle.infra.ssh.bounds import Conduct, Inbox, Misconduct, turns_of
 
 PACKETS: Final = 64
 """Packets that one connection may have decoded in a turn of the loop."""

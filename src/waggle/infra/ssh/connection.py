@@ -3,23 +3,78 @@
 
 Only to 127.0.0.1 and only to the pinned host key; no configuration file, agent or known_hosts of
 the user is looked at. Everything else in this package runs over it.
+
+Connect to TCP ports of the guest's own addresses, over the environment's connection.
+
+Used for exposed ports and for what the egress proxy sends home. The guest sees a connection from
+its SSH server on itself; nothing of its network is needed, so it works with every hypervisor and
+network policy.
+
+The two keys of one environment: the guest's host key, pinned, and the server's own client key.
+
+Both are made on the host for one environment and die with it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
-from collections.abc import Awaitable, Callable
-from typing import Final
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, cast
 
 import asyncssh
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from waggle.domain.errors import GuestLost, GuestMisbehaves
 from waggle.infra.shared.timing import stage
 from waggle.infra.ssh.bounded import BoundedConnection, connect
-from waggle.infra.ssh.brake import BrakedWriter
-from waggle.infra.ssh.keys import KEY_TYPE, EnvironmentKeys
+from waggle.infra.ssh.bounds import BrakedWriter
+
+KEY_TYPE = "ssh-ed25519"
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentKeys:
+    """`host_key` is private and in dropbear's format; `host_public` is what clients must see."""
+
+    client: asyncssh.SSHKey
+    host_public: asyncssh.SSHKey
+    host_key: bytes
+
+    @property
+    def authorized_keys(self) -> bytes:
+        """The line that lets the server's client key in."""
+        return self.client.export_public_key()
+
+
+def new_keys() -> EnvironmentKeys:
+    """Fresh keys from the operating system's randomness; takes well under a millisecond."""
+    host = Ed25519PrivateKey.generate()
+    seed, public = host.private_bytes_raw(), host.public_key().public_bytes_raw()
+    client = Ed25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
+    )
+    wire = _string(KEY_TYPE.encode()) + _string(public)
+    return EnvironmentKeys(
+        client=asyncssh.import_private_key(client),
+        host_public=asyncssh.import_public_key(_openssh_line(wire)),
+        host_key=_string(KEY_TYPE.encode()) + _string(seed + public),
+    )
+
+
+def _string(data: bytes) -> bytes:
+    """An SSH string, RFC 4251 section 5."""
+    return struct.pack(">I", len(data)) + data
+
+
+def _openssh_line(wire: bytes) -> bytes:
+    return KEY_TYPE.encode() + b" " + base64.b64encode(wire)
+
 
 CONNECT_TIMEOUT: Final = 20.0
 ATTEMPTS: Final = 3
@@ -195,3 +250,45 @@ class SshConnection:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await connection.wait_closed()
+
+
+LOOPBACKS: Final = ("127.0.0.1", "::1")
+"""Where servers listen that nobody else is to reach; Node.js means the second by localhost."""
+WINDOW: Final = 128 << 10
+"""Bytes that the guest may send ahead on each channel."""
+
+Streams = tuple["asyncssh.SSHReader[bytes]", BrakedWriter]
+
+
+class _Connection(Protocol):
+    """asyncssh's connection, as far as it is used here, with its open types filled in."""
+
+    async def open_connection(
+        self, remote_host: str, remote_port: int, *, encoding: None, window: int
+    ) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]: ...
+
+
+class GuestPorts:
+    """Opens channels to ports of one guest."""
+
+    def __init__(self, connection: SshConnection) -> None:
+        self._pool = connection
+
+    async def connect(self, port: int, addresses: Sequence[str] = LOOPBACKS) -> Streams:
+        """Connect to that port of the guest, on the first of its own addresses that answers.
+
+        Raises GuestLost, asyncssh.Error or OSError. Not bounded: a guest may never answer, and
+        asyncssh cannot take the request back.
+        """
+        typed = cast("_Connection", await self._pool.get())
+        *first, last = addresses
+        for address in first:
+            with contextlib.suppress(asyncssh.ChannelOpenError):
+                return await self._open(typed, address, port)
+        return await self._open(typed, last, port)
+
+    async def _open(self, connection: _Connection, address: str, port: int) -> Streams:
+        reader, writer = await connection.open_connection(
+            address, port, encoding=None, window=WINDOW
+        )
+        return reader, BrakedWriter(writer, self._pool.clear)

@@ -30,13 +30,11 @@ from waggle.domain.programs.execution import (
 from waggle.infra.net.exposure import Exposures
 from waggle.infra.rootfs.machine_disks import HANG_UP
 from waggle.infra.shared.disk_room import allocated_bytes, process_usage
-from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.ports import GuestPorts
-from waggle.infra.ssh.run.programs import LeftPrograms
-from waggle.infra.ssh.run.shell import Shell
+from waggle.infra.ssh.connection import GuestPorts, SshConnection
+from waggle.infra.ssh.run.shell import LeftPrograms, Shell
 from waggle.infra.ssh.run.trees import Trees
 from waggle.infra.ssh.sftp.files import Files
-from waggle.infra.ssh.sftp.readahead import ReadAhead
+from waggle.infra.ssh.sftp.reading import ReadAhead
 from waggle.service.local.causes import Causes
 from waggle.service.local.diagnostician import Diagnostician
 from waggle.service.local.guest_parts import Freezer, Proxy

@@ -16,8 +16,7 @@ from waggle.domain.image import BootImage
 from waggle.domain.network import NetworkPolicy
 from waggle.infra.rootfs.machine_disks import DRAWN_BYTES, drawn_records, identity_records
 from waggle.infra.shared.files import atomic_write
-from waggle.infra.ssh.connection import PROXY_PORT
-from waggle.infra.ssh.keys import EnvironmentKeys
+from waggle.infra.ssh.connection import PROXY_PORT, EnvironmentKeys
 from waggle.service.local.guest_setup import guest_variables
 
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})

@@ -23,8 +23,7 @@ from waggle.domain.programs.execution import HOME, Command, ExecutionResult
 from waggle.infra.rootfs.machine_disks import CLAIMED
 from waggle.infra.shared.confined import come_forward, may_come_forward
 from waggle.infra.shared.timing import stage
-from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
+from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run.shell import Shell
 from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf
 from waggle.service.local.bring_up import LocalMachines

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from waggle.domain.machine import Machine
-from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.keys import EnvironmentKeys
+from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection
 from waggle.service.local.blueprint import Blueprint, MadeOf
 from waggle.service.local.launcher import Launched
 from waggle.tasks import finish

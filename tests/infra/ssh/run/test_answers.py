@@ -16,7 +16,7 @@ from tests.support.strain import STALL
 
 from waggle.domain.files.search import MAX_CONTEXT, MAX_RESULTS, Kind, Searched, SearchQuery
 from waggle.domain.files.tree import MAX_TOLD, Skipped, TreeEntry, Unpacked, decode
-from waggle.infra.ssh.run.answers import CutOff, searched, unpacked
+from waggle.infra.ssh.run.trees import CutOff, searched, unpacked
 
 NAMES = SearchQuery("/home", name="*", max_results=MAX_RESULTS)
 MIB = 1 << 20

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.infra.ssh.run import output
-from waggle.infra.ssh.run.output import OutputCollector
+from waggle.infra.ssh.run import launcher
+from waggle.infra.ssh.run.launcher import OutputCollector
 
-OURS = tracemalloc.Filter(True, output.__file__)
+OURS = tracemalloc.Filter(True, launcher.__file__)
 
 
 @given(pieces=st.lists(st.binary(max_size=50), max_size=20), limit=st.integers(0, 60))

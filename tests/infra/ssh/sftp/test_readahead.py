@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from waggle.domain.errors import FileRefused
 from waggle.domain.files.filesystem import FileSlice
-from waggle.infra.ssh.sftp.readahead import FRESH_SECONDS, ReadAhead
+from waggle.infra.ssh.sftp.reading import FRESH_SECONDS, ReadAhead
 
 pytestmark = pytest.mark.anyio
 LIMIT = 10_000

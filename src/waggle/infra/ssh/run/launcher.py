@@ -3,14 +3,40 @@
 
 Root in the guest can write it, so it is parsed strictly: what is not as why.c writes it is as if it
 were not there, and every value is bounded.
+
+What the kit's launcher says of programs left running (rootfs/kit/guest/left.c). Pure.
+
+It says so at the end of a run's stderr, after a mark that has the run's id in it, and when it is
+asked. Programs can imitate the mark, which misleads nobody but their owner; all is bounded.
+
+How a command is told to the kit's launcher (rootfs/kit/guest/frame.c). Pure.
+
+Keep the head and the tail of a stream of any length, in bounded memory. Pure.
+
+One command's channel as `shell` sees it: output, end, and whether the end was told.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
+import struct
 from dataclasses import replace
 
+import asyncssh
+
 from waggle.domain.diagnosis.evidence import NO_RECORD, Record, Space
+from waggle.domain.programs.execution import (
+    MAX_COMMAND,
+    NOTHING_LEFT,
+    Command,
+    GuestUser,
+    Left,
+    Output,
+    Program,
+    Streams,
+)
+from waggle.infra.ssh.typed import STDERR
 
 MAX_RECORD = 8_192
 """Bytes of a record; why.c prints no more."""
@@ -97,3 +123,145 @@ def _record(numbers: dict[str, list[int]], paths: dict[str, str]) -> Record:
         unrouted=one("unrouted") or 0,
         unheard=one("unheard") or 0,
     )
+
+
+MAX_LEFT = 64 << 10
+"""Bytes of a list; left.c prints no more."""
+_LINE = re.compile(r"([0-9a-f-]{36}) ([0-9]{1,7}) (.*)")
+_ALL = re.compile(r"all ([0-9]{1,6})")
+
+
+class Ending:
+    """Takes a run's stderr apart: what the program printed, and after the mark, what is left."""
+
+    def __init__(self, run_id: str) -> None:
+        self._mark = f"\0waggle-left {run_id}\n".encode()
+        self._held: bytes = b""
+        self._is_past = False
+
+    def feed(self, data: bytes) -> bytes:
+        """The next piece; returns what is certainly the program's."""
+        if self._is_past:
+            self._held += data[: MAX_LEFT + 1 - len(self._held)]
+            return b""
+        data = self._held + data
+        before, mark, after = data.partition(self._mark)
+        if mark:
+            self._is_past, self._held = True, after[: MAX_LEFT + 1]
+            return before
+        at = data.rfind(b"\0", max(0, len(data) - len(self._mark)))
+        cut = at if at >= 0 and self._mark.startswith(data[at:]) else len(data)
+        self._held = data[cut:]
+        return data[:cut]
+
+    def rest(self) -> bytes:
+        """At the end: what looked like the beginning of the mark, and was not."""
+        rest, self._held = (b"", self._held) if self._is_past else (self._held, b"")
+        return rest
+
+    @property
+    def left(self) -> Left:
+        """What the run has left running."""
+        return parse_left(self._held) if self._is_past else NOTHING_LEFT
+
+
+def parse_left(data: bytes) -> Left:
+    """A list of the launcher's; NOTHING_LEFT when it is not one."""
+    lines = data[: MAX_LEFT + 1].decode("utf-8", "replace").split("\n")
+    if len(data) > MAX_LEFT or len(lines) < 2 or lines[-1]:
+        return NOTHING_LEFT
+    end = _ALL.fullmatch(lines[-2])
+    found = [_LINE.fullmatch(line) for line in lines[:-2]]
+    if end is None or None in found or int(end[1]) < len(found):
+        return NOTHING_LEFT
+    # What has no name was gone when the launcher looked for it.
+    programs = tuple(Program(int(m[2]), _cleaned(m[3]), m[1]) for m in found if m and m[3])
+    return Left(programs, int(end[1]) - len(found) + len(programs))
+
+
+def _cleaned(text: str) -> str:
+    return "".join(c if c.isprintable() else "\ufffd" for c in text[:MAX_COMMAND])
+
+
+def frame(command: Command) -> bytes:
+    """What the launcher reads first: a length, then NUL-terminated fields."""
+    fields = ["r"] if command.user is GuestUser.ROOT else []
+    if command.cwd is not None:
+        fields.append(f"d{command.cwd}")
+    fields += [f"e{name}={value}" for name, value in command.env.items()]
+    fields += [f"a{word}" for word in command.argv]
+    if command.code is not None:
+        fields += [f"c{len(command.code)}", f"x{command.extension}"]
+        fields += ["o"] if command.apart else []
+    body = b"".join(field.encode() + b"\0" for field in fields)
+    return struct.pack(">I", len(body)) + body
+
+
+class OutputCollector:
+    """Keeps at most `limit` bytes: the first half, and the last half of what follows.
+
+    Memory is at most half as much again, however small the pieces are.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._head_limit = limit - limit // 2
+        self._tail_limit = limit // 2
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._total = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece."""
+        self._total += len(data)
+        room = self._head_limit - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        self._tail += data
+        if len(self._tail) > 2 * self._tail_limit:
+            del self._tail[: len(self._tail) - self._tail_limit]
+
+    def output(self) -> Output:
+        """What is kept so far."""
+        tail = self._tail[max(0, len(self._tail) - self._tail_limit) :]
+        return Output(bytes(self._head), bytes(tail), self._total)
+
+
+class CommandSession(asyncssh.SSHClientSession[bytes]):
+    """Collects one command's output and end; what the guest says of them is bounded."""
+
+    def __init__(self, limit: int, into: Streams | None = None) -> None:
+        """Output goes `into` streams; without them `limit` bytes of each are collected."""
+        into = into or Streams(OutputCollector(limit), OutputCollector(limit))
+        self.stdout, self.stderr = into.stdout, into.stderr
+        self.exit_code: int | None = None
+        self.signal: str | None = None
+        self.ended = asyncio.Event()
+        self.ending: Ending | None = None
+        """Takes what the launcher adds from the end of stderr, if it may add something."""
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        """Called by asyncssh with a piece of output."""
+        if datatype != STDERR:
+            self.stdout.feed(data)
+        elif piece := self.ending.feed(data) if self.ending else data:
+            self.stderr.feed(piece)
+
+    def exit_status_received(self, status: int) -> None:
+        """Called by asyncssh when the command exited."""
+        self.exit_code = status
+
+    def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:
+        """Called by asyncssh when a signal ended the command. The guest chose the texts."""
+        self.signal = f"SIG{signal}"[:20] if signal.isalnum() else "unknown"
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by asyncssh when the channel has closed, for whatever reason."""
+        if self.ending and (rest := self.ending.rest()):
+            self.stderr.feed(rest)
+        self.ended.set()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the guest said how it ended, before the channel closed."""
+        return self.exit_code is not None or self.signal is not None

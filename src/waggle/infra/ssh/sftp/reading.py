@@ -3,18 +3,70 @@
 
 Used by `files`. Opening a pipe would hang the guest's SFTP server, so the type is asked for first.
 Round trips are what an emulated guest makes one wait for: none is made that can be avoided.
+
+List a guest's directory over SFTP, whatever its server sends as names. Used by `files`.
+
+What a guest says about its files, made fit to show. Pure.
+
+The next page of a file, read from the guest while the client still takes in the last one.
+
+Used by `waggle.service.local.guest` in front of `files`. A client that asks for page after page
+then waits for the guest and for itself at the same time. What was read ahead serves only the call
+that continues where the last one ended, within FRESH_SECONDS and with nothing else asked of the
+guest in between, so no client sees a file as it was before its own last call.
+
+SFTP's status codes as errors that say what is wrong with the path. Pure.
 """
 
 from __future__ import annotations
 
 import asyncio
 import stat
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Protocol
 
 import asyncssh
 
-from waggle.domain.errors import FileRefused, TooLarge
-from waggle.infra.ssh.sftp.entries import shown
-from waggle.infra.ssh.typed import SftpFile, open_file
+from waggle.domain.errors import FileNotFound, FileRefused, TooLarge
+from waggle.domain.files.filesystem import MAX_LIST_ENTRIES, FileEntry, FileSlice, Listing
+from waggle.infra.ssh.typed import SftpFile, open_file, scan
+
+MAX_SHOWN: Final = 200
+_LAST_SECOND: Final = 253_402_300_799
+"""The last one of the year 9999, where `datetime` ends."""
+
+
+def shown(path: str) -> str:
+    """A path for a message: one line, bounded."""
+    return "".join(c if c.isprintable() else "?" for c in path[:MAX_SHOWN])
+
+
+def is_usable_name(name: bytes | str) -> bool:
+    """Whether a directory entry has a name that a directory can hold and a user wants to see."""
+    raw = _raw(name)
+    return bool(raw) and raw not in (b".", b"..") and b"/" not in raw and b"\0" not in raw
+
+
+def entry(name: bytes | str, attributes: asyncssh.SFTPAttrs) -> FileEntry:
+    """One entry; bytes of the name that are not UTF-8 are shown escaped, as in Python."""
+    kind = attributes.permissions or 0
+    seconds = min(max(attributes.mtime or 0, 0), _LAST_SECOND)
+    return FileEntry(
+        name=_raw(name).decode("utf-8", "backslashreplace"),
+        size=max(attributes.size or 0, 0),
+        is_dir=stat.S_ISDIR(kind),
+        is_link=stat.S_ISLNK(kind),
+        mode=stat.S_IMODE(kind),
+        modified=datetime.fromtimestamp(seconds, UTC),
+    )
+
+
+def _raw(name: bytes | str) -> bytes:
+    return name if isinstance(name, bytes) else name.encode()
+
 
 _CLOSE_SECONDS = 2.0
 
@@ -91,4 +143,136 @@ def too_large(path: str, size: str, limit: int) -> TooLarge:
     return TooLarge(
         f"{shown(path)} has {size} bytes; the limit is {limit}.",
         hint="Read a part of it with execute, for example with head or split.",
+    )
+
+
+_SKIPPED_ENTRIES: Final = 1_000
+
+
+async def list_directory(sftp: asyncssh.SFTPClient, path: str) -> Listing:
+    """At most MAX_LIST_ENTRIES entries. Raises FileRefused for what is no directory, SFTPError."""
+    entries: list[FileEntry] = []
+    skipped = 0
+    try:
+        async with aclosing(scan(sftp, path.encode())) as items:
+            async for item in items:
+                if len(entries) >= MAX_LIST_ENTRIES or skipped >= _SKIPPED_ENTRIES:
+                    break
+                if is_usable_name(item.filename):
+                    entries.append(entry(item.filename, item.attrs))
+                else:
+                    skipped += 1
+            else:
+                return _listing(path, entries, truncated=False)
+    except (asyncssh.SFTPFailure, asyncssh.SFTPNoSuchFile):
+        attributes = await sftp.stat(path.encode())
+        if stat.S_ISDIR(attributes.permissions or 0):
+            raise
+        raise FileRefused(
+            f"{shown(path)} is not a directory.", hint="Use read_file for a file."
+        ) from None
+    return _listing(path, entries, truncated=True)
+
+
+def _listing(path: str, entries: list[FileEntry], *, truncated: bool) -> Listing:
+    return Listing(path, tuple(sorted(entries, key=lambda item: item.name)), truncated)
+
+
+FRESH_SECONDS: Final = 1.0
+
+
+class Read(Protocol):
+    """Reads a part of a file; see `domain.host.Guest.read_file`."""
+
+    async def __call__(self, path: str, *, offset: int, length: int, limit: int) -> FileSlice:
+        """From `offset`, at most `length` bytes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """What is known of a file from `start` on: `tail`, then what `coming` brings."""
+
+    path: str
+    start: int
+    tail: bytes
+    coming: asyncio.Task[FileSlice]
+    began: float
+
+    @property
+    def stop(self) -> int:
+        """Where the part that is still coming begins."""
+        return self.start + len(self.tail)
+
+
+class ReadAhead:
+    """One page ahead of one reader. Holds two pages for at most FRESH_SECONDS."""
+
+    def __init__(self, read: Read, clock: Callable[[], float] | None = None) -> None:
+        self._read = read
+        self._clock = clock or asyncio.get_running_loop().time
+        self._ahead: _Ahead | None = None
+
+    async def read(self, path: str, *, offset: int, length: int, limit: int) -> FileSlice:
+        """As `read`, but perhaps from what was read ahead; less than `length` is no end then.
+
+        The next page is begun only where a client has asked for a second one.
+        """
+        part = await self._take(path, offset, length)
+        if part is None:
+            part = await self._read(path, offset=offset, length=length, limit=limit)
+        stop = offset + len(part.data)
+        if 0 < offset < stop < part.size:
+            coming = self._read(path, offset=stop, length=length, limit=limit)
+            self._begin(path, offset, part.data, asyncio.ensure_future(coming))
+        return part
+
+    def forget(self) -> None:
+        """Whatever comes now may change files. A read under way ends by itself: it is bounded."""
+        self._ahead = None
+
+    def _begin(self, path: str, start: int, tail: bytes, coming: asyncio.Task[FileSlice]) -> None:
+        ahead = self._ahead = _Ahead(path, start, tail, coming, self._clock())
+        coming.add_done_callback(_look)
+        asyncio.get_running_loop().call_later(FRESH_SECONDS, self._expire, ahead)
+
+    def _expire(self, ahead: _Ahead) -> None:
+        if self._ahead is ahead:
+            self._ahead = None
+
+    async def _take(self, path: str, offset: int, length: int) -> FileSlice | None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or ahead.path != path or not ahead.start < offset <= ahead.stop:
+            return None
+        await asyncio.wait({ahead.coming})
+        if self._clock() - ahead.began > FRESH_SECONDS or ahead.coming.exception() is not None:
+            return None
+        more = ahead.coming.result()
+        data = ahead.tail[offset - ahead.start :] + more.data
+        return FileSlice(data[:length], more.size)
+
+
+def _look(task: asyncio.Task[FileSlice]) -> None:
+    """A failure is for the call that asks for this page itself."""
+    if not task.cancelled():
+        task.exception()
+
+
+DISK_FULL: Final = "The environment's disk is too full for it."
+_MAX_REASON: Final = 100
+
+
+def refusal(path: str, error: asyncssh.SFTPError) -> FileNotFound | FileRefused:
+    """The error for a request on `path` that the guest's file server refused."""
+    if isinstance(error, asyncssh.SFTPNoSuchFile | asyncssh.SFTPNoSuchPath):
+        return FileNotFound(f"There is no {shown(path)} in the environment.")
+    if isinstance(error, asyncssh.SFTPPermissionDenied):
+        return FileRefused(
+            f"The environment's user may not do that with {shown(path)}.",
+            hint="Use a path under /home/sandbox or /tmp, or change it in a shell as user 'root'.",
+        )
+    reason = "".join(c if c.isprintable() else "?" for c in error.reason[:_MAX_REASON])
+    return FileRefused(
+        f"The guest refused {shown(path)}: {reason or 'no reason given'}.",
+        hint="A name may be too long, or a part of the path may not be a directory.",
     )

@@ -29,8 +29,7 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Template, TemplateKey
 from waggle.infra.rootfs.machine_disks import pack
 from waggle.infra.shared.disk_room import DiskRoom
-from waggle.infra.ssh.connection import SshConnection
-from waggle.infra.ssh.keys import EnvironmentKeys, new_keys
+from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run.shell import Shell
 from waggle.infra.ssh.sftp.files import Files
 from waggle.infra.store.templates import TemplateStore
