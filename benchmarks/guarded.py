@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.server import Server, serving
 from waggle.domain.access import METRICS, parse_owner
-from waggle.infra.access.tokens_text import Entry, digest, new_token
+from waggle.infra.access.tokens_file import Entry, digest, new_token
 
 OWNER = "bench"
 

@@ -32,7 +32,7 @@ from waggle.domain.environment import Resources
 from waggle.domain.host import no_progress
 from waggle.domain.machine import READY_LINE, GuestDisks, MachineSpec
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.infra.krun.hypervisor import KrunHypervisor
+from waggle.infra.krun.machine import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts
 
 ROUNDS = 5

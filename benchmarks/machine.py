@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from waggle.config import load
-from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
+from waggle.infra.host.hypervisors import choose_acceleration, read_kvm_facts
 
 
 def describe() -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.store import Store
-from waggle.infra.host.accel import KvmFacts, read_kvm_facts
+from waggle.infra.host.hypervisors import KvmFacts, read_kvm_facts
 
 _PATH = f"{os.defpath}:/usr/local/sbin:/usr/sbin:/sbin"
 PROGRAMS = {

@@ -16,8 +16,7 @@ from waggle.config import load
 from waggle.config.places import Places
 from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.rootfs.kit.build import GuestKit
-from waggle.infra.rootfs.machine_disks import identity_records, pack
-from waggle.infra.rootfs.scratch import ScratchDisks
+from waggle.infra.rootfs.machine_disks import ScratchDisks, identity_records, pack
 from waggle.infra.ssh.connection import new_keys
 
 

@@ -31,7 +31,7 @@ from benchmarks.process import difference
 from benchmarks.server import Server, serving
 from waggle.cli.client import call, connected
 from waggle.domain.access import parse_owner
-from waggle.infra.access.tokens_text import Entry, digest, new_token
+from waggle.infra.access.tokens_file import Entry, digest, new_token
 
 OWNERS = ("attacker", "victim")
 CALM = 60.0

@@ -16,7 +16,7 @@ from waggle.config import Settings, load
 from waggle.domain.access import Identity, Owner
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.observer import Call
-from waggle.infra.access.tokens_text import digest
+from waggle.infra.access.tokens_file import digest
 from waggle.infra.net.policy import Verdict
 from waggle.web.access import OPEN, OAuthResource
 

@@ -15,7 +15,7 @@ from waggle.config import Settings, load
 from waggle.domain.environment import Resources, State
 from waggle.domain.programs.execution import Command
 from waggle.infra.qemu.argv import Descriptors, qemu_argv
-from waggle.infra.qemu.tsc import tsc_khz
+from waggle.infra.qemu.frozen import tsc_khz
 from waggle.infra.ssh.run.launcher import frame
 from waggle.infra.store.environments import SqliteStore
 

@@ -18,9 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from waggle.infra.host import checks_files, checks_machine
-from waggle.infra.host.accel import KvmFacts
 from waggle.infra.host.doctor import CHECKS, examine
-from waggle.infra.host.hypervisors import HypervisorSetting, Library
+from waggle.infra.host.hypervisors import HypervisorSetting, KvmFacts, Library
 from waggle.infra.host.preflight import CheckResult, Status, Subject, can_run, run_checks
 
 pytestmark = pytest.mark.anyio

@@ -23,13 +23,12 @@ from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
 from waggle.domain.machine import GuestDisks, Hypervisor, Machine, MachineSpec
 from waggle.domain.programs.execution import GuestUser
-from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
-from waggle.infra.krun.hypervisor import KrunHypervisor
+from waggle.infra.host.hypervisors import choose_acceleration, read_kvm_facts
+from waggle.infra.krun.machine import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.qemu.hypervisor import QemuHypervisor
-from waggle.infra.rootfs.machine_disks import identity_records, pack
-from waggle.infra.rootfs.scratch import ScratchDisks
+from waggle.infra.rootfs.machine_disks import ScratchDisks, identity_records, pack
 from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run.shell import Shell
 from waggle.service.local.host import is_root

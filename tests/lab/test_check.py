@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from lab.check import PROGRAMS, Facts, judge, look
 
-from waggle.infra.host.accel import KvmFacts
+from waggle.infra.host.hypervisors import KvmFacts
 
 ABLE = Facts("x86_64", is_root=True, missing=(), kvm=KvmFacts("gone", False))
 

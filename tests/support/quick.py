@@ -19,10 +19,10 @@ from waggle.domain.errors import WaggleError
 from waggle.domain.image import BootImage
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.qemu.hypervisor import QemuHypervisor
-from waggle.infra.rootfs.scratch import ScratchDisks
+from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.infra.shared.files import FileLock
 from waggle.infra.ssh.connection import new_keys
-from waggle.infra.store.templates import TemplateStore
+from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.local.blueprint import Blueprint, MadeOf
 from waggle.service.local.frozen.templates import Recipe, Templates
 from waggle.service.local.local_identity import identity_of

@@ -38,7 +38,7 @@ from waggle.infra.net.policy import Address, AddressPolicy
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.kit.build import GuestKit
-from waggle.infra.rootfs.scratch import ScratchDisks
+from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.service.local.blueprint import GuestParts
 from waggle.service.local.bring_up import LocalMachines
 from waggle.service.local.frozen.moments import Moments

@@ -20,8 +20,8 @@ from waggle.domain.host import no_progress
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Template
 from waggle.infra.qemu.hypervisor import QemuHypervisor
-from waggle.infra.rootfs.scratch import ScratchDisks
-from waggle.infra.store.templates import TemplateStore
+from waggle.infra.rootfs.machine_disks import ScratchDisks
+from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.local.frozen.templates import Recipe, Templates
 from waggle.service.local.guest import LocalGuest
 

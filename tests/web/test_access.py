@@ -33,9 +33,9 @@ from tests.support.server import (
 )
 
 from waggle.domain.access import Identity, Owner, TokenRefused
-from waggle.infra.access.either import EitherVerifier
 from waggle.infra.access.jwks import Jwks, Pace
 from waggle.infra.access.jwt import JwtRules, JwtVerifier
+from waggle.infra.access.tokens_file import EitherVerifier
 from waggle.web.access import AccessRules, OAuthResource
 
 pytestmark = pytest.mark.anyio

@@ -22,9 +22,9 @@ from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAu
 from tests.support.authorising import AuthorizationServer, authorising
 from tests.support.server import ERAS, LEGACY, NO_TLS, Rig, Setup, created, data_of, serving
 
-from waggle.infra.access.either import EitherVerifier
 from waggle.infra.access.jwks import Jwks
 from waggle.infra.access.jwt import JwtRules, JwtVerifier
+from waggle.infra.access.tokens_file import EitherVerifier
 from waggle.web.access import AccessRules, OAuthResource
 from waggle.web.server import bind
 

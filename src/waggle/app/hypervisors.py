@@ -16,9 +16,13 @@ from waggle.config import Settings
 from waggle.domain.environment import Resources
 from waggle.domain.errors import SetupIncomplete
 from waggle.domain.machine import Hypervisor
-from waggle.infra.host.accel import choose_acceleration, read_kvm_facts
-from waggle.infra.host.hypervisors import Library, choose_hypervisor
-from waggle.infra.krun.hypervisor import KrunHypervisor
+from waggle.infra.host.hypervisors import (
+    Library,
+    choose_acceleration,
+    choose_hypervisor,
+    read_kvm_facts,
+)
+from waggle.infra.krun.machine import KrunHypervisor
 from waggle.infra.krun.probe import read_krun_facts
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 

@@ -20,9 +20,9 @@ from waggle.infra.host.kernel import GuestKernel
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.kit.build import GuestKit
-from waggle.infra.rootfs.scratch import ScratchDisks
+from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.infra.shared.disk_room import DiskRoom
-from waggle.infra.store.templates import TemplateStore
+from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.local.blueprint import GuestParts
 from waggle.service.local.frozen.moments import Moments
 from waggle.service.local.frozen.templates import Recipe, Templates

@@ -22,15 +22,13 @@ from waggle.config import Settings
 from waggle.domain.environment import State
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.observer import Observer, Observers
-from waggle.infra.access.either import EitherVerifier
 from waggle.infra.access.jwks import Jwks
 from waggle.infra.access.jwt import JwtRules, JwtVerifier
-from waggle.infra.access.tokens_file import TokensFile
+from waggle.infra.access.tokens_file import EitherVerifier, TokensFile
 from waggle.infra.net.dial import OnDecision
 from waggle.infra.net.policy import Verdict
-from waggle.infra.observe.audit import AuditLog
+from waggle.infra.observe.audit import AuditLog, Thinning, after
 from waggle.infra.observe.metrics import Metrics
-from waggle.infra.observe.thinning import Thinning, after
 from waggle.service.rates import RateLimiter
 from waggle.web.access import OPEN, AccessRules, OAuthResource
 from waggle.web.app import Scrape

@@ -50,8 +50,7 @@ from waggle.infra.net.policy import AddressPolicy
 from waggle.infra.net.resolve import Lookups, SystemResolver, limit_resolver, system_lookup
 from waggle.infra.shared.files import FileLock
 from waggle.infra.shared.spool import Spool
-from waggle.infra.store.calls import SqliteCalls
-from waggle.infra.store.environments import SqliteStore
+from waggle.infra.store.environments import SqliteCalls, SqliteStore
 from waggle.mcp.context import Services
 from waggle.service.environments.ports import PortService
 from waggle.service.environments.reaper import Reaper

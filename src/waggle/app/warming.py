@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from waggle.app.values import warm_kinds
 from waggle.config import Settings
-from waggle.infra.host.memory import outlook, read_memory
+from waggle.infra.host.checks_machine import outlook, read_memory
 from waggle.service.local.warm_machine import WarmMachine
 from waggle.service.local.warm_pool import WarmPool
 

@@ -20,8 +20,8 @@ from waggle.config.places import Places
 from waggle.infra.host.doctor import examine
 from waggle.infra.host.install import Plan
 from waggle.infra.host.kernel import GuestKernel
-from waggle.infra.host.listener import held_by_listeners
 from waggle.infra.host.preflight import CheckResult, Status, Subject, can_run
+from waggle.infra.host.process import held_by_listeners
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.shared.files import FileLock
 

@@ -17,7 +17,7 @@ from waggle.cli.client import connected_by, find
 from waggle.config import Settings, load
 from waggle.config.places import Places
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra.host.listener import held_by_listeners
+from waggle.infra.host.process import held_by_listeners
 
 _KNOWN = re.compile(r"\[127\.0\.0\.1\]:(?P<port>\d+) \S+ \S")
 

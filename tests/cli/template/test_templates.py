@@ -13,7 +13,7 @@ from tests.support.waggle_process import Waggle, command_line, own_cache, runnin
 from waggle.cli.template.template_build import build
 from waggle.cli.template.templates import ls, prune, rm
 from waggle.domain.errors import InvalidArgument, InvalidRuntime, NotFound, SettingsInvalid
-from waggle.infra.store.templates import TemplateStore
+from waggle.infra.store.frozen_files import TemplateStore
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from structlog.testing import capture_logs
 
 from waggle.domain.access import TokenRefused
 from waggle.domain.errors import SettingsInvalid
-from waggle.infra.access.tokens_file import TokensFile
-from waggle.infra.access.tokens_text import digest, new_token
+from waggle.infra.access.tokens_file import TokensFile, digest, new_token
 from waggle.infra.shared.files import atomic_write
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from waggle.domain.access import Owner
 from waggle.domain.errors import InvalidArgument, SettingsInvalid
-from waggle.infra.access.tokens_text import (
+from waggle.infra.access.tokens_file import (
     PREFIX,
     Entry,
     digest,

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 
 from waggle.infra.guest.forwarder import Forwarder, claim
-from waggle.infra.krun.door import Door
+from waggle.infra.krun.wires import Door
 
 NAME = "ssh"
 

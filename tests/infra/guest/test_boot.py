@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from waggle.domain.errors import BootFailed
-from waggle.infra.guest.boot import KernelFault, until_booted
+from waggle.infra.guest.link import KernelFault, until_booted
 
 pytestmark = pytest.mark.anyio
 

@@ -27,7 +27,7 @@ from tests.support.waiting import until
 
 from waggle.domain.errors import PortTaken
 from waggle.infra.guest.forwarder import MAX_CONNECTIONS, claim
-from waggle.infra.krun.door import peer_pid
+from waggle.infra.krun.wires import peer_pid
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 

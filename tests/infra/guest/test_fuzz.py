@@ -14,9 +14,15 @@ from tests.support.changed import FRAGMENTS, NUMBERS, attempts, changed, changed
 
 from waggle.domain.errors import GuestLost
 from waggle.domain.machine import READY_LINE
-from waggle.infra.guest.agent import MAX_ANSWER, GuestAgent
-from waggle.infra.guest.console import MAX_LINE, MAX_LOG_BYTES, TAIL_LINES, Console
-from waggle.infra.guest.renewal import Renewal
+from waggle.infra.guest.agent import (
+    MAX_ANSWER,
+    MAX_LINE,
+    MAX_LOG_BYTES,
+    TAIL_LINES,
+    Console,
+    GuestAgent,
+)
+from waggle.infra.guest.forwarder import Renewal
 
 LINES = (
     b"[    0.1] Linux version 6.12\r\n" + READY_LINE + b"\nwaggle: boot failed: x\n"

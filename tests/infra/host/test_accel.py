@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from waggle.domain.errors import SetupIncomplete
-from waggle.infra.host.accel import (
+from waggle.infra.host.hypervisors import (
     AccelSetting,
     KvmFacts,
     choose_acceleration,

@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.errors import SettingsInvalid, SetupIncomplete
-from waggle.infra.host.accel import (
+from waggle.infra.host.hypervisors import (
     AccelSetting,
     Choice,
+    HypervisorSetting,
     KvmFacts,
+    Library,
     choose_acceleration,
+    choose_hypervisor,
 )
-from waggle.infra.host.hypervisors import HypervisorSetting, Library, choose_hypervisor
 
 KVM = Choice("kvm", "/dev/kvm opens and the CPU virtualises.")
 NO_KVM = Choice("tcg", "/dev/kvm cannot be used: No such file or directory.")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from waggle.infra.host.listener import held_by_listeners
+from waggle.infra.host.process import held_by_listeners
 from waggle.infra.shared.files import FileLock
 
 PROGRAM = """\

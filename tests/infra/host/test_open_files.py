@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from waggle.infra.host.open_files import MOST, limits, raise_limit, reachable
+from waggle.infra.host.checks_files import MOST, limits, raise_limit, reachable
 
 NONE = resource.RLIM_INFINITY
 
@@ -31,7 +31,7 @@ def test_as_far_as_it_may(soft: int, hard: int, expected: int) -> None:
 
 def test_it_is_raised_for_real() -> None:
     program = (
-        "import resource; from waggle.infra.host.open_files import limits, raise_limit;"
+        "import resource; from waggle.infra.host.checks_files import limits, raise_limit;"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 200));"
         "print(raise_limit(), *limits())"
     )

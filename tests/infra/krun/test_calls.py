@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from waggle.infra.krun.calls import ALLOWED, runner_filter
+from waggle.infra.krun.confine import ALLOWED, runner_filter
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="NOT TESTED: the list is for x86-64"
@@ -20,7 +20,7 @@ INSTALL = """
 import ctypes, os, signal, socket, sys, threading
 from waggle.infra.shared.confinement import seccomp
 from waggle.infra.shared.confinement._abi import ffi
-from waggle.infra.krun.calls import runner_filter
+from waggle.infra.krun.confine import runner_filter
 libc = ctypes.CDLL(None, use_errno=True)
 assert seccomp.install(ffi.dlopen(None), runner_filter(os.getpid()))
 """

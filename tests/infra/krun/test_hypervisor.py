@@ -28,7 +28,7 @@ from tests.support.waiting import until
 from waggle.domain.errors import BootFailed, PortTaken
 from waggle.domain.machine import MachineSpec
 from waggle.infra.guest.forwarder import claim
-from waggle.infra.krun.hypervisor import MAX_DESCRIPTORS, RUNNER, KrunHypervisor
+from waggle.infra.krun.machine import MAX_DESCRIPTORS, RUNNER, KrunHypervisor
 from waggle.infra.shared.confined import filled_pipe, python_argv
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]

@@ -15,8 +15,8 @@ from tests.infra.krun.elf import exits, krun_library, returns
 from tests.infra.krun.parts import UID, needs_root
 
 from waggle.infra.krun.configuration import Configuration, encode
-from waggle.infra.krun.hypervisor import RUNNER
 from waggle.infra.krun.library import Libkrun
+from waggle.infra.krun.machine import RUNNER
 from waggle.infra.krun.runner import FAILED, SAYS, configure
 from waggle.infra.shared.confined import leash, python_argv
 

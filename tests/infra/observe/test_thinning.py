@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from waggle.infra.observe.thinning import SECONDS, Thinning
+from waggle.infra.observe.audit import SECONDS, Thinning
 
 
 class Seconds:

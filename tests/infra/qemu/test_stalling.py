@@ -10,7 +10,7 @@ import pytest
 from tests.support.waiting import until
 
 from waggle.domain.errors import DiskFull, GuestLost
-from waggle.infra.qemu.stalling import Stalling
+from waggle.infra.qemu.monitor import Stalling
 from waggle.infra.shared.disk_room import DiskRoom
 
 pytestmark = pytest.mark.anyio

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import pytest
 
-from waggle.infra.qemu import tsc
+from waggle.infra.qemu import frozen
 
 
 def test_two_measurements_agree() -> None:
     """To one part in a thousand: 4 s in an hour, on a machine whose steps are counted in µs."""
-    first = tsc.tsc_khz.__wrapped__()
+    first = frozen.tsc_khz.__wrapped__()
     if first is None:
         pytest.skip("NOT TESTED: this processor's counter is not steady")
-    again = tsc.tsc_khz.__wrapped__()
+    again = frozen.tsc_khz.__wrapped__()
     assert again is not None
     assert again == pytest.approx(first, rel=1e-3)
     assert 500_000 < first < 10_000_000
@@ -30,4 +30,4 @@ def test_two_measurements_agree() -> None:
 )
 def test_a_counter_that_may_stop_or_change_is_not_told(flags: str, steady: bool) -> None:
     cpuinfo = f"processor\t: 0\n{flags}\n\nprocessor\t: 1\n"
-    assert tsc._is_steady(cpuinfo) is steady  # pyright: ignore[reportPrivateUsage]  # its decision
+    assert frozen._is_steady(cpuinfo) is steady  # pyright: ignore[reportPrivateUsage]  # its decision

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from waggle.infra.rootfs.scratch import ScratchDisks, clone
+from waggle.infra.rootfs.machine_disks import ScratchDisks, clone
 
 pytestmark = pytest.mark.anyio
 SBIN = "/usr/sbin:/sbin:/usr/bin:/bin"
@@ -97,7 +97,7 @@ def test_a_user_without_rights_makes_directories_that_belong_to_root(tmp_path: P
         path.chmod(path.stat().st_mode | 0o111)
     program = """
         import asyncio, os, pathlib, sys
-        from waggle.infra.rootfs.scratch import ScratchDisks
+        from waggle.infra.rootfs.machine_disks import ScratchDisks
 
         def make(where):
             asyncio.run(ScratchDisks(where / "cache").make(64, where / "disk"))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.infra.rootfs.extents import BLOCK, Extent, copied, joined
+from waggle.infra.rootfs.erofs_format import BLOCK, Extent, copied, joined
 
 
 def padded(size: int) -> int:

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from tests.support.in_memory import IN_MEMORY
 
 from waggle.domain.access import KEEP, KEEP_PER_OWNER, KeyedCall, KnownCall
-from waggle.infra.store.calls import SqliteCalls
-from waggle.infra.store.database import Database
-from waggle.infra.store.schema import APPLICATION_ID, MIGRATIONS
+from waggle.infra.store.database import APPLICATION_ID, MIGRATIONS, Database
+from waggle.infra.store.environments import SqliteCalls
 
 pytestmark = pytest.mark.anyio
 CALL = KeyedCall("alice", "key", "print")

@@ -22,9 +22,9 @@ from waggle.domain.environment import Environment, MachineIdentity, Resources, S
 from waggle.domain.errors import DiskFull
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.infra.store import environments, schema
+from waggle.infra.store import database, environments
+from waggle.infra.store.database import StateCorrupt, StateUnavailable, translate
 from waggle.infra.store.environments import SqliteStore
-from waggle.infra.store.errors import StateCorrupt, StateUnavailable, translate
 
 pytestmark = pytest.mark.anyio
 
@@ -214,8 +214,8 @@ async def test_a_migration_that_fails_changes_nothing(
 ) -> None:
     async with opened(path) as store:
         await store.save(environment())
-    broken = (*schema.MIGRATIONS, ("CREATE TABLE half (x)", "NONSENSE"))
-    monkeypatch.setattr(schema, "MIGRATIONS", broken)
+    broken = (*database.MIGRATIONS, ("CREATE TABLE half (x)", "NONSENSE"))
+    monkeypatch.setattr(database, "MIGRATIONS", broken)
     with pytest.raises(StateUnavailable):
         await SqliteStore.open(path)
     monkeypatch.undo()

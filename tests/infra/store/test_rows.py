@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from waggle.domain.environment import Environment, MachineIdentity, Resources, State
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.infra.store.environments import _SAVE
-from waggle.infra.store.rows import Value, from_row, to_row
-from waggle.infra.store.schema import migrate
+from waggle.infra.store.database import migrate
+from waggle.infra.store.environments import _SAVE, Value, from_row, to_row
 
 numbers = st.integers(0, 2**63 - 1)
 texts = st.text(st.characters(exclude_categories=["Cs"]))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from waggle.domain.snapshot import TemplateKey
-from waggle.infra.store.templates import TemplateStore
+from waggle.infra.store.frozen_files import TemplateStore
 
 FILES = ("ram", "state", "scratch.img", "identity.img")
 KEY = TemplateKey({"image": "sha256:1", "kernel": "k", "cpus": "1"})

@@ -20,7 +20,7 @@ from waggle.domain.environment import Resources
 from waggle.domain.errors import GuestLost, ImageMissing, TimedOut
 from waggle.domain.image import BootImage
 from waggle.domain.programs.runtime import RuntimeName
-from waggle.infra.host.memory import Outlook
+from waggle.infra.host.checks_machine import Outlook
 from waggle.service.local.blueprint import MadeOf
 from waggle.service.local.warm_ending import AGAIN
 from waggle.service.local.warm_plan import FIRST_DELAY, LONGEST_DELAY, WarmKind

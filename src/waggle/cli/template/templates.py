@@ -17,7 +17,7 @@ from waggle.cli.progress import say
 from waggle.config import load
 from waggle.config.places import Places
 from waggle.domain.errors import InvalidArgument, NotFound
-from waggle.infra.store.templates import TemplateStore
+from waggle.infra.store.frozen_files import TemplateStore
 
 _TABLE_WIDTH = 120
 _NOTHING = (

@@ -19,14 +19,14 @@ from waggle.cli.progress import say
 from waggle.config import load
 from waggle.domain.access import parse_owner
 from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete
-from waggle.infra.access.tokens_file import read_tokens
-from waggle.infra.access.tokens_text import (
+from waggle.infra.access.tokens_file import (
     MAX_BYTES,
     Entry,
     digest,
     new_token,
     parse_days,
     parse_tokens,
+    read_tokens,
     without,
 )
 from waggle.infra.shared.disk_room import full, is_full

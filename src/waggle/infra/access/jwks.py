@@ -5,22 +5,171 @@ Used by `jwt`. A known key is answered without waiting, also while others wait f
 that names an unknown key makes the server ask again, but however many such tokens come, it asks at
 most once per `RETRY_SECONDS`, and one at a time. When the issuer cannot be reached, the keys that
 are there go on for `KEEP_SECONDS`.
+
+Fetch a small JSON document from the issuer, within bounds. Used by `jwks` only.
+
+HTTPS, or plain HTTP on loopback. No redirects, no compression, no proxies or credentials of the
+environment, at most `MAX_BYTES` and the caller's deadline.
+
+Which public keys of a JWKS may check which signatures. Pure; used by `jwks` and `jwt`.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import json
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import anyio
+import httpx2
+import jwt
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from waggle.domain.access import CannotVerify, TokenRefused
-from waggle.infra.access.fetch import FetchFailed, fetch_json, is_safe_url
-from waggle.infra.access.keys import Key, find_key, parse_keys
+
+MAX_BYTES = 256 * 1024
+CONNECT_SECONDS = 3.0
+
+
+class FetchFailed(Exception):
+    """The document cannot be had; the text says why, for the log."""
+
+
+def is_safe_url(url: str) -> bool:
+    """Whether keys may be fetched from there: HTTPS, or HTTP to this machine itself."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    if not host or "@" in parts.netloc or parts.fragment or not url.isprintable():
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def fetch_json(url: str, tls: ssl.SSLContext) -> dict[str, Any]:
+    """The JSON object at `url`. The caller sets the deadline. Raises FetchFailed."""
+    if not is_safe_url(url):
+        raise FetchFailed("the URL is neither HTTPS nor on loopback")
+    timeouts = httpx2.Timeout(CONNECT_SECONDS)
+    try:
+        async with (
+            httpx2.AsyncClient(verify=tls, timeout=timeouts, trust_env=False) as http,
+            http.stream("GET", url, headers=_HEADERS, follow_redirects=False) as answer,
+        ):
+            if answer.status_code != 200:
+                raise FetchFailed(f"status {answer.status_code}")
+            return _parse(await _read(answer))
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        raise FetchFailed(type(error).__name__) from error
+
+
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
+
+
+async def _read(answer: httpx2.Response) -> bytes:
+    data = bytearray()
+    async for chunk in answer.aiter_raw():
+        data += chunk
+        if len(data) > MAX_BYTES:
+            raise FetchFailed(f"over {MAX_BYTES} bytes")
+    return bytes(data)
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    try:
+        document: object = json.loads(data)
+    except (ValueError, RecursionError):
+        raise FetchFailed("not JSON") from None
+    if not isinstance(document, dict):
+        raise FetchFailed("not a JSON object")
+    return cast("dict[str, Any]", document)
+
+
+PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
+
+MAX_KEYS = 100
+MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
+_CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+_RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
+ALGORITHMS = _RSA | {*_CURVES.values(), "EdDSA"}
+"""Only asymmetric ones: with HMAC, whoever knows the public key could sign."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key, its name in the set (None when it has none), and the algorithms it may be used for."""
+
+    kid: str | None
+    algorithms: frozenset[str]
+    key: PublicKey
+
+
+def parse_keys(document: dict[str, Any]) -> tuple[Key, ...]:
+    """The usable keys of a JWKS; what cannot be used is left out. Raises ValueError if none can."""
+    given: object = document.get("keys")
+    if not isinstance(given, list):
+        raise ValueError("no list of keys")
+    items = cast("list[object]", given)
+    if len(items) > MAX_KEYS:
+        raise ValueError(f"over {MAX_KEYS} keys")
+    keys = tuple(key for item in items if (key := _key(item)) is not None)
+    if not keys:
+        raise ValueError("no usable key")
+    return keys
+
+
+def find_key(keys: Sequence[Key], kid: str | None, algorithm: str) -> Key | None:
+    """The key for a signature. Without a `kid` only the one key that fits will do."""
+    fits = [key for key in keys if algorithm in key.algorithms and kid in (None, key.kid)]
+    return fits[0] if len(fits) == 1 or (fits and kid is not None) else None
+
+
+def _key(item: object) -> Key | None:
+    if not isinstance(item, dict):
+        return None
+    fields = cast("dict[str, Any]", item)
+    kid: object = fields.get("kid")
+    if fields.get("use", "sig") != "sig" or not isinstance(kid, str | None):
+        return None
+    if fields.get("kty") not in ("RSA", "EC", "OKP") or "d" in fields:
+        return None
+    try:
+        key: object = jwt.PyJWK.from_dict(fields).key
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError):
+        return None
+    if not isinstance(key, RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey):
+        return None
+    usable = _algorithms(key)
+    named: object = fields.get("alg")
+    if named is not None:
+        usable &= {str(named)}
+    return Key(kid, usable, key) if usable else None
+
+
+def _algorithms(key: PublicKey) -> frozenset[str]:
+    if isinstance(key, RSAPublicKey):
+        return _RSA if MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS else frozenset()
+    if isinstance(key, EllipticCurvePublicKey):
+        return frozenset({_CURVES[key.curve.name]} if key.curve.name in _CURVES else ())
+    return frozenset({"EdDSA"})
+
 
 log = structlog.get_logger(__name__)
 

@@ -26,9 +26,8 @@ from waggle.domain.access import (
     parse_owner,
 )
 from waggle.domain.errors import InvalidArgument
-from waggle.infra.access.jwks import Jwks
-from waggle.infra.access.keys import ALGORITHMS
-from waggle.infra.access.tokens_text import digest
+from waggle.infra.access.jwks import ALGORITHMS, Jwks
+from waggle.infra.access.tokens_file import digest
 
 MAX_TOKEN = 16_384
 LEEWAY_SECONDS = 30.0

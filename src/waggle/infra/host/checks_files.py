@@ -2,18 +2,33 @@
 """Preflight checks of programs and files: tools, kernel, kit, images, data directory, CA bundle.
 
 Listed in `waggle.infra.host.doctor`. Reads only, but for a probe file in the data directory.
+
+Preflight checks of what is put around a machine's process, for the case that it is taken over.
+
+Listed in `waggle.infra.host.doctor`. Nothing here keeps machines from running: what is missing is a
+layer less, and is named with the next step.
+
+How many files this process may open: read by `waggle doctor`, raised when a server starts.
+
+A shell's usual 1,024 are fewer than the connections that a server takes. What it starts gets limits
+of its own (`waggle.infra.shared.confined`).
 """
 
 from __future__ import annotations
 
 import os
+import platform
+import resource
 import shutil
 import ssl
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from waggle.infra.host.preflight import GIB, CheckResult, Subject, existing, fail, ok, warn
+from waggle.infra.host.process import run
 from waggle.infra.host.requirements import building, missing
+from waggle.infra.shared.cgroup_plan import Nowhere, place
 from waggle.infra.shared.confined import NEXT_STEP, refusal
 
 _SETUP = "Run 'waggle setup'."
@@ -112,3 +127,97 @@ async def ca_bundle(subject: Subject) -> CheckResult:
     if not count:
         return fail("CA bundle", f"{subject.ca_bundle} holds no CA certificate", mend)
     return ok("CA bundle", f"{subject.ca_bundle}, {count} certificates")
+
+
+_SPACES = ("--mount", "--net", "--ipc", "--uts")
+_TRY = ("sh", "-c", "mount --make-rprivate / && mount -t tmpfs none /tmp")
+_ACTIONS = Path("/proc/sys/kernel/seccomp/actions_avail")
+
+
+async def users(subject: Subject) -> CheckResult:
+    """Each machine's process has a user of its own."""
+    if subject.is_root:
+        return ok("machine users", "each machine's process has a user of its own")
+    return warn(
+        "machine users",
+        "all machines run as this user, whose files and processes an escape would be closest to",
+        "Run the server as root, or as a user that owns nothing else.",
+    )
+
+
+async def namespaces(subject: Subject) -> CheckResult:
+    """The kernel gives a machine's process a view and a network of its own."""
+    spaces = _SPACES if subject.is_root else (*_SPACES, "--user", "--map-root-user")
+    answer = await run(["unshare", *spaces, *_TRY], timeout=20)
+    if answer.ok:
+        return ok("machine namespaces", "own files, network, queues and names for each machine")
+    mend = "Start the container with the capability SYS_ADMIN and without an AppArmor profile."
+    if not subject.is_root:
+        mend = (
+            "Run the server as root, or allow user namespaces: sysctl -w "
+            "kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0."
+        )
+    detail = f"machines keep the host's view of files and network: {answer.last_words(1)}"
+    return warn("machine namespaces", detail, mend)
+
+
+async def calls(_subject: Subject) -> CheckResult:
+    """The kernel filters a machine's system calls."""
+    if not _ACTIONS.exists():
+        mend = "Use a kernel with CONFIG_SECCOMP_FILTER."
+        return warn("system calls", "this kernel has no filters, so QEMU does not start", mend)
+    if platform.machine() != "x86_64":
+        return warn("system calls", "the filters are for x86-64 alone", "Use an x86-64 host.")
+    return ok("system calls", "filtered for each machine")
+
+
+async def groups(subject: Subject) -> CheckResult:
+    """Machines have limits of memory, processors, threads and disk on the host."""
+    found = place(subject.groups())
+    if isinstance(found, Nowhere):
+        return warn("control groups", f"none for machines: {found.problem}", found.mend)
+    below = f"each machine has limits below {found.base}"
+    if found.unlimited:
+        return warn(
+            "control groups",
+            f"{below}, but none of {' and '.join(found.unlimited)}",
+            "Run the server as a systemd service with Delegate=yes, on a kernel with these "
+            "controllers in cgroup v2.",
+        )
+    if subject.disk(existing(subject.data_dir)) is None:
+        return warn(
+            "control groups",
+            f"{below}, but none of the disk's rate: {subject.data_dir} is on no disk of its own",
+            "Set WAGGLE_DATA_DIR to one on ext4 or XFS: btrfs, ZFS and tmpfs have no limits.",
+        )
+    return ok("control groups", below)
+
+
+MOST = 1 << 20
+"""Beyond this nothing is gained, and programs that close all descriptors there may be take long."""
+
+
+def reachable(soft: int, hard: int) -> int:
+    """What a process with these limits can raise its own to. Pure."""
+    most = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    return soft if soft == resource.RLIM_INFINITY else max(soft, most)
+
+
+def limits() -> tuple[int, int]:
+    """The limit of this process, and the one up to which it may raise it."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def raise_limit(
+    change: Callable[[int, tuple[int, int]], None] = resource.setrlimit,
+) -> int:
+    """Raise this process's limit as far as it may. Returns what it then is; never raises."""
+    soft, hard = limits()
+    wanted = reachable(soft, hard)
+    if wanted == soft:
+        return soft
+    try:
+        change(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):  # a kernel or a container that allows less than it says
+        return soft
+    return wanted

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from waggle.infra.host import checks_confinement, checks_files, checks_machine
+from waggle.infra.host import checks_files, checks_machine
 from waggle.infra.host.preflight import Check, CheckResult, Subject, run_checks
 
 CHECKS: Mapping[str, Check] = {
@@ -17,10 +17,10 @@ CHECKS: Mapping[str, Check] = {
     "libkrun": checks_machine.libkrun,
     "hypervisor": checks_machine.hypervisor,
     "snapshots": checks_machine.freezing,
-    "machine users": checks_confinement.users,
-    "machine namespaces": checks_confinement.namespaces,
-    "system calls": checks_confinement.calls,
-    "control groups": checks_confinement.groups,
+    "machine users": checks_files.users,
+    "machine namespaces": checks_files.namespaces,
+    "system calls": checks_files.calls,
+    "control groups": checks_files.groups,
     "kernel": checks_files.kernel,
     "guest kit": checks_files.kit,
     "images": checks_files.images,

@@ -3,14 +3,108 @@
 
 Called by the composition root and by the preflight checks, which hand in what was found out about
 libkrun and KVM. Knows nothing of how either hypervisor works.
+
+Whether machines run on hardware virtualisation (KVM) or are emulated (TCG), and why.
+
+`read_kvm_facts` looks, `choose_acceleration` decides. Called by `waggle.app.root` at the start and
+by the preflight checks. Knows nothing of QEMU's options.
 """
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from waggle.domain.errors import SettingsInvalid, SetupIncomplete
-from waggle.infra.host.accel import Choice
+
+Accel = Literal["kvm", "tcg"]
+AccelSetting = Literal["auto", "kvm", "tcg"]
+
+_CPUINFO_BYTES = 256 * 1024
+_ONLY_ROOT = "only root may use /dev/kvm, and machines run as other users."
+_SHARE = "Run: chgrp kvm /dev/kvm && chmod 660 /dev/kvm."
+
+
+@dataclass(frozen=True, slots=True)
+class KvmFacts:
+    """What this machine says of KVM. `error` is why the device does not open, empty if it does.
+
+    `only_root` tells that a server run by root could not let its machines, which have users of
+    their own, open the device.
+    """
+
+    error: str
+    cpu_virtualises: bool
+    only_root: bool = False
+
+
+class Choice(NamedTuple):
+    """The decision and a sentence for the log and for `waggle doctor`."""
+
+    accel: Accel
+    reason: str
+
+
+def read_kvm_facts(
+    device: Path = Path("/dev/kvm"), cpuinfo: Path = Path("/proc/cpuinfo")
+) -> KvmFacts:
+    """Look at the device and the CPU flags. Never raises: what cannot be read is not usable."""
+    error, only_root = "", False
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
+        only_root = os.geteuid() == 0 and not may_be_shared(device.stat().st_mode)
+    except OSError as problem:
+        error = problem.strerror or "cannot be opened"
+    try:
+        with cpuinfo.open("rb") as file:
+            text = file.read(_CPUINFO_BYTES).decode("ascii", "replace")
+    except OSError:
+        text = ""
+    return KvmFacts(error, has_virtualisation_flag(text), only_root)
+
+
+def may_be_shared(mode: int) -> bool:
+    """Whether its group, or everybody, may read and write a file of this mode."""
+    return any(mode & bits == bits for bits in (0o060, 0o006))
+
+
+def has_virtualisation_flag(cpuinfo: str) -> bool:
+    """Say whether the first CPU of /proc/cpuinfo lists `vmx` (Intel) or `svm` (AMD)."""
+    for line in cpuinfo.splitlines():
+        key, colon, value = line.partition(":")
+        if colon and key.strip() == "flags":
+            return not {"vmx", "svm"}.isdisjoint(value.split())
+    return False
+
+
+def choose_acceleration(setting: AccelSetting, facts: KvmFacts) -> Choice:
+    """Decide. Raises SetupIncomplete when `kvm` is demanded and machines cannot open its device.
+
+    A /dev/kvm that opens on a CPU without virtualisation is an emulation in which no stock kernel
+    boots, so `auto` passes it over; `kvm` takes it all the same.
+    """
+    if setting == "tcg":
+        return Choice("tcg", "WAGGLE_ACCEL=tcg demands emulation.")
+    if setting == "kvm":
+        if facts.error:
+            raise SetupIncomplete(
+                f"WAGGLE_ACCEL=kvm, but /dev/kvm cannot be used: {facts.error}.",
+                hint="Load the kvm module, give this user the device (group kvm), or unset it.",
+            )
+        if facts.only_root:
+            raise SetupIncomplete(f"WAGGLE_ACCEL=kvm, but {_ONLY_ROOT}", hint=_SHARE)
+        doubt = "" if facts.cpu_virtualises else ", although the CPU has neither vmx nor svm"
+        return Choice("kvm", f"WAGGLE_ACCEL=kvm demands it{doubt}.")
+    if facts.error:
+        return Choice("tcg", f"/dev/kvm cannot be used: {facts.error}.")
+    if not facts.cpu_virtualises:
+        return Choice("tcg", "/dev/kvm opens, but the CPU has neither vmx nor svm.")
+    if facts.only_root:
+        return Choice("tcg", f"{_ONLY_ROOT} {_SHARE}")
+    return Choice("kvm", "/dev/kvm opens and the CPU virtualises.")
+
 
 HypervisorName = Literal["krun", "qemu"]
 HypervisorSetting = Literal["auto", "krun", "qemu"]

@@ -13,8 +13,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from waggle.infra.host.accel import AccelSetting, KvmFacts, read_kvm_facts
-from waggle.infra.host.hypervisors import HypervisorSetting, Library, Preference
+from waggle.infra.host.hypervisors import (
+    AccelSetting,
+    HypervisorSetting,
+    KvmFacts,
+    Library,
+    Preference,
+    read_kvm_facts,
+)
 from waggle.infra.shared.cgroup_plan import Facts
 from waggle.infra.shared.cgroups import disk_of, read_facts
 

@@ -6,17 +6,186 @@ POSIX queues, only the system calls of a list (`calls`), and a file system with 
 directory of its socket and its own entries of /proc. Where the kernel does not allow namespaces
 (some containers), the rest still holds. New privileges, core dumps and descriptors were limited by
 `waggle.infra.shared.confined` before.
+
+The system calls that a runner may use once it is confined; all others fail with EPERM.
+
+Used by `confine`, last. The list is what the C library, Rust's standard library and libkrun's
+devices call, as Firecracker's filter has it for its own. A call that is missing is an error of the
+device that wanted it, not the end of the machine. Pure. Numbers are x86-64's, from the kernel's
+syscall_64.tbl.
 """
 
 from __future__ import annotations
 
 import os
 
-from waggle.infra.krun.calls import runner_filter
 from waggle.infra.krun.configuration import Configuration
 from waggle.infra.shared.confinement import namespaces, seccomp
 from waggle.infra.shared.confinement._abi import ffi
 from waggle.infra.shared.confinement.namespaces import BIND, SmallRoot
+
+TYPE_CHECKING = False  # typing itself takes too long to import
+if TYPE_CHECKING:
+    from waggle.infra.shared.confinement.seccomp import Instruction
+
+ALLOWED: dict[str, dict[str, int]] = {
+    "the guest and its devices": {  # first since they are asked most often
+        "ioctl": 16,
+        "read": 0,
+        "write": 1,
+        "readv": 19,
+        "writev": 20,
+        "preadv": 295,
+        "pwritev": 296,
+        "preadv2": 327,
+        "pwritev2": 328,
+        "pread64": 17,
+        "pwrite64": 18,
+        "epoll_wait": 232,
+        "epoll_pwait": 281,
+        "epoll_pwait2": 441,
+        "epoll_ctl": 233,
+        "epoll_create1": 291,
+        "eventfd2": 290,
+        "futex": 202,
+        "futex_waitv": 449,
+        "poll": 7,
+        "ppoll": 271,
+        "select": 23,
+        "pselect6": 270,
+        "timerfd_create": 283,
+        "timerfd_settime": 286,
+        "timerfd_gettime": 287,
+        "signalfd4": 289,
+        "getrandom": 318,
+    },
+    "memory": {
+        "mmap": 9,
+        "munmap": 11,
+        "mremap": 25,
+        "mprotect": 10,
+        "madvise": 28,
+        "brk": 12,
+        "membarrier": 324,
+        "memfd_create": 319,
+    },
+    "threads and signals": {
+        "exit": 60,
+        "exit_group": 231,
+        "set_robust_list": 273,
+        "set_tid_address": 218,
+        "rseq": 334,
+        "arch_prctl": 158,
+        "prctl": 157,
+        "sched_yield": 24,
+        "sched_getaffinity": 204,
+        "sched_getparam": 143,
+        "sched_getscheduler": 145,
+        "gettid": 186,
+        "getpid": 39,
+        "getppid": 110,
+        "getuid": 102,
+        "geteuid": 107,
+        "getgid": 104,
+        "getegid": 108,
+        "getcpu": 309,
+        "rt_sigaction": 13,
+        "rt_sigprocmask": 14,
+        "rt_sigreturn": 15,
+        "rt_sigsuspend": 130,
+        "rt_sigtimedwait": 128,
+        "rt_sigpending": 127,
+        "sigaltstack": 131,
+        "restart_syscall": 219,
+        "pause": 34,
+    },
+    "time": {
+        "clock_gettime": 228,
+        "clock_getres": 229,
+        "clock_nanosleep": 230,
+        "nanosleep": 35,
+        "gettimeofday": 96,
+        "time": 201,
+        "times": 100,
+        "getrusage": 98,
+        "sysinfo": 99,
+        "uname": 63,
+    },
+    "files": {
+        "open": 2,
+        "openat": 257,
+        "openat2": 437,
+        "close": 3,
+        "close_range": 436,
+        "lseek": 8,
+        "fstat": 5,
+        "stat": 4,
+        "lstat": 6,
+        "newfstatat": 262,
+        "statx": 332,
+        "fstatfs": 138,
+        "statfs": 137,
+        "getdents64": 217,
+        "readlink": 89,
+        "readlinkat": 267,
+        "access": 21,
+        "faccessat": 269,
+        "faccessat2": 439,
+        "getcwd": 79,
+        "chdir": 80,
+        "fchdir": 81,
+        "umask": 95,
+        "dup": 32,
+        "dup2": 33,
+        "dup3": 292,
+        "fcntl": 72,
+        "flock": 73,
+        "pipe2": 293,
+        "ftruncate": 77,
+        "fallocate": 285,
+        "fadvise64": 221,
+        "fsync": 74,
+        "fdatasync": 75,
+        "sync_file_range": 277,
+        "copy_file_range": 326,
+        "unlink": 87,
+        "unlinkat": 263,
+    },
+    "its socket": {
+        "bind": 49,
+        "listen": 50,
+        "accept": 43,
+        "accept4": 288,
+        "connect": 42,
+        "getsockname": 51,
+        "getpeername": 52,
+        "getsockopt": 55,
+        "setsockopt": 54,
+        "shutdown": 48,
+        "sendto": 44,
+        "recvfrom": 45,
+        "sendmsg": 46,
+        "recvmsg": 47,
+        "sendmmsg": 307,
+        "recvmmsg": 299,
+    },
+}
+_PRLIMIT = 302
+
+
+def runner_filter(pid: int) -> list[Instruction]:
+    """For the process `pid`: sockets of AF_UNIX, threads, signals to itself, and the list."""
+    numbers = (number for group in ALLOWED.values() for number in group.values())
+    return [
+        *seccomp.beginning(),
+        *seccomp.each(numbers, seccomp.ALLOW),
+        *seccomp.only_with(seccomp.SOCKET, 0, [seccomp.UNIX]),
+        *seccomp.only_with(seccomp.SOCKETPAIR, 0, [seccomp.UNIX]),
+        *seccomp.only_with(_PRLIMIT, 0, [0, pid]),
+        *seccomp.only_threads(),
+        *seccomp.only_itself(pid),
+        *seccomp.ending(seccomp.EPERM),
+    ]
 
 
 def confine(configuration: Configuration) -> None:

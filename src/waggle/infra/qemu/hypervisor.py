@@ -24,13 +24,19 @@ from typing import TYPE_CHECKING
 from waggle.domain.environment import Resources
 from waggle.domain.errors import BootFailed, PortTaken, SetupIncomplete
 from waggle.domain.machine import Frozen, Machine, MachineSpec
-from waggle.infra.guest.boot import KernelFault, until_booted
-from waggle.infra.guest.console import Console
+from waggle.infra.guest.agent import Console
+from waggle.infra.guest.link import KernelFault, until_booted
 from waggle.infra.qemu.argv import Memory, kind, qemu_argv
-from waggle.infra.qemu.frozen import FrozenQemu, reopened
-from waggle.infra.qemu.identity import host_cpu, host_model, program_digest, program_of
+from waggle.infra.qemu.frozen import (
+    FrozenQemu,
+    host_cpu,
+    host_model,
+    program_digest,
+    program_of,
+    reopened,
+    tsc_khz,
+)
 from waggle.infra.qemu.machine import Incoming, QemuMachine
-from waggle.infra.qemu.tsc import tsc_khz
 from waggle.infra.qemu.wires import Inherited, open_wires
 from waggle.infra.shared.confined import ConfinedProcess, filled_pipe, python_argv
 from waggle.infra.shared.disk_room import DiskRoom

@@ -17,14 +17,12 @@ from qemu.qmp import EventListener, QMPError
 
 from waggle.domain.environment import MachineIdentity
 from waggle.domain.errors import BootFailed, DiskFull, GuestLost
-from waggle.infra.guest.console import Console
-from waggle.infra.guest.forwarder import Forwarder
+from waggle.infra.guest.agent import Console
+from waggle.infra.guest.forwarder import Forwarder, Renewal
 from waggle.infra.guest.link import GuestLink, explain
-from waggle.infra.guest.renewal import Renewal
-from waggle.infra.qemu import freezing
-from waggle.infra.qemu.door import Door
-from waggle.infra.qemu.monitor import Monitor
-from waggle.infra.qemu.stalling import EVENT, Stalling
+from waggle.infra.qemu import frozen
+from waggle.infra.qemu.argv import Door
+from waggle.infra.qemu.monitor import EVENT, Monitor, Stalling
 from waggle.infra.qemu.wires import Wires
 from waggle.infra.shared.confined import ConfinedProcess
 from waggle.infra.shared.disk_room import DiskRoom
@@ -105,7 +103,7 @@ class QemuMachine:
             cause = await self._unless_stalled(self._link.until_ready(self.wait))
         else:
             cause = await self._unless_ended(
-                freezing.receive(self._monitor, incoming.descriptor, memory=incoming.memory)
+                frozen.receive(self._monitor, incoming.descriptor, memory=incoming.memory)
             )
         if cause is None and self._door and self._forwarder:
             self._door.open()
@@ -114,7 +112,7 @@ class QemuMachine:
 
     async def send(self, descriptor: int, *, memory: bool) -> None:
         """Write a paused machine's devices, and its memory if asked to. Raises BootFailed."""
-        work = freezing.send(self._monitor, descriptor, memory=memory)
+        work = frozen.send(self._monitor, descriptor, memory=memory)
         if (cause := await self._unless_ended(work)) is not None:
             raise BootFailed(f"The machine could not be frozen: {cause}.")
 

@@ -5,10 +5,13 @@ Called by the environment host and the CLI. How an image becomes a tree is passe
 (`oci.flatten`), so this module knows no layers. A disk is written in a private directory under a
 lock per digest, flushed and then renamed: what has its final name is whole. The files are
 0444 and never changed; removing one that a machine has open does not disturb the machine.
+
+Blocking work in a thread that ends soon when its caller is cancelled. Used by `disk`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -17,13 +20,42 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Generic, Protocol, TypeVar
 
 from waggle.domain.errors import InvalidArgument, TimedOut
-from waggle.infra.rootfs.erofs import Advance, write_erofs
-from waggle.infra.rootfs.stopping import in_thread, stoppable
-from waggle.infra.rootfs.tree import TreeNode
+from waggle.infra.rootfs.erofs import Advance, TreeNode, write_erofs
 from waggle.infra.shared.files import FileLock, sync_directory
+
+
+class _Stopped(Exception):
+    """The caller was cancelled; ends the worker thread."""
+
+
+def stoppable(progress: Advance, stop: Event) -> Advance:
+    """Return a progress function that ends its thread once `stop` is set."""
+
+    def advance(fraction: float, text: str) -> None:
+        if stop.is_set():
+            raise _Stopped
+        progress(fraction, text)
+
+    return advance
+
+
+async def in_thread(work: Callable[[Event], Path]) -> Path:
+    """Run `work` in a thread; on cancellation ask it to stop and wait until it has cleaned up."""
+    stop = Event()
+    task = asyncio.ensure_future(asyncio.to_thread(work, stop))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # seen: it is not what the caller asked about any more
+        raise
+
 
 _FORMAT = 2
 """Part of the file name: a change of what is written must not meet old files."""

@@ -9,6 +9,8 @@ The image: superblock, then all inodes (extended, with attributes and small cont
 the blocks of large directories, then those of larger files in the order of their sources, so that
 what lies side by side there is copied (or shared, where the file system can) in one piece. Small
 contents lie beside their inode: one read gets both.
+
+The shape of a file tree that can be written as a disk. `oci.plan.Node` has it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, Self
 
 from waggle.infra.rootfs.erofs_format import (
     BLOCK,
@@ -27,15 +30,72 @@ from waggle.infra.rootfs.erofs_format import (
     FLAT_PLAIN,
     INODE,
     SLOT,
+    Extent,
+    copied,
     device_number,
     directory_blocks,
     directory_size,
     inode_bytes,
+    joined,
+    read,
     superblock,
     xattr_bytes,
 )
-from waggle.infra.rootfs.extents import Extent, copied, joined, read
-from waggle.infra.rootfs.tree import TreeNode
+
+
+class TreeNode(Protocol):
+    """A file of the tree; one object under two names is a hard link. See `oci.plan.Node`."""
+
+    @property
+    def mode(self) -> int:
+        """Type and permission bits, as `stat` has them."""
+        ...
+
+    @property
+    def uid(self) -> int:
+        """Numeric owner."""
+        ...
+
+    @property
+    def gid(self) -> int:
+        """Numeric group."""
+        ...
+
+    @property
+    def mtime_ns(self) -> int:
+        """Nanoseconds since the epoch; may be negative."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of a regular file."""
+        ...
+
+    @property
+    def link(self) -> bytes:
+        """Target of a symlink."""
+        ...
+
+    @property
+    def device(self) -> tuple[int, int]:
+        """Major and minor number of a device."""
+        ...
+
+    @property
+    def xattrs(self) -> Sequence[tuple[bytes, bytes]]:
+        """Extended attributes with their full names."""
+        ...
+
+    @property
+    def content(self) -> tuple[int, int]:
+        """Which of the files holds the contents, and where they start."""
+        ...
+
+    @property
+    def children(self) -> Mapping[bytes, Self]:
+        """Names in a directory; empty for anything else."""
+        ...
+
 
 Advance = Callable[[float, str], None]
 

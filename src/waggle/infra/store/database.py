@@ -3,6 +3,12 @@
 
 Opened by `SqliteStore`; shared by all records of the state. Survives `kill -9` and power cuts
 (write-ahead log, synchronous=FULL).
+
+The schema of the state database, as a list of migrations. Append only: never edit one.
+
+`PRAGMA user_version` says how many have been applied.
+
+How the state database fails, in the family that every layer understands.
 """
 
 from __future__ import annotations
@@ -10,14 +16,149 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from waggle.domain.errors import DiskFull, WaggleError
 from waggle.infra.shared.disk_room import full, is_full
-from waggle.infra.store.errors import StateUnavailable, corrupt, translate
-from waggle.infra.store.schema import NotOurs, migrate
+
+APPLICATION_ID = 0x7761676C
+"""`wagl`, in the header of the file: tells our databases from others."""
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """
+        CREATE TABLE environments (
+            id TEXT PRIMARY KEY,
+            name TEXT NOT NULL,
+            runtime TEXT NOT NULL,
+            image TEXT NOT NULL,
+            owner TEXT NOT NULL,
+            state TEXT NOT NULL,
+            cpus INTEGER NOT NULL,
+            memory_mib INTEGER NOT NULL,
+            disk_mib INTEGER NOT NULL,
+            network TEXT NOT NULL,
+            idle_us INTEGER NOT NULL,
+            created_at TEXT NOT NULL,
+            last_used_at TEXT NOT NULL,
+            ssh_port INTEGER,
+            machine TEXT,
+            booted_from TEXT NOT NULL,
+            error TEXT,
+            changed INTEGER NOT NULL
+        ) STRICT
+        """,
+        "CREATE INDEX environments_by_change ON environments (state, changed)",
+        "CREATE INDEX environments_last_change ON environments (changed)",
+    ),
+    (
+        """
+        CREATE TABLE calls (
+            owner TEXT NOT NULL,
+            key TEXT NOT NULL,
+            fingerprint TEXT NOT NULL,
+            started_at REAL NOT NULL,
+            result TEXT,
+            PRIMARY KEY (owner, key)
+        ) STRICT, WITHOUT ROWID
+        """,
+        "CREATE INDEX calls_by_start ON calls (started_at)",
+    ),
+    (
+        "ALTER TABLE calls ADD COLUMN size INTEGER NOT NULL DEFAULT 0",
+        "UPDATE calls SET size = length(CAST(result AS BLOB)) WHERE result IS NOT NULL",
+        "CREATE INDEX calls_by_owner ON calls (owner, started_at, size)",
+    ),
+    ("ALTER TABLE environments ADD COLUMN paused_until TEXT",),
+    (
+        "ALTER TABLE environments ADD COLUMN variables TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE environments ADD COLUMN packages TEXT NOT NULL DEFAULT '[]'",
+    ),
+)
+
+
+class NotOurs(Exception):
+    """The file is a database of something else, or of a newer waggle; the text says which."""
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the database up to date, one transaction per migration. Idempotent. Raises NotOurs."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application != APPLICATION_ID and (objects or version):
+        raise NotOurs("it belongs to another program")
+    if version > len(MIGRATIONS):
+        raise NotOurs(f"a newer waggle wrote it (schema {version}, known {len(MIGRATIONS)})")
+    for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in statements:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {number}")
+
+
+_CORRUPT_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
+_DISK_CODES = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
+"""It says no more where a quota is used up, or there is no room for its files beside the database.
+"""
+_LEAST_FREE = 64 << 10
+"""Less does not hold the shared memory and the first pages of a write-ahead log."""
+
+
+class StateCorrupt(WaggleError):
+    """The state database is damaged, or not one of waggle's."""
+
+    code = "state_corrupt"
+
+
+class StateUnavailable(WaggleError):
+    """The state database cannot be used now: no permission, locked, a disk that fails."""
+
+    code = "state_unavailable"
+    retryable = True
+
+
+def corrupt(path: Path, reason: str) -> StateCorrupt:
+    """The error for a database that cannot be read."""
+    return StateCorrupt(
+        f"The state database {path} cannot be used: {reason}.",
+        hint="Move it away and start again; environments of the earlier server, whose machines "
+        "end with it, are then forgotten.",
+    )
+
+
+def translate(path: Path, error: sqlite3.Error) -> WaggleError:
+    """The WaggleError for what SQLite raised."""
+    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if primary in _CORRUPT_CODES:
+        return corrupt(path, str(error))
+    if primary == sqlite3.SQLITE_FULL:
+        return DiskFull(f"The server's disk is full: there is no room for its state ({error}).")
+    if primary in _DISK_CODES and (why := _full(path)) is not None:
+        return full(why, f"the directory of its state ({error})")
+    return StateUnavailable(
+        f"The state database {path} cannot be used now: {error}.",
+        hint="Check free space and permissions of the data directory.",
+    )
+
+
+def _full(path: Path) -> OSError | None:
+    """What the system says to a small file beside the database, if that does not fit."""
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            probe.write(bytes(_LEAST_FREE))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        return error if is_full(error) else None
+    return None
+
 
 BUSY_SECONDS = 10.0
 

@@ -3,19 +3,115 @@
 
 Implements `waggle.domain.observer.EnvironmentStore`. Opened by the composition root and by the
 CLI's read-only commands.
+
+An Environment as a row of the state database, and back. Pure.
+
+Calls in progress are not kept, nor where programs start: after a restart there are none.
+
+The record of keyed calls in the state database. Implements `waggle.domain.access.CallStore`.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import cast
 
-from waggle.domain.environment import Environment, State
-from waggle.infra.store.database import BUSY_SECONDS, Database
-from waggle.infra.store.errors import corrupt
-from waggle.infra.store.rows import COLUMNS, Value, from_row, to_row
+from waggle.domain.access import KEEP, KEEP_BYTES_PER_OWNER, KEEP_PER_OWNER, KeyedCall, KnownCall
+from waggle.domain.environment import Environment, MachineIdentity, Resources, State
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.programs.runtime import RuntimeName
+from waggle.infra.store.database import BUSY_SECONDS, Database, corrupt
+
+Value = str | int | None
+
+COLUMNS = (
+    "id", "name", "runtime", "image", "owner", "state", "cpus", "memory_mib", "disk_mib",
+    "network", "idle_us", "created_at", "last_used_at", "ssh_port", "machine", "booted_from",
+    "error", "paused_until", "variables", "packages",
+)  # fmt: skip
+
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_row(environment: Environment) -> dict[str, Value]:
+    """The values of COLUMNS."""
+    machine = environment.machine
+    return {
+        "id": environment.id,
+        "name": environment.name,
+        "runtime": environment.runtime.value,
+        "image": environment.image,
+        "owner": environment.owner,
+        "state": environment.state.value,
+        "cpus": environment.resources.cpus,
+        "memory_mib": environment.resources.memory_mib,
+        "disk_mib": environment.resources.disk_mib,
+        "network": environment.network.value,
+        "idle_us": environment.idle_timeout // _MICROSECOND,
+        "created_at": environment.created_at.isoformat(),
+        "last_used_at": environment.last_used_at.isoformat(),
+        "ssh_port": environment.ssh_port,
+        "machine": None if machine is None else _machine_json(machine),
+        "booted_from": json.dumps(environment.booted_from),
+        "error": None if environment.error is None else _storable(environment.error),
+        "paused_until": environment.paused_until and environment.paused_until.isoformat(),
+        "variables": json.dumps(dict(environment.variables)),
+        "packages": json.dumps(environment.packages),
+    }
+
+
+def from_row(row: Mapping[str, Value]) -> Environment:
+    """The environment that a row describes. Raises ValueError, KeyError or TypeError if none."""
+    machine = row["machine"]
+    error = row["error"]
+    port = row["ssh_port"]
+    until = row["paused_until"]
+    return Environment(
+        id=str(row["id"]),
+        name=str(row["name"]),
+        runtime=RuntimeName(str(row["runtime"])),
+        image=str(row["image"]),
+        owner=str(row["owner"]),
+        state=State(str(row["state"])),
+        resources=Resources(_int(row["cpus"]), _int(row["memory_mib"]), _int(row["disk_mib"])),
+        network=NetworkPolicy(str(row["network"])),
+        idle_timeout=_int(row["idle_us"]) * _MICROSECOND,
+        created_at=datetime.fromisoformat(str(row["created_at"])),
+        last_used_at=datetime.fromisoformat(str(row["last_used_at"])),
+        ssh_port=None if port is None else _int(port),
+        machine=None if machine is None else _machine(str(machine)),
+        booted_from={str(k): str(v) for k, v in json.loads(str(row["booted_from"])).items()},
+        error=None if error is None else str(error),
+        paused_until=None if until is None else datetime.fromisoformat(str(until)),
+        variables={str(k): str(v) for k, v in json.loads(str(row["variables"])).items()},
+        packages=tuple(str(each) for each in json.loads(str(row["packages"]))),
+    )
+
+
+def _machine_json(machine: MachineIdentity) -> str:
+    fields = {"pid": machine.pid, "started": machine.started, "boot_id": machine.boot_id}
+    return json.dumps(fields)
+
+
+def _machine(text: str) -> MachineIdentity:
+    fields = json.loads(text)
+    return MachineIdentity(int(fields["pid"]), int(fields["started"]), str(fields["boot_id"]))
+
+
+def _int(value: Value) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{value!r} is not a number")
+    return value
+
+
+def _storable(text: str) -> str:
+    """`text` without lone surrogates, which SQLite does not store."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
 
 __all__ = ["BUSY_SECONDS", "KEEP_DESTROYED", "SqliteStore"]
 
@@ -76,3 +172,72 @@ def _save(connection: sqlite3.Connection, row: dict[str, Value]) -> None:
     connection.execute(_SAVE, row)
     if row["state"] == State.DESTROYED.value:
         connection.execute(_PRUNE, (KEEP_DESTROYED,))
+
+
+_FIND = "SELECT fingerprint, result FROM calls WHERE owner = ? AND key = ? AND started_at > ?"
+_FORGET_OLD = "DELETE FROM calls WHERE started_at <= ?"
+_FORGET_MANY = """
+    DELETE FROM calls WHERE owner = ?1 AND key IN (
+        SELECT key FROM calls WHERE owner = ?1 ORDER BY started_at DESC LIMIT -1 OFFSET ?2)
+"""
+_BEGIN = "INSERT OR REPLACE INTO calls (owner, key, fingerprint, started_at) VALUES (?, ?, ?, ?)"
+_FINISH = "UPDATE calls SET result = ?3, size = ?4 WHERE owner = ?1 AND key = ?2"
+_FORGET_MUCH = """
+    DELETE FROM calls WHERE owner = ?1 AND key IN (
+        SELECT key FROM (
+            SELECT key, size, sum(size) OVER (ORDER BY started_at DESC, key DESC) AS newer
+            FROM calls WHERE owner = ?1 AND key <> ?2)
+        WHERE size > 0 AND newer > ?3)
+"""
+_FORGET = "DELETE FROM calls WHERE owner = ? AND key = ?"
+
+
+class SqliteCalls:
+    """Keyed calls of one database. `now` gives seconds since the epoch. Raises as `Database`.
+
+    `keep_bytes` bounds the results of each owner together; the newest is kept whatever its size.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        now: Callable[[], float],
+        *,
+        keep_bytes: int = KEEP_BYTES_PER_OWNER,
+    ) -> None:
+        self._database = database
+        self._now = now
+        self._keep_bytes = keep_bytes
+
+    async def find(self, call: KeyedCall) -> KnownCall | None:
+        """What is on record and not too old."""
+        oldest = self._now() - KEEP.total_seconds()
+        rows = await self._database.read(_FIND, (call.owner, call.key, oldest))
+        return KnownCall(rows[0]["fingerprint"], rows[0]["result"]) if rows else None
+
+    async def begin(self, call: KeyedCall) -> None:
+        """Put it on record; forgets what is older than KEEP, and an owner's oldest."""
+        now = self._now()
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(_FORGET_OLD, (now - KEEP.total_seconds(),))
+            connection.execute(_FORGET_MANY, (call.owner, KEEP_PER_OWNER - 1))
+            connection.execute(_BEGIN, (call.owner, call.key, call.fingerprint, now))
+
+        await self._database.write(work)
+
+    async def finish(self, call: KeyedCall, result: str) -> None:
+        """Keep its result; forgets an owner's oldest results, but none that is not there yet."""
+        size = len(result.encode("utf-8"))
+
+        def work(connection: sqlite3.Connection) -> None:
+            place = (call.owner, call.key)
+            connection.execute(_FORGET_MUCH, (*place, self._keep_bytes - size))
+            connection.execute(_FINISH, (*place, result, size))
+
+        await self._database.write(work)
+
+    async def forget(self, call: KeyedCall) -> None:
+        """Take it off the record."""
+        place = (call.owner, call.key)
+        await self._database.write(lambda connection: connection.execute(_FORGET, place))

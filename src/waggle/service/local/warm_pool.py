@@ -19,7 +19,7 @@ import anyio.abc
 import structlog
 
 from waggle.domain.errors import WaggleError
-from waggle.infra.host.memory import Outlook
+from waggle.infra.host.checks_machine import Outlook
 from waggle.service.local.blueprint import MadeOf
 from waggle.service.local.warm_ending import Endings, Warm
 from waggle.service.local.warm_plan import Trouble, WarmKind, next_kind
