@@ -27,7 +27,7 @@ from waggle.mcp.results.images import MAX_IMAGE_BYTES
 from waggle.mcp.results.pictures import MAX_IMAGES
 from waggle.mcp.schema.tool import ADDED_BY_CLIENTS, OfferedTool
 from waggle.mcp.tools import all_tools
-from waggle.service.environments.ports import PortService
+from waggle.service.environments.provision import PortService
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.environments.snapshots import SnapshotService
 from waggle.service.files.files import FilesystemService

@@ -19,7 +19,7 @@ from tests.support.server import (
     text_of,
 )
 
-from waggle.service.environments.request import Pausing
+from waggle.service.environments.creating import Pausing
 
 pytestmark = pytest.mark.anyio
 

@@ -23,7 +23,7 @@ from tests.support.waiting import until
 from tests.web.test_access import ANN, BOB, guarded
 
 from waggle.domain.observer import Call, Observer
-from waggle.service.rates import RateLimiter
+from waggle.service.sharing import RateLimiter
 
 pytestmark = pytest.mark.anyio
 

@@ -27,7 +27,7 @@ from waggle.domain.errors import Unsupported
 from waggle.domain.programs.execution import HOME
 from waggle.mcp.results.budget import COPY_BUDGET
 from waggle.mcp.results.snapshots import MOST_LISTED
-from waggle.service.environments.request import Pausing
+from waggle.service.environments.creating import Pausing
 
 pytestmark = pytest.mark.anyio
 NOTE = f"{HOME}/note"

@@ -24,8 +24,7 @@ from waggle.domain.errors import MomentUnusable
 from waggle.infra.store import frozen_archive, frozen_files
 from waggle.infra.store.frozen_files import BLOCK, FILES, MANIFEST
 from waggle.service.local.frozen.manifest import Shelves, from_facts, vmm_of
-from waggle.service.local.frozen.snapshot_transfer import _bounds
-from waggle.service.local.frozen.snapshots import parse_snapshot
+from waggle.service.local.frozen.snapshots import _bounds, parse_snapshot
 
 HERE = Path("/nowhere")
 SHELVES = Shelves(HERE, HERE, HERE)

@@ -28,8 +28,8 @@ from waggle.domain.errors import (
     NotRunning,
     QuotaExceeded,
 )
+from waggle.service.environments.creating import Pausing
 from waggle.service.environments.reaper import Reaper
-from waggle.service.environments.request import Pausing
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,8 @@ from waggle.domain.errors import MaxEnvironments, QuotaExceeded, TooManyJobs
 from waggle.domain.programs.execution import Command
 from waggle.domain.programs.job import JobKind
 from waggle.domain.programs.runtime import RuntimeName
+from waggle.service.environments.creating import CreateRequest, Pausing
 from waggle.service.environments.reaper import Reaper
-from waggle.service.environments.request import CreateRequest, Pausing
 from waggle.service.programs.job import What
 from waggle.service.programs.jobs import MAX_RUNNING
 

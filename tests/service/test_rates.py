@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waggle.domain.errors import RateLimited
-from waggle.service.rates import RateLimiter
+from waggle.service.sharing import RateLimiter
 
 
 class Clock:

@@ -15,7 +15,7 @@ from tests.support.waiting import until
 
 from waggle.domain.errors import TooLarge
 from waggle.domain.observer import release
-from waggle.service.turns import Turns, in_thread
+from waggle.service.sharing import Turns, in_thread
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,7 @@ from tests.support.waiting import until
 from waggle.domain.errors import MaxEnvironments, NotFound, QuotaExceeded
 from waggle.domain.host import Progress, no_progress
 from waggle.service.environments.provision import end_unless_used
-from waggle.service.unclaimed import Unclaimed
+from waggle.service.idempotency import Unclaimed
 
 pytestmark = pytest.mark.anyio
 FULL, QUOTA = MaxEnvironments("full"), QuotaExceeded("yours")

@@ -26,7 +26,7 @@ from waggle.domain.host import Moment, Progress
 from waggle.domain.network import DiskUse, NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.shared.spool import Spool
-from waggle.service.environments.request import Pausing
+from waggle.service.environments.creating import Pausing
 from waggle.service.environments.service import CreateRequest, EnvironmentService, Limits
 from waggle.service.programs.jobs import JobService
 

@@ -37,8 +37,8 @@ from waggle.mcp.context import Services
 from waggle.mcp.schema.tool import OfferedTool
 from waggle.mcp.server import WaggleServer, build_mcp
 from waggle.mcp.tools import CARRIERS, all_tools
-from waggle.service.environments.ports import PortService
-from waggle.service.environments.request import Pausing
+from waggle.service.environments.creating import Pausing
+from waggle.service.environments.provision import PortService
 from waggle.service.environments.service import EnvironmentService, Limits
 from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
 from waggle.service.files.files import FilesystemService
@@ -46,7 +46,7 @@ from waggle.service.files.trees import TreeService
 from waggle.service.idempotency import Repeats
 from waggle.service.programs.execution import ExecutionLimits, ExecutionService
 from waggle.service.programs.jobs import JobService
-from waggle.service.rates import RateLimiter
+from waggle.service.sharing import RateLimiter
 from waggle.web.access import OPEN, AccessRules
 from waggle.web.app import DEFAULT_BODIES, DEFAULT_SESSIONS, Scrape, Served, WebApp, build_app
 from waggle.web.bodies import BodyLimits

@@ -19,7 +19,7 @@ from waggle.domain.errors import WaggleError
 from waggle.domain.files.search import Kind
 from waggle.domain.files.tree import TreeEntry
 from waggle.infra.archive.trees import END, content, header, read_archive
-from waggle.service.turns import in_thread
+from waggle.service.sharing import in_thread
 
 
 def _archives() -> Iterator[bytes]:

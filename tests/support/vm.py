@@ -39,14 +39,13 @@ from waggle.infra.net.ports import PortAllocator
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks
-from waggle.service.local.blueprint import GuestParts
+from waggle.service.local.blueprint import GuestParts, Launcher
 from waggle.service.local.bring_up import LocalMachines
 from waggle.service.local.frozen.moments import Moments
 from waggle.service.local.frozen.templates import Templates
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost, NewProxy, is_root
 from waggle.service.local.images.images import ImageService
-from waggle.service.local.launcher import Launcher
 from waggle.service.local.warm_machine import WarmMachine
 from waggle.service.local.warm_pool import WarmPool
 

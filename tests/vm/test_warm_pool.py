@@ -24,8 +24,7 @@ from waggle.infra.host.checks_machine import Outlook
 from waggle.infra.ssh.run.shell import Shell
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost
-from waggle.service.local.warm_machine import WarmMachine
-from waggle.service.local.warm_plan import WarmKind
+from waggle.service.local.warm_machine import WarmKind, WarmMachine
 from waggle.service.local.warm_pool import WarmPool
 
 pytestmark = [

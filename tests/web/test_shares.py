@@ -25,7 +25,7 @@ from tests.support.server import (
 )
 
 from waggle.domain.access import Identity, Owner, TokenRefused
-from waggle.service.environments.request import Pausing
+from waggle.service.environments.creating import Pausing
 from waggle.service.programs.jobs import MAX_RUNNING
 from waggle.web.access import AccessRules
 from waggle.web.endpoint import SessionLimits

@@ -23,11 +23,10 @@ from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.infra.store.frozen_files import TemplateStore
-from waggle.service.local.blueprint import GuestParts
+from waggle.service.local.blueprint import GuestParts, Launcher
 from waggle.service.local.frozen.moments import Moments
 from waggle.service.local.frozen.templates import Recipe, Templates
 from waggle.service.local.host import is_root
-from waggle.service.local.launcher import Launcher
 
 Stack = contextlib.ExitStack | contextlib.AsyncExitStack
 

@@ -29,7 +29,7 @@ from waggle.infra.net.dial import OnDecision
 from waggle.infra.net.policy import Verdict
 from waggle.infra.observe.audit import AuditLog, Thinning, after
 from waggle.infra.observe.metrics import Metrics
-from waggle.service.rates import RateLimiter
+from waggle.service.sharing import RateLimiter
 from waggle.web.access import OPEN, AccessRules, OAuthResource
 from waggle.web.app import Scrape
 

@@ -52,7 +52,7 @@ from waggle.infra.shared.files import FileLock
 from waggle.infra.shared.spool import Spool
 from waggle.infra.store.environments import SqliteCalls, SqliteStore
 from waggle.mcp.context import Services
-from waggle.service.environments.ports import PortService
+from waggle.service.environments.provision import PortService
 from waggle.service.environments.reaper import Reaper
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
@@ -62,8 +62,7 @@ from waggle.service.idempotency import Repeats
 from waggle.service.local.bring_up import LocalMachines
 from waggle.service.local.frozen.snapshots import LocalSnapshots
 from waggle.service.local.host import LocalHost
-from waggle.service.local.images.images import ImageService
-from waggle.service.local.images.pruner import Pruner
+from waggle.service.local.images.images import ImageService, Pruner
 from waggle.service.local.warm_machine import WarmMachine
 from waggle.service.local.warm_pool import WarmPool
 from waggle.service.programs.execution import ExecutionService

@@ -22,11 +22,10 @@ from waggle.domain.toolset import ALL_TOOLSETS, Offer, Toolset
 from waggle.infra.oci.registry.options import RegistryOptions
 from waggle.infra.oci.store.select import is_local
 from waggle.infra.shared.disk_room import DiskRoom
-from waggle.service.environments.request import Limits, Pausing
+from waggle.service.environments.creating import Limits, Pausing
 from waggle.service.local.images.images import ImageService
-from waggle.service.local.images.pull_places import PullPlaces
-from waggle.service.local.images.pulls import PullPolicy
-from waggle.service.local.warm_plan import WarmKind
+from waggle.service.local.images.pulls import PullPlaces, PullPolicy
+from waggle.service.local.warm_machine import WarmKind
 from waggle.service.programs.execution import ExecutionLimits
 
 AUTH_FILES = (".config/containers/auth.json", ".docker/config.json")

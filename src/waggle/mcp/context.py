@@ -22,7 +22,7 @@ from waggle.domain.host import Progress
 from waggle.domain.observer import Observer
 from waggle.domain.toolset import CHOSEN, Offer
 from waggle.large import ARGUMENTS
-from waggle.service.environments.ports import PortService
+from waggle.service.environments.provision import PortService
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.environments.snapshots import SnapshotService
 from waggle.service.files.files import FilesystemService
@@ -30,7 +30,7 @@ from waggle.service.files.trees import TreeService
 from waggle.service.idempotency import Repeats
 from waggle.service.programs.execution import ExecutionLimits, ExecutionService
 from waggle.service.programs.jobs import JobService
-from waggle.service.rates import RateLimiter
+from waggle.service.sharing import RateLimiter
 
 if TYPE_CHECKING:
     from waggle.mcp.results.pictures import Album

@@ -3,21 +3,33 @@
 
 Used by `images` and `unclaimed`: a client that gives up after a minute and calls again finds its
 image further on.
+
+Heavy work in threads that ends when its caller does, and one at a time for each owner.
+
+How many calls an owner may make: a token bucket each. Time is injected; nothing awaits.
+
+Asked by `waggle.mcp` before every tool call.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
+from weakref import WeakValueDictionary
 
+import anyio
+import anyio.to_thread
 import structlog
 
-from waggle.domain.errors import ImageUnavailable, WaggleError
+from waggle.domain.errors import ImageUnavailable, RateLimited, WaggleError
 from waggle.domain.host import Progress
-from waggle.tasks import end
+from waggle.domain.observer import release
+from waggle.tasks import end, finish
 
 MAX_FOR_NOBODY = 4
 MAX_RECENT = 16
@@ -139,3 +151,91 @@ def _until(shared: UnderWay[_T]) -> float:
 
 def _words(error: BaseException) -> str:
     return error.message if isinstance(error, WaggleError) else type(error).__name__
+
+
+class GivenUp(Exception):
+    """Whoever wanted the work has gone. Never leaves this module."""
+
+
+class Turns:
+    """Lets each owner's calls pass one after the other; owners do not wait for each other."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def turn(self, owner: str) -> AsyncGenerator[None]:
+        """Wait for this owner's turn, and have it while the block runs."""
+        lock = self._locks.get(owner)
+        if lock is None:
+            lock = self._locks[owner] = anyio.Lock()
+        async with lock:
+            yield
+
+
+async def in_thread(work: Callable[[Callable[[], None]], _T]) -> _T:
+    """Run `work` in a thread of its own; it must call what it is given again and again.
+
+    That raises once the caller is cancelled, so a cancelled call ends soon, and its thread with it.
+    """
+    given_up = threading.Event()
+
+    def check() -> None:
+        if given_up.is_set():
+            raise GivenUp
+
+    thread = asyncio.ensure_future(anyio.to_thread.run_sync(_without_traces, work, check))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        given_up.set()
+        await finish(_ended(thread))
+        raise
+    finally:
+        del thread  # its error has the trace, and the trace this frame
+
+
+def _without_traces(work: Callable[[Callable[[], None]], _T], check: Callable[[], None]) -> _T:
+    """An error keeps the frames that it passed, and these all that the work had in memory."""
+    try:
+        return work(check)
+    except (WaggleError, GivenUp) as error:
+        release(error)
+        del work, check  # this frame is in the trace of what it raises
+        raise
+
+
+async def _ended(thread: asyncio.Future[_T]) -> None:
+    await asyncio.wait({thread})
+    if not thread.cancelled() and (error := thread.exception()) is not None:
+        release(error)
+
+
+_PRUNE_AT = 4096
+
+
+class RateLimiter:
+    """`per_minute` calls of each owner in a minute, as many at once; 0 allows everything."""
+
+    def __init__(self, per_minute: int, monotonic: Callable[[], float]) -> None:
+        self._size = float(per_minute)
+        self._per_second = per_minute / 60
+        self._monotonic = monotonic
+        self._full_at: dict[str, float] = {}
+
+    def take(self, owner: str) -> None:
+        """Count a call. Raises RateLimited, with the seconds to wait; a refused one is not counted.
+
+        What is kept of an owner is when its bucket is full again, so who has called little or long
+        ago costs nothing.
+        """
+        if not self._size:
+            return
+        now = self._monotonic()
+        full_at = max(now, self._full_at.get(owner, now)) + 1 / self._per_second
+        missing = full_at - now - self._size / self._per_second
+        if missing > 1e-9:
+            raise RateLimited("Too many calls in the last minute.", seconds=missing)
+        if owner not in self._full_at and len(self._full_at) >= _PRUNE_AT:
+            self._full_at = {name: at for name, at in self._full_at.items() if at > now}
+        self._full_at[owner] = full_at

@@ -22,7 +22,7 @@ from waggle.cli.refusals import CallRefused
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import RateLimited
 from waggle.domain.programs.execution import Command, ExecutionResult, Streams
-from waggle.service.rates import RateLimiter
+from waggle.service.sharing import RateLimiter
 
 pytestmark = pytest.mark.anyio
 PAGES = random.Random(7).randbytes(1_000_000)

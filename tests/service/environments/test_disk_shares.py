@@ -20,10 +20,9 @@ from waggle.domain.errors import QuotaExceeded
 from waggle.domain.programs.execution import HOME, Command
 from waggle.domain.programs.job import JobKind
 from waggle.infra.shared.spool import Spool
-from waggle.service.environments.disk_shares import DiskShares
+from waggle.service.environments.creating import CopyRequest, Pausing
 from waggle.service.environments.reaper import Reaper
-from waggle.service.environments.registry import Registry
-from waggle.service.environments.request import CopyRequest, Pausing
+from waggle.service.environments.registry import DiskShares, Registry
 from waggle.service.environments.snapshots import SnapshotLimits, SnapshotService
 from waggle.service.files.trees import TreeService
 from waggle.service.programs.job import What

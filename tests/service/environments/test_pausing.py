@@ -20,8 +20,8 @@ from waggle.domain.errors import (
     NotRunning,
     QuotaExceeded,
 )
-from waggle.service.environments.ports import PortService
-from waggle.service.environments.request import Pausing
+from waggle.service.environments.creating import Pausing
+from waggle.service.environments.provision import PortService
 
 pytestmark = pytest.mark.anyio
 

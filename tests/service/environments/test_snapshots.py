@@ -25,7 +25,7 @@ from waggle.domain.errors import (
     Unsupported,
 )
 from waggle.domain.network import NetworkPolicy
-from waggle.service.environments.request import CopyRequest
+from waggle.service.environments.creating import CopyRequest
 from waggle.service.environments.snapshots import MAX_FORKS, SnapshotLimits, SnapshotService
 
 pytestmark = pytest.mark.anyio

@@ -43,14 +43,12 @@ from waggle.infra.net.ports import PortAllocator, PortLease
 from waggle.infra.ssh.connection import ServeTunnel, SshConnection, new_keys
 from waggle.infra.ssh.run.launcher import CommandSession
 from waggle.infra.ssh.typed import open_exec
-from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf
+from waggle.service.local.blueprint import Blueprint, GuestParts, Launched, Launcher, MadeOf
 from waggle.service.local.bring_up import LocalMachines
 from waggle.service.local.frozen.moments import frozen_in
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost
-from waggle.service.local.launcher import Launched, Launcher
-from waggle.service.local.warm_machine import WarmMachine
-from waggle.service.local.warm_plan import WarmKind
+from waggle.service.local.warm_machine import WarmKind, WarmMachine
 from waggle.service.local.warm_pool import WarmPool
 
 pytestmark = pytest.mark.anyio

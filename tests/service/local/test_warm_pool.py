@@ -22,8 +22,7 @@ from waggle.domain.image import BootImage
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.host.checks_machine import Outlook
 from waggle.service.local.blueprint import MadeOf
-from waggle.service.local.warm_ending import AGAIN
-from waggle.service.local.warm_plan import FIRST_DELAY, LONGEST_DELAY, WarmKind
+from waggle.service.local.warm_machine import AGAIN, FIRST_DELAY, LONGEST_DELAY, WarmKind
 from waggle.service.local.warm_pool import SETTLE, STEADY, TICK, WarmPool
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]

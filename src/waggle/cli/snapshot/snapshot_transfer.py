@@ -19,9 +19,8 @@ from waggle.config.places import Places
 from waggle.domain.access import LOCAL, parse_owner
 from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete, Unsupported
 from waggle.infra.shared.disk_room import full, is_full
-from waggle.service.local.frozen.snapshot_transfer import bring as bring_in
-from waggle.service.local.frozen.snapshot_transfer import write_new
-from waggle.service.local.frozen.snapshots import read_snapshots
+from waggle.service.local.frozen.snapshots import bring as bring_in
+from waggle.service.local.frozen.snapshots import read_snapshots, write_new
 
 
 def export(snapshot_id: str, file: Path) -> None:

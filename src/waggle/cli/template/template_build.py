@@ -22,10 +22,10 @@ from waggle.domain.access import LOCAL
 from waggle.domain.errors import SettingsInvalid, Unsupported
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.ssh.connection import new_keys
-from waggle.service.environments.request import CreateRequest
+from waggle.service.environments.creating import CreateRequest
 from waggle.service.local.blueprint import Blueprint, MadeOf
+from waggle.service.local.bring_up import identity_of
 from waggle.service.local.frozen.templates import Templates
-from waggle.service.local.local_identity import identity_of
 
 _NOWHERE = Path("/nonexistent")
 """Where its files would be: whoever makes a template has a place of its own."""

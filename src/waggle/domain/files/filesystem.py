@@ -5,7 +5,7 @@ A path belongs to the guest: everything in there is allowed, and nothing of the 
 
 What there is where a path leads to nothing: the nearest directory, and what is in it. Pure.
 
-Used by `waggle.service.files.nearby`, which asks the guest. Names of entries are the guest's.
+Used by `waggle.service.files.files`, which asks the guest. Names of entries are the guest's.
 """
 
 from __future__ import annotations

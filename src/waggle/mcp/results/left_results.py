@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from waggle.domain.programs.execution import MAX_COMMAND
 from waggle.mcp.errors import clean
 from waggle.mcp.results.jobs import LeftItem
-from waggle.service.programs.leftovers import LeftList
+from waggle.service.programs.jobs import LeftList
 
 _MAX_SHOWN = 100
 

@@ -28,8 +28,8 @@ from waggle.mcp.results.environments import (
 )
 from waggle.mcp.results.jobs import LeftItem
 from waggle.mcp.results.left_results import left_items, left_lines
-from waggle.service.environments.inspection import Inspection
-from waggle.service.programs.leftovers import LeftList
+from waggle.service.environments.registry import Inspection
+from waggle.service.programs.jobs import LeftList
 
 
 class PortItem(BaseModel):

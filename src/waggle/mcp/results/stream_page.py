@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from waggle.domain.errors import InvalidArgument
 from waggle.mcp.results.budget import COPY_BUDGET
 from waggle.mcp.results.pages import DEFAULT_PAGE_BYTES, Page, page
-from waggle.service.programs.recording import Recording
+from waggle.service.programs.job import Recording
 
 DEFAULT_BYTES = 16_000
 MAX_BYTES = COPY_BUDGET // 6

@@ -58,8 +58,8 @@ from waggle.mcp.schema.parameters import (
 from waggle.mcp.schema.tool import OfferedTool, make_tool
 from waggle.mcp.tools.furnish import furniture
 from waggle.mcp.tools.packages import install_failure
+from waggle.service.environments.creating import CopyRequest, CreateRequest
 from waggle.service.environments.provision import Place, end_unless_used, lasting
-from waggle.service.environments.request import CopyRequest, CreateRequest
 
 _NamePart = Annotated[str | None, Field(description="Only those whose name has this in it.")]
 _NONE = "There is no environment. Use create_environment to make one."

@@ -35,8 +35,8 @@ from waggle.mcp.schema.parameters import (
     searchable,
 )
 from waggle.mcp.schema.tool import OfferedTool, make_tool
+from waggle.service.environments.creating import CreateRequest
 from waggle.service.environments.provision import provided
-from waggle.service.environments.request import CreateRequest
 from waggle.service.programs.execution import Surroundings
 from waggle.service.programs.job import Job
 

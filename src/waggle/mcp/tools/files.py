@@ -27,8 +27,8 @@ from waggle.mcp.schema.parameters import (
     searchable,
 )
 from waggle.mcp.schema.tool import OfferedTool, make_tool
+from waggle.service.environments.creating import CreateRequest
 from waggle.service.environments.provision import provided
-from waggle.service.environments.request import CreateRequest
 
 _Path = Annotated[str, Field(description=f"Relative to {HOME}.")]
 _Content = Annotated[Content, Field(description="The whole content.")]

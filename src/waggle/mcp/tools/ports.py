@@ -13,7 +13,7 @@ from waggle.mcp.results.environments import success
 from waggle.mcp.results.state import ClosedPort, OpenedPort
 from waggle.mcp.schema.parameters import EnvironmentId, searchable
 from waggle.mcp.schema.tool import OfferedTool, make_tool
-from waggle.service.environments.ports import WAIT_SECONDS
+from waggle.service.environments.provision import WAIT_SECONDS
 
 _Port = Annotated[int, Field(description="TCP port in the environment.")]
 _Wait = Annotated[

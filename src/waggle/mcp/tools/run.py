@@ -35,7 +35,7 @@ from waggle.mcp.schema.parameters import (
 from waggle.mcp.schema.tool import OfferedTool, make_tool
 from waggle.mcp.tools.furnish import furniture
 from waggle.mcp.tools.packages import install_failure
-from waggle.service.environments.request import CreateRequest
+from waggle.service.environments.creating import CreateRequest
 from waggle.service.programs.execution import Surroundings
 
 _Seconds = Annotated[float | None, Field(description="Kill it after so long. Default 30.")]

@@ -3,23 +3,94 @@
 
 The base of `live`, which is what else happens in its life. Knows nothing of owners, limits or the
 other environments.
+
+Records of environments at their end, and what is done about those that have none.
+
+Used by `EnvironmentService` at the server's start and by `LiveEnvironment` at an end.
+
+What an environment's owner is told of its end. Used by `LiveEnvironment` only.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
 
 import anyio
 import anyio.abc
 import structlog
 
 from waggle.domain.environment import Environment, State
-from waggle.domain.errors import NotRunning
+from waggle.domain.errors import NotRunning, WaggleError
 from waggle.domain.host import EnvironmentHost, Guest
 from waggle.domain.observer import Clock, EnvironmentStore
-from waggle.service.environments.death import cause_of, death
-from waggle.service.environments.records import save_if_possible
+
+_MAY_SLEEP = (State.RUNNING, State.PAUSED, State.RESUMING)
+
+
+async def recover(
+    host: EnvironmentHost, store: EnvironmentStore, asleep_until: datetime
+) -> tuple[int, list[Environment]]:
+    """Remove what an earlier server left behind; how many that were, and those that sleep.
+
+    One that fell asleep as the server died sleeps `asleep_until`. It sleeps whether or not that can
+    be recorded: the next start finds it as this one did. One that fails stays on record, with all
+    that it has, for the next start and stops nothing.
+    """
+    removed, asleep = 0, list[Environment]()
+    for environment in await store.unfinished():
+        try:
+            if environment.state in _MAY_SLEEP and await host.salvage(environment):
+                until = environment.paused_until or asleep_until
+                kept = replace(environment, state=State.PAUSED, active_calls=0).asleep(until)
+                asleep.append(kept)
+                if kept != environment:
+                    await save_if_possible(store, kept)
+                continue
+            why = environment.error or "The server was restarted."
+            gone = replace(
+                environment.without_machine(), state=State.DESTROYED, error=why, active_calls=0
+            )
+            await host.discard(environment)
+            await store.save(gone)
+        except Exception:
+            log.exception("environment_recovery_failed", environment=environment.id)
+        else:
+            removed += 1
+            log.info("environment_removed_at_start", environment=environment.id)
+    return removed, asleep
+
+
+async def save_if_possible(store: EnvironmentStore, environment: Environment) -> None:
+    """Save what has become of one; a store that fails cannot undo it, so that is only logged.
+
+    The old record then says unfinished, and the next start of the server looks what is there.
+    """
+    try:
+        await store.save(environment)
+    except Exception:
+        log.exception("environment_record_failed", environment=environment.id)
+
+
+async def death(guest: Guest) -> str:
+    """The cause, once the guest is dead. A guest that cannot be watched counts as dead."""
+    try:
+        return await guest.wait_dead()
+    except Exception as error:
+        log.exception("guest_watch_failed")
+        return f"it could not be watched any more ({cause_of(error)})"
+
+
+def cause_of(error: BaseException) -> str:
+    """What a client may read of an error; the rest is in the log."""
+    if isinstance(error, WaggleError):
+        return error.message
+    return (
+        f"internal error ({type(error).__name__})" if isinstance(error, Exception) else "cancelled"
+    )
+
 
 log = structlog.get_logger(__name__)
 _LIVING = (State.RUNNING, State.PAUSED)

@@ -19,11 +19,10 @@ from waggle.domain.environment import Environment, State
 from waggle.domain.errors import QuotaExceeded, WaggleError
 from waggle.domain.host import EnvironmentHost, Progress, no_progress
 from waggle.domain.observer import Clock
-from waggle.service.environments.death import cause_of
-from waggle.service.environments.disk_shares import DiskShares
+from waggle.service.environments.creating import Pausing
+from waggle.service.environments.ending import cause_of
 from waggle.service.environments.live import LiveEnvironment
-from waggle.service.environments.registry import Registry
-from waggle.service.environments.request import Pausing
+from waggle.service.environments.registry import DiskShares, Registry
 
 log = structlog.get_logger(__name__)
 TRY_AGAIN = timedelta(minutes=2)

@@ -3,15 +3,31 @@
 
 Used by `EnvironmentService` only. No method awaits: between the check and the entry nothing else
 runs, and that is what makes the cap exact.
+
+Who hears of environments that come, change and go. Told by `EnvironmentService` only.
+
+What can be told of one environment without asking its guest. Pure.
+
+How much of the host's disk each owner may have: his environments, snapshots and jobs' output.
+
+Held open by the use cases around whatever is about to take much of the disk. What a guest writes
+to a disk that it has is bounded by that disk's size and counts from then on. Knows no files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from waggle.domain.access import Quota, SeveralOwners, one_owner, share_of
-from waggle.domain.environment import Environment, Resources
-from waggle.domain.errors import MaxEnvironments
+from waggle.domain.environment import Environment, Resources, State
+from waggle.domain.errors import MaxEnvironments, WaggleError
+from waggle.domain.host import EnvironmentHost
+from waggle.domain.network import ExposedPort, Usage
+from waggle.domain.observer import CANCELLED, Clock, Observer
 from waggle.service.environments.live import LiveEnvironment
 
 
@@ -112,3 +128,136 @@ class Registry:
     def close(self) -> None:
         """Admit nothing from now on."""
         self._closed = True
+
+
+class News:
+    """Passes on what happens, at once. Those who listen must not raise or wait."""
+
+    def __init__(self, observer: Observer, clock: Clock) -> None:
+        self._observer = observer
+        self._clock = clock
+        self._removed: list[Callable[[str], None]] = []
+        self._changed: list[Callable[[Environment], None]] = []
+
+    def when_removed(self, tell: Callable[[str], None]) -> None:
+        """Call `tell` with the id of each environment that is gone."""
+        self._removed.append(tell)
+
+    def when_changed(self, tell: Callable[[Environment], None]) -> None:
+        """Call `tell` with each environment that runs, has failed or died, or is gone."""
+        self._changed.append(tell)
+
+    def tell(self, environment: Environment) -> None:
+        """Its state is another now."""
+        if environment.state is State.DESTROYED:
+            for removed in self._removed:
+                removed(environment.id)
+        for changed in self._changed:
+            changed(environment)
+
+    @contextlib.contextmanager
+    def creating(self) -> Generator[None]:
+        """Tell the observer how the create in the block ended, and how long it took."""
+        began = self._clock()
+        try:
+            yield
+        except BaseException as error:
+            crashed = "internal" if isinstance(error, Exception) else CANCELLED
+            self._observer.create_failed(error.code if isinstance(error, WaggleError) else crashed)
+            raise
+        self._observer.environment_created((self._clock() - began).total_seconds())
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """One environment at `now`, with what its machine takes, if there is one."""
+
+    environment: Environment
+    now: datetime
+    usage: Usage | None
+    ports: tuple[ExposedPort, ...]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call or a job is in progress: its idle time does not run then."""
+        return self.environment.active_calls > 0
+
+    @property
+    def idle_left(self) -> timedelta:
+        """How much longer it may stay unused, never below zero."""
+        if self.is_busy:
+            return self.environment.idle_timeout
+        return max(self.environment.expires_at() - self.now, timedelta(0))
+
+
+FIRST_BYTES = 64 << 20
+"""Counted for a new environment until it is up: an empty disk and its files."""
+
+
+class DiskShares:
+    """The bytes of each owner. `most_mib` is what one may have; 0 means a share, if there are more.
+
+    The share is half of what there is for all: what is free, and what environments have now.
+    """
+
+    def __init__(
+        self,
+        host: EnvironmentHost,
+        registry: Registry,
+        most_mib: int,
+        several_owners: SeveralOwners,
+    ) -> None:
+        self._host = host
+        self._registry = registry
+        self._most_mib = most_mib
+        self._several_owners = several_owners
+        self._others: list[Callable[[], Mapping[str, int]]] = []
+        self._coming = Counter[str]()
+        """Bytes that are about to be written, by owner."""
+
+    def count(self, held: Callable[[], Mapping[str, int]]) -> None:
+        """Count what `held` says from now on: bytes by owner. It must not wait."""
+        self._others.append(held)
+
+    def require(self) -> None:
+        """Raise DiskFull when the disk has too little room for anything more."""
+        self._host.require_disk()
+
+    @contextlib.asynccontextmanager
+    async def room(
+        self, owner: str, need: int = FIRST_BYTES, *, copies: int = 0, of: str = ""
+    ) -> AsyncGenerator[None]:
+        """Hold `need` bytes, and as many `copies` of an environment's disk, until the block ends.
+
+        What was written meanwhile counts twice, so no owner comes to more than his share. Raises
+        QuotaExceeded, or DiskFull below the operator's reserve.
+        """
+        self.require()
+        if not self._most_mib and not self._several_owners():
+            yield
+            return
+        use = await self._host.disk_use()
+        need += copies * use.of_environments.get(of, 0)
+        held = Counter[str]()
+        for environment in self._registry.environments():
+            held[environment.owner] += use.of_environments.get(environment.id, 0)
+        for count in self._others:
+            held.update(count())
+        share = self._most_mib or share_of((use.free + held.total()) >> 20, several=True)
+        quota = Quota(
+            "MiB of disk",
+            share,
+            "WAGGLE_MAX_DISK_MB_PER_OWNER",
+            "Destroy environments or delete snapshots of yours that are no longer needed.",
+        )
+        quota.require(owner, _mib(held[owner] + self._coming[owner]), _mib(need))
+        self._coming[owner] += need
+        try:
+            yield
+        finally:
+            self._coming[owner] -= need
+
+
+def _mib(size: int) -> int:
+    """Rounded up."""
+    return -(-size >> 20)

@@ -22,16 +22,18 @@ from waggle.domain.host import EnvironmentHost, Guest, Moment, Progress, no_prog
 from waggle.domain.observer import Clock, EnvironmentStore, NewId, Observer
 from waggle.domain.programs.execution import Left
 from waggle.domain.snapshot import Snapshot
-from waggle.service.environments.creating import Arrivals, end_quietly
-from waggle.service.environments.disk_shares import DiskShares
-from waggle.service.environments.inspection import Inspection
+from waggle.service.environments.creating import (
+    Arrivals,
+    CopyRequest,
+    CreateRequest,
+    Limits,
+    end_quietly,
+)
+from waggle.service.environments.ending import recover
 from waggle.service.environments.live import LiveEnvironment
-from waggle.service.environments.news import News
 from waggle.service.environments.pausing import Pauses
-from waggle.service.environments.records import recover
-from waggle.service.environments.registry import Registry
-from waggle.service.environments.request import CopyRequest, CreateRequest, Limits
-from waggle.service.unclaimed import Unclaimed
+from waggle.service.environments.registry import DiskShares, Inspection, News, Registry
+from waggle.service.idempotency import Unclaimed
 
 __all__ = ["CreateRequest", "EnvironmentService", "Limits"]
 

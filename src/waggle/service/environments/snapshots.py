@@ -28,7 +28,7 @@ from waggle.domain.errors import (
 from waggle.domain.host import Progress, no_progress
 from waggle.domain.observer import Clock, NewId
 from waggle.domain.snapshot import Snapshot, SnapshotShelf
-from waggle.service.environments.request import CopyRequest
+from waggle.service.environments.creating import CopyRequest
 from waggle.service.environments.service import EnvironmentService
 
 log = structlog.get_logger(__name__)

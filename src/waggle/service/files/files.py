@@ -1,28 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files in and out of an environment. Called by `waggle.mcp`; knows limits, nothing of SFTP."""
+"""Files in and out of an environment. Called by `waggle.mcp`; knows limits, nothing of SFTP.
+
+Tell what is near a path that does not exist, so that the next call can name one that does.
+
+Used by the services for files. It asks the guest, for a bounded time, and never fails by itself.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Final
 
+import anyio
 import anyio.to_thread
 
-from waggle.domain.errors import TooLarge
+from waggle.domain.errors import FileNotFound, FileRefused, TooLarge, WaggleError
 from waggle.domain.files.edit import Edited, replace_exactly
 from waggle.domain.files.filesystem import (
+    EMPTY_PLACES,
     MAX_FILE_BYTES,
     FileSlice,
     Listing,
     at_home,
     check_content,
+    parents,
     parse_mode,
     parse_path,
+    told,
 )
 from waggle.domain.files.search import Searched, SearchQuery, glob_below
 from waggle.domain.host import Guest
 from waggle.domain.programs.execution import HOME, GuestUser
 from waggle.service.environments.service import EnvironmentService
-from waggle.service.files.nearby import nearby
+
+SECONDS: Final = 5.0
+
+
+@asynccontextmanager
+async def nearby(guest: Guest, path: str) -> AsyncGenerator[None]:
+    """Add to a FileNotFound of the block what there is in the nearest directory of `path`."""
+    try:
+        yield
+    except FileNotFound as error:
+        if words := await _near(guest, path):
+            raise FileNotFound(f"{error.message} {words}", hint="") from error
+        raise
+
+
+async def _near(guest: Guest, path: str) -> str:
+    """What is told of the nearest directory; empty when the guest does not tell."""
+    with anyio.move_on_after(SECONDS), contextlib.suppress(WaggleError):
+        for directory in parents(path):
+            if directory in EMPTY_PLACES:
+                directory = await guest.home()  # noqa: PLW2901 - what is told in its place
+            try:
+                return told(path, await guest.list_files(directory))
+            except FileNotFound:
+                continue
+            except FileRefused as error:
+                return error.message
+    return ""
 
 
 async def located(guest: Guest, path: str, user: GuestUser = GuestUser.SANDBOX) -> str:

@@ -30,10 +30,9 @@ from waggle.domain.host import Guest
 from waggle.domain.programs.execution import HOME, MAX_STDIN_BYTES
 from waggle.infra.archive.trees import Check, read_archive, write_archive
 from waggle.service.environments.service import EnvironmentService
-from waggle.service.files.files import located
-from waggle.service.files.nearby import nearby
-from waggle.service.programs.recording import NewRecording, Recording
-from waggle.service.turns import Turns, in_thread
+from waggle.service.files.files import located, nearby
+from waggle.service.programs.job import NewRecording, Recording
+from waggle.service.sharing import Turns, in_thread
 
 MAX_KEPT = 2
 """Archives of one environment whose pages can still be read."""

@@ -3,30 +3,46 @@
 
 Used by `local_host`, which made the environment's directory and owns what comes out. Knows nothing
 of SSH and clients.
+
+Who a machine on this host is: the records of its identity, and what opens it from outside.
+
+Used by `local_start`, and by `waggle template build` for machines that are to be frozen.
+
+What a guest is told at birth: its variables. Pure.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import structlog
 
-from waggle.domain.errors import BootFailed, GuestLost, Unsupported
-from waggle.domain.machine import (
-    FreezingHypervisor,
-    Hypervisor,
-    Machine,
-    MachineSpec,
-)
+from waggle.domain.errors import BootFailed, GuestLost, ImageCorrupt, Unsupported
+from waggle.domain.image import BootImage
+from waggle.domain.machine import FreezingHypervisor, Hypervisor, Machine, MachineSpec
+from waggle.domain.network import NetworkPolicy
+from waggle.domain.programs.execution import HOME
 from waggle.domain.snapshot import Template
-from waggle.infra.rootfs.machine_disks import HANG_UP, RENEWED, pack
+from waggle.infra.rootfs.machine_disks import (
+    DRAWN_BYTES,
+    HANG_UP,
+    RENEWED,
+    drawn_records,
+    identity_records,
+    pack,
+)
+from waggle.infra.shared.files import atomic_write
 from waggle.infra.shared.timing import stage
-from waggle.service.local.blueprint import Blueprint, Scratch
+from waggle.infra.ssh.connection import PROXY_PORT, EnvironmentKeys
+from waggle.service.local.blueprint import Blueprint, Launched, Launcher, Scratch
 from waggle.service.local.frozen.moments import Moment
 from waggle.service.local.frozen.templates import Templates
-from waggle.service.local.launcher import Launched, Launcher
 
 log = structlog.get_logger(__name__)
 
@@ -136,3 +152,104 @@ async def _renewed(
         await machine.stop()
         raise
     return machine
+
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TRUST_STORE = "/etc/ssl/certs/ca-certificates.crt"
+OWN_CERTIFICATES = "/etc/ssl/certs/waggle-ca.pem"
+OWN_NAMES = "localhost,127.0.0.1,127.0.1.1,::1,0.0.0.0"
+"""Not for the proxy, in words that every program understands; `[::1]` would break httpx. The kit
+adds the host name (kit/guest/image.c). What programs send to the
+proxy all the same, it sends home (infra/net/guest_request.py)."""
+_TRUST_VARIABLES = (
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "PIP_CERT",
+    "GIT_SSL_CAINFO",
+    "NPM_CONFIG_CAFILE",
+)
+
+
+def guest_variables(
+    image: Mapping[str, str], *, proxy_port: int | None, has_certificates: bool
+) -> dict[str, str]:
+    """The environment of every program in the guest; the image's own variables win over presets.
+
+    `proxy_port` is where the guest reaches the egress proxy on its own loopback; None means that
+    the policy allows no network. Where the operator brings certificates, the usual variables name
+    the trust store that they were added to. HOME, USER and LOGNAME are set in the guest, which
+    alone knows who the image's user is (kit/guest/image.c).
+    """
+    path = image.get("PATH", DEFAULT_PATH)
+    presets = {
+        "LANG": "C.UTF-8",
+        "TERM": "xterm-256color",
+        "DEBIAN_FRONTEND": "noninteractive",
+        "PYTHONUNBUFFERED": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_BREAK_SYSTEM_PACKAGES": "1",
+        "PIP_ROOT_USER_ACTION": "ignore",
+        "NPM_CONFIG_UPDATE_NOTIFIER": "false",
+        "NPM_CONFIG_PREFIX": f"{HOME}/.local",
+        "NODE_PATH": f"{HOME}/node_modules",
+    }
+    if proxy_port is not None:
+        url = f"http://127.0.0.1:{proxy_port}"
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            presets[name] = url
+        presets["no_proxy"] = presets["NO_PROXY"] = OWN_NAMES
+        presets["NODE_USE_ENV_PROXY"] = "1"
+    if has_certificates:
+        presets |= dict.fromkeys(_TRUST_VARIABLES, TRUST_STORE)
+        presets["NODE_EXTRA_CA_CERTS"] = OWN_CERTIFICATES
+    path = f"{HOME}/.local/bin:{HOME}/node_modules/.bin:{path}"
+    return presets | dict(image) | {"PATH": path}
+
+
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
+
+
+def identity_of(
+    image: BootImage,
+    keys: EnvironmentKeys,
+    hostname: str,
+    network: NetworkPolicy,
+    *,
+    certificates: bytes,
+    variables: Mapping[str, str] = NO_VARIABLES,
+) -> Mapping[str, bytes]:
+    """All records, with fresh random ones. Raises ImageCorrupt for what no machine can hold.
+
+    `variables` are the environment's own, which win over the image's.
+    """
+    has_network = network is not NetworkPolicy.NONE
+    told = guest_variables(
+        image.variables,
+        proxy_port=PROXY_PORT if has_network else None,
+        has_certificates=bool(certificates),
+    )
+    try:
+        records = identity_records(
+            host_key=keys.host_key,
+            authorized_keys=keys.authorized_keys,
+            hostname=hostname,
+            environment={**told, **variables},
+            certificates=certificates,
+            user=image.user,
+            directory=image.directory,
+            shell=image.shell,
+        )
+    except ValueError as error:
+        raise ImageCorrupt(
+            f"The image's configuration cannot be given to a machine: {error}.",
+            hint="Choose another image, or make this one with fewer or shorter variables.",
+        ) from error
+    return {**records, **drawn_records(secrets.token_bytes(DRAWN_BYTES))}
+
+
+def save_access(files: Path, keys: EnvironmentKeys, port: int) -> None:
+    """What `waggle shell` needs to log in; readable for the server's user only."""
+    atomic_write(files / "ssh_key", keys.client.export_private_key(), 0o600)
+    known = f"[127.0.0.1]:{port} ".encode() + keys.host_public.export_public_key()
+    atomic_write(files / "known_hosts", known, 0o600)

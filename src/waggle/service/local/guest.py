@@ -35,10 +35,8 @@ from waggle.infra.ssh.run.shell import LeftPrograms, Shell
 from waggle.infra.ssh.run.trees import Trees
 from waggle.infra.ssh.sftp.files import Files
 from waggle.infra.ssh.sftp.reading import ReadAhead
-from waggle.service.local.causes import Causes
-from waggle.service.local.diagnostician import Diagnostician
-from waggle.service.local.guest_parts import Freezer, Proxy
-from waggle.service.local.launcher import Launched
+from waggle.service.local.blueprint import Freezer, Launched, Proxy
+from waggle.service.local.diagnostician import Causes, Diagnostician
 from waggle.tasks import finish
 
 _ASK_HOME = Command(("/.waggle/bin/busybox", "printenv", "HOME"), 15.0, MAX_PATH_BYTES + 1)

@@ -41,8 +41,7 @@ from waggle.service.local.bring_up import LocalMachines
 from waggle.service.local.frozen.moments import Moment, Moments, frozen_in
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.start import LocalStart, NewProxy, clear
-from waggle.service.local.warm_machine import WarmMachine
-from waggle.service.local.warm_plan import WarmKind
+from waggle.service.local.warm_machine import WarmKind, WarmMachine
 from waggle.service.local.warm_pool import WarmPool
 
 __all__ = ["LocalHost", "NewProxy", "is_root"]

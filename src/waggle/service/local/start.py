@@ -25,13 +25,10 @@ from waggle.infra.shared.confined import come_forward, may_come_forward
 from waggle.infra.shared.timing import stage
 from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run.shell import Shell
-from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf
-from waggle.service.local.bring_up import LocalMachines
+from waggle.service.local.blueprint import Blueprint, GuestParts, Launched, MadeOf, Proxy
+from waggle.service.local.bring_up import NO_VARIABLES, LocalMachines, identity_of, save_access
 from waggle.service.local.frozen.moments import Moment, Moments, frozen_in
 from waggle.service.local.guest import LocalGuest
-from waggle.service.local.guest_parts import Proxy
-from waggle.service.local.launcher import Launched
-from waggle.service.local.local_identity import NO_VARIABLES, identity_of, save_access
 from waggle.service.local.warm_machine import WarmMachine
 from waggle.tasks import end
 

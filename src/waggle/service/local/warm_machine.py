@@ -2,19 +2,33 @@
 """A machine that is up, connected and has run its runtime once, and is nobody's yet.
 
 Made by `local_start`, kept by `warm_pool`. Its keys are its own and stay; it has no other secret.
+
+What a pool of warm machines should do next. Pure; `warm_pool` does it.
+
+Machines of a pool on their way out: ended beside everything else, until they are gone.
+
+Used by `warm_pool` only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import shutil
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final, Protocol
 
+import anyio
+import anyio.abc
+import structlog
+
+from waggle.domain.environment import Resources
 from waggle.domain.machine import Machine
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection
-from waggle.service.local.blueprint import Blueprint, MadeOf
-from waggle.service.local.launcher import Launched
+from waggle.service.local.blueprint import Blueprint, Launched, MadeOf
 from waggle.tasks import finish
 
 
@@ -68,3 +82,115 @@ class WarmMachine:
             await self.connection.aclose()
         await asyncio.to_thread(shutil.rmtree, self.blueprint.files, True)
         self.launched.lease.release()
+
+
+FIRST_DELAY: Final = 5.0
+LONGEST_DELAY: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class WarmKind:
+    """What a create must ask for to be served by a machine of the pool."""
+
+    runtime: RuntimeName
+    image: str
+    """As the operator names it."""
+    resources: Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """How often machines of a kind failed in a row, and when the next may be made."""
+
+    times: int
+    until: float
+
+    @staticmethod
+    def after(earlier: Trouble | None, now: float) -> Trouble:
+        """One more failure: each makes the next try wait twice as long, up to LONGEST_DELAY."""
+        times = earlier.times + 1 if earlier else 1
+        # Bounded first: a power of a large number is no number of seconds any more.
+        delay = min(FIRST_DELAY * 2.0 ** min(times - 1, 30), LONGEST_DELAY)
+        return Trouble(times, now + delay)
+
+
+def next_kind(
+    wanted: Mapping[WarmKind, int],
+    have: Iterable[WarmKind],
+    troubles: Mapping[WarmKind, Trouble],
+    now: float,
+) -> WarmKind | None:
+    """The kind to make one more of: that which has the least of what is wanted of it."""
+    count = Counter(have)
+    short = [
+        kind
+        for kind, number in wanted.items()
+        if count[kind] < number and (kind not in troubles or troubles[kind].until <= now)
+    ]
+    return min(short, key=lambda kind: count[kind] / wanted[kind], default=None)
+
+
+AGAIN: Final = 5.0
+"""Seconds between two tries to end a machine."""
+log = structlog.get_logger(__name__)
+
+
+class Warm(Protocol):
+    """A machine that waits."""
+
+    @property
+    def made_of(self) -> MadeOf:
+        """What it was made of."""
+        ...
+
+    @property
+    def is_alive(self) -> bool:
+        """False once it is dead."""
+        ...
+
+    async def wait(self) -> str:
+        """Return when it is dead, with the cause. Safe to cancel."""
+        ...
+
+    async def destroy(self) -> None:
+        """End it and remove what it used. Idempotent; finishes when cancelled.
+
+        May raise; then it is to be called again.
+        """
+        ...
+
+
+class Endings:
+    """Those that were given up and are not gone yet; they still count."""
+
+    def __init__(self, sleep: Callable[[float], Awaitable[None]]) -> None:
+        self._sleep = sleep
+        self._tried: set[anyio.Event] = set()
+
+    def __len__(self) -> int:
+        return len(self._tried)
+
+    def start(self, machine: Warm, tasks: anyio.abc.TaskGroup) -> None:
+        """End it in a task."""
+        tried = anyio.Event()
+        self._tried.add(tried)
+        tasks.start_soon(self._end, machine, tried)
+
+    async def _end(self, machine: Warm, tried: anyio.Event) -> None:
+        try:
+            while True:
+                try:
+                    await machine.destroy()
+                    return
+                except Exception:
+                    log.exception("warm_machine_not_ended")
+                tried.set()
+                await self._sleep(AGAIN)
+        finally:
+            tried.set()
+            self._tried.discard(tried)
+
+    async def tried(self) -> None:
+        """Return when each that is known now is gone, or was tried to be ended once."""
+        for each in [*self._tried]:
+            await each.wait()

@@ -21,8 +21,7 @@ import structlog
 from waggle.domain.errors import WaggleError
 from waggle.infra.host.checks_machine import Outlook
 from waggle.service.local.blueprint import MadeOf
-from waggle.service.local.warm_ending import Endings, Warm
-from waggle.service.local.warm_plan import Trouble, WarmKind, next_kind
+from waggle.service.local.warm_machine import Endings, Trouble, Warm, WarmKind, next_kind
 
 TICK: Final = 5.0
 """Seconds between two looks at the memory."""

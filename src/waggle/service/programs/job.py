@@ -2,6 +2,10 @@
 """One program on its way, from its start until its output is forgotten.
 
 Made by `JobService`, which owns its task. Whoever holds it may wait, look and kill.
+
+What a program printed, kept for whoever reads it later. `waggle.infra.shared.spool` keeps it.
+
+Used by `job` for output and by `trees` for archives.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from typing import Protocol
 
 import anyio
 import structlog
@@ -19,9 +24,72 @@ from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import GuestLost, GuestMisbehaves, WaggleError
 from waggle.domain.host import Guest
 from waggle.domain.observer import Clock
-from waggle.domain.programs.execution import NOTHING_LEFT, Command, ExecutionResult, Output, Streams
+from waggle.domain.programs.execution import (
+    NOTHING_LEFT,
+    Command,
+    ExecutionResult,
+    Output,
+    Stream,
+    Streams,
+)
 from waggle.domain.programs.job import JobBrief, JobKind, JobState, JobView, StreamName
-from waggle.service.programs.recording import NewRecording, Watched
+
+
+class Recording(Stream, Protocol):
+    """A stream that can be read again while it is written. `waggle.infra.shared.spool` has one."""
+
+    @property
+    def total(self) -> int:
+        """Bytes that were written."""
+        ...
+
+    @property
+    def kept(self) -> int:
+        """Bytes kept of its beginning."""
+        ...
+
+    @property
+    def tail(self) -> int:
+        """Where what is kept of its end begins; nothing is between `kept` and that."""
+        ...
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether something was not kept because the server's disk is full."""
+        ...
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes; fewer at the end. ValueError where nothing was kept."""
+        ...
+
+    def last_line(self) -> str:
+        """The last line that is not empty. The guest wrote it."""
+        ...
+
+    def close(self) -> None:
+        """Free what is kept. Idempotent."""
+        ...
+
+
+NewRecording = Callable[[], Recording]
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A recording that tells when something was fed."""
+
+    recording: Recording
+    grown: Callable[[], None]
+
+    def feed(self, data: bytes) -> None:
+        """Keep it, and tell."""
+        self.recording.feed(data)
+        self.grown()
+
+    def output(self) -> Output:
+        """As the recording has it."""
+        return self.recording.output()
+
 
 log = structlog.get_logger(__name__)
 

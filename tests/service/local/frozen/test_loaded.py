@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from waggle.service.local.frozen.loaded import Loaded, closing_with
+from waggle.service.local.frozen.manifest import Loaded, closing_with
 from waggle.tasks import finish
 
 pytestmark = pytest.mark.anyio

@@ -25,8 +25,14 @@ from waggle.infra.store.frozen_files import FILES, MANIFEST
 from waggle.service.local.blueprint import GuestParts, MadeOf
 from waggle.service.local.frozen.manifest import to_facts as parts_facts
 from waggle.service.local.frozen.moments import Moments
-from waggle.service.local.frozen.snapshot_transfer import bring, export, write_new
-from waggle.service.local.frozen.snapshots import LocalSnapshots, read_snapshots, to_facts
+from waggle.service.local.frozen.snapshots import (
+    LocalSnapshots,
+    bring,
+    export,
+    read_snapshots,
+    to_facts,
+    write_new,
+)
 
 OLD, NEW = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
 THEN, LATER = datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC)

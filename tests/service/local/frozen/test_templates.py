@@ -18,9 +18,8 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import TemplateKey
 from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.infra.store.frozen_files import TemplateStore
-from waggle.service.local.blueprint import Blueprint, MadeOf
+from waggle.service.local.blueprint import Blueprint, Launcher, MadeOf
 from waggle.service.local.frozen.templates import Recipe, Templates
-from waggle.service.local.launcher import Launcher
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 import anyio
 import pytest
 
-from waggle.service.local.images.pull_places import PullPlaces
+from waggle.service.local.images.pulls import PullPlaces
 
 pytestmark = pytest.mark.anyio
 

@@ -23,8 +23,7 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.reference import parse_reference
 from waggle.infra.oci.registry.options import RegistryOptions, Transfer
 from waggle.service.local.images.images import ImageService
-from waggle.service.local.images.pull_places import PullPlaces
-from waggle.service.local.images.pulls import PullPolicy, Pulls, describe
+from waggle.service.local.images.pulls import PullPlaces, PullPolicy, Pulls, describe
 
 pytestmark = pytest.mark.anyio
 BASE: Layer = [directory("etc"), file("etc/base", b"b" * 100_000)]

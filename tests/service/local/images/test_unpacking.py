@@ -17,7 +17,7 @@ from tests.support.waiting import until
 from waggle.infra.oci.layers.unpacked import UnpackedLayers
 from waggle.infra.oci.registry.blobs import Incoming
 from waggle.infra.oci.store.image import MEDIA_LAYER, Descriptor
-from waggle.service.local.images.unpacking import Unpacking
+from waggle.service.local.images.disk_maker import Unpacking
 
 pytestmark = pytest.mark.anyio
 

@@ -24,10 +24,15 @@ from waggle.infra.shared.disk_room import DiskRoom
 from waggle.infra.shared.files import clone, sync_directory
 from waggle.infra.store import frozen_files
 from waggle.infra.store.frozen_files import IDENTITY, SCRATCH
-from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf
-from waggle.service.local.frozen.loaded import Loaded, closing_with
-from waggle.service.local.frozen.manifest import Shelves, from_facts, to_facts, vmm_of
-from waggle.service.local.launcher import Launched
+from waggle.service.local.blueprint import Blueprint, GuestParts, Launched, MadeOf
+from waggle.service.local.frozen.manifest import (
+    Loaded,
+    Shelves,
+    closing_with,
+    from_facts,
+    to_facts,
+    vmm_of,
+)
 from waggle.tasks import finish
 
 log = structlog.get_logger(__name__)

@@ -33,9 +33,8 @@ from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run.shell import Shell
 from waggle.infra.ssh.sftp.files import Files
 from waggle.infra.store.frozen_files import TemplateStore
-from waggle.service.local.blueprint import Blueprint, Scratch
-from waggle.service.local.frozen.loaded import Loaded, closing_with
-from waggle.service.local.launcher import Launcher
+from waggle.service.local.blueprint import Blueprint, Launcher, Scratch
+from waggle.service.local.frozen.manifest import Loaded, closing_with
 from waggle.tasks import finish
 
 log = structlog.get_logger(__name__)
