@@ -17,15 +17,14 @@ from waggle.app.values import execution_limits
 from waggle.config import load
 from waggle.domain.toolset import TOOLS, Toolset
 from waggle.mcp.context import Services
-from waggle.mcp.instructions import instructions
 from waggle.mcp.prompts import PROMPTS
 from waggle.mcp.refusals import NOT_FOUND_BEFORE_2026
 from waggle.mcp.resources.listing import ENVIRONMENTS_LISTED, EXECUTIONS_LISTED, TEMPLATES
 from waggle.mcp.resources.read import PAGE_META_KEY
 from waggle.mcp.resources.subscriptions import MAX_SUBSCRIPTIONS
-from waggle.mcp.results.images import MAX_IMAGE_BYTES
-from waggle.mcp.results.pictures import MAX_IMAGES
+from waggle.mcp.results.images import MAX_IMAGE_BYTES, MAX_IMAGES
 from waggle.mcp.schema.tool import ADDED_BY_CLIENTS, OfferedTool
+from waggle.mcp.surfaces import instructions
 from waggle.mcp.tools import all_tools
 from waggle.service.environments.provision import PortService
 from waggle.service.environments.service import EnvironmentService

@@ -25,7 +25,7 @@ from waggle.domain.network import MAX_EXPOSED_PORTS
 from waggle.domain.programs.execution import HOME, MAX_CODE_BYTES
 from waggle.domain.programs.job import MAX_WAIT_SECONDS
 from waggle.domain.programs.runtime import MAX_PACKAGES
-from waggle.mcp.tools.furnish import MAX_FILES
+from waggle.mcp.tools.run import MAX_FILES
 from waggle.service.files.trees import MAX_KEPT
 
 _LIMITS = execution_limits(load({}, is_root=False))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from waggle.mcp.calls import Calls
+from waggle.mcp.observed import Calls
 
 pytestmark = pytest.mark.anyio
 

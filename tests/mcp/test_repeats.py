@@ -21,7 +21,7 @@ from tests.support.server import (
 )
 
 from waggle.domain.toolset import ALL_TOOLSETS, Toolset
-from waggle.mcp.repeats import REPEATED_META_KEY, fingerprint
+from waggle.mcp.observed import REPEATED_META_KEY, fingerprint
 
 pytestmark = pytest.mark.anyio
 PYTHON = {"runtime": "python", "idempotency_key": "make-1"}

@@ -12,7 +12,7 @@ from mcp.shared.uri_template import UriTemplate
 
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.programs.job import StreamName
-from waggle.mcp.resources.pace import SECONDS, Pace
+from waggle.mcp.resources.changes import SECONDS, Pace
 from waggle.mcp.uris import (
     ARCHIVE_TEMPLATE,
     FILE_TEMPLATE,

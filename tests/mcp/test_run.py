@@ -27,7 +27,7 @@ from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.errors import BootFailed
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.execution import HOME, Command, ExecutionResult, Streams
-from waggle.mcp.repeats import REPEATED_META_KEY
+from waggle.mcp.observed import REPEATED_META_KEY
 
 pytestmark = pytest.mark.anyio
 LONG = "x" * (10 * 1024 * 1024 + 1)

@@ -10,7 +10,7 @@ from mcp_types import Tool
 from tests.support.server import ERAS, LEGACY, MODERN, client, default_tools, mcp_server, serving
 
 from waggle import __version__
-from waggle.mcp.instructions import instructions
+from waggle.mcp.surfaces import instructions
 
 pytestmark = pytest.mark.anyio
 

@@ -23,7 +23,8 @@ from tests.support.server import (
 from waggle.domain.files.filesystem import FileEntry, Listing
 from waggle.domain.programs.execution import ExecutionResult, Output, Streams
 from waggle.mcp.context import Ctx
-from waggle.mcp.tools import environments, execution, files, packages
+from waggle.mcp.tools import environments, execution, files
+from waggle.mcp.tools import run as packages
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from mcp import Client
 from tests.support.server import Setup, default_tools, error_of, mcp_server, unused_services
 
 from waggle.domain.toolset import ALL_TOOLS, TOOLS, Offer, Toolset
-from waggle.mcp.instructions import instructions
+from waggle.mcp.surfaces import instructions
 from waggle.mcp.tools import all_tools
 
 TOPICS = [each for each in Toolset if each is not Toolset.CORE]

@@ -13,8 +13,8 @@ from typing import Any
 import anyio
 from tests.support.server import INITIALIZE, Setup, make_services, request
 
-from waggle.mcp.calls import Calls
 from waggle.mcp.context import Services
+from waggle.mcp.observed import Calls
 from waggle.mcp.server import build_mcp
 from waggle.mcp.tools import CARRIERS
 from waggle.stdio.descriptors import Wire

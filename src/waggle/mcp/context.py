@@ -33,7 +33,7 @@ from waggle.service.programs.jobs import JobService
 from waggle.service.sharing import RateLimiter
 
 if TYPE_CHECKING:
-    from waggle.mcp.results.pictures import Album
+    from waggle.mcp.results.images import Album
     from waggle.service.programs.job import Job
 
 Ctx = Context[Any, Any]

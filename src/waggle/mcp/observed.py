@@ -4,26 +4,46 @@
 Called by `waggle.mcp.server`, `.prompts` and `.resources`; heard by those who count. Takes from the
 request what is safe to keep, and from the arguments only the environment's id, and the program for
 an audit log that wants it.
+
+The calls and reads in progress, so that a stopping server refuses new ones and ends the last.
+
+Held by `waggle.mcp.server`; told to stop by whoever runs a transport. Knows no transport.
+
+The idempotency key of a tool call: which calls have one, and what is kept of their results.
+
+Called by `waggle.mcp.server` around every call. `waggle.service.idempotency` does the rest.
+
+Tell a client of the environment that a call made for itself. Pure.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
+import anyio
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolResult, Result
+from mcp_types import CallToolResult, InputRequiredResult, Result, TextContent
+from pydantic import Field
 from starlette.requests import Request
 
+from waggle.domain.access import MAX_KEY, KeyedCall, parse_key
 from waggle.domain.environment import parse_id
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.observer import CANCELLED, OK, Call, Observer
+from waggle.domain.toolset import Offer
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.errors import outcome, refusal
+from waggle.mcp.errors import Failure, outcome, refusal
 from waggle.mcp.refusals import refusing
+from waggle.mcp.schema.outputs import unlisted
+from waggle.service.environments.provision import Place
+from waggle.service.idempotency import Repeats
 
 _PROGRAMS = ("code", "command")
 NEW_META_KEY = "waggle/new_environment"
@@ -126,3 +146,158 @@ def _made(result: CallToolResult) -> object:
     """The environment that a result tells of. With a picture it has no structured content."""
     content = cast("dict[str, object]", result.structured_content or {})
     return (result.meta or {}).get(NEW_META_KEY) or content.get("environment_id")
+
+
+REFUSED = Failure(
+    "shutting_down",
+    "The server is shutting down and takes no new calls.",
+    "Its environments end with it: call again when it is back, and create a new one.",
+    retryable=True,
+)
+CUT = Failure(
+    "shutting_down",
+    "The server is shutting down and had to stop this call.",
+    "Its environments end with it: call again when it is back, and create a new one.",
+    retryable=True,
+)
+
+
+class Calls:
+    """Which calls run, and whether more may begin."""
+
+    def __init__(self) -> None:
+        self._scopes: set[anyio.CancelScope] = set()
+        self._stopping = False
+        self._idle = anyio.Event()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether new calls are refused."""
+        return self._stopping
+
+    def __len__(self) -> int:
+        return len(self._scopes)
+
+    @contextlib.contextmanager
+    def one(self) -> Generator[anyio.CancelScope]:
+        """Count a call for the length of the block; `cut` cancels the scope."""
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                self._scopes.discard(scope)
+                if not self._scopes:
+                    self._idle.set()
+
+    def stop(self) -> None:
+        """Refuse new calls from now on. Idempotent."""
+        self._stopping = True
+
+    def cut(self) -> int:
+        """End the calls in progress, each with an error result; returns how many there were."""
+        for scope in self._scopes:
+            scope.cancel()
+        return len(self._scopes)
+
+    async def finished(self) -> None:
+        """Wait until no call is in progress."""
+        while self._scopes:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+
+PARAMETER = "idempotency_key"
+REPEATED_META_KEY = "waggle/repeated"
+LOST_WITH_SERVER = frozenset({"create_environment", "fork_environment"})
+"""Tools whose interrupted work is undone when the server starts again."""
+_REPEATED = (
+    "This is the result of the first call with this idempotency_key; nothing was done again."
+)
+_SINCE = {
+    "create_environment": "list_environments tells whether it is still there.",
+    "fork_environment": "list_environments tells which of them are still there.",
+    "snapshot_environment": "list_snapshots tells whether it is still kept.",
+    "execute": "read_job tells what became of a program that still ran.",
+    "run_command": "read_job tells what became of a program that still ran.",
+}
+"""Where there is news of what a tool made."""
+IdempotencyKey = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=MAX_KEY,
+        description="Any text that is unique for what is to be done. A call that is repeated with "
+        "its key within a day, after a lost connection for example, returns the first result and "
+        "does nothing.",
+        json_schema_extra=unlisted(),
+    ),
+]
+ToolResult = CallToolResult | InputRequiredResult
+ToolCall = Callable[[], Awaitable[ToolResult]]
+
+
+async def once(
+    repeats: Repeats,
+    name: str,
+    arguments: Mapping[str, Any],
+    call: ToolCall,
+    *,
+    owner: str,
+    offer: Offer,
+) -> ToolResult:
+    """Call the tool, or return the result of an earlier call with the same key, and say so.
+
+    What was refused before anything was done is not kept. Raises as `Repeats.once`.
+    """
+    given = arguments.get(PARAMETER)
+    if not isinstance(given, str):
+        return await call()
+    keyed = KeyedCall(owner, parse_key(given), fingerprint(name, arguments))
+    fresh: list[ToolResult] = []
+
+    async def work() -> str | None:
+        result = await call()
+        fresh.append(result)
+        return result.model_dump_json(by_alias=True) if _done(result) else None
+
+    kept = await repeats.once(keyed, work, lost_with_server=name in LOST_WITH_SERVER)
+    if kept is None:
+        return fresh[0]
+    result = CallToolResult.model_validate_json(kept)
+    told = offer.advice(f"{_REPEATED} {_SINCE.get(name, '')}".strip())
+    return result.model_copy(
+        update={
+            "content": [*result.content, TextContent(type="text", text=told)],
+            "meta": {**(result.meta or {}), REPEATED_META_KEY: True},
+        }
+    )
+
+
+def _done(result: ToolResult) -> bool:
+    """Whether something was done: a refusal says nothing but its error."""
+    return isinstance(result, CallToolResult) and not (
+        result.is_error and result.structured_content is None
+    )
+
+
+def fingerprint(name: str, arguments: Mapping[str, Any]) -> str:
+    """The digest of a call without its key. Pure."""
+    rest = {key: value for key, value in arguments.items() if key != PARAMETER}
+    canonical = json.dumps([name, rest], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def introduced(result: CallToolResult, place: Place) -> CallToolResult:
+    """The result of a call, with the id of its environment first if the call made that."""
+    if not place.is_new:
+        return result
+    told = f"environment_id: {place.id} (new, {place.environment.runtime}; give it to go on there)"
+    given = result.structured_content
+    return result.model_copy(
+        update={
+            "content": [TextContent(type="text", text=told), *result.content],
+            "meta": {**(result.meta or {}), NEW_META_KEY: place.id},
+            "structured_content": given if given is None else {"environment_id": place.id, **given},
+        }
+    )

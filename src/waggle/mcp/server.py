@@ -31,13 +31,21 @@ from mcp_types import (
 from waggle import __version__
 from waggle.domain.errors import WaggleError
 from waggle.domain.observer import NO_TOOL, release
-from waggle.mcp.calls import CUT, REFUSED, Calls
 from waggle.mcp.context import Ctx, Request, Services, current_owner, whole_arguments
 from waggle.mcp.errors import describe, failure_result, unknown_tool
-from waggle.mcp.observed import About, counted, ended_call
+from waggle.mcp.observed import (
+    CUT,
+    PARAMETER,
+    REFUSED,
+    About,
+    Calls,
+    ToolResult,
+    counted,
+    ended_call,
+    once,
+)
 from waggle.mcp.prompts import rendered
 from waggle.mcp.refusals import refusing
-from waggle.mcp.repeats import PARAMETER, ToolResult, once
 from waggle.mcp.resources.changes import Changes
 from waggle.mcp.resources.handlers import Resources, sending
 from waggle.mcp.schema.tool import OfferedTool, parameters, takes

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 from waggle.domain.environment import parse_id
 from waggle.domain.errors import InvalidArgument
 from waggle.domain.programs.job import StreamName
-from waggle.mcp.results.stream_page import MAX_PATTERN
+from waggle.mcp.results.pages import MAX_PATTERN
 
 ENVIRONMENT_TEMPLATE = "waggle://environments/{id}"
 STREAM_TEMPLATE = "waggle://environments/{id}/executions/{n}/{stream}{?offset,length,search}"

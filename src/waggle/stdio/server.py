@@ -68,7 +68,7 @@ class StdioLimits:
 
 
 class StoppableCalls(Protocol):
-    """The tool calls in progress; see `waggle.mcp.calls`."""
+    """The tool calls in progress; see `waggle.mcp.observed`."""
 
     def __len__(self) -> int:
         """How many there are."""

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from waggle.domain.programs.execution import MAX_OUTPUT, Output
 from waggle.domain.programs.job import JobKind, JobState, JobView
 from waggle.domain.toolset import Offer
-from waggle.mcp.results.budget import fit, share, shrink, wire_size
-from waggle.mcp.results.environments import success
-from waggle.mcp.results.output import command_output, command_text
+from waggle.mcp.results.environments import fit, share, shrink, success, wire_size
+from waggle.mcp.results.jobs import command_output, command_text
 
 EVENT_LIMIT = 1024 * 1024
 WORST = {

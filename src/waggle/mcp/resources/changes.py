@@ -5,12 +5,17 @@
 die and go. A `Watcher` is one client that listens, a 2025 session or a stream of 2026-07-28; the
 handlers in `subscriptions` open and close it. Nothing here waits for a client: each watcher sends
 in a task of its own, which lives only while there is something to send.
+
+When a client is told of changes: at most once per second about one thing, and of the last one.
+
+Pure: the caller brings the time. Used by `changes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+import math
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from typing import Generic, TypeVar
 
 import anyio
 import anyio.abc
@@ -20,11 +25,40 @@ from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
 from waggle.domain.access import Owner
 from waggle.domain.environment import Environment, State
 from waggle.domain.programs.job import StreamName
-from waggle.mcp.resources.pace import Pace
 from waggle.mcp.uris import EnvironmentAddress, StreamAddress
 from waggle.service.environments.service import EnvironmentService
 from waggle.service.programs.job import Job
 from waggle.service.programs.jobs import JobService
+
+SECONDS = 1.0
+_Marked = TypeVar("_Marked", bound=Hashable)
+
+
+class Pace(Generic[_Marked]):
+    """Events that are to be told, each at most once per `SECONDS` unless it is final."""
+
+    def __init__(self) -> None:
+        self._due: dict[_Marked, float] = {}
+        self._told: dict[_Marked, float] = {}
+
+    def mark(self, event: _Marked, now: float, *, final: bool = False) -> None:
+        """Something changed. What is final is told at once: nothing may follow that would tell."""
+        earliest = now if final else self._told.get(event, -math.inf) + SECONDS
+        self._due[event] = min(earliest, self._due.get(event, math.inf))
+
+    def take(self, now: float) -> list[_Marked]:
+        """What is to be told now; it counts as told."""
+        self._told = {each: at for each, at in self._told.items() if at + SECONDS > now}
+        ready = [event for event, at in self._due.items() if at <= now]
+        for event in ready:
+            del self._due[event]
+            self._told[event] = now
+        return ready
+
+    def next(self) -> float | None:
+        """When there is something to tell; None while there is nothing."""
+        return min(self._due.values(), default=None)
+
 
 Key = EnvironmentAddress | StreamAddress
 Event = ResourceUpdated | ResourcesListChanged

@@ -29,13 +29,11 @@ from pydantic import BaseModel
 
 from waggle.domain.access import Owner
 from waggle.domain.toolset import Offer
-from waggle.mcp.calls import CUT, REFUSED, Calls
 from waggle.mcp.context import Request, Services, chosen_offer, current_owner
-from waggle.mcp.observed import About, counted
+from waggle.mcp.observed import CUT, REFUSED, About, Calls, counted
 from waggle.mcp.refusals import failed, refusing
 from waggle.mcp.resources.changes import Changes
-from waggle.mcp.resources.completion import complete
-from waggle.mcp.resources.listing import list_page, templates
+from waggle.mcp.resources.listing import complete, list_page, templates
 from waggle.mcp.resources.read import read_resource
 from waggle.mcp.resources.subscriptions import TASKS, Subscriptions
 from waggle.mcp.uris import environment_in

@@ -3,21 +3,34 @@
 
 A cursor says after which environment the next page begins. It is only ever a place in the list of
 whoever brings it, so one that is made up, or another owner's, shows nothing new.
+
+Complete arguments: of templates by environments and jobs, of prompts by runtimes.
 """
 
 from __future__ import annotations
 
 import base64
 
-from mcp_types import Annotations, ListResourcesResult, Resource, ResourceTemplate
+from mcp_types import (
+    Annotations,
+    CompleteRequestParams,
+    CompleteResult,
+    Completion,
+    ListResourcesResult,
+    PromptReference,
+    Resource,
+    ResourceTemplate,
+)
 
 from waggle.domain.access import Owner
 from waggle.domain.environment import Environment
+from waggle.domain.errors import WaggleError
 from waggle.domain.programs.job import StreamName
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.toolset import Offer
 from waggle.mcp.context import Services
-from waggle.mcp.offered import offers, offers_template
-from waggle.mcp.refusals import invalid
+from waggle.mcp.prompts import PROMPTS
+from waggle.mcp.refusals import invalid, offers, offers_template
 from waggle.mcp.uris import (
     ARCHIVE_TEMPLATE,
     ENVIRONMENT_TEMPLATE,
@@ -30,6 +43,7 @@ from waggle.mcp.uris import (
 )
 from waggle.service.files.trees import MAX_KEPT
 from waggle.service.programs.job import Job
+from waggle.service.programs.jobs import MAX_REMEMBERED
 
 ENVIRONMENTS_LISTED = 20
 """Environments on one page."""
@@ -144,3 +158,40 @@ def _decode(cursor: str | None) -> str:
         return base64.b64decode(cursor, altchars=b"-_", validate=True).decode("ascii")
     except ValueError:
         raise invalid("This is no cursor.", "Use next_cursor of the page before.") from None
+
+
+MAX_VALUES = 100
+"""More may not be sent at once."""
+
+
+def complete(services: Services, params: CompleteRequestParams, *, owner: Owner) -> CompleteResult:
+    """The values that begin with what is typed; none for what cannot be completed."""
+    reference, name = params.ref, params.argument.name
+    values: list[str] = []
+    if isinstance(reference, PromptReference):
+        values = [*RuntimeName] if reference.name in PROMPTS and name == "runtime" else []
+    elif offers_template(services.offer, reference.uri):
+        chosen = (params.context.arguments if params.context else None) or {}
+        values = _values(services, name, chosen.get("id", ""), owner)
+    found = [value for value in values if value.startswith(params.argument.value)]
+    return CompleteResult(
+        completion=Completion(
+            values=found[:MAX_VALUES], total=len(found), has_more=len(found) > MAX_VALUES
+        )
+    )
+
+
+def _values(services: Services, name: str, environment_id: str, owner: Owner) -> list[str]:
+    match name:
+        case "id":
+            return [each.id for each in services.environments.list(owner=owner)]
+        case "stream":
+            return list(StreamName)
+        case "n":
+            try:
+                jobs = services.jobs.newest(environment_id, MAX_REMEMBERED, owner=owner)
+            except WaggleError:
+                return []
+            return [str(job.number) for job in jobs]
+        case _:
+            return []

@@ -15,11 +15,18 @@ from pydantic import BaseModel
 
 from waggle.domain.access import Owner
 from waggle.mcp.context import Services
-from waggle.mcp.offered import offered_address, offers
+from waggle.mcp.refusals import offered_address, offers
 from waggle.mcp.results.environments import EnvironmentSummary, summary
 from waggle.mcp.results.images import page_type
-from waggle.mcp.results.pages import BASE64_PAGE_BYTES, DEFAULT_PAGE_BYTES, Page, page, window
-from waggle.mcp.results.stream_page import exact_page, read_page
+from waggle.mcp.results.pages import (
+    BASE64_PAGE_BYTES,
+    DEFAULT_PAGE_BYTES,
+    Page,
+    exact_page,
+    page,
+    read_page,
+    window,
+)
 from waggle.mcp.uris import (
     ArchiveAddress,
     EnvironmentAddress,

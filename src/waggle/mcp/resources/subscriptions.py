@@ -26,8 +26,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from waggle.domain.access import Owner
 from waggle.domain.errors import InvalidArgument, WaggleError
 from waggle.mcp.context import Request, Services
-from waggle.mcp.offered import offered_address
-from waggle.mcp.refusals import invalid, refusing
+from waggle.mcp.refusals import invalid, offered_address, refusing
 from waggle.mcp.resources.changes import Changes, Event, Key, Watcher
 from waggle.mcp.uris import EnvironmentAddress, Range, StreamAddress, parse_uri
 

@@ -3,18 +3,39 @@
 
 A guest wrote the bytes. What is cut off or only begins like an image is none: clients pass images
 on to models, which refuse a whole conversation over a broken one.
+
+Images that a program wrote, shown beside its output, by the tools that run it or wait for it.
+
+What counts as shown needs nothing in the guest: an image file in the program's working directory
+that was not there, or was another, before it ran. Looking costs a listing before and one after,
+so it is done only for programs that name an image file, or when the client asks.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import posixpath
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
-from mcp_types import Annotations, ImageContent, ResourceLink
+import anyio
+from mcp_types import Annotations, ContentBlock, ImageContent, ResourceLink
 
-from waggle.mcp.results.environments import readable
+from waggle.domain.access import Owner
+from waggle.domain.errors import WaggleError
+from waggle.domain.files.filesystem import FileEntry
+from waggle.domain.programs.job import JobState, JobView
+from waggle.domain.toolset import Offer
+from waggle.mcp.errors import clean
+from waggle.mcp.refusals import offers
+from waggle.mcp.results.environments import COPY_BUDGET, readable, wire_size
+from waggle.mcp.results.jobs import CommandOutput, ShownImage
 from waggle.mcp.results.pages import BASE64_PAGE_BYTES, Page, mime_type
+from waggle.mcp.uris import FileAddress, file_uri
+from waggle.service.files.files import FilesystemService
 
 MAX_IMAGE_BYTES = BASE64_PAGE_BYTES
 """Of one image; larger ones are files like any other."""
@@ -70,3 +91,117 @@ def page_type(path: str, data: bytes, part: Page) -> str:
     if found is None and whole and named.startswith("image/"):
         return "text/plain" if part.encoding == "utf-8" else "application/octet-stream"
     return found or named
+
+
+MAX_IMAGES = 4
+LOOK_SECONDS = 5.0
+"""For a look; a guest that takes longer shows nothing."""
+_SUFFIX = r"\.(?:png|jpe?g|gif|webp|svg)\b"
+_NAMED = re.compile(rf"{_SUFFIX}|\bsavefig\b", re.IGNORECASE)
+_NAME = re.compile(rf"[^/]*{_SUFFIX}\Z", re.IGNORECASE | re.DOTALL)
+
+_ALONE = ": read_file shows it."
+Seen = Mapping[str, tuple[int, datetime]]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image of the guest. `data` is checked to be one, of the type `kind`."""
+
+    path: str
+    kind: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Album:
+    """Where to look, and what was there before the program ran."""
+
+    files: FilesystemService
+    environment_id: str
+    directory: str
+    owner: Owner
+    before: Seen
+
+    async def new(self, view: JobView) -> list[Picture]:
+        """At most MAX_IMAGES images, by name, of a program that has ended by itself.
+
+        A guest that cannot be asked has none: the program's own result counts.
+        """
+        if view.state is not JobState.EXITED:
+            return []
+        found: list[Picture] = []
+        with anyio.move_on_after(LOOK_SECONDS), contextlib.suppress(WaggleError):
+            listing = await self.files.list(self.environment_id, self.directory, owner=self.owner)
+            for entry in _changed(listing.entries, self.before)[: 2 * MAX_IMAGES]:
+                picture = await self._read(f"{listing.path.rstrip('/')}/{entry.name}")
+                found += [picture] if picture else []
+        return found[:MAX_IMAGES]
+
+    async def _read(self, path: str) -> Picture | None:
+        try:
+            path, read = await self.files.read(
+                self.environment_id, path, owner=self.owner, length=MAX_IMAGE_BYTES
+            )
+        except WaggleError:
+            return None
+        kind = image_type(read.data) if len(read.data) == read.size else None
+        return Picture(path, kind, read.data) if kind else None
+
+
+async def album_of(
+    files: FilesystemService, environment_id: str, directory: str, *, owner: Owner
+) -> Album | None:
+    """Remember what images a directory holds. None when it cannot be listed."""
+    with anyio.move_on_after(LOOK_SECONDS), contextlib.suppress(WaggleError):
+        entries = (await files.list(environment_id, directory, owner=owner)).entries
+        seen = {each.name: (each.size, each.modified) for each in entries if _is_image(each)}
+        return Album(files, environment_id, directory, owner, seen)
+    return None
+
+
+def names_image(program: str | Sequence[str]) -> bool:
+    """Whether a program's text mentions an image file."""
+    return _NAMED.search(program if isinstance(program, str) else " ".join(program)) is not None
+
+
+def _changed(entries: Sequence[FileEntry], before: Seen) -> list[FileEntry]:
+    return [
+        each
+        for each in entries
+        if _is_image(each) and before.get(each.name) != (each.size, each.modified)
+    ]
+
+
+def _is_image(entry: FileEntry) -> bool:
+    """By its name, and small enough; what it really is, its content says."""
+    regular = not entry.is_dir and not entry.is_link
+    return regular and 0 < entry.size <= MAX_IMAGE_BYTES and _NAME.match(entry.name) is not None
+
+
+def hang(
+    environment_id: str, output: CommandOutput, pictures: Sequence[Picture], offer: Offer
+) -> tuple[CommandOutput, str, tuple[ContentBlock, ...]]:
+    """The output with its images named, a line of text about each, and the images that fit.
+
+    Beside an image stands a link to it, where files are offered as resources.
+    """
+    room = 2 * (COPY_BUDGET - wire_size(output.stdout) - wire_size(output.stderr))
+    shown: list[ContentBlock] = []
+    items: list[ShownImage] = []
+    notes = [output.note] if output.note else []
+    linked, reads = offers(offer, FileAddress), offer.has("read_file")
+    for picture in pictures:
+        block = image_content(picture.data, picture.kind)
+        name, size = " ".join(clean(picture.path, 300).split()), len(picture.data)
+        items.append(ShownImage(path=name, mime_type=picture.kind, size=size))
+        if len(block.data) > room:
+            notes.append(f"There was no room to show {name}{_ALONE if reads else '.'}")
+            continue
+        room -= len(block.data)
+        shown.append(block)
+        uri = file_uri(environment_id, picture.path)
+        shown += [file_link(uri, picture.path, picture.kind, size)] if linked else []
+    lines = [f"[image {each.path}, {each.mime_type}, {each.size} bytes]" for each in items]
+    named = output.model_copy(update={"images": items, "note": " ".join(notes)})
+    return named, "\n".join(lines), tuple(shown)

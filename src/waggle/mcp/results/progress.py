@@ -16,8 +16,8 @@ from waggle.domain.toolset import Offer
 from waggle.mcp.context import Ctx, Reports, with_heartbeat
 from waggle.mcp.errors import Failure, clean, failure_result
 from waggle.mcp.results.environments import success
-from waggle.mcp.results.output import command_output, command_text
-from waggle.mcp.results.pictures import Picture, hang
+from waggle.mcp.results.images import Picture, hang
+from waggle.mcp.results.jobs import command_output, command_text
 from waggle.service.programs.execution import ExecutionLimits
 from waggle.service.programs.job import Job
 

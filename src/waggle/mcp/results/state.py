@@ -26,8 +26,7 @@ from waggle.mcp.results.environments import (
     readable,
     rfc3339,
 )
-from waggle.mcp.results.jobs import LeftItem
-from waggle.mcp.results.left_results import left_items, left_lines
+from waggle.mcp.results.jobs import LeftItem, left_items, left_lines
 from waggle.service.environments.registry import Inspection
 from waggle.service.programs.jobs import LeftList
 

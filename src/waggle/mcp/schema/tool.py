@@ -22,8 +22,7 @@ from mcp_types import ToolAnnotations
 from pydantic import ConfigDict, create_model
 
 from waggle.domain.toolset import Offer
-from waggle.mcp.schema.input_schemas import documented, published
-from waggle.mcp.schema.outputs import Schema, quick, terse
+from waggle.mcp.schema.outputs import Schema, documented, published, quick, terse
 from waggle.structure import Bounds, Structure
 
 ADDED_BY_CLIENTS = frozenset(

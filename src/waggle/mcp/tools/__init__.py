@@ -10,16 +10,12 @@ from waggle.mcp.context import Services
 from waggle.mcp.schema.tool import OfferedTool, described, with_header
 from waggle.mcp.tools.environments import environment_tools
 from waggle.mcp.tools.execution import execution_tools
-from waggle.mcp.tools.files import filesystem_tools
+from waggle.mcp.tools.files import filesystem_tools, tree_tools
 from waggle.mcp.tools.jobs import job_tools
-from waggle.mcp.tools.lifetime import lifetime_tools
-from waggle.mcp.tools.packages import package_tools
-from waggle.mcp.tools.pauses import pause_tools
-from waggle.mcp.tools.ports import port_tools
-from waggle.mcp.tools.run import run_tools
+from waggle.mcp.tools.lifetime import lifetime_tools, port_tools
+from waggle.mcp.tools.run import package_tools, run_tools
 from waggle.mcp.tools.search import search_tools
-from waggle.mcp.tools.snapshots import snapshot_tools
-from waggle.mcp.tools.trees import tree_tools
+from waggle.mcp.tools.snapshots import pause_tools, snapshot_tools
 
 _MAKERS: Mapping[Toolset, Sequence[Callable[[Services], list[OfferedTool]]]] = {
     Toolset.ENVIRONMENTS: (environment_tools, lifetime_tools),

@@ -19,8 +19,7 @@ from waggle.domain.programs.runtime import parse_own_variables
 from waggle.domain.snapshot import Snapshot
 from waggle.mcp.context import Ctx, Services, current_owner, reporter
 from waggle.mcp.errors import failure_result
-from waggle.mcp.placed import introduced
-from waggle.mcp.repeats import IdempotencyKey
+from waggle.mcp.observed import IdempotencyKey, introduced
 from waggle.mcp.results.environments import (
     PUBLIC,
     CreatedEnvironment,
@@ -32,32 +31,29 @@ from waggle.mcp.results.environments import (
     success,
     summary,
 )
-from waggle.mcp.results.output import command_output, command_text
+from waggle.mcp.results.jobs import command_output, command_text
 from waggle.mcp.results.progress import PassedOn, Phases
-from waggle.mcp.schema.creation import (
+from waggle.mcp.schema.parameters import (
     CpusArgument,
     DiskArgument,
+    Env,
+    EnvironmentId,
+    Files,
     ImageArgument,
     MemoryArgument,
     MinutesArgument,
     NameArgument,
     NetworkArgument,
+    OptionalPackages,
     OptionalRuntimeArgument,
     SnapshotArgument,
+    parse_files,
     parse_network,
     require_fitting,
-)
-from waggle.mcp.schema.parameters import (
-    Env,
-    EnvironmentId,
-    Files,
-    OptionalPackages,
-    parse_files,
     searchable,
 )
 from waggle.mcp.schema.tool import OfferedTool, make_tool
-from waggle.mcp.tools.furnish import furniture
-from waggle.mcp.tools.packages import install_failure
+from waggle.mcp.tools.run import furniture, install_failure
 from waggle.service.environments.creating import CopyRequest, CreateRequest
 from waggle.service.environments.provision import Place, end_unless_used, lasting
 

@@ -12,12 +12,11 @@ from waggle.domain.programs.execution import parse_output
 from waggle.domain.programs.job import parse_wait
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.placed import introduced
-from waggle.mcp.repeats import IdempotencyKey
+from waggle.mcp.observed import IdempotencyKey, introduced
+from waggle.mcp.results.images import Album, album_of, names_image
 from waggle.mcp.results.jobs import CommandOutput
-from waggle.mcp.results.pictures import Album, album_of, names_image
 from waggle.mcp.results.progress import Phases, attend, result_of
-from waggle.mcp.schema.input_schemas import listed_as
+from waggle.mcp.schema.outputs import listed_as
 from waggle.mcp.schema.parameters import (
     Background,
     Code,

@@ -14,10 +14,18 @@ from waggle.domain.programs.execution import parse_output
 from waggle.domain.programs.job import JobBrief, JobView, StreamName, parse_wait
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.results.environments import success
-from waggle.mcp.results.jobs import CommandOutput, JobItem, JobList, JobReport, told_ms, took
-from waggle.mcp.results.left_results import left_items, left_lines
+from waggle.mcp.results.jobs import (
+    CommandOutput,
+    JobItem,
+    JobList,
+    JobReport,
+    left_items,
+    left_lines,
+    told_ms,
+    took,
+)
+from waggle.mcp.results.pages import MAX_BYTES, MAX_PATTERN, StreamPage, read_page
 from waggle.mcp.results.progress import result_of, watch
-from waggle.mcp.results.stream_page import MAX_BYTES, MAX_PATTERN, StreamPage, read_page
 from waggle.mcp.schema.parameters import EnvironmentId, JobId, MaxOutput, Wait, searchable
 from waggle.mcp.schema.tool import OfferedTool, make_tool
 from waggle.service.programs.job import Job

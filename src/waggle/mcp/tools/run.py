@@ -1,42 +1,187 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tool that does everything in one call: an environment, files, packages, a run, the end."""
+"""The tool that does everything in one call: an environment, files, packages, a run, the end.
+
+The tool that installs packages.
+
+What a new environment is to have from the start: files and packages. For tools that make one.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
+from waggle.domain.access import Owner
+from waggle.domain.errors import InvalidArgument
+from waggle.domain.files.filesystem import check_content, parse_path
+from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.execution import parse_seconds
-from waggle.domain.programs.job import JobState, JobView
-from waggle.domain.programs.runtime import RuntimeName
+from waggle.domain.programs.job import JobState, JobView, parse_wait
+from waggle.domain.programs.runtime import RuntimeName, encoded
 from waggle.mcp.context import Ctx, Services, current_owner
-from waggle.mcp.errors import Failure, failure_result
-from waggle.mcp.repeats import IdempotencyKey
+from waggle.mcp.errors import Failure, clean, failure_result
+from waggle.mcp.observed import IdempotencyKey, introduced
 from waggle.mcp.results.environments import success
-from waggle.mcp.results.jobs import RunOutput
-from waggle.mcp.results.output import command_output, ending, printed
-from waggle.mcp.results.progress import Phases
-from waggle.mcp.schema.creation import (
-    ImageArgument,
-    NetworkArgument,
-    RuntimeArgument,
-    parse_network,
+from waggle.mcp.results.jobs import (
+    CommandOutput,
+    RunOutput,
+    command_output,
+    command_text,
+    ending,
+    printed,
 )
+from waggle.mcp.results.progress import Phases, follow
 from waggle.mcp.schema.parameters import (
     Code,
     Files,
+    ImageArgument,
+    NetworkArgument,
+    NewRuntime,
+    OptionalEnvironmentId,
     OptionalPackages,
+    Packages,
+    RuntimeArgument,
     Stdin,
+    Wait,
     parse_files,
+    parse_network,
     searchable,
 )
 from waggle.mcp.schema.tool import OfferedTool, make_tool
-from waggle.mcp.tools.furnish import furniture
-from waggle.mcp.tools.packages import install_failure
 from waggle.service.environments.creating import CreateRequest
+from waggle.service.environments.provision import provided
 from waggle.service.programs.execution import Surroundings
+from waggle.service.programs.job import Job
+
+
+class PackageTools:
+    """install_packages."""
+
+    def __init__(self, services: Services) -> None:
+        self._environments = services.environments
+        self._execution = services.execution
+        self._shown = services.execution_limits.output
+        self._heartbeat = services.heartbeat
+        self._offer = services.offer
+
+    async def install_packages(
+        self,
+        ctx: Ctx,
+        *,
+        packages: Packages,
+        environment_id: OptionalEnvironmentId = None,
+        runtime: NewRuntime = None,
+        wait_seconds: Wait = None,
+    ) -> Annotated[CallToolResult, CommandOutput]:
+        """Install packages; unlike with execute, a failing installer is an error.
+
+        A call that is given up leaves the job alone: the same call again waits for it.
+        """
+        wait = parse_wait(wait_seconds, math.inf)
+        owner, phases = current_owner(ctx), Phases(ctx, self._heartbeat)
+
+        def new() -> CreateRequest:
+            return CreateRequest(self._execution.runtime_for_packages(packages, runtime))
+
+        async with provided(
+            self._environments, environment_id, new, owner=owner, progress=phases.creating
+        ) as place:
+            job = await self._execution.install(place.id, packages, owner=owner)
+            place.keep()
+            return introduced(await self._answer(ctx, job, wait), place)
+
+    async def _answer(self, ctx: Ctx, job: Job, wait: float) -> CallToolResult:
+        view = await follow(ctx, job, wait, every=self._heartbeat, doing="installing")
+        output = command_output(view, self._offer, self._shown)
+        text = command_text(output)
+        if view.exit_code == 0 or view.is_running:
+            return success(output, text)
+        failure = install_failure(timed_out=view.state is JobState.TIMED_OUT)
+        return failure_result(failure, self._offer, before=text, structured=output)
+
+
+def install_failure(*, timed_out: bool) -> Failure:
+    """What to say when the installer did not succeed; its output says why."""
+    return Failure(
+        "timeout" if timed_out else "install_failed",
+        "The packages were not installed.",
+        "The output above has the installer's reason; check the names and versions. Refused "
+        "connections (403) mean that the package index has no public address: the operator can "
+        "allow it with WAGGLE_EGRESS_ALLOW_CIDRS.",
+        retryable=timed_out,
+    )
+
+
+def package_tools(services: Services) -> list[OfferedTool]:
+    """The tools of this module."""
+    return [
+        make_tool(
+            PackageTools(services).install_packages,
+            title="Install packages",
+            description="Install packages: from PyPI (pip) for python, npm for node, the "
+            "distribution (apt) for shell.",
+            annotations=ToolAnnotations(
+                read_only_hint=False,
+                destructive_hint=False,
+                idempotent_hint=True,
+                open_world_hint=True,
+            ),
+            meta=searchable("pip install, npm install or apt install in a sandbox"),
+        )
+    ]
+
+
+MAX_FILES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Furniture:
+    """Files by path, and packages as they were asked for. Make it with `furniture`."""
+
+    files: Mapping[str, bytes]
+    packages: str | Sequence[str]
+
+    async def bring(
+        self, services: Services, environment_id: str, phases: Phases, *, owner: Owner
+    ) -> JobView | None:
+        """Write the files, then install; how the installer ended, if there was something for it.
+
+        Raises FileRefused, NotFound, NotRunning, GuestLost or TooManyJobs.
+        """
+        for path, data in self.files.items():
+            await phases.say(f"writing {clean(path, 60)}")
+            await services.filesystem.write(environment_id, path, data, owner=owner)
+        if not self.packages:
+            return None
+        job = await services.execution.install(environment_id, self.packages, owner=owner)
+        return await phases.attend(job, "installing")
+
+
+def furniture(
+    files: Mapping[str, str], packages: str | Sequence[str] | None, network: NetworkPolicy
+) -> Furniture:
+    """Checked as far as can be without the environment. Raises InvalidArgument or TooLarge."""
+    if len(files) > MAX_FILES:
+        raise InvalidArgument(
+            f"At most {MAX_FILES} files can be written.",
+            hint="Write the others with write_file; upload_files takes many at once.",
+        )
+    if packages and network is NetworkPolicy.NONE:
+        raise InvalidArgument(
+            "Packages cannot be installed without a network.",
+            hint="Give network 'public', or an image with the packages.",
+        )
+    contents = {
+        parse_path(path): check_content(encoded(text, "A file's content"))
+        for path, text in files.items()
+    }
+    return Furniture(contents, packages or ())
+
 
 _Seconds = Annotated[float | None, Field(description="Kill it after so long. Default 30.")]
 

@@ -22,7 +22,7 @@ from waggle.domain.programs.execution import HOME
 from waggle.mcp.context import Ctx, Services, current_owner
 from waggle.mcp.results.environments import readable, success
 from waggle.mcp.results.files import EditedFile, SearchResult
-from waggle.mcp.results.found import search_result
+from waggle.mcp.results.listings import search_result
 from waggle.mcp.schema.parameters import EnvironmentId, searchable
 from waggle.mcp.schema.tool import OfferedTool, make_tool
 
