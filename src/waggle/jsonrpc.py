@@ -4,13 +4,23 @@
 Called by both ways to serve, `waggle.web` and `waggle.stdio`, before the SDK gets a message: the
 SDK takes a request with an odd id for a notification, which nobody answers, and refuses other
 mistakes in the words of its parser. Knows no methods.
+
+Count what a JSON text would become, before anything parses it. Pure.
+
+Called by `waggle.web` for each part of a body that arrives, and by `waggle.stdio` for each line.
+A parser makes objects as fast as a client sends brackets: 31 MiB of `[],` are a GiB and, with the
+garbage collector, half a minute in which the server does nothing else. So lists, objects, commas,
+depth and what stands outside of strings are bounded first, by calls that each look at 64 KiB in C.
+A text that is no JSON is counted up to where a parser stops, or further, never less.
 """
 
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final, Literal, cast
 
 import mcp_types
@@ -131,3 +141,109 @@ def _is_response(fields: dict[str, object]) -> bool:
     except ValueError:
         return False
     return True
+
+
+PIECE = 64 * 1024
+"""Bytes that are looked at in one go."""
+LONG = PIECE
+"""A string of so many bytes is long; shorter ones are left to the parser."""
+
+_OTHERS = bytes(set(range(256)) - set(b"[]{},"))
+_STEP = bytes({91: 1, 123: 1, 93: 255, 125: 255}.get(byte, 0) for byte in range(256))
+"""What each byte does to the depth: one more, one less (as a signed byte), or nothing."""
+
+
+class StructureRefusedError(ValueError):
+    """The text is over a bound; the message says which one, to follow "It has"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The most lists and objects, commas, levels, and bytes outside of strings in one text.
+
+    Commas bound what is in lists and objects; the bytes outside of strings bound long numbers,
+    which take a parser the square of their length.
+    """
+
+    containers: int = 200_000
+    commas: int = 200_000
+    depth: int = 64
+    outside: int = 4 * 1024 * 1024
+
+
+BOUNDS = Bounds()
+
+
+class Structure:
+    """What was found so far, and where the long strings are."""
+
+    def __init__(self, bounds: Bounds = BOUNDS) -> None:
+        self._bounds = bounds
+        self.containers = 0
+        self.commas = 0
+        self.deepest = 0
+        self.outside = 0
+        self.long: list[tuple[int, int]] = []
+        """Where each long string begins and ends, without its quotes."""
+        self._quotes = 0
+        self._depth = 0
+        self._at = 0
+        self._string: int | None = None
+        """Where the string begins that is not at its end yet."""
+        self._kept = b""
+        """A backslash whose next byte has not come."""
+
+    def feed(self, data: bytes | bytearray) -> None:
+        """Look at what follows. Raises StructureRefusedError; the object is of no use then."""
+        for start in range(0, len(data), PIECE):
+            self._look(self._kept + data[start : start + PIECE])
+
+    def _look(self, data: bytes) -> None:
+        # Escapes of one backslash lose their meaning, and nothing changes its place.
+        plain = data.replace(b"\\\\", b"..").replace(b'\\"', b"..") if b"\\" in data else data
+        if plain.endswith(b"\\"):
+            plain, self._kept = plain[:-1], b"\\"
+        else:
+            self._kept = b""
+        parts = plain.split(b'"')
+        self._quotes += len(parts) - 1
+        within = self._string is not None
+        self._count(b"".join(parts[1 if within else 0 :: 2]))
+        self._follow(parts, within)
+        self._at += len(plain)
+
+    def _count(self, outside: bytes) -> None:
+        bounds = self._bounds
+        self.outside += len(outside)
+        signs = outside.translate(None, _OTHERS)
+        self.containers += signs.count(b"[") + signs.count(b"{")
+        self.commas += signs.count(b",")
+        _check(self.containers, bounds.containers, "lists and objects")
+        _check(self.commas, bounds.commas, "commas outside of strings")
+        _check(self._quotes, 4 * (bounds.commas + 1), "quotes around strings")
+        _check(self.outside, bounds.outside, "bytes outside of strings")
+        if signs:
+            steps = array("b", signs.translate(None, b",").translate(_STEP))
+            here = max(accumulate(steps, initial=self._depth))
+            self.deepest = max(self.deepest, here)
+            self._depth += sum(steps)
+            _check(self.deepest, bounds.depth, "levels of lists and objects")
+            if self._depth < 0:
+                raise StructureRefusedError("more ends than beginnings of lists and objects")
+
+    def _follow(self, parts: list[bytes], within: bool) -> None:
+        """A long string does not fit into one piece, so only one that is open at an end can be."""
+        if self._string is not None and len(parts) > 1:
+            end = self._at + len(parts[0])
+            if end - self._string >= LONG:
+                self.long.append((self._string, end))
+        if within == (len(parts) % 2 == 1):  # it ends in a string
+            if len(parts) > 1:
+                self._string = self._at + sum(map(len, parts[:-1])) + len(parts) - 1
+        else:
+            self._string = None
+
+
+def _check(found: int, most: int, what: str) -> None:
+    if found > most:
+        raise StructureRefusedError(f"more than {most:,} {what}")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read a large message once, in pieces, so that a thread does not stop the loop meanwhile. Pure.
 
-Called in a thread by `waggle.web` for bodies whose structure `waggle.structure` has counted. A
+Called in a thread by `waggle.web` for bodies whose structure `waggle.jsonrpc` has counted. A
 parser holds Python's lock until it is done, in a thread, too. So long strings are taken out of the
 text and decoded apart, piece by piece, and what is left is parsed. The SDK, which parses a body up
 to twice more, gets a small one without the arguments; the tool gets these as they were read here.

@@ -4,15 +4,19 @@
 One of the modules under `waggle.infra` that its siblings may share. anyio's shield holds off
 anyio's cancel scopes but not `asyncio.Task.cancel` (which `asyncio.timeout` uses); this holds off
 both.
+
+Several things at once, of which the first failure is the one to tell.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, cast
 
 import anyio
+import anyio.abc
 
 _T = TypeVar("_T")
 
@@ -53,3 +57,19 @@ async def _done(*tasks: asyncio.Future[Any]) -> asyncio.CancelledError | None:
             except asyncio.CancelledError as error:
                 cancelled = error
     return cancelled
+
+
+@asynccontextmanager
+async def together() -> AsyncGenerator[anyio.abc.TaskGroup]:
+    """A task group that raises the first error of its tasks itself, not a group of errors."""
+    try:
+        async with anyio.create_task_group() as group:
+            yield group
+    except BaseException as error:
+        raise _first(error) from None
+
+
+def _first(error: BaseException) -> BaseException:
+    if isinstance(error, BaseExceptionGroup):
+        return _first(cast("BaseExceptionGroup[BaseException]", error).exceptions[0])
+    return error

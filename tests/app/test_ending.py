@@ -8,7 +8,7 @@ import anyio.lowlevel
 import pytest
 import structlog
 
-from waggle.app.ending import end_machines
+from waggle.app.machines import end_machines
 
 pytestmark = pytest.mark.anyio
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from waggle.app.hypervisors import hypervisor
+from waggle.app.machines import hypervisor
 from waggle.config import load
 from waggle.domain.errors import SetupIncomplete
 

@@ -12,7 +12,7 @@ import anyio.lowlevel
 import pytest
 from tests.support.waiting import until
 
-from waggle.cli.interrupts import answered, interruptible
+from waggle.cli.progress import answered, interruptible
 
 pytestmark = pytest.mark.anyio
 

@@ -21,7 +21,7 @@ import pytest
 from tests.support.images import busybox_layer, write_layout
 from tests.support.leaks import Leaks
 
-from waggle.app.hypervisors import hypervisor
+from waggle.app.machines import hypervisor
 from waggle.config import load
 from waggle.config.places import Places
 from waggle.domain.environment import Environment, Resources

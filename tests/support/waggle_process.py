@@ -35,9 +35,9 @@ import pytest
 from tests.support import leaks
 from tests.support.images import busybox_layer, write_layout
 
-from waggle.app.hypervisors import hypervisor
+from waggle.app.machines import hypervisor
 from waggle.app.values import image_service
-from waggle.cli.surroundings import surroundings
+from waggle.cli.setup import surroundings
 from waggle.config import PREFIX, Settings, load
 from waggle.config.places import Places
 from waggle.domain.errors import WaggleError

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
-from waggle.web.single_event import as_json, last_data
+from waggle.web.answers import as_json, last_data
 
 
 async def run(messages: list[Message]) -> list[Message]:

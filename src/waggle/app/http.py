@@ -19,9 +19,9 @@ import structlog
 
 from waggle.allocator import give_back, set_for_serving
 from waggle.app.observing import access_rules, public_names
-from waggle.app.private_state import keep_swept, sweep
 from waggle.app.root import App, open_app
 from waggle.app.signals import Signals, on_hangup
+from waggle.app.stdio import keep_swept, sweep
 from waggle.config import Settings
 from waggle.config.places import Places
 from waggle.mcp.context import Services

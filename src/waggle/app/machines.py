@@ -3,30 +3,64 @@
 
 Used by the composition root, and by commands that need machines or moments without a server: so
 both come to the same keys, ports and users. Closes with the stack that it is given.
+
+Settings as the pool of warm machines. Used by the composition root only.
+
+The control groups that this server's machines get, or why they get none.
+
+Used by the composition root. A system without cgroup v2 for us is no reason not to start: `waggle
+doctor` says so.
+
+End the machines of a server that stops. Used by the composition root only.
+
+The hypervisor that the settings and this machine call for.
+
+Used by the composition root, which boots machines with it, and by `waggle doctor`, which only
+asks. Looks at libkrun and KVM anew each time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shutil
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
+import anyio
 import anyio.abc
+import structlog
 
-from waggle.app.values import cache_room, certificates, data_room, limits, warm_up
+from waggle.app.values import cache_room, certificates, data_room, limits, warm_kinds, warm_up
 from waggle.config import Settings
 from waggle.config.places import Places
+from waggle.domain.environment import Resources
+from waggle.domain.errors import SetupIncomplete
 from waggle.domain.machine import Hypervisor
+from waggle.infra.host.checks_machine import outlook, read_memory
+from waggle.infra.host.hypervisors import (
+    Library,
+    choose_acceleration,
+    choose_hypervisor,
+    read_kvm_facts,
+)
 from waggle.infra.host.kernel import GuestKernel
+from waggle.infra.krun.machine import KrunHypervisor
+from waggle.infra.krun.probe import read_krun_facts
 from waggle.infra.net.ports import PortAllocator
 from waggle.infra.qemu.hypervisor import QemuHypervisor
 from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks
+from waggle.infra.shared.cgroup_plan import Nowhere, place
+from waggle.infra.shared.cgroups import Groups, disk_of, read_facts
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.local.blueprint import GuestParts, Launcher
 from waggle.service.local.frozen.moments import Moments
 from waggle.service.local.frozen.templates import Recipe, Templates
 from waggle.service.local.host import is_root
+from waggle.service.local.warm_machine import WarmMachine
+from waggle.service.local.warm_pool import WarmPool
 
 Stack = contextlib.ExitStack | contextlib.AsyncExitStack
 
@@ -91,3 +125,110 @@ def templates(
     found = Templates(kept, made.freezing, made.launcher, recipe, background, cache_room(settings))
     stack.callback(found.loaded.close)
     return found
+
+
+def warm_pool(settings: Settings, held: Callable[[], int]) -> WarmPool[WarmMachine]:
+    """A pool that may have the slots which environments leave; `held` says how many they have.
+
+    It leaves a port for a create, too.
+    """
+    size = settings.default_memory_mb << 20
+    slots = min(settings.max_environments, settings.ssh_port_max - settings.ssh_port_base - 1)
+    return WarmPool(
+        warm_kinds(settings),
+        room=lambda: slots - held(),
+        outlook=lambda: outlook(read_memory(), size),
+    )
+
+
+EncloseMachine = Callable[[Resources, int], Callable[[], None]]
+"""For a machine with these resources and the number of its process; see `infra.confined`."""
+
+
+class Chosen(NamedTuple):
+    """A hypervisor, its name with the acceleration, and why it is this one."""
+
+    hypervisor: Hypervisor
+    label: str
+    reason: str
+
+
+def hypervisor(settings: Settings, enclose: EncloseMachine | None = None) -> Chosen:
+    """`enclose` limits what a machine's process may use.
+
+    Raises SettingsInvalid or SetupIncomplete when what is demanded cannot be had.
+    """
+    acceleration = choose_acceleration(settings.accel, read_kvm_facts())
+    facts = read_krun_facts(settings.libkrun_path)
+    choice = choose_hypervisor(
+        settings.hypervisor, acceleration, Library(facts.problem, facts.mend), settings.prefer
+    )
+    if choice.name == "krun":
+        return Chosen(KrunHypervisor(facts.library, enclose=enclose), "krun", choice.reason)
+    if shutil.which(settings.qemu_binary) is None:
+        raise SetupIncomplete(
+            f"There is no QEMU: {settings.qemu_binary} cannot be found.",
+            hint="Run 'waggle setup', or name another program with WAGGLE_QEMU_BINARY.",
+        )
+    qemu = QemuHypervisor(
+        settings.qemu_binary,
+        acceleration.accel,
+        older=settings.qemu_older,
+        enclose=enclose,
+        room=data_room(settings),
+    )
+    reason = choice.reason
+    if acceleration.reason not in reason:
+        reason = f"{reason} {acceleration.reason}"
+    return Chosen(qemu, f"qemu ({acceleration.accel})", reason)
+
+
+def library(settings: Settings) -> Library:
+    """Whether libkrun can be used here."""
+    facts = read_krun_facts(settings.libkrun_path)
+    return Library(facts.problem, facts.mend)
+
+
+log = structlog.get_logger(__name__)
+
+
+def machine_groups(settings: Settings, stack: contextlib.AsyncExitStack) -> EncloseMachine | None:
+    """Make them, for as long as the stack lives; None without them, as `doctor` says."""
+    found = place(read_facts())
+    if isinstance(found, Nowhere):
+        log.debug("machines_without_cgroups", why=found.problem, mend=found.mend)
+        return None
+    try:
+        groups = Groups.open(
+            found, device=disk_of(settings.data_dir), io_mib=settings.vm_disk_mb_per_second
+        )
+    except OSError as error:
+        log.debug("machines_without_cgroups", why=f"{found.base}: {error.strerror}")
+        return None
+    stack.callback(groups.close)
+
+    def enclose(resources: Resources, pid: int) -> Callable[[], None]:
+        return groups.enclose(pid, memory_mib=resources.memory_mib, cpus=resources.cpus)
+
+    return enclose
+
+
+AT_LEAST: Final = 10.0
+"""Seconds, however short the grace of calls is."""
+
+
+async def end_machines(
+    end: Callable[[], Awaitable[None]],
+    grace: float,
+    left: Callable[[], object],
+    *,
+    at_least: float = AT_LEAST,
+) -> None:
+    """Call `end`, which goes on if the caller is cancelled, and give up after `grace` seconds.
+
+    `end` has `at_least` seconds. When it is given up, what `left` returns is logged.
+    """
+    with anyio.move_on_after(max(grace, at_least), shield=True) as scope:
+        await end()
+    if scope.cancelled_caught:
+        log.error("shutdown_incomplete", left=left())

@@ -20,11 +20,14 @@ import anyio.abc
 import structlog
 
 from waggle.allocator import trim
-from waggle.app.clock import steady_clock
-from waggle.app.enclosing import machine_groups
-from waggle.app.ending import end_machines
-from waggle.app.hypervisors import hypervisor
-from waggle.app.machines import machinery, templates
+from waggle.app.machines import (
+    end_machines,
+    hypervisor,
+    machine_groups,
+    machinery,
+    templates,
+    warm_pool,
+)
 from waggle.app.observing import Watch, egress_log, rates, watching
 from waggle.app.values import (
     execution_limits,
@@ -33,9 +36,9 @@ from waggle.app.values import (
     offer,
     rooms,
     runtimes,
+    steady_clock,
     warm_up,
 )
-from waggle.app.warming import warm_pool
 from waggle.config import Settings
 from waggle.config.places import Places
 from waggle.domain.access import SeveralOwners, one_owner
@@ -67,7 +70,7 @@ from waggle.service.local.warm_machine import WarmMachine
 from waggle.service.local.warm_pool import WarmPool
 from waggle.service.programs.execution import ExecutionService
 from waggle.service.programs.jobs import JobService
-from waggle.together import together
+from waggle.tasks import together
 
 log = structlog.get_logger(__name__)
 

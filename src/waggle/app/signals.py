@@ -3,12 +3,24 @@
 
 SIGHUP makes it open its files again, where it has any to open.
 Used by `waggle.app.http` and `waggle.app.stdio`. Knows nothing of servers.
+
+Ends the process when its event loop has died. Used by `waggle.cli.serve`; knows no server.
+
+A loop that ran out of memory, or that never comes back from one callback, would leave a process
+that holds the port and its machines and serves nobody. When the process ends, its machines end with
+it, and whoever supervises it starts it anew.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import faulthandler
+import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -50,3 +62,73 @@ async def on_hangup(
         async for _ in signals:
             log.info("reopening")
             act()
+
+
+EXIT_CODE = 70
+DEAD_SECONDS = 300
+"""A loop that has not turned for so long is dead; slow disks come back earlier."""
+_TICK = 1.0
+_LAST_WORDS_SECONDS = 5
+
+
+def run(main: Callable[..., Awaitable[None]], *args: Any, dead_after: int = DEAD_SECONDS) -> None:
+    """Run `main` as `anyio.run` does, and raise what it raises, as long as the loop lives.
+
+    When the loop fails, or has not turned for `dead_after` seconds, the process ends at once with
+    EXIT_CODE, after the tracebacks of all threads.
+    """
+
+    async def watched() -> None:
+        with _watching(asyncio.get_running_loop(), dead_after):
+            await main(*args)
+
+    anyio.run(watched, backend_options={"loop_factory": _Loop})
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Its own failures end the process. Those of tasks and callbacks are not its own."""
+
+    def run_forever(self) -> None:
+        try:
+            super().run_forever()
+        except Exception as error:
+            _end(f"the event loop failed: {type(error).__name__}")
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if isinstance(context.get("exception"), MemoryError):
+            _end("the event loop has no memory left")
+        super().call_exception_handler(context)
+
+
+@contextlib.contextmanager
+def _watching(loop: asyncio.AbstractEventLoop, dead_after: int) -> Generator[None]:
+    over = threading.Event()
+    arguments = (loop, over, dead_after)
+    threading.Thread(target=_watch, args=arguments, name="watchdog", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _watch(loop: asyncio.AbstractEventLoop, over: threading.Event, dead_after: int) -> None:
+    """Ticks count, not the clock: while the process itself stands still, there are none."""
+    while not over.is_set():
+        turned = threading.Event()
+        with contextlib.suppress(MemoryError, RuntimeError):  # a closed loop is over soon
+            loop.call_soon_threadsafe(turned.set)
+        for _ in range(dead_after):
+            if turned.wait(_TICK) or over.is_set():
+                break
+        else:
+            _end(f"the event loop stood still for {dead_after} s")
+        over.wait(_TICK)
+
+
+def _end(why: str) -> None:
+    """Say why, and end; also where nobody reads what is said."""
+    signal.setitimer(signal.ITIMER_REAL, _LAST_WORDS_SECONDS)  # whose signal ends the process
+    with contextlib.suppress(OSError, ValueError, MemoryError):
+        os.write(2, f"waggle: {why}; this process ends, and its machines with it.\n".encode())
+        faulthandler.dump_traceback(2)
+    os._exit(EXIT_CODE)

@@ -2,11 +2,14 @@
 """Settings as the plain values that services take, and the one service that commands need, too.
 
 Used by the composition root and by commands, which do without its imports: those take seconds.
+
+The one clock of a server, made by the composition root.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from waggle.config import Settings
@@ -15,6 +18,7 @@ from waggle.domain.access import SeveralOwners, one_owner
 from waggle.domain.environment import Resources
 from waggle.domain.errors import SettingsInvalid
 from waggle.domain.image import AllowedImages
+from waggle.domain.observer import Clock
 from waggle.domain.programs.execution import Command
 from waggle.domain.programs.runtime import FILE, PACKAGES, Runtime, RuntimeName, parse_template
 from waggle.domain.reference import ImageReference, named_registry, parse_reference
@@ -238,3 +242,12 @@ def image_service(settings: Settings, several_owners: SeveralOwners = one_owner)
         places=PullPlaces(settings.max_pulls, several_owners),
         room=cache_room(settings),
     )
+
+
+def steady_clock() -> Clock:
+    """The wall clock of this moment, carried on by the monotonic one, so that it never jumps.
+
+    See `domain.protocols.Clock`.
+    """
+    start, origin = datetime.now(UTC), time.monotonic()
+    return lambda: start + timedelta(seconds=time.monotonic() - origin)

@@ -24,9 +24,8 @@ from mcp_types import TextContent
 
 from waggle.cli.client import connected
 from waggle.cli.image.images import build
-from waggle.cli.interrupts import interruptible
-from waggle.cli.progress import say, working
-from waggle.cli.surroundings import surroundings
+from waggle.cli.progress import interruptible, say, working
+from waggle.cli.setup import surroundings
 from waggle.config import Settings, load, process_environment
 from waggle.domain.errors import SetupIncomplete
 

@@ -11,7 +11,7 @@ import anyio
 from rich.console import Console
 from rich.markup import escape
 
-from waggle.app.hypervisors import library
+from waggle.app.machines import library
 from waggle.app.values import image_service
 from waggle.cli.image.images import outdated
 from waggle.cli.setup import packages_plan

@@ -17,8 +17,18 @@ from cyclopts import App
 from waggle import __version__
 from waggle.cli.env.commands import env
 from waggle.cli.image.commands import image
-from waggle.cli.misuse import of_program, of_serve
-from waggle.cli.options import MACHINE, SERVER, Fix, Json, Place, Recursive, Write, Yes
+from waggle.cli.options import (
+    MACHINE,
+    SERVER,
+    Fix,
+    Json,
+    Place,
+    Recursive,
+    Write,
+    Yes,
+    of_program,
+    of_serve,
+)
 from waggle.cli.program.commands import exec_, run
 from waggle.cli.server_commands import serve
 from waggle.cli.snapshot.commands import snapshot

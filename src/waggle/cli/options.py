@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that several commands have."""
+"""Options that several commands have.
+
+What to tell of options that a command does not have, where more is known than that.
+
+Error formatters of cyclopts, for `main`; every other mistake is told in its own words.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Group, Parameter, Token
+from cyclopts import CycloptsError, CycloptsPanel, Group, Parameter, Token, UnknownOptionError
+
+from waggle.shipped import document
 
 SERVER, MACHINE = Group("Server", sort_key=1), Group("This machine", sort_key=2)
 
@@ -50,3 +57,41 @@ Write = Annotated[
     bool,
     Parameter(name="--write", negative="", help="Merge it into the client's file."),
 ]
+
+
+_ADDRESS = {"port", "host", "bind", "address", "addr", "listen_addr", "listen_address", "p", "b"}
+
+
+def of_serve(error: CycloptsError) -> object:
+    """An unknown option of serve usually names a setting."""
+    if not isinstance(error, UnknownOptionError):
+        return CycloptsPanel(error)
+    return CycloptsPanel(f"{error} {_setting(_option(error))}")
+
+
+def of_program(error: CycloptsError) -> object:
+    """What is no option of `exec` or `run` is mostly one of the program."""
+    if not isinstance(error, UnknownOptionError):
+        return CycloptsPanel(error)
+    return CycloptsPanel(
+        f"{error} Write -- before the program's own words, as in: "
+        "waggle exec ENVIRONMENT -- ls -l, or waggle run FILE -- --verbose"
+    )
+
+
+def _option(error: UnknownOptionError) -> str:
+    word = error.token.keyword or error.token.value
+    return word.partition("=")[0].lstrip("-").replace("-", "_").lower().removeprefix("waggle_")
+
+
+def _setting(option: str) -> str:
+    from waggle.config import fields, nearest, variable
+
+    if option in _ADDRESS:
+        return "Use --listen HOST:PORT, such as --listen 127.0.0.1:9000."
+    if option in fields():
+        name = variable(option)
+        return f"Set the variable {name} instead: {name}=VALUE waggle serve."
+    if near := nearest(option):
+        return f"Did you mean the variable {near}? It is set so: {near}=VALUE waggle serve."
+    return f"Settings are WAGGLE_* variables: see {document('configuration.md')}."

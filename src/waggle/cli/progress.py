@@ -1,16 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live status of long work on stderr: a spinner on a terminal, plain lines elsewhere."""
+"""Live status of long work on stderr: a spinner on a terminal, plain lines elsewhere.
+
+End long work of a command at a signal, with its clean-up. Used by demo, exec and run.
+"""
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from typing import TypeVar
 
+import anyio
+import anyio.lowlevel
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from waggle.tasks import together
 
 SLOW_SECONDS = 3.0
 _TITLE = 44
@@ -77,3 +86,76 @@ def filling(title: str) -> Generator[Callable[[float, str], None]]:
 
 def _short(line: str) -> str:
     return "".join(c if c.isprintable() and c not in "[]" else " " for c in line)[:70]
+
+
+T = TypeVar("T")
+ANSWER_SECONDS = 15.0
+_LOOK = "It may have done what it was asked for; 'waggle env ls' shows what there is."
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+async def interruptible(
+    work: Callable[[], Awaitable[T]], tell: Callable[[], None] = lambda: None
+) -> T:
+    """Do the work; at a signal, cancel it, let it clean up, and only then raise KeyboardInterrupt.
+
+    `tell` is called at the first signal; further ones change nothing, for clean-up has its own
+    bounds. A signal that this process was started to ignore, as by nohup, stays ignored. What the
+    work needs, such as a connection with tasks of its own, must be open around this call and not in
+    the work, which is cancelled as a whole.
+    """
+    interrupted = anyio.Event()
+    done: list[T] = []
+
+    heard = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+
+    async def watch(scope: anyio.CancelScope) -> None:
+        with anyio.open_signal_receiver(*heard) as signals:
+            async for _ in signals:
+                if not interrupted.is_set():
+                    tell()
+                interrupted.set()
+                scope.cancel()
+
+    try:
+        async with together() as watchers:
+            with anyio.CancelScope() as scope:
+                watchers.start_soon(watch, scope)
+                done.append(await work())
+            watchers.cancel_scope.cancel()
+    except BaseException:
+        if not interrupted.is_set():
+            raise
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+    return done[0]
+
+
+async def answered(work: Callable[[], Awaitable[T]], seconds: float = ANSWER_SECONDS) -> T:
+    """What the work returns, also when this is cancelled meanwhile: then it has `seconds` left.
+
+    For a call that makes something on the server: whoever does not hear its answer cannot undo it.
+    The cancellation comes at the caller's next await; when no answer came in time, that is told,
+    and the cancellation comes at once.
+    """
+    done: list[T] = []
+
+    async def bound(call: anyio.CancelScope) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            call.deadline = anyio.current_time() + seconds
+
+    try:
+        async with together() as group:
+            with anyio.CancelScope(shield=True) as call:
+                group.start_soon(bound, call)
+                done.append(await work())
+            if call.cancelled_caught:
+                say(f"waggle: The server has not answered within {seconds:g} s. {_LOOK}")
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+    except anyio.get_cancelled_exc_class():
+        if not done:
+            raise
+    return done[0]

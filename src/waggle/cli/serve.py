@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from waggle.app import http, stdio, watchdog
+from waggle.app import http, signals, stdio
 from waggle.app.logs import configure_logging
 from waggle.config import Settings, name_user
 from waggle.infra.host.checks_files import raise_limit
-from waggle.stdio.descriptors import Wire
+from waggle.stdio.lines import Wire
 
 
 def serve(settings: Settings) -> None:
@@ -15,7 +15,7 @@ def serve(settings: Settings) -> None:
     configure_logging(settings.log_level, settings.log_format)
     name_user()
     raise_limit()
-    watchdog.run(http.serve, settings)
+    signals.run(http.serve, settings)
 
 
 def serve_stdio(settings: Settings, wire: Wire) -> None:
@@ -23,4 +23,4 @@ def serve_stdio(settings: Settings, wire: Wire) -> None:
     configure_logging(settings.log_level, settings.log_format, waiting=False)
     name_user()
     raise_limit()
-    watchdog.run(stdio.serve_stdio, settings, wire)
+    signals.run(stdio.serve_stdio, settings, wire)

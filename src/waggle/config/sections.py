@@ -12,11 +12,10 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
-from waggle.config import install_commands
+from waggle.config import environments
 from waggle.config.access import AccessSection, ObservationSection
 from waggle.config.base import Section, Whole, setting
-from waggle.config.config_machines import MachineSection
-from waggle.config.environments import EnvironmentSection
+from waggle.config.environments import EnvironmentSection, MachineSection
 from waggle.config.images import DefaultRegistry, ImagePatterns, Pull, Registries, RegistryMirrors
 from waggle.config.parsers import (
     AbsolutePath,
@@ -141,16 +140,16 @@ class RuntimeSection(Section):
         "How the shell runtime runs code; `{shell}` is bash where the image has it, else its sh.",
     )
     runtime_python_install_command: InstallCommand = setting(
-        install_commands.PYTHON,
+        environments.PYTHON,
         "How the python and data runtimes install packages, with pip or uv, for the user or "
         "into the virtual environment that PATH begins with. Started as root.",
     )
     runtime_node_install_command: InstallCommand = setting(
-        install_commands.NODE,
+        environments.NODE,
         "How the node runtime installs packages.",
     )
     runtime_shell_install_command: InstallCommand = setting(
-        install_commands.SHELL,
+        environments.SHELL,
         "How the shell runtime installs packages, as root: with apk where there is one, else apt.",
     )
     debian_mirror: Mirror = setting(

@@ -3,14 +3,28 @@
 
 Called by `waggle.stdio.server`. Of a line that is too long only its beginning and end are kept:
 enough to find the id of the request, so that its client gets an answer.
+
+The two descriptors of a stdio client: claimed before anything can print, read and written.
+
+Called by `waggle serve --stdio` and by `waggle.stdio.server`. The descriptors stay blocking: a
+terminal shares that flag with its other programs. So a read or write is made only when the
+kernel says that it will not wait, and a write is no longer than what a ready pipe always takes.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
-from collections.abc import Iterator
+import select
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+
+import anyio
+import anyio.lowlevel
+
+from waggle.domain.errors import SettingsInvalid
 
 ENDS = 4096
 """Bytes kept at each end of a line that is too long."""
@@ -75,3 +89,71 @@ class Lines:
         line, dropped, tail = bytes(self._line), self._dropped, self._tail
         self._line, self._dropped, self._tail = bytearray(), 0, b""
         return TooLong(dropped, line, tail) if dropped else line
+
+
+READ_BYTES = 256 * 1024
+PIECE = 4096
+"""Linux's PIPE_BUF: a pipe that polls writable has room for as much."""
+_PIECES_AT_ONCE = 64
+
+_Wait = Callable[[int], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """Where messages come from and go to."""
+
+    source: int
+    target: int
+
+    async def read(self) -> bytes:
+        """What has arrived; empty at the end. Raises OSError."""
+        await _ready(anyio.wait_readable, self.source)
+        return os.read(self.source, READ_BYTES)
+
+    async def write(self, data: bytes) -> None:
+        """Write all of it, waiting for a client that does not read. Raises OSError.
+
+        Cancelling leaves a torn line.
+        """
+        poll = select.poll()
+        poll.register(self.target, select.POLLOUT)
+        view = memoryview(data)
+        while view:
+            await _ready(anyio.wait_writable, self.target)
+            for _ in range(_PIECES_AT_ONCE):
+                view = view[os.write(self.target, view[:PIECE]) :]
+                if not view or not poll.poll(0):
+                    break
+            await anyio.lowlevel.checkpoint()
+
+
+async def _ready(wait: _Wait, descriptor: int) -> None:
+    try:
+        await wait(descriptor)
+    except PermissionError:  # epoll refuses regular files and /dev/null, which never keep waiting
+        await anyio.lowlevel.checkpoint()
+
+
+def claim() -> Wire:
+    """Take standard input and output for messages alone, for the rest of this process.
+
+    From then on, file descriptor 0 is empty and 1 leads to standard error, so that nothing that a
+    library or a child prints gets between the messages. Raises SettingsInvalid when one is closed.
+    """
+    try:
+        wire = Wire(*(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3) for number in (0, 1)))
+    except OSError as error:
+        raise SettingsInvalid(
+            f"Standard input or output is closed ({error.strerror}).",
+            hint="'waggle serve --stdio' is started by an MCP client, which talks over both.",
+        ) from error
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    try:
+        os.dup2(2, 1)
+    except OSError:  # standard error is closed
+        os.dup2(nothing, 1)
+        os.dup2(nothing, 2)
+    os.close(nothing)
+    return wire

@@ -30,13 +30,13 @@ from waggle.jsonrpc import (
     SERVER_BUSY,
     Message,
     NoMessage,
+    Structure,
+    StructureRefusedError,
     read,
     unusable,
 )
 from waggle.large import LARGE, Sizes
-from waggle.stdio.descriptors import Wire
-from waggle.stdio.lines import ENDS, Lines, TooLong
-from waggle.structure import Structure, StructureRefusedError
+from waggle.stdio.lines import ENDS, Lines, TooLong, Wire
 
 log = structlog.get_logger(__name__)
 

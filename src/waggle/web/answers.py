@@ -1,13 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JSON answers of the web layer itself: plain problems, and JSON-RPC errors for /mcp."""
+"""The JSON answers of the web layer itself: plain problems, and JSON-RPC errors for /mcp.
+
+Which forms of an answer a client takes: JSON, an event stream, or both. Pure.
+
+MCP wants clients to name both in `Accept`, and the SDK refuses those that do not. Clients in use
+name one of the two, or none, and an answer can always be given in the form that they do name.
+Called by `waggle.web.endpoint`.
+
+Answer as plain JSON what the MCP server answers as an event stream of one event.
+
+For requests that are answered at once, so that `curl ... | jq .` works. Other answers (errors,
+202) pass through as they are.
+
+Why calls are refused now for lack of room that all share; `/readyz` says so. Pure.
+
+Made by `waggle.web.app`, which knows the bodies; `waggle.web.server` adds its connections.
+"""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from typing import NamedTuple, Protocol
 
 import structlog
 from mcp_types import RequestId
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -73,3 +91,119 @@ async def answered(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> 
             raise
         told = f"Internal error {error_id}. This is a fault of the server; its log has the details"
         await rpc_error(500, INTERNAL_ERROR, f"{told} under this id.")(scope, receive, answer)
+
+
+_JSON = b"application/json"
+_EVENTS = b"text/event-stream"
+_AS_THE_SDK_WANTS = {b"accept": _JSON + b", " + _EVENTS, b"content-type": _JSON}
+
+
+class Forms(NamedTuple):
+    """What a client can read. Without either, there is no answer for it."""
+
+    json: bool
+    events: bool
+
+
+def forms(accept: bytes | None) -> Forms:
+    """Read an Accept header. Who sends none is a plain program, and those parse JSON."""
+    if accept is None or not accept.strip():
+        return Forms(json=True, events=False)
+    kinds = {each.partition(b";")[0].strip().lower() for each in accept.split(b",")}
+    anything = b"*/*" in kinds
+    return Forms(
+        json=anything or not kinds.isdisjoint((_JSON, b"application/*")),
+        events=anything or not kinds.isdisjoint((_EVENTS, b"text/*")),
+    )
+
+
+def is_json(content_type: bytes | None) -> bool:
+    """Whether a body is JSON, in whatever case its type is written."""
+    return (content_type or b"").partition(b";")[0].strip().lower() == _JSON
+
+
+def fit_for_sdk(headers: Mapping[bytes, bytes], taken: Forms, scope: Scope) -> None:
+    """Let `scope` say of its request what the SDK wants to hear, where it would refuse it."""
+    if all(taken) and headers[b"content-type"].startswith(_JSON):
+        return
+    others = [each for each in scope["headers"] if each[0] not in _AS_THE_SDK_WANTS]
+    scope["headers"] = [*others, *_AS_THE_SDK_WANTS.items()]
+
+
+EVENT_STREAM = "text/event-stream"
+_KEPT_HEADERS = ("mcp-session-id", "cache-control")
+
+
+async def as_json(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Run `app`; if it answers with an event stream, send the last event's data as JSON."""
+    start: Message | None = None
+    stream = bytearray()
+
+    async def collect(message: Message) -> None:
+        nonlocal start
+        if message["type"] == "http.response.start":
+            content_type = Headers(raw=message["headers"]).get("content-type", "")
+            if content_type.startswith(EVENT_STREAM):
+                start = message
+                return
+        if start is None:
+            await send(message)
+            return
+        stream.extend(message.get("body", b""))
+        if not message.get("more_body", False):
+            await _answer(start, last_data(bytes(stream)), send)
+
+    await app(scope, receive, collect)
+
+
+async def _answer(start: Message, data: bytes, send: Send) -> None:
+    given = Headers(raw=start["headers"])
+    kept = [(name, given[name]) for name in _KEPT_HEADERS if name in given]
+    headers = [
+        *((name.encode("latin-1"), value.encode("latin-1")) for name, value in kept),
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(data)).encode("ascii")),
+    ]
+    await send({**start, "headers": headers})
+    await send({"type": "http.response.body", "body": data, "more_body": False})
+
+
+def last_data(stream: bytes) -> bytes:
+    """The data of the last event of an event stream; empty when there is none."""
+    events = stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n\n")
+    for event in reversed(events):
+        lines = [line for line in event.split(b"\n") if line.startswith(b"data:")]
+        if lines:
+            return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
+    return b""
+
+
+class _Refusing(Protocol):
+    @property
+    def refusing(self) -> bool: ...
+
+
+class _Full(Protocol):
+    @property
+    def full(self) -> bool: ...
+
+
+class Load:
+    """What is looked at."""
+
+    def __init__(self, bodies: _Refusing) -> None:
+        self._bodies = bodies
+        self._connections: _Full | None = None
+
+    def watch(self, connections: _Full) -> None:
+        """These are the connections on which requests come."""
+        self._connections = connections
+
+    @property
+    def reason(self) -> str | None:
+        """None while nobody is refused because of others."""
+        if self._connections is not None and self._connections.full:
+            return "As many requests are served as can be; further ones are refused."
+        if self._bodies.refusing:
+            return "Large requests use up the memory for them; further ones are refused."
+        return None

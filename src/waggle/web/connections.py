@@ -5,10 +5,16 @@ Asked by `waggle.web.protocol`, which closes what it is told to. A connection is
 request on it was let in, and idle while it serves none. When there are too many, an idle one goes:
 of whoever has the most idle ones, the one that has been idle longest. So neither silent connections
 nor those kept open after a request keep anybody out, and only requests being served are refused.
+
+Send the head of an answer together with the first of its body: one system call, one packet.
+
+uvicorn writes them one after the other, and its listener delays nothing (`waggle.web.server`), so
+that a client would be woken twice for each answer. Made by `waggle.web.protocol`.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -140,3 +146,40 @@ def _network(address: str) -> str:
     except ValueError:
         return address
     return str(int(known) >> 64) if isinstance(known, IPv6Address) else address
+
+
+class Joined:
+    """What one answer uses of a transport.
+
+    Its first write waits for the second, at most until the end of the loop's turn.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._first = True
+        self._held = b""
+
+    def write(self, data: bytes) -> None:
+        """Send `data`; the first now or at the end of this turn, later ones now."""
+        if self._first:
+            self._first = False
+            self._held = data
+            self._loop.call_soon(self._flush)
+        else:
+            self._transport.write(self._held + data if self._held else data)
+            self._held = b""
+
+    def close(self) -> None:
+        """Send what is held, then close."""
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether the connection is closed or about to be."""
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        if self._held:
+            self._transport.write(self._held)
+            self._held = b""

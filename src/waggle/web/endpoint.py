@@ -27,15 +27,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from waggle.domain.access import SeveralOwners, one_owner
 from waggle.jsonrpc import INVALID_PARAMS, INVALID_REQUEST, SERVER_BUSY, Message, NoMessage
 from waggle.large import TooLarge
-from waggle.web.accepted import fit_for_sdk, forms, is_json
 from waggle.web.access import owner_of
-from waggle.web.answers import rpc_error
-from waggle.web.bodies import Bodies, BodyRefusedError, ClientGoneError, replay
-from waggle.web.headers import fields, text
-from waggle.web.lost_sessions import telling_lost
-from waggle.web.reader import MessageReader
-from waggle.web.sessions import SessionShares
-from waggle.web.single_event import as_json
+from waggle.web.answers import as_json, fit_for_sdk, forms, is_json, rpc_error
+from waggle.web.bodies import Bodies, BodyRefusedError, ClientGoneError, MessageReader, replay
+from waggle.web.hosts import fields, text
+from waggle.web.sessions import SessionShares, telling_lost
 
 log = structlog.get_logger(__name__)
 _LISTEN = b"subscriptions/listen"

@@ -5,6 +5,8 @@ A page can make a browser call any address, and by DNS rebinding under a name of
 choose the Host header freely, nor leave out Origin on a POST. So the Host must be a name that this
 server is known by, or an address where it listens on one; and an Origin, if there is any, must be
 such a name too, or the very host that was asked. Wraps the whole application; knows no MCP.
+
+The headers of a request, for those parts of `waggle.web` that look at each request. Pure.
 """
 
 from __future__ import annotations
@@ -17,7 +19,17 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from waggle.web.answers import problem
-from waggle.web.headers import fields, text
+
+
+def fields(scope: Scope) -> dict[bytes, bytes]:
+    """Each header by its name in lower case; the first, where one comes twice."""
+    return dict(reversed(list(scope["headers"])))
+
+
+def text(value: bytes | None) -> str | None:
+    """A header's value as text, as servers and Starlette read it."""
+    return None if value is None else value.decode("latin-1")
+
 
 MOST_REMEMBERED = 100
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})

@@ -19,8 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from waggle.web.answers import problem
-from waggle.web.connections import Connections
-from waggle.web.joined import Joined
+from waggle.web.connections import Connections, Joined
 
 HEAD_SECONDS = 10.0
 CONNECTION = "waggle.connection"

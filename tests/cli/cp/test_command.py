@@ -19,8 +19,7 @@ from tests.support.waggle_client import connected, create
 from tests.support.waggle_process import Waggle, beside, command_line, running, small
 
 from waggle.cli.cp.command import Copied, copy
-from waggle.cli.cp.failure import CopyFailed
-from waggle.cli.cp.places import plan
+from waggle.cli.cp.places import CopyFailed, plan
 from waggle.cli.refusals import CallRefused
 from waggle.domain.errors import NotFound
 from waggle.domain.files.search import Kind

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waggle.cli.mcp_config.jsonc import put, read
+from waggle.cli.mcp_config.jsonc import CannotMerge, put, read
 from waggle.cli.mcp_config.merge import Format, fragment, merged
-from waggle.cli.mcp_config.refusal import CannotMerge
 
 ENTRY: dict[str, Any] = {"command": "/bin/waggle", "args": ["serve", "--stdio"]}
 JSON = {

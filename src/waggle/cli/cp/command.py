@@ -17,8 +17,15 @@ import anyio
 from mcp import Client
 
 from waggle.cli.client import call, connected_by, find
-from waggle.cli.cp.failure import CopyFailed
-from waggle.cli.cp.places import Download, Remote, Upload, downloaded_to, plan, uploaded_to
+from waggle.cli.cp.places import (
+    CopyFailed,
+    Download,
+    Remote,
+    Upload,
+    downloaded_to,
+    plan,
+    uploaded_to,
+)
 from waggle.cli.cp.reading import Source, look, pack, pieces
 from waggle.cli.cp.writing import Written, write_file, write_tree
 from waggle.cli.progress import filling, say

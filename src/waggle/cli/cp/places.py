@@ -3,6 +3,8 @@
 
 As with scp, a word with a colon before any slash is a place in an environment: `NAME:PATH`. A file
 here with such a name is written `./a:b`.
+
+What stops a copy on this machine's side.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from waggle.domain.errors import InvalidArgument
+from waggle.domain.errors import InvalidArgument, WaggleError
 
 _USE = "Write SOURCE... ENVIRONMENT:PATH, or ENVIRONMENT:PATH... DESTINATION."
 
@@ -86,3 +88,9 @@ def uploaded_to(target: Remote, name: str, *, into: bool) -> tuple[str, str]:
 def downloaded_to(target: Path, source: Remote, *, into: bool) -> Path:
     """Where a source is written; `into` says whether the target is a directory that there is."""
     return target / source.name if into and source.name else target
+
+
+class CopyFailed(WaggleError):
+    """A file or directory here, or what it would become, stands in the way."""
+
+    code = "copy_failed"

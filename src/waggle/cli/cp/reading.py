@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from waggle.cli.cp.failure import CopyFailed
+from waggle.cli.cp.places import CopyFailed
 from waggle.domain.files.search import Kind
 from waggle.domain.files.tree import MAX_TREE_FILE, Skipped, check_target, clean_name
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from waggle.cli.cp.failure import CopyFailed
+from waggle.cli.cp.places import CopyFailed
 from waggle.domain.files.search import Kind
 from waggle.domain.files.tree import Skipped, TreeEntry, check_link
 

@@ -109,7 +109,7 @@ def env_pause(environment: str, *, to_disk: bool = False) -> None:
     to_disk
         Keep its state on the disk and free its memory.
     """
-    from waggle.cli.env.env_moments import pause as run
+    from waggle.cli.env.environments import pause as run
 
     run(environment, to_disk=to_disk)
 
@@ -123,7 +123,7 @@ def env_resume(environment: str) -> None:
     environment
         Its id, the beginning of its id, or its name.
     """
-    from waggle.cli.env.env_moments import resume as run
+    from waggle.cli.env.environments import resume as run
 
     run(environment)
 
@@ -139,7 +139,7 @@ def env_snapshot(environment: str, *, name: str | None = None, json: Json = Fals
     name
         What to call the snapshot.
     """
-    from waggle.cli.env.env_moments import snapshot as run
+    from waggle.cli.env.environments import snapshot as run
 
     run(environment, name, as_json=json)
 
@@ -155,7 +155,7 @@ def env_fork(environment: str, *, count: int = 1, json: Json = False) -> None:
     count
         How many.
     """
-    from waggle.cli.env.env_moments import fork as run
+    from waggle.cli.env.environments import fork as run
 
     run(environment, count, as_json=json)
 
@@ -171,6 +171,6 @@ def env_rollback(environment: str, snapshot: str) -> None:
     snapshot
         Its id, the beginning of its id, or its name.
     """
-    from waggle.cli.env.env_moments import rollback as run
+    from waggle.cli.env.environments import rollback as run
 
     run(environment, snapshot)

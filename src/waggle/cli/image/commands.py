@@ -136,6 +136,6 @@ def image_prune(
     dry_run
         Only tell what would go.
     """
-    from waggle.cli.image.image_prune import prune as run
+    from waggle.cli.image.images import prune as run
 
     run(max_size=max_size, older_than=older_than, dry_run=dry_run, as_json=json)

@@ -12,8 +12,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from waggle.cli.mcp_config.clients import CLIENTS, Base, Client, Local, Remote, client_named
+from waggle.cli.mcp_config.jsonc import CannotMerge
 from waggle.cli.mcp_config.merge import fragment, merged
-from waggle.cli.mcp_config.refusal import CannotMerge
 from waggle.cli.progress import say
 from waggle.config import PREFIX, is_secret, load, process_environment
 from waggle.domain.errors import InvalidArgument, WaggleError

@@ -4,6 +4,8 @@
 Reads JSON with `//` and `/* */` comments and trailing commas, as VS Code and Zed write it. The
 edit is made in the text, then checked: the result must be the old data and the member, else the
 file is refused. Called by `merge`.
+
+Why a file is left as it is.
 """
 
 from __future__ import annotations
@@ -13,7 +15,14 @@ import re
 from dataclasses import dataclass
 from typing import Any, cast
 
-from waggle.cli.mcp_config.refusal import CannotMerge
+from waggle.domain.errors import WaggleError
+
+
+class CannotMerge(WaggleError):
+    """The entry cannot be put into this file without risk to what else is in it."""
+
+    code = "cannot_merge"
+
 
 _SPACE = re.compile(r"(?:[ \t\r\n]|//[^\n]*|/\*.*?\*/)*", re.DOTALL)
 _TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"/]+')

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from waggle.cli.mcp_config import jsonc
-from waggle.cli.mcp_config.refusal import CannotMerge
+from waggle.cli.mcp_config.jsonc import CannotMerge
 
 Format = Literal["json", "toml", "yaml"]
 Entry = dict[str, Any]

@@ -17,10 +17,9 @@ import anyio
 from mcp import Client
 
 from waggle.cli.client import connected_by, find
-from waggle.cli.interrupts import interruptible
 from waggle.cli.program import following
 from waggle.cli.program.following import Ended
-from waggle.cli.progress import say
+from waggle.cli.progress import interruptible, say
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, TooLarge
 from waggle.domain.programs.execution import MAX_STDIN_BYTES

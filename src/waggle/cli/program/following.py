@@ -20,9 +20,9 @@ from mcp import Client, MCPError
 from mcp_types import BlobResourceContents, TextResourceContents
 
 from waggle.cli.client import call
-from waggle.cli.interrupts import answered
+from waggle.cli.progress import answered
 from waggle.cli.refusals import CallRefused, advice, refused_request
-from waggle.together import together
+from waggle.tasks import together
 
 _WAIT_SECONDS = 30.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5

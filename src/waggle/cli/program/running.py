@@ -20,10 +20,9 @@ from mcp import Client
 
 from waggle.app.values import EXTENSIONS, runtimes
 from waggle.cli.client import call, call_telling, connected_by
-from waggle.cli.interrupts import answered, interruptible
 from waggle.cli.program.executing import attached, read_input, standard_input, tell
 from waggle.cli.program.following import Ended
-from waggle.cli.progress import say, waiting
+from waggle.cli.progress import answered, interruptible, say, waiting
 from waggle.cli.refusals import CallRefused
 from waggle.config import load
 from waggle.domain.errors import InvalidArgument, TooLarge

@@ -39,7 +39,7 @@ def snapshot_export(snapshot: str, file: Path) -> None:
     file
         The file to make; it must not exist.
     """
-    from waggle.cli.snapshot.snapshot_transfer import export as run
+    from waggle.cli.snapshot.snapshots import export as run
 
     run(snapshot, file)
 
@@ -57,6 +57,6 @@ def snapshot_import(file: Path, *, owner: str | None = None, json: Json = False)
     owner
         Whose it becomes; without one, that of those who need not say who they are.
     """
-    from waggle.cli.snapshot.snapshot_transfer import bring as run
+    from waggle.cli.snapshot.snapshots import bring as run
 
     run(file, owner, as_json=json)

@@ -1,23 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle snapshot ls` and `rm`: files only; a running server notices."""
+"""`waggle snapshot ls` and `rm`: files only; a running server notices.
+
+`waggle snapshot export` and `import`: files only; a running server notices.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Sequence
+import uuid
+from collections.abc import Generator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Column, Table
 
 from waggle.app.logs import configure_logging
+from waggle.app.machines import hypervisor, machinery
 from waggle.cli.image.images import iso
+from waggle.cli.progress import say, working
 from waggle.config import load
 from waggle.config.places import Places
-from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete
+from waggle.domain.access import LOCAL, parse_owner
+from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete, Unsupported
+from waggle.infra.shared.disk_room import full, is_full
 from waggle.infra.shared.files import remove_directory
-from waggle.service.local.frozen.snapshots import read_snapshots
+from waggle.service.local.frozen.snapshots import bring as bring_in
+from waggle.service.local.frozen.snapshots import read_snapshots, write_new
 
 _TABLE_WIDTH = 150
 _NOTHING = "No snapshots. 'waggle env snapshot' and the tool snapshot_environment take them."
@@ -83,3 +94,62 @@ def rm(ids: Sequence[str]) -> None:
                 hint="Run this as the user of the server.",
             ) from error
         sys.stdout.write(f"{wanted}\n")
+
+
+def export(snapshot_id: str, file: Path) -> None:
+    """Write it, for the eyes of whoever runs this. Raises NotFound, MomentUnusable and others."""
+    directory = Places.of(load()).snapshots
+    if snapshot_id not in {each.id for each in read_snapshots(directory)}:
+        raise NotFound(
+            f"There is no snapshot {snapshot_id[:60]!r}.", hint="See 'waggle snapshot ls'."
+        )
+    with _storage_errors(file, file.absolute().parent), working(f"Exporting {snapshot_id}"):
+        size = write_new(file, directory / snapshot_id)
+    say(f"{file}: {size / 1e6:.1f} MB. It holds what was in the memory, secrets included.")
+
+
+def bring(file: Path, owner: str | None, *, as_json: bool) -> None:
+    """Import it and print its new id. Raises MomentUnusable, Unsupported and others."""
+    settings = load()
+    whose = LOCAL if owner is None else parse_owner(owner)
+    with contextlib.ExitStack() as stack:
+        moments = machinery(settings, hypervisor(settings).hypervisor, stack).moments
+        if moments is None:
+            raise Unsupported(
+                "libkrun runs the machines here, and cannot go on from snapshots.",
+                hint="Set WAGGLE_PREFER=speed or WAGGLE_HYPERVISOR=qemu, for the server, too.",
+            )
+        shelf = Places.of(settings).snapshots
+        stack.enter_context(_storage_errors(file, shelf))
+        source = stack.enter_context(file.open("rb"))
+        stack.enter_context(working(f"Importing {file.name}"))
+        kept = bring_in(
+            source,
+            shelf,
+            moments,
+            snapshot_id=str(uuid.uuid4()),
+            owner=whose,
+            expires_at=datetime.now(UTC) + settings.snapshot_keep,
+        )
+    if as_json:
+        told = {"id": kept.id, "name": kept.name, "owner": kept.owner, "bytes": kept.size}
+        sys.stdout.write(json.dumps(told, indent=2) + "\n")
+        return
+    sys.stdout.write(f"{kept.id}\n")
+    say(f"{kept.name} is {kept.owner}'s until {kept.expires_at:%Y-%m-%d %H:%M} UTC.")
+
+
+@contextlib.contextmanager
+def _storage_errors(file: Path, where: Path) -> Generator[None]:
+    """`where` is the directory that is written to."""
+    try:
+        yield
+    except FileExistsError as error:
+        raise InvalidArgument(f"{file} exists already.", hint="Name a new file.") from error
+    except OSError as error:
+        if is_full(error):
+            raise full(error, str(where)) from error
+        raise SetupIncomplete(
+            f"{error.filename or file}: {error.strerror or error}.",
+            hint="Check the free space; run this as the user of the server.",
+        ) from error

@@ -51,6 +51,6 @@ def template_build(*runtimes: str) -> None:
     runtimes
         Which ones; all of them when none is named.
     """
-    from waggle.cli.template.template_build import build as run
+    from waggle.cli.template.templates import build as run
 
     run(runtimes)

@@ -22,8 +22,8 @@ from mcp_types import ToolAnnotations
 from pydantic import ConfigDict, create_model
 
 from waggle.domain.toolset import Offer
+from waggle.jsonrpc import Bounds, Structure
 from waggle.mcp.schema.outputs import Schema, documented, published, quick, terse
-from waggle.structure import Bounds, Structure
 
 ADDED_BY_CLIENTS = frozenset(
     {

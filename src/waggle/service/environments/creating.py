@@ -31,7 +31,7 @@ from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
 from waggle.service.environments.live import LiveEnvironment
 from waggle.service.environments.registry import News, Registry
-from waggle.together import together
+from waggle.tasks import together
 
 
 class Arrivals:
