@@ -66,10 +66,12 @@ async def together() -> AsyncGenerator[anyio.abc.TaskGroup]:
         async with anyio.create_task_group() as group:
             yield group
     except BaseException as error:
-        raise _first(error) from None
+        raise errors_in(error)[0] from None
 
 
-def _first(error: BaseException) -> BaseException:
-    if isinstance(error, BaseExceptionGroup):
-        return _first(cast("BaseExceptionGroup[BaseException]", error).exceptions[0])
-    return error
+def errors_in(error: BaseException) -> list[BaseException]:
+    """The errors that a group holds, however deep, in order; of no group, the error alone."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    return [inner for member in group.exceptions for inner in errors_in(member)]

@@ -17,6 +17,7 @@ from waggle.cli.refusals import refused, refused_request
 from waggle.config import Settings
 from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete, WaggleError
 from waggle.jsonrpc import SERVER_BUSY
+from waggle.tasks import errors_in
 
 
 def server_url(settings: Settings) -> str:
@@ -66,7 +67,7 @@ async def connected(url: str, token: str = "") -> AsyncGenerator[Client]:
         ):
             yield client
     except (httpx2.HTTPError, MCPError, BaseExceptionGroup) as error:
-        cause = _first(cast("BaseException", error))
+        cause = errors_in(cast("BaseException", error))[0]
         if isinstance(cause, (httpx2.HTTPError, MCPError)):
             raise _told(cause, url, token, refused[-1]) from error
         raise cause from None
@@ -109,13 +110,6 @@ def _unauthorized(url: str, token: str, status: int) -> Unauthorized:
 _LOOK = "'waggle env ls' shows what there is, 'waggle env new' makes one."
 _TELLING = (401, 403, 503)
 _ASK = "Set WAGGLE_TOKEN to one that 'waggle token new OWNER' printed on the server's machine."
-
-
-def _first(error: BaseException) -> BaseException:
-    """The first cause inside nested groups."""
-    while isinstance(error, BaseExceptionGroup):
-        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
-    return error
 
 
 async def call(client: Client, tool: str, **arguments: object) -> dict[str, Any]:

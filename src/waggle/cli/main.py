@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 from cyclopts import App
 
@@ -36,6 +35,7 @@ from waggle.cli.template.commands import template
 from waggle.cli.token.commands import token
 from waggle.domain.errors import InvalidArgument, WaggleError
 from waggle.shipped import document
+from waggle.tasks import errors_in
 
 app = App(
     name="waggle",
@@ -191,13 +191,14 @@ def refusals(error: BaseException) -> list[WaggleError]:
 
     Wherever a command meets a full disk, that is no fault of ours.
     """
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        inner = [refusals(each) for each in group.exceptions]
-        return [each for found in inner for each in found] if all(inner) else []
+    refused = [_refusal(inner) for inner in errors_in(error)]
+    return [refusal for refusal in refused if refusal] if all(refused) else []
+
+
+def _refusal(error: BaseException) -> WaggleError | None:
     if isinstance(error, OSError):
         from waggle.infra.shared.disk_room import full, is_full
 
         where = error.filename2 or error.filename or "the directories of waggle"
-        return [full(error, str(where))] if is_full(error) else []
-    return [error] if isinstance(error, WaggleError) else []
+        return full(error, str(where)) if is_full(error) else None
+    return error if isinstance(error, WaggleError) else None

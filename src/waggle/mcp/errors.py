@@ -26,6 +26,7 @@ from waggle.domain.observer import OK
 from waggle.domain.toolset import Offer
 from waggle.mcp.results.environments import fields_of
 from waggle.mcp.tool_names import meant
+from waggle.tasks import errors_in
 
 log = structlog.get_logger(__name__)
 
@@ -186,9 +187,9 @@ def unknown_tool(name: str, known: Collection[str]) -> Failure:
 
 def _innermost(error: BaseException) -> BaseException:
     """What was really raised: through the SDK's wrapper and through groups of one."""
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return _innermost(group.exceptions[0]) if len(group.exceptions) == 1 else group
+    inner = errors_in(error)
+    if inner != [error]:
+        return _innermost(inner[0]) if len(inner) == 1 else error
     if isinstance(error, ToolError) and error.__cause__ is not None:
         return _innermost(error.__cause__)
     return error

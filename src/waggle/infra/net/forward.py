@@ -14,12 +14,14 @@ is h11's; this file adds reading, writing, fairness and the list of hop-by-hop h
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import h11
 
 from waggle.infra.net import guest_request
 from waggle.infra.net.guest_request import Target
 from waggle.infra.net.streams import IdleLimit, PeerGone, Stream
+from waggle.tasks import errors_in
 
 HEAD_CHUNK = 16 * 1024
 EVENTS_PER_TURN = 64
@@ -158,7 +160,7 @@ class Exchange:
         except* (PeerGone, h11.ProtocolError):
             failure = guest_request.upstream_broken(self._host)
         except* guest_request.Refusal as group:
-            failure = _first(group)
+            failure = cast("guest_request.Refusal", errors_in(group)[0])
         if failure is not None:
             begun = self._client.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE)
             raise PeerGone if begun else failure
@@ -203,9 +205,3 @@ class Exchange:
                     status_code=event.status_code, headers=headers, reason=event.reason
                 )
             )
-
-
-def _first(group: BaseExceptionGroup[guest_request.Refusal]) -> guest_request.Refusal:
-    for error in group.exceptions:
-        return _first(error) if isinstance(error, BaseExceptionGroup) else error
-    raise AssertionError("an exception group is never empty")
