@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import shlex
 import struct
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from cffi import FFI
 from waggle.domain.errors import SetupIncomplete
 from waggle.infra.shared import debian
 from waggle.infra.shared.files import FileLock, atomic_write
+from waggle.infra.shared.work import workspace
 
 LIBRARY = "libkrunfw.so.5"
 PACKAGE = "libkrunfw5"
@@ -146,8 +146,8 @@ class GuestKernel:
         return self.path
 
     async def _from_package(self, mirror: str, on_line: Callable[[str], None]) -> None:
-        with tempfile.TemporaryDirectory(prefix=".kernel-", dir=self.path.parent) as scratch:
-            out = Path(scratch, LIBRARY)
+        with workspace(self.path.parent) as work:
+            out = work / LIBRARY
             # Without root, only mmdebstrap itself can write into a directory of ours.
             find = f'find "$1/usr" -name "{LIBRARY}*" -type f'
             hooks = (

@@ -15,8 +15,6 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,8 @@ from typing import Generic, Protocol, TypeVar
 
 from waggle.domain.errors import InvalidArgument, TimedOut
 from waggle.infra.rootfs.erofs import Advance, TreeNode, write_erofs
-from waggle.infra.shared.files import FileLock, sync_directory
+from waggle.infra.shared.files import FileLock
+from waggle.infra.shared.work import place, sweep, workspace
 
 
 class _Stopped(Exception):
@@ -151,11 +150,10 @@ class RootDisks(Generic[ImageT]):
 
     def _make(self, image: ImageT, progress: Advance) -> Path:
         target = self.path(image.digest)
-        self._sweep(target)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=self.directory) as name:
-            workspace = Path(name)
-            made = workspace / "disk"
-            flat = self._flatten(image, workspace, lambda f, t: progress(f * _READ_SHARE, t))
+        sweep(self.directory)
+        with workspace(self.directory) as work:
+            made = work / "disk"
+            flat = self._flatten(image, work, lambda f, t: progress(f * _READ_SHARE, t))
             rest = 1 - _READ_SHARE
             uuid = bytes.fromhex(image.digest.removeprefix("sha256:")[:32])
             write_erofs(
@@ -166,23 +164,9 @@ class RootDisks(Generic[ImageT]):
                 lambda f, t: progress(_READ_SHARE + f * rest, t),
             )
             made.chmod(0o444)
-            made.replace(target)
-        sync_directory(self.directory)
+            place(made, target)
         progress(1.0, "the root disk is ready")
         return target
-
-    def _sweep(self, target: Path) -> None:
-        """Remove what killed writers of this disk left. The caller holds its lock."""
-        for leftover in self.directory.glob(f".{target.name}.*"):
-            if leftover.is_dir() and not leftover.is_symlink():
-                shutil.rmtree(leftover, ignore_errors=True)
-
-    def sweep(self, digest: str) -> None:
-        """Remove what a killed writer left of a disk, unless somebody makes it at this moment."""
-        if not self.directory.is_dir():
-            return
-        with contextlib.suppress(TimedOut), self._lock(digest, timeout=0):
-            self._sweep(self.path(digest))
 
     def remove(self, digest: str) -> bool:
         """Remove one disk; say whether it was there. Idempotent. Raises TimedOut after 10 s."""
@@ -190,7 +174,6 @@ class RootDisks(Generic[ImageT]):
             return False
         path = self.path(digest)
         with self._lock(digest, timeout=10):
-            self._sweep(path)
             existed = path.exists()
             path.unlink(missing_ok=True)
         return existed
@@ -212,10 +195,7 @@ class RootDisks(Generic[ImageT]):
         `in_use` is asked with each digest and keeps the disk by True. Disks of older formats go
         too, and what killed writers left. One that is being made at this moment is left alone.
         """
-        for leftover in self.directory.glob(".*.erofs.*/"):
-            digest = f"sha256:{leftover.name[1:65]}"
-            if _DIGEST.fullmatch(digest):
-                self.sweep(digest)
+        sweep(self.directory)
         removed: list[str] = []
         for path in sorted(self.directory.glob("*.erofs")):
             digest = f"sha256:{path.name.split('.', 1)[0]}"

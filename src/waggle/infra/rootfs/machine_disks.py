@@ -15,13 +15,13 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from waggle.infra.guest.forwarder import END, record
 from waggle.infra.shared import debian
 from waggle.infra.shared.files import FileLock, clone
+from waggle.infra.shared.work import place, workspace
 
 _SIZE_STEP = 64 * 1024
 """A disk smaller than the kernel's partition probes makes it complain on the console."""
@@ -126,15 +126,15 @@ class ScratchDisks:
         return path
 
     async def _format(self, mib: int, path: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix=".scratch-", dir=self._directory) as name:
-            disk, commands = Path(name, "disk"), Path(name, "commands")
+        with workspace(self._directory) as work:
+            disk, commands = work / "disk", work / "commands"
             disk.touch()
             os.truncate(disk, mib << 20)
             commands.write_text("mkdir upper\nmkdir work\n", "ascii")
             await debian.run(mke2fs_argv(disk))
             await debian.run([_tool("debugfs"), "-w", "-f", str(commands), str(disk)])
             disk.chmod(0o444)
-            disk.rename(path)
+            await asyncio.to_thread(place, disk, path)
 
 
 def mke2fs_argv(disk: Path) -> list[str]:

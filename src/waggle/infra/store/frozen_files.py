@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Generator, Mapping
 from datetime import UTC, datetime
@@ -29,7 +28,8 @@ import structlog
 
 from waggle.domain.errors import MomentUnusable
 from waggle.domain.snapshot import Template, TemplateKey
-from waggle.infra.shared.files import FileLock, atomic_write, sync_directory
+from waggle.infra.shared.files import atomic_write
+from waggle.infra.shared.work import place, sweep, workspace
 
 MANIFEST = "manifest.json"
 SCRATCH, IDENTITY = "scratch.img", "identity.img"
@@ -140,7 +140,6 @@ def data_blocks(descriptor: int, length: int) -> Generator[int]:
 
 
 log = structlog.get_logger(__name__)
-_PREFIX = ".tmp-"
 
 
 class TemplateStore:
@@ -175,17 +174,11 @@ class TemplateStore:
 
     @contextlib.contextmanager
     def workspace(self) -> Generator[Path]:
-        """A new directory, which is locked and goes with the block unless `place` took it."""
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self.directory))
-        try:
-            with FileLock(path.with_suffix(".lock"), timeout=0):
-                try:
-                    yield path
-                finally:
-                    shutil.rmtree(path, ignore_errors=True)
-        finally:
-            path.with_suffix(".lock").unlink(missing_ok=True)
+        """A new directory, gone with the block unless `place` took it."""
+        with workspace(self.directory, 0o700) as work:
+            made = work / "template"
+            made.mkdir(mode=0o700)
+            yield made
 
     def place(self, key: TemplateKey, work: Path) -> None:
         """Make what is in a workspace the template for that key. Raises OSError.
@@ -194,16 +187,15 @@ class TemplateStore:
         cannot be read.
         """
         seal(work, key.parts)
-        place = self.directory / key.id
+        target = self.directory / key.id
         try:
-            work.rename(place)
+            place(work, target)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
-            if _read(place) is None:  # of another version of waggle
-                shutil.rmtree(place, ignore_errors=True)
-                work.rename(place)
-        sync_directory(self.directory)
+            if _read(target) is None:  # of another version of waggle
+                shutil.rmtree(target, ignore_errors=True)
+                place(work, target)
 
     def remove(self, template_id: str) -> bool:
         """Remove a template; machines that came of it go on. Says whether there was one."""
@@ -229,20 +221,11 @@ class TemplateStore:
 
     def sweep(self) -> None:
         """Remove workspaces that nobody holds, and directories without a manifest."""
-        if not self.directory.is_dir():
-            return
-        for path in self.directory.iterdir():
-            if not path.is_dir():
-                continue
-            if path.name.startswith(_PREFIX):
-                lock = FileLock(path.with_suffix(".lock"))
-                if not lock.try_acquire():
-                    continue
-                shutil.rmtree(path, ignore_errors=True)
-                lock.release()
-                path.with_suffix(".lock").unlink(missing_ok=True)
-            elif not (path / MANIFEST).exists():
-                shutil.rmtree(path, ignore_errors=True)
+        sweep(self.directory)
+        if self.directory.is_dir():
+            for path in self.directory.glob("[!.]*/"):
+                if not (path / MANIFEST).exists():
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _read(path: Path) -> Template | None:

@@ -111,7 +111,7 @@ def test_nobody_waits_for_a_layer_whose_bytes_are_still_to_come(layers: Unpacked
 def test_what_a_killed_maker_left_goes_and_what_is_being_made_stays(
     layers: UnpackedLayers, tmp_path: Path
 ) -> None:
-    left = tmp_path / "layers" / ".new-killed"
+    left = tmp_path / "layers" / ".tmp-killed"
     (left / "layer").mkdir(parents=True)
 
     def look(data: Path, take: Take) -> int:
@@ -121,7 +121,7 @@ def test_what_a_killed_maker_left_goes_and_what_is_being_made_stays(
         return unpack(data, take)
 
     assert layers.ensure(DIFF_ID, look) == layers.find(DIFF_ID)
-    assert not list((tmp_path / "layers").glob(".new-*"))
+    assert not list((tmp_path / "layers").glob(".tmp-*"))
 
 
 @pytest.mark.parametrize("damage", [b"", b"[[]", b"[[]]\n5", b"[]\n", b"null", b"\xff"])
@@ -144,7 +144,7 @@ def test_layers_that_fail_beside_others_leave_nothing_and_say_why(layers: Unpack
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(attempt, range(200)))
-    assert not list(layers.directory.glob(".new-*"))
+    assert not list(layers.directory.glob(".tmp-*"))
 
 
 def test_pruning_takes_the_least_recently_used_first_and_never_what_is_fresh(

@@ -135,7 +135,7 @@ async def test_a_full_disk_is_the_servers_and_later_the_disk_is_made(
 async def test_cancelling_kills_the_child_and_removes_what_it_left(
     tmp_path: Path, image: ResolvedImage, disks: RootDisks[ResolvedImage], layers: UnpackedLayers
 ) -> None:
-    left = disks.directory / f".{disks.path(image.digest).name}.left"
+    left = disks.directory / ".tmp-left"
     argv = stalling(tmp_path, f"os.makedirs({str(left)!r})")
     task = asyncio.ensure_future(DiskMaker(disks, layers, argv=argv).make(image))
     await until((tmp_path / "pid").exists)

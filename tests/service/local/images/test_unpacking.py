@@ -34,7 +34,7 @@ def layers(tmp_path: Path) -> UnpackedLayers:
 
 def bytes_made(tmp_path: Path) -> int:
     """What is unpacked of layers that are not whole."""
-    return sum(path.stat().st_size for path in tmp_path.glob("layers/.new-*/layer/data"))
+    return sum(path.stat().st_size for path in tmp_path.glob("layers/.tmp-*/layer/data"))
 
 
 def is_clean(tmp_path: Path) -> bool:

@@ -8,13 +8,11 @@ Everything here can be made again from the store's blobs, so removing any of it 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -22,7 +20,8 @@ from waggle.domain.errors import ImageCorrupt
 from waggle.infra.archive.decode import DIGEST
 from waggle.infra.archive.tar import Entry
 from waggle.infra.oci.layers.layers import LayerData, Take
-from waggle.infra.shared.files import FileLock, sync_directory
+from waggle.infra.shared.files import FileLock
+from waggle.infra.shared.work import place, sweep, workspace
 
 _FORMAT = 2
 """Part of the name: a change of what is written must not meet old files."""
@@ -30,7 +29,6 @@ _LOCK_SECONDS = 1800.0
 _IN_USE_SECONDS = 3600.0
 """A disk may be in the making from a layer that was asked for so lately."""
 _DATA, _ENTRIES = "data", "entries.jsonl"
-_TEMPORARY = ".new-"
 Unpack = Callable[[Path, Take], int]
 """Unpacks a layer into the file given, which does not exist yet, gives each entry to the other, and
 returns the unpacked bytes; raises when the layer is not as said."""
@@ -64,8 +62,9 @@ class UnpackedLayers:
         with self._lock(diff_id):
             if found := self.find(diff_id):
                 return found
-            with self._workspace() as workspace:
-                self._place(diff_id, _make(workspace, unpack))
+            sweep(self.directory)
+            with workspace(self.directory) as work:
+                self._place(diff_id, _make(work, unpack))
             if found := self.find(diff_id):
                 return found
             raise ImageCorrupt(f"The layer {diff_id} was unpacked and cannot be read.")
@@ -77,8 +76,9 @@ class UnpackedLayers:
         """
         if self._is_here(diff_id):
             return
-        with self._workspace() as workspace:
-            made = _make(workspace, unpack)
+        sweep(self.directory)
+        with workspace(self.directory) as work:
+            made = _make(work, unpack)
             with self._lock(diff_id):
                 if not self._is_here(diff_id):
                     self._place(diff_id, made)
@@ -100,36 +100,7 @@ class UnpackedLayers:
         """Give what is whole and on the disk its name. The caller holds the layer's lock."""
         target = self._path(diff_id)
         shutil.rmtree(target, ignore_errors=True)  # damaged, or it would have been found
-        made.rename(target)
-        sync_directory(self.directory)
-
-    @contextlib.contextmanager
-    def _workspace(self) -> Generator[Path]:
-        """Give a private directory, which is removed afterwards; those of killed makers go, too.
-
-        Both happen under one lock: a sweep would make a file in what is being removed.
-        """
-        self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        stack = contextlib.ExitStack()
-        with FileLock(self.directory / ".lock", timeout=_LOCK_SECONDS):
-            self._sweep()
-            made = tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=self.directory)
-            path = Path(stack.enter_context(made))
-            stack.enter_context(FileLock(path / ".lock", timeout=0))
-        try:
-            yield path
-        finally:
-            with FileLock(self.directory / ".lock", timeout=_LOCK_SECONDS):
-                stack.close()
-
-    def _sweep(self) -> None:
-        """Remove what killed makers left; a workspace in use is told by its own lock."""
-        for leftover in self.directory.glob(f"{_TEMPORARY}*"):
-            lock = FileLock(leftover / ".lock", timeout=0)
-            with contextlib.suppress(OSError):
-                if lock.try_acquire():
-                    shutil.rmtree(leftover, ignore_errors=True)
-                    lock.release()
+        place(made, target)
 
     def prune(self, max_bytes: int, now: Callable[[], float] = time.time) -> int:
         """Remove the least recently used until the rest takes `max_bytes`; return bytes freed.
@@ -157,19 +128,16 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.iterdir())
 
 
-def _make(workspace: Path, unpack: Unpack) -> Path:
+def _make(work: Path, unpack: Unpack) -> Path:
     """Unpack into a directory of the workspace, which is whole and on the disk afterwards.
 
     Each line of its list is an entry, the last one the unpacked bytes.
     """
-    whole = workspace / "layer"
+    whole = work / "layer"
     whole.mkdir()
     with (whole / _ENTRIES).open("x", encoding="ascii") as lines:
         size = unpack(whole / _DATA, lambda entry: print(json.dumps(_row(entry)), file=lines))
         print(size, file=lines)
-    for path in (whole / _DATA, whole / _ENTRIES):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
     return whole
 
 

@@ -14,9 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -34,7 +32,8 @@ from waggle.infra.oci.store.image import (
     parse_descriptors,
     parse_manifest,
 )
-from waggle.infra.shared.files import FileLock, atomic_write, sync_directory
+from waggle.infra.shared.files import FileLock, atomic_write
+from waggle.infra.shared.work import place, sweep, workspace
 
 _DEPTH = 4
 
@@ -209,20 +208,13 @@ class Layout:
     def put_file(self, source: Path, digest: str) -> None:
         """Move a finished file, whose digest the caller computed, to its place. Same filesystem."""
         target = self._place(digest)
-        with source.open("rb") as file:
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        source.replace(target)
-        sync_directory(target.parent)
+        source.chmod(0o644)
+        place(source, target)
 
     @contextlib.contextmanager
     def workspace(self) -> Generator[Path]:
         """Give a private directory on the layout's filesystem; it is removed afterwards."""
-        with contextlib.ExitStack() as stack:
-            with self.locked():
-                made = tempfile.TemporaryDirectory(prefix=".tmp-", dir=self.path)
-                path = Path(stack.enter_context(made))
-                stack.enter_context(FileLock(path / ".lock", timeout=0))
+        with workspace(self.path) as path:
             yield path
 
     def collect(self) -> int:
@@ -237,9 +229,5 @@ class Layout:
             if blob.name not in reached:
                 freed += blob.stat().st_size
                 blob.unlink(missing_ok=True)
-        for leftover in self.path.glob(".tmp-*"):
-            lock = FileLock(leftover / ".lock", timeout=0)
-            if lock.try_acquire():
-                shutil.rmtree(leftover, ignore_errors=True)
-                lock.release()
+        sweep(self.path)
         return freed

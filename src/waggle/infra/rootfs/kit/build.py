@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shlex
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from waggle.domain.errors import SetupIncomplete
 from waggle.infra.shared import debian
 from waggle.infra.shared.files import FileLock
+from waggle.infra.shared.work import place, workspace
 
 GUEST_SOURCES = Path(__file__).parent / "guest"
 _BUILD_SECONDS = 900
@@ -66,15 +66,15 @@ class GuestKit:
         return self.path
 
     async def _build(self, mirror: str, on_line: Callable[[str], None]) -> None:
-        with tempfile.TemporaryDirectory(prefix=".kit-", dir=self.path.parent) as scratch:
-            tree, image = Path(scratch, "tree"), Path(scratch, "kit.erofs")
+        with workspace(self.path.parent) as work:
+            tree, image = work / "tree", work / "kit.erofs"
             tree.mkdir()
             hooks = [f"--extract-hook={hook}" for hook in _hooks(GUEST_SOURCES, tree)]
             argv = debian.tree_argv(mirror, packages=PACKAGES, hooks=hooks)
             await debian.run(argv, on_line)
             await debian.run(["mkfs.erofs", "--quiet", "-T0", "--all-root", str(image), str(tree)])
             image.chmod(0o444)
-            image.rename(self.path)
+            await asyncio.to_thread(place, image, self.path)
 
 
 def _hooks(sources: Path, output: Path) -> list[str]:

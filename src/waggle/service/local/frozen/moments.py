@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncGenerator, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,8 @@ import structlog
 from waggle.domain.errors import MomentUnusable, SnapshotFailed
 from waggle.domain.machine import FreezingHypervisor, Frozen, Machine
 from waggle.infra.shared.disk_room import DiskRoom
-from waggle.infra.shared.files import clone, sync_directory
+from waggle.infra.shared.files import clone
+from waggle.infra.shared.work import place, sweep, workspace
 from waggle.infra.store import frozen_files
 from waggle.infra.store.frozen_files import IDENTITY, SCRATCH
 from waggle.service.local.blueprint import Blueprint, GuestParts, Launched, MadeOf
@@ -36,7 +35,6 @@ from waggle.service.local.frozen.manifest import (
 from waggle.tasks import finish
 
 log = structlog.get_logger(__name__)
-UNFINISHED = ".tmp-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +81,15 @@ class Moments:
         Raises BootFailed, GuestLost, DiskFull or SnapshotFailed.
         """
         with self._writing():
-            work = self._workspace()
+            stack = contextlib.ExitStack()
+            work = stack.enter_context(workspace(self._directory, 0o700)) / "moment"
             try:
+                work.mkdir(mode=0o700)
                 with contextlib.ExitStack() as held:
                     frozen = await finish(closing_with(held, self._take(launched, work)))
                     yield Moment(work, blueprint.made_of, frozen)
             finally:
-                await finish(asyncio.to_thread(shutil.rmtree, work, True))
+                await finish(asyncio.to_thread(stack.close))
 
     @contextlib.contextmanager
     def _writing(self) -> Generator[None]:
@@ -132,7 +132,8 @@ class Moments:
 
     async def _hibernate(self, launched: Launched[Machine], blueprint: Blueprint) -> None:
         machine, _, spec = launched
-        work = blueprint.files / f"{UNFINISHED}frozen"
+        stack = contextlib.ExitStack()
+        work = stack.enter_context(workspace(blueprint.files)) / "frozen"
         try:
             work.mkdir(mode=0o700)
             frozen = await self.hypervisor.freeze(machine, spec)
@@ -141,12 +142,13 @@ class Moments:
             await asyncio.to_thread(_keep_disks, launched, work)
             facts = to_facts(blueprint.made_of, self.hypervisor.fingerprint(frozen))
             await asyncio.to_thread(self._seal, work, facts)
-            work.rename(frozen_in(blueprint.files))
+            await asyncio.to_thread(place, work, frozen_in(blueprint.files))
         except BaseException:
-            await asyncio.to_thread(shutil.rmtree, work, True)
             if machine.is_alive:
                 await machine.unpause()
             raise
+        finally:
+            await asyncio.to_thread(stack.close)
         await machine.stop()
         for disk in (blueprint.disks.scratch, blueprint.disks.identity):
             disk.unlink(missing_ok=True)
@@ -174,16 +176,7 @@ class Moments:
         whole = {**to_facts(moment.made_of, vmm), **facts}
         await asyncio.to_thread(moment.frozen.save, moment.directory)
         await asyncio.to_thread(self._seal, moment.directory, whole)
-        directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        copy = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=directory.parent))
-        try:
-            for path in moment.directory.iterdir():
-                os.link(path, copy / path.name)
-            copy.rename(directory)
-        except BaseException:
-            shutil.rmtree(copy, ignore_errors=True)
-            raise
-        sync_directory(directory.parent)
+        await asyncio.to_thread(_link, moment.directory, directory)
 
     @contextlib.asynccontextmanager
     async def recalled(self, directory: Path, *, alone: bool = False) -> AsyncGenerator[Moment]:
@@ -231,10 +224,6 @@ class Moments:
         vmm = vmm_of(frozen_files.facts(directory))
         return self.hypervisor.load(directory, vmm, alone=alone)
 
-    def _workspace(self) -> Path:
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self._directory))
-
     def sweep(self) -> None:
         """Remove what a killed server left in work. Call it at start, when nothing runs yet."""
         sweep(self._directory)
@@ -262,11 +251,14 @@ def frozen_in(files: Path) -> Path:
     return files / "frozen"
 
 
-def sweep(directory: Path) -> None:
-    """Remove directories in work below one."""
-    if directory.is_dir():
-        for path in directory.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(path, ignore_errors=True)
+def _link(source: Path, target: Path) -> None:
+    """Have the files of one directory in another, too, which is whole or not there. Blocks."""
+    with workspace(target.parent, 0o700) as work:
+        copy = work / "copy"
+        copy.mkdir(mode=0o700)
+        for path in source.iterdir():
+            os.link(path, copy / path.name)
+        place(copy, target)
 
 
 def _copy_disks(launched: Launched[Machine], work: Path) -> None:

@@ -16,8 +16,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -33,9 +31,10 @@ from waggle.domain.errors import MomentUnusable
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
-from waggle.infra.shared.files import remove_directory, sync_directory
+from waggle.infra.shared.files import remove_directory
+from waggle.infra.shared.work import place, sweep, workspace
 from waggle.infra.store import frozen_archive, frozen_files
-from waggle.service.local.frozen.moments import UNFINISHED, Moment, Moments, sweep
+from waggle.service.local.frozen.moments import Moment, Moments
 from waggle.tasks import finish
 
 log = structlog.get_logger(__name__)
@@ -185,25 +184,21 @@ def bring(
     It is verified, and refused when this machine could not go on from it; nothing is left then.
     A server that runs notices it. Raises MomentUnusable, SetupIncomplete or OSError.
     """
-    shelf.mkdir(parents=True, exist_ok=True, mode=0o700)
-    work = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=shelf))
-    try:
-        frozen_archive.unpack(source, work, _bounds)
-        moments.check(work)
-        facts = frozen_files.facts(work)
+    with workspace(shelf, 0o700) as work:
+        made = work / "snapshot"
+        made.mkdir(mode=0o700)
+        frozen_archive.unpack(source, made, _bounds)
+        moments.check(made)
+        facts = frozen_files.facts(made)
         with frozen_files.understanding():
             told = parse_snapshot(facts)
         kept = replace(told, id=snapshot_id, owner=owner, expires_at=expires_at)
-        frozen_files.amend(work, {**facts, "snapshot": to_facts(kept)})
-        place = shelf / snapshot_id
-        if place.exists():
+        frozen_files.amend(made, {**facts, "snapshot": to_facts(kept)})
+        target = shelf / snapshot_id
+        if target.exists():
             raise MomentUnusable(f"There is a snapshot {snapshot_id} already.")
-        work.rename(place)
-        sync_directory(shelf)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    return replace(kept, size=frozen_files.size(place))
+        place(made, target)
+    return replace(kept, size=frozen_files.size(target))
 
 
 def write_new(target: Path, directory: Path) -> int:

@@ -35,6 +35,7 @@ from waggle.infra.oci.registry.blobs import Incoming
 from waggle.infra.oci.store.image import Descriptor, ResolvedImage
 from waggle.infra.rootfs.disk import RootDisks, ignore_progress
 from waggle.infra.shared.confined import leash
+from waggle.infra.shared.work import sweep
 from waggle.tasks import end, finish
 
 MEMORY_BYTES: Final = 2 << 30
@@ -103,7 +104,7 @@ class DiskMaker:
         except _Ended:
             raise _too_much(image) if watch.done() else _killed(image) from None
         finally:
-            await finish(self._ended(child, watch, image.digest))
+            await finish(self._ended(child, watch))
 
     async def _grown(self, child: asyncio.subprocess.Process) -> None:
         """Kill the child and return when it holds more memory than it may."""
@@ -139,15 +140,13 @@ class DiskMaker:
             case _:
                 return self._disks.path(image.digest)
 
-    async def _ended(
-        self, child: asyncio.subprocess.Process, watch: asyncio.Future[None], digest: str
-    ) -> None:
-        """Have the child dead, and what it left of this disk removed."""
+    async def _ended(self, child: asyncio.subprocess.Process, watch: asyncio.Future[None]) -> None:
+        """Have the child dead, and what it left removed."""
         await end(watch)
         with contextlib.suppress(ProcessLookupError):
             child.kill()
         await child.wait()
-        await asyncio.to_thread(self._disks.sweep, digest)
+        await asyncio.to_thread(sweep, self._disks.directory)
 
 
 class _Ended(Exception):
