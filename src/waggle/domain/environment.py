@@ -169,6 +169,10 @@ class Environment:
         """Whether it takes one of the operator's slots."""
         return self.state in HOLDING_STATES or self.machine is not None
 
+    def after_restart(self) -> Environment:
+        """As a new server finds it on record: no call is in progress."""
+        return replace(self, active_calls=0)
+
     def asleep(self, until: datetime) -> Environment:
         """A paused one whose machine is gone, and whose state is kept on the disk until then."""
         return replace(self.without_machine(), paused_until=until, notice=None)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 
 import anyio
@@ -43,17 +42,19 @@ async def recover(
     for environment in await store.unfinished():
         try:
             if environment.state in _MAY_SLEEP and await host.salvage(environment):
-                until = environment.paused_until or asleep_until
-                kept = replace(environment, state=State.PAUSED, active_calls=0).asleep(until)
+                found = environment.after_restart()
+                paused = found if found.state is State.PAUSED else found.to(State.PAUSED)
+                kept = paused.asleep(environment.paused_until or asleep_until)
                 asleep.append(kept)
                 if kept != environment:
                     await save_if_possible(store, kept)
                 continue
-            why = environment.error or "The server was restarted."
-            gone = replace(
-                environment.without_machine(), state=State.DESTROYED, error=why, active_calls=0
-            )
             await host.discard(environment)
+            ending = environment.after_restart().without_machine()
+            if ending.state is not State.DESTROYING:
+                ending = ending.to(State.DESTROYING)
+            why = environment.error or "The server was restarted."
+            gone = ending.to(State.DESTROYED, error=why)
             await store.save(gone)
         except Exception:
             log.exception("environment_recovery_failed", environment=environment.id)
