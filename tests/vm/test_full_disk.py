@@ -54,7 +54,7 @@ async def refuse_writes(guest: LocalGuest, number: int | None) -> None:
 
     No disk of ours gives these errors when it is told to.
     """
-    machine = guest._launched.machine  # pyright: ignore[reportPrivateUsage]
+    machine = guest._started.machine  # pyright: ignore[reportPrivateUsage]
     assert isinstance(machine, QemuMachine)
     monitor = machine._monitor  # pyright: ignore[reportPrivateUsage]
     blocks = cast("list[dict[str, Any]]", await monitor.execute("query-block"))

@@ -138,13 +138,13 @@ async def test_what_it_leaves_is_its_environments(pooled: Pooled) -> None:
 async def test_a_machine_that_waited_is_as_fast_as_any_other(pooled: Pooled) -> None:
     own = os.getpriority(os.PRIO_PROCESS, 0)
     for machine in pooled.made:
-        pid = machine.launched.machine.identity.pid
+        pid = machine.started.machine.identity.pid
         assert os.getpriority(os.PRIO_PROCESS, pid) == own
 
 
 async def test_one_that_hangs_or_is_dead_costs_no_create(pooled: Pooled) -> None:
     """It is ended, and the environment gets another machine."""
-    hung, dead = (machine.launched.machine.identity.pid for machine in pooled.made)
+    hung, dead = (machine.started.machine.identity.pid for machine in pooled.made)
     os.kill(hung, signal.SIGSTOP)
     os.kill(dead, signal.SIGKILL)
     asked = environment(network=NetworkPolicy.PUBLIC)

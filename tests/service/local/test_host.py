@@ -36,14 +36,15 @@ from waggle.domain.errors import (
 )
 from waggle.domain.host import no_progress
 from waggle.domain.image import BootImage
-from waggle.domain.machine import GuestDisks, MachineSpec
+from waggle.domain.machine import MachineSpec
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.execution import Command
+from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.ports import PortAllocator, PortLease
 from waggle.infra.ssh.connection import ServeTunnel, SshConnection, new_keys
 from waggle.infra.ssh.run.launcher import CommandSession
 from waggle.infra.ssh.typed import open_exec
-from waggle.service.local.blueprint import Blueprint, GuestParts, Launched, Launcher, MadeOf
+from waggle.service.local.blueprint import Blueprint, GuestParts, Launcher, MadeOf, StartedMachine
 from waggle.service.local.bring_up import LocalMachines
 from waggle.service.local.frozen.moments import frozen_in
 from waggle.service.local.guest import LocalGuest
@@ -378,8 +379,8 @@ async def test_a_machine_of_the_pool_that_cannot_be_renewed_is_ended_and_another
         "x", asked.resources, Path("/kernel"), blueprint.disks, 1, files / "console.log", 1.0
     )
     connection = SshConnection(lease.port, new_keys())
-    launched = Launched(PretendMachine(log), lease, spec)
-    machine = WarmMachine(blueprint, launched, new_keys(), connection, None)
+    started = StartedMachine(blueprint, PretendMachine(log), lease, spec)
+    machine = WarmMachine(started, new_keys(), connection)
     pool = cast("WarmPool[WarmMachine]", PretendPool(machine, log))
     with pytest.raises(BootFailed, match="It panicked"):
         await rig.host_with(pool).create(asked, no_progress)
@@ -406,18 +407,20 @@ class TestGuest:
     ) -> LocalGuest:
         files = Path(tempfile.mkdtemp(dir=self.directory))
         resources = Resources(1, 64, 1)
-        disks = GuestDisks(*(files / name for name in ("kit", "image", "scratch", "identity")))
-        spec = MachineSpec("x", resources, files, disks, 1, files / "console.log", 1.0)
+        image = BootImage("x", "sha256:0", files / "image", {})
+        made_of = MadeOf(RuntimeName.SHELL, image, files / "kernel", files / "kit", resources)
+        blueprint = Blueprint("x", made_of, {}, files)
+        console = files / "console.log"
+        spec = MachineSpec("x", resources, files, blueprint.disks, 1, console, 1.0)
 
         def forget(_port: int) -> None:
             log.append("port, files remain" if files.exists() else "files and port")
 
         return LocalGuest(
-            Launched(machine, PortLease(1, PretendLock(), forget), spec),
+            StartedMachine(blueprint, machine, PortLease(1, PretendLock(), forget), spec),
             connection or SshConnection(1, new_keys()),
             PretendProxy(log),
             environment=environment(),
-            files=files,
             directory="/home/sandbox",
             booted_from={},
         )

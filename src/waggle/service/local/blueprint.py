@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Protocol
 
 from waggle.domain.diagnosis.evidence import Refused
 from waggle.domain.environment import Resources
@@ -83,15 +83,25 @@ class Blueprint:
 PORT_ATTEMPTS = 5
 BACKGROUND_PATIENCE = 4
 STARTING = max(4, 2 * (os.cpu_count() or 1))
-_M_co = TypeVar("_M_co", bound=Machine, covariant=True)
 
 
-class Launched(NamedTuple, Generic[_M_co]):
-    """A machine, its port, and what it was started with."""
+@dataclass(frozen=True, eq=False, slots=True)
+class StartedMachine:
+    """A machine whose guest is ready. Whoever has it stops it, and then releases its lease.
 
-    machine: _M_co
+    `spec` is what its hypervisor was given. `template` is the id of the one that it came from.
+    """
+
+    blueprint: Blueprint
+    machine: Machine
     lease: PortLease
     spec: MachineSpec
+    template: str | None = None
+
+    async def stop(self) -> None:
+        """End it and release its port. Raises TimedOut when it does not die; the port stays."""
+        await self.machine.stop()
+        self.lease.release()
 
 
 class Launcher:
@@ -110,11 +120,10 @@ class Launcher:
     async def launch(
         self,
         blueprint: Blueprint,
-        disks: GuestDisks,
-        start: Callable[[MachineSpec], Awaitable[_M_co]],
+        start: Callable[[MachineSpec], Awaitable[Machine]],
         *,
         background: bool = False,
-    ) -> Launched[_M_co]:
+    ) -> StartedMachine:
         """Start on a leased port; when something else takes that port in between, on another.
 
         In the `background` it gives way to others, takes nobody's turn, and has
@@ -129,7 +138,7 @@ class Launcher:
                 id=blueprint.id,
                 resources=blueprint.made_of.resources,
                 kernel=blueprint.made_of.kernel,
-                disks=disks,
+                disks=blueprint.disks,
                 ssh_port=lease.port,
                 console_log=blueprint.files / "console.log",
                 boot_timeout=self._boot_timeout * (BACKGROUND_PATIENCE if background else 1),
@@ -145,7 +154,7 @@ class Launcher:
             except BaseException:
                 lease.release()
                 raise
-            return Launched(machine, lease, spec)
+            return StartedMachine(blueprint, machine, lease, spec)
         raise NoPorts("Other programs keep taking the ports of this range.")
 
     def check_ports(self) -> None:

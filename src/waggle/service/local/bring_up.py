@@ -16,10 +16,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
 import structlog
 
@@ -40,18 +40,11 @@ from waggle.infra.rootfs.machine_disks import (
 from waggle.infra.shared.files import atomic_write
 from waggle.infra.shared.timing import stage
 from waggle.infra.ssh.connection import PROXY_PORT, EnvironmentKeys
-from waggle.service.local.blueprint import Blueprint, Launched, Launcher, Scratch
+from waggle.service.local.blueprint import Blueprint, Launcher, Scratch, StartedMachine
 from waggle.service.local.frozen.moments import Moment
 from waggle.service.local.frozen.templates import Templates
 
 log = structlog.get_logger(__name__)
-
-
-class BroughtUp(NamedTuple):
-    """A machine whose guest is ready, its port, and the id of the template that it came from."""
-
-    launched: Launched[Machine]
-    template: str | None
 
 
 class LocalMachines:
@@ -74,7 +67,7 @@ class LocalMachines:
 
     async def bring_up(
         self, blueprint: Blueprint, moment: Moment | None = None, *, background: bool = False
-    ) -> BroughtUp:
+    ) -> StartedMachine:
         """A machine whose guest is ready and has its identity; from a moment if one is given.
 
         In the `background` it gives way to others; see `infra.confined.come_forward`.
@@ -84,17 +77,17 @@ class LocalMachines:
         Unsupported or OSError.
         """
         if moment is not None:
-            return BroughtUp(await self._go_on(blueprint, moment, background), None)
+            return await self._go_on(blueprint, moment, background)
         if self._templates is not None and (found := await self._find(self._templates, blueprint)):
             try:
                 resumed = await self._resume(self._templates, blueprint, found, background)
-                return BroughtUp(resumed, found.key.id)
+                return replace(resumed, template=found.key.id)
             except (BootFailed, GuestLost) as error:
                 log.warning("template_failed", template=found.key.id, error=str(error))
                 self._templates.reject(found)
                 for disk in (blueprint.disks.scratch, blueprint.disks.identity):
                     disk.unlink(missing_ok=True)
-        booted = BroughtUp(await self._boot(blueprint, background), None)
+        booted = await self._boot(blueprint, background)
         if self._templates is not None:
             self._templates.want(blueprint)
         return booted
@@ -114,26 +107,26 @@ class LocalMachines:
 
     async def _go_on(
         self, blueprint: Blueprint, moment: Moment, background: bool
-    ) -> Launched[Machine]:
+    ) -> StartedMachine:
         if self._freezing is None:
             raise Unsupported()
         disks = blueprint.disks
         with stage("disks"):
             await asyncio.to_thread(moment.copy_disks, disks.scratch, disks.identity)
         start = partial(_renewed, self._freezing, moment, blueprint)
-        return await self._launcher.launch(blueprint, disks, start, background=background)
+        return await self._launcher.launch(blueprint, start, background=background)
 
-    async def _boot(self, blueprint: Blueprint, background: bool) -> Launched[Machine]:
+    async def _boot(self, blueprint: Blueprint, background: bool) -> StartedMachine:
         disks = blueprint.disks
         await self._scratch.make(blueprint.made_of.resources.disk_mib, disks.scratch)
         disks.identity.write_bytes(pack(blueprint.identity))
         boot = self._hypervisor.boot
         with stage("boot"):
-            return await self._launcher.launch(blueprint, disks, boot, background=background)
+            return await self._launcher.launch(blueprint, boot, background=background)
 
     async def _resume(
         self, templates: Templates, blueprint: Blueprint, template: Template, background: bool
-    ) -> Launched[Machine]:
+    ) -> StartedMachine:
         async with templates.loaded.using(template.directory) as frozen:
             moment = Moment(template.directory, blueprint.made_of, frozen)
             return await self._go_on(blueprint, moment, background)

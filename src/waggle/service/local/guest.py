@@ -7,7 +7,6 @@ import asyncio
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment, MachineIdentity
@@ -16,7 +15,6 @@ from waggle.domain.files.filesystem import MAX_PATH_BYTES, FileSlice, FileVersio
 from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
 from waggle.domain.host import Moment
-from waggle.domain.machine import Machine
 from waggle.domain.network import ExposedPort, Usage
 from waggle.domain.programs.execution import (
     HOME,
@@ -35,7 +33,7 @@ from waggle.infra.ssh.run.shell import LeftPrograms, Shell
 from waggle.infra.ssh.run.trees import Trees
 from waggle.infra.ssh.sftp.files import Files
 from waggle.infra.ssh.sftp.reading import ReadAhead
-from waggle.service.local.blueprint import Freezer, Launched, Proxy
+from waggle.service.local.blueprint import Freezer, Proxy, StartedMachine
 from waggle.service.local.diagnostician import Causes, Diagnostician
 from waggle.tasks import finish
 
@@ -48,18 +46,17 @@ class LocalGuest:
 
     def __init__(
         self,
-        launched: Launched[Machine],
+        started: StartedMachine,
         connection: SshConnection,
         proxy: Proxy | None,
         *,
         environment: Environment,
-        files: Path,
         directory: str,
         booted_from: dict[str, str],
         freezer: Freezer | None = None,
     ) -> None:
-        """`files` is its directory. `freezer` is None where machines cannot be frozen."""
-        self._machine = launched.machine
+        """`freezer` is None where machines cannot be frozen."""
+        self._machine = started.machine
         self._freezer = freezer
         self._connection = connection
         self._proxy = proxy
@@ -78,11 +75,10 @@ class LocalGuest:
         self._exposures = Exposures(ports.connect)
         if proxy is not None:
             proxy.lead_home(ports.connect, environment.name)
-        self._scratch = launched.spec.disks.scratch
-        self._launched = launched
-        self._home = files
+        self._scratch = started.spec.disks.scratch
+        self._started = started
         self._hibernates = False
-        self.ssh_port = launched.lease.port
+        self.ssh_port = started.lease.port
         self.directory = directory
         self.booted_from = booted_from
         self._ending = asyncio.Lock()
@@ -292,5 +288,5 @@ class LocalGuest:
             finally:
                 await self.disconnect()
             if not self._hibernates:
-                await asyncio.to_thread(shutil.rmtree, self._home, True)
-            self._launched.lease.release()
+                await asyncio.to_thread(shutil.rmtree, self._started.blueprint.files, True)
+            self._started.lease.release()

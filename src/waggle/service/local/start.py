@@ -17,7 +17,6 @@ from pathlib import Path
 from waggle.domain.environment import Environment
 from waggle.domain.errors import GuestLost
 from waggle.domain.host import Progress
-from waggle.domain.machine import Machine
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.execution import HOME, Command, ExecutionResult
 from waggle.infra.rootfs.machine_disks import CLAIMED
@@ -25,7 +24,7 @@ from waggle.infra.shared.confined import come_forward, may_come_forward
 from waggle.infra.shared.timing import stage
 from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run.shell import Shell
-from waggle.service.local.blueprint import Blueprint, GuestParts, Launched, MadeOf, Proxy
+from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf, Proxy
 from waggle.service.local.bring_up import NO_VARIABLES, LocalMachines, identity_of, save_access
 from waggle.service.local.frozen.moments import Moment, Moments, frozen_in
 from waggle.service.local.guest import LocalGuest
@@ -72,12 +71,11 @@ class LocalStart:
             identity = self._identity_of(environment, made_of, keys)
             blueprint = Blueprint(files.name, made_of, identity, files, environment.owner)
             await progress(0.4, "Resuming the machine" if moment else "Booting the machine")
-            launched, template = await self._machines.bring_up(blueprint, moment)
-            undo.push_async_callback(_end, launched)
-            save_access(files, keys, launched.lease.port)
-            connection = SshConnection(launched.lease.port, keys)
-            machine = WarmMachine(blueprint, launched, keys, connection, template)
-            guest = self._guest(environment, machine)
+            started = await self._machines.bring_up(blueprint, moment)
+            undo.push_async_callback(started.stop)
+            save_access(files, keys, started.lease.port)
+            connection = SshConnection(started.lease.port, keys)
+            guest = self._guest(environment, WarmMachine(started, keys, connection))
             undo.push_async_callback(guest.disconnect)
             await progress(0.8, "Connecting")
             await guest.connect()
@@ -97,17 +95,17 @@ class LocalStart:
             keys = new_keys()
             identity = self._identity(made_of, _NOBODY, NetworkPolicy.NONE, keys)
             blueprint = Blueprint(files.name, made_of, identity, files)
-            launched, template = await self._machines.bring_up(blueprint, background=polite)
-            undo.push_async_callback(_end, launched)
-            save_access(files, keys, launched.lease.port)
-            connection = SshConnection(launched.lease.port, keys)
+            started = await self._machines.bring_up(blueprint, background=polite)
+            undo.push_async_callback(started.stop)
+            save_access(files, keys, started.lease.port)
+            connection = SshConnection(started.lease.port, keys)
             undo.push_async_callback(connection.aclose)
             await repeated(partial(Shell(connection).run, command))
-            await launched.machine.renew({})  # the way by which it will be claimed
+            await started.machine.renew({})  # the way by which it will be claimed
             if polite:
-                come_forward(launched.machine.identity)
+                come_forward(started.machine.identity)
             undo.pop_all()
-        return WarmMachine(blueprint, launched, keys, connection, template)
+        return WarmMachine(started, keys, connection)
 
     async def hand_over(
         self, machine: WarmMachine, environment: Environment, files: Path, progress: Progress
@@ -127,7 +125,7 @@ class LocalStart:
             records = {each: identity[each] for each in CLAIMED}
             try:
                 async with asyncio.timeout(_CLAIM_SECONDS):
-                    await _both(own.launched.machine.renew(records), guest.connect())
+                    await _both(own.started.machine.renew(records), guest.connect())
             except TimeoutError:
                 raise GuestLost("The machine that waited does not answer.") from None
             await progress(1.0, "Ready")
@@ -142,19 +140,18 @@ class LocalStart:
         if proxy is not None:
             own.connection.offer(proxy.serve)
         return LocalGuest(
-            own.launched,
+            own.started,
             own.connection,
             proxy,
             environment=environment,
-            files=own.blueprint.files,
             directory=parts.image.directory or HOME,
             booted_from={
                 "image": parts.image.digest,
                 "kernel": parts.kernel.stem,
                 "kit": parts.kit.stem,
-                **({"template": own.template} if own.template else {}),
+                **({"template": own.started.template} if own.started.template else {}),
             },
-            freezer=self._moments and self._moments.freezer(own.launched, own.blueprint),
+            freezer=self._moments and self._moments.freezer(own.started),
         )
 
     def _identity_of(
@@ -197,11 +194,6 @@ async def _both(*work: Coroutine[None, None, None]) -> None:
             each.result()
     finally:
         await end(*tasks)
-
-
-async def _end(launched: Launched[Machine]) -> None:
-    await launched.machine.stop()
-    launched.lease.release()
 
 
 def clear(files: Path) -> None:

@@ -25,10 +25,9 @@ import anyio.abc
 import structlog
 
 from waggle.domain.environment import Resources
-from waggle.domain.machine import Machine
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection
-from waggle.service.local.blueprint import Blueprint, Launched, MadeOf
+from waggle.service.local.blueprint import MadeOf, StartedMachine
 from waggle.tasks import finish
 
 
@@ -36,37 +35,36 @@ from waggle.tasks import finish
 class WarmMachine:
     """Implements `warm_ending.Warm`. Whoever claims it owns all of it."""
 
-    blueprint: Blueprint
-    launched: Launched[Machine]
+    started: StartedMachine
     keys: EnvironmentKeys
     connection: SshConnection
-    template: str | None
 
     @property
     def made_of(self) -> MadeOf:
         """What it was made of."""
-        return self.blueprint.made_of
+        return self.started.blueprint.made_of
 
     @property
     def is_alive(self) -> bool:
         """False once its VMM has ended."""
-        return self.launched.machine.is_alive
+        return self.started.machine.is_alive
 
     async def wait(self) -> str:
         """Return when it is dead, with the cause."""
-        return await self.launched.machine.wait()
+        return await self.started.machine.wait()
 
     def moved(self, files: Path) -> WarmMachine:
         """The same machine, with its files elsewhere and called as they are. Raises OSError."""
-        self.blueprint.files.rename(files)
-        blueprint = replace(self.blueprint, id=files.name, files=files)
+        before = self.started
+        before.blueprint.files.rename(files)
+        blueprint = replace(before.blueprint, id=files.name, files=files)
         spec = replace(
-            self.launched.spec,
+            before.spec,
             id=files.name,
             disks=blueprint.disks,
-            console_log=files / self.launched.spec.console_log.name,
+            console_log=files / before.spec.console_log.name,
         )
-        return replace(self, blueprint=blueprint, launched=self.launched._replace(spec=spec))
+        return replace(self, started=replace(before, blueprint=blueprint, spec=spec))
 
     async def destroy(self) -> None:
         """End it and remove its files. Idempotent; finishes when cancelled.
@@ -77,11 +75,11 @@ class WarmMachine:
 
     async def _destroy(self) -> None:
         try:
-            await self.launched.machine.stop()
+            await self.started.machine.stop()
         finally:
             await self.connection.aclose()
-        await asyncio.to_thread(shutil.rmtree, self.blueprint.files, True)
-        self.launched.lease.release()
+        await asyncio.to_thread(shutil.rmtree, self.started.blueprint.files, True)
+        self.started.lease.release()
 
 
 FIRST_DELAY: Final = 5.0

@@ -17,13 +17,13 @@ from pathlib import Path
 import structlog
 
 from waggle.domain.errors import MomentUnusable, SnapshotFailed
-from waggle.domain.machine import FreezingHypervisor, Frozen, Machine
+from waggle.domain.machine import FreezingHypervisor, Frozen, GuestDisks
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.infra.shared.files import clone
 from waggle.infra.shared.work import place, sweep, workspace
 from waggle.infra.store import frozen_files
 from waggle.infra.store.frozen_files import IDENTITY, SCRATCH
-from waggle.service.local.blueprint import Blueprint, GuestParts, Launched, MadeOf
+from waggle.service.local.blueprint import GuestParts, MadeOf, StartedMachine
 from waggle.service.local.frozen.manifest import (
     Loaded,
     Shelves,
@@ -73,9 +73,7 @@ class Moments:
         self._parts = parts
 
     @contextlib.asynccontextmanager
-    async def taken(
-        self, launched: Launched[Machine], blueprint: Blueprint
-    ) -> AsyncGenerator[Moment]:
+    async def taken(self, started: StartedMachine) -> AsyncGenerator[Moment]:
         """This moment of a running machine, which goes on; gone with the block unless it was kept.
 
         Raises BootFailed, GuestLost, DiskFull or SnapshotFailed.
@@ -86,8 +84,8 @@ class Moments:
             try:
                 work.mkdir(mode=0o700)
                 with contextlib.ExitStack() as held:
-                    frozen = await finish(closing_with(held, self._take(launched, work)))
-                    yield Moment(work, blueprint.made_of, frozen)
+                    frozen = await finish(closing_with(held, self._take(started, work)))
+                    yield Moment(work, started.blueprint.made_of, frozen)
             finally:
                 await finish(asyncio.to_thread(stack.close))
 
@@ -104,16 +102,16 @@ class Moments:
                 hint="The environment goes on. The operator finds the reason in the server's log.",
             ) from error
 
-    def freezer(self, launched: Launched[Machine], blueprint: Blueprint) -> MachineFreezer:
+    def freezer(self, started: StartedMachine) -> MachineFreezer:
         """For one machine."""
-        return MachineFreezer(self, launched, blueprint)
+        return MachineFreezer(self, started)
 
-    async def _take(self, launched: Launched[Machine], work: Path) -> Frozen:
-        machine, _, spec = launched
+    async def _take(self, started: StartedMachine, work: Path) -> Frozen:
+        machine = started.machine
         try:
-            frozen = await self.hypervisor.freeze(machine, spec)
+            frozen = await self.hypervisor.freeze(machine, started.spec)
             try:
-                await asyncio.to_thread(_copy_disks, launched, work)
+                await asyncio.to_thread(_copy_disks, started.spec.disks, work)
             except BaseException:
                 frozen.close()
                 raise
@@ -122,24 +120,24 @@ class Moments:
                 await machine.unpause()
         return frozen
 
-    async def hibernate(self, launched: Launched[Machine], blueprint: Blueprint) -> None:
+    async def hibernate(self, started: StartedMachine) -> None:
         """End a machine and keep its moment among its files. When that fails, it goes on.
 
         Raises BootFailed, GuestLost, DiskFull or SnapshotFailed. Not to be cancelled.
         """
         with self._writing():
-            await self._hibernate(launched, blueprint)
+            await self._hibernate(started)
 
-    async def _hibernate(self, launched: Launched[Machine], blueprint: Blueprint) -> None:
-        machine, _, spec = launched
+    async def _hibernate(self, started: StartedMachine) -> None:
+        machine, blueprint = started.machine, started.blueprint
         stack = contextlib.ExitStack()
         work = stack.enter_context(workspace(blueprint.files)) / "frozen"
         try:
             work.mkdir(mode=0o700)
-            frozen = await self.hypervisor.freeze(machine, spec)
+            frozen = await self.hypervisor.freeze(machine, started.spec)
             with contextlib.closing(frozen):
                 await asyncio.to_thread(frozen.save, work)
-            await asyncio.to_thread(_keep_disks, launched, work)
+            await asyncio.to_thread(_keep_disks, started.spec.disks, work)
             facts = to_facts(blueprint.made_of, self.hypervisor.fingerprint(frozen))
             await asyncio.to_thread(self._seal, work, facts)
             await asyncio.to_thread(place, work, frozen_in(blueprint.files))
@@ -234,16 +232,15 @@ class MachineFreezer:
     """Takes moments of one machine; implements `local_guest.Freezer`."""
 
     moments: Moments
-    launched: Launched[Machine]
-    blueprint: Blueprint
+    started: StartedMachine
 
     def taken(self) -> contextlib.AbstractAsyncContextManager[Moment]:
         """This moment; see `Moments.taken`."""
-        return self.moments.taken(self.launched, self.blueprint)
+        return self.moments.taken(self.started)
 
     async def hibernate(self) -> None:
         """Keep it and end it; see `Moments.hibernate`."""
-        await self.moments.hibernate(self.launched, self.blueprint)
+        await self.moments.hibernate(self.started)
 
 
 def frozen_in(files: Path) -> Path:
@@ -261,18 +258,15 @@ def _link(source: Path, target: Path) -> None:
         place(copy, target)
 
 
-def _copy_disks(launched: Launched[Machine], work: Path) -> None:
-    clone(launched.spec.disks.scratch, work / SCRATCH)
-    _blank(launched.spec.disks.identity, work / IDENTITY)
+def _copy_disks(disks: GuestDisks, work: Path) -> None:
+    clone(disks.scratch, work / SCRATCH)
+    _blank(disks.identity, work / IDENTITY)
 
 
-def _keep_disks(launched: Launched[Machine], work: Path) -> None:
+def _keep_disks(disks: GuestDisks, work: Path) -> None:
     """Without a copy: the machine is about to end."""
-    scratch = launched.spec.disks.scratch
-    with scratch.open("rb") as file:
-        os.fsync(file.fileno())
-    os.link(scratch, work / SCRATCH)
-    _blank(launched.spec.disks.identity, work / IDENTITY)
+    os.link(disks.scratch, work / SCRATCH)
+    _blank(disks.identity, work / IDENTITY)
 
 
 def _blank(model: Path, target: Path) -> None:

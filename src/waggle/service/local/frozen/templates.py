@@ -176,19 +176,17 @@ class Templates:
             disks = own.disks
             await self._recipe.scratch.make(own.made_of.resources.disk_mib, disks.scratch)
             disks.identity.write_bytes(pack(_identity(blueprint, keys)))
-            machine, lease, spec = await self._launcher.launch(
-                own, disks, self.hypervisor.boot, background=True
-            )
+            started = await self._launcher.launch(own, self.hypervisor.boot, background=True)
+            machine = started.machine
             with contextlib.ExitStack() as held:
                 try:
-                    await self._warm(lease.port, keys, own.made_of.runtime)
+                    await self._warm(started.lease.port, keys, own.made_of.runtime)
                     await machine.agent("guest-ping")  # it starts late; copies have it at once
                     await self.hypervisor.settle(machine)
-                    freezing = self.hypervisor.freeze(machine, spec)
+                    freezing = self.hypervisor.freeze(machine, started.spec)
                     frozen = await finish(closing_with(held, freezing))
                 finally:
-                    await machine.stop()
-                    lease.release()
+                    await started.stop()
                 await asyncio.to_thread(frozen.save, work)
             await asyncio.to_thread(_finish, work)
             await asyncio.to_thread(self.store.place, key, work)
