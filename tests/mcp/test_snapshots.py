@@ -284,11 +284,9 @@ async def test_progress_tells_what_is_done() -> None:
 
 
 async def test_where_machines_cannot_be_frozen_one_clear_error_says_so() -> None:
-    setup = Setup(shelf=None)
-    async with serving(setup) as rig, client(rig, MODERN) as agent:
+    async with serving() as rig, client(rig, MODERN) as agent:
         identity = await created(agent)
-        unable = Unsupported()
-        rig.host.only.freeze_error = unable
+        rig.host.only.freeze_error = Unsupported("It cannot.", hint="WAGGLE_HYPERVISOR=qemu can.")
         for tool in ("snapshot_environment", "fork_environment"):
             refused = error_of(await agent.call_tool(tool, {"environment_id": identity}))
             assert refused["code"] == "unsupported"

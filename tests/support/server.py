@@ -74,7 +74,7 @@ class Setup:
     host: FakeHost = field(default_factory=FakeHost)
     store: MemoryStore = field(default_factory=MemoryStore)
     calls: MemoryCalls = field(default_factory=MemoryCalls)
-    shelf: MemoryShelf | None = field(default_factory=MemoryShelf)
+    shelf: MemoryShelf = field(default_factory=MemoryShelf)
     max_environments: int = 3
     heartbeat: float = 60.0
     sessions: SessionLimits = DEFAULT_SESSIONS

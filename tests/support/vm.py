@@ -41,8 +41,9 @@ from waggle.infra.rootfs.kit.build import GuestKit
 from waggle.infra.rootfs.machine_disks import ScratchDisks
 from waggle.service.local.blueprint import GuestParts, Launcher
 from waggle.service.local.bring_up import LocalMachines
+from waggle.service.local.frozen.freezing import CannotFreeze, Freezing
 from waggle.service.local.frozen.moments import Moments
-from waggle.service.local.frozen.templates import Templates
+from waggle.service.local.frozen.templates import NoTemplates, Templates
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost, NewProxy, is_root
 from waggle.service.local.images.images import ImageService
@@ -101,7 +102,7 @@ class Lab:
     new_proxy: NewProxy = deny_all
     boot_timeout: float = BOOT_SECONDS
     certificates: bytes = b""
-    templates: Templates | None = None
+    templates: Templates | NoTemplates = field(default_factory=NoTemplates)
     pool: WarmPool[WarmMachine] | None = None
     _guests: list[LocalGuest] = field(default_factory=list[LocalGuest])
 
@@ -123,19 +124,19 @@ class Lab:
             scratch=ScratchDisks(CACHE / "disks"),
             certificates=self.certificates,
         )
-        freezing = self.hypervisor if isinstance(self.hypervisor, QemuHypervisor) else None
-        moments = None
-        if freezing is not None:
-            moments = Moments(freezing, self.directory / "moments", CACHE / "disks", parts)
+        freezing: Freezing = CannotFreeze("It cannot freeze machines.", hint="")
+        if isinstance(self.hypervisor, QemuHypervisor):
+            place = self.directory / "moments"
+            freezing = Moments(self.hypervisor, place, CACHE / "disks", parts)
         return LocalHost(
             directory=self.environments,
             machines=LocalMachines(
-                self.hypervisor, self.launcher(), parts.scratch, self.templates, freezing
+                self.hypervisor, self.launcher(), parts.scratch, freezing, self.templates
             ),
             images=self.images,
             parts=parts,
             new_proxy=self.new_proxy,
-            moments=moments,
+            freezing=freezing,
             pool=self.pool,
         )
 

@@ -62,7 +62,7 @@ async def templated(lab: Lab, store: TemplateStore) -> AsyncGenerator[Lab]:
 async def alone(templated: Lab, tmp_path: Path) -> Lab:
     """One whose template, a copy, a test may harm."""
     template = await made(templated)
-    assert templated.templates is not None
+    assert isinstance(templated.templates, Templates)
     own = tmp_path / "templates"
     shutil.copytree(template.directory.parent, own)
     templated.templates.store = TemplateStore(own)
@@ -71,7 +71,7 @@ async def alone(templated: Lab, tmp_path: Path) -> Lab:
 
 async def made(lab: Lab) -> Template:
     """The template; if need be, boot one machine, which has it made."""
-    assert lab.templates is not None
+    assert isinstance(lab.templates, Templates)
     if not (there := lab.templates.store.all()):
         guest = await lab.guest()
         assert "template" not in guest.booted_from
@@ -172,7 +172,7 @@ async def test_a_template_that_was_harmed_is_replaced_by_a_boot(
 ) -> None:
     template = await made(alone)
     harm(template.directory / name)
-    assert alone.templates is not None
+    assert isinstance(alone.templates, Templates)
     guest = await alone.guest()
     assert "template" not in guest.booted_from
     assert lines(await guest.run(sh("echo works"))) == ["works"]
@@ -184,7 +184,7 @@ async def test_a_template_of_another_qemu_is_not_used(alone: Lab) -> None:
     (template.directory / "state").write_bytes(b"QEVM\0\0\0\3 and then nonsense" * 100)
     guest = await alone.guest()
     assert "template" not in guest.booted_from
-    assert alone.templates is not None
+    assert isinstance(alone.templates, Templates)
     assert template.key.id not in {each.key.id for each in alone.templates.store.all()}
 
 
@@ -232,7 +232,7 @@ async def test_a_build_that_meets_a_full_disk_leaves_nothing_and_is_made_when_th
 async def test_where_owners_are_kept_apart_nobody_goes_on_from_anothers(
     templated: Lab, tmp_path: Path
 ) -> None:
-    assert templated.templates is not None
+    assert isinstance(templated.templates, Templates)
     shared = templated.templates
     async with anyio.create_task_group() as tasks:
         recipe = Recipe(

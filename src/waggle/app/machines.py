@@ -56,23 +56,26 @@ from waggle.infra.shared.cgroups import Groups, disk_of, read_facts
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.local.blueprint import GuestParts, Launcher
+from waggle.service.local.frozen.freezing import CannotFreeze
 from waggle.service.local.frozen.moments import Moments
-from waggle.service.local.frozen.templates import Recipe, Templates
+from waggle.service.local.frozen.templates import NoTemplates, Recipe, Templates
 from waggle.service.local.host import is_root
 from waggle.service.local.warm_machine import WarmMachine
 from waggle.service.local.warm_pool import WarmPool
 
 Stack = contextlib.ExitStack | contextlib.AsyncExitStack
+_WHY_NOT = "This server's hypervisor, libkrun, cannot freeze machines."
+_QEMU_CAN = "The operator can choose QEMU with WAGGLE_HYPERVISOR=qemu."
 
 
 @dataclass(frozen=True, slots=True)
 class Machinery:
-    """`freezing` is the hypervisor, and `moments` are there, where machines can be frozen."""
+    """What machines are made of and started with. `freezing` freezes them, or says why not."""
 
+    hypervisor: Hypervisor
     parts: GuestParts
     launcher: Launcher
-    freezing: QemuHypervisor | None
-    moments: Moments | None
+    freezing: Moments | CannotFreeze
     room: DiskRoom
 
 
@@ -90,12 +93,12 @@ def machinery(settings: Settings, machines: Hypervisor, stack: Stack) -> Machine
         boot_timeout=settings.boot_timeout.total_seconds(),
         uid_base=settings.vm_uid_base if is_root() else None,
     )
-    freezing = machines if isinstance(machines, QemuHypervisor) else None
     room = data_room(settings)
-    moments = freezing and Moments(freezing, places.moments, places.disks, parts, room)
-    if moments is not None:
-        stack.callback(moments.loaded.close)
-    return Machinery(parts, launcher, freezing, moments, room)
+    if not isinstance(machines, QemuHypervisor):
+        return Machinery(machines, parts, launcher, CannotFreeze(_WHY_NOT, _QEMU_CAN), room)
+    moments = Moments(machines, places.moments, places.disks, parts, room)
+    stack.callback(moments.loaded.close)
+    return Machinery(machines, parts, launcher, moments, room)
 
 
 def templates(
@@ -103,14 +106,14 @@ def templates(
     made: Machinery,
     tasks: anyio.abc.TaskGroup | None,
     stack: Stack,
-) -> Templates | None:
+) -> Templates | NoTemplates:
     """The templates, unless the settings or the hypervisor have every machine boot.
 
     Without `tasks`, and with WAGGLE_TEMPLATES=built, none is made in the background. What killed
     processes left of templates is removed.
     """
-    if settings.templates == "off" or made.freezing is None:
-        return None
+    if settings.templates == "off" or isinstance(made.freezing, CannotFreeze):
+        return NoTemplates()
     usual, parts = limits(settings).resources, made.parts
     recipe = Recipe(
         parts.scratch,
@@ -122,7 +125,9 @@ def templates(
     kept = TemplateStore(Places.of(settings).templates)
     kept.sweep()
     background = tasks if settings.templates == "on" else None
-    found = Templates(kept, made.freezing, made.launcher, recipe, background, cache_room(settings))
+    found = Templates(
+        kept, made.freezing.hypervisor, made.launcher, recipe, background, cache_room(settings)
+    )
     stack.callback(found.loaded.close)
     return found
 

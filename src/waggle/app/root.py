@@ -21,6 +21,7 @@ import structlog
 
 from waggle.allocator import trim
 from waggle.app.machines import (
+    Machinery,
     end_machines,
     hypervisor,
     machine_groups,
@@ -45,7 +46,6 @@ from waggle.domain.access import SeveralOwners, one_owner
 from waggle.domain.environment import Environment
 from waggle.domain.errors import DataDirBusy, SettingsInvalid
 from waggle.domain.files.tree import MAX_RECORDS_BYTES
-from waggle.domain.machine import Hypervisor
 from waggle.domain.observer import Clock, Observer
 from waggle.domain.programs.execution import MAX_OUTPUT
 from waggle.infra.net.egress import EgressProxy
@@ -118,8 +118,9 @@ async def open_app(
         stack.push_async_callback(store.aclose)
         tasks = await stack.enter_async_context(_tasks())
         images = image_service(settings, several_owners)
+        made = machinery(settings, chosen.hypervisor, stack)
         host = _local_host(
-            *(settings, places, chosen.hypervisor, stack, watch.observer, tasks),
+            *(settings, made, stack, watch.observer, tasks),
             images=images,
             pool=pool,
         )
@@ -136,7 +137,7 @@ async def open_app(
         host.sweep(each.id for each in await store.unfinished())
         snapshots = SnapshotService(
             environments,
-            host.moments and LocalSnapshots(places.snapshots, host.moments),
+            LocalSnapshots(places.snapshots, made.freezing),
             SnapshotLimits(settings.max_snapshots, settings.snapshot_keep),
             clock=clock,
             new_id=new_id,
@@ -218,8 +219,7 @@ async def _tasks() -> AsyncGenerator[anyio.abc.TaskGroup]:
 
 def _local_host(
     settings: Settings,
-    places: Places,
-    machines: Hypervisor,
+    made: Machinery,
     stack: contextlib.AsyncExitStack,
     observer: Observer,
     tasks: anyio.abc.TaskGroup,
@@ -239,21 +239,20 @@ def _local_host(
             on_decision=egress_log(observer, environment.id),
         )
 
-    made = machinery(settings, machines, stack)
     stack.push_async_callback(images.aclose)
     return LocalHost(
-        directory=places.environments,
+        directory=Places.of(settings).environments,
         machines=LocalMachines(
-            machines,
+            made.hypervisor,
             made.launcher,
             made.parts.scratch,
-            templates(settings, made, tasks, stack),
             made.freezing,
+            templates(settings, made, tasks, stack),
         ),
         images=images,
         parts=made.parts,
         new_proxy=new_proxy,
-        moments=made.moments,
+        freezing=made.freezing,
         pool=pool,
         room=made.room,
     )

@@ -152,15 +152,7 @@ class Unsupported(WaggleError):
     """This server's hypervisor cannot do that."""
 
     code = "unsupported"
-    default_hint = "The operator can choose QEMU with WAGGLE_HYPERVISOR=qemu."
-
-    def __init__(
-        self,
-        message: str = "This server's hypervisor, libkrun, cannot freeze machines.",
-        *,
-        hint: str | None = None,
-    ) -> None:
-        super().__init__(message, hint=hint)
+    default_hint = "The operator can choose another with WAGGLE_HYPERVISOR."
 
 
 class MomentUnusable(WaggleError):

@@ -199,12 +199,10 @@ async def test_they_go_when_their_time_is_over() -> None:
 
 
 async def test_where_machines_cannot_be_frozen_the_error_says_so() -> None:
-    async with world() as around:
-        service = SnapshotService(
-            around.service, None, SnapshotLimits(), clock=around.clock, new_id=lambda: "x"
-        )
-        origin = await around.created()
-        with pytest.raises(Unsupported, match=r"cannot freeze machines.*WAGGLE_HYPERVISOR=qemu"):
-            await service.take(origin.id, owner=OWNER)
-        assert service.list(owner=OWNER) == []
-        assert await service.expire() == []
+    async with snapshots() as here:
+        origin = await here.world.created()
+        here.world.host.only.freeze_error = Unsupported("It cannot freeze machines.")
+        with pytest.raises(Unsupported, match=r"cannot freeze machines.*WAGGLE_HYPERVISOR"):
+            await here.service.take(origin.id, owner=OWNER)
+        assert here.service.list(owner=OWNER) == []
+        assert await here.service.expire() == []

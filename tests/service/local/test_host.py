@@ -46,7 +46,9 @@ from waggle.infra.ssh.run.launcher import CommandSession
 from waggle.infra.ssh.typed import open_exec
 from waggle.service.local.blueprint import Blueprint, GuestParts, Launcher, MadeOf, StartedMachine
 from waggle.service.local.bring_up import LocalMachines
+from waggle.service.local.frozen.freezing import CannotFreeze
 from waggle.service.local.frozen.moments import frozen_in
+from waggle.service.local.frozen.templates import NoTemplates
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.host import LocalHost
 from waggle.service.local.warm_machine import WarmKind, WarmMachine
@@ -193,10 +195,11 @@ class Rig:
         parts = GuestParts(lambda: Path("/kernel"), lambda: Path("/kit"), self.scratch, b"")
         return LocalHost(
             directory=self.directory / "environments",
-            machines=LocalMachines(self.hypervisor, launcher, self.scratch),
+            machines=LocalMachines(self.hypervisor, launcher, self.scratch, UNABLE, NoTemplates()),
             images=self.images,
             parts=parts,
             new_proxy=lambda _environment: PretendProxy(self.hypervisor.log),
+            freezing=UNABLE,
             pool=pool,
         )
 
@@ -213,6 +216,7 @@ def rig(tmp_path: Path) -> Rig:
 
 
 MIB = 1 << 20
+UNABLE = CannotFreeze("This one cannot freeze machines.", hint="Choose another.")
 NOTHING: tuple[list[Path], frozenset[int]] = ([], frozenset())
 
 
@@ -423,6 +427,7 @@ class TestGuest:
             environment=environment(),
             directory="/home/sandbox",
             booted_from={},
+            freezing=UNABLE,
         )
 
     async def test_it_releases_what_it_used_once_the_machine_is_dead(self) -> None:

@@ -24,7 +24,7 @@ from waggle.cli.progress import say, working
 from waggle.config import load
 from waggle.config.places import Places
 from waggle.domain.access import LOCAL, parse_owner
-from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete, Unsupported
+from waggle.domain.errors import InvalidArgument, NotFound, SetupIncomplete
 from waggle.infra.shared.disk_room import full, is_full
 from waggle.infra.shared.files import remove_directory
 from waggle.service.local.frozen.snapshots import bring as bring_in
@@ -113,12 +113,7 @@ def bring(file: Path, owner: str | None, *, as_json: bool) -> None:
     settings = load()
     whose = LOCAL if owner is None else parse_owner(owner)
     with contextlib.ExitStack() as stack:
-        moments = machinery(settings, hypervisor(settings).hypervisor, stack).moments
-        if moments is None:
-            raise Unsupported(
-                "libkrun runs the machines here, and cannot go on from snapshots.",
-                hint="Set WAGGLE_PREFER=speed or WAGGLE_HYPERVISOR=qemu, for the server, too.",
-            )
+        freezing = machinery(settings, hypervisor(settings).hypervisor, stack).freezing
         shelf = Places.of(settings).snapshots
         stack.enter_context(_storage_errors(file, shelf))
         source = stack.enter_context(file.open("rb"))
@@ -126,7 +121,7 @@ def bring(file: Path, owner: str | None, *, as_json: bool) -> None:
         kept = bring_in(
             source,
             shelf,
-            moments,
+            freezing,
             snapshot_id=str(uuid.uuid4()),
             owner=whose,
             expires_at=datetime.now(UTC) + settings.snapshot_keep,

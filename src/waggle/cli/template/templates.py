@@ -34,7 +34,7 @@ from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.environments.creating import CreateRequest
 from waggle.service.local.blueprint import Blueprint, MadeOf
 from waggle.service.local.bring_up import identity_of
-from waggle.service.local.frozen.templates import Templates
+from waggle.service.local.frozen.templates import NoTemplates, Templates
 
 _TABLE_WIDTH = 120
 _NOTHING = (
@@ -139,7 +139,7 @@ async def _build(
     stack: contextlib.ExitStack,
 ) -> None:
     found = templates(settings, made, None, stack)
-    if found is None:
+    if isinstance(found, NoTemplates):
         raise Unsupported(
             "libkrun runs the machines here, and cannot freeze them.",
             hint="Set WAGGLE_PREFER=speed or WAGGLE_HYPERVISOR=qemu, for the server, too.",

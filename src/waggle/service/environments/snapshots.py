@@ -23,7 +23,6 @@ from waggle.domain.errors import (
     InvalidArgument,
     NotFound,
     SnapshotFailed,
-    Unsupported,
 )
 from waggle.domain.host import Progress, no_progress
 from waggle.domain.observer import Clock, NewId
@@ -44,12 +43,12 @@ class SnapshotLimits:
 
 
 class SnapshotService:
-    """Use cases of snapshots. `shelf` is None where machines cannot be frozen."""
+    """Use cases of snapshots."""
 
     def __init__(
         self,
         environments: EnvironmentService,
-        shelf: SnapshotShelf | None,
+        shelf: SnapshotShelf,
         limits: SnapshotLimits,
         *,
         clock: Clock,
@@ -75,7 +74,7 @@ class SnapshotService:
 
     def all(self) -> builtins.list[Snapshot]:
         """Everyone's, for the reaper and the pruner."""
-        return [] if self._shelf is None else [*self._shelf.all()]
+        return [*self._shelf.all()]
 
     def images_in_use(self) -> frozenset[str]:
         """Digests of the images that environments and snapshots were made from."""
@@ -127,7 +126,7 @@ class SnapshotService:
                             now=now,
                             expires_at=now + self._limits.keep,
                         )
-                        kept = await self._require_shelf().keep(moment, described)
+                        kept = await self._shelf.keep(moment, described)
                 except OSError as error:
                     raise SnapshotFailed(
                         f"The snapshot could not be written: {error.strerror or error}."
@@ -150,7 +149,7 @@ class SnapshotService:
         """
         snapshot = self.get(snapshot_id, owner=owner)
         self._environments.require_room(owner, 1, snapshot.resources)
-        async with self._require_shelf().recalled(snapshot) as moment:
+        async with self._shelf.recalled(snapshot) as moment:
             return await self._environments.create_from(
                 snapshot, moment, request, owner=owner, progress=progress
             )
@@ -193,7 +192,7 @@ class SnapshotService:
                 f"Snapshot {snapshot.id} is not of environment {environment.id}.",
                 hint="create_environment(snapshot=...) goes on from any snapshot of yours.",
             )
-        async with self._require_shelf().recalled(snapshot) as moment:
+        async with self._shelf.recalled(snapshot) as moment:
             return await self._environments.roll_back(
                 environment.id, moment, owner=owner, progress=progress
             )
@@ -201,20 +200,15 @@ class SnapshotService:
     async def delete(self, snapshot_id: str, *, owner: str) -> Snapshot:
         """Delete a snapshot and return it; environments that came of it go on. Raises NotFound."""
         snapshot = self.get(snapshot_id, owner=owner)
-        await self._require_shelf().remove(snapshot.id)
+        await self._shelf.remove(snapshot.id)
         return snapshot
 
     async def expire(self) -> builtins.list[str]:
         """The reaper's delete: the ids of those whose time is over."""
         gone = [each.id for each in self.all() if each.is_expired(self._clock())]
         for snapshot_id in gone:
-            await self._require_shelf().remove(snapshot_id)
+            await self._shelf.remove(snapshot_id)
         return gone
-
-    def _require_shelf(self) -> SnapshotShelf:
-        if self._shelf is None:
-            raise Unsupported()
-        return self._shelf
 
     def _bytes(self) -> Counter[str]:
         """What snapshots take of the disk, by owner."""
@@ -231,7 +225,6 @@ class SnapshotService:
     @contextlib.contextmanager
     def _place(self, owner: str) -> Generator[None]:
         """Count one more snapshot of this owner while it is taken. Raises QuotaExceeded."""
-        self._require_shelf()
         taking = self._taking.get(owner, 0)
         self._quota.require(owner, len(self.list(owner=owner)) + taking)
         self._taking[owner] = taking + 1

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +21,6 @@ from typing import Protocol
 from waggle.domain.diagnosis.evidence import Refused
 from waggle.domain.environment import Resources
 from waggle.domain.errors import NoPorts, PortTaken
-from waggle.domain.host import Moment
 from waggle.domain.image import BootImage
 from waggle.domain.machine import GuestDisks, Machine, MachineSpec
 from waggle.domain.programs.runtime import RuntimeName
@@ -180,16 +178,4 @@ class Proxy(Protocol):
 
     async def aclose(self) -> None:
         """End everything that is being served. Idempotent."""
-        ...
-
-
-class Freezer(Protocol):
-    """Takes moments of one machine; `waggle.service.local.frozen.moments` has it."""
-
-    def taken(self) -> AbstractAsyncContextManager[Moment]:
-        """See `domain.host.Guest.moment`."""
-        ...
-
-    async def hibernate(self) -> None:
-        """Keep its state among its files, and end it. Not to be cancelled."""
         ...

@@ -14,6 +14,7 @@ What a guest is told at birth: its variables. Pure.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,12 +24,11 @@ from types import MappingProxyType
 
 import structlog
 
-from waggle.domain.errors import BootFailed, GuestLost, ImageCorrupt, Unsupported
+from waggle.domain.errors import BootFailed, GuestLost, ImageCorrupt
 from waggle.domain.image import BootImage
-from waggle.domain.machine import FreezingHypervisor, Hypervisor, Machine, MachineSpec
+from waggle.domain.machine import Hypervisor, Machine, MachineSpec
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.execution import HOME
-from waggle.domain.snapshot import Template
 from waggle.infra.rootfs.machine_disks import (
     DRAWN_BYTES,
     HANG_UP,
@@ -41,24 +41,24 @@ from waggle.infra.shared.files import atomic_write
 from waggle.infra.shared.timing import stage
 from waggle.infra.ssh.connection import PROXY_PORT, EnvironmentKeys
 from waggle.service.local.blueprint import Blueprint, Launcher, Scratch, StartedMachine
+from waggle.service.local.frozen.freezing import Freezing
 from waggle.service.local.frozen.moments import Moment
-from waggle.service.local.frozen.templates import Templates
+from waggle.service.local.frozen.templates import NoTemplates, Templates
 
 log = structlog.get_logger(__name__)
 
 
 class LocalMachines:
-    """Brings machines up. `templates` is None where every machine boots."""
+    """Brings machines up: `templates` first, then a boot."""
 
     def __init__(
         self,
         hypervisor: Hypervisor,
         launcher: Launcher,
         scratch: Scratch,
-        templates: Templates | None = None,
-        freezing: FreezingHypervisor | None = None,
+        freezing: Freezing,
+        templates: Templates | NoTemplates,
     ) -> None:
-        """`freezing` is the same hypervisor where it can freeze."""
         self._hypervisor = hypervisor
         self._freezing = freezing
         self._launcher = launcher
@@ -78,28 +78,31 @@ class LocalMachines:
         """
         if moment is not None:
             return await self._go_on(blueprint, moment, background)
-        if self._templates is not None and (found := await self._find(self._templates, blueprint)):
-            try:
-                resumed = await self._resume(self._templates, blueprint, found, background)
-                return replace(resumed, template=found.key.id)
-            except (BootFailed, GuestLost) as error:
-                log.warning("template_failed", template=found.key.id, error=str(error))
-                self._templates.reject(found)
-                for disk in (blueprint.disks.scratch, blueprint.disks.identity):
-                    disk.unlink(missing_ok=True)
+        if (resumed := await self._from_template(blueprint, background)) is not None:
+            return resumed
         booted = await self._boot(blueprint, background)
-        if self._templates is not None:
-            self._templates.want(blueprint)
+        self._templates.want(blueprint)
         return booted
 
-    async def _find(self, templates: Templates, blueprint: Blueprint) -> Template | None:
-        with stage("template"):
-            return await templates.find(blueprint)
+    async def _from_template(self, blueprint: Blueprint, background: bool) -> StartedMachine | None:
+        async with contextlib.AsyncExitStack() as stack:
+            with stage("template"):
+                found = await stack.enter_async_context(self._templates.moment(blueprint))
+            if found is None:
+                return None
+            template = found.directory.name
+            try:
+                return replace(await self._go_on(blueprint, found, background), template=template)
+            except (BootFailed, GuestLost) as error:
+                log.warning("template_failed", template=template, error=str(error))
+                self._templates.reject(template)
+                for disk in (blueprint.disks.scratch, blueprint.disks.identity):
+                    disk.unlink(missing_ok=True)
+                return None
 
     async def settled(self) -> None:
         """Return once no template is in the making: machines that can wait go on from it."""
-        if self._templates is not None:
-            await self._templates.idle()
+        await self._templates.idle()
 
     def check_ports(self) -> None:
         """Raise NoPorts when no machine could have a port now."""
@@ -108,12 +111,10 @@ class LocalMachines:
     async def _go_on(
         self, blueprint: Blueprint, moment: Moment, background: bool
     ) -> StartedMachine:
-        if self._freezing is None:
-            raise Unsupported()
         disks = blueprint.disks
         with stage("disks"):
             await asyncio.to_thread(moment.copy_disks, disks.scratch, disks.identity)
-        start = partial(_renewed, self._freezing, moment, blueprint)
+        start = partial(self._renewed, moment, blueprint)
         return await self._launcher.launch(blueprint, start, background=background)
 
     async def _boot(self, blueprint: Blueprint, background: bool) -> StartedMachine:
@@ -124,27 +125,17 @@ class LocalMachines:
         with stage("boot"):
             return await self._launcher.launch(blueprint, boot, background=background)
 
-    async def _resume(
-        self, templates: Templates, blueprint: Blueprint, template: Template, background: bool
-    ) -> StartedMachine:
-        async with templates.loaded.using(template.directory) as frozen:
-            moment = Moment(template.directory, blueprint.made_of, frozen)
-            return await self._go_on(blueprint, moment, background)
-
-
-async def _renewed(
-    hypervisor: FreezingHypervisor, moment: Moment, blueprint: Blueprint, spec: MachineSpec
-) -> Machine:
-    """A copy that nobody can take for its twin. Raises BootFailed or GuestLost."""
-    machine = await hypervisor.resume(spec, moment.frozen, alone=moment.alone)
-    try:
-        with stage("renewal"):
-            renewed = {name: blueprint.identity[name] for name in RENEWED}
-            await machine.renew({**HANG_UP, **renewed})
-    except BaseException:
-        await machine.stop()
-        raise
-    return machine
+    async def _renewed(self, moment: Moment, blueprint: Blueprint, spec: MachineSpec) -> Machine:
+        """A copy that nobody can take for its twin. Raises BootFailed or GuestLost."""
+        machine = await self._freezing.resume(spec, moment)
+        try:
+            with stage("renewal"):
+                renewed = {name: blueprint.identity[name] for name in RENEWED}
+                await machine.renew({**HANG_UP, **renewed})
+        except BaseException:
+            await machine.stop()
+            raise
+        return machine
 
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 
 from waggle.domain.diagnosis import Diagnosis
 from waggle.domain.environment import Environment, MachineIdentity
-from waggle.domain.errors import DiskFull, GuestMisbehaves, Unsupported
+from waggle.domain.errors import DiskFull, GuestMisbehaves
 from waggle.domain.files.filesystem import MAX_PATH_BYTES, FileSlice, FileVersion, Listing
 from waggle.domain.files.search import Searched, SearchQuery
 from waggle.domain.files.tree import Unpacked
@@ -33,8 +33,9 @@ from waggle.infra.ssh.run.shell import LeftPrograms, Shell
 from waggle.infra.ssh.run.trees import Trees
 from waggle.infra.ssh.sftp.files import Files
 from waggle.infra.ssh.sftp.reading import ReadAhead
-from waggle.service.local.blueprint import Freezer, Proxy, StartedMachine
+from waggle.service.local.blueprint import Proxy, StartedMachine
 from waggle.service.local.diagnostician import Causes, Diagnostician
+from waggle.service.local.frozen.freezing import Freezing
 from waggle.tasks import finish
 
 _ASK_HOME = Command(("/.waggle/bin/busybox", "printenv", "HOME"), 15.0, MAX_PATH_BYTES + 1)
@@ -53,11 +54,10 @@ class LocalGuest:
         environment: Environment,
         directory: str,
         booted_from: dict[str, str],
-        freezer: Freezer | None = None,
+        freezing: Freezing,
     ) -> None:
-        """`freezer` is None where machines cannot be frozen."""
         self._machine = started.machine
-        self._freezer = freezer
+        self._freezing = freezing
         self._connection = connection
         self._proxy = proxy
         self._shell = Shell(connection)
@@ -243,23 +243,18 @@ class LocalGuest:
     def moment(self) -> AbstractAsyncContextManager[Moment]:
         """This moment; see `domain.host.Guest`."""
         self._causes.require_going()
-        return self._require_freezer().taken()
+        return self._freezing.taken(self._started)
 
     async def hibernate(self) -> None:
         """Keep its state on the disk and end it; see `domain.host.Guest`."""
         self._causes.require_going()
-        await finish(self._hibernate(self._require_freezer()))
+        await finish(self._hibernate())
 
-    async def _hibernate(self, freezer: Freezer) -> None:
+    async def _hibernate(self) -> None:
         await self._hang_up()
-        await freezer.hibernate()
+        await self._freezing.hibernate(self._started)
         self._hibernates = True
         await self._destroy()
-
-    def _require_freezer(self) -> Freezer:
-        if self._freezer is None:
-            raise Unsupported()
-        return self._freezer
 
     async def wait_dead(self) -> str:
         """Return when the machine is dead, with the cause."""

@@ -24,7 +24,6 @@ from waggle.domain.errors import (
     BootFailed,
     GuestLost,
     MomentUnusable,
-    Unsupported,
     WaggleError,
 )
 from waggle.domain.host import Progress
@@ -38,7 +37,8 @@ from waggle.infra.shared.files import remove_directory
 from waggle.infra.shared.timing import stage
 from waggle.service.local.blueprint import GuestParts, MadeOf
 from waggle.service.local.bring_up import LocalMachines
-from waggle.service.local.frozen.moments import Moment, Moments, frozen_in
+from waggle.service.local.frozen.freezing import Freezing
+from waggle.service.local.frozen.moments import Moment, frozen_in
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.start import LocalStart, NewProxy, clear
 from waggle.service.local.warm_machine import WarmKind, WarmMachine
@@ -60,23 +60,22 @@ class LocalHost:
         images: BootImages,
         parts: GuestParts,
         new_proxy: NewProxy,
-        moments: Moments | None = None,
+        freezing: Freezing,
         pool: WarmPool[WarmMachine] | None = None,
         room: DiskRoom | None = None,
     ) -> None:
-        """`moments` is None where the hypervisor cannot freeze machines.
+        """The `pool` has its machines from `warm`; the caller runs and closes it.
 
-        The `pool` has its machines from `warm`; the caller runs and closes it. `room` is that of
-        the directory; None keeps no reserve.
+        `room` is that of the directory; None keeps no reserve.
         """
         self._room = room or DiskRoom("the directory of environments", directory, 0)
         self._directory = directory
         self._machines = machines
         self._images = images
         self._parts = parts
-        self.moments = moments
+        self._freezing = freezing
         self._pool = pool
-        self._start = LocalStart(machines, parts, new_proxy, moments)
+        self._start = LocalStart(machines, parts, new_proxy, freezing)
 
     async def create(
         self, environment: Environment, progress: Progress, moment: host.Moment | None = None
@@ -131,14 +130,12 @@ class LocalHost:
 
     async def wake(self, environment: Environment, progress: Progress) -> LocalGuest:
         """Go on from where it hibernated; see `domain.host.EnvironmentHost.wake`."""
-        if self.moments is None:
-            raise Unsupported()
         files = self._directory / environment.id
         await progress(0.0, "Reading its state")
         await self._make_room()
         async with self._clear_errors():
             clear(files)  # the machine that hibernated left its identity
-            async with self.moments.recalled(frozen_in(files), alone=True) as moment:
+            async with self._freezing.recalled(frozen_in(files), alone=True) as moment:
                 guest = await self._start.start(
                     environment, moment.made_of, files, moment, progress
                 )
@@ -162,7 +159,7 @@ class LocalHost:
     @property
     def can_freeze(self) -> bool:
         """Whether the hypervisor can."""
-        return self.moments is not None
+        return self._freezing.can_freeze
 
     async def _newest(self, kind: WarmKind, progress: Progress, owner: str = "") -> MadeOf:
         with stage("image"):
@@ -187,8 +184,7 @@ class LocalHost:
         `known` has the ids of all records, those included that could not be recovered.
         """
         kept = set(known)
-        if self.moments is not None:
-            self.moments.sweep()
+        self._freezing.sweep()
         if self._directory.is_dir():
             for entry in self._directory.iterdir():
                 if entry.name not in kept:

@@ -26,7 +26,8 @@ from waggle.infra.ssh.connection import EnvironmentKeys, SshConnection, new_keys
 from waggle.infra.ssh.run.shell import Shell
 from waggle.service.local.blueprint import Blueprint, GuestParts, MadeOf, Proxy
 from waggle.service.local.bring_up import NO_VARIABLES, LocalMachines, identity_of, save_access
-from waggle.service.local.frozen.moments import Moment, Moments, frozen_in
+from waggle.service.local.frozen.freezing import Freezing
+from waggle.service.local.frozen.moments import Moment, frozen_in
 from waggle.service.local.guest import LocalGuest
 from waggle.service.local.warm_machine import WarmMachine
 from waggle.tasks import end
@@ -41,19 +42,19 @@ _CLAIM_SECONDS = 5.0
 
 
 class LocalStart:
-    """Starts guests. `moments` is None where the hypervisor cannot freeze machines."""
+    """Starts guests."""
 
     def __init__(
         self,
         machines: LocalMachines,
         parts: GuestParts,
         new_proxy: NewProxy,
-        moments: Moments | None,
+        freezing: Freezing,
     ) -> None:
         self._machines = machines
         self._parts = parts
         self._new_proxy = new_proxy
-        self._moments = moments
+        self._freezing = freezing
 
     async def start(
         self,
@@ -151,7 +152,7 @@ class LocalStart:
                 "kit": parts.kit.stem,
                 **({"template": own.started.template} if own.started.template else {}),
             },
-            freezer=self._moments and self._moments.freezer(own.started),
+            freezing=self._freezing,
         )
 
     def _identity_of(

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -63,10 +64,13 @@ async def cancelled(task: asyncio.Task[None], reader: Reader) -> None:
 
 async def test_it_is_read_once_and_shared(tmp_path: Path) -> None:
     reader = Reader()
-    loaded = Loaded(reader)
-    async with loaded.using(tmp_path) as first, loaded.using(tmp_path) as second:
+    loaded = Loaded()
+    async with (
+        loaded.using(tmp_path, partial(reader, tmp_path)) as first,
+        loaded.using(tmp_path, partial(reader, tmp_path)) as second,
+    ):
         assert first is second
-    async with loaded.using(tmp_path) as third:
+    async with loaded.using(tmp_path, partial(reader, tmp_path)) as third:
         assert third is first
     loaded.close()
     assert [each.closed for each in reader.made] == [1]
@@ -74,12 +78,12 @@ async def test_it_is_read_once_and_shared(tmp_path: Path) -> None:
 
 async def test_what_was_used_longest_ago_goes_but_never_what_is_in_use(tmp_path: Path) -> None:
     reader = Reader()
-    loaded = Loaded(reader, keep=1)
+    loaded = Loaded(keep=1)
     first, second, third = places(tmp_path, 3)
-    async with loaded.using(first):
-        async with loaded.using(second):
+    async with loaded.using(first, partial(reader, first)):
+        async with loaded.using(second, partial(reader, second)):
             pass
-        async with loaded.using(third):
+        async with loaded.using(third, partial(reader, third)):
             pass
         assert [each.closed for each in reader.made] == [0, 1, 0]
         loaded.close()
@@ -93,14 +97,14 @@ async def test_one_whose_user_is_cancelled_while_it_is_read_is_kept_and_closed(
 ) -> None:
     reader = Reader()
     reader.go.clear()
-    loaded = Loaded(reader)
+    loaded = Loaded()
 
     async def use() -> None:
-        async with loaded.using(tmp_path):
+        async with loaded.using(tmp_path, partial(reader, tmp_path)):
             pytest.fail("it was cancelled")
 
     await cancelled(asyncio.create_task(use()), reader)
-    async with loaded.using(tmp_path) as frozen:
+    async with loaded.using(tmp_path, partial(reader, tmp_path)) as frozen:
         assert frozen is reader.made[0]
     loaded.close()
     assert [each.closed for each in reader.made] == [1]

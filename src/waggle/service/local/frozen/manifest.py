@@ -109,29 +109,28 @@ class _Entry:
 class Loaded:
     """Frozen machines by their directories. `close` it when no machine is started any more."""
 
-    def __init__(self, load: Callable[[Path], Frozen], *, keep: int = KEPT) -> None:
-        self._load = load
+    def __init__(self, *, keep: int = KEPT) -> None:
         self._keep = keep
         self._entries: dict[tuple[Path, int], _Entry] = {}
 
     @contextlib.asynccontextmanager
-    async def using(self, directory: Path) -> AsyncGenerator[Frozen]:
-        """Hold what is frozen in a directory; read at most once. Raises OSError."""
+    async def using(self, directory: Path, load: Callable[[], Frozen]) -> AsyncGenerator[Frozen]:
+        """Hold what is frozen in a directory; `load` reads it, at most once. Raises OSError."""
         key = directory, directory.stat().st_ino
         entry = self._entries.pop(key, None) or _Entry()
         self._entries[key] = entry  # the last in order is the one that was used last
         entry.users += 1
         try:
             async with entry.turn:
-                frozen = entry.frozen or await finish(self._read(entry, directory))
+                frozen = entry.frozen or await finish(self._read(entry, load))
             yield frozen
         finally:
             entry.users -= 1
             self._trim(self._keep)
 
-    async def _read(self, entry: _Entry, directory: Path) -> Frozen:
+    async def _read(self, entry: _Entry, load: Callable[[], Frozen]) -> Frozen:
         """Into the entry, which closes it one day, whether or not its first user is still there."""
-        entry.frozen = await asyncio.to_thread(self._load, directory)
+        entry.frozen = await asyncio.to_thread(load)
         return entry.frozen
 
     def _trim(self, keep: int) -> None:

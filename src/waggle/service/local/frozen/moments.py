@@ -12,12 +12,13 @@ import contextlib
 import os
 from collections.abc import AsyncGenerator, Generator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from waggle.domain.errors import MomentUnusable, SnapshotFailed
-from waggle.domain.machine import FreezingHypervisor, Frozen, GuestDisks
+from waggle.domain.machine import FreezingHypervisor, Frozen, GuestDisks, Machine, MachineSpec
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.infra.shared.files import clone
 from waggle.infra.shared.work import place, sweep, workspace
@@ -53,7 +54,12 @@ class Moment:
 
 
 class Moments:
-    """Takes, keeps and recalls moments. `directory` is for those that are in work."""
+    """Takes, keeps and recalls moments; implements `freezing.Freezing`.
+
+    `directory` is for those that are in work.
+    """
+
+    can_freeze = True
 
     def __init__(
         self,
@@ -66,7 +72,7 @@ class Moments:
         """`disks` is where the images' are, `room` that of all that moments are written to."""
         self._room = room or DiskRoom("the directory of moments", directory, 0)
         self.hypervisor = hypervisor
-        self.loaded = Loaded(self._load)
+        self.loaded = Loaded()
         self._verified: set[object] = set()
         self._directory = directory
         self._disks = disks
@@ -101,10 +107,6 @@ class Moments:
                 f"The machine's state could not be written: {error.strerror or error}.",
                 hint="The environment goes on. The operator finds the reason in the server's log.",
             ) from error
-
-    def freezer(self, started: StartedMachine) -> MachineFreezer:
-        """For one machine."""
-        return MachineFreezer(self, started)
 
     async def _take(self, started: StartedMachine, work: Path) -> Frozen:
         machine = started.machine
@@ -176,6 +178,10 @@ class Moments:
         await asyncio.to_thread(self._seal, moment.directory, whole)
         await asyncio.to_thread(_link, moment.directory, directory)
 
+    async def resume(self, spec: MachineSpec, moment: Moment) -> Machine:
+        """A machine that goes on from a moment, as its twin; see `FreezingHypervisor.resume`."""
+        return await self.hypervisor.resume(spec, moment.frozen, alone=moment.alone)
+
     @contextlib.asynccontextmanager
     async def recalled(self, directory: Path, *, alone: bool = False) -> AsyncGenerator[Moment]:
         """What was kept, verified and in memory, for the length of a block.
@@ -183,14 +189,14 @@ class Moments:
         What is recalled for one machine `alone` is read anew; the rest is shared. Raises
         MomentUnusable with the reason when it cannot be gone on from here and now.
         """
-        parts = await asyncio.to_thread(self.check, directory)
+        parts, vmm = await asyncio.to_thread(self._inspect, directory)
+        load = partial(self.hypervisor.load, directory, vmm, alone=alone)
         async with contextlib.AsyncExitStack() as stack:
             try:
                 if alone:
-                    load = asyncio.to_thread(self._load, directory, alone=True)
-                    frozen = await finish(closing_with(stack, load))
+                    frozen = await finish(closing_with(stack, asyncio.to_thread(load)))
                 else:
-                    frozen = await stack.enter_async_context(self.loaded.using(directory))
+                    frozen = await stack.enter_async_context(self.loaded.using(directory, load))
             except OSError as error:
                 raise MomentUnusable(f"Its state cannot be read: {error.strerror}.") from error
             yield Moment(directory, parts, frozen, alone)
@@ -200,6 +206,10 @@ class Moments:
 
         Raises SetupIncomplete, too, where the guest's parts are missing.
         """
+        return self._inspect(directory)[0]
+
+    def _inspect(self, directory: Path) -> tuple[MadeOf, Mapping[str, str]]:
+        """Those parts, and what the state is locked to."""
         if (why := self._problem(directory)) is not None:
             raise MomentUnusable(f"Its state cannot be used: {why}.")
         with frozen_files.understanding():
@@ -216,31 +226,11 @@ class Moments:
         for path in (parts.image.disk, parts.kernel, parts.kit):
             if not path.exists():
                 raise MomentUnusable(f"What it was made of is not here any more: {path.name}.")
-        return parts
-
-    def _load(self, directory: Path, *, alone: bool = False) -> Frozen:
-        vmm = vmm_of(frozen_files.facts(directory))
-        return self.hypervisor.load(directory, vmm, alone=alone)
+        return parts, vmm
 
     def sweep(self) -> None:
         """Remove what a killed server left in work. Call it at start, when nothing runs yet."""
         sweep(self._directory)
-
-
-@dataclass(frozen=True, slots=True)
-class MachineFreezer:
-    """Takes moments of one machine; implements `local_guest.Freezer`."""
-
-    moments: Moments
-    started: StartedMachine
-
-    def taken(self) -> contextlib.AbstractAsyncContextManager[Moment]:
-        """This moment; see `Moments.taken`."""
-        return self.moments.taken(self.started)
-
-    async def hibernate(self) -> None:
-        """Keep it and end it; see `Moments.hibernate`."""
-        await self.moments.hibernate(self.started)
 
 
 def frozen_in(files: Path) -> Path:

@@ -34,7 +34,8 @@ from waggle.domain.snapshot import Snapshot
 from waggle.infra.shared.files import remove_directory
 from waggle.infra.shared.work import place, sweep, workspace
 from waggle.infra.store import frozen_archive, frozen_files
-from waggle.service.local.frozen.moments import Moment, Moments
+from waggle.service.local.frozen.freezing import Freezing
+from waggle.service.local.frozen.moments import Moment
 from waggle.tasks import finish
 
 log = structlog.get_logger(__name__)
@@ -43,10 +44,10 @@ log = structlog.get_logger(__name__)
 class LocalSnapshots:
     """The snapshots below `directory`. One server at a time."""
 
-    def __init__(self, directory: Path, moments: Moments) -> None:
+    def __init__(self, directory: Path, freezing: Freezing) -> None:
         """Reads what is there, and removes what a killed server left in work."""
         self._directory = directory
-        self._moments = moments
+        self._freezing = freezing
         sweep(directory)
         self._known: dict[str, Snapshot] = {}
         self._unreadable: set[str] = set()
@@ -74,14 +75,14 @@ class LocalSnapshots:
 
     async def _keep(self, moment: Moment, snapshot: Snapshot) -> Snapshot:
         path = self._directory / snapshot.id
-        await self._moments.keep(moment, path, {"snapshot": to_facts(snapshot)})
+        await self._freezing.keep(moment, path, {"snapshot": to_facts(snapshot)})
         kept = replace(snapshot, size=frozen_files.size(path))
         self._known[kept.id] = kept
         return kept
 
     def recalled(self, snapshot: Snapshot) -> AbstractAsyncContextManager[Moment]:
         """See `SnapshotShelf.recalled`."""
-        return self._moments.recalled(self._directory / snapshot.id)
+        return self._freezing.recalled(self._directory / snapshot.id)
 
     async def remove(self, snapshot_id: str) -> None:
         """See `SnapshotShelf.remove`."""
@@ -173,7 +174,7 @@ def export(directory: Path, out: BinaryIO) -> None:
 def bring(
     source: BinaryIO,
     shelf: Path,
-    moments: Moments,
+    freezing: Freezing,
     *,
     snapshot_id: str,
     owner: str,
@@ -188,7 +189,7 @@ def bring(
         made = work / "snapshot"
         made.mkdir(mode=0o700)
         frozen_archive.unpack(source, made, _bounds)
-        moments.check(made)
+        freezing.check(made)
         facts = frozen_files.facts(made)
         with frozen_files.understanding():
             told = parse_snapshot(facts)

@@ -14,8 +14,9 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import anyio.abc
@@ -35,6 +36,7 @@ from waggle.infra.ssh.sftp.files import Files
 from waggle.infra.store.frozen_files import TemplateStore
 from waggle.service.local.blueprint import Blueprint, Launcher, Scratch
 from waggle.service.local.frozen.manifest import Loaded, closing_with
+from waggle.service.local.frozen.moments import Moment
 from waggle.tasks import finish
 
 log = structlog.get_logger(__name__)
@@ -58,6 +60,24 @@ class Recipe:
     apart: bool = False
 
 
+class NoTemplates:
+    """Of a server whose machines all boot."""
+
+    @contextlib.asynccontextmanager
+    async def moment(self, blueprint: Blueprint) -> AsyncGenerator[None]:
+        """There is none."""
+        yield
+
+    def want(self, blueprint: Blueprint) -> None:
+        """Make none."""
+
+    def reject(self, template_id: str) -> None:
+        """There is none."""
+
+    async def idle(self) -> None:
+        """Return at once."""
+
+
 class Templates:
     """The templates of this machine's hypervisor."""
 
@@ -77,7 +97,7 @@ class Templates:
         self._room = room or DiskRoom("the directory of templates", store.directory, 0)
         self.hypervisor = hypervisor
         self.store = store
-        self.loaded = Loaded(lambda path: hypervisor.load(path, hypervisor.fingerprint()))
+        self.loaded = Loaded()
         self._launcher = launcher
         self._recipe = recipe
         self._tasks = tasks
@@ -132,9 +152,23 @@ class Templates:
             await self.make(key, blueprint)
         return key.id, True
 
-    def reject(self, template: Template) -> None:
+    @contextlib.asynccontextmanager
+    async def moment(self, blueprint: Blueprint) -> AsyncGenerator[Moment | None]:
+        """What such a machine goes on from, in memory for the length of a block; None without one.
+
+        Its directory is called as the template's id. Raises SetupIncomplete, or OSError.
+        """
+        template = await self.find(blueprint)
+        if template is None:
+            yield None
+            return
+        load = partial(self.hypervisor.load, template.directory, self.hypervisor.fingerprint())
+        async with self.loaded.using(template.directory, load) as frozen:
+            yield Moment(template.directory, blueprint.made_of, frozen)
+
+    def reject(self, template_id: str) -> None:
         """Remove a template that does not work; another is made when it is wanted again."""
-        self.store.remove(template.key.id)
+        self.store.remove(template_id)
 
     def _key(self, blueprint: Blueprint) -> TemplateKey:
         warm = self._recipe.warm[blueprint.made_of.runtime]

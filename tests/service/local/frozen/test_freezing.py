@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where machines cannot be frozen, each way of doing it says why, and nothing else breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from waggle.domain.errors import Unsupported
+from waggle.domain.machine import MachineSpec
+from waggle.service.local.blueprint import StartedMachine
+from waggle.service.local.frozen.freezing import CannotFreeze, Freezing
+from waggle.service.local.frozen.moments import Moment
+
+pytestmark = pytest.mark.anyio
+STARTED, MOMENT = cast("StartedMachine", None), cast("Moment", None)
+SPEC, HERE = cast("MachineSpec", None), Path("/nowhere")
+WAYS: list[Callable[[Freezing], object]] = [
+    lambda freezing: freezing.taken(STARTED),
+    lambda freezing: freezing.hibernate(STARTED),
+    lambda freezing: freezing.keep(MOMENT, HERE, {}),
+    lambda freezing: freezing.recalled(HERE),
+    lambda freezing: freezing.check(HERE),
+    lambda freezing: freezing.resume(SPEC, MOMENT),
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_each_way_says_why_not(way: Callable[[Freezing], object]) -> None:
+    unable = CannotFreeze("Nobody can.", hint="Choose another.")
+    with pytest.raises(Unsupported) as refused:
+        await cast("Awaitable[object]", way(unable))
+    assert (refused.value.message, refused.value.hint) == ("Nobody can.", "Choose another.")
+
+
+async def test_there_is_nothing_to_sweep() -> None:
+    unable = CannotFreeze("Nobody can.", hint="")
+    unable.sweep()
+    assert not unable.can_freeze
