@@ -214,6 +214,7 @@ class Layout:
     @contextlib.contextmanager
     def workspace(self) -> Generator[Path]:
         """Give a private directory on the layout's filesystem; it is removed afterwards."""
+        self.create()
         with workspace(self.path) as path:
             yield path
 
