@@ -1,19 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is told of a tool call, or a request for resources or a prompt, once it has ended.
+"""What surrounds tool calls, resource reads and prompts: progress, audit records, idempotency.
 
-Called by `waggle.mcp.server`, `.prompts` and `.resources`; heard by those who count. Takes from the
-request what is safe to keep, and from the arguments only the environment's id, and the program for
-an audit log that wants it.
-
-The calls and reads in progress, so that a stopping server refuses new ones and ends the last.
-
-Held by `waggle.mcp.server`; told to stop by whoever runs a transport. Knows no transport.
-
-The idempotency key of a tool call: which calls have one, and what is kept of their results.
-
-Called by `waggle.mcp.server` around every call. `waggle.service.idempotency` does the rest.
-
-Tell a client of the environment that a call made for itself. Pure.
+Called by `waggle.mcp.server`, `prompts` and `resources`. A stopping server refuses new calls and
+ends the last ones; an ended call is reported to the observer with what is safe to keep; a call with
+an idempotency key runs once (`waggle.service.idempotency`). Knows no transport.
 """
 
 from __future__ import annotations

@@ -1,18 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules about what a program could not find: modules, and ways into the network. Pure.
+"""Rules about what a program could not find: modules, parts of the system, and the network. Pure.
 
-How programs that ignore the proxy variables are told of the proxy. Pure.
-
-Used by `reach` once the kernel has counted that something tried to get out directly; what the
-program said only decides which way is named.
-
-Rules about parts of the system that an installer or a program wanted to find. Pure.
-
-Rules about what engines of containers say when they fail inside an environment. Pure.
-
-The guest's kernel has nftables and none of the extensions of iptables. Docker's server asks for
-them unless its settings say otherwise, as those do that the kit puts where the image has none
-(kit/guest/hosts.c). Nothing starts that server by itself.
+Programs that ignore the proxy variables get the way that fits them; what they printed only decides
+which way is named. Container engines get their own rules: the guest's kernel has nftables and none
+of the extensions of iptables, which Docker's server asks for unless its settings say otherwise
+(kit/guest/hosts.c writes such settings where the image has none).
 """
 
 from __future__ import annotations

@@ -1,23 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model writes as a program, as the program that was meant. Pure.
+"""A program as a model writes it, turned into the program that was meant. Pure.
 
-What stands around it goes (`domain.pasted`); a fence's tag names the language where none was given,
-as a first line `#!` does; a program that is surely of another language is run as what it is
-(`domain.guess`); a shell's lines lose their carriage returns; lines of a notebook become Python
-(`domain.notebook`). All else stays as it is. Used by `waggle.service.programs.execution`.
-
-What stands around a program that was copied from somewhere, and goes. Pure.
-
-A Markdown fence and its tag, the prompts of a session and what it printed, a mark of byte order,
-an indentation of everything. Each only where it cannot be a part of the program. Used by
-`domain.program`.
-
-Languages, as models name them, and what runs them. Pure.
-
-Of which language a program surely is, by its first line that says something. Pure.
-
-Surely: no program of the other languages that does anything begins like that. What is not sure has
-no answer here, and runs as what it was sent for. Used by `domain.program`.
+Markdown fences, prompts, byte order marks and a common indentation are removed, each only where it
+cannot be part of the program. A fence's tag, a `#!` line or a first line that no other language
+can begin with names the language. Shell lines lose their carriage returns; notebook lines become
+Python (`notebook`). Everything else stays as it is. Used by `waggle.service.programs.execution`.
 """
 
 from __future__ import annotations

@@ -1,22 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The HTTP proxy that is a guest's only way out.
 
-The environment host makes one `EgressProxy` per environment whose network policy is `public` and
-lets `serve` handle every connection that comes out of the guest's reverse forward. Admits
-connections and hands them to `session`. Must not know SSH or environments.
+The composition root makes one `EgressProxy` for each environment whose network policy is `public`;
+`serve` handles every connection that comes out of the guest's reverse forward. A session reads
+heads with h11, has `dial` open the connection to the server, and relays a CONNECT or passes a plain
+request on (`forward`). Must not know SSH or environments.
 
-The guest is hostile: every wait has an end, every buffer has a size, and nothing it sends is
-interpreted except by h11.
-
-One connection of the guest to its proxy: request after request until either side ends it.
-
-Run by `egress`. Reads heads with h11, has `dial` open the connection to the server, hands a
-CONNECT to `tunnel` and everything else to `forward`, and writes the proxy's own answers.
-
-How many refusals of its proxy a guest gets in a second. Used by `session`; nothing awaits.
-
-A refusal costs the guest a connection to its own loopback and the server about a millisecond of the
-one event loop that serves everybody, more than half of it for the packets of SSH.
+The guest is hostile: every wait has an end, every buffer has a size, refusals are paced, since each
+costs about a millisecond of the event loop, and only h11 interprets what the guest sends.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 """Environments as a client knows them: create, use, list, destroy.
 
 Decides who may do what and whether there is room; `LiveEnvironment` does the rest. Called by
-`waggle.mcp`, the reaper and the CLI's server side; calls an `EnvironmentHost` for machines and an
-`EnvironmentStore` for memory. Knows nothing of hypervisors, SSH or MCP.
+`waggle.mcp` and the reaper. Knows nothing of hypervisors, SSH or MCP.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ __all__ = ["CreateRequest", "EnvironmentService", "Limits"]
 class EnvironmentService:
     """Use cases of environments. Build one per server, inside the task group it is given.
 
-    All methods are safe to call concurrently from one event loop. `aclose` destroys everything.
+    All methods may run concurrently in one event loop. `aclose` destroys everything.
     """
 
     def __init__(

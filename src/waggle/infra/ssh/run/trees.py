@@ -1,14 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search, pack and unpack trees in a guest with the kit's program `files`: one run for each.
+"""Search, pack and unpack trees in a guest with the kit's program `files`, one run for each.
 
-Used by `service.local_guest`. What the program prints is the guest's word: bounded, and taken apart
-by `answers` so that nonsense is an error. It runs in the image's root, as the user that programs
-run as.
-
-What the kit's program `files` answers, taken apart. Used by `trees`. Pure.
-
-All of it is the guest's word: nonsense is a ValueError, and text is cleaned where it is shown. It
-is read field by field, and no field or number of records may exceed what the program writes.
+The guest controls every byte of the answer: it is read field by field within the program's own
+bounds, and nonsense is an error. It runs in the image's root, as the user of the programs.
 """
 
 from __future__ import annotations
