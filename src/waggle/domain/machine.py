@@ -18,6 +18,9 @@ from waggle.domain.errors import DiskFull
 GUEST_SSH_PORT = 22
 READY_LINE = b"waggle: ready"
 """What the kit's init prints on the console once the guest accepts SSH connections."""
+RAM, STATE, SCRATCH, IDENTITY = "ram", "state", "scratch.img", "identity.img"
+"""The files of a machine that is frozen: memory, devices, and its own two disks."""
+CONSOLE = "console.log"
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,10 +37,10 @@ from pathlib import Path
 from typing import Final
 
 from waggle.domain.errors import BootFailed, SetupIncomplete
+from waggle.domain.machine import RAM, STATE
 from waggle.infra.qemu.monitor import Monitor
 from waggle.infra.shared.files import copy_data
 
-RAM, STATE = "ram", "state"
 """The files that a frozen machine is kept in."""
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 

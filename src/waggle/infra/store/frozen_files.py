@@ -27,13 +27,13 @@ from typing import cast
 import structlog
 
 from waggle.domain.errors import MomentUnusable
+from waggle.domain.machine import IDENTITY, RAM, SCRATCH, STATE
 from waggle.domain.snapshot import Template, TemplateKey
 from waggle.infra.shared.files import atomic_write
 from waggle.infra.shared.work import place, sweep, workspace
 
 MANIFEST = "manifest.json"
-SCRATCH, IDENTITY = "scratch.img", "identity.img"
-FILES = ("ram", "state", SCRATCH, IDENTITY)
+FILES = (RAM, STATE, SCRATCH, IDENTITY)
 _FORMAT = 2
 BLOCK = 1 << 16
 _ODD = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)

@@ -22,7 +22,7 @@ from waggle.domain.diagnosis.evidence import Refused
 from waggle.domain.environment import Resources
 from waggle.domain.errors import NoPorts, PortTaken
 from waggle.domain.image import BootImage
-from waggle.domain.machine import GuestDisks, Machine, MachineSpec
+from waggle.domain.machine import CONSOLE, IDENTITY, SCRATCH, GuestDisks, Machine, MachineSpec
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.infra.net.guest_request import ConnectHome
 from waggle.infra.net.ports import PortAllocator, PortLease
@@ -74,7 +74,7 @@ class Blueprint:
     @property
     def disks(self) -> GuestDisks:
         """Its four disks; the last two are in its own directory."""
-        own = self.files / "scratch.img", self.files / "identity.img"
+        own = self.files / SCRATCH, self.files / IDENTITY
         return GuestDisks(self.made_of.kit, self.made_of.image.disk, *own)
 
 
@@ -138,7 +138,7 @@ class Launcher:
                 kernel=blueprint.made_of.kernel,
                 disks=blueprint.disks,
                 ssh_port=lease.port,
-                console_log=blueprint.files / "console.log",
+                console_log=blueprint.files / CONSOLE,
                 boot_timeout=self._boot_timeout * (BACKGROUND_PATIENCE if background else 1),
                 background=background,
                 uid=None if self._uid_base is None else self._uid_base + lease.port,

@@ -18,12 +18,19 @@ from pathlib import Path
 import structlog
 
 from waggle.domain.errors import MomentUnusable, SnapshotFailed
-from waggle.domain.machine import FreezingHypervisor, Frozen, GuestDisks, Machine, MachineSpec
+from waggle.domain.machine import (
+    IDENTITY,
+    SCRATCH,
+    FreezingHypervisor,
+    Frozen,
+    GuestDisks,
+    Machine,
+    MachineSpec,
+)
 from waggle.infra.shared.disk_room import DiskRoom
 from waggle.infra.shared.files import clone
 from waggle.infra.shared.work import place, sweep, workspace
 from waggle.infra.store import frozen_files
-from waggle.infra.store.frozen_files import IDENTITY, SCRATCH
 from waggle.service.local.blueprint import GuestParts, MadeOf, StartedMachine
 from waggle.service.local.frozen.manifest import (
     Loaded,
@@ -133,7 +140,7 @@ class Moments:
     async def _hibernate(self, started: StartedMachine) -> None:
         machine, blueprint = started.machine, started.blueprint
         stack = contextlib.ExitStack()
-        work = stack.enter_context(workspace(blueprint.files)) / "frozen"
+        work = stack.enter_context(workspace(blueprint.files)) / "state"
         try:
             work.mkdir(mode=0o700)
             frozen = await self.hypervisor.freeze(machine, started.spec)

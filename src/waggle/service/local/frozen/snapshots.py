@@ -28,6 +28,7 @@ import structlog
 from waggle.domain import host
 from waggle.domain.environment import Resources
 from waggle.domain.errors import MomentUnusable
+from waggle.domain.machine import IDENTITY, RAM, SCRATCH, STATE
 from waggle.domain.network import NetworkPolicy
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Snapshot
@@ -230,8 +231,8 @@ def _bounds(manifest: bytes) -> dict[str, int]:
     ):
         raise MomentUnusable("Its manifest tells of a machine larger than there are.")
     return {
-        "ram": (memory << 20) + _SLACK,
-        "state": _SLACK,
-        frozen_files.SCRATCH: (disk << 20) + _SLACK,
-        frozen_files.IDENTITY: 1 << 20,
+        RAM: (memory << 20) + _SLACK,
+        STATE: _SLACK,
+        SCRATCH: (disk << 20) + _SLACK,
+        IDENTITY: 1 << 20,
     }

@@ -24,7 +24,7 @@ import structlog
 
 from waggle.domain.environment import Resources
 from waggle.domain.errors import DiskFull, SetupIncomplete, WaggleError
-from waggle.domain.machine import FreezingHypervisor
+from waggle.domain.machine import CONSOLE, IDENTITY, FreezingHypervisor
 from waggle.domain.programs.execution import Command
 from waggle.domain.programs.runtime import RuntimeName
 from waggle.domain.snapshot import Template, TemplateKey
@@ -252,8 +252,8 @@ def _identity(blueprint: Blueprint, keys: EnvironmentKeys) -> dict[str, bytes]:
 
 def _finish(work: Path) -> None:
     """Leave no secret and nothing that a copy does not need; disks keep their sizes."""
-    identity = work / "identity.img"
+    identity = work / IDENTITY
     size = identity.stat().st_size
     os.truncate(identity, 0)
     os.truncate(identity, size)
-    (work / "console.log").unlink(missing_ok=True)
+    (work / CONSOLE).unlink(missing_ok=True)
