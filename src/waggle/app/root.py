@@ -157,7 +157,7 @@ async def open_app(
         )
         tasks.start_soon(reaper.run)
         pruner = Pruner(
-            image_service(settings),
+            images,
             snapshots.images_in_use,
             max_bytes=settings.image_cache_max_mb << 20 or None,
             max_age=settings.image_cache_max_age,
