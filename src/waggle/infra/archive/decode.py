@@ -1,17 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is stored, hashed and counted, and what comes out of it when it is unpacked.
+"""Decompression and digests of untrusted data: streams that refuse damage and bombs.
 
-Called by `compress` for layers and by `archive` for whole archives. Whether something is gzip,
-zstd, xz, bzip2 or plain is told by its first bytes. Bounds are the callers' matter.
-
-Digests of blobs: `ALGORITHM:HEX`, of the two algorithms that OCI registers for images. Pure.
-
-The store names its manifests by sha256, whatever an index calls them; configurations and layers
-keep the digests that their manifest states.
-
-What comes out of something packed, as a raw stream that refuses damage and bombs.
-
-Called by `compress` for layers and by `archive` for whole archives.
+`layers` uses it for image layers, `transfer.archive` for whole archives, `formats` for archives of
+clients. The first bytes decide whether something is gzip, zstd, xz, bzip2 or plain; the callers set
+the limits. A digest is `ALGORITHM:HEX`, in one of the two algorithms that OCI registers for images.
+The image store names its manifests by sha256, whatever an index calls them; configurations and
+layers keep the digests that their manifest states.
 """
 
 from __future__ import annotations
@@ -30,7 +24,7 @@ from waggle.infra.archive.decoders import CHUNK, DAMAGE, Gzip, Source, Streams, 
 from waggle.infra.archive.limits import Limits
 
 ALGORITHMS: Final = {"sha256": 64, "sha512": 128}
-"""With the hexadecimal digits that they have."""
+"""The algorithms and how many hexadecimal digits their digests have."""
 DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
 
@@ -38,11 +32,11 @@ class Hash(Protocol):
     """A running digest of `hashlib`."""
 
     def update(self, data: bytes, /) -> None:
-        """Take more."""
+        """Hash more bytes."""
         ...
 
     def hexdigest(self) -> str:
-        """The digest of what was taken."""
+        """Return the digest of all bytes so far."""
         ...
 
 
@@ -50,24 +44,24 @@ _NEW: Final[dict[str, Callable[[], Hash]]] = {"sha256": hashlib.sha256, "sha512"
 
 
 def new_hash(digest: str) -> Hash:
-    """A hash of the algorithm of a digest, or of that name; sha256 for an empty text."""
+    """Return a new hash for a digest or an algorithm's name; sha256 for an empty text."""
     return _NEW[digest.partition(":")[0] or "sha256"]()
 
 
 def algorithm_of(hex_: str) -> str:
-    """The algorithm that a digest's hexadecimal digits are of: their number tells."""
+    """Return the algorithm of a digest's hexadecimal digits, which their number determines."""
     return "sha512" if len(hex_) == ALGORITHMS["sha512"] else "sha256"
 
 
 def digest_of(data: bytes, algorithm: str = "sha256") -> str:
-    """The digest of some bytes."""
+    """Return the digest of `data`."""
     running = new_hash(algorithm)
     running.update(data)
     return f"{algorithm}:{running.hexdigest()}"
 
 
 def has_digest(data: bytes, digest: str) -> bool:
-    """Whether bytes are what a digest says."""
+    """Return whether `data` has this digest."""
     return digest_of(data, digest.partition(":")[0]) == digest
 
 
@@ -78,17 +72,17 @@ _ZSTD_MAGIC = (b"\x28\xb5\x2f\xfd", *(bytes((0x50 + n, 0x2A, 0x4D, 0x18)) for n 
 
 
 class CountedFile:
-    """A file whose bytes are counted as they are read."""
+    """A file that counts the bytes read from it."""
 
     def __init__(self, file: BinaryIO, advance: Callable[[int], None]) -> None:
-        """Read from `file`, which the caller closes; `advance` is told the bytes as they come."""
+        """Read from `file`, which the caller closes; `advance` gets the size of every read."""
         self._file = file
         self._advance = advance
         self._ahead = b""
         self.count = 0
 
     def peek(self) -> bytes:
-        """Look at the first bytes without taking them."""
+        """Return the first bytes without consuming them."""
         self._ahead = self._ahead or self._fetch(CHUNK)
         return self._ahead[:8]
 
@@ -107,16 +101,16 @@ class CountedFile:
 
 
 class HashedFile(CountedFile):
-    """A counted file that is hashed, too."""
+    """A counted file that is also hashed."""
 
     def __init__(self, file: BinaryIO, advance: Callable[[int], None], digest: str) -> None:
-        """Read from `file` as `CountedFile` does, to be held against `digest`."""
+        """Read from `file` as `CountedFile` does, with the algorithm of `digest`."""
         super().__init__(file, advance)
         self._hash = new_hash(digest)
 
     @property
     def hex(self) -> str:
-        """The digest of what was read so far."""
+        """The digest of the bytes read so far."""
         return self._hash.hexdigest()
 
     def _fetch(self, size: int) -> bytes:
@@ -126,7 +120,7 @@ class HashedFile(CountedFile):
 
 
 class Compression(Enum):
-    """How something is stored; the value ends the media type of such a layer."""
+    """A compression format; the value ends the media type of a layer stored in it."""
 
     NONE = ""
     GZIP = "+gzip"
@@ -136,7 +130,7 @@ class Compression(Enum):
 
 
 def compression_of(stored: CountedFile) -> Compression:
-    """Tell by the first bytes, which stay to be read."""
+    """Detect the compression from the first bytes, without consuming them."""
     magic = stored.peek()
     if magic.startswith(_GZIP_MAGIC):
         return Compression.GZIP
@@ -148,7 +142,7 @@ def compression_of(stored: CountedFile) -> Compression:
 
 
 def decoder(stored: CountedFile, window: int) -> Source:
-    """Unpack what is read, looking back at most `window` bytes. Damage raises one of `DAMAGE`."""
+    """Decompress `stored`, looking back at most `window` bytes. Damage raises one of `DAMAGE`."""
     match compression_of(stored):
         case Compression.GZIP:
             return Gzip(stored)
@@ -163,10 +157,10 @@ def decoder(stored: CountedFile, window: int) -> Source:
 
 
 class BoundedStream(io.RawIOBase):
-    """The unpacked bytes. Wrap it in `io.BufferedReader`. Reading raises ImageCorrupt."""
+    """The decompressed bytes. Wrap it in `io.BufferedReader`. Reading raises ImageCorrupt."""
 
     def __init__(self, stored: CountedFile, limits: Limits, what: str) -> None:
-        """Unpack what is `stored`; `what` begins the messages."""
+        """Decompress `stored`; `what` begins the error messages."""
         super().__init__()
         self._stored = stored
         self._source = decoder(stored, limits.window)
@@ -175,11 +169,11 @@ class BoundedStream(io.RawIOBase):
         self.unpacked_bytes = 0
 
     def readable(self) -> bool:
-        """Say that this stream can be read."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride] (typeshed's Buffer is a memoryview here)
-        """Fill `buffer` with unpacked bytes."""
+        """Fill `buffer` with decompressed bytes."""
         try:
             data = self._source.read(len(buffer))
         except DAMAGE as error:
@@ -193,7 +187,7 @@ class BoundedStream(io.RawIOBase):
         return len(data)
 
     def _took(self, data: bytes) -> None:
-        """Told of all that comes out."""
+        """Hook for subclasses: gets all decompressed bytes."""
 
     def _check_bounds(self) -> None:
         limits, out = self._limits, self.unpacked_bytes

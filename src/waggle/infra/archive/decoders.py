@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unpacks gzip, zstd, xz and bzip2, piece by piece. Called by `decode`.
+"""Decoders for gzip, zstd, xz and bzip2 that work piece by piece. Called by `decode`.
 
-Damage, and what takes too much memory, raises one of `DAMAGE`. A decoder takes its window, which
-callers bound, and what one read of it gives: at most about 8 MiB, however few bytes are stored.
+Damaged data and data that needs too much memory raise one of `DAMAGE`. A decoder holds its window,
+which callers limit, and the output of one read: at most about 8 MiB, however few bytes are stored.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ _XZ_OWN = 1 << 20
 
 
 class BadStream(Exception):
-    """What was packed with xz or bzip2 is damaged, or takes too much memory."""
+    """The xz or bzip2 data is damaged or needs too much memory."""
 
 
 DAMAGE = (zlib.error, zstandard.ZstdError, BadStream, EOFError, MemoryError)
 
 
 class Source(Protocol):
-    """Where unpacked bytes come from."""
+    """A source of decompressed bytes."""
 
     def read(self, size: int, /) -> bytes:
-        """Read at most `size` bytes; none at the end."""
+        """Read at most `size` bytes; empty at the end."""
         ...
 
 
 class Zstd:
-    """One or more zstd frames, an unfinished last one told; skippable frames count as empty.
+    """One or more zstd frames; an unfinished last one is reported, skippable frames count as empty.
 
-    Input goes in small pieces, because one byte of it may become up to 32 KiB.
+    Input is fed in small pieces, because one byte of it may become up to 32 KiB.
     """
 
     def __init__(self, stored: Source, window: int) -> None:
-        """A frame whose window has more than `window` bytes counts as damage."""
+        """Treat a frame with a window over `window` bytes as damaged."""
         self._stored = stored
         self._decompressor = zstandard.ZstdDecompressor(max_window_size=window)
         self._frame = self._decompressor.decompressobj()
         self._output = memoryview(b"")
 
     def read(self, size: int, /) -> bytes:
-        """Read at most `size` bytes; none at the end."""
+        """Read at most `size` bytes; empty at the end."""
         while not self._output:
-            self._output = memoryview(b"")  # the old one's bytes are not kept beside the new ones
+            self._output = memoryview(b"")  # frees the old bytes before new ones are made
             data = self._frame.unused_data if self._frame.eof else b""
             data = data or self._stored.read(_ZSTD_PIECE)
             if not data and self._frame.eof:
@@ -65,7 +65,7 @@ class Zstd:
 
 
 class Gzip:
-    """One or more gzip members; output is bounded by what the caller asks for."""
+    """One or more gzip members; output is limited to what the caller asks for."""
 
     def __init__(self, stored: Source) -> None:
         self._stored = stored
@@ -73,7 +73,7 @@ class Gzip:
         self._input = b""
 
     def read(self, size: int, /) -> bytes:
-        """Read at most `size` bytes; none at the end."""
+        """Read at most `size` bytes; empty at the end."""
         while True:
             if self._member.eof and not self._next_member():
                 return b""
@@ -87,7 +87,7 @@ class Gzip:
                 return data
 
     def _next_member(self) -> bool:
-        """Go on to a further member; zero bytes after the last one are padding."""
+        """Start the next member, if there is one; zero bytes after the last one are padding."""
         rest = self._member.unused_data
         while not rest.strip(b"\0"):
             rest = self._stored.read(CHUNK)
@@ -99,7 +99,7 @@ class Gzip:
 
 
 class _Decompressor(Protocol):
-    """What xz and bzip2 have in common in the standard library."""
+    """The common interface of the standard library's xz and bzip2 decompressors."""
 
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
@@ -114,12 +114,12 @@ class _Decompressor(Protocol):
 
 
 def new_xz(window: int) -> _Decompressor:
-    """A stream of xz that takes at most a MiB beside a dictionary of `window` bytes."""
+    """Return an xz decoder that uses at most 1 MiB besides a dictionary of `window` bytes."""
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=window + _XZ_OWN)
 
 
 class Streams:
-    """One or more streams of xz or bzip2; zero bytes between them, and behind, are padding."""
+    """One or more xz or bzip2 streams; zero bytes between and after them are padding."""
 
     def __init__(self, stored: Source, new: Callable[[], _Decompressor]) -> None:
         self._stored = stored
@@ -127,7 +127,7 @@ class Streams:
         self._stream = new()
 
     def read(self, size: int, /) -> bytes:
-        """Read at most `size` bytes; none at the end."""
+        """Read at most `size` bytes; empty at the end."""
         while True:
             data = b""
             if self._stream.eof:

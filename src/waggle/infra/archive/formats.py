@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The entries of a client's tar, as they are in it: bounded, not yet checked.
+"""Readers of a client's tar or zip: its entries, within limits, with names not yet checked.
 
-Used by `archives`, which checks names. Nothing here touches a file system of the host.
-
-The entries of a client's zip, as its writer meant them: bounded, not yet checked.
-
-Used by `archives`, which checks names. A zip says little of itself, so names, modes and times are
-taken as Info-ZIP's unzip takes them. Nothing here touches a file system of the host.
+Called by `trees`, which checks the names. A zip says little about itself, so names, modes and times
+are interpreted as Info-ZIP's unzip does. Nothing here touches the host's file system.
 """
 
 from __future__ import annotations
@@ -40,18 +36,18 @@ _LIMITS = Limits(
     total_bytes=MAX_TREE_BYTES,
     file_bytes=MAX_TREE_FILE,
     extension_bytes=64 << 10,
-    extensions_bytes=MAX_TREE_ENTRIES * 800,  # GNU tar's have some 100 for each entry
-    window=64 << 20,  # that of xz -9
+    extensions_bytes=MAX_TREE_ENTRIES * 800,  # GNU tar writes about 100 per entry
+    window=64 << 20,  # as xz -9 uses
 )
 _HEADERS = MAX_TREE_ENTRIES * 2_048
-"""Bytes that a tar may have beside the files' own."""
+"""Bytes that a tar may have besides the content of its files."""
 SUPPORTED = "Nothing was written. Send a tar, tar.gz, tar.bz2, tar.xz, tar.zst or zip."
 Known = Callable[[bytes], TreeEntry | None]
-"""Finds the earlier file, or link, of a hard link."""
+"""Finds the earlier file or link that a hard link names."""
 
 
 def too_much() -> TooLarge:
-    """The refusal of an archive over the bounds of a tree."""
+    """Return the error for an archive over the limits of a tree."""
     return TooLarge(
         f"The archive unpacks to more than {MAX_TREE_BYTES:,} bytes or {MAX_TREE_ENTRIES:,} "
         "entries.",
@@ -60,7 +56,7 @@ def too_much() -> TooLarge:
 
 
 class _Bounded(io.RawIOBase):
-    """What a decoder gives, as a file, and no more of it than a tree may have."""
+    """A decoder's output as a file, limited to what a tree may have."""
 
     def __init__(self, data: bytes, check: Callable[[], None]) -> None:
         super().__init__()
@@ -88,7 +84,7 @@ def tar_entries(
     largest: int = MAX_TREE_FILE,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[TreeEntry]:
-    """The entries of a tar, packed or not, with files of at most `largest` bytes.
+    """Yield the entries of a tar, compressed or not, with files of at most `largest` bytes.
 
     Raises InvalidArgument or TooLarge, also between entries, and what `check` raises.
     """
@@ -126,7 +122,7 @@ def _tar_entry(entry: Entry, reader: TarReader, known: Known) -> TreeEntry:
 
 
 def refused(name: bytes, why: str) -> InvalidArgument:
-    """The refusal of an archive for one of its entries."""
+    """Return the error for an archive with an unacceptable entry."""
     return InvalidArgument(
         f"Entry {shown_name(name)!r} of the archive is refused: {why}.",
         hint="Nothing was written.",
@@ -134,7 +130,7 @@ def refused(name: bytes, why: str) -> InvalidArgument:
 
 
 MAGIC = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08", b"PK00")
-"""How zips begin: an entry, an empty one, and the mark of one that was, or might be, split."""
+"""How zips begin: with an entry, empty, or with the mark of one that was or might be split."""
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _UTF_8 = 0x800
 _ENCRYPTED = 0x1
@@ -144,11 +140,11 @@ _UNICODE_PATH, _TIMES = 0x7075, 0x5455
 _HAS_MTIME = 1
 _CENTRAL, _CENTRAL_SIZE = b"PK\x01\x02", 46
 _MAX_EXTRA = 4_096
-"""Bytes of extra fields of one entry; zipfile takes their square in time."""
+"""Bytes of extra fields of one entry; zipfile's time for them is quadratic."""
 
 
 def zip_entries(data: bytes) -> Iterator[TreeEntry]:
-    """The entries of a zip. Raises InvalidArgument or TooLarge, also between entries."""
+    """Yield the entries of a zip. Raises InvalidArgument or TooLarge, also between entries."""
     try:
         file = _Counted(data)
         with zipfile.ZipFile(file) as archive:
@@ -161,7 +157,7 @@ def zip_entries(data: bytes) -> Iterator[TreeEntry]:
             for info, name in zip(infos, names, strict=True):
                 is_dos = info.create_system not in (_UNIX, _DARWIN)
                 if b"/" not in name and (is_dos or not has_slashes):
-                    name = name.replace(b"\\", b"/")  # noqa: PLW2901 (the name that is meant)
+                    name = name.replace(b"\\", b"/")  # noqa: PLW2901 (the intended name)
                 _forgive_local_name(info, data)
                 yield _entry(archive, info, name)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, OSError) as error:
@@ -192,9 +188,9 @@ def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: bytes) -> Tree
 
 
 def _forgive_local_name(info: zipfile.ZipInfo, data: bytes) -> None:
-    """Let the name before the data differ from the directory's, which is the one that counts.
+    """Let the name before the data differ from the one in the directory, which counts.
 
-    Tools write backslashes or other letters there. zipfile compares the two, after decoding.
+    Some tools write backslashes or other letters there. zipfile compares the two after decoding.
     """
     at = info.header_offset
     size = int.from_bytes(data[at + 26 : at + 28], "little")
@@ -203,9 +199,9 @@ def _forgive_local_name(info: zipfile.ZipInfo, data: bytes) -> None:
 
 
 class _Counted(io.BytesIO):
-    """A zip whose directory is counted before zipfile makes an object for each of its entries.
+    """A zip whose directory is counted before zipfile makes an object for every entry.
 
-    zipfile reads the directory at once when it opens an archive.
+    zipfile reads the whole directory at once when it opens an archive.
     """
 
     is_opening = True
@@ -218,7 +214,7 @@ class _Counted(io.BytesIO):
 
 
 def _check_directory(data: bytes) -> None:
-    """Raises TooLarge for a directory with too many entries, or with names without measure."""
+    """Raise TooLarge for a directory with too many entries or too many bytes of names."""
     at = names = count = 0
     while data.startswith(_CENTRAL, at) and len(data) - at >= _CENTRAL_SIZE:
         name, extra, comment = struct.unpack_from("<HHH", data, at + 28)
@@ -234,10 +230,10 @@ def _is_dos_directory(info: zipfile.ZipInfo) -> bool:
 
 
 def _name(info: zipfile.ZipInfo) -> bytes:
-    """The name, in UTF-8 where the zip tells what its letters are.
+    """Return the name, in UTF-8 where the zip states its encoding.
 
-    Without a word of it Unix tools wrote bytes, which stay, and others mostly UTF-8, or else the
-    letters of DOS.
+    Otherwise, Unix tools wrote bytes, which stay, and other tools wrote mostly UTF-8, else the DOS
+    code page.
     """
     said = info.orig_filename.partition("\0")[0]
     if info.flag_bits & _UTF_8:
@@ -260,7 +256,7 @@ def _is_utf_8(raw: bytes) -> bool:
 
 
 def _extra(extra: bytes, wanted: int) -> bytes:
-    """The data of an extra field; empty when it is not there or cut off."""
+    """Return the data of an extra field; empty when it is missing or cut off."""
     while len(extra) >= 4:
         kind, size = struct.unpack_from("<HH", extra)
         if kind == wanted:
@@ -270,9 +266,9 @@ def _extra(extra: bytes, wanted: int) -> bytes:
 
 
 def _modified(info: zipfile.ZipInfo) -> int:
-    """Seconds since the epoch; without a time of Unix that of DOS, which has no zone: as UTC.
+    """Return seconds since the epoch; without a Unix time the DOS time, read as UTC.
 
-    A date that is none counts as 1970.
+    DOS times have no zone. An invalid date counts as 1970.
     """
     times = _extra(info.extra, _TIMES)
     if len(times) >= 5 and times[0] & _HAS_MTIME:

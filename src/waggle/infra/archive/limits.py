@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much an image may ask of the host. Exceeding any of it is `ImageCorrupt`, at once.
+"""Limits on what an image may demand of the host, and the meaning of names inside archives.
 
-What a name inside an archive means. Pure; used for entries, hard links and definitions.
+Exceeding a limit raises `ImageCorrupt` immediately. Pure; used for entries, hard links and image
+definitions.
 """
 
 from __future__ import annotations
@@ -14,33 +15,33 @@ from waggle.domain.errors import ImageCorrupt
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on one image. Sizes are in bytes; `entries` and `total_bytes` are per image."""
+    """Limits for one image. Sizes are in bytes; `entries` and `total_bytes` are per image."""
 
     entries: int = 1_000_000
     """Archive members of all layers together."""
     total_bytes: int = 32 << 30
     """Unpacked bytes of all layers together, archive headers included."""
     file_bytes: int = 16 << 30
-    """Size of one file, as it reads: holes count."""
+    """Size of one file as it is read, holes included."""
     ratio: int = 200
-    """Unpacked over packed bytes, once `ratio_from` bytes are out of one layer."""
+    """Unpacked over packed bytes, checked once a layer has unpacked to `ratio_from` bytes."""
     ratio_from: int = 256 << 20
     window: int = 128 << 20
-    """What unpacking zstd or xz may look back, which is held in memory for each stream."""
+    """How far zstd or xz may look back; each stream holds this much in memory."""
     depth: int = 128
-    """Components of a path."""
+    """Components of one path."""
     path_bytes: int = 4095
     name_bytes: int = 255
     extension_bytes: int = 1 << 20
     """One PAX or GNU extension header, which is held in memory."""
     extensions_bytes: int = 256 << 20
-    """All extension headers of one archive together: parsing them takes time, not memory."""
+    """All extension headers of one archive: parsing them takes time, not memory."""
     xattr_bytes: int = 3900
-    """All extended attributes of one file as they are stored on the disk."""
+    """All extended attributes of one file, as stored on disk."""
     metadata_bytes: int = 256 << 20
-    """Names, link targets and attributes of all entries together, which are held in memory."""
+    """Names, link targets and attributes of all entries, which are held in memory."""
     steps: int = 30_000_000
-    """Components that are looked up while the layers are merged: links lead to more of them."""
+    """Components looked up while layers are merged: symlinks lead to more of them."""
 
 
 DEFAULT_LIMITS = Limits()
@@ -50,10 +51,11 @@ Path = tuple[bytes, ...]
 
 
 def clean_path(name: bytes, limits: Limits) -> Path:
-    """Split an archive's name into components below the tree's root.
+    """Split an archive's name into components below the root of the tree.
 
     Leading, doubled and trailing slashes and `.` mean nothing, as in every container engine: an
-    absolute name counts from the image's root. `..`, NUL and over-long names are refused.
+    absolute name counts from the image's root. Raises ImageCorrupt for `..`, NUL and over-long
+    names.
     """
     if b"\0" in name:
         raise ImageCorrupt("A layer has an entry whose name holds a NUL byte.")
@@ -70,13 +72,13 @@ def clean_path(name: bytes, limits: Limits) -> Path:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Make a list of names from an untrusted source fit for a message: at most 20, printable."""
+    """Format names from an untrusted source for a message: at most 20, printable."""
     safe = [shown(name.encode("utf-8", "surrogatepass"))[1:-1] for name in names]
     return ", ".join(safe[:20]) + (", ..." if len(safe) > 20 else "") or "none"
 
 
 def shown(name: bytes | Path) -> str:
-    """Make a name from an image safe for a message: printable ASCII, at most 120 characters."""
+    """Format a name from an image for a message: printable ASCII, at most 120 characters."""
     joined = name if isinstance(name, bytes) else b"/" + b"/".join(name)
     text = ascii(joined.decode("utf-8", "backslashreplace"))
     return text if len(text) <= 120 else text[:117] + "..."

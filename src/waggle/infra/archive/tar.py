@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a tar stream from an untrusted archive, entry by entry, into plain values.
+"""A reader of untrusted tar streams that yields entries as plain values.
 
-Called by `layers`, and for archives of clients. Takes ustar, star, PAX, GNU long names and sparse
-files, base-256 numbers and the old V7 form; all names are bytes. As other readers do, it takes an
-archive whose last entry is not filled up to a block, and one without blocks that end it. It never
-touches a file system: there is nothing that a hostile name could reach. Memory is bounded by
-`Limits`. Whatever is malformed raises `ImageCorrupt`.
+Called by `layers`, `formats` and `transfer.archive`. Supports ustar, star, PAX, GNU long names and
+sparse files, base-256 numbers and the old V7 form; all names are bytes. Like other readers, it
+accepts an archive whose last entry is not padded to a block or that lacks the end blocks. It never
+touches a file system, so a hostile name can reach nothing. `Limits` bounds its memory. Malformed
+input raises `ImageCorrupt`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ from waggle.infra.archive.tar_fields import (
 BLOCK = 512
 _CHUNK = 1 << 20
 _MAX_PARTS = 1 << 15
-"""Components that are remembered. A hostile archive has no two alike, and a pull reads it in the
-server's own process."""
+"""Path components that are remembered.
+
+A hostile archive may have no two alike, and a pull reads it in the server's own process.
+"""
 _REGULAR = frozenset((b"0", b"\0", b"7", b"S"))
 _TYPES = {
     b"1": 0,
@@ -45,15 +47,15 @@ _TYPES = {
     b"4": stat.S_IFBLK,
     b"5": stat.S_IFDIR,
     b"6": stat.S_IFIFO,
-    b"D": stat.S_IFDIR,  # with a list of names that GNU tar has for itself
+    b"D": stat.S_IFDIR,  # holds a list of names for GNU tar's own use
 }
 _PASSED_OVER = frozenset((b"V", b"A", b"N"))
-"""A volume's label, an access list of Solaris, the old form of long names."""
+"""Types that are skipped: volume label, Solaris access list, old form of long names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One archive member. `mode` has the type bits of `stat`; none of them means a hard link."""
+    """One member of an archive. `mode` has the type bits of `stat`, or none for a hard link."""
 
     path: tuple[bytes, ...]
     """Components below the root of the tree; empty for the root itself."""
@@ -63,22 +65,22 @@ class Entry:
     mtime_ns: int
     size: int = 0
     link: bytes = b""
-    """Target of a symlink, as it is; of a hard link, the archive's name of the other file."""
+    """Target of a symlink, unchanged, or of a hard link: the other file's name in the archive."""
     device: tuple[int, int] = (0, 0)
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     offset: int = 0
     """Where the content starts in the layer's data file; set by `layers`."""
     is_absolute: bool = False
-    """Whether the archive's name began with a slash, which `path` does not show."""
+    """Whether the name in the archive began with a slash, which `path` omits."""
 
     @property
     def is_hard_link(self) -> bool:
-        """Whether this is another name for a file that exists already."""
+        """Whether this is another name for an existing file."""
         return stat.S_IFMT(self.mode) == 0
 
 
 class TarReader:
-    """Iterates over the entries; `content` gives the bytes of the entry that came last."""
+    """An iterator over entries; `content` yields the bytes of the latest entry."""
 
     def __init__(self, stream: BinaryIO, limits: Limits) -> None:
         """Read from a buffered `stream`; the caller closes it."""
@@ -89,15 +91,15 @@ class TarReader:
         self._extensions = 0
         self._segments: list[tuple[int, int]] = []
         self._parts: dict[bytes, bytes] = {}
-        """Components of paths, each once: an archive repeats its directories' names."""
+        """Path components, stored once: an archive repeats the names of its directories."""
 
     def __iter__(self) -> Iterator[Entry]:
-        """Yield entries up to the end of the archive; unread content is skipped."""
+        """Yield entries until the archive ends; unread content is skipped."""
         while (entry := self._next()) is not None:
             yield entry
 
     def content(self) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset in the file, bytes); what lies between is zeros. Read it once."""
+        """Yield (offset in the file, bytes), once only; gaps are zeros."""
         segments, self._segments = self._segments, []
         for start, length in segments:
             offset, left = start, length
@@ -125,7 +127,7 @@ class TarReader:
         self._stored = self._padding = 0
         while left:
             left -= len(self._exactly(min(left, _CHUNK)))
-        self._stream.read(padding)  # which the last entry may lack
+        self._stream.read(padding)  # the last entry may lack it
 
     def _next(self) -> Entry | None:
         records: Records = {}
@@ -154,7 +156,7 @@ class TarReader:
                     return self._entry(header, records, long_name, long_link)
 
     def _extension(self, size: int) -> bytes:
-        """Read the body of a PAX or GNU extension, which is kept in memory."""
+        """Read the body of a PAX or GNU extension into memory."""
         if not 0 <= size <= self._limits.extension_bytes:
             raise ImageCorrupt(f"A layer has an extension header of {size} bytes.")
         self._extensions += size
@@ -166,7 +168,7 @@ class TarReader:
         return data
 
     def _store(self, size: int) -> None:
-        """So many bytes follow, and what fills up their last block."""
+        """Note that `size` bytes of content follow, padded to a full block."""
         if size < 0:
             raise ImageCorrupt("A layer has an entry of negative size.")
         self._stored, self._padding = size, -size % BLOCK
@@ -210,7 +212,7 @@ class TarReader:
         return tuple(self._parts.setdefault(p, p) for p in clean_path(name, self._limits))
 
     def _arrange(self, header: bytes, records: Records, stored: int) -> int:
-        """Note where the content lies in the stream; return the size of the file itself."""
+        """Note where the content is in the stream; return the size of the file."""
         kind = header[156:157]
         if kind not in _REGULAR:
             self._segments = []

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fields of one 512-byte tar header, decoded and bounded. Pure; used by `tar` only.
+"""Decoders of tar header fields, PAX records and the maps of sparse files. Called by `tar` only.
 
-PAX extended headers: `LENGTH KEY=VALUE` records, times and extended attributes. Pure.
-
-Sparse files in tar archives: the old GNU form and the three PAX forms. Pure but for `take`.
-
-Called by `tar` only. Each reader returns the file's size and its data segments, or None when the
-file is not sparse; `verify` then holds the map against what is stored.
+Headers are 512 bytes; PAX records are `LENGTH KEY=VALUE`. Sparse files come in the old GNU form and
+three PAX forms: each of their readers returns the file's size and data segments, or None when the
+file is not sparse, and `verify` checks them against the stored bytes. Pure, except for the
+functions passed in that read more of the stream. Malformed input raises ImageCorrupt.
 """
 
 from __future__ import annotations
@@ -25,10 +23,10 @@ SPARSE_MAP = b"GNU.sparse.map"
 
 
 def parse_records(data: bytes) -> Records:
-    """Parse a header's body. Of repeated keys the last counts; an empty value stays empty.
+    """Parse the body of a PAX header. The last of repeated keys counts; empty values stay empty.
 
-    The repeated offset and numbytes records of sparse format 0.0 are gathered into a map of
-    format 0.1. Raises ImageCorrupt.
+    The repeated offset and numbytes records of sparse format 0.0 are joined into a map of format
+    0.1. Raises ImageCorrupt.
     """
     records: Records = {}
     pairs: list[bytes] = []
@@ -61,7 +59,7 @@ def decimal_ns(text: bytes) -> int:
 
 
 def xattrs_of(records: Records) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the extended attributes, sorted by name; an empty value means none."""
+    """Return the extended attributes, sorted by name; those with empty values are left out."""
     named = ((k.removeprefix(_XATTR), v) for k, v in records.items() if k.startswith(_XATTR))
     return tuple(sorted((name, value) for name, value in named if value))
 
@@ -82,14 +80,14 @@ def number(field: bytes) -> int:
 
 
 def bounded(value: int) -> int:
-    """Refuse a number that no header can mean."""
+    """Return `value`. Raises ImageCorrupt for a number that no header can mean."""
     if not -(1 << 62) < value < 1 << 62:
         raise ImageCorrupt("A layer has a header with an impossible number.")
     return value
 
 
 def record_number(records: Records, key: bytes, field: bytes) -> int:
-    """Take a number from a PAX record, else from the header field."""
+    """Return a number from a PAX record, or else from the header field."""
     digits = records.get(key)
     if not digits:
         return number(field)
@@ -101,7 +99,7 @@ def record_number(records: Records, key: bytes, field: bytes) -> int:
 def owner(value: int) -> int:
     """Return a user or group id as chown(2) takes it: in 32 bits, so that -2 is 4294967294.
 
-    -1 would change nothing there, so it is root's. Refuses what has more bits.
+    -1 would mean "no change" there, so it becomes root. Raises ImageCorrupt for longer numbers.
     """
     if -(1 << 31) <= value < 0:
         value += 1 << 32
@@ -113,7 +111,7 @@ def owner(value: int) -> int:
 
 
 def device(header: bytes) -> tuple[int, int]:
-    """Read a device's major and minor number."""
+    """Return a device's major and minor number."""
     major, minor = number(header[329:337]), number(header[337:345])
     if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
         raise ImageCorrupt(f"A layer has an impossible device number: {major}:{minor}.")
@@ -121,21 +119,21 @@ def device(header: bytes) -> tuple[int, int]:
 
 
 def text(field: bytes) -> bytes:
-    """Cut a text field at its first NUL."""
+    """Cut a text field at the first NUL."""
     return field.split(b"\0", 1)[0]
 
 
 def name_of(header: bytes) -> bytes:
-    """Join the header's prefix and name."""
+    """Join the prefix and the name in the header."""
     name = text(header[0:100])
-    end = 476 if header[508:512] == b"tar\0" else 500  # star has times behind a shorter one
+    end = 476 if header[508:512] == b"tar\0" else 500  # star's prefix is shorter; times follow it
     if header[257:263] == b"ustar\0" and (prefix := text(header[345:end])):
         return prefix + b"/" + name
     return name
 
 
 def verify_checksum(header: bytes) -> None:
-    """Refuse a header whose sum, unsigned or signed, is not the one stated."""
+    """Raise ImageCorrupt unless the header's sum, unsigned or signed, is the one stated."""
     stated = number(header[148:156])
     rest = sum(header[:148]) + sum(header[156:]) + 8 * 0x20
     if stated == rest:
@@ -174,7 +172,7 @@ def _pairs(area: bytes, number: Callable[[bytes], int]) -> Iterator[tuple[int, i
 
 
 def pax_body(records: Records, take: Callable[[int], bytes]) -> Found:
-    """Read format 1.0: the map is decimal lines at the start of the content."""
+    """Read sparse format 1.0: the map is decimal lines at the start of the content."""
     if (records[b"GNU.sparse.major"], records.get(b"GNU.sparse.minor")) != (b"1", b"0"):
         return pax_records(records)
     lines = _lines(take)
@@ -198,7 +196,7 @@ def _lines(take: Callable[[int], bytes]) -> Iterator[bytes]:
 
 
 def pax_records(records: Records) -> Found:
-    """Read formats 0.0 and 0.1: the map is in the PAX header."""
+    """Read sparse formats 0.0 and 0.1: the map is in the PAX header."""
     if SPARSE_MAP not in records:
         return None
     fields = records[SPARSE_MAP].split(b",")
@@ -210,7 +208,7 @@ def pax_records(records: Records) -> Found:
 
 
 def verify(size: int, segments: Segments, stored: int) -> None:
-    """Refuse a map that overlaps, leaves the file or disagrees with the stored bytes."""
+    """Raise ImageCorrupt if a map overlaps, leaves the file or contradicts the stored size."""
     position = 0
     for start, length in segments:
         if start < position or length < 0:

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Archives of clients: into entries for a guest, and from what a guest packed. For worker threads.
+"""Archives exchanged with clients: read into entries for a guest, written from a guest's entries.
 
-Used by `trees`. A client's archive is refused as a whole when any name in it is hostile; what a
-guest packed is cleaned, and what cannot be is left out and told. `waggle cp` reads what a server
-sends with the same checks. Nothing here touches a file system of the host.
-
-The blocks of a tar, entry by entry, without an object for any of them. Pure; used by `archives`.
-
-POSIX ustar headers, with a PAX header before where a name or a link's target does not fit.
+Called by `service.files.trees` in worker threads, and by `waggle cp`, which applies the same checks
+to what a server sends. A client's archive is rejected as a whole if any name in it is hostile;
+entries from a guest are cleaned, and those that cannot be are left out and reported. Writes POSIX
+ustar headers, with a PAX header in front where a name or link target does not fit. Nothing here
+touches the host's file system.
 """
 
 from __future__ import annotations
@@ -44,11 +42,11 @@ _FIELD = 100
 _LAST_SECOND = 8**11 - 1
 _TYPES = {Kind.FILE: b"0", Kind.LINK: b"2", Kind.DIRECTORY: b"5"}
 END = bytes(2 * _BLOCK)
-"""What closes the tar."""
+"""The end of a tar."""
 
 
 def header(name: bytes, entry: TreeEntry) -> bytes:
-    """All that comes before the content of an entry, which is called `name`."""
+    """Return everything that precedes the content of an entry named `name`."""
     kind, link = _TYPES[entry.kind], entry.data if entry.kind is Kind.LINK else b""
     if entry.kind is Kind.DIRECTORY:
         name += b"/"
@@ -57,7 +55,7 @@ def header(name: bytes, entry: TreeEntry) -> bytes:
 
 
 def content(entry: TreeEntry) -> Iterator[bytes]:
-    """A file's bytes in pieces, up to the end of a block; of anything else nothing."""
+    """Yield a file's bytes in pieces, padded to a block; nothing for other entries."""
     if entry.kind is not Kind.FILE:
         return
     for at in range(0, len(entry.data), _PIECE):
@@ -66,7 +64,7 @@ def content(entry: TreeEntry) -> Iterator[bytes]:
 
 
 def _extended(name: bytes, link: bytes) -> bytes:
-    """The PAX header that a reader needs for these names; often none."""
+    """Return the PAX header that a reader needs for these names; usually empty."""
     keys = {b"path": name, b"linkpath": link}
     given = {key: value for key, value in keys.items() if not _fits(value)}
     if not given:
@@ -78,7 +76,7 @@ def _extended(name: bytes, link: bytes) -> bytes:
 
 
 def _record(key: bytes, value: bytes) -> bytes:
-    """`LENGTH KEY=VALUE` and a newline, where the length counts its own digits."""
+    """Return `LENGTH KEY=VALUE` and a newline; the length includes its own digits."""
     rest = b" " + key + b"=" + value + b"\n"
     length = len(rest)
     while length != len(rest) + len(str(length)):
@@ -120,18 +118,18 @@ def _filled(body: bytes) -> bytes:
 
 
 Check = Callable[[], None]
-"""Called again and again while an archive is worked on; ends that with what it raises."""
+"""Called repeatedly while an archive is processed; may raise to stop it."""
 
 
 def go_on() -> None:
-    """The check of who never gives up."""
+    """The check that never stops."""
 
 
 def read_archive(data: bytes, check: Check = go_on) -> list[TreeEntry]:
-    """All entries of a client's archive, checked.
+    """Return all entries of a client's archive, checked.
 
-    Raises InvalidArgument for what is no archive and for hostile entries, TooLarge beyond bounds,
-    and what `check` raises.
+    Raises InvalidArgument for hostile entries and for data that is not an archive, TooLarge over
+    the limits, and what `check` raises.
     """
     # The first name of a tar may begin as a zip does: PK0012.txt.
     is_zip = data.startswith(MAGIC) and data[257:262] != b"ustar"
@@ -144,17 +142,18 @@ def read_archive(data: bytes, check: Check = go_on) -> list[TreeEntry]:
 
 
 def read_packed(data: bytes) -> list[TreeEntry]:
-    """All entries of what `write_archive` wrote, checked once more; there may be none.
+    """Return all entries of an archive by `write_archive`, checked again; there may be none.
 
-    Raises as `read_archive`. A file may be as large as the whole tree.
+    Raises as `read_archive` does. A file may be as large as the whole tree.
     """
     return _all_checked(lambda known: tar_entries(data, known, largest=MAX_TREE_BYTES), go_on)
 
 
 def _all_checked(read: Callable[[Known], Iterable[TreeEntry]], check: Check) -> list[TreeEntry]:
-    """The entries in their order.
+    """Return the entries in order.
 
-    Of files and links with one name the last counts, at its place: archives grow at their end.
+    Of files and links with one name, the last one counts, in its position: archives grow at the
+    end.
     """
     layout, size = Layout(), 0
     entries: dict[bytes, TreeEntry] = {}
@@ -178,7 +177,7 @@ def _all_checked(read: Callable[[Known], Iterable[TreeEntry]], check: Check) -> 
 
 
 def _checked(entry: TreeEntry, layout: Layout) -> TreeEntry | None:
-    """The entry under its clean name; None for the root itself. Raises InvalidArgument."""
+    """Return the entry with a clean name; None for the root itself. Raises InvalidArgument."""
     try:
         name = clean_name(entry.name)
         if not name:
@@ -196,11 +195,11 @@ def _checked(entry: TreeEntry, layout: Layout) -> TreeEntry | None:
 def write_archive(
     entries: Iterable[TreeEntry | Skipped], out: io.RawIOBase, check: Check = go_on
 ) -> LeftOut:
-    """Write a tar.gz of what a guest packed, and return what was left out and why.
+    """Write entries from a guest as a tar.gz; return what was left out and why.
 
-    Names lead nowhere but into the tree, links where the guest has them lead; owners are 0, modes
-    have no special bits. An entry without a name is the end that came too early: TooLarge. Raises
-    ValueError for nonsense, and what `check` raises.
+    Names stay inside the tree, links point where they do in the guest; owners are 0, modes have no
+    special bits. An entry without a name means that the guest stopped early: raises TooLarge.
+    Raises ValueError for malformed input, and what `check` raises.
     """
     layout, left_out = Layout(), LeftOut()
     with gzip.GzipFile("", "wb", 6, out, mtime=0) as packed:

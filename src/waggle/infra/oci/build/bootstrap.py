@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes a Debian tree with mmdebstrap, as root or in a user namespace, and streams it as a tar.
+"""Debian trees made with mmdebstrap and streamed as a tar, and the difference of two trees.
 
-Called by `build`. Which archive to use is the host's own apt configuration or what the caller
-passes; no host name is known here. Everything runs in a session of its own that ends with the call.
-
-What one tree has over another, as the tree of a layer: changes, and whiteouts for what is gone.
-
-Called by `build`. Times do not count: a file is the same when its content and attributes are.
+Called by `build`. mmdebstrap runs as root or in a user namespace, in a session that ends with the
+call. The archive is the one of the host's apt configuration or the caller's; no host name is known
+here. The difference is a layer's tree: changes, and whiteouts for removed files. Times are ignored:
+files are the same when content and attributes are.
 """
 
 from __future__ import annotations
@@ -38,10 +36,10 @@ _URI = re.compile(r"(?:https?|file|mirror\+file|copy)://?[^\s\"'\\\[\]]+|mirror:
 
 
 def debian_mirror(configured: str = "") -> str:
-    """Return the archive's base address: `configured`, else the host's or mmdebstrap's own.
+    """Return the archive's base address: `configured`, or the host's, or mmdebstrap's default.
 
-    Raises SetupIncomplete when there is none, or when it cannot be used: it holds a password,
-    which the image would show, or is no address.
+    Raises SetupIncomplete when there is none or it is unusable: it is no address, or it holds a
+    password, which the image would show.
     """
     uri = debian.mirror(configured)
     if not _URI.fullmatch(uri):
@@ -67,7 +65,7 @@ def mmdebstrap_mode(uid: int, subuid: Path = Path("/etc/subuid")) -> str:
             f"Building an image without root needs user namespaces: {refused}.",
             hint=confined.NEXT_STEP,
         )
-    import pwd  # noqa: PLC0415 (POSIX only, as this function)
+    import pwd  # noqa: PLC0415 (POSIX only, like this function)
 
     with contextlib.suppress(KeyError, OSError):
         owner = {pwd.getpwuid(uid).pw_name, str(uid)}
@@ -89,14 +87,14 @@ def bootstrap_argv(
 ) -> list[str]:
     """Return the command that writes the tree to standard output. Pure.
 
-    `lower` is a tar of the tree to go on from, `wheels` a directory with what pip is to install and
-    a `requirements.txt`.
+    `lower` is a tar of the tree to extend, `wheels` a directory with the wheels that pip is to
+    install and a `requirements.txt`.
     """
     environment = [f"PATH={_PATH}", "LC_ALL=C.UTF-8", f"SOURCE_DATE_EPOCH={definition.epoch}"]
     inside = shlex.join(["env", "-i", *environment, "HOME=/root", "PYTHONHASHSEED=0"])
     hooks: list[str] = []
     options = [f"--mode={mode}", '--aptopt=Acquire::Languages "none"']
-    options.append("--dpkgopt=force-unsafe-io")  # nobody needs the tree after a crash
+    options.append("--dpkgopt=force-unsafe-io")  # the tree is useless after a crash
     if lower is not None:
         hooks.append(f"--setup-hook=tar-in {shlex.quote(str(lower))} /")
         options.append("--skip=chroot/policy-rc.d")  # the tree has one, which would be removed
@@ -123,7 +121,7 @@ def bootstrap_argv(
 
 
 _APT = (
-    # As mmdebstrap itself does it: apt runs outside, where the network and the keys are.
+    # As mmdebstrap does it: apt runs outside, where the network and the keys are.
     'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" DEBIAN_FRONTEND=noninteractive apt-get --yes'
     " -o Dir::Bin::dpkg=env -o DPkg::Options::=--unset=TMPDIR -o DPkg::Options::=dpkg"
     ' -o DPkg::Chroot-Directory="$1" install'
@@ -131,7 +129,7 @@ _APT = (
 
 
 def _pip(place: str, requirements: str) -> tuple[str, ...]:
-    """The command that installs. A pip that is among what it installs is run from its wheel."""
+    """Return the install command. If pip itself is to be installed, it runs from its wheel."""
     own = re.search(r"^pip==(\S+)", requirements, re.MULTILINE)
     return (
         "python3",
@@ -144,10 +142,10 @@ def _pip(place: str, requirements: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def debian_tree(argv: Sequence[str], report: Callable[[str], None]) -> Generator[BinaryIO]:
-    """Run `argv` and give its standard output; on leaving, check that it ended well.
+    """Run `argv` and give its standard output; on leaving, check that it succeeded.
 
-    `report` gets each line it logs, from another thread. Whatever ends the block early ends the
-    whole session of processes. Raises SetupIncomplete with the last lines when it fails.
+    `report` gets every line that it logs, in another thread. An exception in the block ends the
+    whole session of processes. Raises SetupIncomplete with the last lines when the command fails.
     """
     log: deque[str] = deque(maxlen=_KEPT_LINES)
     process = subprocess.Popen(
@@ -156,7 +154,7 @@ def debian_tree(argv: Sequence[str], report: Callable[[str], None]) -> Generator
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        cwd="/",  # mmdebstrap's mapped users may not be let into the caller's directory
+        cwd="/",  # mmdebstrap's mapped users may not have access to the caller's directory
     )
     assert process.stdout is not None and process.stderr is not None  # noqa: S101, PT018 (pipes)
     reader = Thread(target=_log, args=(process.stderr, log, report), daemon=True)
@@ -190,7 +188,7 @@ def _log(stream: IO[bytes], log: deque[str], report: Callable[[str], None]) -> N
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the session: politely, so that mmdebstrap removes its tree, then for sure."""
+    """End the session: with SIGTERM, so that mmdebstrap removes its tree, then with SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -210,11 +208,11 @@ def difference(
     *,
     removals: bool,
 ) -> Node:
-    """Return the part of `upper` that makes it from `lower`; its contents are in `upper_files`.
+    """Return the part of `upper` that turns `lower` into it; its contents are in `upper_files`.
 
-    Without `removals`, what `upper` lacks is not taken as gone. The directories on the way to a
-    change are in it, as `upper` has them. Reads both sides of the files that may be the same;
-    raises OSError.
+    Without `removals`, files missing in `upper` are not treated as removed. Directories on the way
+    to a change are included, as `upper` has them. Reads both versions of files that may be the
+    same; raises OSError.
     """
     with contextlib.ExitStack() as stack:
 
@@ -225,9 +223,9 @@ def difference(
 
 
 def adopt(lower: Node, upper: Node) -> None:
-    """Give the directories of `upper` the owner and mode that they have in `lower`.
+    """Give the directories of `upper` the owner, mode, xattrs and time that they have in `lower`.
 
-    For a tree that holds only additions, whose directories nobody described.
+    For a tree of additions only, whose directories have no description.
     """
     pairs = [(lower, upper)]
     while pairs:
@@ -249,7 +247,7 @@ class _Differ:
         self._removals = removals
 
     def changes(self, lower: Node, upper: Node) -> Node:
-        """Return `upper` with those children only that differ, and whiteouts."""
+        """Return `upper` with only the children that differ, and whiteouts."""
         changed = Node(upper.mode, upper.uid, upper.gid, upper.mtime_ns, xattrs=upper.xattrs)
         gone = lower.children.keys() - upper.children.keys() if self._removals else ()
         for name in gone:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle image build NAME`: a definition -> an image in the store. Same inputs, same digest.
+"""`waggle image build NAME`: builds an image in the store from a definition, reproducibly.
 
-Called by the CLI, also for `demo`, `run` and `test` when an image is missing. Uses `bootstrap` for
-the tree, `wheels` and `npm_packages` for what Debian has only in old versions, `plan`, `difference`
-and `pack` for the layer. An image that stands on another shares its layers and adds one.
+Called by the CLI, also for `demo`, `run` and `test` when an image is missing. `bootstrap` makes the
+tree and the difference to the image below, `packages` fetches wheels and npm packages that Debian
+has only in old versions, `merge` and `pack` make the layer. An image with a base shares the layers
+of its base and adds one. Same inputs, same digest.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ MACHINE_STATE = (
     "/var/lib/systemd/random-seed",
     "/var/log/**",
 )
-"""What a machine writes for itself; left out of every image."""
+"""Files that a machine writes for itself; left out of every image."""
 
 _STAGES = {
     "I: running apt-get update": 0.05,
@@ -72,7 +73,7 @@ _STAGES = {
     "I: creating tarball": 0.72,
 }
 _FRESH = 24 * 3600.0
-"""A base that was built so lately is taken as it is, in seconds."""
+"""A base built from the same inputs within this many seconds is not rebuilt."""
 
 
 def build_image(
@@ -82,13 +83,13 @@ def build_image(
     progress: Advance | None = None,
     now: Callable[[], float] = time.time,
 ) -> ResolvedImage:
-    """Build `definition` and give the result its name in `store`.
+    """Build `definition` and name the result in `store`.
 
-    `mirror` is the operator's Debian archive; for none see `debian.mirror`. `progress` gets a
-    fraction and a line of text, also from other threads. The images below are built first, and get
-    their names, unless they were within the last day from what they are now made from. Blocks for
-    about a minute each; interrupting it ends its processes and leaves the image as it was. Building
-    again replaces the name. Raises SetupIncomplete, InvalidArgument, TimedOut, OSError.
+    `mirror` is the operator's Debian archive; if it is empty, see `debian.mirror`. `progress` gets
+    a fraction and a line of text, also from other threads. Base images are built and named first,
+    unless they were built within the last day from their present inputs. Blocks for about a minute
+    per image; an interrupt ends the processes and leaves the image as it was. Building again
+    replaces the name. Raises SetupIncomplete, InvalidArgument, TimedOut, OSError.
     """
     check_name(definition.name)
     report = progress or _silent
@@ -107,16 +108,16 @@ def build_image(
 
 
 def is_outdated(definition: ImageDefinition, image: ResolvedImage, mirror: str = "") -> bool:
-    """Whether `image` was built by `build_image` from something else than it would be now.
+    """Return whether `build_image` built `image` from other inputs than it would use now.
 
-    False for an image that it did not build: that is somebody's own, under this name.
+    False for an image that it did not build: it is a user's own under this name.
     """
     made_from = image.config.labels.get(FINGERPRINT)
     return made_from not in (None, fingerprint(definition, debian_mirror(mirror)))
 
 
 def _silent(fraction: float, text: str) -> None:
-    """Report to nobody."""
+    """Discard the progress."""
 
 
 def _base(
@@ -126,7 +127,7 @@ def _base(
     report: Advance,
     now: Callable[[], float],
 ) -> ResolvedImage | None:
-    """The image to stand on: the store's if it is fresh and made from the same, else a new one."""
+    """Return the base: the store's image if it is fresh and has the same inputs, else a new one."""
     base = definition.base
     if base is None:
         return None
@@ -142,7 +143,7 @@ def _base(
 
 
 class _Work:
-    """One image in the making, in a workspace of its own."""
+    """The build of one image, in its own workspace."""
 
     def __init__(
         self, definition: ImageDefinition, mirror: str, workspace: Path, report: Advance
@@ -153,7 +154,7 @@ class _Work:
         self._report = report
 
     def layer(self, below: ResolvedImage | None) -> tuple[Node, Sequence[Path]]:
-        """Make the tree of the layer to be added, with the files of its contents."""
+        """Make the tree of the layer to add, and the files of its contents."""
         made = self._definition
         lower = self._lower(below) if below else None
         runs = lower is None or made.packages or made.warm_up or made.requirements
@@ -207,7 +208,7 @@ class _Work:
         return entries, data
 
     def _extras(self) -> tuple[list[Entry], Path]:
-        """Make the upper part: what comes from archives, and the definition's files and links."""
+        """Make the upper part: contents of packages, and the definition's files and links."""
         made = self._definition
         data = self._workspace / "extra"
         downloads = self._workspace / "wheels"
@@ -244,7 +245,7 @@ class _Work:
 
 
 def _plain(name: str, mode: int, epoch: int, link: bytes = b"") -> Entry:
-    """A directory or a link, owned by root."""
+    """Return a directory or a link, owned by root."""
     return Entry(
         path=clean_path(name.encode(), DEFAULT_LIMITS),
         mode=mode,

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `images/NAME/image.toml` may say, as a frozen value. Validates; runs nothing.
+"""`images/NAME/image.toml` as a validated, frozen value. Runs nothing.
 
-Read by `build`. A definition is part of waggle's source and is trusted as code is; the checks
-are there to name mistakes early, not to hold back a hostile author.
-
-A TOML table whose keys are taken out one by one, each checked, so that unknown ones are left.
-
-Used by `definition`; knows nothing of images.
+Called by `build` and the CLI. A definition is part of waggle's source and as trusted as code; the
+checks name mistakes early and do not defend against a hostile author.
 """
 
 from __future__ import annotations
@@ -26,19 +22,19 @@ Check = Callable[[str], object]
 
 
 def no_nul(text: str) -> bool:
-    """Whether the text can be an argument or a path."""
+    """Return whether the text can be an argument or a path."""
     return "\0" not in text
 
 
 class Table:
-    """Takes keys out of a TOML table, so that unknown ones are left over and reported."""
+    """A TOML table whose keys are taken out one by one, so that unknown ones are left to report."""
 
     def __init__(self, values: Mapping[str, object], where: str) -> None:
         self._values = dict(values)
         self.where = where
 
     def finish(self) -> None:
-        """Refuse what was not taken."""
+        """Raise InvalidArgument if a key was not taken."""
         if self._values:
             raise InvalidArgument(f"{self.where}: unknown key '{min(self._values)}'.")
 
@@ -52,18 +48,18 @@ class Table:
         return value
 
     def has(self, key: str) -> bool:
-        """Whether the key is there and was not taken yet."""
+        """Return whether the key is there and not taken yet."""
         return key in self._values
 
     def text(self, key: str, check: Check) -> str:
-        """A string that passes `check`."""
+        """Take a string that passes `check`."""
         value = self._take(key, str)
         if not check(value):
             raise self._fail(key)
         return value
 
     def integer(self, key: str) -> int:
-        """A positive number of 32 bits."""
+        """Take a positive 32-bit number."""
         value = self._take(key, int)
         if not 0 < value < 1 << 32:
             raise self._fail(key)
@@ -80,21 +76,21 @@ class Table:
         return texts
 
     def texts(self, key: str, check: Check) -> tuple[str, ...]:
-        """A list of strings that pass `check`; empty when it is missing."""
+        """Take a list of strings that pass `check`; empty when missing."""
         return self._strings(self._list(key), key, check)
 
     def commands(self, key: str) -> tuple[tuple[str, ...], ...]:
-        """A list of argv lists; empty when it is missing."""
+        """Take a list of argv lists; empty when missing."""
         return tuple(self._strings(item, key, no_nul) for item in self._list(key))
 
     def mapping(self, key: str, check: Check, *, key_check: Check = no_nul) -> Mapping[str, str]:
-        """A table of strings whose names and values pass; empty when it is missing."""
+        """Take a table of strings whose names and values pass the checks; empty when missing."""
         table = cast("dict[str, object]", self._take(key, dict, {}))
         names = self._strings(list(table), key, key_check)
         return dict(zip(names, self._strings([*table.values()], key, check), strict=True))
 
     def tables(self, key: str) -> list[Table]:
-        """An array of tables; empty when it is missing."""
+        """Take an array of tables; empty when missing."""
         items = self._list(key)
         found = [cast("dict[str, object]", item) for item in items if isinstance(item, dict)]
         if len(found) != len(items):
@@ -115,14 +111,14 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A wheel or an npm package of which parts are copied into the image, pinned by digest."""
+    """A wheel or npm package, pinned by digest, parts of which are copied into the image."""
 
     name: str
     version: str
     sha256: tuple[str, ...]
-    """Accepted digests: one for each platform."""
+    """Accepted digests, one per platform."""
     unpack: Mapping[str, str]
-    """From a file or a directory (ending in `/`) inside the archive to a path in the image."""
+    """Maps a file or directory (ending in `/`) inside the archive to a path in the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +130,13 @@ class ImageDefinition:
     variant: str
     epoch: int
     base: ImageDefinition | None = None
-    """The image that this one stands on: its layers come first, its environment is inherited."""
+    """The image below this one: its layers come first, its environment variables are inherited."""
     packages: tuple[str, ...] = ()
     wheels: tuple[Archive, ...] = ()
     npm: tuple[Archive, ...] = ()
-    """Fetched with the npm that the first of the wheels brings."""
+    """Fetched with the npm that the first wheel contains."""
     requirements: str = ""
-    """What pip installs into the tree: a requirements file of wheels with digests."""
+    """A requirements file of wheels with digests, which pip installs into the tree."""
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     cmd: tuple[str, ...] = ()
@@ -149,10 +145,10 @@ class ImageDefinition:
     directories: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     modes: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Permission bits in octal of paths that do not have the usual ones."""
+    """Octal permission bits of paths with unusual permissions."""
     links: Mapping[str, str] = field(default_factory=dict[str, str])
     warm_up: tuple[tuple[str, ...], ...] = ()
-    """Commands run inside the tree, in order, once all packages are there."""
+    """Commands run in order inside the tree once all packages are installed."""
 
 
 def _nothing(name: str) -> NoReturn:
@@ -190,7 +186,8 @@ def parse_definition(
 ) -> ImageDefinition:
     """Validate a definition. Raises InvalidArgument that names the faulty key.
 
-    `base` gives the definition with a name, `beside` the text of a file in the same directory.
+    `base` returns the definition with a given name, `beside` the text of a file in the same
+    directory.
     """
     try:
         table = Table(tomllib.loads(text), f"images/{name}/image.toml")

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tree -> one gzip layer, always the same bytes for the same tree.
+"""Packs a tree as a gzip layer and publishes the layer as a named image in a layout.
 
-Called by `build`. Names are sorted, owners numeric, times whole seconds and never after the epoch.
-
-A finished layer -> an image with a name in a layout: configuration, manifest, index.
-
-Called by `build`. What an image was made from is noted in a label, so that images which stand on
-it know whether it is what they want.
+Called by `build`. The same tree always gives the same bytes: names are sorted, owners numeric,
+times whole seconds and never after the epoch. `publish` writes configuration, manifest and index. A
+label records an image's inputs, so that images based on it can check them.
 """
 
 from __future__ import annotations
@@ -51,7 +48,7 @@ class PackedLayer:
 
 
 def drop(root: Node, patterns: Iterable[str]) -> None:
-    """Take out of the tree what matches; a directory goes with all below it.
+    """Remove matching paths from the tree, directories with all their content.
 
     `*` and `?` stay within one component, `**` does not.
     """
@@ -88,7 +85,7 @@ def pack(
 
 
 def write_tar(root: Node, files: Sequence[FilePath], target: FilePath, epoch: int) -> None:
-    """As `pack`, but not compressed."""
+    """Write the tree as `pack` does, but uncompressed."""
     with target.open("xb") as out:
         _write(root, files, out, epoch, lambda _share: None)
 
@@ -152,7 +149,7 @@ def _str(name: bytes) -> str:
 
 
 class _GzipSink:
-    """Compresses what is written, without name or time, and hashes both sides."""
+    """Compresses bytes, without a name or time in the header, and hashes both sides."""
 
     def __init__(self, out: BinaryIO) -> None:
         self._out = out
@@ -186,7 +183,7 @@ FINGERPRINT = "waggle.definition"
 
 
 def fingerprint(definition: ImageDefinition, mirror: str) -> str:
-    """Tell definitions and archives apart: 16 hex digits."""
+    """Return 16 hex digits that identify a definition and a Debian archive."""
     return hashlib.sha256(f"{definition!r} {mirror}".encode()).hexdigest()[:16]
 
 
@@ -198,7 +195,7 @@ def publish(
     blob: FilePath,
     layout: Layout,
 ) -> None:
-    """Put the blobs into the layout, then name them; until then nothing of it is an image."""
+    """Put the blobs into the layout, then name them; only then is there an image."""
     os_name, architecture = host_platform().split("/", 1)
     created = datetime.fromtimestamp(definition.epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     settings: dict[str, object] = {
@@ -242,6 +239,6 @@ def publish(
 
 
 def _names(definition: ImageDefinition) -> list[str]:
-    """The images whose layers are in it, lowest first."""
+    """Return the names of the images whose layers it contains, lowest first."""
     below = _names(definition.base) if definition.base else []
     return [*below, definition.name]

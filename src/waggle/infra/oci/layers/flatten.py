@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A resolved image -> one merged tree, with the contents of its files beside it.
+"""Turns a resolved image into one merged tree, with the contents of its files beside it.
 
-The composition root passes `flatten` to `rootfs.RootDisks`, which writes the tree as a disk. It
-calls `layers` for each blob and `plan` for the merge. Everything it makes is in the directory that
-it is given, which belongs to the caller.
+The services pass `flatten` to `rootfs.disk.RootDisks`, which writes the tree as a disk. It calls
+`layers` for every blob and `merge` for the tree. It writes only to the directory that it is given,
+which the caller removes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from waggle.infra.oci.store.image import Descriptor, ResolvedImage, paired
 from waggle.infra.oci.store.layout import Layout
 
 Advance = Callable[[float, str], None]
-"""Told the fraction done (0 to 1) and what is being done; may raise to give up."""
+"""Gets the fraction done (0 to 1) and a description; may raise to stop the work."""
 
 _WORKERS = 2
 
@@ -47,11 +47,11 @@ def flatten(
 ) -> FlatImage:
     """Unpack, verify and merge the layers of `image` inside the empty directory `workspace`.
 
-    With `kept`, layers that it has are not unpacked again, and those of an image that has several
-    are added to it: another image may share them.
-    Blocks the thread; two layers are unpacked at a time. `progress` is called from those threads,
-    one call at a time; when it raises, the others stop soon and that error is raised here.
-    Raises ImageCorrupt (with the image's remedy as hint) and OSError.
+    Layers in `kept` are not unpacked again, and the layers of an image with several are added to
+    it, because other images may share them. Blocks the thread; two layers are unpacked at a time.
+    `progress` is called from those threads, one call at a time; if it raises, the others stop soon
+    and that error is raised here. Raises ImageCorrupt (with the image's remedy as hint) and
+    OSError.
     """
     try:
         several = kept if len(image.layers) > 1 else None
@@ -62,7 +62,7 @@ def flatten(
 
 
 class _Meter:
-    """Turns bytes read by several threads into one progress; stops them all when one fails."""
+    """Joins the bytes read by several threads into one progress; stops them all when one fails."""
 
     def __init__(self, image: ResolvedImage, progress: Advance) -> None:
         self._total = max(image.size, 1)
@@ -81,7 +81,7 @@ class _Meter:
 
 
 class _Stopped(Exception):
-    """Ends a thread whose sibling failed; never seen outside."""
+    """Ends a thread after another one failed; never raised to callers."""
 
 
 def _flatten(

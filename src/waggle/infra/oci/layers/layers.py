@@ -1,21 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One layer's blob -> a list of entries and one data file with all file contents.
+"""Unpacks and verifies one layer: a list of entries and one data file with all file contents.
 
-Called by `flatten` and by the image builder. Names never become paths: whatever an archive holds,
-its bytes land in the one file given, each content at a multiple of 4 KiB so that it can be cloned
-or copied by the kernel into a disk image. Both results depend on the layer alone, so they can be
-kept and shared between images.
-
-A layer's blob as a verified, bounded stream of tar bytes.
-
-Called by `layers`, and by what reads and writes `docker save` archives. A blob's media type must
-say that it is a layer at all. Digest and size of what is stored, and the digest of what comes out,
-are computed on the way; nothing that was read counts before `finish` has returned.
-
-A digest that is computed in a thread of its own, one step behind.
-
-Called by `compress`: hashing a layer takes as long as unpacking it, and both leave the interpreter
-lock, so that two cores do it in half of the time.
+Called by `flatten`, `disk_maker` and the image builder; `docker_archive` and `export` use
+`LayerStream`. Names never become paths: contents go to the one data file, at multiples of 4 KiB so
+that the kernel can clone or copy them into a disk image. Both results depend on the layer alone, so
+images can share them. The media type must be a layer's. The blob's size and digest and the digest
+of the unpacked bytes are computed on the way; nothing read counts before `finish` has returned.
 """
 
 from __future__ import annotations
@@ -37,11 +27,15 @@ from waggle.infra.archive.tar import Entry, TarReader
 from waggle.infra.oci.store.image import Descriptor
 
 _STEP = 1 << 20
-"""Bytes handed over at once; up to two steps are held in memory."""
+"""Bytes passed to the thread at once; up to two steps are held in memory."""
 
 
 class ThreadedHash:
-    """Takes bytes in order; `close` ends its thread."""
+    """A digest computed in its own thread, one step behind. `close` ends the thread.
+
+    Hashing a layer takes as long as unpacking it and both release the interpreter lock, so two
+    cores halve the time.
+    """
 
     def __init__(self, digest: str) -> None:
         """Hash with the algorithm of `digest`."""
@@ -52,20 +46,20 @@ class ThreadedHash:
         self._size = 0
 
     def update(self, data: bytes) -> None:
-        """Hash more; waits while the step before is still at work."""
+        """Hash more bytes; waits while the previous step is still running."""
         self._parts.append(data)
         self._size += len(data)
         if self._size >= _STEP:
             self._hand_over()
 
     def hexdigest(self) -> str:
-        """The digest of all that was given."""
+        """Return the digest of all bytes so far."""
         self._hand_over()
         self._settle()
         return self._hash.hexdigest()
 
     def close(self) -> None:
-        """End the thread after what it has. Idempotent."""
+        """End the thread after its pending work. Idempotent."""
         self._pool.shutdown()
 
     def _hand_over(self) -> None:
@@ -95,12 +89,12 @@ _LAYER_TYPES = frozenset(
 
 
 def is_layer(descriptor: Descriptor) -> bool:
-    """Tell whether a blob's media type is one of a file system layer."""
+    """Return whether a blob's media type is that of a file system layer."""
     return descriptor.media_type in _LAYER_TYPES
 
 
 class LayerStream(BoundedStream):
-    """The unpacked bytes of one layer. Close it, for its thread; call `finish` at the end."""
+    """The unpacked bytes of one layer. Call `finish` at the end; `close` ends its thread."""
 
     def __init__(
         self,
@@ -112,11 +106,10 @@ class LayerStream(BoundedStream):
         *,
         verified: bool = False,
     ) -> None:
-        """Read from `blob`, which the caller closes; `advance` is told the packed bytes read.
+        """Read from `blob`, which the caller closes; `advance` gets the packed bytes read.
 
-        `diff_id` is what the unpacked bytes are to have, or empty.
-
-        `verified` says that `blob` itself ends only when its digest is right, and fails otherwise.
+        `diff_id` is the expected digest of the unpacked bytes, or empty. `verified` means that
+        `blob` itself ends only when its digest is right, and fails otherwise.
         """
         self._unpacked = ThreadedHash(diff_id)  # first: `close` is called even when this raises
         if not is_layer(descriptor):
@@ -131,7 +124,7 @@ class LayerStream(BoundedStream):
         self._unpacked.update(data)
 
     def finish(self) -> None:
-        """Read what is left and hold the digests against the descriptor and the diff id."""
+        """Read the rest and check the digests against the descriptor and the diff id."""
         scratch = memoryview(bytearray(CHUNK))
         while self.readinto(scratch):
             pass
@@ -150,14 +143,14 @@ class LayerStream(BoundedStream):
 
 
 Take = Callable[[Entry], None]
-"""Given each entry of a layer, in archive order."""
+"""Gets every entry of a layer, in archive order."""
 ALIGN = 4096
 _BUFFER = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class LayerData:
-    """An unpacked layer: its entries in archive order and where their contents are."""
+    """An unpacked layer: its entries in archive order and the file with their contents."""
 
     entries: Sequence[Entry]
     data: Path
@@ -177,10 +170,10 @@ def read_layer(
 ) -> int:
     """Unpack and verify one layer; `data` must not exist and is the caller's to remove.
 
-    `take` is given each entry; none of them is kept here. `advance` is told the packed bytes as
-    they are read and may raise to give up. Blocks the thread. `verified` is as in `LayerStream`.
-    Returns the unpacked bytes. Raises ImageCorrupt (nothing read before may be used then), OSError,
-    and what `blob` raises.
+    `take` gets every entry; none is kept here. `advance` gets the packed bytes as they are read and
+    may raise to stop. `verified` is as in `LayerStream`. Blocks the thread. Returns the unpacked
+    bytes. Raises ImageCorrupt (then nothing read so far may be used), OSError, and what `blob`
+    raises.
     """
     with (
         LayerStream(blob, descriptor, diff_id, limits, advance, verified=verified) as stream,
@@ -193,7 +186,7 @@ def read_layer(
 
 
 def read_entries(stream: BinaryIO, out: int, take: Take, limits: Limits) -> None:
-    """Read a tar stream to its end, writing contents to the descriptor `out` from 0 on."""
+    """Read a tar stream to its end; write contents to the descriptor `out` from offset 0."""
     reader = TarReader(stream, limits)
     end = total = metadata = 0
     for count, entry in enumerate(reader):
@@ -214,13 +207,13 @@ def read_entries(stream: BinaryIO, out: int, take: Take, limits: Limits) -> None
 
 
 def weight(entry: Entry) -> int:
-    """Bytes of an entry that are not its file's content."""
+    """Return the bytes of an entry's metadata."""
     attributes = sum(len(name) + len(value) for name, value in entry.xattrs)
     return sum(map(len, entry.path)) + len(entry.link) + attributes
 
 
 def check_metadata(count: int, limits: Limits) -> None:
-    """Raise ImageCorrupt when the names, links and attributes of an image are too many bytes."""
+    """Raise ImageCorrupt when an image's names, links and attributes take too many bytes."""
     if count > limits.metadata_bytes:
         raise ImageCorrupt(
             f"Its names, links and attributes take more than {limits.metadata_bytes} bytes."

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers -> one tree, as a pure function of their entries.
+"""Merges layers into one tree, as a pure function of their entries.
 
 Called by `flatten` and by the image builder. Applies whiteouts, opaque directories, replacements
-and hard links as the image specification says; where it is silent, as umoci does. A parent that
-is a symlink is followed inside the image's root, as a guest would. Nothing here is a host path.
+and hard links as the image specification says; where it is silent, as umoci does. A parent that is
+a symlink is followed inside the image's root, as a guest would. No path here is a host path.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Node:
     """A file of the merged tree. Two names of one object are hard links to one file."""
 
     mode: int
-    """Type and permission bits, as `stat` has them."""
+    """Type and permission bits, as in `stat`."""
     uid: int = 0
     gid: int = 0
     mtime_ns: int = 0
@@ -37,7 +37,7 @@ class Node:
     device: tuple[int, int] = (0, 0)
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     content: tuple[int, int] = (0, 0)
-    """Which layer has the bytes, and where in its data file they start."""
+    """The layer that has the bytes, and where they start in its data file."""
     children: dict[bytes, Node] = field(default_factory=dict[bytes, "Node"])
 
     @property
@@ -60,7 +60,7 @@ def merge(layers: Iterable[Iterable[Entry]], limits: Limits) -> Node:
 
 
 def walk(root: Node) -> Iterator[tuple[Path, Node]]:
-    """Yield every path and node, parents first, siblings in the order of their bytes."""
+    """Yield every path and node, parents first, siblings sorted by bytes."""
     stack: list[tuple[Path, Node]] = [((), root)]
     while stack:
         path, node = stack.pop()
@@ -76,7 +76,7 @@ class _Merger:
         self._layer = 0
         self._count = self._metadata = self._steps = 0
         self._touched: dict[Node, set[bytes]] = {}
-        """For each directory the names that the current layer put there, or put something below."""
+        """The names in every directory that the current layer added, or added something below."""
 
     def apply(self, number: int, entries: Iterable[Entry]) -> None:
         self._layer = number
@@ -115,7 +115,7 @@ class _Merger:
             self._clear(parent.children[name])
 
     def _clear(self, directory: Node) -> None:
-        """Remove everything below that this layer has not itself put there."""
+        """Remove everything below that this layer did not add."""
         stack = [directory]
         while stack:
             node = stack.pop()
@@ -128,7 +128,7 @@ class _Merger:
         name = entry.path[-1]
         old = parent.children.get(name)
         if entry.is_hard_link:
-            node = self._link_target(entry)  # which keeps what its own entry said of it
+            node = self._link_target(entry)  # keeps the metadata of its own entry
         elif old is not None and old.is_dir and stat.S_ISDIR(entry.mode):
             node = old
             _describe(node, entry)
@@ -152,12 +152,12 @@ class _Merger:
         return node
 
     def _find(self, path: Path) -> Node | None:
-        """Return the node at `path`, all symlinks followed inside the root, or None."""
+        """Return the node at `path`, or None; symlinks are followed inside the root."""
         trail = self._resolve(path, make=False)
         return trail[-1][1] if trail else None
 
     def _parent(self, path: Path) -> Node:
-        """Return the directory of `path`, made if need be; mark the way there as touched."""
+        """Return the directory of `path`, created if necessary; mark the way there as touched."""
         trail = self._resolve(path[:-1], make=True)
         if not trail or not trail[-1][1].is_dir:
             raise ImageCorrupt(f"A layer puts {shown(path)} below something that is no directory.")
@@ -167,7 +167,7 @@ class _Merger:
         return trail[-1][1]
 
     def _resolve(self, path: Path, *, make: bool) -> list[tuple[bytes, Node]]:
-        """Walk down from the root; return names and nodes passed, or nothing if there is no way."""
+        """Walk down from the root; return names and nodes passed, or nothing if one is missing."""
         todo = list(reversed(path))
         trail = [(b"", self.root)]
         links = 0
@@ -205,7 +205,7 @@ class _Merger:
 
 
 def _describe(node: Node, entry: Entry) -> None:
-    """Give a node the owner, mode, time and attributes of an entry; its type stays.
+    """Copy owner, mode, time and attributes of an entry to a node; its type stays.
 
     A symlink's mode is 0777: Linux has no other, whatever an archive says.
     """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers that were unpacked once, kept to be shared by all images that have them.
+"""A cache of unpacked layers, shared by all images that contain them.
 
-Called by `flatten`, and while a pull still fetches the next layers. A layer is kept by its diff id,
-the digest of its tar, which was verified while it was unpacked; what has its final name is whole.
-Everything here can be made again from the store's blobs, so removing any of it is safe.
+Called by `flatten`, and while a pull still fetches the next layers. The key is a layer's diff id,
+the digest of its tar, which is verified during unpacking; an entry under its final name is
+complete. Everything here can be rebuilt from the store's blobs, so any of it may be removed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ from waggle.infra.shared.files import FileLock
 from waggle.infra.shared.work import place, sweep, workspace
 
 _FORMAT = 2
-"""Part of the name: a change of what is written must not meet old files."""
+"""Part of the name, so that a change of the format does not meet old files."""
 _LOCK_SECONDS = 1800.0
 _IN_USE_SECONDS = 3600.0
-"""A disk may be in the making from a layer that was asked for so lately."""
+"""A disk may still be in the making from a layer used this recently."""
 _DATA, _ENTRIES = "data", "entries.jsonl"
 Unpack = Callable[[Path, Take], int]
-"""Unpacks a layer into the file given, which does not exist yet, gives each entry to the other, and
-returns the unpacked bytes; raises when the layer is not as said."""
+"""Unpacks a layer into the given file, which does not exist yet, and passes on its entries.
+
+Returns the unpacked bytes; raises when the layer does not match its description.
+"""
 
 
 class UnpackedLayers:
@@ -41,7 +43,7 @@ class UnpackedLayers:
         self.directory = directory
 
     def find(self, diff_id: str) -> LayerData | None:
-        """Return a layer that is here, and note its use. A damaged one counts as not here."""
+        """Return a layer if it is here, and note its use. A damaged one counts as missing."""
         path = self._path(diff_id)
         try:
             os.utime(path)
@@ -52,10 +54,10 @@ class UnpackedLayers:
             return None
 
     def ensure(self, diff_id: str, unpack: Unpack) -> LayerData:
-        """Return a layer, unpacked now if it is not here. Blocks the thread.
+        """Return a layer; unpack it if it is not here. Blocks the thread.
 
-        Concurrent calls, also of other processes, unpack it once; the others wait (at most 30
-        minutes, then TimedOut). Raises what `unpack` raises; nothing half-made stays.
+        Concurrent calls, also in other processes, unpack it once; the others wait (at most 30
+        minutes, then TimedOut). Raises what `unpack` raises; nothing partial stays.
         """
         if found := self.find(diff_id):
             return found
@@ -70,9 +72,9 @@ class UnpackedLayers:
             raise ImageCorrupt(f"The layer {diff_id} was unpacked and cannot be read.")
 
     def add(self, diff_id: str, unpack: Unpack) -> None:
-        """As `ensure`, but `unpack` may wait for bytes from afar: nobody waits for it meanwhile.
+        """Add a layer as `ensure` does, but hold no lock while `unpack` waits for a transfer.
 
-        Holds no entries in memory. Two calls at once may both unpack; then the first counts.
+        Keeps no entries in memory. Two concurrent calls may both unpack; the first result counts.
         """
         if self._is_here(diff_id):
             return
@@ -84,7 +86,7 @@ class UnpackedLayers:
                     self._place(diff_id, made)
 
     def _is_here(self, diff_id: str) -> bool:
-        """Whether a layer has its final name, which only whole ones get; note its use."""
+        """Return whether a layer has its final name, which only complete ones get; note its use."""
         try:
             os.utime(self._path(diff_id))
         except OSError:
@@ -97,15 +99,15 @@ class UnpackedLayers:
         return FileLock(self.directory / f".{path.name}.lock", timeout=_LOCK_SECONDS)
 
     def _place(self, diff_id: str, made: Path) -> None:
-        """Give what is whole and on the disk its name. The caller holds the layer's lock."""
+        """Give a complete, synced layer its name. The caller holds the layer's lock."""
         target = self._path(diff_id)
-        shutil.rmtree(target, ignore_errors=True)  # damaged, or it would have been found
+        shutil.rmtree(target, ignore_errors=True)  # it is damaged: else it would have been found
         place(made, target)
 
     def prune(self, max_bytes: int, now: Callable[[], float] = time.time) -> int:
         """Remove the least recently used until the rest takes `max_bytes`; return bytes freed.
 
-        What was used within the last hour stays, and so does what another process makes just now.
+        Layers used within the last hour stay, and so do those that another process is making.
         """
         kept = [
             (path.stat().st_mtime, path, _size(path)) for path in self.directory.glob("[!.]*.v*")
@@ -129,9 +131,9 @@ def _size(path: Path) -> int:
 
 
 def _make(work: Path, unpack: Unpack) -> Path:
-    """Unpack into a directory of the workspace, which is whole and on the disk afterwards.
+    """Unpack into a directory of the workspace, complete and synced when this returns.
 
-    Each line of its list is an entry, the last one the unpacked bytes.
+    Each line of its list is an entry; the last line is the number of unpacked bytes.
     """
     whole = work / "layer"
     whole.mkdir()
@@ -142,7 +144,7 @@ def _make(work: Path, unpack: Unpack) -> Path:
 
 
 def _row(entry: Entry) -> list[object]:
-    """An entry as JSON holds it; bytes become the text with the same code points."""
+    """Return an entry as JSON values; bytes become text with the same code points."""
     return [
         [_text(part) for part in entry.path],
         *(entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.size, _text(entry.link)),

@@ -1,16 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetches one blob into a file: hashed while it streams, bounded, resumed after a break.
+"""Fetches one blob into a file, which a reader in another thread may follow meanwhile.
 
-Called by `bring` for each layer. The file is the caller's to place or to remove; nothing is
-promised of it before `run` returns, and then its size and digest are the descriptor's.
-
-A blob on its way: the file that a transfer fills, which one reader may follow from a thread.
-
-Made by `bring`, filled by `blobs`, read by whoever unpacks layers while they come. The file is the
-buffer between the two, so neither side waits for the other's pace, and memory stays small. A reader
-sees the end only after the digest was verified; whatever else happens to the transfer is an error.
-
-Whether a transfer still moves. Called by `blobs` for what comes.
+Called by `pull` for every layer. The blob is hashed while it streams, its size is bounded, a broken
+transfer resumes, and one that crawls fails. The caller places or removes the file; only after `run`
+has returned do its size and digest match the descriptor. The file is the buffer between transfer
+and reader, so neither waits for the other's pace and memory stays small. A reader sees the end only
+after the digest was verified; any other outcome is an error.
 """
 
 from __future__ import annotations
@@ -42,13 +37,13 @@ class _State(Enum):
 
 
 class Incoming:
-    """A new file with what came so far and its running digest.
+    """A new file with the bytes received so far and their running digest.
 
-    The methods are the writer's, one call at a time; only readers are safe in other threads.
+    The methods are for the writer, one call at a time; only readers are safe in other threads.
     """
 
     def __init__(self, path: Path, algorithm: str = "sha256") -> None:
-        """Make the file, which stays the caller's to place or to remove. Raises OSError."""
+        """Create the file, which the caller places or removes. Raises OSError."""
         self.size = 0
         self._algorithm = algorithm
         self._hash = new_hash(algorithm)
@@ -58,7 +53,7 @@ class Incoming:
         self._file = path.open("x+b", buffering=0)
 
     def write(self, parts: list[bytes]) -> None:
-        """Add bytes. Raises OSError."""
+        """Append bytes. Raises OSError."""
         for part in parts:
             self._hash.update(part)
             view = memoryview(part)
@@ -67,7 +62,7 @@ class Incoming:
             self._tell(self.size + len(part))
 
     def restart(self) -> None:
-        """Forget what came, and fail readers that have seen some of it."""
+        """Discard all bytes; readers that have seen some of them fail."""
         if self.size:
             self._hash = new_hash(self._algorithm)
             self._round += 1
@@ -76,32 +71,32 @@ class Incoming:
             self._file.truncate()
 
     def verify(self, digest: str) -> bool:
-        """Tell whether what came has this digest; if so, readers are told that it is whole."""
+        """Return whether the bytes have this digest; if so, readers get the end of the file."""
         if f"{self._algorithm}:{self._hash.hexdigest()}" != digest:
             return False
         self._tell(self.size, _State.WHOLE)
         return True
 
     def sync(self) -> None:
-        """Put it on the disk. Raises OSError."""
+        """Flush the file to disk. Raises OSError."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """End it; readers of what is not whole fail. Idempotent."""
+        """End the transfer; readers of an incomplete one fail. Idempotent."""
         if self._state is _State.COMING:
             self._tell(self.size, _State.ENDED)
         self._file.close()
 
     def reader(self) -> io.BufferedReader:
-        """Return a reader of its own descriptor from the start; closing it is the caller's.
+        """Return a reader with its own descriptor, at the start; the caller closes it.
 
-        Its reads block until there is something, and raise ImageUnavailable when the transfer was
-        given up or began again. They end at the latest with `close`.
+        Its reads block until bytes arrive, and raise ImageUnavailable when the transfer was given
+        up or restarted. They return at the latest with `close`.
         """
         return io.BufferedReader(_Reader(self, os.dup(self._file.fileno())))
 
     def read_at(self, descriptor: int, at: int, buffer: memoryview, seen: int) -> tuple[int, int]:
-        """Wait for bytes at `at`; return how many were read, and the round that they are of."""
+        """Wait for bytes at `at`; return how many were read and the round that they belong to."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self.size > at or self._round != seen or self._state is not _State.COMING
@@ -145,11 +140,11 @@ class _Reader(io.RawIOBase):
 
 
 _LEAST = 16 * 1024
-"""Bytes that must come within one window."""
+"""Bytes that must arrive within one window."""
 
 
 class Pace:
-    """Notices a transfer that crawls so that no single read takes long enough to time out."""
+    """Detects a transfer that crawls, although no single read takes long enough to time out."""
 
     def __init__(self, window: float, clock: Callable[[], float]) -> None:
         """`window` is in seconds of `clock`."""
@@ -157,7 +152,7 @@ class Pace:
         self._since, self._bytes = clock(), 0
 
     def add(self, count: int, registry: str) -> None:
-        """Count what came. Raises Transient when too little did within the window."""
+        """Count received bytes. Raises Transient when too few arrived within the window."""
         self._bytes += count
         now = self._clock()
         if self._bytes >= _LEAST:
@@ -168,13 +163,13 @@ class Pace:
 
 _CHUNK = 2 << 20
 _PROGRESS = 4 << 20
-"""Bytes after which a broken transfer counts as its first failure again."""
+"""Bytes after which the count of failures of a transfer starts again."""
 _ATTEMPTS_AT_CONTENT = 2
 _RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/(?:[0-9]{1,19}|\*)")
 
 
 class _Wrong(Exception):
-    """All bytes came, and they are not the blob."""
+    """All bytes arrived, and they are not the blob."""
 
 
 class Fetch:
@@ -187,7 +182,7 @@ class Fetch:
         blob: Descriptor,
         advance: Callable[[int], None],
     ) -> None:
-        """`advance` is told changes in the number of bytes that are there; they may be negative."""
+        """`advance` gets changes in the number of bytes received; they may be negative."""
         self._client = client
         self._endpoint = endpoint
         self._blob = blob
@@ -196,11 +191,11 @@ class Fetch:
         self._mark = 0
 
     async def run(self, sink: Incoming) -> None:
-        """Fetch into `sink`, which is complete and on the disk afterwards.
+        """Fetch into `sink`, which is complete and on disk afterwards.
 
-        What another endpoint left there is dropped. Raises ImageCorrupt for wrong bytes,
-        ImageMissing, ImageUnavailable, OSError. Cancellable; no thread writes any more when this
-        is left.
+        Bytes from another endpoint are discarded first. Raises ImageCorrupt for wrong bytes,
+        ImageMissing, ImageUnavailable, OSError. Cancellable; no thread still writes when this
+        returns or raises.
         """
         sink.restart()
         for attempt in range(1, _ATTEMPTS_AT_CONTENT + 1):
@@ -269,7 +264,7 @@ class Fetch:
                     pending, waiting = [], 0
                 pace.add(len(part), self._endpoint.registry)
         except (*BROKEN, Transient):
-            await self._write(sink, pending)  # to go on from there
+            await self._write(sink, pending)  # to resume from there
             raise
         await self._write(sink, pending)
 
@@ -280,7 +275,7 @@ class Fetch:
             self._advance(sink.size - before)
 
     def _check_length(self, response: httpx2.Response, sink: Incoming) -> None:
-        """Refuse at once what can only end wrongly; shorter ones may be continued."""
+        """Raise ImageCorrupt at once for too great a length; shorter transfers may be resumed."""
         length = response.headers.get("content-length", "")
         if length.isascii() and length.isdigit() and sink.size + int(length) > self._blob.size:
             raise ImageCorrupt(
@@ -290,7 +285,7 @@ class Fetch:
 
 
 def continues(response: httpx2.Response, size: int, total: int) -> bool:
-    """Tell whether a response goes on where `size` bytes of `total` end. Pure."""
+    """Return whether a response continues where `size` bytes of `total` end. Pure."""
     match = _RANGE.fullmatch(response.headers.get("content-range", ""))
     if response.status_code != 206 or match is None:
         return False

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a registry's WWW-Authenticate headers ask for. Pure; called by `auth`.
+"""Parses WWW-Authenticate challenges (RFC 9110) and speaks the token specification. Pure.
 
-Reads RFC 9110 challenges, several in one header or in several. Registries are hostile here: all is
-bounded and what cannot be read is left out, never guessed.
-
-The token specification's documents: what is asked of a token service, and what it answers. Pure.
-
-Called by `auth`. Tokens are opaque and in no message.
+Called by `client`. Reads several challenges in one header or in several, builds requests to token
+services and parses their answers. Registries are treated as hostile: everything is bounded, and
+what cannot be parsed is left out, never guessed. Tokens are opaque and appear in no message.
 """
 
 from __future__ import annotations
@@ -39,12 +36,12 @@ _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 
 @dataclass(frozen=True, slots=True)
 class Basic:
-    """The registry wants a user name and a password with each request."""
+    """The registry requires a user name and a password with every request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """The registry wants a token that the service at the URL `realm` gives."""
+    """The registry requires a token, which the service at the URL `realm` issues."""
 
     realm: str
     service: str = ""
@@ -55,9 +52,9 @@ Parameters = dict[str, str]
 
 
 def parse_challenges(headers: Iterable[str]) -> list[tuple[str, Parameters]]:
-    """Return (scheme, parameters) in order, names in lower case. What is malformed ends a header.
+    """Return (scheme, parameters) in order, names in lower case; malformed text ends a header.
 
-    Of a parameter that is there twice the first counts.
+    Of a repeated parameter, the first value counts.
     """
     found: list[tuple[str, Parameters]] = []
     for header in headers:
@@ -94,7 +91,7 @@ def _skip_gap(text: str, at: int) -> int:
 
 
 def choose(headers: Iterable[str]) -> Bearer | Basic | None:
-    """Pick what we can answer: a token service first, else a password; None when there is none."""
+    """Pick a challenge that we can answer: a token service first, else a password; or None."""
     basic: Basic | None = None
     for scheme, parameters in parse_challenges(headers):
         if scheme == "bearer" and _usable(parameters):
@@ -123,7 +120,7 @@ _MARGIN = 5.0
 
 
 def realm_of(endpoint: Endpoint, challenge: Bearer) -> httpx2.URL:
-    """Return the token service's URL. Raises ImageUnavailable when it is none that may be used."""
+    """Return the token service's URL. Raises ImageUnavailable when it may not be used."""
     try:
         realm = httpx2.URL(challenge.realm)
     except httpx2.InvalidURL:
@@ -139,9 +136,9 @@ def realm_of(endpoint: Endpoint, challenge: Bearer) -> httpx2.URL:
 
 
 def wanted_scopes(asked: str, own: str) -> list[str]:
-    """Return the scopes of a token for `own`: that, and what the registry asks for elsewhere. Pure.
+    """Return the scopes of a token: `own` and what the registry wants for other resources. Pure.
 
-    The registry asks for what the one request needs (HEAD: pull); ours covers all that follow.
+    The registry wants what one request needs (HEAD: pull); ours covers all that follow.
     """
     resource = own.rpartition(":")[0]
     return [own, *(scope for scope in asked.split() if scope.rpartition(":")[0] != resource)]
@@ -154,7 +151,7 @@ def token_request(
     credentials: Credentials | None,
     allowed: frozenset[Reach],
 ) -> Ask:
-    """Build the request for a token: GET, or POST when we have an identity token. Pure."""
+    """Build the request for a token: GET, or POST if there is an identity token. Pure."""
     fields = [("service", service)] if service else []
     if credentials is not None and credentials.identity_token:
         fields += [
@@ -175,7 +172,7 @@ def token_request(
 
 
 def parse_token(endpoint: Endpoint, body: bytes) -> tuple[str, float]:
-    """Read a token and how many seconds it may be used. Raises ImageUnavailable."""
+    """Return a token and its lifetime in seconds. Raises ImageUnavailable."""
     fields = _fields(body)
     token = fields.get("token") or fields.get("access_token")
     if not isinstance(token, str) or len(token) > _MAX_TOKEN:
@@ -194,7 +191,7 @@ def _fields(body: bytes) -> Mapping[str, object]:
 
 
 def checked(token: str) -> str:
-    """Return a token that can stand in a header. Raises ImageUnavailable without showing it."""
+    """Return a token that fits in a header. Raises ImageUnavailable without showing it."""
     if not token or not all("!" <= character <= "~" for character in token):
         raise ImageUnavailable("A token for the registry holds characters that no header can.")
     return token

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests to one registry's API: authenticated when it asks, tried again when that may help.
+"""Authenticated requests to one registry's API, retried when that may help.
 
-Called by `manifests`, `blobs` and `push`. Combines `exchange` (redirects, failures), `auth` and
-`retry`; knows no documents and no files.
-
-Answers a registry's challenge: with a password, or with a token from its token service.
-
-Called by `client`, only with challenges that the registry itself sent over its own connection (TLS,
-unless the operator listed it as insecure). Credentials go to that registry or to the service that
-it names, and to no redirect of theirs. Tokens are kept by server and scope until they end.
+Called by `manifests`, `blobs`, `push` and `pull`. Combines `exchange` (redirects, failures),
+`challenge` and `retrying`; knows no document formats and no files. Answers only challenges that the
+registry itself sent over its own connection (TLS, unless the operator listed it as insecure), with
+a password or a token. Credentials go to that registry or to the token service that it names, and to
+no target of their redirects. Tokens are kept per server and scope until they expire.
 """
 
 from __future__ import annotations
@@ -63,7 +60,7 @@ class Authenticator:
         self._found: dict[str, Credentials | None] = {}
 
     def header(self, endpoint: Endpoint, scope: str) -> str | None:
-        """Return the Authorization header that is known to be wanted, if any."""
+        """Return the Authorization header known to be required, if any."""
         kept = self._kept.get((endpoint.name, scope))
         if kept is None or kept.ends <= self._exchange.ambient.now():
             return None
@@ -72,16 +69,16 @@ class Authenticator:
     async def answer(
         self, endpoint: Endpoint, scope: str, response: httpx2.Response, used: str | None
     ) -> str:
-        """Return the header that answers a 401 of the endpoint; `used` is what it just refused.
+        """Return the header that answers a 401 of the endpoint; `used` is the one just refused.
 
-        Raises ImageUnavailable when there is nothing (else) to answer, RegistryBusy when the token
-        service is.
+        Raises ImageUnavailable when there is no (other) answer, RegistryBusy when the token service
+        is busy.
         """
         key = (endpoint.name, scope)
         async with self._locks.setdefault(key, asyncio.Lock()):
             known = self.header(endpoint, scope)
             if known is not None and known != used:
-                return known  # another task was here first
+                return known  # another task has answered already
             challenge = choose(response.headers.get_list("www-authenticate"))
             allowed = self._exchange.allowed_from(endpoint.url(""), response)
             kept = await self._answer(endpoint, scope, challenge, allowed)
@@ -152,14 +149,14 @@ def _refused(endpoint: Endpoint) -> ImageUnavailable:
 
 
 _CHALLENGES = 2
-"""Answers to a 401 within one request: with a kept token that ended, and with a new one."""
+"""Answers to a 401 within one request: with a kept token that expired, and with a new one."""
 
 
 class Client:
-    """Speaks to registries during one pull or push. Use it as `async with Client(...)`."""
+    """Sends requests to registries during one pull or push. Use `async with Client(...)`."""
 
     def __init__(self, options: RegistryOptions, ambient: Ambient, actions: str = "pull") -> None:
-        """`actions` is what tokens are asked for: `pull` or `pull,push`."""
+        """`actions` is the access that tokens are requested for: `pull` or `pull,push`."""
         self.options = options
         self.ambient = ambient
         self._actions = actions
@@ -178,7 +175,7 @@ class Client:
     ) -> AsyncGenerator[httpx2.Response]:
         """Give a response whose status is one of `expected`; tried once.
 
-        `what` names the thing in messages. Raises Transient, ImageMissing for 404, and
+        `what` names the resource in messages. Raises Transient, ImageMissing for 404, and
         ImageUnavailable for other refusals. Credentials go only to the endpoint's own origin.
         """
         scope = f"repository:{endpoint.repository}:{self._actions}"
@@ -203,7 +200,7 @@ class Client:
     async def document(
         self, endpoint: Endpoint, path: str, headers: Mapping[str, str], limit: int, what: str
     ) -> tuple[httpx2.Response, bytes]:
-        """Fetch a small document, tried again while that may help. Longer ones: ImageCorrupt."""
+        """Fetch a small document, retried while that may help. Raises ImageCorrupt over `limit`."""
 
         async def once() -> tuple[httpx2.Response, bytes]:
             ask = Ask("GET", endpoint.url(path), headers)
@@ -214,12 +211,12 @@ class Client:
 
 
 def _from_elsewhere(response: httpx2.Response, ask: Ask) -> bool:
-    """Tell whether a redirect's target answered: its challenge is not for our credentials."""
+    """Return whether a redirect's target answered: its challenge is not for our credentials."""
     return origin(response.request.url) != origin(ask.url)
 
 
 def refusal(endpoint: Endpoint, what: str, status: int) -> ImageMissing | ImageUnavailable:
-    """Return the error for a status that nobody expected. Pure."""
+    """Return the error for an unexpected status. Pure."""
     if status == 404:
         return ImageMissing(
             f"{endpoint.registry} has no {what}.", hint="Check the name and the tag."

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""User names and passwords for registries, from the files that other tools keep them in.
+"""Registry credentials from other tools' files and credential helpers.
 
-Reads auth.json as containers-auth.json(5) describes it and Docker's config.json: `auths` by
-registry or by registry/path (the most specific entry counts), `credHelpers` and `credsStore`.
-Called by `auth`, once per registry and pull. Secrets are in no repr, message or log line.
-
-Credential helpers: `docker-credential-NAME get`, with the server's name on its standard input.
-
-Called by `credentials`. No shell, a checked name, bounded output and time. What a helper prints may
-be a secret, so it never gets into a message.
+Called by `client`, once per registry and pull. Reads auth.json as in containers-auth.json(5) and
+Docker's config.json: `auths` by registry or registry/path (the most specific entry counts),
+`credHelpers` and `credsStore`. A helper runs as `docker-credential-NAME get` with the server's name
+on standard input: without a shell, with a checked name, bounded output and time. Secrets and helper
+output appear in no repr, message or log line.
 """
 
 from __future__ import annotations
@@ -38,7 +35,7 @@ HELPER_SECONDS = 20.0
 async def from_helper(
     name: str, server: str, timeout: float = HELPER_SECONDS
 ) -> tuple[str, str] | None:
-    """Ask a helper for (user name, secret) of `server`; None when it has none.
+    """Return (user name, secret) of `server` from a helper; None when it has none.
 
     `timeout` is in seconds. The helper's process group is killed and reaped before this returns.
     Raises SettingsInvalid for a malformed name, ImageUnavailable when the helper fails.
@@ -73,8 +70,8 @@ def _parse(output: bytes) -> tuple[str, str] | None:
 async def _run(program: str, stdin: bytes, timeout: float) -> tuple[int, bytes]:
     """Return exit code and output, or code -1 when the output is too long.
 
-    Input is a file and output a pipe of our own: then asyncio waits for the program alone, not for
-    whatever it may have left behind with its pipes.
+    Input is a file and output our own pipe, so that asyncio waits for the program alone and not for
+    other processes that it left behind with its pipes.
     """
     reader, writer = os.pipe()
     try:
@@ -126,7 +123,7 @@ async def _start(program: str, stdin: BinaryIO, stdout: int) -> asyncio.subproce
 
 
 async def _read_all(pipe: BinaryIO) -> bytes | None:
-    """Read to the end; None when it is longer than any helper's answer."""
+    """Read to the end; None when there is more than a helper's answer may have."""
     loop = asyncio.get_running_loop()
     stream = asyncio.StreamReader(limit=_MAX_OUTPUT)
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), pipe)
@@ -148,7 +145,7 @@ async def _abandon(start: asyncio.Future[asyncio.subprocess.Process]) -> None:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill what is left of the group while its leader is not reaped, so the number is its own."""
+    """Kill the group before its leader is reaped, so that the number is still its own."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -162,14 +159,14 @@ Json = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who we are to one registry: a user with a password, an identity token or a ready token."""
+    """Our account at one registry: a user with a password, an identity token or a ready token."""
 
     username: str = ""
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
-    """Given to the token service instead of a password (OAuth 2 refresh token)."""
+    """Sent to the token service instead of a password (OAuth 2 refresh token)."""
     registry_token: str = field(default="", repr=False)
-    """Given to the registry as it is."""
+    """Sent to the registry unchanged."""
 
     def basic(self) -> str:
         """Return the value of an Authorization header with user name and password."""
@@ -180,8 +177,8 @@ class Credentials:
 async def find_credentials(files: tuple[Path, ...], name: str) -> Credentials | None:
     """Find the entry for `registry/repository`; None when no file has one.
 
-    Files that are not there are passed over. Raises SettingsInvalid when one cannot be read or is
-    malformed, ImageUnavailable when a credential helper fails.
+    Missing files are skipped. Raises SettingsInvalid when one cannot be read or is malformed,
+    ImageUnavailable when a credential helper fails.
     """
     for path in files:
         document = await asyncio.to_thread(_read, path)
@@ -203,7 +200,7 @@ def _read(path: Path) -> Json:
     try:
         value: object = json.loads(data[:_MAX_FILE]) if len(data) <= _MAX_FILE else None
     except (ValueError, RecursionError):
-        value = None  # `from` would carry the file's text along
+        value = None  # `from` would keep the file's text
     if not isinstance(value, dict):
         raise SettingsInvalid(f"The credentials in {path} are not a JSON object.")
     return cast("Json", value)
@@ -237,7 +234,7 @@ def _by_name(document: Json) -> dict[str, Json]:
     entries: dict[str, Json] = {}
     for key, value in _object(document.get("auths")).items():
         entries.setdefault(_normal(key), _object(value))
-    # A name as it is spelt in references comes before its spelling as a URL.
+    # A name spelt as in references takes precedence over a URL.
     entries |= {key: _object(v) for key, v in _object(document.get("auths")).items()}
     return entries
 

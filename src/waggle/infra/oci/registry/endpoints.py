@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a repository is served: the mirrors of its registry, then the registry itself. Pure.
+"""The servers of a repository (mirrors first, then its registry), redirect rules and retries.
 
-Also what URLs have to do with each other: their origins, and where a redirect may lead.
-
-When and how long to wait before a failed request is tried again.
-
-Called by `client` and `blobs`. The decision is pure; `retrying` acts on it with an injected
-sleep.
+Called by `client`, `blobs`, `exchange`, `pull` and `push`. Pure except for `retrying`, which waits
+with an injected sleep. Sends no requests.
 """
 
 from __future__ import annotations
@@ -40,7 +36,7 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        """Registry and repository: what credentials are looked up by."""
+        """Registry and repository: the key of its credentials."""
         return f"{self.registry}/{self.repository}"
 
     def url(self, path: str, **query: str) -> httpx2.URL:
@@ -51,7 +47,7 @@ class Endpoint:
 
 
 def endpoints(reference: ImageReference, options: RegistryOptions) -> tuple[Endpoint, ...]:
-    """Return the servers to ask, in order.
+    """Return the servers in the order to try them.
 
     Raises InvalidArgument for a name without registry, SettingsInvalid for a malformed mirror.
     """
@@ -90,7 +86,7 @@ def own_endpoint(reference: ImageReference, options: RegistryOptions) -> Endpoin
 
 
 def is_insecure(registry: str, options: RegistryOptions) -> bool:
-    """Tell whether the operator listed this `host[:port]` for plain HTTP."""
+    """Return whether the operator listed this `host[:port]` for plain HTTP."""
     return registry.lower() in {name.lower() for name in options.insecure}
 
 
@@ -100,7 +96,7 @@ def origin(url: httpx2.URL) -> tuple[str, str, int]:
 
 
 def is_listed(url: httpx2.URL, options: RegistryOptions) -> bool:
-    """Tell whether the URL's host was listed for plain HTTP."""
+    """Return whether the URL's host is listed for plain HTTP."""
     host = f"[{url.host}]" if ":" in url.host else url.host
     with_port = f"{host}:{origin(url)[2]}"
     if is_insecure(with_port, options):
@@ -115,7 +111,7 @@ def shown(url: httpx2.URL) -> str:
 
 
 def redirected(source: httpx2.URL, location: str, options: RegistryOptions) -> httpx2.URL:
-    """Return where a redirect leads. Raises ImageUnavailable when it may not lead there."""
+    """Return the target of a redirect. Raises ImageUnavailable when it is not allowed."""
     try:
         target = source.join(location)
     except httpx2.InvalidURL:
@@ -138,7 +134,7 @@ TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class Transient(Exception):
-    """A failure that may pass. `text` is for a message; `wait` is what the registry asked for."""
+    """A failure that may pass. `text` is for a message; `wait` is the registry's Retry-After."""
 
     def __init__(self, text: str, wait: float = 0.0) -> None:
         super().__init__(text)
@@ -147,7 +143,7 @@ class Transient(Exception):
 
 
 def retry_after(value: str, now: float) -> float:
-    """Read a Retry-After header, seconds or a date, as seconds from `now`; 0 when it says nothing.
+    """Return the seconds from `now` in a Retry-After header (seconds or a date); 0 if unreadable.
 
     Not bounded: `pause` does that.
     """
@@ -166,9 +162,9 @@ def retry_after(value: str, now: float) -> float:
 def pause(failures: int, wait: float, chance: float, options: RegistryOptions) -> float:
     """Return the seconds to wait after the `failures`-th failure in a row (1 is the first).
 
-    Half of the exponential pause is certain and half is jitter, so that clients that failed
-    together do not come back together. What the registry asked for is a lower bound, up to the
-    longest pause that we accept.
+    Half of the exponential pause is fixed and half is jitter, so that clients that failed together
+    do not return together. The registry's Retry-After is a lower bound, up to the longest pause
+    that we accept.
     """
     usual = options.first_pause * 2 ** min(failures - 1, 30)
     jittered = min(usual, options.longest_pause) * (0.5 + 0.5 * chance)
@@ -183,7 +179,7 @@ async def retrying(
 ) -> _T:
     """Run `work` until it raises no Transient, at most `options.attempts` times in a row.
 
-    `progressed()` says whether a failed attempt got so far that counting starts anew. Raises
+    `progressed()` returns whether a failed attempt got far enough to restart the count. Raises
     RegistryBusy with the last failure's text.
     """
     failures = 0

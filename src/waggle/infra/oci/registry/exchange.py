@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A request with its redirects, and what its failures mean. Knows nothing of authentication.
+"""Sends one request, follows its redirects and classifies its failures. No authentication.
 
-Redirects are followed by hand: credentials stay with the origin that they are for, and a registry
-can send us only to circles of addresses that it is in itself. Called by `auth` and `client`.
+Called by `client`. Redirects are followed here and not by a library: credentials stay with the
+origin that they are for, and a registry can send us only to address ranges that it is in itself.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from waggle.infra.oci.registry.transport import ALLOWED, Forbidden, GuardedTrans
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 BROKEN = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError)
-# What goes along to another origin.
+# Headers that are also sent to another origin.
 _KEPT_HEADERS = frozenset({"accept", "accept-encoding", "range", "user-agent"})
 
 Body = Callable[[], AsyncIterator[bytes]]
@@ -52,14 +52,17 @@ class Ask:
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     body: bytes | Body = field(default=b"", repr=False)
     allowed: frozenset[Reach] = ANYWHERE
-    """Where its connection may go; only what a registry asked for is narrowed."""
+    """Where the connection may go; by default anywhere.
+
+    Narrowed for requests that a registry caused, and for registries that the operator did not name.
+    """
 
 
 class Exchange:
     """Sends requests over one transport. Close it with `aclose`."""
 
     def __init__(self, options: RegistryOptions, ambient: Ambient) -> None:
-        """Raises SettingsInvalid when the additional authorities are malformed."""
+        """Raises SettingsInvalid when the additional certificates are malformed."""
         self.options = options
         self.ambient = ambient
         try:
@@ -73,10 +76,10 @@ class Exchange:
 
     @contextlib.asynccontextmanager
     async def open(self, ask: Ask) -> AsyncGenerator[httpx2.Response]:
-        """Give the response that is no redirect, its body not yet read.
+        """Give the final response after redirects; its body is not yet read.
 
         Raises Transient for a broken connection and for an overloaded server, also while the body
-        is read inside; ImageUnavailable for what will not pass.
+        is read in the block; ImageUnavailable for lasting failures.
         """
         with failures(ask.url):
             response = await self._follow(ask)
@@ -88,7 +91,7 @@ class Exchange:
                 await response.aclose()
 
     async def document(self, ask: Ask, limit: int) -> tuple[httpx2.Response, bytes]:
-        """Return a response with its whole body, at most `limit` bytes, else ImageCorrupt."""
+        """Return a response with its whole body. Raises ImageCorrupt over `limit` bytes."""
         async with self.open(ask) as response:
             return response, await read_body(response, limit, shown(ask.url))
 
@@ -118,7 +121,7 @@ class Exchange:
         return replace(step, url=target, headers=headers, allowed=allowed)
 
     def allowed_from(self, url: httpx2.URL, response: httpx2.Response) -> frozenset[Reach]:
-        """Return where the sender of `response`, asked at `url`, may send us."""
+        """Return where the sender of `response`, requested at `url`, may send us."""
         peer = self.ambient.reach(peer_of(response))
         return reachable_from(peer, trusted=is_listed(url, self.options))
 

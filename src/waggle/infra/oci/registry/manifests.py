@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds an image in a registry: its manifest for this machine's platform and its configuration.
 
-OCI and Docker (schema 2) documents alike. Everything is held against the digest that named it.
-Called by `pull`. The documents' grammar is `waggle.infra.oci.store.image`'s.
+Called by `pull`. Reads OCI and Docker (schema 2) documents; `waggle.infra.oci.store.image` parses
+them. Every document is checked against the digest that names it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _NESTING = 4
 
 @dataclass(frozen=True, slots=True)
 class RemoteImage:
-    """An image's documents, verified, and where they came from. Its layers are not fetched."""
+    """An image's verified documents and their endpoint. Its layers are not fetched."""
 
     endpoint: Endpoint
     manifest: Descriptor
@@ -52,13 +52,13 @@ class RemoteImage:
     config_bytes: bytes
     layers: tuple[Descriptor, ...]
     diff_ids: Mapping[str, str]
-    """The digest of each layer's tar, by that of its blob."""
+    """The digest of every layer's tar, keyed by the digest of its blob."""
 
 
 async def find_manifest(
     client: Client, endpoint: Endpoint, reference: ImageReference, platform: str
 ) -> tuple[Descriptor, bytes | None]:
-    """Find the platform's manifest; its bytes are there when they had to be fetched already.
+    """Find the platform's manifest; return its bytes as well if they had to be fetched.
 
     Raises ImageMissing, ImageCorrupt, ImageUnavailable.
     """
@@ -76,7 +76,7 @@ async def find_manifest(
 async def find_image(
     client: Client, endpoint: Endpoint, reference: ImageReference, platform: str
 ) -> RemoteImage:
-    """Fetch and check an image's documents. Raises as `find_manifest`."""
+    """Fetch and check an image's documents. Raises as `find_manifest` does."""
     manifest, data = await find_manifest(client, endpoint, reference, platform)
     if data is None:
         manifest, data = await _fetch(client, endpoint, manifest.digest, manifest)
@@ -110,7 +110,7 @@ def choose(index: bytes, platform: str, endpoint: Endpoint) -> Descriptor:
 async def _fetch(
     client: Client, endpoint: Endpoint, name: str, expected: Descriptor | None = None
 ) -> tuple[Descriptor, bytes]:
-    """Fetch a manifest or index by tag or digest and hold it against what is known of it."""
+    """Fetch a manifest or index by tag or digest and check it against what is known of it."""
     what = f"image {endpoint.repository} {name}"
     response, data = await client.document(
         endpoint, f"manifests/{name}", {"accept": _ACCEPT}, MAX_DOCUMENT, what
@@ -130,7 +130,7 @@ async def _fetch(
 
 
 def media_type(data: bytes, response: httpx2.Response) -> str:
-    """Return what a document is: by itself, else by its Content-Type.
+    """Return a document's media type: its own, or else its Content-Type.
 
     Raises ImageCorrupt when it is no manifest or index that we know, or could be read as both.
     """

@@ -1,16 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the registry client is told, as plain values, and what it tells while it works.
+"""The registry client's options, environment, progress and address rules, as plain values.
 
-Made by the service from settings. Also what the client takes from around it (time, chance, sleep),
-so that tests can put their own in place. Knows no settings and no protocol.
-
-Counts what is transferred, and runs transfers side by side. Called by `pull` and `push`.
-
-From where an address can be reached, and where a registry may therefore send us.
-
-Called by `transport` for each connection that a registry, not the operator, asked for: a redirect
-or a token service must not turn waggle into a way to this machine's or network's own services.
-Pure. `waggle.infra.net` has its own, finer tables for guests.
+Made from settings by the service. Time, chance and sleep are injected, so that tests can replace
+them. `Meter` counts transferred bytes and `at_once` runs transfers in parallel, for `pull` and
+`push`. The address rules apply to connections that a registry caused, not the operator: a redirect
+or a token service must not turn waggle into a way to services of this host or its network. Knows no
+settings and no protocol. `waggle.infra.net` has its own, finer tables for guests.
 """
 
 from __future__ import annotations
@@ -29,13 +24,13 @@ from waggle.tasks import end
 
 
 class Reach(StrEnum):
-    """The smallest circle that an address belongs to."""
+    """The smallest range that an address belongs to."""
 
     PUBLIC = "public"
     PRIVATE = "private"
     LOOPBACK = "loopback"
     SPECIAL = "special"
-    """Link-local (where clouds keep their metadata), multicast, reserved, tunnels: never needed."""
+    """Link-local (cloud metadata), multicast, reserved, tunnels: never needed."""
 
 
 ANYWHERE = frozenset(Reach)
@@ -49,7 +44,7 @@ _PRIVATE = tuple(ip_network(block) for block in ("10.0.0.0/8", "172.16.0.0/12", 
 
 
 def reach_of(text: str) -> Reach:
-    """Classify an IP address; what is in doubt is SPECIAL. Text that is none is SPECIAL, too."""
+    """Classify an IP address; doubtful addresses and other text are SPECIAL."""
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:
@@ -83,9 +78,9 @@ def _reach_v6(address: IPv6Address) -> Reach:
 
 
 def reachable_from(peer: Reach, trusted: bool) -> frozenset[Reach]:
-    """Where a registry at `peer` may send us; `trusted` when the operator trusts its network.
+    """Return where a registry at `peer` may send us; `trusted` if the operator trusts its network.
 
-    Only to circles that it is in itself: from the public internet to nothing but that.
+    Only to ranges that it is in itself: from the public internet only to the public internet.
     """
     allowed = {Reach.PUBLIC}
     if trusted or peer in {Reach.PRIVATE, Reach.LOOPBACK}:
@@ -100,35 +95,40 @@ class RegistryOptions:
     """How registries are reached. Times are in seconds, sizes in bytes."""
 
     insecure: frozenset[str] = frozenset()
-    """Registries (`host` or `host:port`, as references spell them) that are spoken to without TLS.
-    Naming one trusts its network: its redirects may lead to private addresses, too."""
+    """Registries (`host` or `host:port`, as in references) that are reached without TLS.
+
+    Naming one trusts its network: its redirects may lead to private addresses, too.
+    """
     named: frozenset[str] | None = None
-    """Registries that the operator named. Any other is asked only at public addresses: a client
-    that may name any must not learn what runs in the operator's network. None names all."""
+    """Registries that the operator named; None names all.
+
+    Others are reached only at public addresses: a client that may name any registry must not learn
+    what runs in the operator's network.
+    """
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    """Registry -> `host[:port][/path]` of its mirrors, tried in this order before itself."""
+    """Maps a registry to `host[:port][/path]` of its mirrors, tried in order before itself."""
     ca_pem: bytes = b""
     """Certificates trusted besides the system's."""
     auth_files: tuple[Path, ...] = ()
     """auth.json or config.json files; the first that has an entry counts. May be missing."""
     parallel: int = 3
-    """Blobs of one image that are transferred at the same time."""
+    """How many blobs of one image are transferred at the same time."""
     attempts: int = 5
-    """How often one request is tried in all while its failures look transient."""
+    """How many times one request is tried in total while its failures look transient."""
     connect_timeout: float = 10.0
     stall_timeout: float = 30.0
-    """How long a transfer may stand still, or crawl."""
+    """How long a transfer may stall or crawl."""
     first_pause: float = 0.5
     """The pause before the second attempt; it doubles, up to `longest_pause`, with jitter."""
     longest_pause: float = 60.0
-    """Bounds also what a registry asks for with Retry-After."""
+    """Also bounds the pause that a registry requests with Retry-After."""
     max_bytes: int = 32 << 30
-    """All layers of one image together, as they are stored."""
+    """All layers of one image together, as stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """How far a pull or push is. Totals are 0 until the manifest is known."""
+    """The progress of a pull or push. Totals are 0 until the manifest is known."""
 
     done_bytes: int = 0
     """May shrink when a broken blob must be fetched again from its start."""
@@ -143,23 +143,23 @@ Report = Callable[[Transfer], None]
 
 @dataclass(frozen=True, slots=True)
 class Ambient:
-    """What the client takes from around it."""
+    """The functions that the client takes from its environment."""
 
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     now: Callable[[], float] = time.time
-    """Seconds since the epoch: dates in Retry-After, and when tokens end."""
+    """Seconds since the epoch, for dates in Retry-After and the expiry of tokens."""
     monotonic: Callable[[], float] = time.monotonic
     chance: Callable[[], float] = random.random
-    """From 0 to 1, for jitter."""
+    """A number from 0 to 1, for jitter."""
     reach: Callable[[str], Reach] = reach_of
-    """From where an IP address can be reached."""
+    """Returns the range that an IP address belongs to."""
 
 
 class Meter:
-    """How much of some blobs is done; reports each change."""
+    """The progress of several blobs; reports every change."""
 
     def __init__(self, blobs: Sequence[Descriptor], report: Report, text: str) -> None:
-        """`blobs` are distinct; `text` says what is going on."""
+        """`blobs` are distinct; `text` describes the work."""
         self._report = report
         self._text = text
         self._total = sum(blob.size for blob in blobs)
@@ -169,7 +169,7 @@ class Meter:
         self._tell()
 
     def advance_of(self, blob: Descriptor) -> Callable[[int], None]:
-        """Return what adds bytes (fewer than 0 when some are lost) to the blob's count."""
+        """Return a function that adds bytes to the blob's count (negative when some are lost)."""
 
         def advance(count: int) -> None:
             self._bytes[blob.digest] = self._bytes.get(blob.digest, 0) + count
@@ -178,11 +178,11 @@ class Meter:
         return advance
 
     def reset(self, blob: Descriptor) -> None:
-        """Forget what was transferred of a blob."""
+        """Forget the bytes transferred of a blob."""
         self._bytes.pop(blob.digest, None)
 
     def complete(self, blob: Descriptor) -> None:
-        """Count a blob as done in full. Idempotent."""
+        """Count a blob as fully done. Idempotent."""
         if blob.digest not in self._complete:
             self._complete.add(blob.digest)
             self._bytes[blob.digest] = blob.size
@@ -196,7 +196,7 @@ class Meter:
 async def at_once(jobs: Sequence[Callable[[], Awaitable[None]]], parallel: int) -> None:
     """Run all jobs, at most `parallel` at a time; the first failure ends the others and is raised.
 
-    Returns or raises only when none runs any more, also when cancelled.
+    Returns or raises only when no job is running any more, also when cancelled.
     """
     gate = asyncio.Semaphore(max(1, parallel))
 

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the rest of waggle calls: pull an image, push one, ask what a reference means now.
+"""Pulls images into a layout, pushes them, and resolves references at their registry.
 
-Called by the images service and `waggle image pull|push`. `bring` and `push` do the work.
-
-Brings the layers of an image whose documents are known, and makes it one of the layout's.
-
-Called by `pull`. Blobs are fetched into a workspace of the layout and placed, with the manifest and
-then the name, in one go under the layout's lock: before that nothing counts as there, and another
-process's `collect` finds nothing half-made to remove.
+Called by the images service and `waggle image pull|push`; `push` sends. A pull fetches missing
+blobs into a workspace of the layout, then places them, the manifest and finally the name under the
+layout's lock: until then nothing counts as there, and another process's `collect` finds nothing
+half-made to remove.
 """
 
 from __future__ import annotations
@@ -40,9 +37,9 @@ from waggle.tasks import finish
 
 _T = TypeVar("_T")
 OnLayer = Callable[[Descriptor, str, Incoming], None]
-"""Told of a layer whose transfer begins: its diff id, and where its bytes come in."""
+"""Called when a layer's transfer begins, with its diff id and its incoming bytes."""
 _ROUNDS = 3
-"""How often blobs may vanish from the store under our hands."""
+"""How often blobs may vanish from the store during one pull."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ class Bringing:
     on_layer: OnLayer | None = None
 
     async def run(self, meter: Meter) -> None:
-        """Do it; see `Puller.pull`. Raises also OSError."""
+        """Run the pull; see `Puller.pull`. Also raises OSError."""
         async with _workspace(self.layout) as directory:
             fetched: dict[str, Path] = {}
             for _ in range(_ROUNDS):
@@ -87,7 +84,7 @@ class Bringing:
         self, blob: Descriptor, directory: Path, meter: Meter
     ) -> Callable[[], Awaitable[None]]:
         async def fetch() -> None:
-            # Not in a thread: a cancel would lose it open.
+            # Not in a thread: a cancellation would leave it open.
             incoming = Incoming(directory / blob.hex, blob.algorithm)
 
             async def from_one(server: Endpoint) -> None:
@@ -106,7 +103,7 @@ class Bringing:
         return fetch
 
     def _publish(self, fetched: dict[str, Path]) -> bool:
-        """Place all and write the name last; False when a blob that was there is there no more."""
+        """Place all blobs and write the name last; False when a blob that was there is gone."""
         image = self.image
         with self.layout.locked():
             if self._missing(fetched):
@@ -122,7 +119,7 @@ class Bringing:
 
 
 async def first_of(servers: tuple[Endpoint, ...], work: Callable[[Endpoint], Awaitable[_T]]) -> _T:
-    """Return what the first server gives that can; of several failures the last counts."""
+    """Return the result of the first server that succeeds, else raise the last one's failure."""
     for server in servers[:-1]:
         with contextlib.suppress(ImageMissing, ImageCorrupt, ImageUnavailable):
             return await work(server)
@@ -130,7 +127,7 @@ async def first_of(servers: tuple[Endpoint, ...], work: Callable[[Endpoint], Awa
 
 
 def distinct(blobs: tuple[Descriptor, ...]) -> list[Descriptor]:
-    """Return each blob once: a manifest may name one twice."""
+    """Return the blobs without duplicates: a manifest may name one twice."""
     return list({blob.digest: blob for blob in blobs}.values())
 
 
@@ -148,7 +145,7 @@ _STORE = "The image store cannot be read or written"
 
 
 class Puller:
-    """Pulls and pushes images of one layout; safe to use from several tasks and processes."""
+    """Pulls and pushes images of one layout; safe for several tasks and processes."""
 
     def __init__(
         self,
@@ -159,10 +156,10 @@ class Puller:
         ambient: Ambient | None = None,
         on_layer: OnLayer | None = None,
     ) -> None:
-        """`platform` is `os/architecture`, as in `linux/amd64`. Nothing is opened yet.
+        """`platform` is `os/architecture`, as in `linux/amd64`. Opens nothing yet.
 
-        `on_layer` is told of each layer whose transfer begins, with its diff id and what comes in:
-        whoever wants to follow it asks for its reader at once.
+        `on_layer` is called when a layer's transfer begins, with its diff id and incoming bytes; to
+        follow the transfer, it must take a reader at once.
         """
         self._layout = layout
         self._options = options
@@ -173,9 +170,9 @@ class Puller:
     async def pull(self, reference: ImageReference, progress: Report) -> str:
         """Bring an image into the layout, named `str(reference)`; return its manifest's digest.
 
-        Idempotent: blobs that are there (of the right size) are not fetched again. Cancellable;
-        nothing half-made stays then or after an error. Raises ImageMissing, ImageCorrupt,
-        ImageUnavailable (RegistryBusy where later may work), TooLarge, InvalidArgument,
+        Idempotent: blobs that are there with the right size are not fetched again. Cancellable;
+        nothing half-made stays after that or after an error. Raises ImageMissing, ImageCorrupt,
+        ImageUnavailable (RegistryBusy if a later try may work), TooLarge, InvalidArgument,
         SettingsInvalid and TimedOut (the layout is locked for too long).
         """
         servers = endpoints(reference, self._options)
@@ -197,9 +194,9 @@ class Puller:
         return image.manifest.digest
 
     async def resolve(self, reference: ImageReference) -> Descriptor:
-        """Ask the registry which manifest (for our platform) a reference means now.
+        """Return the manifest (for our platform) that a reference means at its registry now.
 
-        Fetches only the manifest or index. Raises as `pull`.
+        Fetches only the manifest or index. Raises as `pull` does.
         """
         servers = endpoints(reference, self._options)
         async with Client(self._options, self._ambient) as client:
@@ -213,9 +210,9 @@ class Puller:
     ) -> str:
         """Send the stored image `name` to a registry as `reference`; return its digest.
 
-        Only the platform's manifest is sent. Blobs that the registry has are not sent again;
-        `mount_from` names another repository of it that may have them. Idempotent, cancellable.
-        Raises ImageMissing, ImageCorrupt, ImageUnavailable, InvalidArgument, SettingsInvalid.
+        Sends only the platform's manifest and no blob that the registry has; `mount_from` names
+        another repository there that may have them. Idempotent, cancellable. Raises ImageMissing,
+        ImageCorrupt, ImageUnavailable, InvalidArgument, SettingsInvalid.
         """
         async with Client(self._options, self._ambient, "pull,push") as client:
             with storage_errors(_STORE):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sends a stored image to a registry: each blob that it lacks in one piece, the manifest last.
+"""Sends a stored image to a registry: the blobs that it lacks, in one piece, then the manifest.
 
-Called by `pull.Puller.push`. Mirrors are never written to.
+Called by `pull.Puller.push`. Never writes to mirrors.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class _Upload:
             file.close()
 
     async def _begin(self, blob: Descriptor) -> httpx2.URL | None:
-        """Open an upload and return where it goes; None when the registry mounted the blob."""
+        """Open an upload and return its URL; None when the registry mounted the blob."""
         query = {"mount": blob.digest, "from": self.mount_from} if self.mount_from else {}
         url = self.endpoint.url("blobs/uploads/", **query)
         what = f"permission to write to {self.endpoint.name}"
@@ -136,7 +136,7 @@ class _Upload:
 
 
 async def _read(file: BinaryIO, advance: Callable[[int], None]) -> AsyncIterator[bytes]:
-    """Give the file's bytes from its start."""
+    """Yield the file's bytes from its start."""
     file.seek(0)
     while chunk := await finish(asyncio.to_thread(file.read, _CHUNK)):
         yield chunk
@@ -144,7 +144,7 @@ async def _read(file: BinaryIO, advance: Callable[[int], None]) -> AsyncIterator
 
 
 def upload_url(source: httpx2.URL, location: str) -> httpx2.URL:
-    """Return where an upload goes: relative to the request, or on its own origin. Pure.
+    """Return an upload's URL: relative to the request, or on the same origin. Pure.
 
     Raises ImageUnavailable for another origin: image and credentials are for the registry alone.
     """

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One HTTP exchange, over connections that go only where the request may. Called by `exchange`.
+"""One HTTP exchange, over connections that go only to allowed addresses. Called by `exchange`.
 
-It keeps no cookies, follows nothing, reads no environment and logs no URL (they may hold
-signatures), which is why this is a transport of httpx2 and not its client.
-
-Connections that go only to allowed addresses. Called by `transport`.
-
-The address is checked when the connection is made, on the address that is then used, so a name
-that resolves differently the second time gains nothing.
+It keeps no cookies, follows no redirects, reads no environment variables and logs no URL (they may
+hold signatures), which is why it is an httpx2 transport and not a client. The address is checked
+when the connection is made, and that same address is used, so a name that resolves differently the
+second time gains nothing.
 """
 
 from __future__ import annotations
@@ -29,11 +26,11 @@ _READ = 1 << 20
 
 
 class Forbidden(Exception):
-    """Every address of the host is one that this request must not reach."""
+    """The request may reach none of the host's addresses."""
 
 
 class Backend(httpcore2.AsyncNetworkBackend):
-    """Connects by address, and only to the allowed ones."""
+    """Connects by address, and only to allowed ones."""
 
     def __init__(self, allowed: frozenset[Reach], reach: Callable[[str], Reach]) -> None:
         self._allowed = allowed
@@ -67,13 +64,13 @@ class Backend(httpcore2.AsyncNetworkBackend):
 
 
 class _Connection(httpcore2.AsyncNetworkStream):
-    """A connection that is closed when its TLS handshake is cancelled; the library forgets that."""
+    """A connection that closes when its TLS handshake is cancelled; the library forgets to."""
 
     def __init__(self, inner: httpcore2.AsyncNetworkStream) -> None:
         self._inner = inner
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        # More at once costs less; the caller parses whatever comes.
+        # Larger reads cost less; the caller parses any amount.
         return await self._inner.read(max(max_bytes, _READ), timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -111,14 +108,14 @@ async def _resolve(host: str, port: int, timeout: float | None) -> list[str]:
 
 
 ALLOWED = "waggle.allowed"
-"""Request extension: a frozenset of `Reach`, where the connection may go."""
+"""Request extension: a frozenset of `Reach` where the connection may go."""
 
 _MAX_CONNECTIONS = 32
 
 
 @functools.lru_cache(maxsize=4)
 def _context(ca_pem: bytes) -> ssl.SSLContext:
-    """Read the authorities once: it takes a while."""
+    """Build the TLS context; cached, because loading the authorities takes a while."""
     context = ssl.create_default_context()
     if ca_pem:
         context.load_verify_locations(cadata=ca_pem.decode("ascii", "replace"))
@@ -126,9 +123,9 @@ def _context(ca_pem: bytes) -> ssl.SSLContext:
 
 
 class GuardedTransport(httpx2.AsyncBaseTransport):
-    """Keeps one pool for each set of allowed circles, so that connections are never shared.
+    """One connection pool per set of allowed ranges, so that sets never share connections.
 
-    Exceptions are those of httpcore2, also while a response is read.
+    Raises httpcore2's exceptions, also while a response is read.
     """
 
     def __init__(self, ca_pem: bytes, reach: Callable[[str], Reach]) -> None:
@@ -194,7 +191,7 @@ class _Stream(httpx2.AsyncByteStream):
 
 
 def peer_of(response: httpx2.Response) -> str:
-    """Return the IP address that a response came from, or an empty text when it is not known."""
+    """Return the IP address that a response came from, or an empty text if unknown."""
     stream: object = response.extensions.get("network_stream")
     if not isinstance(stream, httpcore2.AsyncNetworkStream):
         return ""

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an OCI image is: descriptors, the manifest and the configuration, parsed strictly.
+"""OCI descriptors, manifests, configurations and platforms, parsed strictly.
 
-Used by `layout` and `store` to read images, by `build` to write them and by everything that runs
-one. Pure: bytes in, frozen values out; it knows no directory and no registry. Every malformed
-document is an `ImageCorrupt` that says which part is wrong.
-
-Platforms, spelt in one way, and which entry of an image index is for one of them. Pure.
-
-Tools spell architectures as Go does, as the kernel does, or not at all; an index also lists what is
-no image, such as attestations. Called by `image`, `select` and the registry client.
+Used by `layout` and `store` to read images, by `build` to write them, by the registry client and by
+the code that runs images. Pure: bytes in, frozen values out; it knows no directory and no registry.
+A malformed document raises an `ImageCorrupt` that names the wrong part. Platforms have one spelling
+here, because tools spell architectures as Go does, as the kernel does, or not at all; indexes also
+list entries that are no images, such as attestations.
 """
 
 from __future__ import annotations
@@ -34,27 +31,27 @@ _REFERENCE_TYPE: Final = "vnd.docker.reference.type"
 
 
 def architecture(name: str) -> str:
-    """An architecture as OCI spells it; empty stays empty."""
+    """Return an architecture as OCI spells it; empty stays empty."""
     lower = name.strip().lower()
     return _ARCHITECTURES.get(lower, lower)
 
 
 def platform(os: str, name: str) -> str:
-    """`os/architecture` as OCI spells it, empty when neither is said; an OS unsaid is Linux."""
+    """Return `os/architecture` as OCI spells it; empty if both are; an empty OS means Linux."""
     return f"{os.strip().lower() or 'linux'}/{architecture(name)}" if os or name else ""
 
 
 def is_for(platform: str, os: str, name: str) -> bool:
-    """Whether a configuration is for the platform; what it does not say, it may be."""
+    """Return whether a configuration fits the platform; parts that it omits fit."""
     wanted_os, _, wanted = platform.partition("/")
     return os.lower() in {"", wanted_os} and architecture(name) in {"", wanted}
 
 
 def candidates(entries: Iterable[Descriptor], platform: str) -> list[Descriptor]:
-    """What of an index may be the image for the platform, the likeliest first.
+    """Return the entries that may be the image for the platform, the likeliest first.
 
-    Of several variants of the architecture that comes first which asks the least of a processor.
-    Entries that do not say what they are for come last.
+    Of several variants of the architecture, the one that requires least of a processor comes first.
+    Entries without a platform come last.
     """
     images = [entry for entry in entries if not _is_beside(entry)]
     exact = [entry for entry in images if entry.platform == platform]
@@ -65,7 +62,7 @@ def candidates(entries: Iterable[Descriptor], platform: str) -> list[Descriptor]
 
 
 def _is_beside(entry: Descriptor) -> bool:
-    """Whether an entry belongs to an image without being one: an attestation, a signature."""
+    """Return whether an entry only accompanies an image, as an attestation or signature does."""
     return bool(entry.artifact_type) or _REFERENCE_TYPE in entry.annotations
 
 
@@ -90,18 +87,18 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A typed, sized pointer to a blob. `digest` is as `digests` has it."""
+    """A typed, sized pointer to a blob. `digest` has the form of `decode.DIGEST`."""
 
     media_type: str
     digest: str
     size: int
     annotations: Mapping[str, str] = field(default_factory=dict[str, str])
     platform: str = ""
-    """`os/architecture` where an index says so, else empty; as `platforms` spells it."""
+    """`os/architecture` if an index states it, else empty; spelt as by `platform`."""
     variant: str = ""
     """Of the architecture, such as `v8`."""
     artifact_type: str = ""
-    """Of what is no image, such as a signature."""
+    """Set for artifacts that are no images, such as signatures."""
 
     @property
     def hex(self) -> str:
@@ -110,7 +107,7 @@ class Descriptor:
 
     @property
     def algorithm(self) -> str:
-        """The algorithm of its digest."""
+        """The algorithm of the digest."""
         return self.digest.partition(":")[0]
 
 
@@ -136,13 +133,13 @@ class ResolvedImage:
 
     reference: str
     digest: str
-    """Digest of the platform's manifest: names the image's content, keys its root disk."""
+    """Digest of the platform's manifest: identifies the content and keys the root disk."""
     config: ImageConfig
     layers: tuple[Descriptor, ...]
     layout: Path
     """The OCI layout directory that holds the layers' blobs."""
     remedy: str = ""
-    """What the user does about a corrupt image; the hint of `ImageCorrupt`."""
+    """How the user repairs a corrupt image; the hint of `ImageCorrupt`."""
 
     @property
     def size(self) -> int:
@@ -151,7 +148,7 @@ class ResolvedImage:
 
 
 def load_json(data: bytes, what: str) -> Json:
-    """Parse a JSON object; `ImageCorrupt` names `what` otherwise."""
+    """Parse a JSON object. Raises ImageCorrupt that names `what`."""
     try:
         value: object = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -231,7 +228,7 @@ def parse_config(data: bytes) -> ImageConfig:
 
 
 def paired(layers: Sequence[_T], diff_ids: Sequence[str]) -> list[tuple[_T, str]]:
-    """Each layer with the digest of its tar. Raises ImageCorrupt when they are not as many."""
+    """Pair layers with the digests of their tars. Raises ImageCorrupt if the numbers differ."""
     if len(layers) != len(diff_ids):
         raise ImageCorrupt(f"{len(layers)} layers, but {len(diff_ids)} diff ids.")
     return list(zip(layers, diff_ids, strict=True))
@@ -254,7 +251,7 @@ def _text(value: object, what: str) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """False for lone surrogates, which JSON can spell and no file, argument or record can hold."""
+    """Return False for lone surrogates, which JSON can spell but no file or argument can hold."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -267,7 +264,7 @@ def _texts(value: object, what: str) -> tuple[str, ...]:
 
 
 def _words(value: object, what: str) -> tuple[str, ...]:
-    """A command, which old tools wrote as one text, too."""
+    """Read a command, which old tools also wrote as one text."""
     return (_text(value, what),) if isinstance(value, str) else _texts(value, what)
 
 

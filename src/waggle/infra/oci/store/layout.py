@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """An OCI image layout directory: blobs by digest and an index of names.
 
-`store` keeps all local images in one such directory; a user's own layout is read by the same
-code. Writers hold the layout's lock and every file appears by an atomic rename, so readers
-need no lock and a killed writer leaves only temporary files, which `collect` removes. Every blob
-that is read is checked against its size and digest. Knows nothing of registries or disks.
-
-Which blobs belong to an image. Used by `layout` to collect the others, by `store` to count.
+`store` keeps all local images in one layout; the same code reads a user's own layout. Writers hold
+the layout's lock and every file appears by an atomic rename, so readers need no lock and a killed
+writer leaves only temporary files, which `collect` removes together with blobs that belong to no
+image. Documents are checked against size and digest when read; the readers of other blobs check the
+digest. Knows nothing of registries or disks.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _DEPTH = 4
 def reachable(entry: Descriptor, read: Callable[[Descriptor], bytes]) -> set[str]:
     """Return the names (hex digests) of all blobs below an index entry, its own included.
 
-    `read` gives a verified document. One that it refuses with ImageCorrupt counts itself, but
+    `read` returns a verified document. If it raises ImageCorrupt for one, that one counts, but
     nothing below it.
     """
     found: set[str] = set()
@@ -81,13 +80,13 @@ def canonical(document: object) -> bytes:
 
 
 class Layout:
-    """One layout directory. Reading needs no lock; see the module for what writing promises."""
+    """One layout directory. Reading needs no lock; the module describes the rules for writing."""
 
     kind = "an OCI image layout"
     """For messages."""
 
     def __init__(self, path: Path) -> None:
-        """Describe the layout at `path`; nothing is touched until it is used."""
+        """Describe the layout at `path`; touches nothing until it is used."""
         self.path = path
 
     @property
@@ -96,7 +95,7 @@ class Layout:
         return (self.path / "oci-layout").is_file()
 
     def create(self) -> None:
-        """Make an empty layout. Idempotent; an existing one is kept as it is."""
+        """Make an empty layout. Idempotent; an existing one stays unchanged."""
         (self.path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
         if not self.exists:
             atomic_write(self.path / "oci-layout", LAYOUT_MARKER)
@@ -111,7 +110,7 @@ class Layout:
     # Names
 
     def index(self) -> tuple[Descriptor, ...]:
-        """Return what index.json lists, in its order. Raises ImageMissing, ImageCorrupt."""
+        """Return the entries of index.json, in order. Raises ImageMissing, ImageCorrupt."""
         if not self.exists:
             raise ImageMissing(f"{self.path} is not an OCI image layout.")
         what = f"{self.path}/index.json"
@@ -125,7 +124,7 @@ class Layout:
         return parse_descriptors(load_json(data, what), "manifests", what)
 
     def names(self) -> dict[str, Descriptor]:
-        """Return the named entries; of several with one name the last counts."""
+        """Return the named entries; of several with one name, the last counts."""
         return {d.annotations[REF_NAME]: d for d in self.index() if REF_NAME in d.annotations}
 
     def tag(self, name: str, digest: str, size: int, media_type: str = MEDIA_MANIFEST) -> None:
@@ -160,12 +159,12 @@ class Layout:
     # Blobs
 
     def blob_path(self, descriptor: Descriptor) -> Path:
-        """Return where the blob is, or would be."""
+        """Return the path of the blob, whether or not it exists."""
         return self.path / "blobs" / descriptor.algorithm / descriptor.hex
 
     def open_blob(self, descriptor: Descriptor, remedy: str = "") -> BinaryIO:
         """Open a blob whose size is right; the reader checks the digest. Raises ImageCorrupt."""
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe in its place must not hang us
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # do not block on a pipe in its place
         try:
             file = os.fdopen(os.open(self.blob_path(descriptor), flags), "rb")
         except OSError as error:
@@ -194,7 +193,7 @@ class Layout:
         return data
 
     def put_bytes(self, data: bytes, algorithm: str = "sha256") -> tuple[str, int]:
-        """Store a small blob; return its digest and size. Idempotent; a damaged one is mended."""
+        """Store a small blob; return its digest and size. Idempotent; repairs a damaged one."""
         digest = digest_of(data, algorithm)
         atomic_write(self._place(digest), data)
         return digest, len(data)
@@ -206,7 +205,7 @@ class Layout:
         return directory / hex_
 
     def put_file(self, source: Path, digest: str) -> None:
-        """Move a finished file, whose digest the caller computed, to its place. Same filesystem."""
+        """Move a finished file to its place. Same filesystem; the caller computed `digest`."""
         target = self._place(digest)
         source.chmod(0o644)
         place(source, target)
@@ -219,10 +218,10 @@ class Layout:
             yield path
 
     def collect(self) -> int:
-        """Remove blobs that no name reaches and what killed writers left; return bytes freed.
+        """Remove blobs that no name reaches and leftovers of killed writers; return bytes freed.
 
-        The caller holds the lock. A workspace in use is told by its own lock and stays. An
-        unreadable manifest keeps its own blob and frees the rest of its image.
+        The caller holds the lock. A workspace in use stays: its own lock marks it. An unreadable
+        manifest keeps its own blob and frees the rest of its image.
         """
         reached = {hex_ for entry in self.index() for hex_ in reachable(entry, self.read_document)}
         freed = 0

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which image of a layout is meant, and which variant of it fits this machine.
+"""Selects an image of a layout and its variant for this machine; parses local image sources.
 
-Called by `store`, `load` and `export`. Reads a layout's small documents, verified; no layers.
-
-Images in files, as skopeo spells them: what a word on the command line or in a setting means.
-
-`oci:/path[:tag]`, `oci-archive:/path[:tag]`, `docker-archive:/path[:name]`, `dir:/path`, and
-`/path[:tag]` for a layout or an archive. Pure: no file is looked at. Called by `store`, `load`,
-`export` and the services.
+Called by `store`, `load`, `export` and the services. Reads and verifies a layout's small documents,
+no layers. Local sources are spelt as skopeo does: `oci:/path[:tag]`, `oci-archive:/path[:tag]`,
+`docker-archive:/path[:name]`, `dir:/path`, and `/path[:tag]` for a layout or an archive; parsing
+them accesses no file.
 """
 
 from __future__ import annotations
@@ -40,7 +37,7 @@ from waggle.infra.oci.store.image import (
 from waggle.infra.oci.store.layout import Layout
 
 FULL_NAME = "io.containerd.image.name"
-"""What Docker and containerd write beside the tag."""
+"""The annotation that Docker and containerd write besides the tag."""
 _NESTING = 4
 _DOCUMENTS = 64
 
@@ -56,17 +53,17 @@ class Selected:
 
     manifest: Descriptor
     digest: str
-    """The manifest's sha256, whatever its descriptor has."""
+    """The manifest's sha256, whatever algorithm its descriptor uses."""
     config: Descriptor
     parsed: ImageConfig
     layers: tuple[Descriptor, ...]
 
 
 def by_tag(layout: Layout, tag: str, what: str, platform: str) -> Descriptor:
-    """Find the entry with that name (of several the last), or the only one when `tag` is empty.
+    """Find the entry with that name (of several the last), or the only one if `tag` is empty.
 
-    So is one that is the only one for `platform`, beside attestations and other platforms. `what`
-    is the layout's name in messages. Raises ImageMissing, ImageCorrupt and OSError.
+    The only one may also be the only one for `platform`, beside attestations and other platforms.
+    `what` is the layout's name in messages. Raises ImageMissing, ImageCorrupt and OSError.
     """
     entries = layout.index()
     usable = entries if tag or len(entries) == 1 else candidates(entries, platform)
@@ -86,21 +83,21 @@ def by_tag(layout: Layout, tag: str, what: str, platform: str) -> Descriptor:
 
 
 def _names(entry: Descriptor) -> tuple[str, ...]:
-    """Return what an index calls an entry, the more telling name first."""
+    """Return the names of an entry in an index, the more specific one first."""
     found = (entry.annotations.get(key, "") for key in (FULL_NAME, REF_NAME))
     return tuple(name for name in found if name)
 
 
 def name_of(entry: Descriptor) -> str:
-    """Return the name that an index gives an entry, if it is more than a tag; else nothing.
+    """Return the name that an index gives an entry, if it is more than a tag; else empty.
 
-    Many tools write the tag alone as the name in a layout: it does not say which image it is.
+    Many tools write only the tag as the name in a layout, which does not identify the image.
     """
     return next((name for name in _names(entry) if "/" in name or ":" in name), "")
 
 
 def same_image(name: str, other: str) -> bool:
-    """Tell whether two names are one reference, spelt differently."""
+    """Return whether two names are different spellings of one reference."""
     canonical = canonical_name(name)
     return bool(canonical) and canonical == canonical_name(other)
 
@@ -108,7 +105,7 @@ def same_image(name: str, other: str) -> bool:
 def for_platform(layout: Layout, found: Descriptor, platform: str, remedy: str = "") -> Descriptor:
     """Follow indexes to the manifest for `platform`. Raises ImageCorrupt.
 
-    An entry that does not say what it is for is looked into, unless it is the only one.
+    An entry without a platform is examined, unless it is the only one.
     """
     if found.media_type in MANIFEST_TYPES:
         return found
@@ -116,14 +113,14 @@ def for_platform(layout: Layout, found: Descriptor, platform: str, remedy: str =
 
 
 class _Search:
-    """Looks through the indexes of one image, one in another, as far as `_DOCUMENTS` of them."""
+    """A search through the nested indexes of one image, limited to `_DOCUMENTS` of them."""
 
     def __init__(self, layout: Layout, platform: str, remedy: str) -> None:
         self._layout, self._platform, self._remedy = layout, platform, remedy
         self._left = _DOCUMENTS
 
     def through(self, found: Descriptor, depth: int, *, is_sure: bool) -> Descriptor:
-        """The manifest below an index, which `is_sure` when there is no other that it may be.
+        """Return the manifest below an index; `is_sure` if nothing else can be the image.
 
         Raises ImageCorrupt.
         """
@@ -181,7 +178,7 @@ def select(layout: Layout, found: Descriptor, platform: str, what: str, remedy: 
 
 
 class Form(StrEnum):
-    """How an image is kept in files; the value is the prefix that skopeo uses."""
+    """A way to keep an image in files; the value is the prefix that skopeo uses."""
 
     LAYOUT = "oci"
     OCI_ARCHIVE = "oci-archive"
@@ -191,21 +188,21 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LocalSource:
-    """A place in the host's file system; `name` picks one of several images and may be empty."""
+    """A place in the host's file system; `name` selects one of several images and may be empty."""
 
     form: Form
     path: Path
     name: str
 
     def __str__(self) -> str:
-        """Return it as it is written."""
+        """Return the source as it is written."""
         return f"{self.form}:{self.path}" + (f":{self.name}" if self.name else "")
 
 
 def parse_source(text: str) -> LocalSource | None:
-    """Read a local source; None when the text is none, such as a registry reference.
+    """Parse a local source; None for other text, such as a registry reference.
 
-    The path ends at the first colon, as for skopeo. Raises InvalidArgument when the path is not
+    The path ends at the first colon, as in skopeo. Raises InvalidArgument when the path is not
     absolute or the text cannot be a path at all.
     """
     prefix, colon, rest = text.partition(":")
@@ -224,5 +221,5 @@ def parse_source(text: str) -> LocalSource | None:
 
 
 def is_local(text: str) -> bool:
-    """Tell whether a text names files of this host, well or badly: clients may not do that."""
+    """Return whether a text names files of this host, even malformed: clients may not do that."""
     return text.startswith(("/", "./", "../", "~")) or text.partition(":")[0] in {*Form}

@@ -1,18 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The local image store, and images in a user's own OCI layout.
 
-Called by the environment host and by `waggle image ls|inspect|rm`. All local images share one
-layout directory, so common blobs exist once. Resolving reads and verifies manifest and
-configuration; layers are verified when they are unpacked. No network.
-
-When images of a layout were used, and what each of them takes. Called by `store` only.
-
-The time of a manifest's file says when its image was brought or an environment was last made from
-it: it needs no file of its own, and copies and backups keep it.
-
-When a registry was last asked what a name means: the time of an empty file beside the layout.
-
-Called by the pulling service. Other tools that read the layout do not see it.
+Called by the services and by `waggle image ls|inspect|rm`. All local images share one layout
+directory, so common blobs exist once. Resolving verifies manifest and configuration; layers are
+verified when they are unpacked. The time of a manifest's file records its last use, which copies
+and backups keep; `Asked` records when a registry was last queried, in files that other tools
+ignore. No network.
 """
 
 from __future__ import annotations
@@ -43,7 +36,7 @@ from waggle.infra.oci.store.select import (
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What a name keeps. `blobs` are sizes by digest; `digest` is the manifest's, keys the disk."""
+    """The blobs that a name keeps, sizes by digest. `digest` is the manifest's; it keys disks."""
 
     name: str
     digest: str
@@ -53,7 +46,7 @@ class Holding:
 
 
 def holdings(layout: Layout, platform: str) -> list[Holding]:
-    """Tell what each name keeps, damaged images too. Raises ImageCorrupt for the index."""
+    """Return what every name keeps, damaged images too. Raises ImageCorrupt for the index."""
     held: list[Holding] = []
     for name, entry in sorted(layout.names().items() if layout.exists else ()):
         hexes = reachable(entry, layout.read_document)
@@ -83,7 +76,7 @@ def last_used(layout: Layout, digest: str) -> float:
 
 
 def note_use(layout: Layout, digest: str) -> None:
-    """Note a use now. Never fails: a store may be somebody else's to write."""
+    """Note a use now. Never fails: another user may own the store."""
     with contextlib.suppress(OSError):
         os.utime(_path(layout, digest.partition(":")[2]))
 
@@ -112,7 +105,7 @@ class StoredImage:
     created: str = ""
     problem: str = ""
     used: float = 0.0
-    """When an environment was last made from it, or it was brought; seconds since the epoch."""
+    """When it was brought or last used for an environment; seconds since the epoch."""
 
 
 class ImageStore:
@@ -125,7 +118,7 @@ class ImageStore:
         builtin: frozenset[str] = frozenset(("base", "python", "node", "shell", "data")),
         platform: str | None = None,
     ) -> None:
-        """`builtin` names what `waggle image build` can make: hints say so."""
+        """`builtin` names the images that `waggle image build` can make, for hints."""
         self.layout = Layout(directory)
         self._builtin = builtin
         self.platform = platform or host_platform()
@@ -133,9 +126,9 @@ class ImageStore:
     def resolve(self, reference: str) -> ResolvedImage:
         """Find an image by name, or in another layout by `/path[:tag]` or `oci:/path[:tag]`.
 
-        A name is taken as it is, else as a reference whose canonical form it is. Raises
-        ImageMissing (the hint is the command that makes it), ImageCorrupt and InvalidArgument.
-        Reads a few small files; idempotent.
+        A name is used unchanged, else in its canonical form. Reads a few small files; idempotent.
+        Raises ImageMissing (the hint is the command that makes it), ImageCorrupt and
+        InvalidArgument.
         """
         source = parse_source(reference)
         if source:
@@ -144,7 +137,7 @@ class ImageStore:
         return self._load(name, self.layout, found, self._remedy(name))
 
     def find(self, reference: str) -> tuple[str, Descriptor]:
-        """Return the name that the store has for it, and its entry of the index.
+        """Return the store's name for an image and its entry in the index.
 
         Raises ImageMissing, InvalidArgument and ImageCorrupt.
         """
@@ -208,7 +201,7 @@ class ImageStore:
         return listed
 
     def holdings(self) -> list[Holding]:
-        """Tell what each name keeps here, damaged images too. Raises ImageCorrupt for the index."""
+        """Return what every name keeps, damaged images too. Raises ImageCorrupt for the index."""
         return holdings(self.layout, self.platform)
 
     def last_used(self, digest: str) -> float:
@@ -223,8 +216,8 @@ class ImageStore:
     def remove(self, name: str, in_use: Callable[[str], bool]) -> int:
         """Remove a name and the blobs only it used; return the bytes freed.
 
-        `in_use(digest)` tells whether a running environment was booted from that manifest; then
-        InvalidArgument is raised. A damaged image can be removed. Raises ImageMissing.
+        `in_use(digest)` returns whether a running environment was booted from that manifest; if so,
+        raises InvalidArgument. A damaged image can be removed. Raises ImageMissing.
         """
         self.find(name)
         with self.layout.locked():
@@ -238,10 +231,10 @@ class ImageStore:
             return self.layout.collect()
 
     def drop_damaged(self, image: ResolvedImage) -> bool:
-        """Remove the layers of an image of this store that lost their digest; say if there were.
+        """Remove layers of an image here that lost their digest; return whether there were any.
 
-        Bringing an image fetches what is missing, so that mends it, and the others that share
-        these. Reads all layers. Raises TimedOut when the store is locked for too long.
+        Bringing the image again fetches what is missing, which also repairs images that share the
+        layers. Reads all layers. Raises TimedOut when the store is locked for too long.
         """
         if image.layout != self.layout.path:
             return False
@@ -250,7 +243,7 @@ class ImageStore:
         with self.layout.locked():
             for path, found in damaged:
                 with contextlib.suppress(FileNotFoundError):
-                    if path.stat().st_ino == found:  # nobody has mended it meanwhile
+                    if path.stat().st_ino == found:  # not replaced meanwhile
                         path.unlink()
         return bool(damaged)
 
@@ -263,7 +256,7 @@ class ImageStore:
 
 
 def _damaged(blob: Path) -> int | None:
-    """Return the inode of a blob that does not have the digest that it is named by."""
+    """Return the inode of a blob that does not have the digest in its name."""
     with contextlib.suppress(FileNotFoundError), blob.open("rb") as file:
         if hashlib.file_digest(file, blob.parent.name).hexdigest() != blob.name:
             return os.fstat(file.fileno()).st_ino
@@ -271,30 +264,30 @@ def _damaged(blob: Path) -> int | None:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that an OCI layout could not hold. Raises InvalidArgument."""
+    """Raise InvalidArgument for a name that an OCI layout could not hold."""
     if (len(name) > 255 or not _NAME.fullmatch(name)) and not canonical_name(name):
         raise InvalidArgument(f"{name[:80]!a} is not an image name.")
 
 
 class Asked:
-    """The times of one store; safe for several processes."""
+    """Records when a registry was last queried for a name; safe for several processes."""
 
     def __init__(self, layout: Path) -> None:
         self._directory = layout / ".asked"
 
     def path(self, name: str) -> Path:
-        """The file of a name, whose directory is made; also good for a lock beside it."""
+        """Return the file of a name and make its directory; a lock may be placed beside it."""
         self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         return self._directory / hashlib.sha256(name.encode()).hexdigest()
 
     def when(self, name: str) -> float | None:
-        """Seconds since the epoch, or None when it was never asked."""
+        """Return seconds since the epoch, or None if there was no query yet."""
         with contextlib.suppress(OSError):
             return self.path(name).stat().st_mtime
         return None
 
     def note(self, name: str, now: float) -> None:
-        """Note that it was asked at `now`, in seconds since the epoch. Raises OSError."""
+        """Note a query at `now`, in seconds since the epoch. Raises OSError."""
         path = self.path(name)
         path.touch(mode=0o644)
         os.utime(path, (now, now))

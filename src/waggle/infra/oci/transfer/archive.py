@@ -1,17 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of an untrusted archive, taken out under names of our own; an OCI archive as a layout.
+"""Reads untrusted image archives and image directories as layouts, and copies verified blobs.
 
-Called by `load`; `docker_archive` reads what `unpack` returns. An archive may be gzip or zstd. Its
-names never become paths: each regular file lands in the directory given as a number, hashed on the
-way, and a table tells which is which. Links are resolved in that table. All of it is bounded.
-
-A directory with one image as skopeo's `dir:` and `podman save --format docker-dir` write it.
-
-`manifest.json` beside files that are named by the digests of what is in them; a manifest that is an
-index lists others, as `HEX.manifest.json`. Read as a layout of one image without a name, and only
-read. Called by `load` and `store`.
-
-Copies blobs and verifies them on the way. Called by `load` and `export`; blocks the thread.
+Called by `load` and `export`; blocks the thread. Files of an archive (plain, gzip, zstd, xz or
+bzip2) are unpacked under numbers and hashed on the way; a table maps the archive's names, which
+never become paths, to them and resolves links. All of it is bounded. `docker_archive` reads the
+same table. `BlobDirectory` reads what skopeo's `dir:` and `podman save --format docker-dir` write.
 """
 
 from __future__ import annotations
@@ -53,9 +46,9 @@ _DOCUMENTS: tuple[Name, ...] = ((b"oci-layout",), (b"index.json",))
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """One file of an archive: where its bytes are now, and the digest of them.
+    """One file of an archive: its present path and its digest.
 
-    That is the sha256, but for a blob that is named by its sha512.
+    The digest is the sha256, except for a blob that is named by its sha512.
     """
 
     path: Path
@@ -65,13 +58,13 @@ class Unpacked:
 
 @dataclass(slots=True)
 class Contents:
-    """What an archive holds, by name. Of several entries with one name the last counts."""
+    """The files and links of an archive, by name; of entries with one name, the last counts."""
 
     files: dict[Name, Unpacked] = field(default_factory=dict[Name, Unpacked])
     links: dict[Name, Name] = field(default_factory=dict[Name, Name])
 
     def find(self, name: str) -> Unpacked:
-        """Return the file with that name, through links. Raises ImageCorrupt."""
+        """Return the file with that name, following links. Raises ImageCorrupt."""
         parts = (part for part in name.split("/") if part not in {"", "."})
         wanted = tuple(part.encode("utf-8", "surrogateescape") for part in parts)
         at = wanted
@@ -87,7 +80,7 @@ class Contents:
 @contextlib.contextmanager
 def opened(path: Path) -> Generator[BinaryIO]:
     """Open an archive for reading. Raises ImageMissing when it is no file or cannot be read."""
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe in its place must not hang us
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # do not block on a pipe in its place
     try:
         descriptor = os.open(path, flags)
     except (OSError, ValueError) as error:
@@ -111,8 +104,8 @@ def unpack(
 ) -> Contents:
     """Read a whole archive; keep the regular files whose names are `wanted` in `directory`.
 
-    `advance` is told the stored bytes as they are read and may raise to give up. `directory` is the
-    caller's to remove. Devices, pipes and directories are passed over. Raises ImageCorrupt.
+    `advance` gets the stored bytes as they are read and may raise to stop. `directory` is the
+    caller's to remove. Devices, pipes and directories are skipped. Raises ImageCorrupt.
     """
     stream = io.BufferedReader(BoundedStream(CountedFile(file, advance), limits, "It"), _BUFFER)
     reader = TarReader(stream, limits)
@@ -133,7 +126,7 @@ def unpack(
         elif target := _target(entry, limits):
             contents.links[name] = target
     while stream.read(_BUFFER):
-        pass  # what is compressed has its checksum at the end
+        pass  # compressed data has its checksum at the end
     return contents
 
 
@@ -150,12 +143,12 @@ def _keep(reader: TarReader, entry: Entry, path: Path) -> Unpacked:
         if size != entry.size:
             raise ImageCorrupt(f"{shown(entry.path)} is a sparse file.")
         out.flush()
-        os.fsync(out.fileno())  # here and not under the store's lock, where others wait
+        os.fsync(out.fileno())  # not under the store's lock, where others would wait
     return Unpacked(path, digest.hexdigest(), size)
 
 
 def _target(entry: Entry, limits: Limits) -> Name | None:
-    """Return the name that a link means; None for what is no link or leads out of the archive."""
+    """Return the name that a link points to; None for no link or one out of the archive."""
     if entry.is_hard_link:
         return clean_path(entry.link, limits)
     if not stat.S_ISLNK(entry.mode) or entry.link.startswith(b"/"):
@@ -172,7 +165,7 @@ def _target(entry: Entry, limits: Limits) -> Name | None:
 
 
 def is_layout_name(name: Name) -> bool:
-    """Tell whether a name is one of the few that an OCI layout has."""
+    """Return whether an OCI layout may have a file with this name."""
     return name in _DOCUMENTS or bool(_BLOB.fullmatch(b"/".join(name)))
 
 
@@ -197,7 +190,11 @@ _MANIFEST = "manifest.json"
 
 
 class BlobDirectory(Layout):
-    """One such directory."""
+    """A directory with one image, read-only, as a layout with one entry without a name.
+
+    `manifest.json` is beside files named by their digests; if it is an index, it lists further
+    manifests, stored as `HEX.manifest.json`.
+    """
 
     kind = "a directory of an image, with a manifest.json"
 
@@ -229,7 +226,7 @@ class BlobDirectory(Layout):
         return (Descriptor(str(media), self._manifest, len(data)),)
 
     def blob_path(self, descriptor: Descriptor) -> Path:
-        """Return where the blob is, or would be."""
+        """Return the path of the blob, whether or not it exists."""
         if descriptor.digest == self._manifest:
             return self.path / _MANIFEST
         names = (descriptor.hex, f"{descriptor.algorithm}-{descriptor.hex}")
@@ -239,7 +236,7 @@ class BlobDirectory(Layout):
 
 PIECE = 1 << 20
 Count = Callable[[int], None]
-"""Told the bytes of each piece; may raise to give up."""
+"""Gets the size of every piece; may raise to stop."""
 
 
 class Meter:
@@ -251,14 +248,14 @@ class Meter:
         self._done = 0
 
     def count(self, size: int) -> None:
-        """Add bytes and tell."""
+        """Add bytes and report the progress."""
         self._done += size
         text = f"{self._text}: {self._done / 1e6:.1f} of {self._total / 1e6:.1f} MB"
         self._advance(min(self._done / self._total, 1.0) * self._share, text)
 
 
 def pieces(layout: Layout, blob: Descriptor, count: Count) -> Iterator[bytes]:
-    """Read a blob and hold it against its digest: nothing of it counts before the end.
+    """Yield a blob in pieces and check its digest: none of it counts before the end.
 
     Raises ImageMissing or ImageCorrupt.
     """

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `docker save` wrote, as an OCI layout.
+"""Turns the files of a `docker save` archive into an OCI layout.
 
-Called by `load` with the unpacked files of the archive. Takes the form of Docker 1.10 and later
-(also with `ID/layer.tar` and links to them) and the newer one that is an OCI layout at once: in all
-of them manifest.json tells images, configurations and layers. The OCI manifest is made here, so
-layers are held against the configuration's diff_ids, the only digests that such an archive states.
+Called by `load` with the unpacked files. Reads the format of Docker 1.10 and later (also with
+`ID/layer.tar` and links to them) and the newer one that is an OCI layout as well: in all of them
+manifest.json lists images, configurations and layers. The OCI manifest is made here, so layers are
+checked against the configuration's diff_ids, the only digests that every such archive states.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def as_layout(
 ) -> tuple[Layout, str]:
     """Make a layout with the image called `name` in `directory`; return it and the image's name.
 
-    `name` is a reference or `@` and a number; empty for the only image. The image's name is empty
-    when the archive gives it none. `advance` is told bytes that are read once more because a layer
-    is compressed. Raises ImageMissing and ImageCorrupt.
+    `name` is a reference or `@` and a number; empty for the only image. The returned name is empty
+    when the archive gives none. `advance` gets the bytes that are read again because a layer is
+    compressed. Raises ImageMissing and ImageCorrupt.
     """
     chosen = _choose(_read_list(contents), name)
     layout = Layout(directory)
@@ -98,7 +98,7 @@ def as_layout(
 def _layer(
     file: Unpacked, diff_id: str, limits: Limits, advance: Callable[[int], None]
 ) -> Descriptor:
-    """Hold a layer against its diff id, unpacking it for that when it is compressed."""
+    """Check a layer against its diff id, unpacking it if it is compressed."""
     digest = f"sha256:{file.hex}"
     if digest == diff_id:
         return Descriptor(MEDIA_LAYER, digest, file.size)

@@ -1,18 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes an image of the store into files: `waggle image save`.
 
-The same image gives the same archive, byte by byte. An archive is written beside its target and
-renamed when it is whole; in a layout directory the name is written last. Every blob is verified as
-it is copied. Blocks the thread; knows no registry.
-
-A manifest as Docker's registries have it, in OCI's terms. Used by `export`.
-
-Only media types differ, so configuration and layers keep their digests; the manifest's changes.
-
-Writes an archive of plain files, always the same bytes for the same files. Used by `export`.
-
-The owner is 0, the mode 0644 and the time the epoch. A file whose size is not known before gets its
-header when it is finished, so the archive must be seekable.
+The same image gives the same archive, byte for byte: owner 0, mode 0644, time 0. An archive is
+written beside its target and renamed when complete; in a layout directory the name is written last.
+A Docker manifest is rewritten with OCI media types; configuration and layers keep their digests,
+the manifest does not. Every blob is verified while it is copied. Blocks the thread; knows no
+registry.
 """
 
 from __future__ import annotations
@@ -81,14 +74,17 @@ _RECORD = 20 * _BLOCK
 
 
 class TarWriter:
-    """Appends files to `out`; the caller closes it and calls `finish` before."""
+    """Appends plain files to a tar; the caller calls `finish` and then closes `out`.
+
+    A file's header is written after its content, when the size is known, so `out` must be seekable.
+    """
 
     def __init__(self, out: BinaryIO) -> None:
         """Write to `out` from its present position, which must be 0."""
         self._out = out
 
     def add(self, name: str, pieces: Iterable[bytes]) -> None:
-        """Append a file of at most 8 EiB; `name` has at most 100 characters of ASCII."""
+        """Append a file of at most 8 EiB; `name` has at most 100 ASCII characters."""
         out = self._out
         start = out.tell()
         out.write(bytes(_BLOCK))
@@ -111,9 +107,9 @@ class TarWriter:
 
 @contextlib.contextmanager
 def appearing(path: Path) -> Generator[BinaryIO]:
-    """Give a new file that takes the name `path` when all went well, and vanishes otherwise.
+    """Give a new file that is renamed to `path` on success and removed otherwise.
 
-    Raises InvalidArgument when something else than a file is there, and OSError.
+    Raises InvalidArgument when `path` exists and is not a file, and OSError.
     """
     if path.exists() and not path.is_file():
         raise InvalidArgument(f"{path} exists and is not a file.")
@@ -133,10 +129,10 @@ def appearing(path: Path) -> Generator[BinaryIO]:
 def save(store: ImageStore, name: str, target: str, advance: Advance) -> None:
     """Write the image `name` to `target`: `oci:`, `oci-archive:` or `docker-archive:` and a path.
 
-    A name after the path is what the image is called there; without one it keeps its own. A file in
-    the archive's place is replaced; an OCI layout gets the image added. `advance` gets the fraction
-    done and a text, and may raise to give up. Idempotent. Raises InvalidArgument, ImageMissing,
-    ImageCorrupt, ImageUnavailable and DiskFull; the target is as before then.
+    A name after the path is the image's name there; without one it keeps its own. An existing
+    archive is replaced; an OCI layout gets the image added. `advance` gets the fraction done and a
+    text, and may raise to stop. Idempotent. Raises InvalidArgument, ImageMissing, ImageCorrupt,
+    ImageUnavailable and DiskFull; the target is then unchanged.
     """
     with storage_errors(f"{target[:200]!a} cannot be written", "the place to save it to"):
         _save(store, name, target, advance)

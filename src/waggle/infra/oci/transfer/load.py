@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings an image from files into the store: `waggle image load`, and settings that name files.
+"""Brings an image from files into the store: `waggle image load`.
 
 Everything is copied into a workspace of the store and verified there; then, under the store's lock,
 the blobs are moved to their places and the name is written last. So a damaged source leaves nothing
-and a killed process leaves only what the next `collect` removes. Blocks the thread; no network.
+and a killed process leaves only files that the next `collect` removes. Blocks the thread; no
+network.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from waggle.infra.shared.disk_room import storage_errors
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """An image somewhere, and what it is called there. `own`: its blobs may be moved away."""
+    """An image in a layout, and its name there. `own`: its blobs may be moved away."""
 
     layout: Layout
     entry: Descriptor
@@ -54,11 +55,11 @@ def load(
 ) -> str:
     """Copy the image at `source` into the store; return its name there, a canonical reference.
 
-    `name` is a reference, or None for the name that the source gives it; an image that had the name
-    loses it. Of a multi-platform image the variant for this machine is taken. `advance` gets the
-    fraction done and a text, and may raise to give up. Idempotent. Raises ImageMissing,
-    ImageCorrupt, InvalidArgument, ImageUnavailable, DiskFull and TimedOut (another process holds
-    the store's lock); the store is as before then.
+    `name` is a reference, or None for the source's own name; an image that had the name loses it.
+    Of a multi-platform image, the variant for this machine is taken. `advance` gets the fraction
+    done and a text, and may raise to stop. Idempotent. Raises ImageMissing, ImageCorrupt,
+    InvalidArgument, ImageUnavailable, DiskFull and TimedOut (another process holds the store's
+    lock); the store is then unchanged.
     """
     wanted = parse_reference(name) if name is not None else None
     local = parse_source(source)
@@ -101,7 +102,7 @@ def _open(
         unpacked.mkdir()
         contents = archive.unpack(file, unpacked, limits, meter.count, wanted)
     directory = workspace / "layout"
-    is_docker = (b"manifest.json",) in contents.files  # what `docker save` writes is often both
+    is_docker = (b"manifest.json",) in contents.files  # `docker save` often writes both
     if source.form is Form.OCI_ARCHIVE or (source.form is Form.LAYOUT and not is_docker):
         found = archive.as_layout(contents, directory)
         return _in_layout(found, source.name, platform, own=True)
@@ -128,14 +129,14 @@ def _in_layout(layout: Layout, tag: str, platform: str, *, own: bool) -> _Found:
 def _adopt(
     found: _Found, reference: ImageReference, store: ImageStore, workspace: Path, advance: Advance
 ) -> None:
-    """Verify what is found and make it an image of the store."""
+    """Verify the found image and make it an image of the store."""
     image = select(found.layout, found.entry, store.platform, "The image", "")
     _check(image, reference)
     document = found.layout.read_document(image.manifest)
     blobs = (image.config, *image.layers)
     if found.own:
         for blob in blobs:
-            found.layout.open_blob(blob).close()  # is it there, with that size?
+            found.layout.open_blob(blob).close()  # checks that it exists with that size
         files = {blob.digest: found.layout.blob_path(blob) for blob in blobs}
     else:
         meter = Meter(sum(blob.size for blob in blobs), "copying", advance, 0.95)
