@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a tool learns from its request: who calls, and where progress goes.
+"""The context of a request: the services, the owner, the offer, and progress reports.
 
-Called by `waggle.mcp.tools` and `waggle.mcp.server`. Callers were authenticated by `waggle.web`.
+Called by all of `waggle.mcp`; `waggle.app` makes `Services`. `waggle.web` has authenticated the
+owner before.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 Ctx = Context[Any, Any]
 Request = ServerRequestContext[dict[str, Any], Any]
-"""What the low-level server hands to handlers other than those of tools."""
+"""The context that the low-level server passes to handlers other than tools."""
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 5.0
@@ -46,10 +47,10 @@ HEARTBEAT_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The use cases behind the tools, and the limits that their descriptions state.
+    """The services behind the tools, and the settings of the tools.
 
-    `heartbeat` is seconds between progress reports of work whose end is not known, `offer` what
-    clients are shown that do not choose. `albums` know the images that jobs are looked at for.
+    `heartbeat` is the seconds between progress reports of work without a known end. `offer` is
+    shown to clients that do not choose toolsets. `albums` find the images that a job has written.
     """
 
     environments: EnvironmentService
@@ -71,14 +72,14 @@ class Services:
 
     @property
     def when_unused(self) -> str:
-        """What becomes of an environment when its idle time is over, to follow "is"."""
+        """The end of an environment after its idle time, as a text to follow "is"."""
         return "paused to disk" if self.environments.sleep_when_idle else "destroyed"
 
 
 def current_owner(ctx: Ctx) -> Owner:
-    """Whose environments this request may see; without HTTP (stdio), those of the one owner there.
+    """Return the owner whose environments this request may see; over stdio there is only one.
 
-    Raises RuntimeError for an HTTP request that nobody has let in, which would be a bug.
+    Raises RuntimeError for an HTTP request without authentication, which would be a bug.
     """
     request: object = ctx.request_context.request
     if request is None:
@@ -90,29 +91,29 @@ def current_owner(ctx: Ctx) -> Owner:
 
 
 def chosen_offer(request: object) -> Offer | None:
-    """What the client of this HTTP request chose to be offered; None if it did not choose."""
+    """Return the offer that the client of this HTTP request chose; None if it did not choose."""
     offer = request.scope.get(CHOSEN) if isinstance(request, HttpRequest) else None
     return offer if isinstance(offer, Offer) else None
 
 
 def whole_arguments(request: object, given: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call; those of a large one were read by `waggle.web`, and once."""
+    """Return a call's arguments; of a large call, those that `waggle.web` parsed. Call it once."""
     large = request.scope.pop(ARGUMENTS, None) if isinstance(request, HttpRequest) else None
     return given if large is None else cast("dict[str, Any]", large)
 
 
 class Reports(Protocol):
-    """Who is told how a call gets on: the client, through its `Ctx`, or whoever waits."""
+    """The receiver of progress: the client, through its `Ctx`, or the calls that wait for work."""
 
     async def report_progress(
         self, progress: float, total: float | None = None, message: str | None = None, /
     ) -> None:
-        """How far it is, and with what."""
+        """Report how far the work is, and what it does."""
         ...
 
 
 def reporter(ctx: Ctx, total: float | None = 1.0) -> Progress:
-    """Pass a service's progress on to the client; does nothing unless the client asked for it."""
+    """Return a function that sends a service's progress to the client, if the client wants it."""
 
     async def report(share: float, message: str) -> None:
         await ctx.report_progress(share, total, message)
@@ -128,9 +129,9 @@ async def with_heartbeat(
     *,
     since: float = 0.0,
 ) -> T:
-    """Await `work`, telling the client every so many seconds that it goes on.
+    """Await `work`, and report to the client every `every` seconds that it still runs.
 
-    Clients with a time limit for silence keep waiting. Progress counts from `since` seconds.
+    So clients with a time limit for silence keep waiting. Progress counts from `since` seconds.
     An exception of `work` may come wrapped in a group of one. Cancelling cancels the work.
     """
 

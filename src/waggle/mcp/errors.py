@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place where an error becomes a tool result.
+"""Conversion of errors into tool results; no other module does it.
 
 Called by `waggle.mcp.server` around every tool call. A user's mistake or a guest's failure becomes
 `isError` with a text "message hint" and, under `_meta`, `{code, message, hint, retryable}`; its
-structured content has the same only where there is more to tell than the error.
-Anything that is not a WaggleError is logged under an error id, and the client learns only the id.
+structured content has the same only if there is more data than the error.
+Anything that is not a WaggleError is logged under an error id, and the client sees only the id.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MAX_TEXT = 4_000
 MAX_ECHO = 60
 _MAX_PROBLEMS = 5
 _ALIKE = 0.7
-"""How like a name must be to be taken for a misspelt one."""
+"""The similarity from which a name counts as a misspelling of another."""
 _OTHER_WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     word: meant
     for words, meant in (
@@ -65,37 +65,37 @@ _OTHER_WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     )
     for word in words.split()
 }
-"""What models call parameters that have another name here."""
+"""The names that models use for parameters with another name here."""
 NO_PARAMETERS: Mapping[str, bool] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a client is told: a stable code, what happened, what to do, and whether to retry."""
+    """An error as clients see it: a stable code, a message, a hint, and whether to retry."""
 
     code: str
     message: str
     hint: str = ""
     retryable: bool = False
     retry_after: int | None = None
-    """Seconds, where it is known when."""
+    """Seconds until a retry can succeed, if known."""
 
     @property
     def text(self) -> str:
-        """Both sentences, for a model to read."""
+        """The message and the hint, for a model to read."""
         return f"{self.message} {self.hint}".strip()
 
     def heeding(self, offer: Offer) -> Failure:
-        """The same without advice to use a tool that the client cannot call."""
+        """Return the failure without advice to use a tool that the client cannot call."""
         return replace(self, hint=offer.advice(self.hint))
 
     def data(self) -> dict[str, str]:
-        """The same as structured content, which a model may be shown."""
+        """Return the failure as structured content, which some clients show to a model."""
         told = {"code": self.code, "message": self.message}
         return {**told, "hint": self.hint} if self.hint else told
 
     def meta(self) -> dict[str, Any]:
-        """The machine-readable form, for the `_meta` of a result."""
+        """Return the machine-readable form, for the `_meta` of a result."""
         return {
             ERROR_META_KEY: {
                 "code": self.code,
@@ -108,20 +108,20 @@ class Failure:
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
-    """`text` without control, format and surrogate characters, cut to `limit` characters."""
+    """Return `text` with control, format and surrogate characters replaced, cut to `limit`."""
     kept = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text[:limit])
     return kept if len(text) <= limit else f"{kept} [...]"
 
 
 def outcome(result: Result) -> str:
-    """`ok`, or the code of the failure in a result of ours."""
+    """Return `ok`, or the code of the failure in a result of waggle."""
     if not isinstance(result, CallToolResult) or not result.is_error:
         return OK
     return str((result.meta or {}).get(ERROR_META_KEY, {}).get("code"))
 
 
 def refusal(error: MCPError) -> str:
-    """The code of the failure in a protocol's error, which has ours in its data."""
+    """Return the code of the failure in the data of a protocol error."""
     data: object = error.error.data
     ours = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
     return str(ours.get(ERROR_META_KEY, {}).get("code", "refused"))
@@ -130,10 +130,10 @@ def refusal(error: MCPError) -> str:
 def failure_result(
     failure: Failure, offer: Offer, *, before: str = "", structured: BaseModel | None = None
 ) -> CallToolResult:
-    """An error result; `before` is text of what there is, `structured` the same as data.
+    """Return an error result; `before` is output so far as text, `structured` the same as data.
 
-    The data has the failure in it, too, for clients that show a model nothing else. Without data
-    there is no structured content: some clients check that against the output schema.
+    The data includes the failure, for clients that show a model nothing else. Without data there is
+    no structured content, because some clients check that against the output schema.
     """
     told = failure.heeding(offer)
     given = {} if structured is None else fields_of(structured)
@@ -153,7 +153,10 @@ def describe(
     parameters: Mapping[str, bool] = NO_PARAMETERS,
     new_id: Callable[[], str] = lambda: secrets.token_hex(6),
 ) -> Failure:
-    """What to tell the client about `error`, which `tool` raised. Logs what must not be told."""
+    """Return the failure to send for `error`, which `tool` raised. Logs what clients must not see.
+
+    `parameters` says which parameters the tool has, and whether one is required, by name.
+    """
     cause = _innermost(error)
     if isinstance(cause, WaggleError):
         log.info("tool_refused", tool=tool, code=cause.code, message=clean(cause.message, 300))
@@ -176,7 +179,7 @@ def describe(
 
 
 def unknown_tool(name: str, known: Collection[str]) -> Failure:
-    """The failure for a tool that does not exist: names the one that was meant, or all."""
+    """Return the failure for an unknown tool: it names the tool that was meant, or all."""
     way = meant(name, known)
     return Failure(
         "unknown_tool",
@@ -186,7 +189,7 @@ def unknown_tool(name: str, known: Collection[str]) -> Failure:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What was really raised: through the SDK's wrapper and through groups of one."""
+    """Return the original exception inside the SDK's wrapper and exception groups of one."""
     inner = errors_in(error)
     if inner != [error]:
         return _innermost(inner[0]) if len(inner) == 1 else error

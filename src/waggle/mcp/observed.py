@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What surrounds tool calls, resource reads and prompts: progress, audit records, idempotency.
+"""The frame of tool calls, resource reads and prompts: shutdown, audit reports, idempotency.
 
-Called by `waggle.mcp.server`, `prompts` and `resources`. A stopping server refuses new calls and
-ends the last ones; an ended call is reported to the observer with what is safe to keep; a call with
-an idempotency key runs once (`waggle.service.idempotency`). Knows no transport.
+Called by `waggle.mcp.server`, `resources`, `tools` and the stdio server. A stopping server refuses
+new calls and ends the running ones. An ended call is reported to the observer with the data that is
+safe to keep. A call with an idempotency key runs once (`waggle.service.idempotency`). Must not know
+a transport beyond the session and address that it reports.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ from waggle.service.idempotency import Repeats
 
 _PROGRAMS = ("code", "command")
 NEW_META_KEY = "waggle/new_environment"
-"""In the `_meta` of a result: the id of the environment that the call made for itself."""
+"""The key in a result's `_meta` of the id of the environment that the call created."""
 
 
 def ended_call(
     ctx: Ctx, tool: str, arguments: Mapping[str, Any], result: Result | None, seconds: float
 ) -> Call:
-    """The call as it ended; without a result it was cancelled. Never raises."""
+    """Return the record of an ended call; without a result it was cancelled. Never raises."""
     session, address = _origin(ctx)
     return Call(
         owner=current_owner(ctx),
@@ -59,7 +60,7 @@ def ended_call(
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a request that is no tool call asks for; `uri` is as the client sent it, cut."""
+    """A request other than a tool call; `uri` is as the client sent it, cut."""
 
     method: str
     uri: str = ""
@@ -70,7 +71,7 @@ class About:
 async def counted(services: Services, ctx: Ctx, about: About) -> AsyncGenerator[None]:
     """Count the block, which answers a request, as a tool call: in the rate, metrics and audit.
 
-    Raises MCPError when the owner makes too many.
+    Raises MCPError if the owner sends too many requests.
     """
     with _telling(services.observer, ctx, about):
         if services.rates is not None:
@@ -82,7 +83,7 @@ async def counted(services: Services, ctx: Ctx, about: About) -> AsyncGenerator[
 
 @contextmanager
 def _telling(observer: Observer, ctx: Ctx, about: About) -> Generator[None]:
-    """Tell how the block ended."""
+    """Report to the observer how the block ended."""
     session, address = _origin(ctx)
     began = time.perf_counter()
     ended = CANCELLED
@@ -112,7 +113,7 @@ def _telling(observer: Observer, ctx: Ctx, about: About) -> Generator[None]:
 
 
 def _origin(ctx: Ctx) -> tuple[str, str | None]:
-    """How a request came, and from where."""
+    """Return the kind of a request's session, and the client's address if it came by HTTP."""
     request: object = ctx.request_context.request
     http = cast("Request[Any]", request) if isinstance(request, Request) else None
     session = "stdio" if http is None else "session" if "mcp-session-id" in http.headers else "none"
@@ -120,7 +121,7 @@ def _origin(ctx: Ctx) -> tuple[str, str | None]:
 
 
 def _environment(arguments: Mapping[str, Any], result: Result | None) -> str | None:
-    """The environment of a call: the one that it names, or the one that it made."""
+    """Return the environment that a call names or created."""
     given: object = arguments.get("environment_id")
     if given is None:
         given = _made(result) if isinstance(result, CallToolResult) else None
@@ -133,7 +134,7 @@ def _environment(arguments: Mapping[str, Any], result: Result | None) -> str | N
 
 
 def _made(result: CallToolResult) -> object:
-    """The environment that a result tells of. With a picture it has no structured content."""
+    """Return the environment in a result; one with a picture has no structured content."""
     content = cast("dict[str, object]", result.structured_content or {})
     return (result.meta or {}).get(NEW_META_KEY) or content.get("environment_id")
 
@@ -153,7 +154,7 @@ CUT = Failure(
 
 
 class Calls:
-    """Which calls run, and whether more may begin."""
+    """The running calls of a server, and whether more may begin."""
 
     def __init__(self) -> None:
         self._scopes: set[anyio.CancelScope] = set()
@@ -185,7 +186,7 @@ class Calls:
         self._stopping = True
 
     def cut(self) -> int:
-        """End the calls in progress, each with an error result; returns how many there were."""
+        """Cancel the running calls, which then return an error; return their number."""
         for scope in self._scopes:
             scope.cancel()
         return len(self._scopes)
@@ -200,7 +201,7 @@ class Calls:
 PARAMETER = "idempotency_key"
 REPEATED_META_KEY = "waggle/repeated"
 LOST_WITH_SERVER = frozenset({"create_environment", "fork_environment"})
-"""Tools whose interrupted work is undone when the server starts again."""
+"""The tools whose interrupted work is undone when the server starts again."""
 _REPEATED = (
     "This is the result of the first call with this idempotency_key; nothing was done again."
 )
@@ -211,7 +212,7 @@ _SINCE = {
     "execute": "read_job tells what became of a program that still ran.",
     "run_command": "read_job tells what became of a program that still ran.",
 }
-"""Where there is news of what a tool made."""
+"""Advice on the current state of what the first call made, by tool."""
 IdempotencyKey = Annotated[
     str | None,
     Field(
@@ -236,9 +237,9 @@ async def once(
     owner: str,
     offer: Offer,
 ) -> ToolResult:
-    """Call the tool, or return the result of an earlier call with the same key, and say so.
+    """Call the tool, or return the result of an earlier call with the same key, marked as such.
 
-    What was refused before anything was done is not kept. Raises as `Repeats.once`.
+    A refusal before anything was done is not kept. Raises as `Repeats.once`.
     """
     given = arguments.get(PARAMETER)
     if not isinstance(given, str):
@@ -265,21 +266,21 @@ async def once(
 
 
 def _done(result: ToolResult) -> bool:
-    """Whether something was done: a refusal says nothing but its error."""
+    """Whether something was done: a refusal has an error and no structured content."""
     return isinstance(result, CallToolResult) and not (
         result.is_error and result.structured_content is None
     )
 
 
 def fingerprint(name: str, arguments: Mapping[str, Any]) -> str:
-    """The digest of a call without its key. Pure."""
+    """Return the digest of a call without its idempotency key. Pure."""
     rest = {key: value for key, value in arguments.items() if key != PARAMETER}
     canonical = json.dumps([name, rest], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def introduced(result: CallToolResult, place: Place) -> CallToolResult:
-    """The result of a call, with the id of its environment first if the call made that."""
+    """Return the result of a call, beginning with the environment's id if the call created it."""
     if not place.is_new:
         return result
     told = f"environment_id: {place.id} (new, {place.environment.runtime}; give it to go on there)"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The prompts: what a person picks in a client to have the agent use the tools well.
+"""The prompts, which a person picks in a client so that the agent uses the tools well.
 
-Offered by `waggle.mcp.surfaces`, answered by `waggle.mcp.server`. What a person
-fills in is shown to the model as data between marks, so that pasted output does not read like
-instructions of this server.
+Offered by `waggle.mcp.surfaces`, answered by `waggle.mcp.server`. The person's arguments are shown
+to the model as data between marks, so that pasted output does not read like instructions of this
+server.
 """
 
 from __future__ import annotations

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a resource or prompt that cannot be had is refused: by the protocol's error, with our hint.
+"""Protocol errors for refused resources and prompts, and the resource kinds that an offer has.
 
-What does not exist, what another owner has, and what nobody could ever name are told alike. Called
-by `waggle.mcp.resources`, `.prompts` and `.call_record`; the words come from `waggle.mcp.errors`.
-
-Which kinds of resources there are for whom tools are narrowed to some sets. Pure.
-
-A kind is there with any of the tools for the same: who may not read files with tools may not read
-them as resources. The one place that says so, for templates, lists, completion,
-reads and subscriptions.
+Called by `waggle.mcp.server`, `observed`, `resources` and `results`; `waggle.mcp.errors` has the
+texts. The refusal is the same for a resource that does not exist, one of another owner and one that
+cannot exist. A resource kind is offered with any of the tools for the same data: a client without
+tools that read files cannot read them as resources. Only this module decides that, for templates,
+lists, completion, reads and subscriptions.
 """
 
 from __future__ import annotations
@@ -45,12 +42,12 @@ from waggle.mcp.uris import (
 )
 
 NOT_FOUND_BEFORE_2026: Final = -32002
-"""The code for a resource that is not there, until 2026-07-28 made it INVALID_PARAMS."""
+"""The code for a missing resource until 2026-07-28, which uses INVALID_PARAMS."""
 _ABSENT = (NotFound, JobNotFound, FileNotFound, ArchiveNotFound)
 
 
 def unknown() -> NotFound:
-    """The refusal of a URI that is none of ours."""
+    """Return the refusal of a URI that waggle does not define."""
     return NotFound(
         "There is no such resource.",
         hint="resources/list has what there is, resources/templates/list how URIs are made.",
@@ -58,21 +55,21 @@ def unknown() -> NotFound:
 
 
 def invalid(message: str, hint: str = "") -> MCPError:
-    """The refusal of a parameter that is no URI."""
+    """Return the refusal of an invalid parameter other than a URI."""
     failure = describe("resources", InvalidArgument(message, hint=hint))
     return MCPError(code=INVALID_PARAMS, message=failure.text, data=failure.meta())
 
 
 def failed(failure: Failure) -> MCPError:
-    """The refusal of a request for a reason that is not its own."""
+    """Return the refusal of a valid request, for a reason such as the server's stop."""
     return MCPError(code=INTERNAL_ERROR, message=failure.text, data=failure.meta())
 
 
 @asynccontextmanager
 async def refusing(method: str, uri: str, version: str, offer: Offer) -> AsyncGenerator[None]:
-    """Turn what is raised inside into the protocol's error; a bug only shows its id.
+    """Turn exceptions of the block into MCPError; of a bug, clients see its error id only.
 
-    `uri` is what the request names, empty for one that names none.
+    `uri` is the URI in the request, empty if it has none.
     """
     try:
         yield
@@ -109,17 +106,17 @@ _KINDS: Mapping[str, type[Address]] = {
 
 
 def offers(offer: Offer, kind: type[Address]) -> bool:
-    """Whether there are resources of this kind."""
+    """Whether resources of this kind are offered."""
     return any(offer.has(name) for name in _NEEDS[kind])
 
 
 def offers_template(offer: Offer, template: str) -> bool:
-    """Whether it is a template of ours, and there are resources of its kind."""
+    """Whether waggle defines this template, and resources of its kind are offered."""
     return template in _KINDS and offers(offer, _KINDS[template])
 
 
 def offered_address(offer: Offer, uri: str) -> Address:
-    """What a URI names. Raises NotFound for what is none of ours or not offered.
+    """Return the address that a URI names. Raises NotFound if it is unknown or not offered.
 
     Raises InvalidArgument for a query that its template does not have.
     """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The MCP server: tools, prompts, instructions, and the edge where errors become results.
+"""The MCP server: tools, prompts and instructions. It turns errors of tools into results.
 
 Built by the composition root with `build_mcp`; served over HTTP by `waggle.web` (which gets the
-low-level server) or over stdio. Calls `waggle.service` only, through the tools. What a client sees
-depends on its request: `waggle.mcp.surfaces`.
+low-level server) or over stdio. Calls `waggle.service` only, through the tools. The tools and
+prompts of a client depend on its request: `waggle.mcp.surfaces`.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ _LASTING: Mapping[CacheableMethod, CacheHint] = {
     "resources/templates/list": _HOUR,
     "server/discover": _HOUR,
 }
-"""What stays as it is as long as the server runs, so that clients need not ask again."""
+"""The answers that do not change while the server runs, so that clients can cache them."""
 _ICON = (
     "data:image/svg+xml;base64,PHN2ZyB4bWxucz0iaHR0cDovL3d3dy53My5vcmcvMjAwMC9zdmciIHZpZXdCb3"
     "g9IjAgMCAyNCAyNCI+PHBhdGggZmlsbD0iI2YwYTAwMCIgZD0iTTEyIDFsOS41IDUuNXYxMUwxMiAyM2wtOS41LT"
     "UuNXYtMTF6Ii8+PC9zdmc+"
 )
-"""A cell of a comb. It goes along with every answer of 2026-07-28, so it is small."""
+"""A honeycomb cell. Every answer of 2026-07-28 includes it, so it is small."""
 
 
 class WaggleServer(MCPServer[dict[str, Any]]):
-    """The SDK's server, with every failure of a tool turned into a result that helps."""
+    """The SDK's server; every failure of a tool becomes a result with a code and a hint."""
 
     def __init__(self, services: Services) -> None:
         surfaces = Surfaces(services)
@@ -96,7 +96,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
 
     @property
     def lowlevel(self) -> Server[dict[str, Any]]:
-        """The server that transports drive."""
+        """The low-level server, which transports run."""
         return self._lowlevel_server
 
     @property
@@ -105,7 +105,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         return [*self._surfaces.default.tools.values()]
 
     async def _introducing(self, ctx: Request, call_next: CallNext) -> HandlerResult:
-        """Tell a client that chose its toolsets of these."""
+        """Send the instructions for the client's own toolsets, if it chose some."""
         result = await call_next(ctx)
         if ctx.method in _INTRODUCING and isinstance(result, dict):
             result["instructions"] = self._surfaces.of(ctx.request).instructions
@@ -142,21 +142,21 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         if tool is not None:
             arguments = tool.fn_metadata.pre_parse_json(
                 arguments
-            )  # one name for each, no additions
+            )  # one name per parameter, without names that clients add
         if context is None:
             return await self._admit(surface, tool, name, arguments, None)
         result: ToolResult | None = None
         began, told = time.perf_counter(), self._with_id(arguments, context)
         try:
             result = await self._admit(surface, tool, name, arguments, context)
-            return result  # the `finally` looks at it
+            return result  # the `finally` needs the variable
         finally:
             known, took = tool.name if tool else NO_TOOL, time.perf_counter() - began
             call = ended_call(context, known, told, result, took)
             self._services.observer.call_ended(call)
 
     def _with_id(self, arguments: dict[str, Any], context: Ctx) -> dict[str, Any]:
-        """Arguments that name an environment by its id, if they name one of the caller's."""
+        """Return the arguments with the environment's id, if they name one of the owner's."""
         given: object = arguments.get("environment_id")
         if not isinstance(given, str):
             return arguments
@@ -174,7 +174,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         arguments: dict[str, Any],
         context: Ctx | None,
     ) -> ToolResult:
-        """Answer, unless the server stops before or meanwhile."""
+        """Answer a call; with an error if the server stops before or meanwhile."""
         if self.calls.stopping:
             return failure_result(REFUSED, surface.offer)
         with self.calls.one():
@@ -191,7 +191,7 @@ class WaggleServer(MCPServer[dict[str, Any]]):
         return failure_result(unknown_tool(name, surface.tools), surface.offer)
 
     def _count(self, context: Ctx | None) -> None:
-        """Raises RateLimited when the owner calls too often."""
+        """Count a call. Raises RateLimited if the owner calls too often."""
         if self._services.rates is not None and context is not None:
             self._services.rates.take(current_owner(context))
 
@@ -222,9 +222,9 @@ class WaggleServer(MCPServer[dict[str, Any]]):
 
 
 def build_mcp(services: Services) -> WaggleServer:
-    """The server with prompts and the tools that are offered. It owns nothing that needs closing.
+    """Build the server with its prompts, offered tools and resources. It needs no closing.
 
-    The SDK configures the root logger if nobody has: configure logging before.
+    The SDK configures the root logger unless it is configured: configure logging before.
     """
     server = WaggleServer(services)
     changes = Changes()

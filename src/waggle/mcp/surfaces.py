@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one client sees: tools, prompts and instructions for the toolsets that it is offered.
+"""The surface of a client: the tools, prompts and instructions of its toolsets.
 
-Built by `waggle.mcp.server`, which asks for each request. Surfaces are made when first asked for;
-as clients choose, some are kept and others made again.
-
-What the server tells every client of when to use it, and how. Pure.
-
-Only tools that are offered are named, so an agent is never sent after one that it does not have.
-Clients cut it after 2,048 characters.
+`waggle.mcp.server` looks up the surface of each request. The default surface and the whole one are
+made at the start; those that clients choose are made on first use, and MOST_KEPT of them are kept.
+The instructions name offered tools only, so an agent never looks for a tool that it does not have.
+Clients cut them after 2,048 characters.
 """
 
 from __future__ import annotations
@@ -60,7 +57,7 @@ _THEN: Mapping[str, str] = {
     "get_environment": "get_environment tells how long one has, extend_environment gives it "
     "longer.",
 }
-"""By the tool without which a step is left out."""
+"""By the tool that a step needs; without it, the step is left out."""
 _GONE = "One that is not used is destroyed after a while, with its files: read what you need."
 _ASLEEP = "One that is not used is paused to disk; the next call has it go on."
 _LAST = (
@@ -69,7 +66,10 @@ _LAST = (
 
 
 def instructions(offered: Collection[str], *, sleep_when_idle: bool = False) -> str:
-    """The text for a server that offers these tools, and has what nobody uses sleep, or end."""
+    """Return the instructions of a server with these tools. Pure.
+
+    `sleep_when_idle` means that unused environments are paused to disk instead of destroyed.
+    """
     steps = [f"- {step}" for step in _steps(offered, sleep_when_idle)]
     return "\n".join([_WHEN, *steps, _LAST])
 
@@ -94,12 +94,12 @@ def _steps(offered: Collection[str], sleep_when_idle: bool) -> Iterator[str]:
 
 
 MOST_KEPT = 32
-"""There are hundreds of choices, and each takes some 300 KB."""
+"""The most chosen surfaces in memory: there are hundreds, of about 300 KB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """What is offered by `offer`, by name, and how it is listed."""
+    """The tools and prompts of `offer`, by name and as lists for clients."""
 
     offer: Offer
     tools: Mapping[str, OfferedTool]
@@ -119,15 +119,15 @@ class Surfaces:
         self.whole = self._make(services.offer.whole)
 
     def of(self, request: object) -> Surface:
-        """What the client of this HTTP request sees; without one, what one sees by default."""
+        """Return the surface of this HTTP request's client; the default one without a request."""
         chosen = chosen_offer(request)
         return self.default if chosen is None else self._made(chosen)
 
     def tool(self, surface: Surface, name: str) -> OfferedTool | None:
-        """The tool that a client may call by this name.
+        """Return the tool that a client may call by this name; None if there is none.
 
-        Who did not choose may call all that is allowed, listed or not: programs know what they
-        want, and a model that guesses a name is better served than refused.
+        A client that did not choose toolsets may call every allowed tool, listed or not: programs
+        know what they want, and a model that guesses a name is better served than refused.
         """
         found = surface.tools.get(name)
         return found if found or surface.offer.chosen else self.whole.tools.get(name)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What models call tools that have another name here, and the one tool that does the same. Pure.
+"""The names that models use for tools with another name here, and the tool that does the same.
 
-The names come from the agents whose tools models were trained with (Claude Code, Codex, Gemini CLI,
-Cursor, Cline, OpenHands, LangChain, other sandboxes). `WAYS` is the table; `meant` is asked by
-`waggle.mcp.errors` when a tool is called that does not exist.
+Pure. The names come from the agents whose tools models were trained with (Claude Code, Codex,
+Gemini CLI, Cursor, Cline, OpenHands, LangChain, other sandboxes). `WAYS` is the table;
+`waggle.mcp.errors` calls `meant` for a tool that does not exist.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 _LONGEST = 100
 _PREFIX = re.compile(r"^.*(?:__|[./:])")
-"""What clients put before a tool's name, as in mcp__waggle__execute."""
+"""The prefix that clients add to a tool's name, as in mcp__waggle__execute."""
 _SHELL = 'execute with language "shell"'
 _DEEDS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     (
@@ -135,11 +135,11 @@ _DEEDS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("restore revert rollback restore_snapshot", ("rollback_environment",)),
     ("set_timeout extend keep_alive keepalive extend_timeout", ("extend_environment",)),
 )
-"""Names, and what does the same: the first of which the tool is offered."""
+"""Names, and the ways to do the same; the first one whose tool is offered is used."""
 
 
 def _letters(name: str) -> str:
-    """What is left of a name when its spelling does not matter; `run-shell_Tool` is runshell."""
+    """Return a name in a form that ignores spelling variants; `run-shell_Tool` is runshell."""
     letters = re.sub(r"[^a-z0-9]", "", _PREFIX.sub("", name[:_LONGEST]).lower())
     shorter = letters.removeprefix("waggle").removesuffix("tool")
     return shorter or letters
@@ -148,13 +148,13 @@ def _letters(name: str) -> str:
 WAYS: Final[Mapping[str, tuple[str, ...]]] = {
     _letters(name): ways for names, ways in _DEEDS for name in names.split()
 }
-"""What to call, by the letters of what was called."""
+"""The ways to do the same, by the letters of the called name."""
 
 
 def meant(name: str, offered: Collection[str]) -> str:
-    """How to do with one of the tools `offered` what was meant; empty if that is not known.
+    """Return how to do what was meant with a tool in `offered`; empty if that is not known.
 
-    What is offered and only spelt in another way comes first, then the table.
+    An offered tool that is only spelt differently comes first, then the table.
     """
     letters = _letters(name)
     same = [each for each in offered if _letters(each) == letters]
@@ -163,7 +163,7 @@ def meant(name: str, offered: Collection[str]) -> str:
 
 
 def _offered(way: str, offered: Collection[str]) -> str:
-    """The way, without what it adds when not all of that is offered; empty if the tool is not."""
+    """Return the way, without its addition unless all of it is offered; empty without the tool."""
     first, _, _ = way.partition("; ")
     if first.partition(" ")[0] not in offered:
         return ""

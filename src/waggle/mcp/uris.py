@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of resources: made, taken apart, and as templates. Pure; the one place for both ways.
+"""The URIs of resources: building, parsing and templates. Pure; no other module does this.
 
-What a guest or a client calls a file goes percent-encoded into a URI and comes back as it was.
+Called by `waggle.mcp.resources`, `refusals` and `results`. File names are percent-encoded in a URI
+and decoded without change.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ STREAM_TEMPLATE = "waggle://environments/{id}/executions/{n}/{stream}{?offset,le
 FILE_TEMPLATE = "waggle://environments/{id}/files/{+path}{?offset,length}"
 ARCHIVE_TEMPLATE = "waggle://environments/{id}/archives/{archive}{?offset,length}"
 MAX_URI = 16_384
-"""Characters: the longest path, each byte percent-encoded, has room."""
+"""Characters: enough for the longest path with every byte percent-encoded."""
 
 _PREFIX = "waggle://environments/"
 _NUMBER = re.compile(r"-?[0-9]{1,15}")
@@ -31,7 +32,7 @@ _ARCHIVE = re.compile(r"[0-9a-f]{16}")
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Which part is asked for; `offset` below 0 counts from the end of a stream."""
+    """The requested part; `offset` below 0 counts from the end of a stream."""
 
     offset: int = 0
     length: int | None = None
@@ -40,14 +41,14 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentAddress:
-    """An environment and what ran in it."""
+    """An environment with its executions."""
 
     environment_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class StreamAddress:
-    """What one execution printed."""
+    """One output stream of an execution."""
 
     environment_id: str
     number: int
@@ -66,7 +67,7 @@ class FileAddress:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveAddress:
-    """An archive that was made of a tree of the guest."""
+    """An archive of a file tree of the guest."""
 
     environment_id: str
     archive_id: str
@@ -77,31 +78,31 @@ Address = EnvironmentAddress | StreamAddress | FileAddress | ArchiveAddress
 
 
 def environment_uri(environment_id: str) -> str:
-    """Where an environment can be read as a resource."""
+    """Return the URI of an environment."""
     return f"{_PREFIX}{quote(environment_id, safe='')}"
 
 
 def output_uri(environment_id: str, number: int, stream: StreamName) -> str:
-    """Where the whole stream can be read as a resource."""
+    """Return the URI of a whole output stream."""
     return f"{environment_uri(environment_id)}/executions/{number}/{stream}"
 
 
 def file_uri(environment_id: str, path: str) -> str:
-    """Where a file can be read as a resource; `path` is absolute.
+    """Return the URI of a file; `path` is absolute.
 
-    What of a name is not Unicode is replaced: such a file cannot be named by a client.
+    Characters that are not Unicode are replaced: a client cannot name files with them.
     """
     name = path.lstrip("/").encode("utf-8", "replace")
     return f"{environment_uri(environment_id)}/files/{quote(name)}"
 
 
 def archive_uri(environment_id: str, archive_id: str) -> str:
-    """Where an archive can be read as a resource, while it is kept."""
+    """Return the URI of an archive, which is valid while the archive is kept."""
     return f"{environment_uri(environment_id)}/archives/{archive_id}"
 
 
 def parse_uri(uri: str) -> Address | None:
-    """What a URI names; None when it is none of ours. Whether that exists is not known here.
+    """Return the address that a URI names, which may not exist; None for an unknown URI.
 
     Raises InvalidArgument for a query that its template does not have.
     """
@@ -126,7 +127,7 @@ def parse_uri(uri: str) -> Address | None:
 
 
 def environment_in(uri: str) -> str | None:
-    """The environment that a URI is about, whatever its query; None when it is none of ours."""
+    """Return the environment of a URI, ignoring its query; None for an unknown URI."""
     address = parse_uri(uri.partition("?")[0])
     return None if address is None else address.environment_id
 
@@ -153,7 +154,7 @@ def _archive(environment_id: str, rest: str, query: str) -> ArchiveAddress | Non
 
 
 def _decoded(text: str) -> str | None:
-    """The text that was percent-encoded, or None when that is not valid UTF-8 or has a NUL."""
+    """Return the percent-decoded text, or None if it is not valid UTF-8 or has a NUL."""
     try:
         plain = unquote(text, errors="strict")
         plain.encode("utf-8")

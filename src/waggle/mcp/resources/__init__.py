@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resources: environments, what programs printed and files, as the protocol serves them.
+"""Resources of the protocol: environments, the output of programs, files and archives.
 
-`handlers` puts the handlers of this package into the SDK's low-level server. Each file has one
-noun; `uris` is the one place that knows names.
+`handlers` adds the handlers of this package to the SDK's low-level server. Only `waggle.mcp.uris`
+knows how URIs are formed.
 """

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who wants to hear of which resource, and what happens: from services to clients.
+"""Changes of resources, on their way from the services to the clients that watch them.
 
-`Changes` is told by the services when a program prints, starts or ends and when environments come,
-die and go. A `Watcher` is one client that listens, a 2025 session or a stream of 2026-07-28; the
-handlers in `subscriptions` open and close it. Nothing here waits for a client: each watcher sends
-in a task of its own, which lives only while there is something to send.
-
-When a client is told of changes: at most once per second about one thing, and of the last one.
-
-Pure: the caller brings the time. Used by `changes`.
+The services notify `Changes` when a program prints, starts or ends and when environments appear,
+fail and end. A `Watcher` is one listening client, a 2025 session or a stream of 2026-07-28;
+`subscriptions` opens and closes it. `Pace` limits notifications to one per second and resource, and
+always sends the last change. Nothing here waits for a client: a watcher sends in its own task,
+which exists only while there is something to send.
 """
 
 from __future__ import annotations
@@ -35,19 +32,22 @@ _Marked = TypeVar("_Marked", bound=Hashable)
 
 
 class Pace(Generic[_Marked]):
-    """Events that are to be told, each at most once per `SECONDS` unless it is final."""
+    """The events to send, at most one of a kind per `SECONDS` unless it is final.
+
+    Pure: the caller passes the time.
+    """
 
     def __init__(self) -> None:
         self._due: dict[_Marked, float] = {}
         self._told: dict[_Marked, float] = {}
 
     def mark(self, event: _Marked, now: float, *, final: bool = False) -> None:
-        """Something changed. What is final is told at once: nothing may follow that would tell."""
+        """Note a change. A final one is due at once, because no later event may follow."""
         earliest = now if final else self._told.get(event, -math.inf) + SECONDS
         self._due[event] = min(earliest, self._due.get(event, math.inf))
 
     def take(self, now: float) -> list[_Marked]:
-        """What is to be told now; it counts as told."""
+        """Remove and return the events that are due, and count them as sent now."""
         self._told = {each: at for each, at in self._told.items() if at + SECONDS > now}
         ready = [event for event, at in self._due.items() if at <= now]
         for event in ready:
@@ -56,7 +56,7 @@ class Pace(Generic[_Marked]):
         return ready
 
     def next(self) -> float | None:
-        """When there is something to tell; None while there is nothing."""
+        """Return the time of the next event; None if there is none."""
         return min(self._due.values(), default=None)
 
 
@@ -77,23 +77,23 @@ class Changes:
         self._watchers: set[Watcher] = set()
 
     def follow(self, environments: EnvironmentService, jobs: JobService) -> None:
-        """Hear of what happens from now on."""
+        """Receive the changes of these services from now on."""
         environments.news.when_changed(self._environment)
         jobs.when_changed(self._job)
 
     @property
     def watchers(self) -> frozenset[Watcher]:
-        """Those that are open."""
+        """The open watchers."""
         return frozenset(self._watchers)
 
     def watch(self, owner: Owner, send: Send, tasks: anyio.abc.TaskGroup) -> Watcher:
-        """A watcher that has asked for nothing yet. The caller closes it."""
+        """Return a new watcher without subscriptions. The caller closes it."""
         watcher = Watcher(self, owner, send, tasks)
         self._watchers.add(watcher)
         return watcher
 
     def enter(self, watcher: Watcher, key: Key | None) -> None:
-        """Tell `watcher` of a resource or, without a key, of the list. For `Watcher`."""
+        """Notify `watcher` of a resource or, without a key, of the list. For `Watcher`."""
         if key is None:
             self._lists.setdefault(watcher.owner, set()).add(watcher)
         else:
@@ -101,7 +101,7 @@ class Changes:
             of.setdefault(key, set()).add(watcher)
 
     def leave(self, watcher: Watcher, key: Key | None) -> None:
-        """The opposite of `enter`. Idempotent."""
+        """Undo `enter`. Idempotent."""
         if key is None:
             _discard(self._lists, watcher.owner, watcher)
         elif of := self._watched.get(key.environment_id):
@@ -110,7 +110,7 @@ class Changes:
                 del self._watched[key.environment_id]
 
     def closed(self, watcher: Watcher) -> None:
-        """Forget it. For `Watcher`."""
+        """Forget a watcher. For `Watcher`."""
         self._watchers.discard(watcher)
 
     def _job(self, job: Job, stream: StreamName | None) -> None:
@@ -140,7 +140,7 @@ class Changes:
 
 
 def _discard(sets: dict[K, set[Watcher]], key: K, watcher: Watcher) -> None:
-    """Take it out of its set, and leave no empty set behind."""
+    """Remove a watcher from its set, and the set if it is empty."""
     if members := sets.get(key):
         members.discard(watcher)
         if not members:
@@ -148,7 +148,7 @@ def _discard(sets: dict[K, set[Watcher]], key: K, watcher: Watcher) -> None:
 
 
 class Watcher:
-    """One client that hears of changes. Not for two tasks at once; `close` it."""
+    """One client that is notified of changes. Not for two tasks at once; `close` it."""
 
     def __init__(
         self, changes: Changes, owner: Owner, send: Send, tasks: anyio.abc.TaskGroup
@@ -164,33 +164,33 @@ class Watcher:
         self._closed = False
 
     def __len__(self) -> int:
-        """Resources that it hears of."""
+        """Return the number of watched resources."""
         return len(self._uris)
 
     def __contains__(self, key: Key) -> bool:
-        """Whether it hears of this one."""
+        """Whether the resource is watched."""
         return key in self._uris
 
     def add(self, key: Key, uri: str) -> None:
-        """Hear of a resource, under the name that the client used. Idempotent."""
+        """Watch a resource, under the URI that the client used. Idempotent."""
         self._uris[key] = uri
         self._changes.enter(self, key)
 
     def remove(self, key: Key) -> None:
-        """Hear of it no more. Idempotent."""
+        """Stop watching a resource. Idempotent."""
         self._changes.leave(self, key)
         self.forget(key)
 
     def forget(self, key: Key) -> None:
-        """It is gone; what is to be told of it still is. For `Changes`."""
+        """Forget a resource that is gone; pending events are still sent. For `Changes`."""
         self._uris.pop(key, None)
 
     def add_list(self) -> None:
-        """Hear of environments that come and go. Idempotent."""
+        """Watch the list of environments. Idempotent."""
         self._changes.enter(self, None)
 
     def mark(self, key: Key | None, *, final: bool = False) -> None:
-        """Tell the client of a change, soon."""
+        """Schedule a notification of a change. Does nothing after `close`."""
         if self._closed:
             return
         event = _LIST if key is None else ResourceUpdated(self._uris[key])
@@ -221,7 +221,7 @@ class Watcher:
                 await self._send(event)
 
     def close(self) -> None:
-        """Hear of nothing more, and send nothing more. Idempotent."""
+        """Watch nothing and send nothing from now on. Idempotent."""
         self._closed = True
         if self._sending is not None:
             self._sending.cancel()

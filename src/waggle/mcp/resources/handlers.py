@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answer what the protocol asks of resources. Called by `waggle.mcp.server`, once per server."""
+"""The handlers of resource requests. Called by `waggle.mcp.server`, once per server."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _SHOWN_URI = 300
 
 @asynccontextmanager
 async def sending(_server: MCPServer[dict[str, Any]]) -> AsyncGenerator[dict[str, Any]]:
-    """The server's lifespan: the tasks that tell clients of changes, cancelled at its end."""
+    """Run the server's lifespan: the tasks that notify clients, cancelled at its end."""
     async with anyio.create_task_group() as group:
         try:
             yield {TASKS: group}
@@ -63,7 +63,7 @@ class Resources:
         self._subscriptions = Subscriptions(services, changes, _owner)
 
     def add_to(self, server: Server[dict[str, Any]]) -> None:
-        """Serve resources, completion of their templates, and changes."""
+        """Add the handlers of resources, completion of their templates, and subscriptions."""
         subscriptions = self._subscriptions
         server.add_request_handler(
             "resources/templates/list", PaginatedRequestParams, self._templates
@@ -83,7 +83,7 @@ class Resources:
         server.middleware.append(_announcing)
 
     def _counted(self, method: str, handle: Handle[P]) -> Handle[P]:
-        """A handler that counts as a tool call does: for the rate, in metrics and in the audit."""
+        """Return a handler that counts like a tool call: in the rate, metrics and audit."""
 
         async def counting(ctx: Request, params: P) -> HandlerResult:
             uri = str(getattr(params, "uri", ""))
@@ -94,7 +94,7 @@ class Resources:
         return counting
 
     def _until_stop(self, handle: Handle[P]) -> Handle[P]:
-        """A handler that is answered also when the server stops before or meanwhile."""
+        """Return a handler that answers with an error if the server stops before or meanwhile."""
 
         async def bounded(ctx: Request, params: P) -> HandlerResult:
             if self._calls.stopping:
@@ -125,7 +125,7 @@ class Resources:
         return ReadResourceResult(contents=[contents])
 
     def _told(self, ctx: Request) -> Offer:
-        """What this client is told of; it may have all that is allowed."""
+        """Return the offer shown to this client; it may read everything that is allowed."""
         return chosen_offer(ctx.request) or self._shown
 
     async def _complete(self, ctx: Request, params: CompleteRequestParams) -> CompleteResult:
@@ -137,7 +137,7 @@ def _owner(ctx: Request) -> Owner:
 
 
 async def _announcing(ctx: Request, call_next: CallNext) -> HandlerResult:
-    """Say to 2025 clients that they hear of changes to the list, which the SDK cannot be told."""
+    """Announce list changes to 2025 clients, because the SDK has no setting for it."""
     result = await call_next(ctx)
     if ctx.method == "initialize" and isinstance(result, dict):
         capabilities = cast("dict[str, dict[str, Any]]", result["capabilities"])

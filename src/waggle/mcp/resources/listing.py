@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""List resources: the caller's environments and what ran last in each, page by page.
+"""The lists of resources and templates, and completion of arguments.
 
-A cursor says after which environment the next page begins. It is only ever a place in the list of
-whoever brings it, so one that is made up, or another owner's, shows nothing new.
-
-Complete arguments: of templates by environments and jobs, of prompts by runtimes.
+Called by the handlers of this package. A list has the owner's environments and the last executions
+in each, in pages. A cursor names the environment before the next page. It is only a position in the
+list of the owner who sends it, so a made-up cursor, or another owner's, reveals nothing. Completion
+offers environments and jobs for templates, and runtimes for prompts.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from waggle.service.programs.jobs import MAX_REMEMBERED
 ENVIRONMENTS_LISTED = 20
 """Environments on one page."""
 EXECUTIONS_LISTED = 10
-"""Of each environment, the newest."""
+"""The newest executions listed for each environment."""
 MAX_CURSOR = 200
 
 TEMPLATES = [
@@ -90,14 +90,14 @@ TEMPLATES = [
 
 
 def templates(offer: Offer) -> list[ResourceTemplate]:
-    """Those of the kinds that are offered."""
+    """Return the templates of the offered kinds."""
     return [each for each in TEMPLATES if offers_template(offer, each.uri_template)]
 
 
 def list_page(services: Services, cursor: str | None, *, owner: Owner) -> ListResourcesResult:
-    """One page of the owner's resources, of the kinds that are offered.
+    """Return one page of the owner's resources, of the offered kinds.
 
-    Raises MCPError for what is no cursor.
+    Raises MCPError for an invalid cursor.
     """
     everything = sorted(services.environments.list(owner=owner), key=_place)
     after = _decode(cursor)
@@ -125,7 +125,7 @@ def _resources(services: Services, environment: Environment, owner: Owner) -> li
 
 
 def _streams(environment: Environment, job: Job) -> list[Resource]:
-    """Its stdout, and its stderr if it printed something there."""
+    """Return a job's stdout, and its stderr if it printed something there."""
     return [
         Resource(
             uri=output_uri(environment.id, job.number, name),
@@ -141,7 +141,7 @@ def _streams(environment: Environment, job: Job) -> list[Resource]:
 
 
 def _place(environment: Environment) -> str:
-    """Where it stands: by age. Sortable as text."""
+    """Return the environment's sort key: its age, then its id, as text."""
     return f"{environment.created_at.isoformat(timespec='microseconds')} {environment.id}"
 
 
@@ -161,11 +161,11 @@ def _decode(cursor: str | None) -> str:
 
 
 MAX_VALUES = 100
-"""More may not be sent at once."""
+"""The protocol's limit for one answer."""
 
 
 def complete(services: Services, params: CompleteRequestParams, *, owner: Owner) -> CompleteResult:
-    """The values that begin with what is typed; none for what cannot be completed."""
+    """Return the values that begin with the typed text; none for unknown arguments."""
     reference, name = params.ref, params.argument.name
     values: list[str] = []
     if isinstance(reference, PromptReference):

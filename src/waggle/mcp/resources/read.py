@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a resource: an environment, what a program printed, a file, an archive. In pages that fit.
+"""Reading of resources, in pages that fit: environments, output of programs, files and archives.
 
-Called by the handlers of this package with an owner; raises what the services raise. A page says
-in its `_meta` under PAGE_META_KEY where it begins, where the next one does, and how much there is.
+Called by the handlers of this package with an owner; raises the errors of the services. The `_meta`
+of a page has its offset, that of the next page and the whole size, under PAGE_META_KEY.
 """
 
 from __future__ import annotations
@@ -62,13 +62,16 @@ class ExecutionItem(BaseModel):
 
 
 class EnvironmentContent(EnvironmentSummary):
-    """What reading an environment gives, as JSON."""
+    """The content of an environment resource, as JSON."""
 
     executions: list[ExecutionItem]
 
 
 async def read_resource(services: Services, uri: str, *, owner: Owner) -> Contents:
-    """What `uri` names. Raises NotFound for what is not offered, and what the services raise."""
+    """Return the resource that `uri` names. Raises NotFound if it is unknown or not offered.
+
+    Raises InvalidArgument for its query, and the errors of the services.
+    """
     match offered_address(services.offer, uri):
         case EnvironmentAddress() as address:
             return _environment(services, uri, address, owner)

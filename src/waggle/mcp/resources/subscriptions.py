@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Let clients hear of changes: resources/subscribe of 2025 sessions, subscriptions/listen of 2026.
+"""Subscriptions to changes: resources/subscribe of 2025 sessions, subscriptions/listen of 2026.
 
-Opens a `Watcher` per session or stream and closes it with it. Nobody can watch what they may not
-read: an unknown URI is refused, or left out of what a stream acknowledges.
+Called by `handlers`. A session or stream has one `Watcher`, which is closed with it. A client can
+only watch what it may read: an unknown URI is refused, or left out of a stream's acknowledgement.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from waggle.mcp.resources.changes import Changes, Event, Key, Watcher
 from waggle.mcp.uris import EnvironmentAddress, Range, StreamAddress, parse_uri
 
 MAX_SUBSCRIPTIONS = 100
-"""Resources that one session or one stream may watch."""
+"""The most resources that one session or one stream may watch."""
 MAX_STREAMS = 200
-"""Streams that one owner may keep open."""
+"""The most streams that one owner may keep open."""
 TASKS = "tasks"
-"""Where the server's lifespan context has the task group for sending."""
+"""The key of the task group for sending, in the server's lifespan context."""
 
 OwnerOf = Callable[[Request], Owner]
 
 
 class Subscriptions:
-    """The handlers. `owner_of` says who sends a request."""
+    """The handlers of subscriptions. `owner_of` returns the owner who sends a request."""
 
     def __init__(self, services: Services, changes: Changes, owner_of: OwnerOf) -> None:
         self._services = services
@@ -51,7 +51,7 @@ class Subscriptions:
         self._streams: dict[Owner, int] = {}
 
     async def subscribe(self, ctx: Request, params: SubscribeRequestParams) -> EmptyResult:
-        """Hear of a resource until the session ends. Idempotent."""
+        """Subscribe to a resource until the session ends. Idempotent."""
         owner = self._owner_of(ctx)
         async with refusing("resources/subscribe", params.uri, ctx.protocol_version, self._offer):
             key = self._key(params.uri, owner)
@@ -69,7 +69,7 @@ class Subscriptions:
         return EmptyResult()
 
     async def unsubscribe(self, ctx: Request, params: UnsubscribeRequestParams) -> EmptyResult:
-        """Hear of it no more. Idempotent, and fine for what is gone."""
+        """End a subscription. Idempotent, also for resources that are gone."""
         watcher = self._of_session(ctx, self._owner_of(ctx))
         key = _key_of(params.uri)
         if watcher is not None and key is not None:
@@ -77,7 +77,7 @@ class Subscriptions:
         return EmptyResult()
 
     def listed(self, ctx: Request, owner: Owner) -> None:
-        """A session has seen the list: it hears of environments that come and go from now on."""
+        """Notify a session that has read the list of its changes from now on."""
         watcher = self._of_session(ctx, owner)
         if watcher is not None:
             watcher.add_list()
@@ -85,7 +85,7 @@ class Subscriptions:
     async def listen(
         self, ctx: Request, params: SubscriptionsListenRequestParams
     ) -> SubscriptionsListenResult:
-        """Serve one stream of 2026-07-28, until the client hangs up."""
+        """Serve one stream of 2026-07-28, until the client closes it. Raises MCPError."""
         owner = self._owner_of(ctx)
         uris = params.notifications.resource_subscriptions or []
         if len(uris) > MAX_SUBSCRIPTIONS:
@@ -117,7 +117,7 @@ class Subscriptions:
         return known
 
     def _key(self, uri: str, owner: Owner) -> Key:
-        """What to watch. Raises NotFound, JobNotFound or InvalidArgument."""
+        """Return the key of a URI to watch. Raises NotFound, JobNotFound or InvalidArgument."""
         offered_address(self._offer, uri)
         key = _key_of(uri)
         if isinstance(key, StreamAddress):
@@ -132,7 +132,7 @@ class Subscriptions:
         return key
 
     def _of_session(self, ctx: Request, owner: Owner) -> Watcher | None:
-        """The session's watcher, made if need be; None without a session that hears."""
+        """Return the session's watcher, and make it if needed; None without a lasting session."""
         connection = _connection(ctx)
         lasts = connection.session_id is not None or ctx.request is None
         if ctx.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS or not lasts:
@@ -148,7 +148,7 @@ class Subscriptions:
 
 
 class _Bus:
-    """What happens, as the SDK's handler of a stream wants it: only this owner's, and paced."""
+    """The events of one owner, paced, in the form that the SDK's stream handler takes."""
 
     def __init__(
         self, changes: Changes, owner: Owner, ctx: Request, known: Mapping[Key, str]
@@ -159,16 +159,16 @@ class _Bus:
         self._known = known
 
     async def publish(self, event: ServerEvent) -> None:
-        """Nothing: events come from the services."""
+        """Do nothing: events come from the services."""
 
     def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
-        """Open a watcher; what is returned closes it."""
+        """Open a watcher, and return the function that closes it."""
 
         async def send(event: Event) -> None:
             listener(event)
 
         watcher = self._changes.watch(self._owner, send, self._tasks)
-        watcher.add_list()  # the handler drops it for a stream that did not ask
+        watcher.add_list()  # the handler drops these events for a stream that did not request them
         for key, uri in self._known.items():
             watcher.add(key, uri)
         return watcher.close
@@ -185,7 +185,7 @@ def _key_of(uri: str) -> Key | None:
 
 
 def _connection(ctx: Request) -> Connection:
-    # The SDK (2.3.0) tells handlers to use `connection.exit_stack`, and has no public way to it.
+    # The SDK (2.3.0) documents `connection.exit_stack` for handlers, without public access to it.
     return ctx.session._connection  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 

@@ -1,18 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tools for environments return, as models, and how every result is formed.
+"""Result models of the environment tools, and the form and size limits of every result.
 
-A model is what a tool's structured content may say, and is published as its schema where a tool
-has one. A field that has its default value is left out of a result: no nulls, no zeros that say
-nothing, no empty lists. `Model.model_validate` of such a result has them again. `job_results`,
-`file_results`, `state_results` and `snapshot_results` have the other models. Built by
-`waggle.mcp.tools` from domain values. Times are RFC 3339 in UTC, sizes bytes.
-
-Keep a result small enough for every client.
-
-What a model reads is counted in characters. Beside that, common clients refuse one event of more
-than 1 MiB, and a tool's result goes over the wire twice: as text for a model and as structured
-content. So one copy of what a guest wrote may take `COPY_BUDGET` bytes as JSON, in its most
-wasteful form (every non-ASCII character escaped).
+A model is the schema of a tool's structured content, if the tool publishes one. A field with its
+default is left out; `Model.model_validate` restores it. Times are RFC 3339 in UTC, sizes bytes.
+Common clients refuse an event over 1 MiB, and a result is sent twice, as text and as structured
+content. So one copy of guest data may take `COPY_BUDGET` bytes of JSON with every non-ASCII
+character escaped. Text for a model is limited in characters. Called by the other modules of this
+package, `waggle.mcp.tools`, `resources.read` and `mcp.errors`.
 """
 
 from __future__ import annotations
@@ -34,12 +28,12 @@ from waggle.mcp.schema.outputs import in_words
 
 @lru_cache(maxsize=1000)
 def rfc3339(moment: datetime) -> str:
-    """A moment as clients expect it, for example `2026-03-04T05:06:07Z`."""
+    """Return a time as clients expect it, for example `2026-03-04T05:06:07Z`."""
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def readable(text: str) -> str:
-    """`text` without lone surrogates, which no JSON document can carry."""
+    """Return `text` without lone surrogates, which JSON cannot represent."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -99,12 +93,12 @@ class DestroyedEnvironment(BaseModel):
 
 
 def on_disk_until(environment: Environment) -> str:
-    """Until when it is kept, if it is paused to disk; else empty."""
+    """Return the time until which an environment is kept on disk; empty unless paused to disk."""
     return "" if environment.paused_until is None else rfc3339(environment.paused_until)
 
 
 def summary(environment: Environment) -> dict[str, Any]:
-    """One line of list_environments: the fields of EnvironmentSummary, as `fields_of` has them."""
+    """Return one item of list_environments: the same as `fields_of` an EnvironmentSummary."""
     line: dict[str, Any] = {
         "environment_id": environment.id,
         "name": environment.name,
@@ -124,7 +118,7 @@ def summary(environment: Environment) -> dict[str, Any]:
 
 
 def created(environment: Environment, installed: Sequence[str] = ()) -> CreatedEnvironment:
-    """What create_environment answers."""
+    """Return the result of create_environment."""
     return CreatedEnvironment(
         environment_id=environment.id,
         name=environment.name,
@@ -138,9 +132,9 @@ def created(environment: Environment, installed: Sequence[str] = ()) -> CreatedE
 
 
 def fields_of(model: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
-    """The structured content: a model's fields without those that have their default values.
+    """Return the structured content: a model's fields without those that have their defaults.
 
-    Content may be given as its JSON, which then leaves out the same.
+    A mapping must be in this form already; the result is a copy of it.
     """
     if isinstance(model, BaseModel):
         return model.model_dump(mode="json", exclude_defaults=True)
@@ -150,10 +144,10 @@ def fields_of(model: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
 def success(
     model: BaseModel | Mapping[str, Any], *texts: str, also: tuple[ContentBlock, ...] = ()
 ) -> CallToolResult:
-    """A result as text blocks and as structured content, which say the same.
+    """Return a result as text blocks and as structured content, with the same information.
 
-    A note of the model is the last text. With a picture there is no structured content: common
-    clients show a model that alone when there is some, and would hide the picture.
+    The model's note is the last text. A result with a picture has no structured content: common
+    clients show only structured content if there is any, and would hide the picture.
     """
     told = fields_of(model)
     note = told.get("note", "")
@@ -165,20 +159,20 @@ def success(
 
 
 COPY_BUDGET = 480_000
-"""Bytes of JSON that one copy of a result's payload may take."""
+"""The most bytes of JSON of one copy of a result's payload."""
 LIST_BUDGET = 32_000
-"""Characters that a list of what a guest has (files, matches) may take."""
+"""The most characters of a list of the guest's files or matches."""
 
 
 def wire_size(text: str) -> int:
-    """Bytes that `text` takes inside a JSON document, at most."""
+    """Return the most bytes that `text` takes inside a JSON document."""
     return len(json.dumps(text)) - 2
 
 
 def fit(text: str, budget: int) -> str:
-    """A start of `text` that takes at most `budget` bytes on the wire, and not much less.
+    """Return a prefix of `text` that takes at most `budget` bytes on the wire, and not much less.
 
-    Not empty unless `text` is, for any budget of 12 bytes or more.
+    It is empty only for an empty `text`, if the budget is 12 bytes or more.
     """
     keep = len(text)
     while (size := wire_size(text[:keep])) > budget:
@@ -187,9 +181,9 @@ def fit(text: str, budget: int) -> str:
 
 
 def share(stdout: Output, stderr: Output, characters: int) -> tuple[Output, Output]:
-    """Both streams cut so that their texts have at most `characters` together, and always fit.
+    """Return both streams, cut so that their texts have at most `characters` and fit a result.
 
-    A short one leaves its room to the other.
+    A short stream leaves its room to the other.
     """
     first, second = _cost(stdout.text(), characters), _cost(stderr.text(), characters)
     if first + second <= characters:
@@ -203,7 +197,7 @@ def share(stdout: Output, stderr: Output, characters: int) -> tuple[Output, Outp
 
 
 def shrink(output: Output, room: int, characters: int) -> Output:
-    """The same stream with more of its middle cut out, until its text takes `room`."""
+    """Return the stream with more of its middle cut out, until its text takes at most `room`."""
     kept = len(output.head) + len(output.tail)
     while (cost := _cost(output.text(), characters)) > room and kept > 0:
         kept = min(kept * room // cost, kept - 1)
@@ -212,12 +206,12 @@ def shrink(output: Output, room: int, characters: int) -> Output:
 
 
 def _cost(text: str, characters: int) -> int:
-    """Its characters, or its share of COPY_BUDGET in terms of `characters` where that is more."""
+    """Return the length of `text`, or its share of COPY_BUDGET scaled to `characters` if larger."""
     return max(len(text), -(-wire_size(text) * characters // COPY_BUDGET))
 
 
 def _cut(output: Output, kept: int) -> Output:
-    """Keep `kept` bytes, half from each end. `Output.text` leaves out characters cut through."""
+    """Keep `kept` bytes, half from each end. `Output.text` leaves out characters cut in two."""
     rest = output.tail or output.head
     half = kept // 2
     return Output(

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tools for files, searches and trees return, as models.
+"""Result models of the tools for files, searches and archives, and the results for archives. Pure.
 
-As in `waggle.mcp.results.environments`: a field with its default value is left out of a result,
-sizes are bytes.
-
-Show what became of a tree: an archive that was unpacked, or one that was packed. Pure.
+Called by `waggle.mcp.tools` and `results.listings`. As in `waggle.mcp.results.environments`, a
+field with its default value is left out of a result; sizes are bytes.
 """
 
 from __future__ import annotations
@@ -149,7 +147,7 @@ _MAX_TOLD = 20
 
 
 def uploaded(path: str, done: Unpacked, offer: Offer) -> CallToolResult:
-    """What was unpacked below a directory; entries that failed make it an error that tells all."""
+    """Return the result of upload_files; failed entries make it an error that has all of it."""
     result = UploadedFiles(
         path=readable(path),
         files=done.files,
@@ -183,7 +181,7 @@ def _left_out(skipped: Sequence[Skipped]) -> list[LeftOut]:
 
 
 def downloaded(archive: Archive, offset: int, data: bytes | None, offer: Offer) -> CallToolResult:
-    """Where an archive can be read; with `data` a page of it from `offset` on, too."""
+    """Return the result of download_files: the archive's address; with `data`, a page as well."""
     linked = offers(offer, ArchiveAddress)
     uri = archive_uri(archive.environment_id, archive.id)
     result = DownloadedFiles(

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tell an image by its content, never by its name, and make it content that clients show. Pure.
+"""Images from the guest in results: recognized by content, and found after a program's run.
 
-A guest wrote the bytes. What is cut off or only begins like an image is none: clients pass images
-on to models, which refuse a whole conversation over a broken one.
-
-Images that a program wrote, shown beside its output, by the tools that run it or wait for it.
-
-What counts as shown needs nothing in the guest: an image file in the program's working directory
-that was not there, or was another, before it ran. Looking costs a listing before and one after,
-so it is done only for programs that name an image file, or when the client asks.
+The guest wrote the bytes. A truncated file does not count as an image, because models refuse a
+whole conversation over a broken one. The images of a program are the image files in its working
+directory that are new or changed since it started; the guest needs no support for this. It costs a
+listing before and one after the run, so it is done only for programs that name an image file or
+when the client requests it. Called by `results.listings`, `results.progress`, `resources.read` and
+the tools.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ from waggle.mcp.uris import FileAddress, file_uri
 from waggle.service.files.files import FilesystemService
 
 MAX_IMAGE_BYTES = BASE64_PAGE_BYTES
-"""Of one image; larger ones are files like any other."""
+"""The largest size of one image; larger ones are treated as ordinary files."""
 SVG = "image/svg+xml"
 _HEAD = 4_096
 _END = 64
@@ -46,7 +44,7 @@ _TAG = re.compile(rb"<svg[\s/>]")
 
 
 def image_type(data: bytes) -> str | None:
-    """The media type of a whole png, jpeg, gif, webp or svg; None for anything else."""
+    """Return the media type of a complete png, jpeg, gif, webp or svg; None for anything else."""
     start, end = data[:16], data[-_END:]
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png" if b"IEND" in end else None
@@ -60,7 +58,7 @@ def image_type(data: bytes) -> str | None:
 
 
 def _is_svg(data: bytes) -> bool:
-    """Whether its first element is `svg`, after declarations and comments, and it is closed."""
+    """Whether the first element, after declarations and comments, is `svg`, and it is closed."""
     rest = data[:_HEAD].removeprefix(b"\xef\xbb\xbf").lstrip()
     while rest.startswith((b"<?", b"<!")):
         _, found, rest = rest.partition(b"-->" if rest.startswith(b"<!--") else b">")
@@ -71,20 +69,20 @@ def _is_svg(data: bytes) -> bool:
 
 
 def image_content(data: bytes, kind: str) -> ImageContent:
-    """The image as a block of a result. Models take no SVG, so that is for the person."""
+    """Return the image as a block of a result. Models take no SVG: it is marked for the user."""
     annotations = Annotations(audience=["user"]) if kind == SVG else None
     encoded = base64.b64encode(data).decode("ascii")
     return ImageContent(type="image", data=encoded, mime_type=kind, annotations=annotations)
 
 
 def file_link(uri: str, path: str, kind: str, size: int) -> ResourceLink:
-    """Where the bytes of a file are, for a client that keeps them; `size` is those."""
+    """Return a link to a file of `size` bytes, for a client that stores the bytes."""
     name = readable(posixpath.basename(path)) or "file"
     return ResourceLink(type="resource_link", name=name, uri=uri, mime_type=kind, size=size)
 
 
 def page_type(path: str, data: bytes, part: Page) -> str:
-    """The media type of a page that begins with `data`: by content for images, else by name."""
+    """Return the media type of a page that begins with `data`: by content for images, else name."""
     whole = part.offset == 0 and len(data) == part.size
     found = image_type(data) if whole else None
     named = mime_type(path, part.encoding)
@@ -95,7 +93,7 @@ def page_type(path: str, data: bytes, part: Page) -> str:
 
 MAX_IMAGES = 4
 LOOK_SECONDS = 5.0
-"""For a look; a guest that takes longer shows nothing."""
+"""The time limit for finding images; after it, none are shown."""
 _SUFFIX = r"\.(?:png|jpe?g|gif|webp|svg)\b"
 _NAMED = re.compile(rf"{_SUFFIX}|\bsavefig\b", re.IGNORECASE)
 _NAME = re.compile(rf"[^/]*{_SUFFIX}\Z", re.IGNORECASE | re.DOTALL)
@@ -106,7 +104,7 @@ Seen = Mapping[str, tuple[int, datetime]]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image of the guest. `data` is checked to be one, of the type `kind`."""
+    """An image of the guest. `data` was checked to be an image of the type `kind`."""
 
     path: str
     kind: str
@@ -115,7 +113,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Album:
-    """Where to look, and what was there before the program ran."""
+    """The directory to search for a program's images, and its images before the program ran."""
 
     files: FilesystemService
     environment_id: str
@@ -124,9 +122,9 @@ class Album:
     before: Seen
 
     async def new(self, view: JobView) -> list[Picture]:
-        """At most MAX_IMAGES images, by name, of a program that has ended by itself.
+        """Return at most MAX_IMAGES images, by name, of a program that exited.
 
-        A guest that cannot be asked has none: the program's own result counts.
+        Returns none if the guest cannot be reached: the program's result is still valid.
         """
         if view.state is not JobState.EXITED:
             return []
@@ -152,7 +150,7 @@ class Album:
 async def album_of(
     files: FilesystemService, environment_id: str, directory: str, *, owner: Owner
 ) -> Album | None:
-    """Remember what images a directory holds. None when it cannot be listed."""
+    """Remember the images of a directory. None if it cannot be listed within LOOK_SECONDS."""
     with anyio.move_on_after(LOOK_SECONDS), contextlib.suppress(WaggleError):
         entries = (await files.list(environment_id, directory, owner=owner)).entries
         seen = {each.name: (each.size, each.modified) for each in entries if _is_image(each)}
@@ -174,7 +172,7 @@ def _changed(entries: Sequence[FileEntry], before: Seen) -> list[FileEntry]:
 
 
 def _is_image(entry: FileEntry) -> bool:
-    """By its name, and small enough; what it really is, its content says."""
+    """Whether an entry may be an image by name and size; its content is checked later."""
     regular = not entry.is_dir and not entry.is_link
     return regular and 0 < entry.size <= MAX_IMAGE_BYTES and _NAME.match(entry.name) is not None
 
@@ -182,9 +180,9 @@ def _is_image(entry: FileEntry) -> bool:
 def hang(
     environment_id: str, output: CommandOutput, pictures: Sequence[Picture], offer: Offer
 ) -> tuple[CommandOutput, str, tuple[ContentBlock, ...]]:
-    """The output with its images named, a line of text about each, and the images that fit.
+    """Return the output with its images listed, a line of text for each, and those that fit.
 
-    Beside an image stands a link to it, where files are offered as resources.
+    Each image is followed by a link to its file, where files are offered as resources.
     """
     room = 2 * (COPY_BUDGET - wire_size(output.stdout) - wire_size(output.stderr))
     shown: list[ContentBlock] = []

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tools that run programs return, as models.
+"""Result models of the tools that run programs, and functions that fill and print them. Pure.
 
-As in `waggle.mcp.results.environments`: a field with its default value is left out of a result,
-sizes are bytes.
-
-Programs left running, as results show them. Pure. The guest chose their words.
-
-Show how a program stands: what it printed, within a budget, and how it ended. Pure.
+Called by `waggle.mcp.tools` and the other modules of this package. As in
+`waggle.mcp.results.environments`, a field with its default value is left out of a result; sizes are
+bytes. The guest chose the command lines of programs left running, so they are cleaned here.
 """
 
 from __future__ import annotations
@@ -154,12 +151,12 @@ class JobReport(ProgramOutput):
 
 
 def told_ms(seconds: float, state: JobState) -> int:
-    """A duration where it says something: of what takes a second or more, or did not exit."""
+    """Return milliseconds, or 0 (not shown) for a program that exited in less than a second."""
     return round(seconds * 1000) if seconds >= 1 or state is not JobState.EXITED else 0
 
 
 def took(duration_ms: int) -> str:
-    """The same for a text, after a comma; empty where it is not told."""
+    """Return the duration in seconds for a text, after a comma; empty for 0."""
     return f", {duration_ms / 1000:.1f} s" if duration_ms else ""
 
 
@@ -167,7 +164,7 @@ _MAX_SHOWN = 100
 
 
 def left_items(left: LeftList) -> list[LeftItem]:
-    """As models."""
+    """Return the programs left running as models, at most 100."""
     return [
         LeftItem(pid=each.pid, command=clean(each.command, MAX_COMMAND), job_id=each.job)
         for each in left.programs[:_MAX_SHOWN]
@@ -175,7 +172,7 @@ def left_items(left: LeftList) -> list[LeftItem]:
 
 
 def left_lines(items: Sequence[LeftItem]) -> list[str]:
-    """As lines for a model."""
+    """Return the programs left running as lines of text."""
     return [
         f"left running: pid {each.pid}"
         + (f" of job {each.job_id}" if each.job_id else "")
@@ -188,7 +185,7 @@ _RUNNING = "read_job waits for its end, shows what it prints or kills it."
 
 
 def command_output(view: JobView, offer: Offer, characters: int) -> CommandOutput:
-    """The structured form, with at most `characters` of output; advice heeds `offer`."""
+    """Return a job as a model, with at most `characters` of output and advice within `offer`."""
     stdout, stderr = share(view.stdout, view.stderr, characters)
     output = CommandOutput(
         job_id=view.number,
@@ -235,14 +232,14 @@ def _cause(view: JobView, offer: Offer) -> FailureCause | None:
 
 
 def command_text(output: CommandOutput) -> str:
-    """The same for a model, but for the note: what was printed, where the rest is, how it ended."""
+    """Return the text form without the note: the output, where the rest is, how it ended."""
     cut = [f"[all of it: {uri}]" for uri in (output.stdout_uri, output.stderr_uri) if uri]
     how = ending(output, f"job {output.job_id}: ")
     return "\n".join([*printed(output), *cut, how, *_left(output)])
 
 
 def _left(output: CommandOutput) -> list[str]:
-    """What goes on, as a line: that of a server started with & is told like this."""
+    """Return a line with the programs that still run, such as a server started with &."""
     if not output.left_running:
         return []
     count = len(output.left_running)
@@ -253,13 +250,13 @@ def _left(output: CommandOutput) -> list[str]:
 
 
 def printed(output: ProgramOutput) -> list[str]:
-    """What a program printed; its errors under a line that says so."""
+    """Return the output of a program as lines, stderr below a line `[stderr]`."""
     stdout, stderr = output.stdout.removesuffix("\n"), output.stderr.removesuffix("\n")
     return [*([stdout] if output.stdout else []), *([f"[stderr]\n{stderr}"] if stderr else [])]
 
 
 def ending(output: CommandOutput, of: str = "") -> str:
-    """How a program ended, and why it failed where that is known. `of` says which."""
+    """Return a line on how a program ended, and why it failed if known; `of` is its prefix."""
     how = {
         JobState.EXITED: f"exit {output.exit_code}",
         JobState.SIGNALED: f"signaled {output.signal}",
@@ -267,6 +264,6 @@ def ending(output: CommandOutput, of: str = "") -> str:
     until = f", killed at {output.ends_at} at the latest" if output.ends_at else ""
     line = f"[{of}{how}{took(output.duration_ms)}{until}]"
     found = output.diagnosis
-    if found is None or output.status == JobState.LOST:  # of a lost job its error tells the same
+    if found is None or output.status == JobState.LOST:  # a lost job's error says it
         return line
     return f"{line}\n{found.code}: {found.cause} {found.next_step}".rstrip()

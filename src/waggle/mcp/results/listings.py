@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Show files and directories: what read_file and list_files answer with. Pure.
+"""The results of read_file, list_files and search_files. Pure.
 
-Show what a search found: grouped by file for a model, one by one for a program. Pure.
+Called by `waggle.mcp.tools`. Search matches are grouped by file in the text for a model, and listed
+one by one in structured content.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ _OTHERS = "search_files finds some by name; execute with language shell can list
 def file_result(
     environment_id: str, path: str, data: bytes, part: Page, *, as_bytes: bool, offer: Offer
 ) -> CallToolResult:
-    """A page of a file: text as the first block, an image as an image, else where its bytes are.
+    """Return a page of a file: text as the first block, an image as an image, else a link.
 
-    The page `part` was made of `data`. `as_bytes` means that base64 was asked for.
+    The page `part` was made from `data`. `as_bytes` means that the client requested base64.
     """
     uri = file_uri(environment_id, path) if offers(offer, FileAddress) else ""
     kind = page_type(path, data, part)
@@ -72,7 +73,7 @@ def file_result(
 
 
 def _page(part: Page) -> FileContent:
-    """The content of a page, and its place where it is not the whole file."""
+    """Return the content of a page, and its position unless it is the whole file."""
     whole = part.offset == 0 and part.next_offset is None
     return FileContent(
         content=part.content,
@@ -92,7 +93,7 @@ def _place(part: Page) -> str:
 
 
 def list_result(listing: Listing, offer: Offer) -> CallToolResult:
-    """The first entries of a directory, and how many are left out."""
+    """Return the first entries of a directory, and the number of entries left out."""
     items = _items(listing.entries)
     more = len(listing.entries) - len(items)
     result = FileList(files=items, count=len(items), more=more)
@@ -105,7 +106,7 @@ def list_result(listing: Listing, offer: Offer) -> CallToolResult:
 
 
 def _items(entries: Sequence[FileEntry]) -> list[FileItem]:
-    """As many entries as a model needs at once."""
+    """Return the first entries as models: at most MAX_LISTED, with names within LIST_BUDGET."""
     items: list[FileItem] = []
     room = LIST_BUDGET
     for entry in entries[:MAX_LISTED]:
@@ -126,7 +127,7 @@ def _items(entries: Sequence[FileEntry]) -> list[FileItem]:
 
 
 def _line(item: FileItem) -> str:
-    """An entry on one line, whatever its name holds."""
+    """Return an entry on one line, with any characters in its name."""
     mark = "@" if item.is_link else "/" if item.is_dir else ""
     name = item.name if item.name.isprintable() else repr(item.name)
     size = "" if mark else f" {item.size}"
@@ -145,7 +146,7 @@ _WHY = {
 
 
 def search_result(found: Searched) -> CallToolResult:
-    """As many matches as fit, how many more were found, and why there may be others."""
+    """Return the matches that fit, the number of further ones, and why there may be others."""
     items: list[SearchMatch] = []
     room = LIST_BUDGET
     for match in found.matches[:MAX_SHOWN]:
@@ -180,7 +181,7 @@ def _item(match: Match) -> SearchMatch:
 
 
 def _lines(items: list[SearchMatch]) -> list[str]:
-    """As grep and ripgrep show it: the path once, then its lines with their numbers."""
+    """Return the format of grep and ripgrep: the path once, then its numbered lines."""
     lines: list[str] = []
     last = ""
     for item in items:
@@ -202,12 +203,12 @@ def _lines(items: list[SearchMatch]) -> list[str]:
 
 
 def _shown(text: str) -> str:
-    """One line without control characters, whatever the guest wrote."""
+    """Return guest text as one line without control characters."""
     return "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in text)
 
 
 def _note(result: SearchResult, where: str) -> str:
-    """What was found, where it is not all told by the matches."""
+    """Return what the matches do not show: no match, more matches, limits, skipped files."""
     skipped = [
         f"{count} {what}"
         for count, what in (

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cut a file into pages that a client accepts. Pure; called by the read_file tool.
+"""Pages of files and of output streams, in sizes that clients accept. Pure.
 
-A page is text or base64, whichever its own bytes allow, so a page can be made without the rest
-of the file. Text ends between characters. Pages joined give the file back, byte for byte.
-
-A page of an output stream, by offset or by search. Called by read_job and the resources.
+Called by read_file, read_job, the resources and `waggle cp`. A page of a file is text or base64,
+whichever its own bytes allow, so it can be made without the rest of the file. Text ends between
+characters. Joined pages give the file, byte for byte. Streams are read by offset or by search.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ Encoding = Literal["utf-8", "base64"]
 DEFAULT_PAGE_BYTES = 450_000
 BASE64_PAGE_BYTES = COPY_BUDGET * 3 // 4
 TEXT_PAGE = 32_000
-"""Characters of a page for a model."""
+"""The most characters of a page for a model."""
 SMALLEST_PAGE = 4
-"""Bytes; any character fits, so every page gets further."""
+"""Bytes; any character fits, so every page makes progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Part of a file: `content` stands for the bytes from `offset` to `end` of `size`."""
+    """Part of a file: `content` represents the bytes from `offset` to `end` of `size`."""
 
     content: str
     encoding: Encoding
@@ -43,19 +42,19 @@ class Page:
 
     @property
     def next_offset(self) -> int | None:
-        """Where the next page begins; None when this is the last."""
+        """The offset of the next page; None if this is the last."""
         return self.end if self.end < self.size else None
 
 
 def window(limit: int | None) -> int:
-    """How many bytes of a file a page of a resource wants to see, from its offset on."""
+    """Return the number of bytes to read from a file for a page of a resource."""
     return DEFAULT_PAGE_BYTES if limit is None else max(limit, SMALLEST_PAGE)
 
 
 def model_window(offset: int, limit: int | None, encoding: Encoding | None) -> int:
-    """The same for a page that a model reads; at the start a picture has room.
+    """Return the number of bytes to read for a model's page; at offset 0 it has room for an image.
 
-    Without a limit, no more than fits: what is cut off is read from the guest again.
+    Without a limit it is no more than can fit, because bytes that are cut off are read again.
     """
     if limit is not None:
         return max(limit, SMALLEST_PAGE)
@@ -73,12 +72,12 @@ def page(
     whole: bool = False,
     characters: int | None = None,
 ) -> Page:
-    """The page that `part` makes, which begins at `offset` of a file of `size` bytes.
+    """Return `part` as a page that begins at `offset` of a file of `size` bytes.
 
-    `encoding` None means text if it is text. `whole` keeps all of `part`; otherwise the page is
-    cut to what every client accepts, and text to `characters`, at the end of a line where there is
-    one. Raises InvalidArgument for an offset beyond the end, and for
-    `utf-8` when the part is not text.
+    `encoding` None means text if `part` is text, else base64. `whole` keeps all of `part`;
+    otherwise the page is cut to the size that every client accepts, and text to `characters`, at
+    the end of a line if there is one. Raises InvalidArgument for an offset beyond the end, and for
+    `utf-8` if the part is not text.
     """
     if offset > size:
         raise InvalidArgument(
@@ -102,7 +101,7 @@ def page(
 
 
 def _lines(text: str, characters: int, *, more: bool) -> str:
-    """A start of `text` that ends with a line, if not all of it is shown. `more` comes after it."""
+    """Return a prefix of whole lines if possible, or all if it fits and no `more` follows it."""
     if len(text) <= characters and not more:
         return text
     kept = text[:characters]
@@ -110,7 +109,7 @@ def _lines(text: str, characters: int, *, more: bool) -> str:
 
 
 def _text(part: bytes, *, last: bool) -> str | None:
-    """`part` as text, without an incomplete character at its end unless it is the file's last."""
+    """Decode `part`, without an incomplete last character unless `last`; None if it is not text."""
     if b"\0" in part:
         return None
     decoder = codecs.getincrementaldecoder("utf-8")()
@@ -124,10 +123,10 @@ _DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
 
 
 def decode_base64(text: str) -> bytes:
-    """The bytes that base64 `text` stands for; white space is ignored. Raises InvalidArgument."""
+    """Decode base64 or a data URL; white space is ignored. Raises InvalidArgument."""
     try:
         return _strict_base64(text)
-    except ValueError:  # binascii.Error, and what is not ASCII
+    except ValueError:  # binascii.Error, or text that is not ASCII
         pass
     try:
         return _strict_base64(_DATA_URL.sub("", "".join(text.split()), count=1))
@@ -138,12 +137,12 @@ def decode_base64(text: str) -> bytes:
 
 
 def _strict_base64(text: str) -> bytes:
-    """Ten times as fast as `base64.b64decode(validate=True)`, which runs a regular expression."""
+    """Decode ten times as fast as `b64decode(validate=True)`, which runs a regular expression."""
     return binascii.a2b_base64(text, strict_mode=True)
 
 
 def mime_type(path: str, encoding: Encoding) -> str:
-    """The likely media type of a file, by its name."""
+    """Return the likely media type of a file, by its name."""
     guessed, compression = mimetypes.guess_type(path)
     if guessed is not None and compression is None:
         return guessed
@@ -152,23 +151,23 @@ def mime_type(path: str, encoding: Encoding) -> str:
 
 DEFAULT_BYTES = 16_000
 MAX_BYTES = COPY_BUDGET // 6
-"""Each byte takes at most six on the wire: `\\ufffd`."""
+"""A byte takes at most six on the wire: `\\ufffd`."""
 MAX_PATTERN = 200
 MAX_MATCHES = 200
 _SHOWN_BYTES = 300
-"""Of a line that was found."""
+"""The shown part of a line that matches."""
 _FOUND_CHARACTERS = 24_000
-"""Of all matches together; the last one may go over it."""
+"""The most characters of all matches together; the last match may exceed it."""
 _SCANNED = 8 << 20
-"""Bytes that one search looks through."""
+"""Bytes that one search scans."""
 _PIECE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class StreamPage:
-    """Text from `offset` on; `next_offset` is where the next page begins, None at the end.
+    """Text from `offset` on; `next_offset` is the offset of the next page, None at the end.
 
-    `size` is bytes written so far; while the program runs there may be more later.
+    `size` is the number of bytes written so far; it can grow while the program runs.
     """
 
     content: str
@@ -180,7 +179,7 @@ class StreamPage:
 def read_page(
     stream: Recording, *, offset: int, limit: int | None, search: str | None
 ) -> StreamPage:
-    """One page. An offset below 0 counts from the end. Raises InvalidArgument for a gap."""
+    """Return one page; an offset below 0 counts from the end. Raises InvalidArgument for a gap."""
     size = stream.total
     begin = _begin(size, offset)
     if search is not None:
@@ -193,9 +192,9 @@ def read_page(
 
 
 def exact_page(stream: Recording, *, offset: int, length: int | None) -> Page:
-    """One page, byte for byte: text, or base64 where it is not text. Otherwise as `read_page`.
+    """Return one page, byte for byte: text, or base64 if it is not text. Else as `read_page`.
 
-    Pages that are read one after the other, joined, give the stream.
+    Consecutive pages, joined, give the stream.
     """
     size = stream.total
     begin = _begin(size, offset)
@@ -214,7 +213,7 @@ def _begin(size: int, offset: int) -> int:
 
 
 def _continuation(data: bytes) -> int:
-    """How many bytes at the start continue a character that began earlier: at most 3."""
+    """Count the bytes at the start that continue an earlier character: at most 3."""
     return next((at for at, byte in enumerate(data[:3]) if byte & 0xC0 != 0x80), len(data[:3]))
 
 
@@ -229,7 +228,7 @@ def _read(stream: Recording, offset: int, length: int) -> bytes:
 
 
 def _whole_characters(data: bytes) -> bytes:
-    """`data` without a character at its end that is cut in two; all of it if it is not UTF-8."""
+    """Return `data` without an incomplete character at its end; all of it if it is not UTF-8."""
     for cut in range(1, min(4, len(data))):
         lead = data[-cut]
         if lead & 0xC0 == 0xC0:
@@ -241,9 +240,9 @@ def _whole_characters(data: bytes) -> bytes:
 
 
 def _search(stream: Recording, begin: int, size: int, text: str) -> StreamPage:
-    """Lines with `text`, each after its offset; stops after enough of them or enough bytes.
+    """Return the lines with `text` and their offsets, up to the limits for matches and bytes.
 
-    It goes on behind what was not kept, and tells that.
+    Skips bytes that were not kept, and says so in a line.
     """
     wanted = text.encode("utf-8", "replace")
     found: list[str] = []
@@ -264,7 +263,7 @@ def _search(stream: Recording, begin: int, size: int, text: str) -> StreamPage:
 
 
 def _blocks(stream: Recording, begin: int, size: int) -> Iterator[tuple[int, bytes]]:
-    """Whole lines with their offset; a line longer than a piece comes in several."""
+    """Yield whole lines with their offset; a line longer than a piece comes in several blocks."""
     at, rest = begin, b""
     while at + len(rest) < size:
         reached = at + len(rest)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wait for a job on behalf of a call, and show how it stands. Shared by all tools with jobs."""
+"""Waiting for a job on behalf of a call, with progress, and the job's result.
+
+Called by the tools that run programs or read jobs.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +30,16 @@ _MAX_LINE = 120
 async def attend(
     ctx: Reports, job: Job, seconds: float, *, every: float, doing: str, since: float = 0.0
 ) -> JobView:
-    """Wait as the call that started it; see `Job.attend`. Tells the client what it prints.
+    """Wait as the call that started the job, reporting its output; see `Job.attend`.
 
-    `since` is what the client's progress stands at, in seconds.
+    `since` is the client's progress so far, in seconds.
     """
     work = job.attend(seconds)
     return await with_heartbeat(ctx, lambda: _heard(job, doing), every, work, since=since)
 
 
 class Phases:
-    """A call of several steps: tells the client of each, in seconds that only grow."""
+    """The progress of a call with several steps, in seconds that only grow."""
 
     def __init__(self, ctx: Reports, heartbeat: float) -> None:
         self._ctx = ctx
@@ -49,15 +52,15 @@ class Phases:
         return anyio.current_time() - self._start
 
     async def say(self, message: str) -> None:
-        """A phase begins."""
+        """Report that a phase begins."""
         await self._ctx.report_progress(self.elapsed, None, message)
 
     async def creating(self, _share: float, message: str) -> None:
-        """The progress of a create, which is a part of this."""
+        """Report the progress of creating an environment as a step of this call."""
         await self.say(message)
 
     async def attend(self, job: Job, doing: str) -> JobView:
-        """Wait for a job of the call, as its phase."""
+        """Wait for a job of the call, as one phase."""
         await self.say(doing)
         return await attend(
             self._ctx, job, math.inf, every=self._heartbeat, doing=doing, since=self.elapsed
@@ -66,34 +69,34 @@ class Phases:
 
 @dataclass(frozen=True, slots=True)
 class PassedOn:
-    """Reports to whoever waits for shared work, which may be another caller later."""
+    """Reports for the call that waits for shared work, which may later be another call."""
 
     tell: Progress
 
     async def report_progress(
         self, progress: float, _total: float | None = None, message: str | None = None, /
     ) -> None:
-        """Pass it on."""
+        """Pass the progress on."""
         await self.tell(progress, message or "")
 
 
 async def follow(ctx: Ctx, job: Job, seconds: float, *, every: float, doing: str) -> JobView:
-    """Wait as a call whose work outlives it: when it is cancelled, the same call finds the job.
+    """Wait as a call whose work outlives it: cancelling leaves the job for the same call again.
 
-    Raises what the guest raised.
+    Raises the guest's error.
     """
     await with_heartbeat(ctx, lambda: _heard(job, doing), every, job.wait(seconds))
     return job.outcome()
 
 
 async def watch(ctx: Ctx, job: Job, seconds: float, *, every: float) -> JobView:
-    """Wait as anybody else: a call that is cancelled leaves the job alone."""
+    """Wait as a call that did not start the job: cancelling it leaves the job running."""
     await with_heartbeat(ctx, lambda: _heard(job, "running"), every, job.wait(seconds))
     return job.view()
 
 
 def _heard(job: Job, doing: str) -> str:
-    """What is going on, with the last line of output."""
+    """Return `doing` with the last line of output."""
     for name in (StreamName.STDOUT, StreamName.STDERR):
         if line := job.streams[name].last_line():
             return f"{doing}: {clean(line.strip(), _MAX_LINE)}"
@@ -108,9 +111,9 @@ def result_of(
     shown: int,
     pictures: Sequence[Picture] = (),
 ) -> CallToolResult:
-    """How a job stands, as a result: ended, still running, or an error with the output so far.
+    """Return a job as a result: ended, still running, or an error with the output so far.
 
-    `shown` is how many characters of output. `pictures` are shown beside it.
+    `shown` is the most characters of output. `pictures` are shown with it.
     """
     output = command_output(view, offer, shown)
     text = command_text(output)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tools for pauses, snapshots, forks and rollbacks return, as models.
+"""Result models of the tools for pauses, snapshots, forks and rollbacks. Pure.
 
-As in `waggle.mcp.results.environments`: a field with its default value is left out of a result,
-times are RFC 3339 in UTC, sizes bytes.
+Called by `waggle.mcp.tools`. As in `waggle.mcp.results.environments`, a field with its default
+value is left out of a result; times are RFC 3339 in UTC, sizes bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from waggle.mcp.results.environments import (
 )
 
 MOST_LISTED = 200
-"""Snapshots in one list, each less than 500 bytes."""
+"""The most snapshots in one list; one takes less than 500 bytes."""
 
 
 class PausedEnvironment(BaseModel):
@@ -95,7 +95,7 @@ class RolledBackEnvironment(BaseModel):
 
 
 def paused(environment: Environment) -> PausedEnvironment:
-    """What pause_environment and resume_environment answer."""
+    """Return the result of pause_environment and resume_environment."""
     until = on_disk_until(environment)
     return PausedEnvironment(
         name=environment.name,
@@ -106,7 +106,7 @@ def paused(environment: Environment) -> PausedEnvironment:
 
 
 def taken_snapshot(snapshot: Snapshot) -> TakenSnapshot:
-    """What snapshot_environment answers."""
+    """Return the result of snapshot_environment."""
     return TakenSnapshot(
         snapshot_id=snapshot.id,
         name=snapshot.name,
@@ -116,7 +116,7 @@ def taken_snapshot(snapshot: Snapshot) -> TakenSnapshot:
 
 
 def snapshot_item(snapshot: Snapshot) -> SnapshotItem:
-    """One snapshot, as its owner may know it."""
+    """Return one snapshot, as its owner may see it."""
     return SnapshotItem(
         **taken_snapshot(snapshot).model_dump(),
         environment_id=snapshot.origin,
@@ -127,7 +127,7 @@ def snapshot_item(snapshot: Snapshot) -> SnapshotItem:
 
 
 def snapshot_list(snapshots: Sequence[Snapshot]) -> SnapshotList:
-    """What list_snapshots answers; `snapshots` are oldest first."""
+    """Return the result of list_snapshots; `snapshots` are oldest first."""
     newest = [*reversed(snapshots)][:MOST_LISTED]
     more = len(snapshots) - len(newest)
     note = f"{more} older ones are not listed." if more else ""
@@ -139,7 +139,7 @@ def snapshot_list(snapshots: Sequence[Snapshot]) -> SnapshotList:
 
 
 def forked(copies: Sequence[Environment]) -> ForkedEnvironments:
-    """What fork_environment answers."""
+    """Return the result of fork_environment."""
     return ForkedEnvironments(
         environments=[ForkedEnvironment(environment_id=one.id, name=one.name) for one in copies]
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tools for an environment's state, ports and one-call runs return, as models.
+"""Result models of the tools for an environment's state, lifetime and ports. Pure.
 
-As in `waggle.mcp.results.environments`: a field with its default value is left out of a result,
-times are RFC 3339 in UTC, sizes bytes.
+Called by `waggle.mcp.tools.lifetime`. As in `waggle.mcp.results.environments`, a field with its
+default value is left out of a result; times are RFC 3339 in UTC, sizes bytes.
 """
 
 from __future__ import annotations
@@ -108,17 +108,17 @@ class ClosedPort(BaseModel):
 
 
 def in_minutes(time: timedelta) -> str:
-    """Whole minutes, as `30m`."""
+    """Return whole minutes, as `30m`."""
     return f"{int(time.total_seconds()) // 60}m"
 
 
 def port_item(exposed: ExposedPort) -> PortItem:
-    """One line of the list of ports."""
+    """Return an item of the list of ports."""
     return PortItem(port=exposed.port, url=exposed.url)
 
 
 def environment_state(found: Inspection, running_jobs: int, left: LeftList) -> EnvironmentState:
-    """What get_environment answers."""
+    """Return the result of get_environment."""
     environment, usage = found.environment, found.usage
     return EnvironmentState(
         environment_id=environment.id,
@@ -152,7 +152,7 @@ def environment_state(found: Inspection, running_jobs: int, left: LeftList) -> E
 
 
 def state_text(state: EnvironmentState, fate: str) -> str:
-    """The same for a model, in a few lines. `fate` is what becomes of it when nobody uses it."""
+    """Return the text form, in a few lines. `fate` is the end of an unused environment."""
     amounts = [
         f"{name} {_mib(used)} of {_mib(granted)}" if used else f"{name} {_mib(granted)}"
         for name, used, granted in (

@@ -1,20 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output schemas in the form that is quickest to check and shortest to read. Pure.
+"""The JSON schemas of tools, rewritten from pydantic's for clients and model APIs. Pure.
 
-Clients check each result against its tool's schema; the SDK's takes longer for that than a server
-takes for a list. What pydantic writes means the same, but sends a checker to another place for each
-item of a list (`$ref`), and lets it try alternatives for each value that may be null (`anyOf`). And
-some clients put it into a model's prompt, where names say enough: titles, defaults and descriptions
-are in docs/tools.md only. Called by `waggle.mcp.schema.tool` and `waggle.mcp.results.environments`.
-
-Input schemas as clients and the APIs of models take them all, in few tokens. Pure.
-
-Some APIs refuse a whole request for one word that they do not know: null among types, references,
-exclusive bounds, schemas for the values of a map, objects without properties. What is published
-has none of these; what is accepted may be more (null for "left out", an object where a list is
-published). A parameter says by `json_schema_extra` what is shown of it: `unlisted()` is accepted
-and documented, but not published; `listed_as(...)` publishes another schema. Called by
-`waggle.mcp.schema.tool`.
+Clients check each result against its output schema, and the SDK's client takes longer for that than
+the server takes for a list. So output schemas have no `$ref` and no `anyOf` for null. Some clients
+put them into prompts: titles, defaults and descriptions are in docs/tools.md only. Some APIs refuse
+a request for one unknown word, so input schemas have no null, references, exclusive bounds, schemas
+of map values or objects without properties; tools accept more than that (null for "left out", an
+object for a list). Called by `schema.tool`, `schema.parameters`, `results.environments` and tools.
 """
 
 from __future__ import annotations
@@ -30,7 +22,7 @@ _WORDS = frozenset({"title", "description", "default", "const"})
 
 
 def inlined(schema: Schema) -> dict[str, Any]:
-    """The same schema with definitions in their place.
+    """Return the schema with each `$ref` replaced by its definition.
 
     Raises RecursionError when a definition contains itself.
     """
@@ -39,26 +31,25 @@ def inlined(schema: Schema) -> dict[str, Any]:
 
 
 def quick(schema: Schema) -> dict[str, Any]:
-    """The same schema in its place, with alternatives of types as a list of them.
+    """Return the schema without `$ref`, with alternatives of plain types as a list of types.
 
-    A field that may be left out is never null: results leave it out then.
+    An optional field loses its null: results leave the field out instead.
     """
     return cast("dict[str, Any]", _quick(inlined(schema)))
 
 
 def terse(schema: Schema) -> dict[str, Any]:
-    """A quick schema without its words; what must be there is said at the top only."""
+    """Return a quick schema without words, and with `required` at the top level only."""
     required: list[str] = schema.get("required", [])
     told = cast("dict[str, Any]", _terse(schema))
     return {**told, "required": required} if required else told
 
 
 def in_words(model: type[BaseModel]) -> dict[str, Any]:
-    """The schema of an item of a list that is asked for all the time: its fields told in words.
+    """Return a schema for items of a frequently read list, with the fields in its description.
 
-    The SDK's client takes 7 microseconds or more for each property of each item, so that the fields
-    of ten items would cost it more than all the rest of such an answer. It still checks that none
-    is missing of those that every item has.
+    The SDK's client takes 7 microseconds or more for each property of each item, so the fields of
+    ten items would cost it more than the rest of the answer. Clients still check required fields.
     """
     told = (
         f"{name}: {field.description}" if field.description else f"{name}."
@@ -99,7 +90,7 @@ def _quick(part: object) -> object:
 
 
 def _present(field: Any) -> Any:
-    """The schema of a field where it is there: without null."""
+    """Return the schema of a field that is present: without null."""
     variants: list[dict[str, Any]] = field.get("anyOf", [])
     others = [each for each in variants if each != {"type": "null"}]
     if not variants or len(others) == len(variants):
@@ -123,7 +114,7 @@ def _terse(part: object) -> object:
 
 
 def _types(variants: object) -> list[str]:
-    """The types, where each variant is one and says nothing else."""
+    """Return the types of the variants; empty unless each variant is a type and nothing else."""
     each = cast("list[dict[str, Any]]", variants) if isinstance(variants, list) else []
     plain = all(list(one) == ["type"] and isinstance(one["type"], str) for one in each)
     return [one["type"] for one in each] if plain else []
@@ -136,26 +127,29 @@ _SAID_BY_LEAVING_OUT = (None, False, "", 0)
 
 
 def unlisted() -> dict[str, Any]:
-    """For a parameter of programs, not of models: it is not published."""
+    """Return the `json_schema_extra` of a parameter that is accepted and documented only.
+
+    It is for programs, not for models, so it is not published.
+    """
     return {_UNLISTED: True}
 
 
 def listed_as(**schema: Any) -> dict[str, Any]:
-    """For a parameter that takes more than is published: `schema` is what is."""
+    """Return the `json_schema_extra` of a parameter that accepts more than the published schema."""
     return {_LISTED_AS: schema}
 
 
 STRINGS = listed_as(type="array", items={"type": "string"})
-"""A list of strings, where more is accepted."""
+"""For a parameter that is published as a list of strings and accepts more."""
 
 
 def documented(schema: Schema) -> dict[str, Any]:
-    """All parameters that are accepted, in the form in which they are published; for documents."""
+    """Return the schema of all accepted parameters, in the published form; for docs/tools.md."""
     return _object(schema, everything=True)
 
 
 def published(schema: Schema) -> dict[str, Any]:
-    """What clients are told of a function's parameters."""
+    """Return the schema of a function's parameters that clients receive."""
     return _object(schema, everything=False)
 
 

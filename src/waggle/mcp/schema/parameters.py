@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters that several tools share, with the words that their schemas publish.
-
-Parameters that choose a new environment, shared by the tools that make one.
-"""
+"""Parameters that several tools share, with their published descriptions, and their parsers."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from waggle.mcp.schema.outputs import STRINGS, listed_as, unlisted
 
 
 def _written_out(value: object) -> object:
-    """A file's text; written out again where it is JSON, which some clients parse."""
+    """Return a file's text; some clients parse JSON text, which is serialized again here."""
     if not isinstance(value, dict | list):
         return value
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
@@ -85,7 +82,10 @@ Files = Annotated[
 
 
 def parse_files(given: Sequence[Mapping[str, str]] | Mapping[str, str] | None) -> dict[str, str]:
-    """Contents by path, from a list of path and content or an object. Raises InvalidArgument."""
+    """Return contents by path, from a list of path and content or an object.
+
+    Raises InvalidArgument.
+    """
     if given is None:
         return {}
     if isinstance(given, Mapping):
@@ -99,7 +99,7 @@ def parse_files(given: Sequence[Mapping[str, str]] | Mapping[str, str] | None) -
 
 
 def parse_user(text: str | None) -> GuestUser:
-    """Who runs a program. Raises InvalidArgument."""
+    """Return the guest user to run a program as. Raises InvalidArgument."""
     try:
         return GuestUser(text or GuestUser.SANDBOX)
     except ValueError:
@@ -111,11 +111,11 @@ def parse_user(text: str | None) -> GuestUser:
 
 Hints = dict[str, Any]
 LARGE_RESULTS: Hints = {"anthropic/maxResultSizeChars": 500_000}
-"""The `_meta` of a tool whose caller may ask for more than clients hand on by themselves."""
+"""The `_meta` of a tool whose results may be larger than clients pass on by default."""
 
 
 def searchable(words: str) -> Hints:
-    """The `_meta` of a tool that clients load when a model looks for what it does."""
+    """Return the `_meta` of a tool that clients load when a model searches for its purpose."""
     return {"anthropic/searchHint": words}
 
 
@@ -153,7 +153,7 @@ DiskArgument = Annotated[int | None, Field(description="MiB.")]
 def require_fitting(
     snapshot: Snapshot, runtime: str | None, image: str | None, *sizes: int | None
 ) -> None:
-    """Raise InvalidArgument or InvalidRuntime if these ask for what the snapshot is not."""
+    """Raise InvalidArgument or InvalidRuntime if an argument contradicts the snapshot."""
     if any(sizes):
         raise InvalidArgument(
             "A snapshot has its own size: cpus, memory_mb and disk_mb are those it was taken with.",
@@ -172,7 +172,7 @@ def require_fitting(
 
 
 def parse_network(text: str | None) -> NetworkPolicy | None:
-    """The policy that was asked for, if any. Raises InvalidArgument."""
+    """Return the requested policy, if any. Raises InvalidArgument."""
     if not text:
         return None
     try:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turn a function into a tool with schemas that every client takes.
+"""Tools made from functions, with schemas that every client accepts.
 
-Called by `waggle.mcp.tools`. On top of the SDK: unknown parameters are refused instead of dropped,
-but for those that clients add by themselves; `true` is no number; and a string is parsed as JSON
-only for parameters that are lists, objects, numbers or booleans (some clients send these as text),
-never for text, where `true` or `[1]` is a perfectly good value.
+Called by `waggle.mcp.tools`. Unlike the SDK, it refuses unknown parameters instead of dropping
+them, except those that clients add; it does not accept `true` as a number; and it parses a string
+as JSON only for parameters that are lists, objects, numbers or booleans (some clients send these as
+text), never for text, where `true` or `[1]` is a valid value.
 """
 
 from __future__ import annotations
@@ -33,24 +33,23 @@ ADDED_BY_CLIENTS = frozenset(
         *("toolAction", "toolSummary", "waitForPreviousTools"),
     }
 )
-"""What clients and habits of models put beside the arguments; ignored where it is none of them."""
+"""Names that clients and models add to the arguments; ignored unless the tool has them."""
 
 _IN_HEADER = "environment_id"
 _OPENING = {"array": "[", "object": "{"}
 _PLAIN = (*"-0123456789", "true", "false")
 _CAPITAL = frozenset({"True", "False", "TRUE", "FALSE"})
 _WITHIN = Bounds(containers=20_000, commas=20_000, depth=32, outside=256 * 1024)
-"""Of JSON in a string: a list of names, variables or files."""
+"""The bounds of JSON in a string: a list of names, variables or files."""
 _NUMBERS = {"integer", "number", "boolean", "null"}
 
 
 class _Metadata(FuncMetadata):
-    """The SDK's metadata of a function, with a narrower reading of JSON inside strings.
+    """The SDK's metadata of a function, with stricter parsing of JSON inside strings.
 
-    `openings` says, for each parameter that is a list or an object, how its JSON begins; `plain`
-    are those that take a number or a boolean; `optional` may be left out, and are when a client
-    sends null, or `blank` when it sends an empty text, as some do for each that a model did not
-    give.
+    `openings` has the first characters of the JSON of each list or object parameter; `plain` are
+    the parameters that take a number or a boolean. A null for an `optional` parameter and an empty
+    text for a `blank` one are dropped: some clients send these for omitted arguments.
     """
 
     openings: dict[str, tuple[str, ...]]
@@ -59,7 +58,7 @@ class _Metadata(FuncMetadata):
     blank: frozenset[str]
 
     def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Parse strings that hold the list or object that their parameter asks for."""
+        """Return the arguments under their real names, parsed where the parameter needs it."""
         named = {_real(name, data, self.openings): value for name, value in data.items()}
         return {
             name: _plain(value) if name in self.plain else _parsed(value, self.openings.get(name))
@@ -71,7 +70,7 @@ class _Metadata(FuncMetadata):
 
 
 def _real(name: str, given: Collection[str], known: Collection[str]) -> str:
-    """`environment_id` for `environmentId`, unless that is there, too."""
+    """Return `environment_id` for `environmentId`, unless both are given."""
     if name in known or name in ADDED_BY_CLIENTS:
         return name
     same = [each for each in known if _letters(each) == _letters(name) and each not in given]
@@ -83,14 +82,14 @@ def _letters(name: str) -> str:
 
 
 class OfferedTool(Tool):
-    """A tool, and what documents say of it: all that is accepted, and results with their words."""
+    """A tool with its documentation: the accepted parameters and the described result schema."""
 
     accepted: dict[str, Any]
     told: dict[str, Any]
 
 
 def _plain(value: object) -> object:
-    """5 for "5", and for 5.0, which is the same to JSON Schema; what is neither stays."""
+    """Return 5 for "5" and for 5.0, which JSON Schema treats alike; other values unchanged."""
     if isinstance(value, str):
         value = _parsed(value.lower() if value in _CAPITAL else value, _PLAIN)
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -100,7 +99,7 @@ def _parsed(value: object, openings: tuple[str, ...] | None) -> object:
     if not openings or not isinstance(value, str) or not value.lstrip().startswith(openings):
         return value
     try:
-        Structure(_WITHIN).feed(value.encode())  # as hostile as a whole message
+        Structure(_WITHIN).feed(value.encode())  # as untrusted as a whole message
         return json.loads(value)
     except (ValueError, RecursionError):
         return value
@@ -112,7 +111,7 @@ def _kinds(schema: Schema) -> list[str]:
 
 
 def _needs_text(schema: Schema) -> bool:
-    """Whether an empty text is refused, as of a key."""
+    """Whether an empty text is refused, as for an idempotency key."""
     return "minLength" in json.dumps(schema)
 
 
@@ -127,8 +126,8 @@ def make_tool(
 ) -> OfferedTool:
     """Build the tool named like `method`, with the parameters and result of its signature.
 
-    One that shows pictures publishes no output schema: with one, every result needs structured
-    content, which hides pictures in common clients.
+    A tool that shows pictures publishes no output schema: a schema requires structured content in
+    every result, and that hides pictures in common clients.
     """
     told = {"title": title, "description": description, "annotations": annotations, "meta": meta}
     tool = _shape(cast("MethodType", method).__func__).model_copy(update={"fn": method, **told})
@@ -138,9 +137,9 @@ def make_tool(
     return tool.model_copy(update={"fn_metadata": metadata})
 
 
-@cache  # takes milliseconds, and says the same of every object that has the method
+@cache  # takes milliseconds, and is the same for every object with the method
 def _shape(function: Callable[..., Awaitable[object]]) -> OfferedTool:
-    """What a tool is by its signature alone: the function's without `self`."""
+    """Build a tool from a function's signature, without `self`."""
     tool = Tool.from_function(MethodType(function, object()))
     plain = tool.fn_metadata
     strict = cast(
@@ -167,7 +166,7 @@ def _shape(function: Callable[..., Awaitable[object]]) -> OfferedTool:
         optional=optional,
         blank=frozenset(name for name in optional if not _needs_text(schema["properties"][name])),
         arg_model=strict,
-        # Without a model the SDK does not check results again, which are made from models here.
+        # Results are made from models, so the SDK gets no model and does not check them again.
         output_schema=terse(told),
     )
     return OfferedTool(
@@ -186,7 +185,7 @@ def _shape(function: Callable[..., Awaitable[object]]) -> OfferedTool:
 
 
 def described(tool: OfferedTool, offer: Offer) -> OfferedTool:
-    """The same tool, whose words name no tool that clients cannot call."""
+    """Return the tool with descriptions that name no tool outside the offer."""
     return tool.model_copy(
         update={
             "description": offer.advice(tool.description),
@@ -196,7 +195,7 @@ def described(tool: OfferedTool, offer: Offer) -> OfferedTool:
 
 
 def with_header(tool: OfferedTool) -> OfferedTool:
-    """The same tool, of which clients of 2026-07-28 repeat `environment_id` in a header."""
+    """Return the tool so that clients of 2026-07-28 repeat its `environment_id` in a header."""
     properties = tool.parameters["properties"]
     if _IN_HEADER not in properties:
         return tool
@@ -220,11 +219,11 @@ def _heeding(schema: Any, offer: Offer) -> Any:
 
 
 def takes(tool: OfferedTool, name: str) -> bool:
-    """Whether it accepts a parameter of this name, published or not."""
+    """Whether the tool accepts a parameter of this name, published or not."""
     return name in tool.accepted["properties"]
 
 
 def parameters(tool: OfferedTool) -> dict[str, bool]:
-    """All that `tool` accepts, and whether it must be given."""
+    """Return all accepted parameters: whether one is required, by name."""
     required = tool.parameters.get("required", [])
     return {name: name in required for name in tool.accepted["properties"]}

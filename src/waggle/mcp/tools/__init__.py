@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tools, one file per noun. Each function takes checked arguments and returns a result."""
+"""The tools. Their functions take checked arguments and return a result.
+
+`waggle.mcp.surfaces` calls `all_tools`.
+"""
 
 from __future__ import annotations
 

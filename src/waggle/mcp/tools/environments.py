@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tools that make, list and destroy environments."""
+"""The tools that create, list and destroy environments."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class EnvironmentTools:
         """List what the caller has."""
         listed = self._environments.list(owner=current_owner(ctx))
         environments = [each for each in listed if (name or "") in each.name]
-        # Not as models: of a call that is made all the time that would be half of the work.
+        # Without models, which would take half of the time of this frequent call.
         if not environments:
             return success(EnvironmentList(note=_NONE))
         result = {

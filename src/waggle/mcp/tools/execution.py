@@ -91,7 +91,7 @@ class ExecutionTools:
         background: Background = False,
         max_output: MaxOutput = None,
         images: Images = None,
-        idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
+        idempotency_key: IdempotencyKey = None,  # used by `observed.once`
     ) -> Annotated[CallToolResult, CommandOutput]:
         """Run code; a timeout is an error result that carries the output so far."""
         wait = self._wait(wait_seconds, background=background)
@@ -128,7 +128,7 @@ class ExecutionTools:
         background: Background = False,
         max_output: MaxOutput = None,
         images: Images = None,
-        idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
+        idempotency_key: IdempotencyKey = None,  # used by `observed.once`
     ) -> Annotated[CallToolResult, CommandOutput]:
         """Run a command; results as those of execute."""
         wait = self._wait(wait_seconds, background=background)

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tools that move files in and out of an environment.
-
-The tools that move whole trees as archives: upload_files and download_files.
-"""
+"""The tools that write, read and list files, and that upload and download trees as archives."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tools for programs that outlive the call that started them."""
+"""The tools for jobs, also those that outlive the call that started them."""
 
 from __future__ import annotations
 

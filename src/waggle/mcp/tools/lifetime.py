@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tools that tell how an environment is and let it stay longer.
+"""The tools that show an environment's state, extend its lifetime, and expose and close its ports.
 
-The tools that open and close ports of an environment on the server's machine.
+Exposed ports are on the host.
 """
 
 from __future__ import annotations

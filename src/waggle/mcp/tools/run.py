@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tool that does everything in one call: an environment, files, packages, a run, the end.
+"""The tools install_packages and run_code, and `Furniture`, the initial contents of environments.
 
-The tool that installs packages.
-
-What a new environment is to have from the start: files and packages. For tools that make one.
+run_code does everything in one call: create an environment, write files, install packages, run the
+code, destroy it. `Furniture` is the files and packages of a new environment; create_environment
+uses it, too.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class RunTools:
         timeout_seconds: _Seconds = None,
         network: NetworkArgument = None,
         image: ImageArgument = None,
-        idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
+        idempotency_key: IdempotencyKey = None,  # used by `observed.once`
     ) -> Annotated[CallToolResult, RunOutput]:
         """Run code in an environment of its own, which is gone when this ends, however it ends."""
         request = CreateRequest(

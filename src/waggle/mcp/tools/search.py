@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tools that find places in files and change them: search_files and edit_file."""
+"""The tools that search and edit files: search_files and edit_file."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tools that keep moments of environments, and go on from them.
-
-The tools that have an environment stand still, and go on.
-"""
+"""The tools that take, list and delete snapshots, fork and roll back, and pause and resume."""
 
 from __future__ import annotations
 
@@ -52,7 +49,7 @@ class SnapshotTools:
         *,
         environment_id: EnvironmentId,
         name: _Name = None,
-        idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
+        idempotency_key: IdempotencyKey = None,  # used by `observed.once`
     ) -> Annotated[CallToolResult, TakenSnapshot]:
         """Keep a moment."""
         taken = await self._snapshots.take(
@@ -95,7 +92,7 @@ class SnapshotTools:
         *,
         environment_id: EnvironmentId,
         count: _Count = 1,
-        idempotency_key: IdempotencyKey = None,  # `mcp.repeats` heeds it
+        idempotency_key: IdempotencyKey = None,  # used by `observed.once`
     ) -> Annotated[CallToolResult, ForkedEnvironments]:
         """Copy a running environment."""
         owner = current_owner(ctx)
