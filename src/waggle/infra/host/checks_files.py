@@ -1,17 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preflight checks of programs and files: tools, kernel, kit, images, data directory, CA bundle.
+"""Preflight checks of programs and files and of a VMM's confinement, and the limit of open files.
 
-Listed in `waggle.infra.host.doctor`. Reads only, but for a probe file in the data directory.
-
-Preflight checks of what is put around a machine's process, for the case that it is taken over.
-
-Listed in `waggle.infra.host.doctor`. Nothing here keeps machines from running: what is missing is a
-layer less, and is named with the next step.
-
-How many files this process may open: read by `waggle doctor`, raised when a server starts.
-
-A shell's usual 1,024 are fewer than the connections that a server takes. What it starts gets limits
-of its own (`waggle.infra.shared.confined`).
+`waggle.infra.host.doctor` lists the checks. They only read, except for a probe file in the data
+directory. Machines run without the confinement that `users`, `namespaces` and `groups` check: a
+missing one is a layer less against a VMM that was taken over, reported with the next step.
 """
 
 from __future__ import annotations
@@ -37,7 +29,7 @@ _GOOD_FREE = 5 * GIB
 
 
 async def programs(_subject: Subject) -> CheckResult:
-    """The programs that running an environment needs, without QEMU, which has its own check."""
+    """Check the programs that environments need, except QEMU, which has its own check."""
     absent = [package for package in missing({"serve"}) if package.name != "QEMU"]
     if not absent:
         return ok("programs", "all found")
@@ -46,7 +38,7 @@ async def programs(_subject: Subject) -> CheckResult:
 
 
 async def build_programs(_subject: Subject) -> CheckResult:
-    """The programs that building images needs; an environment runs without them."""
+    """Check the programs that building images needs; environments run without them."""
     absent = missing(building(is_root=os.geteuid() == 0))
     if not absent and (refused := refusal(os.geteuid())):
         return warn("build programs", f"no user namespaces: {refused}", NEXT_STEP)
@@ -57,12 +49,12 @@ async def build_programs(_subject: Subject) -> CheckResult:
 
 
 async def kernel(subject: Subject) -> CheckResult:
-    """The guest kernel is there."""
+    """Check that the guest kernel exists."""
     return _file("kernel", subject.kernel)
 
 
 async def kit(subject: Subject) -> CheckResult:
-    """The guest kit is there."""
+    """Check that the guest kit exists."""
     return _file("guest kit", subject.kit)
 
 
@@ -77,7 +69,7 @@ def _file(name: str, path: Path) -> CheckResult:
 
 
 async def images(subject: Subject) -> CheckResult:
-    """The images of the runtimes are there, and built from what they would be built from now."""
+    """Check that the runtimes' images exist and match their current definitions and archives."""
     found = subject.images()
     absent = sorted(name for name, there in found.items() if not there)
     old = subject.outdated()
@@ -95,7 +87,7 @@ async def images(subject: Subject) -> CheckResult:
 
 
 async def data_directory(subject: Subject) -> CheckResult:
-    """The data directory can be written and has space."""
+    """Check that the data directory is writable and has space."""
     found = existing(subject.data_dir)
     name, mend = "data directory", "Give this user the directory, or set WAGGLE_DATA_DIR."
     try:
@@ -114,7 +106,7 @@ async def data_directory(subject: Subject) -> CheckResult:
 
 
 async def ca_bundle(subject: Subject) -> CheckResult:
-    """The additional certificate authorities, when configured, are readable PEM."""
+    """Check that the additional certificate authorities, if configured, are readable PEM."""
     if subject.ca_bundle is None:
         return ok("CA bundle", "none configured")
     mend = "Set WAGGLE_CA_BUNDLE to a readable PEM file with certificates."
@@ -135,7 +127,7 @@ _ACTIONS = Path("/proc/sys/kernel/seccomp/actions_avail")
 
 
 async def users(subject: Subject) -> CheckResult:
-    """Each machine's process has a user of its own."""
+    """Check that every VMM process has a separate user."""
     if subject.is_root:
         return ok("machine users", "each machine's process has a user of its own")
     return warn(
@@ -146,7 +138,7 @@ async def users(subject: Subject) -> CheckResult:
 
 
 async def namespaces(subject: Subject) -> CheckResult:
-    """The kernel gives a machine's process a view and a network of its own."""
+    """Check that the kernel gives a VMM process a separate file system view and network."""
     spaces = _SPACES if subject.is_root else (*_SPACES, "--user", "--map-root-user")
     answer = await run(["unshare", *spaces, *_TRY], timeout=20)
     if answer.ok:
@@ -162,7 +154,7 @@ async def namespaces(subject: Subject) -> CheckResult:
 
 
 async def calls(_subject: Subject) -> CheckResult:
-    """The kernel filters a machine's system calls."""
+    """Check that the kernel can filter a VMM's system calls."""
     if not _ACTIONS.exists():
         mend = "Use a kernel with CONFIG_SECCOMP_FILTER."
         return warn("system calls", "this kernel has no filters, so QEMU does not start", mend)
@@ -172,7 +164,7 @@ async def calls(_subject: Subject) -> CheckResult:
 
 
 async def groups(subject: Subject) -> CheckResult:
-    """Machines have limits of memory, processors, threads and disk on the host."""
+    """Check that machines get limits on memory, processors, threads and disk rate."""
     found = place(subject.groups())
     if isinstance(found, Nowhere):
         return warn("control groups", f"none for machines: {found.problem}", found.mend)
@@ -194,30 +186,34 @@ async def groups(subject: Subject) -> CheckResult:
 
 
 MOST = 1 << 20
-"""Beyond this nothing is gained, and programs that close all descriptors there may be take long."""
+"""A higher limit has no use, and programs that close all possible descriptors would take long."""
 
 
 def reachable(soft: int, hard: int) -> int:
-    """What a process with these limits can raise its own to. Pure."""
+    """Return the limit that a process with these limits can raise its own to. Pure."""
     most = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
     return soft if soft == resource.RLIM_INFINITY else max(soft, most)
 
 
 def limits() -> tuple[int, int]:
-    """The limit of this process, and the one up to which it may raise it."""
+    """Return the soft and the hard limit of open files of this process."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 def raise_limit(
     change: Callable[[int, tuple[int, int]], None] = resource.setrlimit,
 ) -> int:
-    """Raise this process's limit as far as it may. Returns what it then is; never raises."""
+    """Raise this process's limit of open files as far as possible and return it; never raises.
+
+    Called when a server starts: a shell's usual 1,024 are fewer than a server's connections. Its
+    children get other limits (`waggle.infra.shared.confined`).
+    """
     soft, hard = limits()
     wanted = reachable(soft, hard)
     if wanted == soft:
         return soft
     try:
         change(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (OSError, ValueError):  # a kernel or a container that allows less than it says
+    except (OSError, ValueError):  # a kernel or container that allows less than it reports
         return soft
     return wanted

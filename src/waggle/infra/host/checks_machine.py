@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preflight checks of the machine: Python, CPU, QEMU, memory, limits, ports.
+"""Preflight checks of this host (Python, CPU, QEMU, memory, limits, ports), and its free memory.
 
-Listed in `waggle.infra.host.doctor`. Each opens what it tests and closes it again.
-
-Whether this machine's memory allows machines that nobody has asked for yet. Pure but for reads.
-
-Used by the composition root for the pool of warm machines. Looks at the whole machine, as the
-kernel's killer does, not at limits of a control group.
+`waggle.infra.host.doctor` lists the checks; they close everything that they open. `read_memory` and
+`outlook` decide for the warm pool whether the host has memory for more warm machines. They look at
+the whole host, as the kernel's OOM killer does, not at the limits of a control group.
 """
 
 from __future__ import annotations
@@ -39,7 +36,7 @@ _FILES_BASE = 1_280
 
 
 async def python(_subject: Subject) -> CheckResult:
-    """Python is recent enough."""
+    """Check that Python is recent enough."""
     version = platform.python_version()
     if sys.version_info[:2] >= MIN_PYTHON:
         return ok("python", version)
@@ -47,7 +44,7 @@ async def python(_subject: Subject) -> CheckResult:
 
 
 async def architecture(_subject: Subject) -> CheckResult:
-    """The guest kernel, kit and images are for x86-64 on a Linux host."""
+    """Check that the host is x86-64 Linux, as the guest kernel, kit and images need."""
     found = f"{platform.system()} {platform.machine()}"
     if found in {"Linux x86_64", "Linux amd64"}:
         return ok("architecture", found)
@@ -55,7 +52,7 @@ async def architecture(_subject: Subject) -> CheckResult:
 
 
 async def qemu(subject: Subject) -> CheckResult:
-    """QEMU is there, recent enough, and has the microvm machine."""
+    """Check that QEMU exists, is recent enough and has the microvm machine."""
     program = find_program(subject.qemu_binary)
     if not _needs_qemu(subject):
         return ok("qemu", f"not needed with krun ({program or 'not installed'})")
@@ -75,13 +72,13 @@ async def qemu(subject: Subject) -> CheckResult:
 
 
 def parse_qemu_version(text: str) -> tuple[int, ...] | None:
-    """Read the version from what `qemu-system-x86_64 -version` prints."""
+    """Read the version from the output of `qemu-system-x86_64 -version`."""
     match = re.match(r"QEMU emulator version (\d+)\.(\d+)(?:\.(\d+))?", text)
     return tuple(int(part) for part in match.groups(default="0")) if match else None
 
 
 async def acceleration(subject: Subject) -> CheckResult:
-    """KVM is usable; without it machines are emulated, which is slower."""
+    """Check that KVM is usable; without it machines are emulated, which is slower."""
     try:
         accel, reason = choose_acceleration(subject.accel, subject.kvm())
     except WaggleError as error:
@@ -93,7 +90,7 @@ async def acceleration(subject: Subject) -> CheckResult:
 
 
 async def hypervisor(subject: Subject) -> CheckResult:
-    """Which hypervisor runs the machines, and why it is not the other."""
+    """Report which hypervisor runs the machines, and why not the other."""
     try:
         choice = _choice(subject)
     except WaggleError as error:
@@ -102,7 +99,7 @@ async def hypervisor(subject: Subject) -> CheckResult:
 
 
 async def freezing(subject: Subject) -> CheckResult:
-    """Machines can be frozen: templates, pauses to disk, snapshots and forks."""
+    """Check that machines can be frozen: templates, pauses to disk, snapshots and forks."""
     try:
         name = _choice(subject).name
     except WaggleError as error:
@@ -119,7 +116,7 @@ async def freezing(subject: Subject) -> CheckResult:
 
 
 async def libkrun(subject: Subject) -> CheckResult:
-    """The libkrun library is there and recent enough; without it QEMU runs the machines."""
+    """Check that libkrun exists and is recent enough; without it QEMU runs the machines."""
     problem, mend = subject.libkrun()
     if not problem:
         return ok("libkrun", "usable")
@@ -141,7 +138,7 @@ def _needs_qemu(subject: Subject) -> bool:
 
 
 async def memory(subject: Subject) -> CheckResult:
-    """There is memory for one machine, better for all that may exist."""
+    """Check that there is memory for one machine, and warn if not for all that may exist."""
     free = parse_available_mib(Path("/proc/meminfo").read_text("ascii"))
     detail = f"{free} MiB available, {subject.memory_mib} MiB per environment"
     if free < subject.memory_mib:
@@ -154,13 +151,13 @@ async def memory(subject: Subject) -> CheckResult:
 
 
 def parse_available_mib(meminfo: str) -> int:
-    """Read MemAvailable of /proc/meminfo in MiB; 0 when it is not there."""
+    """Read MemAvailable of /proc/meminfo in MiB; 0 when it is missing."""
     match = re.search(r"^MemAvailable:\s+(\d+) kB$", meminfo, re.MULTILINE)
     return int(match.group(1)) // 1024 if match else 0
 
 
 async def open_files(subject: Subject) -> CheckResult:
-    """The server may open enough files for its connections and all environments."""
+    """Check that the server may open enough files for its connections and all environments."""
     soft, hard = open_file_limits()
     limit = reachable(soft, hard)
     needed = _FILES_BASE + _FILES_PER_ENVIRONMENT * subject.max_environments
@@ -172,7 +169,7 @@ async def open_files(subject: Subject) -> CheckResult:
 
 
 async def guest_ports(subject: Subject) -> CheckResult:
-    """A port for a machine is free."""
+    """Check that a port for a machine is free."""
     ports = range(subject.port_base, subject.port_max)
     step = max(1, len(ports) // _PROBED_PORTS)
     span = f"{subject.port_base}-{subject.port_max - 1}"
@@ -189,7 +186,7 @@ def first_free(ports: Iterable[int]) -> int | None:
 
 
 def bind_error(host: str, port: int) -> str | None:
-    """Say why a TCP port cannot be listened on; None when it can."""
+    """Return why the server cannot listen on a TCP port; None when it can."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -204,7 +201,7 @@ def bind_error(host: str, port: int) -> str | None:
 
 
 async def listen_address(subject: Subject) -> CheckResult:
-    """The server's own address is free, unless the server holds it."""
+    """Check that the server's address is free or held by the running server."""
     where = f"{subject.listen_host} port {subject.listen_port}"
     if subject.server_is_running:
         return ok("listen address", f"{where}, held by the running server")
@@ -217,7 +214,7 @@ async def listen_address(subject: Subject) -> CheckResult:
 
 DRAIN_BELOW: Final = 0.10
 KEEP_FREE: Final = 0.15
-"""Shares of the memory that are to be available: always, and beside one more machine."""
+"""Shares of memory that must be available: DRAIN_BELOW always, KEEP_FREE with one more machine."""
 STALLED: Final = 5.0
 """Percent of the last ten seconds in which programs waited for memory."""
 _MEMINFO = Path("/proc/meminfo")
@@ -225,7 +222,7 @@ _PRESSURE = Path("/proc/pressure/memory")
 
 
 class Outlook(Enum):
-    """What is to become of machines that wait for their use."""
+    """The decision for the warm pool: add machines, keep the number, or end some."""
 
     FILL = auto()
     HOLD = auto()
@@ -234,7 +231,7 @@ class Outlook(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes, and the percentages of the last ten seconds in which some, or all, had to wait."""
+    """Bytes, and the percentages of the last ten seconds in which some or all programs waited."""
 
     total: int
     available: int
@@ -243,9 +240,9 @@ class Memory:
 
 
 def parse_memory(meminfo: str, pressure: str = "") -> Memory:
-    """Read /proc/meminfo and /proc/pressure/memory, of which the latter may be empty.
+    """Read /proc/meminfo and /proc/pressure/memory; the latter may be empty.
 
-    Raises ValueError for what is neither.
+    Raises ValueError for any other text.
     """
     sizes = {name: int(size) << 10 for name, size in re.findall(r"(?m)^(\w+): +(\d+) kB$", meminfo)}
     shares = {
@@ -259,16 +256,16 @@ def parse_memory(meminfo: str, pressure: str = "") -> Memory:
 
 
 def read_memory() -> Memory:
-    """As it is now. Kernels without pressure information say nothing of it. Raises OSError."""
+    """Read the host's memory now, without pressure where the kernel has none. Raises OSError."""
     try:
         pressure = _PRESSURE.read_text("utf-8")
-    except OSError:  # also EOPNOTSUPP, where it was turned off
+    except OSError:  # also EOPNOTSUPP, where it is turned off
         pressure = ""
     return parse_memory(_MEMINFO.read_text("utf-8"), pressure)
 
 
 def outlook(memory: Memory, need: int) -> Outlook:
-    """What to do when one more machine takes up to `need` bytes."""
+    """Decide, given that one more machine takes up to `need` bytes. Pure."""
     if memory.available < DRAIN_BELOW * memory.total or memory.full >= STALLED:
         return Outlook.DRAIN
     if memory.available - need < KEEP_FREE * memory.total or memory.some >= STALLED:

@@ -35,5 +35,5 @@ CHECKS: Mapping[str, Check] = {
 
 
 async def examine(subject: Subject, checks: Mapping[str, Check] = CHECKS) -> list[CheckResult]:
-    """Run all checks on this machine."""
+    """Run all checks on this host."""
     return await run_checks(subject, checks)

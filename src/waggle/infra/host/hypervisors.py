@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which hypervisor runs the machines, and why. Pure.
+"""The choice of a hypervisor and of hardware virtualisation (KVM) or emulation (TCG), with reasons.
 
-Called by the composition root and by the preflight checks, which hand in what was found out about
-libkrun and KVM. Knows nothing of how either hypervisor works.
-
-Whether machines run on hardware virtualisation (KVM) or are emulated (TCG), and why.
-
-`read_kvm_facts` looks, `choose_acceleration` decides. Called by `waggle.app.root` at the start and
-by the preflight checks. Knows nothing of QEMU's options.
+Called by the composition root at the start and by the preflight checks, which pass in the facts
+about libkrun. Pure except for `read_kvm_facts`. Knows nothing of how a hypervisor works or of
+QEMU's options.
 """
 
 from __future__ import annotations
@@ -29,10 +25,10 @@ _SHARE = "Run: chgrp kvm /dev/kvm && chmod 660 /dev/kvm."
 
 @dataclass(frozen=True, slots=True)
 class KvmFacts:
-    """What this machine says of KVM. `error` is why the device does not open, empty if it does.
+    """The state of KVM on this host. `error` is why the device does not open; empty if it does.
 
-    `only_root` tells that a server run by root could not let its machines, which have users of
-    their own, open the device.
+    `only_root` means that machines of a server run by root could not open the device, because they
+    run as other users.
     """
 
     error: str
@@ -50,7 +46,7 @@ class Choice(NamedTuple):
 def read_kvm_facts(
     device: Path = Path("/dev/kvm"), cpuinfo: Path = Path("/proc/cpuinfo")
 ) -> KvmFacts:
-    """Look at the device and the CPU flags. Never raises: what cannot be read is not usable."""
+    """Read the device and the CPU flags. Never raises: anything unreadable counts as unusable."""
     error, only_root = "", False
     try:
         os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
@@ -66,12 +62,12 @@ def read_kvm_facts(
 
 
 def may_be_shared(mode: int) -> bool:
-    """Whether its group, or everybody, may read and write a file of this mode."""
+    """Return whether the group, or everybody, may read and write a file of this mode."""
     return any(mode & bits == bits for bits in (0o060, 0o006))
 
 
 def has_virtualisation_flag(cpuinfo: str) -> bool:
-    """Say whether the first CPU of /proc/cpuinfo lists `vmx` (Intel) or `svm` (AMD)."""
+    """Return whether the first CPU of /proc/cpuinfo lists `vmx` (Intel) or `svm` (AMD)."""
     for line in cpuinfo.splitlines():
         key, colon, value = line.partition(":")
         if colon and key.strip() == "flags":
@@ -80,10 +76,11 @@ def has_virtualisation_flag(cpuinfo: str) -> bool:
 
 
 def choose_acceleration(setting: AccelSetting, facts: KvmFacts) -> Choice:
-    """Decide. Raises SetupIncomplete when `kvm` is demanded and machines cannot open its device.
+    """Decide between KVM and emulation.
 
     A /dev/kvm that opens on a CPU without virtualisation is an emulation in which no stock kernel
-    boots, so `auto` passes it over; `kvm` takes it all the same.
+    boots, so `auto` does not use it; `kvm` does. Raises SetupIncomplete when `kvm` is demanded and
+    machines cannot open the device.
     """
     if setting == "tcg":
         return Choice("tcg", "WAGGLE_ACCEL=tcg demands emulation.")
@@ -119,7 +116,7 @@ class HypervisorChoice(NamedTuple):
 
 
 class Library(NamedTuple):
-    """Whether libkrun can be used: `problem` is empty, or `mend` says what helps."""
+    """Whether libkrun can be used: `problem` is empty, or `mend` is the remedy."""
 
     problem: str
     mend: str
@@ -131,10 +128,10 @@ def choose_hypervisor(
     library: Library,
     prefer: Preference = "isolation",
 ) -> HypervisorChoice:
-    """Decide. libkrun needs KVM, so emulation always means QEMU; `prefer` is between the two.
+    """Decide between libkrun and QEMU; `prefer` decides where both are possible.
 
-    Raises SetupIncomplete when `krun` is demanded and something is missing, SettingsInvalid when
-    it contradicts WAGGLE_ACCEL=tcg.
+    libkrun needs KVM, so emulation always means QEMU. Raises SetupIncomplete when `krun` is
+    demanded and something is missing, SettingsInvalid when it contradicts WAGGLE_ACCEL=tcg.
     """
     if setting == "qemu":
         return HypervisorChoice("qemu", "WAGGLE_HYPERVISOR=qemu demands it.")

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Install missing system packages: a plan that can be shown first, then the deed.
+"""The installation of missing system packages: a plan to show first, then its execution.
 
-Called by `waggle setup`. `make_plan` is pure; `carry_out` runs its commands. Only apt is driven;
-for other package managers the plan holds the commands for a person to type.
-
-How to get what a distribution does not package: which packages that takes, and shell lines.
-
-Read by `install`, which prints the lines for a person to run as root; waggle does not run them.
+Called by `waggle setup`. `make_plan` is pure; `carry_out` runs its commands. waggle itself runs
+only apt; for other package managers, and for packages that a distribution does not have
+(DETOURS), the plan holds the commands for a person to type.
 """
 
 from __future__ import annotations
@@ -25,14 +22,14 @@ from waggle.infra.host.requirements import Manager, SystemPackage, find_program
 
 @dataclass(frozen=True, slots=True)
 class Detour:
-    """The distribution's packages that are needed first, then what to type, in this order."""
+    """The distribution's packages that are needed first, then the shell lines, in this order."""
 
     packages: tuple[str, ...]
     lines: tuple[str, ...]
 
 
-# mmdebstrap is one program, in a package that debootstrap fetches from its own default archive
-# and whose signature it checks.
+# mmdebstrap is a single program; debootstrap fetches its package from debootstrap's default archive
+# and checks the signature.
 _MMDEBSTRAP = (
     "debootstrap --download-only --variant=minbase --include=mmdebstrap"
     " trixie /usr/local/src/mmdebstrap",
@@ -54,7 +51,7 @@ DETOURS: dict[tuple[str, Manager], Detour] = {
     ("umoci", "dnf"): Detour(("golang",), _UMOCI),
     ("umoci", "pacman"): Detour(("go",), _UMOCI),
 }
-"""By the name of our `SystemPackage`, and the package manager that has no package for it."""
+"""By the name of the `SystemPackage` and the package manager that has no package for it."""
 
 
 Privilege = Literal["root", "sudo", "none"]
@@ -73,20 +70,20 @@ _APT_GET = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Loc
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One command and, in words, what it is for."""
+    """One command and its purpose in words."""
 
     argv: tuple[str, ...]
     reason: str
 
     @property
     def command(self) -> str:
-        """The command as one types it."""
+        """The command as a person types it."""
         return shlex.join(self.argv)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do about missing packages. `can_act`: waggle may run the steps itself.
+    """The steps for missing packages. `can_act`: waggle may run them itself.
 
     `unknown` are the packages for which no name is known on this system.
     """
@@ -105,7 +102,7 @@ class Plan:
 def make_plan(
     missing: Sequence[SystemPackage], manager: Manager | None, privilege: Privilege
 ) -> Plan:
-    """Decide what to run, or to print, so that `missing` are there afterwards."""
+    """Decide what to run, or to print, to install the `missing` packages."""
     if not missing:
         return Plan((), (), can_act=True)
     if manager is None:
@@ -156,11 +153,11 @@ async def carry_out(
     say: Callable[[str], None],
     execute: Callable[[Sequence[str]], Awaitable[int]] = run_attached,
 ) -> None:
-    """Run the steps of the plan on this terminal, telling each through `say`. Idempotent.
+    """Run the steps of the plan on this terminal, reporting them through `say`. Idempotent.
 
-    A failed `apt-get update` is only told: the lists that are there may do. Cancelling ends the
-    running command. Raises SetupIncomplete, with the commands, when a step fails or when waggle
-    may not run them.
+    A failed `apt-get update` is only reported: the existing lists may be enough. Cancelling ends
+    the running command. Raises SetupIncomplete, with the commands, when a step fails or when
+    waggle may not run them.
     """
     if plan.done:
         return
@@ -179,7 +176,7 @@ async def carry_out(
 
 
 def instructions(plan: Plan) -> str:
-    """Return what a person has to type, one command a line."""
+    """Return the commands that a person has to type, one a line."""
     lines: list[str] = []
     if plan.steps:
         lines += ["Run these commands, then 'waggle setup' again:"]
@@ -190,7 +187,7 @@ def instructions(plan: Plan) -> str:
 
 
 def detect_manager(os_release: str, platform: str = sys.platform) -> Manager | None:
-    """Tell the package manager from the text of /etc/os-release and the platform."""
+    """Return the package manager for the text of /etc/os-release and the platform."""
     if platform == "darwin":
         return "brew"
     values: dict[str, str] = {}
@@ -204,7 +201,7 @@ def detect_manager(os_release: str, platform: str = sys.platform) -> Manager | N
 
 
 def this_manager() -> Manager | None:
-    """Tell this machine's package manager."""
+    """Return this host's package manager."""
     try:
         text = _OS_RELEASE.read_text("utf-8", "replace")
     except OSError:
@@ -213,7 +210,7 @@ def this_manager() -> Manager | None:
 
 
 async def detect_privilege(*, is_root: bool, interactive: bool) -> Privilege:
-    """Tell whether commands can be run as root. `interactive`: sudo may ask for a password."""
+    """Return how commands can be run as root. `interactive`: sudo may ask for a password."""
     if is_root:
         return "root"
     if find_program("sudo") is None:

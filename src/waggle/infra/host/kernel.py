@@ -3,9 +3,9 @@
 
 `krunfw_get_kernel` returns the raw image with its load address and its 64-bit entry. The ELF has
 one PT_LOAD of that image, the 64-bit entry as `e_entry` (libkrun jumps there), and one PT_NOTE
-that repeats the kernel's own Xen PVH note (QEMU enters there; type 18 of `Xen`, see the kernel's
-include/xen/interface/elfnote.h). Called by `waggle setup`; the library's code is never run but for
-that one function.
+that repeats the kernel's Xen PVH note (QEMU enters there; type 18 of `Xen`, see the kernel's
+include/xen/interface/elfnote.h). Called by `waggle setup`; runs only the library's two functions
+for its version and its kernel.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _EM_X86_64 = 62
 
 @dataclass(frozen=True, slots=True)
 class RawKernel:
-    """A kernel as libkrunfw hands it out: bytes, load address, 64-bit entry point."""
+    """A kernel as libkrunfw returns it: bytes, load address, 64-bit entry point."""
 
     image: bytes
     load_address: int
@@ -45,7 +45,7 @@ class RawKernel:
 
 
 class _Library(Protocol):
-    """libkrunfw, as far as it is used: its major version, and a function that fills in numbers."""
+    """The used part of libkrunfw: its major version, and a function that returns the kernel."""
 
     def krunfw_get_version(self) -> int: ...
 
@@ -55,7 +55,7 @@ class _Library(Protocol):
 
 
 def pvh_note(image: bytes) -> bytes:
-    """The kernel's PVH note, found in its bytes. Raises SetupIncomplete when it has none."""
+    """Find the PVH note in the kernel's bytes. Raises SetupIncomplete when there is none."""
     at = image.find(_NOTE, 8)
     while at >= 0:
         name_size, size = struct.unpack_from("<II", image, at - 8)
@@ -66,7 +66,7 @@ def pvh_note(image: bytes) -> bytes:
 
 
 def elf(kernel: RawKernel) -> bytes:
-    """The kernel as an ELF64 executable. Pure."""
+    """Return the kernel as an ELF64 executable. Pure."""
     note = pvh_note(kernel.image)
     note_offset = 64 + 2 * 56
     size = len(kernel.image)
@@ -80,7 +80,7 @@ def elf(kernel: RawKernel) -> bytes:
 
 
 def extract(library: Path) -> RawKernel:
-    """Ask libkrunfw for its kernel. Raises SetupIncomplete when it cannot be loaded."""
+    """Get the kernel from libkrunfw. Raises SetupIncomplete when that cannot be loaded or used."""
     ffi = FFI()
     ffi.cdef(
         "int krunfw_get_version(void);"
@@ -105,7 +105,7 @@ def extract(library: Path) -> RawKernel:
 
 
 def _edition(library: Path | None) -> str:
-    """Tells the kernel of a configured library from the package's, and from the one before."""
+    """Return a file name part that differs between versions of a configured library."""
     if library is None:
         return ""
     try:
@@ -123,7 +123,7 @@ class GuestKernel:
         self._library = library
 
     def require(self) -> Path:
-        """The kernel's file. Raises SetupIncomplete when it was not made yet."""
+        """Return the kernel's file. Raises SetupIncomplete when it does not exist yet."""
         if not self.path.exists():
             raise SetupIncomplete("The guest kernel is not there.")
         return self.path
@@ -131,7 +131,7 @@ class GuestKernel:
     async def ensure(
         self, mirror: str | None, on_line: Callable[[str], None] = lambda _line: None
     ) -> Path:
-        """Make the kernel file unless it is there, from the configured library or the package.
+        """Make the kernel file unless it exists, from the configured library or the package.
 
         Idempotent; leaves the system's packages untouched. Raises SetupIncomplete.
         """
@@ -148,7 +148,7 @@ class GuestKernel:
     async def _from_package(self, mirror: str, on_line: Callable[[str], None]) -> None:
         with workspace(self.path.parent) as work:
             out = work / LIBRARY
-            # Without root, only mmdebstrap itself can write into a directory of ours.
+            # Without root, only mmdebstrap itself can write into a directory of the server.
             find = f'find "$1/usr" -name "{LIBRARY}*" -type f'
             hooks = (
                 f'--extract-hook={find} -exec cp {{}} "$1/kernel" ";"',

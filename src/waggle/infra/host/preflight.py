@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preflight: what must hold on this machine before an environment can be created, as data.
+"""The types and the runner of preflight checks: conditions for creating environments on this host.
 
-Behind `waggle doctor` and `/readyz`. `CHECKS` lists every check; each looks at one thing and says
-how it is and how to mend it. The checks themselves are in `checks_machine` and `checks_files`.
+Behind `waggle doctor` and `/readyz`. A check examines one thing and reports its state and the
+remedy. The checks are in `checks_machine` and `checks_files`; `doctor` lists them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GIB = 1024**3
 
 
 class Status(StrEnum):
-    """`FAIL` means that the main job cannot run; `WARN` that it runs, but worse."""
+    """The result of a check. `FAIL`: the main job cannot run; `WARN`: it runs, but worse."""
 
     OK = "ok"
     WARN = "warn"
@@ -37,7 +37,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What a check found. `mend` says what to do and is empty when all is well."""
+    """The findings of a check. `mend` is the remedy and is empty when all is well."""
 
     name: str
     status: Status
@@ -47,10 +47,10 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is checked, as plain values from the settings and from the other adapters.
+    """The subject of the checks, as plain values from the settings and from the other adapters.
 
-    `images` tells for each runtime's image whether it is there, `outdated` which of them a build
-    now would make otherwise. Sizes are in MiB.
+    `images` returns for every runtime's image whether it exists, `outdated` the images that a build
+    now would make differently. Sizes are in MiB.
     """
 
     data_dir: Path
@@ -82,22 +82,22 @@ Check = Callable[[Subject], Awaitable[CheckResult]]
 
 
 def ok(name: str, detail: str) -> CheckResult:
-    """All is well."""
+    """Return a result that all is well."""
     return CheckResult(name, Status.OK, detail)
 
 
 def warn(name: str, detail: str, mend: str) -> CheckResult:
-    """The main job runs, but worse than it could."""
+    """Return a result that the main job runs, but worse than it could."""
     return CheckResult(name, Status.WARN, detail, mend)
 
 
 def fail(name: str, detail: str, mend: str) -> CheckResult:
-    """The main job cannot run."""
+    """Return a result that the main job cannot run."""
     return CheckResult(name, Status.FAIL, detail, mend)
 
 
 async def run_checks(subject: Subject, checks: Mapping[str, Check]) -> list[CheckResult]:
-    """Run the checks in order. One that breaks is a failure of its own, never an exception."""
+    """Run the checks in order. An exception in a check becomes a failed result."""
     results: list[CheckResult] = []
     for name, check in checks.items():
         try:
@@ -108,10 +108,10 @@ async def run_checks(subject: Subject, checks: Mapping[str, Check]) -> list[Chec
 
 
 def existing(path: Path) -> Path:
-    """The path, or the nearest directory above it that is there."""
+    """Return the path, or the nearest parent directory that exists."""
     return next(each for each in (path, *path.parents) if each.exists())
 
 
 def can_run(results: list[CheckResult]) -> bool:
-    """Say whether the main job can run, which is the exit code of `waggle doctor`."""
+    """Return whether the main job can run, which decides the exit code of `waggle doctor`."""
     return all(result.status is not Status.FAIL for result in results)

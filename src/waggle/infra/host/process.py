@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Child processes with a deadline and bounded output.
+"""Child processes with a deadline and bounded output, and the open files of listening processes.
 
-Called by set-up and by the preflight checks. Commands are argv lists; no shell is ever started.
-Knows nothing of what a program does.
-
-Find what a local server has open, by the port it listens on, from /proc.
-
-Called by `waggle shell`, which needs the data directory of a server that it knows by its address
-only. The kernel knows it surely and at once: nothing has to be recorded, nothing can be stale, and
-it tells nobody but the server's own user and root. Knows nothing of servers.
+`run` and `run_attached` serve set-up and the preflight checks. Commands are argv lists; no shell is
+started. `held_by_listeners` reads from /proc the open files of a server of which only the address
+is known: `waggle shell` finds its data directory, `waggle doctor` whether it runs. Knows nothing of
+programs or servers.
 """
 
 from __future__ import annotations
@@ -31,7 +27,7 @@ _CHUNK = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a process ended. `code` is negative for a signal; the outputs are tails in bytes."""
+    """The end of a process. `code` is negative for a signal; the outputs are tails in bytes."""
 
     argv: tuple[str, ...]
     code: int
@@ -82,10 +78,10 @@ async def run(
 async def _spawn(
     argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None
 ) -> asyncio.subprocess.Process:
-    """Start the program in a session of its own, or, when cancelled, leave nothing of it.
+    """Start the program in its own session; when cancelled, leave nothing of it.
 
-    asyncio's own cancelled start kills the leader alone and then waits for whoever still holds
-    its pipes, so the start is let finish and the group is ended here.
+    A cancelled start of asyncio kills only the leader and then waits for every process that holds
+    its pipes, so this function lets the start finish and ends the group itself.
     """
     start = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
@@ -146,7 +142,7 @@ async def _feed(stream: asyncio.StreamWriter | None, data: bytes) -> None:
 
 
 async def _end_group(process: asyncio.subprocess.Process) -> None:
-    """Kill the group while its leader is not reaped, so that the number is surely still its own."""
+    """Kill the group before its leader is reaped, while its number cannot have been reused."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -159,9 +155,10 @@ _LISTEN = "0A"
 
 
 def held_by_listeners(port: int, name: str, proc: Path = _PROC) -> list[Path]:
-    """The files called `name` that processes which listen on this TCP port have open.
+    """Return the files called `name` held open by the processes that listen on this TCP port.
 
-    None of a process that may not be looked at, and none where there is no /proc of Linux.
+    The kernel's answer needs no record and is never stale, and only the server's user and root get
+    it. Omits processes that may not be read; empty where there is no /proc of Linux.
     """
     sockets = {f"socket:[{inode}]" for inode in _listening(port, proc)}
     found: list[Path] = []
@@ -173,7 +170,7 @@ def held_by_listeners(port: int, name: str, proc: Path = _PROC) -> list[Path]:
 
 
 def _listening(port: int, proc: Path) -> Iterator[str]:
-    """The inodes of sockets that listen on the port."""
+    """Yield the inodes of sockets that listen on the port."""
     for table in ("tcp", "tcp6"):
         try:
             lines = (proc / "net" / table).read_text("ascii").splitlines()[1:]
@@ -186,7 +183,7 @@ def _listening(port: int, proc: Path) -> Iterator[str]:
 
 
 def _opened(directory: Path) -> Iterator[str]:
-    """What the links of /proc/PID/fd say; nothing of a process that is somebody else's."""
+    """Yield the link targets in /proc/PID/fd; nothing for another user's process."""
     with contextlib.suppress(OSError):
         for link in directory.iterdir():
             with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The system packages that waggle needs, as data, and which of them are missing.
+"""The system packages that waggle needs, as data, and the search for those that are missing.
 
-Read by `install` (what to install and why) and by the preflight checks. A package counts as there
-when its program or file is there, however it was installed.
+Read by `install` (what to install and why) and by the preflight checks. A package counts as
+installed when its programs and files exist, however they were installed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 Use = Literal["serve", "build", "build as user", "test"]
-"""What needs a package: running environments, `waggle image build` and set-up, these without root,
-the test-suite."""
+"""The use of a package: running environments, `waggle image build` and set-up, these without root,
+the test suite."""
 
 Manager = Literal["apt", "dnf", "pacman", "brew"]
 
@@ -24,10 +24,10 @@ _ADMIN_DIRECTORIES = "/usr/local/sbin:/usr/sbin:/sbin"
 
 @dataclass(frozen=True, slots=True)
 class SystemPackage:
-    """One package: what proves that it is there, and its name in each distribution.
+    """One package: the programs and files that prove it, and its name in every distribution.
 
-    `programs` must all be found, then all `files`. A `None` name: the distribution has no such
-    package under a name known to us; `detours` may know another way.
+    All `programs` and all `files` must exist. A `None` name: no package of that distribution is
+    known; `install.DETOURS` may have another way.
     """
 
     name: str
@@ -41,7 +41,7 @@ class SystemPackage:
     files: tuple[Path, ...] = ()
 
     def name_for(self, manager: Manager) -> str | None:
-        """Return what `manager` calls it."""
+        """Return its name in `manager`."""
         names = {"apt": self.apt, "dnf": self.dnf, "pacman": self.pacman, "brew": self.brew}
         return names[manager]
 
@@ -232,7 +232,7 @@ def find_program(name: str) -> Path | None:
 
 
 def building(*, is_root: bool) -> frozenset[Use]:
-    """What building images needs for root, or for an ordinary user."""
+    """Return the uses for building images as root, or as an ordinary user."""
     return BUILD if is_root else BUILD | BUILD_AS_USER
 
 
@@ -243,7 +243,7 @@ def missing(
     has_program: Callable[[str], bool] = lambda name: find_program(name) is not None,
     has_file: Callable[[Path], bool] = Path.exists,
 ) -> tuple[SystemPackage, ...]:
-    """Return the packages for these uses that are not there, in their stated order."""
+    """Return the packages for these uses that are missing, in the order of `packages`."""
     wanted = frozenset(uses)
     return tuple(
         package

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a runner is told, and how that travels: as bytes through its standard input.
+"""The configuration of a runner, and its encoding as bytes on the runner's standard input.
 
-Written by the hypervisor, read by the runner. Imports nothing: dataclasses and JSON take longer to
-import than everything else that a runner does before its machine starts.
+Written by `machine`, read by `runner`. Imports nothing: dataclasses and JSON take longer to import
+than everything else that a runner does before its machine starts.
 """
 
 from __future__ import annotations
 
 
 class Configuration:
-    """One machine; every field is needed. Those that end in `_fd` are inherited descriptors."""
+    """One machine; every field is required. Fields ending in `_fd` are inherited descriptors."""
 
     library: str
     kernel_fd: int
@@ -28,18 +28,18 @@ class Configuration:
     ssh_port: int
     """The port on the guest's vsock."""
     socket: str
-    """The Unix socket that leads there, made inside `directory`."""
+    """The Unix socket that leads to `ssh_port`, made inside `directory`."""
     directory: str
     directory_fd: int
     uid: int
-    """Also the group; -1 to remain who the server is."""
+    """Also the group; -1 to keep the server's user."""
     kvm_gid: int
     """The group that may use /dev/kvm; -1 for none."""
     parent: int
     """The server's process."""
 
     def __init__(self, **fields: str | int) -> None:
-        """Raises TypeError for a field that is missing, unknown or of another type."""
+        """Set every field. Raises TypeError for one that is missing, unknown or of another type."""
         kinds = {"str": str, "int": int}
         expected = Configuration.__annotations__
         if fields.keys() != expected.keys():
@@ -51,7 +51,7 @@ class Configuration:
 
 
 def encode(configuration: Configuration) -> bytes:
-    """Each field as `name=value`, ended by NUL. Raises ValueError for a text that holds one."""
+    """Encode every field as `name=value` and NUL. Raises ValueError for a text that holds NUL."""
     fields = [f"{name}={value}" for name, value in vars(configuration).items()]
     if any("\0" in field for field in fields):
         raise ValueError("A field holds NUL.")
@@ -59,7 +59,7 @@ def encode(configuration: Configuration) -> bytes:
 
 
 def decode(data: bytes) -> Configuration:
-    """The inverse of `encode`. Raises ValueError or TypeError for what `encode` did not make."""
+    """Decode the result of `encode`. Raises ValueError or TypeError for any other bytes."""
     fields: dict[str, str | int] = {}
     for field in data.decode("utf-8", "surrogateescape").split("\0")[:-1]:
         name, _, value = field.partition("=")

@@ -1,18 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A runner gives up what a machine does not need, just before it becomes one.
+"""The confinement of a runner, just before it becomes a machine; called by `runner`.
 
-Afterwards: a user of its own, no capabilities, no network at all, none of the host's System V or
-POSIX queues, only the system calls of a list (`calls`), and a file system with /dev/kvm, the
-directory of its socket and its own entries of /proc. Where the kernel does not allow namespaces
-(some containers), the rest still holds. New privileges, core dumps and descriptors were limited by
-`waggle.infra.shared.confined` before.
-
-The system calls that a runner may use once it is confined; all others fail with EPERM.
-
-Used by `confine`, last. The list is what the C library, Rust's standard library and libkrun's
-devices call, as Firecracker's filter has it for its own. A call that is missing is an error of the
-device that wanted it, not the end of the machine. Pure. Numbers are x86-64's, from the kernel's
-syscall_64.tbl.
+A confined runner has a separate user, no capabilities, no network, none of the host's System V or
+POSIX queues, only the system calls in ALLOWED (others fail with EPERM), and a file system with
+/dev/kvm, its socket's directory and its entries of /proc. Where the kernel does not allow
+namespaces (some containers), the rest still holds. `infra.shared.confined` has already limited
+new privileges, core dumps and descriptors.
 """
 
 from __future__ import annotations
@@ -28,8 +21,11 @@ TYPE_CHECKING = False  # typing itself takes too long to import
 if TYPE_CHECKING:
     from waggle.infra.shared.confinement.seccomp import Instruction
 
+# The calls of the C library, Rust's standard library and libkrun's devices, as in Firecracker's
+# filter. A missing call is an error of the device that made it, not the end of the machine.
+# Numbers are x86-64's, from the kernel's syscall_64.tbl.
 ALLOWED: dict[str, dict[str, int]] = {
-    "the guest and its devices": {  # first since they are asked most often
+    "the guest and its devices": {  # first because they are the most frequent
         "ioctl": 16,
         "read": 0,
         "write": 1,
@@ -174,7 +170,7 @@ _PRLIMIT = 302
 
 
 def runner_filter(pid: int) -> list[Instruction]:
-    """For the process `pid`: sockets of AF_UNIX, threads, signals to itself, and the list."""
+    """Return the filter of process `pid`: ALLOWED, AF_UNIX sockets, threads, signals to itself."""
     numbers = (number for group in ALLOWED.values() for number in group.values())
     return [
         *seccomp.beginning(),
@@ -189,12 +185,12 @@ def runner_filter(pid: int) -> list[Instruction]:
 
 
 def confine(configuration: Configuration) -> None:
-    """Confine this process and change to the directory of its socket. Not to be undone.
+    """Confine this process and change to the directory of its socket. Cannot be undone.
 
     Raises OSError when the user cannot be changed, and ProcessLookupError when the server is gone.
     """
     libc = ffi.dlopen(None)
-    os.umask(0o022)  # its user has to pass through the directories made here
+    os.umask(0o022)  # the runner's user must be able to enter the directories made here
     namespaces.die_first()
     try:
         namespaces.enter(libc, user=configuration.uid < 0)
@@ -202,7 +198,7 @@ def confine(configuration: Configuration) -> None:
     except OSError as error:
         os.write(2, f"waggle: the runner keeps the host's view: {error}\n".encode())
         os.fchdir(configuration.directory_fd)
-    os.close(configuration.directory_fd)  # through it the host's files could be reached
+    os.close(configuration.directory_fd)  # it would lead to the host's files
     group = configuration.kvm_gid
     namespaces.become(libc, configuration.uid, [group] if group >= 0 else [])
     namespaces.die_with(libc, configuration.parent)
@@ -210,8 +206,8 @@ def confine(configuration: Configuration) -> None:
 
 
 def _narrow_view(root: SmallRoot, directory: str) -> None:
-    """A small read-only root over the socket's directory, and nothing else."""
-    held = os.open(directory, os.O_PATH)  # the inherited one is of the host's name space
+    """Replace the root by a small read-only one with /dev/kvm, /proc and the socket's directory."""
+    held = os.open(directory, os.O_PATH)  # the inherited one belongs to the host's namespace
     root.begin()
     root.directory("dev")
     root.device("/dev/kvm")

@@ -1,17 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that waggle declares of libkrun, and since when libkrun has it.
+"""The functions of libkrun that waggle declares, and the versions that have them.
 
 The source of `_abi.py`, which the runner imports without cffi's parser; after a change here run
-`python -m waggle.infra.krun.declarations`. A test keeps the two together.
-
-Convention of libkrun: 0 or a non-negative id on success, -errno on failure. It reads every string
-before it returns. A context id of 0 is valid. NULL is given nowhere but as `initramfs`, where
-libkrun looks for it. `krun_start_enter` returns only when the machine could not be built; else the
-process ends with the guest.
-
-Differences within 1.x: 1.17 is the first with all that is required here. `krun_add_disk3` and
-`krun_disable_implicit_init` are used where they are: without a virtio-fs root there is no implicit
-init anyway. 2.x has no implicit devices, and lacks the calls that turn them off.
+`python -m waggle.infra.krun.declarations`. A test compares the two.
 """
 
 from __future__ import annotations
@@ -21,6 +12,10 @@ from typing import Final
 
 from waggle.infra.shared.confinement.declarations import generate
 
+# libkrun returns 0 or a non-negative id on success, -errno on failure, and reads every string
+# before it returns. A context id of 0 is valid. Only `initramfs` is passed as NULL, which libkrun
+# checks for. `krun_start_enter` returns only when the machine could not be built; otherwise the
+# process ends with the guest.
 LIBKRUN: Final = """
 int32_t krun_init_log(int target_fd, uint32_t level, uint32_t style, uint32_t options);
 int32_t krun_create_ctx(void);
@@ -43,6 +38,9 @@ int32_t krun_get_max_vcpus(void);
 int32_t krun_start_enter(uint32_t ctx);
 """
 
+# 1.17 is the first version with everything that is required. `krun_add_disk3` and
+# `krun_disable_implicit_init` are used where they exist: without a virtio-fs root there is no
+# implicit init anyway. 2.x has no implicit devices, and lacks the calls that turn them off.
 SINCE: Final = {
     "krun_create_ctx": "1.0",
     "krun_set_vm_config": "1.0",
@@ -60,7 +58,7 @@ SINCE: Final = {
     "krun_add_disk3": "1.17",
     "krun_disable_implicit_init": "1.19",
 }
-"""A version that has each function, the first one where its release notes say so."""
+"""A version that has the function: the first one, where the release notes name it."""
 
 OPTIONAL: Final = frozenset({"krun_add_disk3", "krun_disable_implicit_init"})
 GONE_IN_2: Final = frozenset({"krun_set_console_output", "krun_disable_implicit_vsock"})

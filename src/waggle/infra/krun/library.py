@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""libkrun, loaded and typed: every call either works or raises `KrunError` with the call's name.
+"""A typed wrapper of libkrun: a call succeeds or raises `KrunError` with the call's name.
 
-Used by the runner and by the probe. Imports next to nothing, because the runner pays for it at
-each boot. What the functions mean and since when they exist is in `declarations`.
+Used by `runner` and `probe`. Imports next to nothing, because the runner pays for it at every
+boot. `declarations` describes the functions and the versions that have them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LOG_TO, _LOG_ERRORS, _LOG_PLAIN, _LOG_FIXED = 2, 1, 2, 1
 
 
 class KrunError(Exception):
-    """What failed, as a sentence that names the call and what it said."""
+    """A failed call of libkrun; the message names the call and its error."""
 
 
 class Libkrun:
@@ -34,7 +34,7 @@ class Libkrun:
     """
 
     def __init__(self, path: str) -> None:
-        """Load the library. Raises KrunError when it cannot be."""
+        """Load the library. Raises KrunError when it cannot be loaded."""
         try:
             self._library = ffi.dlopen(path)
         except (OSError, ValueError) as error:  # ValueError for a path that is not UTF-8
@@ -42,31 +42,31 @@ class Libkrun:
         self._context = -1
 
     def has(self, function: str) -> bool:
-        """Whether the library exports this function."""
+        """Return whether the library exports this function."""
         return self._find(function) is not None
 
     def max_vcpus(self) -> int:
-        """The most processors that KVM gives one machine. Raises KrunError where KVM does not."""
+        """Return how many processors KVM gives one machine. Raises KrunError without KVM."""
         return self._call("krun_get_max_vcpus")
 
     def create(self) -> None:
-        """Begin a machine. Errors of the library go to stderr; no variable changes that."""
+        """Create the context. libkrun logs errors to stderr; no variable changes that."""
         self._call("krun_init_log", _LOG_TO, _LOG_ERRORS, _LOG_PLAIN, _LOG_FIXED)
         self._context = self._call("krun_create_ctx")
 
     def set_size(self, cpus: int, memory_mib: int) -> None:
-        """Virtual processors and memory."""
+        """Set the number of virtual processors and the memory."""
         self._configure("krun_set_vm_config", cpus, memory_mib)
 
     def set_kernel(self, path: str, command_line: str) -> None:
-        """An ELF kernel, its whole command line, no initramfs, and no init of libkrun's own."""
+        """Set an ELF kernel and its whole command line, without initramfs or libkrun's init."""
         null = ffi.NULL
         self._configure("krun_set_kernel", os.fsencode(path), _ELF, null, command_line.encode())
         if self.has("krun_disable_implicit_init"):
             self._configure("krun_disable_implicit_init")
 
     def add_disk(self, name: str, path: str, *, read_only: bool) -> None:
-        """The next block device, raw. Flushes are not obeyed where libkrun lets us say so."""
+        """Add the next block device, raw. Flushes are ignored where libkrun has that option."""
         common = (name.encode(), os.fsencode(path), _RAW, read_only)
         if self.has("krun_add_disk3"):
             self._configure("krun_add_disk3", *common, False, _NO_SYNC)
@@ -74,7 +74,7 @@ class Libkrun:
             self._configure("krun_add_disk2", *common)
 
     def add_vsock(self, port: int, socket: str) -> None:
-        """One vsock device without TSI; connections to the Unix `socket` reach the guest's `port`.
+        """Add a vsock device without TSI that connects the Unix `socket` to the guest's `port`.
 
         libkrun makes the socket when the guest starts its device. It must not exist before.
         """
@@ -83,18 +83,18 @@ class Libkrun:
         self._configure("krun_add_vsock_port2", port, os.fsencode(socket), True)
 
     def set_console(self, path: str) -> None:
-        """Where the first console is written to; it reads nothing."""
+        """Set the file that the first console writes to; the console reads nothing."""
         self._configure("krun_set_console_output", os.fsencode(path))
 
     def add_ports(self, *ports: tuple[str, int]) -> None:
-        """One virtio-console device with named ports, each on a stream socket's descriptor."""
+        """Add a virtio-console device with named ports on descriptors of stream sockets."""
         console = self._configure("krun_add_virtio_console_multiport")
         for name, descriptor in ports:
             arguments = (console, name.encode(), descriptor, descriptor)
             self._configure("krun_add_console_port_inout", *arguments)
 
     def start(self) -> None:
-        """Become the machine: the process ends with the guest, with status 0 whatever happened.
+        """Become the machine: the process ends with the guest, always with status 0.
 
         Raises KrunError when the machine could not be built.
         """
@@ -104,7 +104,7 @@ class Libkrun:
         return self._call(name, self._context, *arguments)
 
     def _find(self, name: str) -> Callable[..., int] | None:
-        """The function, which cffi looks up when it is first asked for; None without it."""
+        """Return the function, or None without it; cffi looks it up at the first access."""
         try:
             return getattr(self._library, name)
         except ffi.error:

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One libkrun machine: its runner process, its forwarder, its console and its agent.
+"""Machines on libkrun, and the hypervisor that boots them; implements `domain.machine.Hypervisor`.
 
-Made and booted by `hypervisor`. Owns all of these from its first moment, so that `stop` releases
-everything however far the boot got.
-
-Boot machines with libkrun; implements `domain.machine.Hypervisor`.
-
-Starts one runner process per machine, since libkrun takes over the process that starts a machine,
-then waits for the first of: the guest's ready line, the runner's end, a panic, the deadline.
+Starts one runner process per machine, because libkrun takes over the process that starts a
+machine, then waits for the first of: the guest's ready line, the runner's end, a panic, the
+deadline. A machine owns its process, forwarder, console and agent from the start, so `stop`
+releases everything however far the boot got.
 """
 
 from __future__ import annotations
@@ -41,7 +38,7 @@ from waggle.infra.shared.confined import ConfinedProcess, filled_pipe, python_ar
 from waggle.tasks import finish
 
 _ASK_SECONDS = 1.0
-"""For the guest to obey; a reboot, its way to end, takes a tenth of that."""
+"""How long the guest may take to obey; a reboot, its way to end, takes a tenth of that."""
 _TERM_SECONDS = 0.5
 
 
@@ -61,15 +58,15 @@ class KrunMachine:
         self._stopped = False
 
     async def connect(self) -> None:
-        """Start to listen on every wire."""
+        """Start to read every channel."""
         wires = self._wires
         await self._link.connect(wires.console, wires.messages, wires.agent)
         self._renewal = Renewal(*await self._link.open(wires.renewal))
 
     async def until_ready(self) -> str | None:
-        """Wait for the guest; the cause when it panics or ends instead. Safe to cancel.
+        """Wait for the guest; return the cause when it panics or ends instead. Safe to cancel.
 
-        Connections to the forwarded port are answered from then on: earlier ones would hang in
+        Connections to the forwarded port are accepted from then on: earlier ones would hang in
         libkrun until the guest listens.
         """
         cause = await self._link.until_ready(self.wait)
@@ -80,7 +77,7 @@ class KrunMachine:
 
     @property
     def identity(self) -> MachineIdentity:
-        """The runner."""
+        """The runner process."""
         return self._process.identity
 
     @property
@@ -89,18 +86,18 @@ class KrunMachine:
         return self._process.is_alive
 
     def console_tail(self) -> list[str]:
-        """The console's last lines."""
+        """Return the console's last lines."""
         return self._link.console.tail()
 
     async def wait(self) -> str:
-        """Return when the runner has ended, with the cause."""
+        """Wait until the runner has ended and return the cause."""
         status = await self._process.wait()
         if status > 0:
             await self._link.drain()
         return explain("libkrun", status, self._link.console.cause or self._complaint())
 
     def _complaint(self) -> str | None:
-        """What the runner said of a machine that it could not start."""
+        """Return the runner's message about a machine that it could not start."""
         for line in reversed(self.console_tail()):
             if line.startswith(SAYS):
                 return line.removeprefix(SAYS).rstrip(".")
@@ -112,23 +109,23 @@ class KrunMachine:
         return await self._link.call(command, arguments)
 
     async def renew(self, records: Mapping[str, bytes]) -> None:
-        """Make it another environment; see `domain.machine.Machine.renew`."""
+        """Give the machine a new identity; see `domain.machine.Machine.renew`."""
         self._require_alive()
         if self._renewal is None:
             raise GuestLost("The machine is not connected.")
         await self._renewal.renew(records)
 
     def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
-        """It never does: libkrun tells the guest of what the disk refuses."""
+        """Do nothing: libkrun reports failed writes to the guest, so its machines never stall."""
 
     async def pause(self) -> None:
-        """Stop the whole runner: libkrun itself knows no pause. See `Machine.pause`."""
+        """Stop the whole runner, because libkrun cannot pause. See `Machine.pause`."""
         self._require_alive()
         self._paused = True
         self._process.send_signal(signal.SIGSTOP)
 
     async def unpause(self) -> None:
-        """Let it go on. See `Machine.unpause`."""
+        """Continue the runner. See `Machine.unpause`."""
         self._require_alive()
         self._paused = False
         self._process.send_signal(signal.SIGCONT)
@@ -138,7 +135,7 @@ class KrunMachine:
             raise GuestLost("The machine is dead.")
 
     async def stop(self) -> None:
-        """Ask the guest to end, then tell the runner, then kill it, and close everything.
+        """Ask the guest to end, then terminate the runner, then kill it, and close everything.
 
         Idempotent; finishes even when the caller is cancelled. Raises TimedOut when the kernel
         does not end the runner; nothing is released then, and a later call tries again.
@@ -158,7 +155,7 @@ class KrunMachine:
             self._wires.close()
 
     async def _ask(self) -> None:
-        """Give the guest a moment to obey, then the runner. Hostile guests cost that moment."""
+        """Give the guest a short time to end, then the runner. A hostile guest costs that time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ASK_SECONDS):
                 with contextlib.suppress(GuestLost):
@@ -173,16 +170,16 @@ class KrunMachine:
 
 
 COMMAND_LINE = f"{KERNEL_ARGUMENTS} reboot=k no-kvmapf"
-"""libkrun adds nothing but its devices to it."""
+"""libkrun appends only its devices."""
 MAX_DESCRIPTORS = 4096
 RUNNER = "waggle.infra.krun.runner"
 _KVM = Path("/dev/kvm")
 
 
 class KrunHypervisor:
-    """`library` is libkrun's path or name; that it is usable was found out before.
+    """The hypervisor on libkrun. `library` is its path or name, already found to be usable.
 
-    `enclose` limits what the process of a machine, by its number, may use; see `infra.confined`.
+    `enclose` limits what the VMM with a given process number may use; see `infra.shared.confined`.
     """
 
     name = "krun"
@@ -203,7 +200,7 @@ class KrunHypervisor:
         return machine
 
     def _start(self, spec: MachineSpec) -> KrunMachine:
-        """Open everything, start the runner, close what only the runner needs."""
+        """Open everything, start the runner, and close what only the runner needs."""
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
             console = Console(spec.console_log)
             undo.callback(console.close)
@@ -254,7 +251,7 @@ class KrunHypervisor:
 
 
 def _kvm_group() -> int:
-    """The group that may use /dev/kvm; -1 when no group helps."""
+    """Return the group that may use /dev/kvm, or -1 when no group may."""
     with contextlib.suppress(OSError):
         device = _KVM.stat()
         if stat.S_IMODE(device.st_mode) & 0o060:

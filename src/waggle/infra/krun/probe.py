@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether libkrun can be used here, and if not, why and what mends it.
+"""A probe for whether libkrun can be used here, and if not, why and how to fix it.
 
-Used by the choice of a hypervisor and by the preflight checks. Loads the library and looks at its
+Used by the choice of a hypervisor and by the preflight checks. Loads the library and looks up its
 functions; starts nothing.
 """
 
@@ -27,7 +27,7 @@ _DISKS: Final = frozenset({"krun_add_disk2", "krun_add_disk3"})
 
 @dataclass(frozen=True, slots=True)
 class KrunFacts:
-    """What was found. `problem` is empty when the library can be used, `library` then loads it."""
+    """The result. `problem` is empty when the library can be used; `library` then loads it."""
 
     library: str
     problem: str = ""
@@ -35,7 +35,7 @@ class KrunFacts:
 
 
 def read_krun_facts(configured: Path | None = None) -> KrunFacts:
-    """Look at the configured library, else at what the loader finds. Never raises."""
+    """Examine the configured library, or the one that the loader finds. Never raises."""
     names = (str(configured),) if configured else _NAMES.get(sys.platform, _NAMES["linux"])
     reasons: list[str] = []
     for name in names:
@@ -55,12 +55,12 @@ def read_krun_facts(configured: Path | None = None) -> KrunFacts:
 
 
 def missing(library: Libkrun) -> frozenset[str]:
-    """The functions that waggle uses and this library lacks."""
+    """Return the functions that waggle uses and this library lacks."""
     return frozenset(name for name in SINCE if not library.has(name))
 
 
 def _judged(name: str, lacks: frozenset[str]) -> KrunFacts:
-    """Decide from what is missing. Pure."""
+    """Decide from the missing functions. Pure."""
     required = lacks - OPTIONAL
     if not required:
         return KrunFacts(name)
@@ -87,7 +87,7 @@ def _is_2(name: str) -> KrunFacts:
 
 
 def _foreign(name: str) -> str:
-    """A sentence for a file of another architecture, of which the loader says that it is absent."""
+    """Explain a library for another architecture, which the loader reports as absent."""
     try:
         with Path(name).open("rb") as library, Path("/proc/self/exe").open("rb") as program:
             theirs, ours = library.read(20), program.read(20)
@@ -99,7 +99,7 @@ def _foreign(name: str) -> str:
 
 
 def _path_of(name: str) -> str:
-    """The file of a library that is loaded: the runner's loader may search elsewhere."""
+    """Return the path of a loaded library, because the runner's loader may search elsewhere."""
     try:
         maps = Path("/proc/self/maps").read_text("utf-8", "surrogateescape")
     except OSError:

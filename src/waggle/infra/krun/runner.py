@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process of one machine: reads its configuration, confines itself, and becomes the machine.
 
-Started by the hypervisor, which calls `main`. Ends with the guest. What goes wrong before is said
-on stderr, with FAILED as the exit status; 0 proves nothing, since libkrun ends so after a panic,
-too. Imports of this process must be done before it is confined.
+`machine` starts the process, which calls `main` and ends with the guest. Earlier failures are
+reported on stderr, with exit status FAILED; 0 proves nothing, because libkrun also ends with it
+after a panic. This process must finish its imports before it is confined.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MAX_CONFIGURATION = 1 << 16
 
 
 def configure(library: Libkrun, configuration: Configuration) -> None:
-    """Describe the machine to libkrun. Raises KrunError, and OSError when KVM is not for us."""
+    """Describe the machine to libkrun. Raises KrunError, and OSError when KVM cannot be opened."""
     os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
     most = library.max_vcpus()
     if configuration.cpus > most:
@@ -41,12 +41,12 @@ def configure(library: Libkrun, configuration: Configuration) -> None:
 
 
 def _path(descriptor: int) -> str:
-    """A path, since libkrun takes nothing else; it leads to the file that the server opened."""
+    """Return a path to the file that the server opened: libkrun takes only paths."""
     return f"/proc/self/fd/{descriptor}"
 
 
 def main() -> int:
-    """Run one machine; returns only when that failed."""
+    """Run one machine; return only when that failed."""
     try:
         configuration = decode(sys.stdin.buffer.read(_MAX_CONFIGURATION))
         library = Libkrun(configuration.library)

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What connects a runner to the server: the files that it gets, and both ends of each channel.
+"""The connections between a runner and the server: files, channels and the way to the guest.
 
-Used by `hypervisor` and `machine`. Opens, hands over to the runner's user, closes; knows nothing
-of what is said.
-
-The way to a runner's guest: the Unix socket that libkrun made.
-
-Used by the forwarder of a machine. The runner is not trusted: it made the socket, so before
-anything is sent the kernel is asked whether it is that very process that answers.
+Used by `machine`. Opens them, hands them over to the runner's user and closes them; knows nothing
+of what is sent over them. `Door` connects to the Unix socket that libkrun made in the runner's
+directory. The runner is not trusted, so the kernel confirms that the answering process is the
+runner before anything is sent.
 """
 
 from __future__ import annotations
@@ -33,7 +30,7 @@ SOCKET = "ssh"
 
 @dataclass(frozen=True, slots=True)
 class Wires:
-    """Our ends: console, agent, renewal, the runner's messages, the port, the directory."""
+    """The server's ends: console, agent, renewal, the runner's messages, port, directory."""
 
     console: io.FileIO
     agent: socket.socket
@@ -44,11 +41,11 @@ class Wires:
 
     @property
     def path(self) -> Path:
-        """The directory's name now: it, or one above it, may have been renamed."""
+        """The directory's current path: it or a parent may have been renamed."""
         return Path(f"/proc/self/fd/{self.directory}").readlink()
 
     def close(self) -> None:
-        """Close all and remove the directory. Once only: descriptors may be reused."""
+        """Close everything and remove the directory. Call once only: descriptors may be reused."""
         for each in (self.console, self.agent, self.renewal, self.messages, self.listener):
             each.close()
         path = self.path
@@ -58,7 +55,7 @@ class Wires:
 
 @dataclass(frozen=True, slots=True)
 class Inherited:
-    """The runner's ends; of no use to the server once the runner runs."""
+    """The runner's ends; the server does not need them once the runner runs."""
 
     kernel: int
     kit: int
@@ -74,10 +71,10 @@ class Inherited:
 def open_wires(
     spec: MachineSpec, ours: contextlib.ExitStack, theirs: contextlib.ExitStack
 ) -> tuple[Wires, Inherited]:
-    """Open everything one runner needs; each end is put on the stack of its owner.
+    """Open everything one runner needs; the two stacks close the two sides' ends.
 
-    libkrun opens what it gets once more, as the runner's user, so that user is let in. Raises
-    BootFailed when a file cannot be opened, PortTaken, OSError when descriptors run out.
+    libkrun reopens its files as the runner's user, so that user is given access. Raises BootFailed
+    when a file cannot be opened, PortTaken, OSError when descriptors run out.
     """
     disks = spec.disks
     kernel, kit, image = (_open(path, theirs) for path in (spec.kernel, disks.kit, disks.image))
@@ -114,7 +111,7 @@ def open_wires(
 
 
 def _share(descriptor: int, gid: int, mode: int) -> None:
-    """Let the group in; the file stays ours."""
+    """Give the group access; the server keeps the file."""
     os.fchown(descriptor, -1, gid)
     os.fchmod(descriptor, mode)
 
@@ -137,10 +134,10 @@ def _open(path: Path, stack: contextlib.ExitStack, flags: int = os.O_RDONLY) -> 
 
 
 def remove_directory(path: Path) -> None:
-    """Remove the socket's directory, in which the runner may have made what it liked.
+    """Remove the socket's directory, in which the runner may have created anything.
 
-    Follows no link. A directory inside is moved up before it is emptied, so that no depth costs a
-    descriptor or a stack frame. Idempotent; raises OSError.
+    Follows no link. Moves an inner directory up before it empties it, so depth costs no
+    descriptors or stack frames. Idempotent; raises OSError.
     """
     with contextlib.suppress(FileNotFoundError):
         _empty(path)
@@ -148,7 +145,7 @@ def remove_directory(path: Path) -> None:
 
 
 def _empty(path: Path) -> None:
-    moved = secrets.token_hex(8)  # a name that nothing in there has
+    moved = secrets.token_hex(8)  # a name that no entry has
     with _opened(path) as top:
         waiting = _remove_files(top)
         count = 0
@@ -158,14 +155,14 @@ def _empty(path: Path) -> None:
                 for child in _remove_files(inner):
                     count += 1
                     waiting.append(f"{moved}-{count}")
-                    with _opened(child, inner):  # to move a directory is to write to it
+                    with _opened(child, inner):  # moving a directory needs write access to it
                         os.rename(child, waiting[-1], src_dir_fd=inner, dst_dir_fd=top)
             os.rmdir(name, dir_fd=top)
 
 
 @contextlib.contextmanager
 def _opened(path: Path | str, parent: int | None = None) -> Generator[int]:
-    """A directory, also one that forbids it to its owner."""
+    """Open a directory, even one whose mode forbids that to its owner."""
     with contextlib.ExitStack() as stack:
         flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         found = os.open(path, flags, dir_fd=parent)
@@ -178,7 +175,7 @@ def _opened(path: Path | str, parent: int | None = None) -> Generator[int]:
 
 
 def _remove_files(directory: int) -> list[str]:
-    """Remove all but directories, whose names are returned."""
+    """Remove everything except directories and return the names of those."""
     directories: list[str] = []
     with os.scandir(directory) as entries:
         for entry in entries:
@@ -193,16 +190,16 @@ _CREDENTIALS: Final = struct.Struct("iII")
 
 
 class Door:
-    """`directory` remains the caller's."""
+    """The way to a runner's guest. The caller keeps and closes `directory`."""
 
     def __init__(self, directory: int, name: str, pid: int) -> None:
-        """`name` is the socket's in the open `directory`; `pid` is the process that must answer."""
+        """Connect to the socket `name` in the open `directory`; process `pid` must answer."""
         self._path = f"/proc/self/fd/{directory}/{name}"
         self._pid = pid
 
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncGenerator[socket.socket]:
-        """One connection. Raises OSError, also when another process answers."""
+        """Open one connection. Raises OSError, also when another process answers."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as guest:
             guest.setblocking(False)
             await asyncio.get_running_loop().sock_connect(guest, self._path)
@@ -212,7 +209,7 @@ class Door:
 
 
 def peer_pid(connection: socket.socket) -> int:
-    """The process that listens at the other end of a connected Unix socket; see unix(7)."""
+    """Return the process that listens on the other end of a Unix socket; see unix(7)."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, _, _ = _CREDENTIALS.unpack(credentials)
     return int(pid)

@@ -1,17 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The QEMU command line, as a pure function of the machine's specification.
+"""The QEMU command line, a pure function of the machine's specification, and the way to its guest.
 
-Everything that QEMU opens arrives as a descriptor, so the confined process needs no path of ours.
-Facts behind the flags: the kernel has virtio-mmio only, no PCI, ACPI, 8250 or initrd; without a
-PIT and PIC it hangs under TCG before it prints; with `-no-reboot`, a guest reboot ends QEMU. On a
-busy host an emulated timer ticks too late for the kernel's check of it, which then panics before
-there is a console; with KVM the kernel leaves that check out by itself, and has a clock.
-
-The way to a QEMU's guest: sockets of the network that QEMU alone is in.
-
-Used by the forwarder of a machine. A socket belongs to the network it was made in, whoever holds
-it, so the server connects without entering that network. What was connected is disconnected and
-used again: see connect(2), AF_UNSPEC.
+QEMU gets everything that it opens as a descriptor, so the confined process needs no path of the
+host. `hypervisor` uses the command line; the forwarder of a machine uses the `Door`.
 """
 
 from __future__ import annotations
@@ -31,13 +22,18 @@ from waggle.infra.guest.link import AGENT_PORT, KERNEL_ARGUMENTS, RENEWAL_PORT
 from waggle.infra.qemu.starter import SOCKETS
 
 ADDRESS = "127.0.0.2"
-"""Not .1: where the kernel allows no namespaces, the server itself has the port there."""
+"""Not .1: where the kernel allows no namespaces, the server holds the same port there."""
 _libc = ctypes.CDLL(None, use_errno=True)
 _UNSPECIFIED = bytes(16)
 
 
 class Door:
-    """`wire` remains the caller's, the sockets are this one's until `close`."""
+    """The way to a QEMU's guest: sockets of the network that only QEMU is in.
+
+    A socket belongs to the network in which it was made, so the server connects without entering
+    that network. Used sockets are disconnected and reused: see connect(2), AF_UNSPEC. The caller
+    keeps `wire`; the door owns the sockets until `close`.
+    """
 
     def __init__(self, wire: socket.socket, port: int) -> None:
         self._wire = wire
@@ -46,7 +42,7 @@ class Door:
         self._free: asyncio.LifoQueue[socket.socket] = asyncio.LifoQueue()
 
     def open(self) -> None:
-        """Take the sockets, which came before QEMU began. Raises BlockingIOError without them."""
+        """Take the sockets sent before QEMU began. Raises BlockingIOError without them."""
         _, descriptors, _, _ = socket.recv_fds(self._wire, 1, SOCKETS)
         for descriptor in descriptors:
             made = socket.socket(fileno=descriptor)
@@ -57,7 +53,7 @@ class Door:
 
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncGenerator[socket.socket]:
-        """One connection; waits for a socket when all are in use. Raises OSError."""
+        """Open one connection; wait for a socket when all are in use. Raises OSError."""
         guest = await self._free.get()
         try:
             await asyncio.get_running_loop().sock_connect(guest, (ADDRESS, self._port))
@@ -67,23 +63,27 @@ class Door:
             self._free.put_nowait(guest)
 
     def close(self) -> None:
-        """Close every socket. Idempotent; nobody may be connected."""
+        """Close every socket. Idempotent; no connection may be open."""
         for each in self._all:
             each.close()
 
 
+# The kernel has virtio-mmio only: no PCI, ACPI, 8250 or initrd. Without a PIT and PIC it hangs
+# under TCG before it prints; with `-no-reboot`, a guest reboot ends QEMU. On a busy host an
+# emulated timer ticks too late for the kernel's timer check, which then panics before there is a
+# console; with KVM the kernel skips that check and has a clock.
 COMMAND_LINE = f"{KERNEL_ARGUMENTS} reboot=t no_timer_check"
 MACHINE = "microvm,acpi=off,isa-serial=off,rtc=on,pcie=off,usb=off"
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _STAND_STILL = "werror=stop"
-"""A write that fails on the host stops the machine, and is done when it goes on: see `stalling`."""
+"""A write that fails on the host stops the machine and is repeated at resume: see `Stalling`."""
 _TRANSLATION_BUFFER_MIB = 256
-"""A boot alone fills 64, and QEMU then drops all translated code. Costs memory as it is used."""
+"""A boot alone fills 64, and QEMU then drops all translated code. Only used pages cost memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """File descriptors that the process inherits. The sockets are connected."""
+    """The file descriptors that the process inherits. The sockets are connected."""
 
     kernel: int
     kit: int
@@ -96,7 +96,7 @@ class Descriptors:
     renewal: int
 
     def all(self) -> tuple[int, ...]:
-        """Every one of them, in the order of the fields."""
+        """Return all descriptors, in the order of the fields."""
         disks = (self.kit, self.image, self.scratch, self.identity)
         channels = (self.monitor, self.console, self.agent, self.renewal)
         return (self.kernel, *disks, *channels)
@@ -104,7 +104,7 @@ class Descriptors:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A file that is the machine's memory. What it writes is its own unless that is `shared`."""
+    """The file that is the machine's memory. Its writes stay private unless it is `shared`."""
 
     descriptor: int
     shared: bool
@@ -121,9 +121,9 @@ def qemu_argv(
     incoming: bool = False,
     tsc_khz: int | None = None,
 ) -> list[str]:
-    """The whole command line. `accelerator` is `kvm` or `tcg`; `tsc_khz` is for the latter.
+    """Return the whole command line. `accelerator` is `kvm` or `tcg`; `tsc_khz` is for `tcg`.
 
-    One with `incoming` state does not boot but waits for it.
+    With `incoming`, the machine does not boot but waits for its state.
     """
     accel = "kvm"
     if accelerator == "tcg":
@@ -150,10 +150,10 @@ def qemu_argv(
 
 @functools.lru_cache(maxsize=2)
 def kind(accelerator: str) -> str:
-    """Another text when machines are put together in another way: their state would not fit.
+    """Return a digest that changes with the machine's hardware: other state would not fit.
 
-    What a write that fails does to a machine is not in its state: those that were frozen while it
-    was reported to them go on, too.
+    The policy for failed writes is not part of the state: machines that were frozen when failed
+    writes were still reported to them can be resumed, too.
     """
     resources, nothing = Resources(1, 1, 1), Descriptors(*range(9))
     argv = qemu_argv("", accelerator=accelerator, resources=resources, ssh_port=None, fds=nothing)
@@ -162,12 +162,12 @@ def kind(accelerator: str) -> str:
 
 
 def command_line(tsc_khz: int | None) -> str:
-    """The kernel's, with the frequency of its time stamp counter where it cannot be measured."""
+    """Return the kernel's command line, with the counter's frequency if it cannot measure it."""
     return COMMAND_LINE if not tsc_khz else f"{COMMAND_LINE} tsc_early_khz={tsc_khz} tsc=reliable"
 
 
 def _memory(memory: Memory | None, mib: int) -> str:
-    """Always by the same name, by which one QEMU hands it to another."""
+    """Return the memory object, always with the same id, because QEMUs exchange memory by id."""
     if memory is None:
         return f"memory-backend-ram,id=ram,size={mib}M"
     share = "on" if memory.shared else "off"
@@ -176,7 +176,7 @@ def _memory(memory: Memory | None, mib: int) -> str:
 
 
 def _network(ssh_port: int | None) -> str:
-    """No way out, and one way in, which the door of this machine leads to."""
+    """Return the network: no way out, and one way in, which the machine's `Door` connects to."""
     way_in = "" if ssh_port is None else f",hostfwd=tcp:{ADDRESS}:{ssh_port}-:{GUEST_SSH_PORT}"
     return f"user,id=net0,restrict=on,ipv6=off{way_in}"
 
@@ -204,7 +204,7 @@ def _channels(fds: Descriptors) -> list[str]:
 
 
 def _disk(name: str, fd: int, fd_set: int, *, read_only: bool) -> list[str]:
-    """One virtio block device. The scratch disk dies with the machine: flushes are not obeyed."""
+    """Return one virtio block device. Flushes are ignored: the scratch disk dies with the VMM."""
     file = f"driver=file,node-name={name}-file,filename=/dev/fdset/{fd_set}"
     raw = f"driver=raw,node-name={name},file={name}-file"
     if read_only:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The system calls that QEMU, once its guest has taken it over, must not have.
+"""The system calls that are denied to QEMU, in case its guest takes it over. Pure.
 
-Used by `starter`, before QEMU begins; QEMU then adds a filter of its own (`-sandbox`), which also
-denies it new programs. A list of what is denied, since QEMU's needs differ between versions. Pure.
+Used by `starter` before QEMU begins; QEMU then adds its own filter (`-sandbox`), which also denies
+it new programs. Lists denied calls, not allowed ones, because QEMU's needs differ between versions.
 Numbers are x86-64's, from the kernel's syscall_64.tbl.
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from waggle.infra.shared.confinement.seccomp import Instruction
 
 DENIED = {
-    "processes": (57, 58),  # fork, vfork; clone has a rule of its own
+    "processes": (57, 58),  # fork, vfork; clone has its own rule
     "other processes": (101, 129, 200, 297, 310, 311, 312, 424, 434, 438, 440),
     "namespaces and mounts": (155, 161, 165, 166, 272, 303, 304, 308, *range(428, 434), 442),
     "the kernel": (
@@ -25,13 +25,13 @@ DENIED = {
     "clocks": (159, 164, 227, 305),
     "keys": (248, 249, 250),
 }
-"""By what they are for."""
+"""System call numbers by purpose."""
 
 
 def qemu_filter(pid: int) -> list[Instruction]:
-    """For the process `pid`: sockets of AF_UNIX and AF_INET, threads, signals to itself.
+    """Return the filter of process `pid`: AF_UNIX and AF_INET, threads, signals to itself.
 
-    AF_INET is for the one forward that leads to the guest, in a network of its own.
+    AF_INET is for the one forward to the guest, in QEMU's separate network.
     """
     numbers = (number for group in DENIED.values() for number in group)
     return [

@@ -1,22 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine's memory and devices as two files in memory, which copies of it go on from.
+"""Frozen machines of QEMU: their files, their transfer by QMP, and what their state is locked to.
 
-Both are sealed: whoever has a descriptor, a QEMU that was taken over included, can read them, but
-never again change them for the others (memfd_create(2), F_SEAL_WRITE).
-
-Freeze a machine and resume copies of it, in words of QEMU's monitor.
-
-QEMU calls it migration: memory and devices are written to one descriptor and read from another.
-With `x-ignore-shared` it is the devices alone, while memory stays in the file that it lies in. See
-QEMU's docs/devel/migration. Raises QMPError, or BootFailed when QEMU says that it failed.
-
-Which QEMU, and which processor: what the state of a frozen machine is locked to.
-
-How fast this processor's time stamp counter runs.
-
-An emulated guest reads the host's counter and has nothing to measure it with: no PIT, no HPET, no
-kvmclock. Told the frequency, it keeps the host's time; without, it counts timer ticks, and those
-come late (5 % were lost in a measurement).
+`hypervisor` and `machine` use it. QEMU calls the transfer migration: it writes memory and devices
+to one descriptor and reads them from another. With `x-ignore-shared` it transfers only the devices,
+while memory stays in its file. See QEMU's docs/devel/migration. The state is locked to one QEMU
+program and one processor.
 """
 
 from __future__ import annotations
@@ -41,15 +29,18 @@ from waggle.domain.machine import RAM, STATE
 from waggle.infra.qemu.monitor import Monitor
 from waggle.infra.shared.files import copy_data
 
-"""The files that a frozen machine is kept in."""
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
 class FrozenQemu:
-    """Implements `domain.machine.Frozen`. Owns two descriptors."""
+    """Memory and devices as two files in memory; implements `domain.machine.Frozen`.
+
+    Owns both descriptors. Sealed files can be read but never changed again, not even by a QEMU
+    that its guest took over (memfd_create(2), F_SEAL_WRITE).
+    """
 
     def __init__(self, vmm: str, mib: int = 0) -> None:
-        """Empty, to be filled and then sealed; `vmm` is the QEMU that can. Raises OSError."""
+        """Make empty files to fill and seal; `vmm` is the QEMU of the state. Raises OSError."""
         self.vmm = vmm
         self.ram = _memory("ram")
         try:
@@ -62,7 +53,7 @@ class FrozenQemu:
 
     @classmethod
     def load(cls, directory: Path, vmm: str, *, seal: bool = True) -> FrozenQemu:
-        """Read what `save` wrote. Raises OSError."""
+        """Load the files that `save` wrote. Raises OSError."""
         frozen = cls(vmm)
         try:
             for name, target in ((RAM, frozen.ram), (STATE, frozen.state)):
@@ -76,7 +67,7 @@ class FrozenQemu:
         return frozen
 
     def compact(self) -> None:
-        """Let go of memory that holds nothing: QEMU looked at all of it. Blocks. Raises OSError."""
+        """Release empty memory, all of which QEMU has touched. Blocks. Raises OSError."""
         whole, self.ram = self.ram, _memory("ram")
         try:
             copy_data(whole, self.ram)
@@ -84,7 +75,7 @@ class FrozenQemu:
             os.close(whole)
 
     def seal(self) -> None:
-        """Let nobody write to it again. Raises OSError while memory is mapped for writing."""
+        """Forbid all further writes. Raises OSError while memory is mapped for writing."""
         for descriptor in (self.ram, self.state):
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
 
@@ -105,7 +96,7 @@ class FrozenQemu:
 
 
 def reopened(descriptor: int) -> int:
-    """A descriptor of the same file with an offset of its own, to be closed. Raises OSError."""
+    """Open the same file with its own offset; the caller closes it. Raises OSError."""
     return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
 
 
@@ -115,11 +106,14 @@ def _memory(name: str) -> int:
 
 _ENDS: Final = ("completed", "failed")
 _FAST = 1 << 36
-"""Bytes a second; QEMU's own limit is that of a slow network."""
+"""Bytes per second; QEMU's default limit is for a slow network."""
 
 
 async def send(monitor: Monitor, descriptor: int, *, memory: bool) -> None:
-    """Write a stopped machine's devices to a descriptor, and its memory, too, if asked to."""
+    """Write a stopped machine's devices, and with `memory` its memory, to a descriptor.
+
+    Raises QMPError, or BootFailed when QEMU reports a failure.
+    """
     await _set(monitor, memory=memory)
     await monitor.execute("migrate-set-parameters", {"max-bandwidth": _FAST})
     monitor.send_fd_scm(descriptor)
@@ -130,12 +124,13 @@ async def send(monitor: Monitor, descriptor: int, *, memory: bool) -> None:
 
 
 async def receive(monitor: Monitor, descriptor: int, *, memory: bool) -> None:
-    """Read what `send` wrote from a descriptor that QEMU inherited; the machine stays stopped.
+    """Read the output of `send` from a descriptor that QEMU inherited; keep the machine stopped.
 
-    QEMU ends when it is not a state of its own.
+    QEMU ends when the state does not fit it. Raises QMPError, or BootFailed when QEMU reports a
+    failure.
     """
     await _set(monitor, memory=memory)
-    # The guest is not asked to tell its neighbours where it is now: it has none.
+    # The guest need not announce itself to neighbours on its network: it has none.
     await monitor.execute("migrate-set-parameters", {"announce-rounds": 0})
     with monitor.hearing("MIGRATION", _ENDS) as heard:
         await monitor.execute("migrate-incoming", {"uri": f"fd:{descriptor}"})
@@ -158,7 +153,7 @@ _TELLING = ("vendor_id", "cpu family", "model", "stepping", "microcode", "flags"
 
 
 def program_digest(name: str) -> str:
-    """A short digest of the program's bytes. Raises SetupIncomplete when there is none."""
+    """Return a short digest of the program's bytes. Raises SetupIncomplete without the program."""
     found = shutil.which(name)
     if found is None:
         raise SetupIncomplete(f"There is no QEMU: {name} cannot be found.")
@@ -168,7 +163,7 @@ def program_digest(name: str) -> str:
 
 
 def program_of(digest: str, names: Iterable[str]) -> str | None:
-    """The first of these programs that has the digest now; those that are missing have none."""
+    """Return the first of these programs that has the digest now; skip those that are missing."""
     for name in names:
         with contextlib.suppress(SetupIncomplete):
             if program_digest(name) == digest:
@@ -183,14 +178,14 @@ def _digest(path: Path, *_version: int) -> str:
 
 
 def host_cpu() -> str:
-    """A short digest of what a guest sees of this processor with `-cpu host`."""
+    """Return a short digest of the properties that `-cpu host` shows to a guest."""
     told = _processor()
     text = "\n".join(f"{key}={told.get(key, '')}" for key in _TELLING)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def host_model() -> str:
-    """This processor's model: an emulated guest knows how fast its counter runs."""
+    """Return this processor's model: an emulated guest was given its counter's frequency."""
     return _processor().get("model name", "unknown")
 
 
@@ -209,12 +204,17 @@ _LOOKS = 20
 
 @functools.cache
 def tsc_khz() -> int | None:
-    """Measured once, in 20 ms; None where the counter is not steady or cannot be read."""
+    """Measure the processor's time stamp counter once, in 20 ms.
+
+    None where it is not steady or cannot be read. An emulated guest reads the host's counter and
+    cannot measure it: no PIT, no HPET, no kvmclock. With the frequency it keeps the host's time;
+    without, it counts timer ticks, which come late (5 % were lost in a measurement).
+    """
     if platform.machine() != "x86_64" or not _is_steady(_CPUINFO.read_text()):
         return None
     try:
         page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-    except OSError:  # memory that is written and run may be forbidden here
+    except OSError:  # writable and executable memory may be forbidden
         return None
     page.write(_RDTSC)
     code = ctypes.c_char.from_buffer(page)
@@ -232,7 +232,7 @@ def _is_steady(cpuinfo: str) -> bool:
 
 
 def _together(read: Callable[[], int]) -> tuple[int, int]:
-    """The counter and the time in nanoseconds at one moment: the closest of some looks."""
+    """Return the counter and the nanoseconds at one instant: the closest of several readings."""
     looks = [(read(), time.monotonic_ns(), read()) for _ in range(_LOOKS)]
     first, now, last = min(looks, key=lambda look: look[2] - look[0])
     return (first + last) // 2, now

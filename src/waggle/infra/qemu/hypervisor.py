@@ -2,8 +2,8 @@
 """Boot machines with QEMU's `microvm`; implements `domain.machine.FreezingHypervisor`.
 
 Starts one confined QEMU per machine with everything passed as descriptors, then waits for the
-first of: the guest's ready line, the process's end, a panic on the console, the deadline. How a
-machine is frozen and resumed is in `freezing`, what then is left of it in `frozen`.
+first of: the guest's ready line, the process's end, a panic on the console, the deadline. `frozen`
+holds frozen machines and the transfer of their state.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ if TYPE_CHECKING:
     from waggle.infra.qemu.starter import Plan
 
 _NOT_GIVEN_BACK = "ram_block_discard_range"
-"""Copies share their memory's file, in which QEMU cannot make the hole that a guest offers."""
+"""Copies share a memory file, in which QEMU cannot punch the hole that a guest offers."""
 _PORT_TAKEN = "host forwarding rule"
 _KVM = Path("/dev/kvm")
 STARTER = "waggle.infra.qemu.starter"
 _PARTS = {"vmm": "version of QEMU", "cpu": "processor", "machine": "kind of machine"}
 _BROKEN_SECONDS = 5.0
-"""How long a QEMU may take to notice that nobody reads its state any more."""
+"""How long a QEMU may take to notice that its state is no longer read."""
 
 
 class QemuHypervisor:
-    """`accelerator` is `kvm` or `tcg`; whether KVM is usable was decided before.
+    """The hypervisor on QEMU. `accelerator` is `kvm` (already found to be usable) or `tcg`.
 
-    `binary` boots machines. What was frozen with one of the `older` programs goes on with that one.
-    A QEMU is told from another by the digest of its program, here called `vmm`. `enclose` limits
-    what the process of a machine, by its number, may use; see `infra.confined`.
+    `binary` boots machines. A machine frozen with one of the `older` programs is resumed with that
+    one. `vmm` is the digest of a QEMU program and identifies it. `enclose` limits what the VMM with
+    a given process number may use; see `infra.shared.confined`.
     """
 
     name = "qemu"
@@ -75,7 +75,7 @@ class QemuHypervisor:
         enclose: Callable[[Resources, int], Callable[[], None]] | None = None,
         room: DiskRoom | None = None,
     ) -> None:
-        """Machines that met a full disk go on when there is `room`; None has them try at once."""
+        """Machines that met a full disk resume when there is `room`; None: they retry at once."""
         self.room = room or DiskRoom("the directory of environments", Path("/"), 0)
         self._binary = binary
         self._programs = (binary, *older)
@@ -86,9 +86,9 @@ class QemuHypervisor:
     async def boot(self, spec: MachineSpec) -> QemuMachine:
         """Boot a machine; see `domain.machine.Hypervisor.boot`.
 
-        An emulated processor that is short of the host's time now and then has a kernel fault
-        before the guest is ready, so that is tried once more. Raises BootFailed, PortTaken, or
-        SetupIncomplete when QEMU itself cannot be started.
+        On an emulated processor that gets too little of the host's time, the kernel sometimes
+        faults before the guest is ready, so the boot is tried once more. Raises BootFailed,
+        PortTaken, or SetupIncomplete when QEMU itself cannot be started.
         """
         try:
             return await self._until_booted(self._start(spec), spec)
@@ -120,7 +120,7 @@ class QemuHypervisor:
     async def freeze(self, machine: Machine, spec: MachineSpec) -> FrozenQemu:
         """See `domain.machine.FreezingHypervisor.freeze`.
 
-        The machine's state is sent to another QEMU, whose memory is a file; that one never runs.
+        Sends the machine's state to a second QEMU, whose memory is a file and which never runs.
         """
         if not isinstance(machine, QemuMachine):
             raise BootFailed("Only a machine of QEMU's can be frozen by it.")
@@ -136,7 +136,7 @@ class QemuHypervisor:
         return frozen
 
     async def _pour(self, machine: QemuMachine, spec: MachineSpec, frozen: FrozenQemu) -> None:
-        """Have `frozen` hold what `machine` is, by way of a QEMU that is gone afterwards."""
+        """Copy the state of `machine` to `frozen` through a temporary QEMU."""
         log = spec.console_log.with_suffix(".freeze")
         apart = replace(spec, console_log=log)
         ours, theirs = socket.socketpair()
@@ -203,7 +203,7 @@ class QemuHypervisor:
         *,
         vmm: str | None = None,
     ) -> QemuMachine:
-        """Open everything, start the QEMU that boots or that one, close what only QEMU needs."""
+        """Open everything, start QEMU (`vmm`, or `binary`), and close what only QEMU needs."""
         vmm = vmm or program_digest(self._binary)
         program = program_of(vmm, self._programs)
         if program is None:
@@ -251,7 +251,7 @@ class QemuHypervisor:
             )
 
     def _plan(self, argv: Sequence[str], spec: MachineSpec, inherited: Inherited) -> Plan:
-        """What the starter is told. Raises SetupIncomplete when the program is not there."""
+        """Return the starter's plan. Raises SetupIncomplete when the program does not exist."""
         program = shutil.which(argv[0])
         if program is None:
             raise SetupIncomplete(f"There is no QEMU: {argv[0]} cannot be found.")
@@ -266,7 +266,7 @@ class QemuHypervisor:
         }
 
     def _groups(self) -> list[int]:
-        """The group that may use /dev/kvm, for a QEMU that is not root."""
+        """Return the group that may use /dev/kvm, for a QEMU that is not root."""
         if self._accelerator != "kvm":
             return []
         with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One QEMU: its process, its console, its agent and its monitor.
+"""A machine on QEMU: its process, console, agent and monitor.
 
-Made and booted, or resumed, by `hypervisor`. Owns all of these from its first moment, so that
-`stop` releases everything however far the boot got.
+Made and booted, or resumed, by `hypervisor`. Owns all of these from the start, so `stop` releases
+everything however far the boot got.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _LAST_SECONDS = 2.0
 """How long the connection to the monitor of a dead QEMU may take to fail."""
 _ANSWER_SECONDS = 10.0
 _SETTLE_SECONDS = 60.0
-"""The guest itself gives up after 10, and other machines may go before it."""
+"""The guest itself gives up after 10, and other machines may be served first."""
 log = structlog.get_logger(__name__)
 
 
 class Incoming(NamedTuple):
-    """What QEMU reads to go on from: its own descriptor, and whether memory comes that way, too."""
+    """The state that QEMU resumes from: QEMU's descriptor, and whether it includes the memory."""
 
     descriptor: int
     memory: bool
@@ -58,9 +58,9 @@ class QemuMachine:
         room: DiskRoom,
         ssh_port: int,
     ) -> None:
-        """`incoming` is what it goes on from; without it, QEMU boots. `vmm` is which QEMU.
+        """Resume from `incoming`, or boot without it. `vmm` identifies the QEMU program.
 
-        It stands still when its disk is full, until there is `room`.
+        When its disk is full, the machine is stopped until there is `room`.
         """
         self.vmm = vmm
         self._stalling = Stalling(room, self.unpause)
@@ -81,7 +81,7 @@ class QemuMachine:
         self._stopped = False
 
     async def connect(self) -> None:
-        """Start to listen on every wire. A QEMU that ends meanwhile is for `until_ready` to see."""
+        """Start to read every channel. `until_ready` reports a QEMU that ends meanwhile."""
         wires = self._wires
         await self._link.connect(wires.console, wires.messages, wires.agent)
         self._renewal = Renewal(*await self._link.open(wires.renewal))
@@ -89,15 +89,15 @@ class QemuMachine:
         await asyncio.shield(self._connecting)
 
     async def _connect_monitor(self) -> None:
-        """Not to be cancelled, which the QMP library does not survive: it ends with QEMU."""
+        """Connect; ends with QEMU. Must not be cancelled: the QMP library does not survive that."""
         with contextlib.suppress(QMPError, OSError, EOFError):
             await self._monitor.connect(self._wires.monitor)
 
     async def until_ready(self) -> str | None:
-        """Wait for the guest; the cause when it panics or ends instead. Safe to cancel.
+        """Wait for the guest; return the cause when it panics or ends instead. Safe to cancel.
 
-        Connections to the forwarded port are answered from then on. Raises DiskFull when it stands
-        still.
+        Connections to the forwarded port are accepted from then on. Raises DiskFull when the disk
+        stops the machine.
         """
         if (incoming := self._incoming) is None:
             cause = await self._unless_stalled(self._link.until_ready(self.wait))
@@ -111,7 +111,7 @@ class QemuMachine:
         return cause
 
     async def send(self, descriptor: int, *, memory: bool) -> None:
-        """Write a paused machine's devices, and its memory if asked to. Raises BootFailed."""
+        """Write a paused machine's devices, and with `memory` its memory. Raises BootFailed."""
         work = frozen.send(self._monitor, descriptor, memory=memory)
         if (cause := await self._unless_ended(work)) is not None:
             raise BootFailed(f"The machine could not be frozen: {cause}.")
@@ -122,18 +122,18 @@ class QemuMachine:
         await self._tell("stop")
 
     async def start(self) -> None:
-        """Let it run, whatever its clock says. Raises GuestLost."""
+        """Run the machine without setting its clock. Raises GuestLost."""
         self._stalling.is_paused = False
         went_on = self._stalling.going()
         await self._tell("cont")
         went_on()
 
     async def unpause(self) -> None:
-        """Let it go on; see `domain.machine.Machine.unpause`. Its clock stood still, too."""
+        """Resume and set the clock, which was stopped; see `domain.machine.Machine.unpause`."""
         await self.start()
         try:
             await self.renew({})
-        except (GuestLost, DiskFull) as error:  # its clock is wrong: that harms only itself
+        except (GuestLost, DiskFull) as error:  # a wrong clock harms only the guest
             log.warning("clock_not_set", error=error.message)
 
     async def _tell(self, command: str) -> None:
@@ -144,18 +144,18 @@ class QemuMachine:
             raise GuestLost(f"QEMU did not obey {command!r}.") from error
 
     async def renew(self, records: Mapping[str, bytes]) -> None:
-        """Make the copy of a frozen machine another one; see `domain.machine.Machine.renew`."""
+        """Give a copy of a frozen machine its identity; see `domain.machine.Machine.renew`."""
         try:
             await self._require_renewal().renew(records)
         except GuestLost as error:
             raise self._stalling.error or error from error
 
     def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
-        """Tell of writes that the disk refuses; see `domain.machine.Machine.when_stalled`."""
+        """Report writes that the disk refuses; see `domain.machine.Machine.when_stalled`."""
         self._stalling.tell(tell)
 
     async def settle(self) -> None:
-        """Have the guest end what hangs over and get ready for a connection. Raises GuestLost."""
+        """Make the guest finish pending work and be ready for a connection. Raises GuestLost."""
         await self._require_renewal().renew({"settle": b""}, deadline=_SETTLE_SECONDS)
 
     def _require_renewal(self) -> Renewal:
@@ -175,7 +175,7 @@ class QemuMachine:
             await end(working, stalled)
 
     async def _unless_ended(self, work: Coroutine[None, None, None]) -> str | None:
-        """Do work of the monitor; why it failed, or why QEMU ended meanwhile."""
+        """Do work on the monitor; return why it failed, or why QEMU ended meanwhile."""
         working = asyncio.ensure_future(work)
         ended = asyncio.ensure_future(self.wait())
         try:
@@ -201,11 +201,11 @@ class QemuMachine:
         return self._process.is_alive
 
     def console_tail(self) -> list[str]:
-        """The console's last lines."""
+        """Return the console's last lines."""
         return self._link.console.tail()
 
     async def wait(self) -> str:
-        """Return when QEMU has ended, with the cause."""
+        """Wait until QEMU has ended and return the cause."""
         return explain("QEMU", await self._process.wait(), self._link.console.cause)
 
     async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
@@ -215,11 +215,11 @@ class QemuMachine:
         return await self._link.call(command, arguments)
 
     async def monitor(self, command: str, arguments: dict[str, object] | None = None) -> object:
-        """Call QEMU's own monitor (QMP). Raises qemu.qmp.QMPError."""
+        """Call QEMU's monitor (QMP). Raises qemu.qmp.QMPError."""
         return await self._monitor.execute(command, arguments)
 
     async def stop(self) -> None:
-        """Kill QEMU and close everything. Nothing in the guest is worth a polite shutdown.
+        """Kill QEMU and close everything, without a shutdown: nothing in the guest needs one.
 
         Idempotent; finishes even when the caller is cancelled. Raises TimedOut when the kernel
         does not end QEMU; nothing is released then, and a later call tries again.
@@ -246,6 +246,6 @@ class QemuMachine:
 
 
 async def _disconnect(monitor: Monitor) -> None:
-    """Close a monitor whose QEMU is gone already."""
+    """Close a monitor whose QEMU has ended."""
     with contextlib.suppress(QMPError, OSError, EOFError):
         await monitor.disconnect()

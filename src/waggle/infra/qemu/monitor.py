@@ -1,25 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QEMU's monitor (QMP) within bounds: what a QEMU says costs the server no memory and little time.
+"""QEMU's monitor (QMP) within bounds, and machines that a refused disk write stops (`Stalling`).
 
-Made by `machine`. A guest can cause events (its clock, its balloon, its ports), and a QEMU that it
-has taken over can say anything. The library keeps each event for ever and reads without a pause as
-long as there is something to read.
-
-A machine that stands still because the host's disk refused a write, until it takes it.
-
-QEMU stops a machine whose write fails (`werror=stop`) and does that write again when the machine
-goes on, so a guest never learns of it. Told of the error, the guest would lose the data without a
-word: its kernel drops what it could not write, and `sync` says that all is well. That holds of a
-full disk as of a quota, a limit of file sizes, a disk that can only be read now and one that fails,
-which is why `enospc`, which knows the first alone, is too little.
-
-A full disk is tried again when there is room. Whether another cause is gone only a write can tell:
-it is tried after a second, then less and less often, at least once in LONGEST_SECONDS. The machine
-is never ended for it, because what is in its memory may exist nowhere else: its calls are refused
-with the cause, and its owner may destroy it. Errors of reading are the guest's to know: its
-programs are told, and nothing is lost.
-
-Owned by `machine`, which hears QEMU's events; knows neither QEMU's monitor nor what a machine is.
+Both belong to `machine`. A guest can cause events (its clock, its balloon, its ports), and a QEMU
+that it has taken over can send anything. The QMP library would keep every event forever and read
+without a pause; `Monitor` costs the server no memory and little time. `Stalling` gets QEMU's events
+and knows neither the monitor nor the machine.
 """
 
 from __future__ import annotations
@@ -40,15 +25,15 @@ from waggle.infra.shared.disk_room import LOOK_SECONDS, DiskRoom
 from waggle.tasks import end
 
 LONGEST: Final = 64 * 1024
-"""Bytes of one message; the connection ends at a longer one. The largest of ours has some 500."""
+"""Bytes of one message; a longer one ends the connection. The largest that is used has some 500."""
 A_TURN: Final = 32
-"""Messages after which the loop serves others first,"""
+"""Messages after which the event loop serves other tasks first."""
 A_SECOND: Final = 512
-"""and after which QEMU waits; answers to our commands are a handful."""
+"""Messages in a second after which QEMU must wait; commands cause only a handful of answers."""
 
 
 class Monitor(QMPClient):
-    """A connection to one QEMU. What it reports by itself is dropped, except within `hearing`."""
+    """A connection to one QEMU. Events are dropped, except within `hearing` and for listeners."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, readbuflen=LONGEST)
@@ -59,9 +44,9 @@ class Monitor(QMPClient):
 
     @contextlib.contextmanager
     def hearing(self, name: str, wanted: Collection[str]) -> Generator[asyncio.Future[str]]:
-        """The first of the `wanted` that an event of this name has as its status in the block.
+        """Yield a future of the first `wanted` status that an event of this name has in the block.
 
-        Ends with QMPError when the connection does.
+        The future fails with QMPError when the connection ends.
         """
         heard: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -80,7 +65,7 @@ class Monitor(QMPClient):
             self._hearing.discard(heard)
             heard.cancel()
             if not heard.cancelled():
-                heard.exception()  # so that it counts as seen
+                heard.exception()  # marks it as retrieved
 
     async def _do_recv(self) -> Message:
         try:
@@ -116,13 +101,27 @@ def _deaf(_: Mapping[str, object]) -> bool:
 log = structlog.get_logger(__name__)
 EVENT: Final = "BLOCK_IO_ERROR"
 LONGEST_SECONDS: Final = 64.0
-"""Between two tries."""
+"""The longest time between two tries."""
 _ERRORS: Final[Mapping[str, int]] = {os.strerror(number): number for number in errno.errorcode}
-"""By QEMU's words, which are the system's."""
+"""Error numbers by QEMU's messages, which are the system's."""
 
 
 class Stalling:
-    """Of one machine. `go_on` has it run again and may raise GuestLost. `aclose` it."""
+    """The state of one machine that stops when the host's disk refuses a write, until it takes it.
+
+    QEMU stops a machine whose write fails (`werror=stop`) and repeats the write at resume, so the
+    guest never sees the error. A guest that saw it would silently lose data: its kernel drops what
+    it could not write, and `sync` reports success. The same holds for a full disk, a quota, a file
+    size limit, a disk that became read-only and one that fails, so `enospc`, which covers only the
+    first, is too little.
+
+    A full disk is tried again when there is room. For other causes only a write shows that they are
+    gone: it is tried after a second, then less and less often, at least every LONGEST_SECONDS. The
+    machine is never ended for it, because its memory may exist nowhere else: its calls fail with
+    the cause, and its owner may destroy it. Read errors are reported to the guest; nothing is lost.
+
+    `go_on` resumes the machine and may raise GuestLost. The caller must `aclose`.
+    """
 
     def __init__(self, room: DiskRoom, go_on: Callable[[], Awaitable[None]]) -> None:
         self._room = room
@@ -133,11 +132,11 @@ class Stalling:
         self._waiting: asyncio.Task[None] | None = None
         self._tell: Callable[[DiskFull | None], None] = lambda _why: None
         self.is_paused = False
-        """Whether the machine is not to run, whatever room there is."""
+        """Whether the machine must not run, even when there is room."""
 
     @property
     def error(self) -> DiskFull | None:
-        """Why it stands still, or None."""
+        """Why the machine is stopped, or None."""
         return self._full() if self._stalled.is_set() else None
 
     def _full(self) -> DiskFull:
@@ -160,12 +159,12 @@ class Stalling:
             tell(error)
 
     async def met(self) -> DiskFull:
-        """Return once it stands still."""
+        """Wait until the machine is stopped and return why."""
         await self._stalled.wait()
         return self._full()
 
     def heard(self, event: Mapping[str, object]) -> bool:
-        """Take an event of QEMU's, whose data may be anything. False: nobody else is to keep it."""
+        """Handle an event of QEMU, whose data may be anything. Return False: do not keep it."""
         data = event.get("data")
         if isinstance(data, dict):
             said = cast("dict[str, object]", data)
@@ -187,7 +186,7 @@ class Stalling:
             self._waiting = asyncio.create_task(self._until_it_goes_on())
 
     async def _until_it_goes_on(self) -> None:
-        """It goes on once it ran from one look to the next."""
+        """Resume until the machine has run from one look to the next."""
         pause = LOOK_SECONDS
         while self._told and not self.is_paused:
             was_stalled = self._stalled.is_set()
@@ -200,7 +199,7 @@ class Stalling:
                 pause = LOOK_SECONDS if self._is_full else min(2 * pause, LONGEST_SECONDS)
                 try:
                     await self._go_on()
-                except GuestLost as error:  # it has ended, or is to be tried again
+                except GuestLost as error:  # it has ended, or the next look tries again
                     log.warning("machine_does_not_go_on", error=error.message)
 
     def _goes_on(self) -> None:
@@ -209,9 +208,10 @@ class Stalling:
             self._tell(None)
 
     def going(self) -> Callable[[], None]:
-        """It is about to run: what it writes tells whether the disk takes it. Call the result then.
+        """Prepare for a resume; call the result once the machine runs.
 
-        Where there is room again, it counts as going on at once.
+        Its next writes show whether the disk takes them. After a full disk, it counts as running at
+        once.
         """
         self._stalled.clear()
 
@@ -225,13 +225,13 @@ class Stalling:
         return runs
 
     async def aclose(self) -> None:
-        """Wait for nothing any more. Idempotent."""
+        """Stop waiting. Idempotent."""
         if self._waiting is not None:
             await end(self._waiting)
 
 
 def _number(data: Mapping[str, object]) -> int:
-    """The system's number of the error that an event tells of; EIO for what it cannot be. Pure."""
+    """Return the error number that an event reports; EIO for an unknown error. Pure."""
     if data.get("nospace") is True:
         return errno.ENOSPC
     reason = data.get("reason")

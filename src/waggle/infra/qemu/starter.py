@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that becomes QEMU: it confines itself first, so that QEMU never has the host's view.
+"""The process that becomes QEMU: it confines itself first, so QEMU never has the host's view.
 
-Started by the hypervisor, which calls `main`. Afterwards: an empty network, a small read-only root
-with QEMU's program, libraries and firmware, the machine's user, no capabilities, fewer system calls
-(`calls`). The way to the guest's SSH port, which QEMU listens on in that network, are sockets of
-the same network: made here and handed to the server, which connects them later. Where the kernel
-does not allow namespaces, the rest still holds.
+`hypervisor` starts it, and it calls `main`. QEMU gets an empty network, a small read-only root with
+its program, libraries and firmware, the machine's user, no capabilities and fewer system calls
+(`calls`). QEMU listens in that network for connections to the guest's SSH port; the starter makes
+sockets of the same network and hands them to the server, which connects them later. Where the
+kernel does not allow namespaces, the rest still holds.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from typing import TypedDict
 
     class Plan(TypedDict):
-        """What the server decided; it comes through standard input."""
+        """The server's decisions, read from standard input."""
 
         argv: list[str]
         """QEMU's; the program is an absolute path without links."""
         directory: str
-        """Any that exists: the small root is made over it, for this process alone."""
+        """Any existing directory: the small root is mounted over it, for this process only."""
         door: int
-        """The socket to hand sockets over; -1 for a machine that nobody connects to."""
+        """The socket that hands sockets over; -1 for a machine without connections."""
         uid: int
-        """Also the group; -1 to remain who the server is."""
+        """Also the group; -1 to keep the server's user."""
         groups: list[int]
         parent: int
         """The server's process."""
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 FAILED = 3
 SOCKETS = 4
-"""Connections to one machine at once; a socket is used again."""
+"""Simultaneous connections to one machine; sockets are reused."""
 VIEW = "waggle: QEMU keeps the host's view: "
 _LIBRARIES = (
     *("/lib", "/lib32", "/lib64", "/libx32", "/usr/lib", "/usr/lib32", "/usr/lib64"),
@@ -55,14 +55,14 @@ _SET_FLAGS, _UP = 0x8914, 1
 
 
 def shown(program: str) -> list[str]:
-    """What of the host QEMU sees: itself, libraries and firmware; not all of it exists. Pure."""
+    """Return the host paths that QEMU sees: itself, libraries, firmware; not all exist. Pure."""
     prefix = os.path.dirname(os.path.dirname(program))  # noqa: PTH120  (pathlib is slow to import)
     own = () if prefix in ("", "/", "/usr") else ("lib", "lib64", "share/qemu", "share/seabios")
     return [*_LIBRARIES, *(f"{prefix}/{name}" for name in own), program]
 
 
 def main() -> int:
-    """Become one QEMU; returns only when that failed."""
+    """Become one QEMU; return only when that failed."""
     try:
         _become_qemu(marshal.loads(sys.stdin.buffer.read()))  # noqa: S302  (the server wrote it)
     except (OSError, ValueError, KeyError, EOFError) as error:
@@ -74,7 +74,7 @@ def _become_qemu(plan: Plan) -> None:
     argv = plan["argv"]
     door = plan["door"]
     libc = ffi.dlopen(None)
-    os.umask(0o022)  # its user has to pass through the directories made here
+    os.umask(0o022)  # QEMU's user must be able to enter the directories made here
     namespaces.die_first()
     apart = False
     try:
@@ -94,7 +94,7 @@ def _become_qemu(plan: Plan) -> None:
 
 
 def _narrow_view(root: SmallRoot, program: str, *, kvm: bool) -> None:
-    """Everything is opened before the small root hides it, also what lies where it is made."""
+    """Enter the small root. Opens everything first, because the root may be mounted over it."""
     links = {path: os.readlink(path) for path in shown(program) if os.path.islink(path)}  # noqa: PTH114, PTH115
     held = {
         path: os.open(path, os.O_PATH)
@@ -106,7 +106,7 @@ def _narrow_view(root: SmallRoot, program: str, *, kvm: bool) -> None:
         root.directory(os.path.dirname(path)[1:])  # noqa: PTH120
         os.symlink(target, path[1:])  # noqa: PTH211
     for path, descriptor in held.items():
-        if not os.access(path[1:], os.F_OK):  # not within one that is shown already
+        if not os.access(path[1:], os.F_OK):  # not inside a directory that is already bound
             is_file = not os.path.isdir(f"/proc/self/fd/{descriptor}")  # noqa: PTH112
             root.bind(descriptor, path[1:], file=is_file, read_only=True)
         os.close(descriptor)
@@ -118,7 +118,7 @@ def _narrow_view(root: SmallRoot, program: str, *, kvm: bool) -> None:
 
 
 def _hand_over_sockets(door: int, *, apart: bool) -> None:
-    """Pass sockets of this network to the server; one that is `apart` is a loopback, still down."""
+    """Pass sockets of this network to the server; bring up the loopback of a separate one."""
     made = [_socket.socket(_socket.AF_INET, _socket.SOCK_STREAM) for _ in range(SOCKETS)]
     if apart:
         request = b"lo".ljust(16, b"\0") + _UP.to_bytes(2, "little") + bytes(22)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What connects a QEMU to the server: socket pairs, a port, and files that it gets as descriptors.
+"""The connections between a QEMU and the server: socket pairs, a port, and inherited files.
 
-Used by `hypervisor` only. Opens and closes; knows nothing of what is said over them.
+Opened by `hypervisor`, closed by `machine`; knows nothing of what is sent over them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from waggle.infra.qemu.argv import Descriptors
 
 @dataclass(frozen=True, slots=True)
 class Wires:
-    """Our ends: QMP, the guest's console and agent, its renewal, QEMU's own error messages.
+    """The server's ends: QMP, the guest's console, agent and renewal, QEMU's error messages.
 
-    `door` brings the sockets that lead to the guest, and `listener` is the port that leads there; a
-    QEMU whose machine never runs has neither.
+    `door` delivers the sockets that lead to the guest, and `listener` is the forwarded port; a QEMU
+    whose machine never runs has neither.
     """
 
     monitor: socket.socket
@@ -35,7 +35,7 @@ class Wires:
     listener: socket.socket | None
 
     def close(self) -> None:
-        """Close all that still is open. Idempotent."""
+        """Close everything that is still open. Idempotent."""
         for end in (self.monitor, self.console, self.agent, self.renewal, self.messages):
             end.close()
         for each in (self.door, self.listener):
@@ -45,7 +45,7 @@ class Wires:
 
 @dataclass(frozen=True, slots=True)
 class Inherited:
-    """QEMU's ends; they are of no use to the server once QEMU runs."""
+    """QEMU's ends; the server does not need them once QEMU runs."""
 
     descriptors: Descriptors
     messages: int
@@ -59,7 +59,7 @@ def open_wires(
     *,
     reachable: bool,
 ) -> tuple[Wires, Inherited]:
-    """Open everything one QEMU needs; each end is put on the stack of its owner.
+    """Open everything one QEMU needs; the two stacks close the two sides' ends.
 
     Raises BootFailed when a file cannot be opened, PortTaken, OSError when descriptors run out.
     """

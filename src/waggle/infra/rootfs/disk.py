@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Root disks: one read-only EROFS file per image digest, made once and shared by all machines.
 
-Called by the environment host and the CLI. How an image becomes a tree is passed in
-(`oci.flatten`), so this module knows no layers. A disk is written in a private directory under a
-lock per digest, flushed and then renamed: what has its final name is whole. The files are
-0444 and never changed; removing one that a machine has open does not disturb the machine.
-
-Blocking work in a thread that ends soon when its caller is cancelled. Used by `disk`.
+Called by `service.local` and the CLI, which pass in how an image becomes a tree
+(`oci.layers.flatten`), so this module knows no layers. A disk is written in a private directory
+under a lock per digest, in a thread that ends soon when its caller is cancelled, then flushed and
+renamed: a file with its final name is complete. The files are 0444 and never changed; removing one
+that a machine has open does not disturb the machine.
 """
 
 from __future__ import annotations
@@ -52,19 +51,19 @@ async def in_thread(work: Callable[[Event], Path]) -> Path:
         stop.set()
         await asyncio.wait([task])
         if not task.cancelled():
-            task.exception()  # seen: it is not what the caller asked about any more
+            task.exception()  # marks it as retrieved: the caller no longer needs it
         raise
 
 
 _FORMAT = 2
-"""Part of the file name: a change of what is written must not meet old files."""
+"""Part of the file name, because a changed format must not meet old files."""
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _LOCK_SECONDS = 1800.0
 _READ_SHARE = 0.8
 
 
 class Image(Protocol):
-    """What a disk is made of; only the digest matters here."""
+    """The source of a disk; this module needs only the digest."""
 
     @property
     def digest(self) -> str:
@@ -82,7 +81,7 @@ class Flat(Protocol):
 
     @property
     def files(self) -> Sequence[Path]:
-        """What `TreeNode.content` counts in."""
+        """The files that `TreeNode.content` refers to by index."""
         ...
 
 
@@ -91,7 +90,7 @@ ImageT = TypeVar("ImageT", bound=Image)
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A disk that is made: the image's digest, bytes, and its last use in epoch seconds."""
+    """A finished disk: the image's digest, bytes, and its last use in epoch seconds."""
 
     digest: str
     size: int
@@ -99,11 +98,11 @@ class Disk:
 
 
 def ignore_progress(fraction: float, text: str) -> None:
-    """Report to nobody."""
+    """Do nothing."""
 
 
 class RootDisks(Generic[ImageT]):
-    """The cache of root disks in one directory; safe for any number of processes."""
+    """The cache of root disks in a directory. Safe for several processes."""
 
     def __init__(self, directory: Path, flatten: Callable[[ImageT, Path, Advance], Flat]) -> None:
         """`flatten(image, workspace, progress)` makes the tree; it may raise and block."""
@@ -111,30 +110,30 @@ class RootDisks(Generic[ImageT]):
         self._flatten = flatten
 
     def path(self, digest: str) -> Path:
-        """Return where the disk of an image is, or would be. Raises InvalidArgument."""
+        """Return the path of an image's disk, whether or not it exists. Raises InvalidArgument."""
         match = _DIGEST.fullmatch(digest)
         if not match:
             raise InvalidArgument(f"{digest!r} is not a sha256 digest.")
         return self.directory / f"{match[1]}.v{_FORMAT}.erofs"
 
     def find(self, digest: str) -> Path | None:
-        """Return the disk if it is made already, and note that it was used."""
+        """Return the disk if it exists, and record its use."""
         path = self.path(digest)
         try:
             os.utime(path)
         except FileNotFoundError:
             return None
         except PermissionError:
-            pass  # somebody else's cache: usable, only its age is not ours to note
+            pass  # another user's cache: usable, but its last use cannot be recorded
         return path
 
     async def ensure(self, image: ImageT, progress: Advance = ignore_progress) -> Path:
-        """Return the image's disk, made now if it does not exist.
+        """Return the image's disk, and make it if it does not exist.
 
-        Concurrent calls, also of other processes, make it once; the others wait (at most 30
+        Of concurrent calls, also in other processes, one makes it and the others wait (at most 30
         minutes, then TimedOut). `progress` gets a fraction and a text, from a worker thread.
-        Cancelling stops the work at its next step and leaves nothing. Raises what `flatten`
-        raises and OSError (a full disk); nothing half-made stays.
+        Cancelling stops the work at its next step. Raises the errors of `flatten` and OSError (a
+        full disk). Neither cancelling nor an error leaves anything behind.
         """
         if found := self.find(image.digest):
             return found
@@ -169,7 +168,7 @@ class RootDisks(Generic[ImageT]):
         return target
 
     def remove(self, digest: str) -> bool:
-        """Remove one disk; say whether it was there. Idempotent. Raises TimedOut after 10 s."""
+        """Remove one disk; return whether it existed. Idempotent. Raises TimedOut after 10 s."""
         if not self.directory.is_dir():
             return False
         path = self.path(digest)
@@ -179,7 +178,7 @@ class RootDisks(Generic[ImageT]):
         return existed
 
     def made(self) -> list[Disk]:
-        """Tell which disks are made; none when the directory cannot be read."""
+        """Return the finished disks; none when the directory cannot be read."""
         disks: list[Disk] = []
         for path in sorted(self.directory.glob("*.erofs")):
             digest = f"sha256:{path.name.split('.', 1)[0]}"
@@ -190,10 +189,10 @@ class RootDisks(Generic[ImageT]):
         return disks
 
     def prune(self, older_than: float, in_use: Callable[[str], bool]) -> list[str]:
-        """Remove disks last used before `older_than` (seconds since the epoch); name them.
+        """Remove disks last used before `older_than` (epoch seconds); return their digests.
 
-        `in_use` is asked with each digest and keeps the disk by True. Disks of older formats go
-        too, and what killed writers left. One that is being made at this moment is left alone.
+        A disk stays while `in_use` returns True for its digest. Disks of older formats and the
+        remains of killed writers are removed, too. Skips a disk that is being made.
         """
         sweep(self.directory)
         removed: list[str] = []

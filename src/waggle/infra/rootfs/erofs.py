@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a tree as an uncompressed EROFS image, without mounting, root or a helper program.
+"""A writer of uncompressed EROFS images that needs no mount, root or helper program.
 
-Called by `disk`. The tree is any object of the shape in `tree`, so that this module knows no OCI.
-Because nothing is unpacked to a host directory, owners, device nodes and attributes survive for
-any user, and a hostile name has no host path to reach.
-
-The image: superblock, then all inodes (extended, with attributes and small contents inline), then
-the blocks of large directories, then those of larger files in the order of their sources, so that
-what lies side by side there is copied (or shared, where the file system can) in one piece. Small
-contents lie beside their inode: one read gets both.
-
-The shape of a file tree that can be written as a disk. `oci.plan.Node` has it.
+Called by `disk`. The tree is any `TreeNode`, so this module knows no OCI. Nothing is unpacked to a
+host directory, so owners, device nodes and attributes survive for any user, and a hostile name
+reaches no host path. The image: superblock, then all inodes (extended, with attributes and small
+contents inline, so one read gets both), then the blocks of large directories, then those of larger
+files in the order of their sources, so adjacent contents are copied (or shared, where the file
+system can) in one piece.
 """
 
 from __future__ import annotations
@@ -44,11 +40,11 @@ from waggle.infra.rootfs.erofs_format import (
 
 
 class TreeNode(Protocol):
-    """A file of the tree; one object under two names is a hard link. See `oci.plan.Node`."""
+    """A file of the tree; an object with two names is a hard link. See `oci.layers.merge.Node`."""
 
     @property
     def mode(self) -> int:
-        """Type and permission bits, as `stat` has them."""
+        """Type and permission bits, as in `stat`."""
         ...
 
     @property
@@ -88,12 +84,12 @@ class TreeNode(Protocol):
 
     @property
     def content(self) -> tuple[int, int]:
-        """Which of the files holds the contents, and where they start."""
+        """The index of the file that holds the contents, and their offset in it."""
         ...
 
     @property
     def children(self) -> Mapping[bytes, Self]:
-        """Names in a directory; empty for anything else."""
+        """The entries of a directory by name; empty for anything else."""
         ...
 
 
@@ -126,11 +122,11 @@ def write_erofs(
 ) -> None:
     """Write the tree at `root` to the new file `target` and flush it to the disk.
 
-    `files[n]` holds the contents of nodes whose `content` is (n, offset); one that starts at a
-    multiple of 4 KiB is followed by zeros up to the next. The result depends on the arguments only.
-    `uuid` has 16 bytes. Blocks the thread; `progress` may raise to give up. What a failure leaves
-    at `target` is the caller's to remove. Raises OSError; ValueError when a file has more
-    attributes than fit beside its inode.
+    `files[n]` holds the contents of nodes whose `content` is (n, offset); contents that start at a
+    multiple of 4 KiB must be followed by zeros up to the next. The result depends only on the
+    arguments. `uuid` has 16 bytes. Blocks the thread; `progress` may raise to stop. After a failure
+    the caller removes `target`. Raises OSError; ValueError when a file has more attributes than fit
+    beside its inode.
     """
     inodes, by_node = _collect(root)
     large, blocks = _place(inodes)
@@ -190,10 +186,10 @@ def _names(node: TreeNode) -> list[bytes]:
 
 
 def _place(inodes: Sequence[_Inode]) -> tuple[list[_Inode], int]:
-    """Give every inode its offset and large contents their blocks; return these, and all blocks.
+    """Give inodes their offsets and large contents their blocks; return these and the block count.
 
-    Large contents come in the order of their blocks, first all that is no regular file.
-    An inode never crosses a block, neither do its attributes or what is inline.
+    Large contents are in the order of their blocks, those of regular files last. An inode with its
+    attributes and inline contents never crosses a block.
     """
     at = FIRST_INODE
     for inode in inodes:

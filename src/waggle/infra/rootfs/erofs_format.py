@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The EROFS on-disk structures that `erofs` needs, as functions from values to bytes. Pure.
+"""The EROFS on-disk structures as functions from values to bytes, and the copying of contents.
 
-Names follow the kernel's `fs/erofs/erofs_fs.h`; all numbers are little-endian. Only uncompressed
-data in 4 KiB blocks and extended (64-byte) inodes are written, which every EROFS kernel reads.
-
-Ranges of source files that go to one place of a disk each, joined where they lie side by side.
-
-Called by `erofs`. `joined` is pure; `copied` has the kernel move the bytes, or share them where the
-file system can, which takes pieces that are as large as possible and aligned to blocks.
+Called by `erofs`. Names follow the kernel's `fs/erofs/erofs_fs.h`; all numbers are little-endian.
+Only uncompressed data in 4 KiB blocks and extended (64-byte) inodes are written, which every EROFS
+kernel reads. Everything is pure except `read` and `copied`. `copied` makes the kernel move the
+bytes, or share them where the file system can, which needs pieces that are aligned to blocks and as
+large as possible.
 """
 
 from __future__ import annotations
@@ -72,7 +70,7 @@ def inode_bytes(
 ) -> bytes:
     """Return an extended inode.
 
-    `data` is a block or device number, the last pair a link count and the bytes of attributes.
+    `data` is a block or device number, `links_and_xattrs` a link count and the attributes' size.
     """
     links, xattrs = links_and_xattrs
     count = (xattrs - _XATTR_HEADER) // 4 + 1 if xattrs else 0
@@ -102,7 +100,7 @@ def device_number(major: int, minor: int) -> int:
 def xattr_bytes(xattrs: Sequence[tuple[bytes, bytes]]) -> bytes:
     """Return the inline attribute area, empty without attributes.
 
-    Names of unknown namespaces are left out: no Linux file system could hold them either.
+    Names of unknown namespaces are omitted: no Linux file system could hold them either.
     """
     entries = b"".join(_xattr(name, value) for name, value in xattrs)
     return bytes(_XATTR_HEADER) + entries if entries else b""
@@ -143,7 +141,7 @@ def directory_blocks(entries: Sequence[tuple[bytes, int, int]]) -> bytes:
 
 
 def _chunks(names: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """Divide names so that each part fits a block with its table."""
+    """Divide names into parts that fit a block with their table."""
     chunk: list[bytes] = []
     used = 0
     for name in names:
@@ -161,7 +159,7 @@ _PIECE = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """`size` bytes from `start` of a source on, which go to `target` of the disk."""
+    """A range of `size` bytes at `start` of a source, copied to `target` of the disk."""
 
     source: int
     start: int
@@ -169,15 +167,15 @@ class Extent:
     target: int
 
     def part(self, at: int, size: int) -> Extent:
-        """Return at most `size` bytes of it from `at` on."""
+        """Return the part of at most `size` bytes that starts at `at`."""
         left = min(size, self.size - at)
         return Extent(self.source, self.start + at, left, self.target + at)
 
 
 def joined(extents: Iterable[Extent]) -> Iterator[Extent]:
-    """Join those that follow each other on both sides with nothing but padding to a block between.
+    """Join extents that are adjacent in source and target except for padding to a block.
 
-    The padding is copied, too: it is zeros.
+    The padding is copied, too: it is zeros. Pure.
     """
     last: Extent | None = None
     for extent in extents:
@@ -204,10 +202,10 @@ def _follows(last: Extent, extent: Extent) -> bool:
 
 
 def copied(extents: Iterable[Extent], sources: Sequence[int], out: int) -> Iterator[int]:
-    """Copy between descriptors; yield now and then the place of `out` that is next.
+    """Copy between descriptors; yield the next offset of `out` from time to time.
 
-    What was copied is on its way to the disk already, which shortens the flush at the end. Raises
-    OSError, also when a source is too short.
+    Starts to write copied data to the disk at once, which shortens the final flush. Raises OSError,
+    also when a source is too short.
     """
     begun = None
     for extent in extents:
@@ -223,7 +221,7 @@ def copied(extents: Iterable[Extent], sources: Sequence[int], out: int) -> Itera
 
 
 def _begin_to_write(out: int, start: int, size: int) -> None:
-    """Have the kernel begin to write a range: that is what this advice does to unwritten pages."""
+    """Make the kernel start to write a range, which this advice does with dirty pages."""
     with contextlib.suppress(OSError):
         os.posix_fadvise(out, start, size, os.POSIX_FADV_DONTNEED)
 
@@ -236,7 +234,7 @@ def _copy(extent: Extent, source: int, out: int) -> None:
 
 
 def read(source: int, start: int, count: int) -> bytes:
-    """Read exactly so many bytes. Raises OSError."""
+    """Read exactly `count` bytes. Raises OSError."""
     data = os.pread(source, count, start)
     if len(data) != count:
         raise OSError("the data of a layer is too short")
@@ -244,7 +242,7 @@ def read(source: int, start: int, count: int) -> bytes:
 
 
 def _copy_in_kernel(extent: Extent, source: int, out: int) -> int:
-    """Copy or clone without passing the bytes through this process; return how many it were."""
+    """Copy or clone in the kernel, not through this process; return the number of bytes."""
     done = 0
     with contextlib.suppress(OSError):
         while done < extent.size:

@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The identity: what makes one machine this environment and no other. Pure.
+"""The identity records and the scratch disk of a machine. Called by `service.local`.
 
-It reaches a guest on a disk when it boots, and as records when it is the copy of a frozen one
-(`infra.guest.renewal`).
-
-Scratch disks: the writable layer of one environment, an ext4 file system in a sparse file.
-
-An empty one of each size is made once with mke2fs and then copied, data only, which takes
-milliseconds. No journal: the disk dies with its machine. Called by the local host.
+The identity distinguishes a machine from all others. A booting guest reads it from a disk; a copy
+of a frozen machine gets it as records (`infra.guest.forwarder`). The scratch disk is the writable
+layer of one environment, an ext4 file system in a sparse file. The functions on records are pure.
 """
 
 from __future__ import annotations
@@ -24,20 +20,20 @@ from waggle.infra.shared.files import FileLock, clone
 from waggle.infra.shared.work import place, workspace
 
 _SIZE_STEP = 64 * 1024
-"""A disk smaller than the kernel's partition probes makes it complain on the console."""
+"""The kernel logs errors on the console for a disk that is smaller than its partition probes."""
 MAX_USER, MAX_PATH = 255, 4095
 MAX_ENVIRONMENT = 64 * 1024
-"""Bytes of variables with their names; the kit reads no more (kit/guest/waggle.h)."""
+"""Bytes of variables with their names; the kit's limit (kit/guest/waggle.h)."""
 
 
 RENEWED = ("host_key", "authorized_keys", "hostname", "environment", "machine-id", "seed")
-"""The records in which two machines differ that are otherwise alike."""
+"""The records that differ between two otherwise equal machines."""
 CLAIMED = ("hostname", "environment", "machine-id", "seed")
-"""The records that make a machine which was nobody's an environment; its keys are its own."""
+"""The records that make an unowned machine an environment; it keeps its own keys."""
 HANG_UP = {"hang-up": b""}
-"""The record that ends what the host's connections of before have left: it has given them up."""
+"""The record that ends what the host's earlier, abandoned connections left in the guest."""
 DRAWN_BYTES = 80
-"""For the machine's id, 16, and to seed the guest kernel's random state, 64."""
+"""16 for the machine's id, and 64 to seed the guest kernel's random state."""
 
 
 def identity_records(
@@ -51,10 +47,10 @@ def identity_records(
     directory: str = "",
     shell: str = "",
 ) -> dict[str, bytes]:
-    """The records. `host_key` is in dropbear's format, `certificates` is PEM or empty.
+    """Return the records. `host_key` is in dropbear's format, `certificates` is PEM or empty.
 
-    `user`, `directory` and `shell` are what the image asks for (`domain.image.BootImage`).
-    Raises ValueError when a variable cannot be expressed or a record is too long.
+    `user`, `directory` and `shell` come from the image (`domain.image.BootImage`). Raises
+    ValueError when a variable cannot be expressed or a record is too long.
     """
     for name, value in environment.items():
         if not name or "=" in name or "\0" in name + value:
@@ -85,12 +81,12 @@ def identity_records(
 
 
 def drawn_records(drawn: bytes) -> dict[str, bytes]:
-    """More records, from DRAWN_BYTES of the host's random source, fresh for each machine."""
+    """Make more records from DRAWN_BYTES of the host's random source, new for every machine."""
     return {"machine-id": f"{drawn[:16].hex()}\n".encode(), "seed": drawn[16:]}
 
 
 def pack(records: Mapping[str, bytes]) -> bytes:
-    """Records in the order given, ended and padded. Raises ValueError when one is too long."""
+    """Encode records in their order, with end and padding. Raises ValueError if one is too long."""
     body = b"".join(record(name, data) for name, data in records.items()) + END
     return body.ljust(-(-len(body) // _SIZE_STEP) * _SIZE_STEP, b"\0")
 
@@ -98,11 +94,15 @@ def pack(records: Mapping[str, bytes]) -> bytes:
 _FORMAT = 2
 _LOCK_SECONDS = 60.0
 _UUID = "c6d5b2a0-6a5e-4d0b-9f3b-2f1f8f6f7a01"
-"""Of every scratch disk; nothing mounts by it, and equal inputs make equal disks."""
+"""The same for every scratch disk: nothing mounts by it, and equal inputs make equal disks."""
 
 
 class ScratchDisks:
-    """Makes scratch disks from empty ones kept in `directory`; safe for several processes."""
+    """The maker of scratch disks. Safe for several processes.
+
+    An empty disk of every size is made once with mke2fs, kept in `directory` and copied, data only,
+    which takes milliseconds.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -138,11 +138,11 @@ class ScratchDisks:
 
 
 def mke2fs_argv(disk: Path) -> list[str]:
-    """The command that formats the empty file `disk`. Pure but for finding the program.
+    """Return the command that formats the empty file `disk`. Pure except for finding the program.
 
-    mke2fs discards the file first and so knows that its inode tables are zeros: the guest's kernel
-    need not write them. It cannot make directories that belong to root unless it is root (`-d`
-    keeps their owner), which is why debugfs makes `upper` and `work`.
+    No journal: the disk dies with its machine. mke2fs discards the file first and so knows that its
+    inode tables are zeros: the guest's kernel need not write them. Only as root can it make
+    directories that belong to root (`-d` keeps their owner), so debugfs makes `upper` and `work`.
     """
     return [
         *(_tool("mke2fs"), "-q", "-F", "-t", "ext4", "-m", "0", "-U", _UUID),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the machines' control groups can be, and what limits are written there. Pure.
+"""The place of the machines' control groups and the limits that are written there. Pure.
 
-Used by `facts` and `groups` beside it, and by `waggle doctor`. Touches nothing.
+Used by `cgroups`, the composition root and the preflight checks.
 """
 
 from __future__ import annotations
@@ -14,48 +14,48 @@ REQUIRED: Final = frozenset({"memory", "pids"})
 WANTED: Final = ("memory", "pids", "cpu", "io")
 MIB: Final = 1 << 20
 _OVERHEAD_MIB: Final = 512
-"""QEMU's own memory, 256 MiB of translated code at most included."""
+"""QEMU's memory besides the guest's, including at most 256 MiB of translated code."""
 _THREADS: Final = 256
-"""A QEMU has up to 64 for its disks, one for each processor, and a few more."""
+"""A QEMU has up to 64 for its disks, one for every processor, and a few more."""
 _PERIOD: Final = 100_000
 _OPERATIONS: Final = 64
-"""Reads or writes of the disk a second, for each MiB a second."""
+"""Disk reads or writes a second for every MiB a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What this system has. `own` is the server's group, below the `mount` point."""
+    """The state of cgroup v2 on this host. `own` is the server's group, below the `mount` point."""
 
     mount: str = ""
     own: str = "/"
     controllers: frozenset[str] = frozenset()
     own_controllers: frozenset[str] = frozenset()
     is_alone: bool = False
-    """Nobody but the server and its children is in its group."""
+    """Whether the server's group holds only the server and its children."""
     may_use_own: bool = False
     may_use_top: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The group below which ours are made; the server then moves out of it into one beside them."""
+    """The group for the machines' groups; `server_moves`: the server moves to one beside them."""
 
     base: str
     server_moves: bool
     unlimited: tuple[str, ...] = ()
-    """Controllers that are wanted and not there."""
+    """Wanted controllers that are missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Nowhere:
-    """Why machines have no groups, and what would mend that."""
+    """The reason why machines have no groups, and the remedy."""
 
     problem: str
     mend: str
 
 
 def place(facts: Facts) -> Place | Nowhere:
-    """The server's own group where it was delegated, else the top for a server that is root."""
+    """Choose the server's group if it was delegated, else the top one for a server that is root."""
     if not facts.mount:
         return Nowhere(
             "no cgroup v2 hierarchy is mounted",
@@ -84,7 +84,7 @@ def _lacking(controllers: frozenset[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one machine. `io_mib` is MiB a second each way, 0 for no limit."""
+    """The limits of one machine. `io_mib` is MiB a second in each direction, 0 for no limit."""
 
     memory_mib: int
     cpus: int
@@ -92,9 +92,9 @@ class Limits:
 
 
 def limit_files(limits: Limits, device: str | None) -> Mapping[str, str]:
-    """What to write to which file of a machine's group; `device` is the disk's MAJOR:MINOR.
+    """Return the contents of the files of a machine's group; `device` is the disk's MAJOR:MINOR.
 
-    A machine has one processor more than its guest, for what the VMM does beside it.
+    A machine gets one processor more than its guest, for the work of the VMM itself.
     """
     memory = (limits.memory_mib + _OVERHEAD_MIB) * MIB
     files = {
@@ -111,7 +111,7 @@ def limit_files(limits: Limits, device: str | None) -> Mapping[str, str]:
 
 
 def mount_of(mountinfo: str) -> str:
-    """The mount point of the first cgroup v2 hierarchy in /proc/self/mountinfo, or nothing."""
+    """Return the mount point of the first cgroup v2 hierarchy in /proc/self/mountinfo, or ""."""
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         fields = before.split()
@@ -121,7 +121,7 @@ def mount_of(mountinfo: str) -> str:
 
 
 def own_of(cgroups: str) -> str:
-    """The path of a process in the v2 hierarchy, from /proc/self/cgroup."""
+    """Return the path of a process in the v2 hierarchy, from /proc/self/cgroup."""
     for line in cgroups.splitlines():
         if line.startswith("0::"):
             return line.removeprefix("0::") or "/"

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make, fill and remove the control groups of this server's machines.
+"""The control groups of this server's machines, and the state of cgroup v2 on this host.
 
-Built by the composition root and used by the hypervisors. One group holds all of a server's, named
-after its process, so that the next server tells what a dead one left. Where the groups may be was
-decided in `plan`.
-
-What this system has of cgroup v2, as plain values for `plan`. Only reads.
+Built by the composition root and used by the hypervisors. One group, named after the server's
+process, holds all groups of a server, so the next server recognises those of a dead one.
+`cgroup_plan` decides where the groups are, from the facts that `read_facts` and `disk_of` read.
 """
 
 from __future__ import annotations
@@ -34,10 +32,10 @@ _SERVER: Final = "waggle-server"
 
 
 class Groups:
-    """Those of one server. Use `open`, `enclose` for each machine, and `close` at the end."""
+    """The groups of one server. Use `open`, `enclose` for every machine, and `close` at the end."""
 
     def __init__(self, base: Path, home: Path, device: str | None, io_mib: int) -> None:
-        """`home` is there and gives its children the controllers."""
+        """`home` exists and gives its children the controllers."""
         self._base = base
         self._home = home
         self._device = device
@@ -45,7 +43,7 @@ class Groups:
 
     @classmethod
     def open(cls, place: Place, *, device: str | None = None, io_mib: int = 0) -> Groups:
-        """Sweep what dead servers left, then make this one's.
+        """Remove the groups of dead servers, then make this server's.
 
         Raises OSError when the kernel or the rights do not allow it.
         """
@@ -65,10 +63,10 @@ class Groups:
         return cls(base, home, device, io_mib)
 
     def enclose(self, pid: int, *, memory_mib: int, cpus: int) -> Callable[[], None]:
-        """Put a process that just started into a group of its own.
+        """Put a process that just started into its own group.
 
-        What is returned removes the group, once the process is dead. Raises SetupIncomplete when it
-        cannot be limited.
+        Returns a function that removes the group, to be called once the process is dead. Raises
+        SetupIncomplete when the process cannot be limited.
         """
         group = self._home / f"machine-{pid}"
         limits = Limits(memory_mib, cpus, self._io_mib)
@@ -85,14 +83,14 @@ class Groups:
         return lambda: _remove(group)
 
     def close(self) -> None:
-        """Remove the group of all machines, which are dead. Idempotent."""
+        """Remove the group of all machines, which must be dead. Idempotent."""
         _empty(self._home)
 
 
 def limit(group: Path, limits: Limits, device: str | None) -> None:
     """Write the limits into a group. Raises OSError for those that are required.
 
-    The file of a controller that is only wanted is not there without it, and some disks take none.
+    Without an optional controller its file does not exist, and some disks accept no limits.
     """
     for name, text in limit_files(limits, device).items():
         file = group / name
@@ -105,7 +103,7 @@ def limit(group: Path, limits: Limits, device: str | None) -> None:
 
 
 def _pass_on(group: Path) -> None:
-    """Have children of a group be limited. Raises OSError for what is required."""
+    """Give the controllers to a group's children. Raises OSError for required controllers."""
     for name in WANTED:
         try:
             (group / "cgroup.subtree_control").write_text(f"+{name}")
@@ -115,7 +113,7 @@ def _pass_on(group: Path) -> None:
 
 
 def _move_out(base: Path) -> None:
-    """No group may have both processes and limited children."""
+    """Move all processes to a leaf: no group may have both processes and limited children."""
     leaf = base / _SERVER
     leaf.mkdir(exist_ok=True)
     for pid in (base / "cgroup.procs").read_text().split():
@@ -134,7 +132,7 @@ def _sweep(base: Path) -> None:
 
 
 def _empty(home: Path) -> None:
-    """Kill what is in a group of machines, and remove it with theirs."""
+    """Kill all processes in a server's group and its machines' groups, and remove the groups."""
     for group in (*home.glob("machine-*"), home):
         with contextlib.suppress(OSError):
             (group / "cgroup.kill").write_text("1")
@@ -142,7 +140,7 @@ def _empty(home: Path) -> None:
 
 
 def _remove(group: Path) -> None:
-    """What still has a dying process in it is left to the next sweep."""
+    """Remove a group; one that still has a dying process is left to the next sweep."""
     with contextlib.suppress(OSError):
         group.rmdir()
 
@@ -152,7 +150,7 @@ _BLOCK = Path("/sys/dev/block")
 
 
 def read_facts(proc: Path = _SYSTEM) -> Facts:
-    """Look, with this process in mind. What cannot be read is not there."""
+    """Read the facts for this process. Unreadable files count as missing."""
     mount = mount_of(_text(proc / "self/mountinfo"))
     if not mount:
         return Facts()
@@ -170,7 +168,7 @@ def read_facts(proc: Path = _SYSTEM) -> Facts:
 
 
 def disk_of(path: Path) -> str | None:
-    """MAJOR:MINOR of the whole disk below a file, None where it has none of its own."""
+    """Return MAJOR:MINOR of the whole disk that holds a file; None without a block device."""
     number = path.stat().st_dev
     name = f"{os.major(number)}:{os.minor(number)}"
     device = _BLOCK / name
@@ -186,13 +184,13 @@ def _controllers(group: Path) -> frozenset[str]:
 
 
 def _writable(group: Path) -> bool:
-    """What is written to make a group, to fill it and to give its limits."""
+    """Return whether this process may make groups below this one, fill and limit them."""
     files = (group, group / "cgroup.procs", group / "cgroup.subtree_control")
     return all(os.access(file, os.W_OK) for file in files)
 
 
 def _is_alone(group: Path, proc: Path) -> bool:
-    """Whether every process in there is this one or began with it."""
+    """Return whether every process in the group is this one or a descendant of it."""
     ours = {os.getpid()}
     others = {int(line) for line in _text(group / "cgroup.procs").split()} - ours
     while found := {pid for pid in others if _parent(pid, proc) in ours}:

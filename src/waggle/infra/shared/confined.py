@@ -1,18 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A child process that is kept on a short leash: the VMM of one machine.
+"""The VMM process of one machine: start, limits, priority, end, and the identity of a process.
 
-Used by the hypervisors. Own session, no new privileges, killed with the server, no core dumps, few
-descriptors; the process itself gives up the rest (`infra.confinement`). It is watched and signalled
-through a pidfd, so a reused pid is never hit (see pidfd_open(2)).
-
-A bare Python as a child: how it is called, and how it is given its configuration.
-
-Used by the hypervisors for processes that confine themselves. Each import of the child costs every
-boot, so it has no site-packages' hooks. Knows nothing of what the child does.
-
-Whether this host lets an ordinary user have user namespaces, which building without root needs.
-
-Called where mmdebstrap is run, and by the preflight checks. Reads settings only, tries nothing.
+Used by the hypervisors. A VMM has its own session, no new privileges, no core dumps and few
+descriptors, and is killed with the server; the process itself gives up the rest
+(`infra.shared.confinement`). It is watched and signalled through a pidfd, so a reused pid is never
+hit (see pidfd_open(2)). `refusal` reports whether this host allows user namespaces, for mmdebstrap
+and the preflight checks. Knows nothing of what the child does.
 """
 
 from __future__ import annotations
@@ -37,20 +30,18 @@ MAX_DESCRIPTORS: Final = 512
 DEATH_SECONDS: Final = 10.0
 _CAP_SYS_NICE: Final = 23
 Enclose = Callable[[int], Callable[[], None]]
-"""Limits what a process, by its number, may use; returns what to call when it is dead."""
+"""Limits the resources of the process with a number; returns a function to call when it is dead."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def leash(
     argv: Sequence[str], max_descriptors: int = MAX_DESCRIPTORS, *, background: bool = False
 ) -> list[str]:
-    """`argv` with no new privileges, few descriptors, no core dumps, and dead with its parent.
+    """Return `argv` with no new privileges, few descriptors, no core dumps, killed with its parent.
 
-    In the `background` it has the processor when nobody else wants it, or nearly so.
-
-    The limits are set by the child itself: a server in a container may not set those of another
-    user's process. None goes beyond the server's own, which only the mighty may raise. Raises
-    SetupIncomplete.
+    In the `background` it has a low priority (nice 10). The child itself sets the limits, because a
+    server in a container may not set those of another user's process. They never exceed the
+    server's limits, which only a privileged process may raise. Raises SetupIncomplete.
     """
     own = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     max_descriptors = max_descriptors if own < 0 else min(max_descriptors, own)
@@ -68,7 +59,7 @@ def _tool(name: str) -> str:
 
 
 def identify(pid: int) -> MachineIdentity | None:
-    """The identity of a running process; None when there is none (or only a zombie)."""
+    """Return the identity of a running process; None when there is none (or only a zombie)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -80,14 +71,14 @@ def identify(pid: int) -> MachineIdentity | None:
 
 
 def may_come_forward() -> bool:
-    """Whether this process may undo what `background` does: it takes CAP_SYS_NICE."""
+    """Return whether this process may undo `background`, which needs CAP_SYS_NICE."""
     status = Path("/proc/self/status").read_text("utf-8")
     (effective,) = (line for line in status.splitlines() if line.startswith("CapEff:"))
     return bool(int(effective.split()[1], 16) >> _CAP_SYS_NICE & 1)
 
 
 def come_forward(identity: MachineIdentity) -> None:
-    """Give a process of the background our own priority. One that has ended is left alone.
+    """Give a background process the server's priority. Do nothing if it has ended.
 
     Raises PermissionError where `may_come_forward` is false.
     """
@@ -95,7 +86,7 @@ def come_forward(identity: MachineIdentity) -> None:
     done: set[Path] = set()
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         while identify(identity.pid) == identity:
-            # A thread that another one started meanwhile has that one's priority.
+            # A thread that was started meanwhile has the priority of the thread that started it.
             new = set(Path(f"/proc/{identity.pid}/task").iterdir()) - done
             if not new:
                 return
@@ -106,9 +97,9 @@ def come_forward(identity: MachineIdentity) -> None:
 
 
 def kill_identified(identity: MachineIdentity) -> bool:
-    """Kill the process with this identity, if it still is that process; say whether it was.
+    """Kill the process with this identity, if it still exists; return whether it did.
 
-    Does not wait for its end. Raises PermissionError when it belongs to somebody else.
+    Does not wait for its end. Raises PermissionError when it belongs to another user.
     """
     try:
         descriptor = os.pidfd_open(identity.pid)
@@ -126,10 +117,10 @@ def kill_identified(identity: MachineIdentity) -> bool:
 
 
 class ConfinedProcess:
-    """One child. Use `start`, then `wait` or `kill`; the child is reaped in either case."""
+    """A child process. Use `start`, then `wait` or `kill`; both reap the child."""
 
     def __init__(self, child: subprocess.Popen[bytes], enclose: Enclose | None = None) -> None:
-        """Watch a fresh child. When that cannot be done, the child is killed."""
+        """Watch a new child. Kills the child when that fails."""
         self._child = child
         self._release: Callable[[], None] | None = None
         loop = asyncio.get_running_loop()
@@ -138,7 +129,7 @@ class ConfinedProcess:
             undo.callback(child.kill)
             self._descriptor = os.pidfd_open(child.pid)
             undo.callback(os.close, self._descriptor)
-            # Until it is reaped its pid cannot be reused, so what /proc says is about it.
+            # Its pid cannot be reused until it is reaped, so /proc describes this child.
             gone = MachineIdentity(child.pid, 0, _BOOT_ID.read_text().strip())
             self.identity = identify(child.pid) or gone
             self._ended: asyncio.Future[int] = loop.create_future()
@@ -159,11 +150,11 @@ class ConfinedProcess:
         background: bool = False,
         enclose: Enclose | None = None,
     ) -> ConfinedProcess:
-        """Start `argv` with only these descriptors open, and our user and rights.
+        """Start `argv` with only these descriptors open, as the server's user.
 
-        The descriptors stay the caller's to close. It dies with the thread that calls this.
-        `enclose` puts the process where its resources are limited. Raises SetupIncomplete when the
-        program cannot be started or not be enclosed.
+        The caller closes the descriptors. The process dies with the thread that calls this.
+        `enclose` limits its resources. Raises SetupIncomplete when the program cannot be started or
+        enclosed.
         """
         try:
             child = subprocess.Popen(
@@ -194,7 +185,7 @@ class ConfinedProcess:
         self._ended.set_result(status)
 
     async def wait(self) -> int:
-        """The exit status, negative for a signal. Safe to cancel and to call again."""
+        """Wait for the exit status, negative for a signal. Safe to cancel and to call again."""
         return await asyncio.shield(self._ended)
 
     def send_signal(self, number: int) -> None:
@@ -204,9 +195,9 @@ class ConfinedProcess:
                 signal.pidfd_send_signal(self._descriptor, number)
 
     async def kill(self) -> int:
-        """Kill it and wait until it is gone. Idempotent.
+        """Kill the process and wait for its end. Idempotent.
 
-        Raises TimedOut when the kernel has not ended it after DEATH_SECONDS; call again then.
+        Raises TimedOut when the kernel has not ended it after DEATH_SECONDS; then call again.
         """
         self.send_signal(signal.SIGKILL)
         try:
@@ -219,13 +210,16 @@ class ConfinedProcess:
 
 
 def python_argv(module: str) -> list[str]:
-    """A Python that runs `main` of this module, imported from where this one imports."""
+    """Return the command of a Python that runs `main` of `module`, with this one's import path.
+
+    It skips the hooks of site-packages, because every import of the child costs every boot.
+    """
     run = f"import sys; sys.path[:] = sys.argv[1:]; from {module} import main; sys.exit(main())"
     return [sys.executable, "-I", "-S", "-c", run, *map(os.path.abspath, sys.path)]
 
 
 def filled_pipe(data: bytes, stack: contextlib.ExitStack) -> int:
-    """The end from which `data` can be read, then nothing more. It has to fit a pipe's buffer.
+    """Return the read end of a pipe that holds `data`, which has to fit the pipe's buffer.
 
     The stack closes it. Raises BootFailed when the data is too long.
     """
@@ -247,10 +241,11 @@ NEXT_STEP = (
 
 
 def refusal(uid: int, root: Path = Path("/")) -> str:
-    """Say what keeps user `uid` from user namespaces for mmdebstrap; empty when nothing does.
+    """Return what denies user `uid` user namespaces for mmdebstrap; empty when nothing does.
 
-    Ubuntu's AppArmor gives them only to programs with a profile. Its package has one for
-    mmdebstrap, which a local file or an older package may lack.
+    Building without root needs them. Ubuntu's AppArmor allows them only for programs with a
+    profile. Its package has one for mmdebstrap, which a local file or an older package may lack.
+    Reads settings only; tries nothing.
     """
     if uid == 0:
         return ""

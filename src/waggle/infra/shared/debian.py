@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees of Debian packages, by mmdebstrap: what images, the guest kit and the kernel come from.
+"""Trees of Debian packages made by mmdebstrap, and the search for a Debian archive.
 
-Shared by the adapters under `waggle.infra`, like `files`. Knows the host's mirror and keyring;
-knows nothing of what is done with a tree.
-
-Which Debian archive this host uses, or would use: found in its files or asked of mmdebstrap.
-
-Called by `waggle.infra.shared.debian`, and by the bare roots of `fresh`. No host's name stands
-here, and nothing is downloaded.
+The source of images, the guest kit and the kernel; shared by the adapters under `waggle.infra`. The
+archive comes from the host's apt sources or from mmdebstrap: this file names no host, and the
+search downloads nothing. Knows nothing of what is done with a tree.
 """
 
 from __future__ import annotations
@@ -44,7 +40,7 @@ _NAME_IT = "Or set WAGGLE_DEBIAN_MIRROR to the address of a Debian archive."
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One entry of apt's sources, as far as it tells whose archive it is."""
+    """One entry of apt's sources: the fields that identify an archive."""
 
     uris: tuple[str, ...]
     suites: tuple[str, ...]
@@ -53,15 +49,15 @@ class Source:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether it says that another key than Debian's signs it."""
+        """Whether it names another signing key than Debian's."""
         return bool(self.signed_by) and _KEYS not in self.signed_by
 
 
 def host_archive(etc: Path) -> str | None:
-    """The URI of the Debian archive that the sources below `etc` name, if they name one.
+    """Return the URI of the Debian archive that the sources below `etc` name, or None.
 
-    Vendors use the names of Debian's suites, too. So on Debian its own key and an archive's usual
-    path come first, and elsewhere an entry of another key or path is none.
+    Vendors use the names of Debian's suites, too. So on Debian, entries with Debian's key and an
+    archive's usual path come first; elsewhere, entries with another key or path do not count.
     """
     found = [
         (source.is_foreign, not uri.rstrip("/").endswith("/debian"), uri.rstrip("/"))
@@ -76,7 +72,7 @@ def host_archive(etc: Path) -> str | None:
 
 
 def is_debian(etc: Path) -> bool:
-    """Whether this host is Debian itself, and no distribution made from it."""
+    """Return whether this host is Debian itself, not a derived distribution."""
     try:
         lines = (etc / "os-release").read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -85,7 +81,7 @@ def is_debian(etc: Path) -> bool:
 
 
 def sources(apt: Path) -> Iterator[Source]:
-    """The entries of apt's sources, in both formats."""
+    """Yield the entries of apt's sources, in both formats."""
     parts = apt / "sources.list.d"
     for file in sorted(parts.glob("*.sources")):
         yield from _stanzas(file.read_text("utf-8", "replace"))
@@ -95,7 +91,7 @@ def sources(apt: Path) -> Iterator[Source]:
 
 
 def _stanzas(text: str) -> Iterator[Source]:
-    """The entries of a file in deb822 format. Pure."""
+    """Yield the entries of a file in deb822 format. Pure."""
     kept = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     for paragraph in re.split(r"\n\s*\n", kept):
         fields = message_from_string(paragraph.lstrip("\n"))
@@ -107,7 +103,7 @@ def _stanzas(text: str) -> Iterator[Source]:
 
 
 def _lines(text: str) -> Iterator[Source]:
-    """The entries of a file with one on each line. Pure."""
+    """Yield the entries of a file in one-line format. Pure."""
     for match in filter(None, map(_LINE.match, text.splitlines())):
         components = tuple(match["rest"].partition("#")[0].split())
         signed = _SIGNED_BY.search(match["options"] or "")
@@ -117,10 +113,10 @@ def _lines(text: str) -> Iterator[Source]:
 
 @functools.cache
 def default_archive(suite: str) -> str:
-    """The URI that the installed mmdebstrap takes for a Debian suite when it is given none.
+    """Return the URI that the installed mmdebstrap uses for a Debian suite by default.
 
-    Asks it once in a process, for about a second: it writes an empty tree's sources, which a hook
-    prints, and fetches nothing. Raises SetupIncomplete when it is missing or does not say.
+    Runs mmdebstrap once per process, for about a second: it writes an empty tree's sources, which a
+    hook prints, and fetches nothing. Raises SetupIncomplete when it is missing or prints no URI.
     """
     if shutil.which("mmdebstrap") is None:
         raise SetupIncomplete(
@@ -157,18 +153,18 @@ _CHUNK = 16 * 1024
 GRACE_SECONDS = 10.0
 _PROBE_SECONDS = 10.0
 _DISK_FULL = ("No space left on device", "Disk quota exceeded", "not enough free space")
-"""What tools say, the last of them apt."""
+"""Messages of tools; the last one is apt's."""
 
 OnLine = Callable[[str], None]
-"""Called with each line that a tool prints, for progress."""
+"""Called with every line that a tool prints, for progress."""
 
 
 def mirror(configured: str | None, etc: Path = _ETC) -> str:
-    """The URI of a Debian archive: the configured one, else this host's, else mmdebstrap's own.
+    """Return the URI of a Debian archive: the configured one, this host's or mmdebstrap's default.
 
-    The host's is the one in its apt sources below `etc`; where these name none, as on Ubuntu, it
-    is what the installed mmdebstrap takes by default. Blocks for about a second when that is
-    asked, which is once in a process. Raises SetupIncomplete when none is known.
+    The host's is the one in its apt sources below `etc`. Where these name none, as on Ubuntu, the
+    first call in a process blocks for about a second for mmdebstrap's. Raises SetupIncomplete when
+    none is known.
     """
     return configured or host_archive(etc) or default_archive(SUITE)
 
@@ -184,10 +180,10 @@ def tree_argv(
     target: str = "-",
     form: str = "null",
 ) -> list[str]:
-    """The mmdebstrap command for a tree of packages. Pure.
+    """Return the mmdebstrap command for a tree of packages. Pure except for finding the keyring.
 
-    `hooks` are `--extract-hook`s and the like, complete; validity dates are not checked because
-    mirrors lag, signatures are.
+    `hooks` are complete `--extract-hook` and similar options. Signatures are checked; validity
+    dates are not, because mirrors lag.
     """
     argv = ["mmdebstrap", f"--variant={variant}", f"--format={form}", "--skip=check/empty"]
     argv.append('--aptopt=Acquire::Check-Valid-Until "false"')
@@ -199,10 +195,10 @@ def tree_argv(
 
 
 def own_mounts() -> tuple[str, ...]:
-    """What to put before a command so that its mounts end with its last process; maybe nothing.
+    """Return a command prefix with which a program's mounts end with its last process.
 
     mmdebstrap as root mounts /proc and more into its tree, which stay on the host when it is
-    killed. Empty for those who may not have mounts of their own: they cannot mount, either.
+    killed. Empty for users who may not unshare mounts: they cannot mount, either.
     """
     return _own_mounts(os.geteuid())
 
@@ -223,9 +219,9 @@ async def run(
 ) -> None:
     """Run a build tool to its end. Raises SetupIncomplete with its last lines when it fails.
 
-    Raises DiskFull when these say that the disk is full. `environment` is instead of this process's
-    own, also for finding what the tool itself starts. Cancelling ends the whole process group,
-    which gets GRACE_SECONDS to clean up behind itself, and waits for it.
+    Raises DiskFull when these report a full disk. `environment` replaces this process's, also for
+    programs that the tool starts. Cancelling ends the whole process group, which gets GRACE_SECONDS
+    to clean up, and waits for it.
     """
     program = shutil.which(argv[0])
     if program is None:
@@ -239,7 +235,7 @@ async def run(
         stderr=asyncio.subprocess.STDOUT,
         env=environment,
         start_new_session=True,
-        cwd="/",  # mmdebstrap's mapped users may not be let into the caller's directory
+        cwd="/",  # mmdebstrap's mapped users may have no access to the caller's directory
     )
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     try:
@@ -262,7 +258,7 @@ async def run(
 
 
 async def _output_lines(stream: asyncio.StreamReader | None) -> AsyncGenerator[str]:
-    """What a tool prints, line by line; progress bars count as lines, and lines are cut."""
+    """Yield a tool's output by lines; progress bars count as lines, and long lines are cut."""
     rest = b""
     while stream is not None and (data := await stream.read(_CHUNK)):
         *lines, rest = (rest + data).replace(b"\r", b"\n").split(b"\n")
@@ -274,7 +270,7 @@ async def _output_lines(stream: asyncio.StreamReader | None) -> AsyncGenerator[s
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """End the group of a process that was not waited for yet, so that its number is its own."""
+    """End the group of a process that was not reaped, so its number cannot have been reused."""
     for number, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, None)):
         if process.returncode is not None:
             return

@@ -1,18 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a disk of the server's has room: its reserve, and `disk_full` in words of one place.
+"""Room on the server's disks, errors for full or read-only disks, and the usage of processes.
 
-Built by the composition root, one for the data directory and one for the image cache, and asked by
-whatever is about to take much of a disk. One of the modules under `waggle.infra` that its siblings
-may share. Knows a name, a path and a number of bytes; nothing of environments and images.
-
-What a process and a file take of this machine, as its kernel counts it.
-
-Used for the processes and disks of machines. One of the modules under `waggle.infra` that its
-siblings may share.
-
-A full or read-only disk as an error that can be shown, also to clients: it names no path.
-
-Used by `load`, `export`, `registry.pull` and the CLI.
+The composition root builds a `DiskRoom` for the data directory and one for the image cache; code
+that is about to use much of a disk checks it first. The errors name no path, so clients may see
+them. `process_usage` and `allocated_bytes` measure VMMs and their disks as the kernel counts them.
+Shared by all modules under `waggle.infra`. Knows nothing of environments and images.
 """
 
 from __future__ import annotations
@@ -34,14 +26,14 @@ from waggle.infra.shared.confined import identify
 
 log = structlog.get_logger(__name__)
 LOOK_SECONDS: Final = 1.0
-"""Between two looks at the free space."""
+"""Between two checks of the free space."""
 _WHY: Final[Mapping[int, str]] = {
     errno.ENOSPC: "is full: there is no room in {}",
     errno.EDQUOT: "is full: the quota of its user is used up in {}",
     errno.EFBIG: "takes no more: a file in {} would be larger than it may be",
     errno.EROFS: "takes no more: {} can only be read now",
 }
-"""What the system says of a write that nothing of ours can make fit."""
+"""Texts for the system's errors of writes that waggle cannot make fit."""
 _OPERATOR: Final[Mapping[int, str]] = {
     errno.EFBIG: "Have the operator raise the limit of file sizes (ulimit -f); then try again.",
     errno.EROFS: "Have the operator look why, and mount it for writing; then try again.",
@@ -49,20 +41,23 @@ _OPERATOR: Final[Mapping[int, str]] = {
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that others than root may still write where `path` is or will be. Raises OSError."""
+    """Return the bytes that users except root may still write at `path`. Raises OSError.
+
+    `path` need not exist yet.
+    """
     there = os.statvfs(next(each for each in (path, *path.parents) if each.exists()))
     return there.f_bavail * there.f_frsize
 
 
 def is_full(error: OSError) -> bool:
-    """Whether it says that the disk takes no more: it is full, or a quota, or can only be read."""
+    """Return whether the disk takes no more: full, read-only, over a quota or file size limit."""
     return error.errno in _WHY
 
 
 def full(error: OSError, name: str, detail: str = "") -> DiskFull:
-    """The one error for a write that did not fit; `name` is the place in words for anybody. Pure.
+    """Return the error for a write that did not fit; `name` is the place in a client's words. Pure.
 
-    What is none of `is_full` counts as want of room. `detail` follows the message.
+    An error that is not `is_full` counts as lack of room. `detail` is appended to the message.
     """
     number = error.errno if error.errno in _WHY else errno.ENOSPC
     message = f"The server's disk {_WHY[number].format(name)}{detail}."
@@ -70,7 +65,7 @@ def full(error: OSError, name: str, detail: str = "") -> DiskFull:
 
 
 class DiskRoom:
-    """The room where `path` is, which errors call `name`. `reserve` is bytes."""
+    """The room on the disk of `path`, which errors call `name`. `reserve` is in bytes."""
 
     def __init__(
         self,
@@ -81,7 +76,7 @@ class DiskRoom:
         free: Callable[[Path], int] = free_bytes,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
-        """`free` is the bytes that can still be written below a path."""
+        """`free` returns the bytes that can still be written below a path."""
         self._name = name
         self._path = path
         self._reserve = reserve
@@ -89,9 +84,9 @@ class DiskRoom:
         self._sleep = sleep
 
     def shortage(self) -> DiskFull | None:
-        """Why nothing that takes much of the disk may begin now, or None.
+        """Return why no work that needs much of the disk may begin now, or None.
 
-        A disk that cannot be asked is not short: what is tried then fails for its own reason.
+        A disk whose free space is unknown is not short: a write to it then fails for its own cause.
         """
         free = self._free_now()
         if free is None or free >= self._reserve:
@@ -108,7 +103,7 @@ class DiskRoom:
 
     @contextlib.contextmanager
     def errors(self) -> Generator[None]:
-        """Raise DiskFull for an OSError in the block that says that the disk is full."""
+        """Raise DiskFull for an OSError in the block that means a full disk."""
         try:
             yield
         except OSError as error:
@@ -117,7 +112,7 @@ class DiskRoom:
             raise self.full(error) from error
 
     def full(self, error: OSError | None = None) -> DiskFull:
-        """The error for a write that did not fit, of which `error` tells more."""
+        """Return the error for a write that did not fit; `error` is the system's, if known."""
         free = self._free_now()
         left = "" if free is None else f", which has {free >> 20} MiB free"
         if error is None or error.errno == errno.ENOSPC:
@@ -125,7 +120,7 @@ class DiskRoom:
         return full(error, self._name)
 
     def refused(self, number: int) -> DiskFull:
-        """The error for a write that the system refused with this number, whatever it is."""
+        """Return the error for a write that the system refused with any error number."""
         if number in _WHY:
             return self.full(OSError(number, ""))
         return DiskFull(
@@ -135,13 +130,13 @@ class DiskRoom:
         )
 
     async def until_room(self, at_least: float = LOOK_SECONDS) -> None:
-        """Return when there is more free than the reserve, after so many seconds `at_least`."""
+        """Wait for `at_least` seconds, and until the reserve is free."""
         await self._sleep(at_least)
         while self.shortage() is not None:
             await self._sleep(LOOK_SECONDS)
 
     async def watch(self) -> None:
-        """Log, for ever, when the room becomes short and when there is some again."""
+        """Log, until cancelled, when room becomes short and when it is enough again."""
         was_short = False
         while True:
             shortage = self.shortage()
@@ -160,7 +155,7 @@ class DiskRoom:
 
 
 _BLOCK = 512
-"""Bytes in a unit of `st_blocks`, whatever the file system's own block is; see stat(2)."""
+"""Bytes in a unit of `st_blocks`, whatever the file system's block size; see stat(2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +167,7 @@ class ProcessUsage:
 
 
 def process_usage(identity: MachineIdentity) -> ProcessUsage | None:
-    """What the process takes; None when it has ended, even if its pid was given out again."""
+    """Return the usage of a process; None when it has ended, even if its pid was reused."""
     try:
         text = Path(f"/proc/{identity.pid}/stat").read_text("utf-8", "replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -183,14 +178,14 @@ def process_usage(identity: MachineIdentity) -> ProcessUsage | None:
 
 
 def parse_stat(text: str, *, ticks: int, page: int) -> ProcessUsage:
-    """Read a line of /proc/PID/stat, see proc(5). The name in it may hold anything. Pure."""
+    """Parse a line of /proc/PID/stat, see proc(5). Its name field may hold anything. Pure."""
     fields = text[text.rindex(")") + 2 :].split()
     user, system, resident = int(fields[11]), int(fields[12]), int(fields[21])
     return ProcessUsage((user + system) / ticks, resident * page)
 
 
 def allocated_in(directory: Path) -> int:
-    """What the files in a directory take, not those further below; 0 when it is gone."""
+    """Return the bytes allocated to the files directly in a directory; 0 when it is gone."""
     try:
         return sum(allocated_bytes(path) for path in directory.iterdir())
     except FileNotFoundError:
@@ -198,7 +193,7 @@ def allocated_in(directory: Path) -> int:
 
 
 def allocated_bytes(path: Path) -> int:
-    """What a file takes of its file system, holes left out; 0 when it is gone."""
+    """Return the bytes allocated to a file, without holes; 0 when it is gone."""
     try:
         return path.stat(follow_symlinks=False).st_blocks * _BLOCK
     except FileNotFoundError:
@@ -207,9 +202,9 @@ def allocated_bytes(path: Path) -> int:
 
 @contextlib.contextmanager
 def storage_errors(what: str, where: str = "the image cache") -> Generator[None]:
-    """Turn an OSError of the block into ImageUnavailable; `what` is what could not be done.
+    """Turn an OSError of the block into ImageUnavailable; `what` is the message of the failure.
 
-    A full disk is DiskFull, which names `where` that is.
+    A full disk becomes DiskFull, which names `where` that is.
     """
     try:
         yield

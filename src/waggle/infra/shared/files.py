@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""File primitives that adapters share: an atomic write and removal, a lock between processes.
+"""File primitives: atomic write and removal, a lock between processes, copies of sparse files.
 
-One of the few modules under `waggle.infra` that its siblings may share (see the import contracts).
-Called by oci, rootfs, host, net, store and qemu. Imports `waggle.domain.errors` and the stdlib;
-knows nothing of images, ports or environments.
-
-Copies of sparse files: disks and memory, which are mostly holes.
-
-One of the modules under `waggle.infra` that its siblings may share.
+Shared by all modules under `waggle.infra` (see the import contracts). Sparse files are disks and
+memory, which are mostly holes. Imports only `waggle.domain.errors` and the stdlib; knows nothing of
+images, ports or environments.
 """
 
 from __future__ import annotations
@@ -33,7 +29,7 @@ _OWNER_BYTES = 64
 
 
 def atomic_write(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Put `data` at `path` so that readers see the old file or the whole new one.
+    """Write `data` to `path` so that readers see the old file or the whole new one.
 
     The permission bits are exactly `mode`, whatever the umask. A crash leaves at most a hidden
     `.<name>.<random>.tmp` beside it; an exception leaves nothing. The directory must exist.
@@ -67,11 +63,11 @@ GONE = ".tmp-gone-"
 
 
 def remove_directory(path: Path) -> None:
-    """Remove a directory so that a reader, or who comes after a crash, sees all of it or nothing.
+    """Remove a directory so that readers, also after a crash, see all of it or nothing.
 
-    It gets a hidden name beside it first, which begins with GONE: what a crash leaves there is for
-    the caller's next sweep. Where there is no room even for a name, it is deleted as it is.
-    What cannot be deleted is left. Idempotent; does not raise.
+    Renames it first to a hidden name that begins with GONE; after a crash, the caller's next sweep
+    removes that. Without room even for a name, the directory is deleted under its old one.
+    Files that cannot be deleted stay. Idempotent; does not raise.
     """
     gone = path.with_name(f"{GONE}{path.name}-{secrets.token_hex(4)}")
     try:
@@ -87,9 +83,9 @@ class FileLock:
     """An exclusive lock that the kernel releases when its holder dies.
 
     Use it as `async with FileLock(path, timeout=30):` or, outside a loop, `with FileLock(path):`.
-    The file stays behind on purpose (removing it would let two holders in) and holds the pid
-    of its owner, for messages. Not reentrant; one object holds the lock once. Two objects
-    exclude each other also within one process. Cancelling a wait leaves nothing held.
+    The file is never removed (that would let two holders in) and holds the pid of its holder,
+    for messages. Not reentrant; one object holds the lock once. Two objects exclude each other
+    also within one process. Cancelling a wait leaves nothing held.
     """
 
     def __init__(self, path: Path, *, timeout: float = 60.0) -> None:
@@ -104,7 +100,7 @@ class FileLock:
         return self._descriptor is not None
 
     def owner(self) -> str:
-        """Say who holds the lock, as `process 123`, or `another process` when it is not known."""
+        """Return the holder of the lock, as `process 123`, or `another process` if unknown."""
         try:
             text = self.path.read_bytes()[:_OWNER_BYTES].decode("ascii").strip()
         except (OSError, UnicodeDecodeError):
@@ -112,7 +108,7 @@ class FileLock:
         return f"process {text}" if text.isdigit() else "another process"
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free, without waiting; say whether it is held now.
+        """Take the lock if it is free, without waiting; return whether this object holds it now.
 
         Raises OSError when the file cannot be opened, RuntimeError when this object has it already.
         """
@@ -134,7 +130,7 @@ class FileLock:
         return True
 
     def release(self) -> None:
-        """Give the lock back. Idempotent."""
+        """Release the lock. Idempotent."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             with contextlib.suppress(OSError):
@@ -205,7 +201,7 @@ _ZEROS = bytes(_CHUNK)
 
 
 def clone(source: Path, target: Path) -> None:
-    """Copy a sparse file: by reference where the file system can, else only its data."""
+    """Copy a sparse file: by reference where the file system can, otherwise only its data."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with source.open("rb") as origin, os.fdopen(os.open(target, flags, 0o600), "wb") as copy:
         try:
@@ -215,9 +211,9 @@ def clone(source: Path, target: Path) -> None:
 
 
 def copy_data(source: int, target: int) -> None:
-    """Copy what is neither a hole nor zero, and have holes there; see lseek(2). Raises OSError.
+    """Copy data that is not zero and leave holes elsewhere; see lseek(2). Raises OSError.
 
-    `target` is empty. A file in memory that was read everywhere has no holes of its own any more.
+    `target` must be empty. A file in memory that was read completely has no holes any more.
     """
     size = os.fstat(source).st_size
     os.ftruncate(target, size)
@@ -226,7 +222,7 @@ def copy_data(source: int, target: int) -> None:
         try:
             start = os.lseek(source, end, os.SEEK_DATA)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # no data behind this offset
+            if error.errno == errno.ENXIO:  # no data after this offset
                 return
             raise
         end = os.lseek(source, start, os.SEEK_HOLE)
@@ -238,7 +234,7 @@ def copy_data(source: int, target: int) -> None:
 
 
 def _written(data: bytes) -> Generator[tuple[int, int]]:
-    """The runs of a chunk that are not zero, in whole pieces: offset and length."""
+    """Yield offset and length of the runs of a chunk that are not zero, in whole pieces."""
     if data == _ZEROS[: len(data)]:
         return
     begin = None

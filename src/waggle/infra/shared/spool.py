@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One output stream, kept while and after it is written: in memory, then in a file without a name.
+"""A spool: one output stream, kept while and after it is written, in memory or an unnamed file.
 
-One of the modules under `waggle.infra` that its siblings may share. Implements
-`domain.execution.Stream`; made by the composition root for `service.jobs`. The file has no name, so
-nothing is left of it when the process ends, however it ends.
+Implements `domain.programs.execution.Stream`; made by the composition root for
+`service.programs.jobs` and shared by all modules under `waggle.infra`. The file has no name, so it
+disappears when the process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from waggle.domain.programs.execution import Output
 from waggle.infra.shared.disk_room import is_full
 
 IN_MEMORY = 64 * 1024
-"""Bytes of a stream that need no file."""
+"""Bytes of a stream that are kept without a file."""
 TAIL = 128 * 1024
-"""Bytes kept of the end of a stream that is longer than what is kept of it."""
+"""Bytes kept of the end of a stream that is too long to be kept whole."""
 
 
 class Spool:
-    """Keeps the first `keep` bytes of a stream, and its last `TAIL`. Close it to free them.
+    """The first `keep` bytes of a stream, and its last `TAIL`. Close it to free them.
 
-    `view` is how many bytes `output` gives at most. A full disk ends what is kept; it never fails
-    the command.
+    `output` returns at most `view` bytes. A full disk ends the kept beginning; it never fails the
+    command.
     """
 
     def __init__(self, directory: Path, *, keep: int, view: int) -> None:
         self._directory = directory
-        self._memory = bytearray()  # what is kept while there is no file
+        self._memory = bytearray()  # the kept bytes while there is no file
         self._file: io.FileIO | None = None
         self._closed = False
         self.disk_full = False
-        """Whether something was not kept because the disk is full, and not for its length."""
+        """Whether bytes were not kept because the disk is full, not because of their number."""
         self._keep = keep
         self._view = view
         self._kept = 0
-        self._rest = bytearray()  # the last of what is not in the file
+        self._rest = bytearray()  # the last bytes that are not in the file
         self._total = 0
 
     @property
@@ -54,7 +54,7 @@ class Spool:
 
     @property
     def tail(self) -> int:
-        """Where what is kept of its end begins."""
+        """The offset at which the kept end begins."""
         return self._total - len(self._rest)
 
     def feed(self, data: bytes) -> None:
@@ -81,7 +81,7 @@ class Spool:
         return len(data)
 
     def _opened(self) -> io.FileIO:
-        """The file, which has all that was kept so far. Raises OSError; nothing is lost then."""
+        """Return the file with all bytes kept so far. Raises OSError; nothing is lost then."""
         if self._file is None:
             file = tempfile.TemporaryFile(buffering=0, dir=self._directory)  # noqa: SIM115
             try:
@@ -94,9 +94,9 @@ class Spool:
         return self._file
 
     def read(self, offset: int, length: int) -> bytes:
-        """At most `length` bytes from `offset`; fewer at the end, and where a gap begins.
+        """Return at most `length` bytes from `offset`; fewer at the end, and where a gap begins.
 
-        Raises ValueError for an offset within what was not kept.
+        Raises ValueError for an offset in the gap of bytes that were not kept.
         """
         if offset < self._kept:
             end = min(offset + length, self._kept)
@@ -109,14 +109,14 @@ class Spool:
         return bytes(self._rest[offset - begin : offset - begin + length])
 
     def output(self) -> Output:
-        """All of it, or the first and the last half of what may be shown."""
+        """Return the whole stream, or two halves of `view` from its beginning and end."""
         if self._total <= self._view and self.tail <= self._kept:
             return Output(self._last(self._total))
         head = min(self._view - self._view // 2, self._kept)
         return Output(self.read(0, head) if head else b"", self._last(self._view // 2), self._total)
 
     def _last(self, length: int) -> bytes:
-        """The last bytes, at most `length`, as far as they are kept in one piece."""
+        """Return the last bytes, at most `length`, as far as they are kept in one piece."""
         rest = bytes(self._rest[-length:]) if length else b""
         missing = min(length, self._total) - len(rest)
         if missing <= 0 or self.tail > self._kept:
@@ -124,12 +124,12 @@ class Spool:
         return self.read(self._kept - missing, missing) + rest
 
     def last_line(self) -> str:
-        """The last line that is not empty, of the last 4,000 bytes. The guest wrote it."""
+        """Return the last line that is not empty, of the last 4,000 bytes. The guest wrote it."""
         lines = self._last(4000).decode("utf-8", "replace").split("\n")
         return next((line for line in reversed(lines) if line.strip()), "")
 
     def close(self) -> None:
-        """Free what is kept, but for what is not in the file. Idempotent."""
+        """Free the kept beginning; the kept end stays. Idempotent."""
         self._closed = True
         self._memory.clear()
         if self._file is not None:
@@ -138,7 +138,7 @@ class Spool:
 
 
 def _write(descriptor: int, data: bytes | bytearray, offset: int) -> None:
-    """All of it: a disk that is nearly full takes a part first. Raises OSError."""
+    """Write all data: a nearly full disk takes only a part at first. Raises OSError."""
     left = memoryview(data)
     while left:
         size = os.pwrite(descriptor, left, offset)

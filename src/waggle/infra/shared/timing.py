@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long each stage of a create takes, for an operator who wants to know where time goes.
+"""The duration of the stages of a create, logged at debug level for operators.
 
-One of the modules under `waggle.infra` that its siblings may share. Logged at debug level only.
+Shared by all modules under `waggle.infra`.
 """
 
 from __future__ import annotations

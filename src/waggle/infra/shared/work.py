@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make something in a private directory, then give it its name: whole, or not there at all.
+"""Private work directories, from which a finished file or directory gets its name in one step.
 
-Used wherever files outlive the process that writes them. `workspace` gives the directory, `place`
-moves what is finished out of it, and `sweep` removes what killed processes left. All three may run
-at the same time, in any number of threads and processes: a workspace is held by a lock in it, which
-the kernel releases with its process.
-
-A workspace is made under one name, locked, and renamed; it is renamed once more before it is
-removed. So a sweep never meets one that is not locked yet or not whole any more.
+Used wherever files outlive the process that writes them. `workspace` makes the directory, `place`
+moves the result out of it, and `sweep` removes what killed processes left. All three may run
+concurrently, in any number of threads and processes: a lock inside a workspace, which the kernel
+releases with its process, marks it as held. A workspace is made under one name, locked and renamed,
+and renamed again before its removal, so a sweep never meets an unlocked or half-removed one.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ _TRIES = 10
 
 @contextlib.contextmanager
 def workspace(parent: Path, mode: int = 0o755) -> Generator[Path]:
-    """A new directory below `parent`, which is made with `mode` if need be; gone with the block.
+    """Make a directory below `parent` for the block; make `parent` with `mode` if necessary.
 
     Only the owner may enter it. Raises OSError.
     """
@@ -47,7 +45,7 @@ def _held(parent: Path) -> tuple[Path, FileLock]:
         new = Path(tempfile.mkdtemp(prefix=_NEW, dir=parent))
         path = parent / f"{PREFIX}{new.name.removeprefix(_NEW)}"
         lock = FileLock(new / _LOCK)
-        with contextlib.suppress(FileNotFoundError):  # a sweep took it for a dead process's
+        with contextlib.suppress(FileNotFoundError):  # a sweep removed it before it was locked
             if lock.try_acquire():
                 new.rename(path)
                 return path, lock
@@ -56,10 +54,10 @@ def _held(parent: Path) -> tuple[Path, FileLock]:
 
 
 def place(made: Path, target: Path) -> None:
-    """Give a finished file or directory its name, for good: it survives a power cut.
+    """Give a finished file or directory its final name; the result survives a power cut.
 
-    A file replaces another. A directory, of files only, needs the name to be free. `target` is on
-    the same file system. Blocks. Raises OSError.
+    A file replaces another. A directory may hold only files, and its name must be free. `target`
+    must be on the same file system. Blocks. Raises OSError.
     """
     for path in made.iterdir() if made.is_dir() else (made,):
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -72,7 +70,7 @@ def place(made: Path, target: Path) -> None:
 
 
 def sweep(parent: Path) -> None:
-    """Remove the workspaces below `parent` that nobody holds. Idempotent; does not raise."""
+    """Remove the workspaces below `parent` that no process holds. Idempotent; does not raise."""
     for path in parent.glob(f"{PREFIX}*/"):
         if path.is_symlink():
             continue
@@ -80,7 +78,7 @@ def sweep(parent: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
             continue
         if path.name.startswith(_NEW):
-            remove_directory(path)  # by another name: its maker may be about to rename it
+            remove_directory(path)  # renames it first: its maker may be about to do so
             continue
         lock = FileLock(path / _LOCK)
         with contextlib.suppress(OSError):

@@ -1,14 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One SQLite file, used from one thread of its own. Knows the schema, not what rows mean.
+"""The state database: one SQLite file with its own thread, its schema as migrations, its errors.
 
-Opened by `SqliteStore`; shared by all records of the state. Survives `kill -9` and power cuts
-(write-ahead log, synchronous=FULL).
-
-The schema of the state database, as a list of migrations. Append only: never edit one.
-
-`PRAGMA user_version` says how many have been applied.
-
-How the state database fails, in the family that every layer understands.
+Opened by `SqliteStore`; shared by all records. Survives `kill -9` and power cuts (write-ahead log,
+synchronous=FULL). Knows the schema, not the meaning of rows.
 """
 
 from __future__ import annotations
@@ -26,8 +20,9 @@ from waggle.domain.errors import DiskFull, WaggleError
 from waggle.infra.shared.disk_room import full, is_full
 
 APPLICATION_ID = 0x7761676C
-"""`wagl`, in the header of the file: tells our databases from others."""
+"""`wagl`, in the header of the file: marks waggle's databases."""
 
+# Append only: never edit a migration. `PRAGMA user_version` counts those that were applied.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """
@@ -82,7 +77,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 
 
 class NotOurs(Exception):
-    """The file is a database of something else, or of a newer waggle; the text says which."""
+    """A database of another program or of a newer waggle; the message says which."""
 
 
 def migrate(connection: sqlite3.Connection) -> None:
@@ -105,14 +100,13 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 _CORRUPT_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 _DISK_CODES = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
-"""It says no more where a quota is used up, or there is no room for its files beside the database.
-"""
+"""SQLite's only errors for a used-up quota, or no room for its files beside the database."""
 _LEAST_FREE = 64 << 10
 """Less does not hold the shared memory and the first pages of a write-ahead log."""
 
 
 class StateCorrupt(WaggleError):
-    """The state database is damaged, or not one of waggle's."""
+    """The state database is damaged, or not waggle's."""
 
     code = "state_corrupt"
 
@@ -125,7 +119,7 @@ class StateUnavailable(WaggleError):
 
 
 def corrupt(path: Path, reason: str) -> StateCorrupt:
-    """The error for a database that cannot be read."""
+    """Return the error for a database that cannot be read."""
     return StateCorrupt(
         f"The state database {path} cannot be used: {reason}.",
         hint="Move it away and start again; environments of the earlier server, whose machines "
@@ -134,7 +128,7 @@ def corrupt(path: Path, reason: str) -> StateCorrupt:
 
 
 def translate(path: Path, error: sqlite3.Error) -> WaggleError:
-    """The WaggleError for what SQLite raised."""
+    """Return the WaggleError for an error of SQLite."""
     primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if primary in _CORRUPT_CODES:
         return corrupt(path, str(error))
@@ -149,7 +143,7 @@ def translate(path: Path, error: sqlite3.Error) -> WaggleError:
 
 
 def _full(path: Path) -> OSError | None:
-    """What the system says to a small file beside the database, if that does not fit."""
+    """Return the system's error for a small file beside the database, if it does not fit."""
     try:
         with tempfile.TemporaryFile(dir=path.parent) as probe:
             probe.write(bytes(_LEAST_FREE))
@@ -166,14 +160,14 @@ T = TypeVar("T")
 
 
 class Database:
-    """An open database. Make it with `open`; what `write` did is durable when it returns.
+    """An open database. Make it with `open`; a `write` is durable when it returns.
 
-    A call that is cancelled may still take effect. Calls take effect in the order they are made.
-    All raise StateUnavailable, DiskFull or StateCorrupt.
+    Calls take effect in the order in which they are made. A cancelled call may still take effect.
+    All calls raise StateUnavailable, DiskFull or StateCorrupt.
     """
 
     def __init__(self, path: Path, worker: ThreadPoolExecutor) -> None:
-        """For `open`."""
+        """Used by `open` only."""
         self.path = path
         self._worker = worker
         self._connection: sqlite3.Connection | None = None
@@ -193,17 +187,17 @@ class Database:
         return database
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Call `work` in the worker thread, in a transaction that no other writer is beside."""
+        """Call `work` in the worker thread, in a transaction that excludes other writers."""
         return await self._call(lambda: self._in_transaction("BEGIN IMMEDIATE", work))
 
     async def read(self, query: str, arguments: Sequence[object]) -> list[sqlite3.Row]:
-        """All rows of a query."""
+        """Return all rows of a query."""
         return await self._call(
             lambda: self._in_transaction("BEGIN", lambda c: c.execute(query, arguments).fetchall())
         )
 
     async def aclose(self) -> None:
-        """Finish what was called, and close. Idempotent; finishes when cancelled."""
+        """Finish pending calls and close. Idempotent; finishes when cancelled."""
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._close_and_wait))
 
     async def _call(self, work: Callable[[], T]) -> T:
@@ -216,7 +210,7 @@ class Database:
                 raise StateUnavailable(f"The state database {self.path} is closed.") from error
             raise
 
-    # What follows runs in the worker thread.
+    # The methods below run in the worker thread.
 
     def _connect(self) -> None:
         try:
@@ -258,7 +252,7 @@ class Database:
             connection.close()
 
     def _close_and_wait(self) -> None:
-        """Runs in another thread, which may wait for the worker."""
+        """Close and wait for the worker, in another thread that may block."""
         try:
             self._worker.submit(self._close).result()
         except RuntimeError:

@@ -1,14 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record of environments in the state database.
+"""The records of environments and of calls with an idempotency key in the state database.
 
-Implements `waggle.domain.observer.EnvironmentStore`. Opened by the composition root and by the
-CLI's read-only commands.
-
-An Environment as a row of the state database, and back. Pure.
-
-Calls in progress are not kept, nor where programs start: after a restart there are none.
-
-The record of keyed calls in the state database. Implements `waggle.domain.access.CallStore`.
+Implements `waggle.domain.observer.EnvironmentStore` and `waggle.domain.access.CallStore`. Opened by
+the composition root and by the CLI's read-only commands. An environment's calls in progress and the
+directory where its programs start are not stored: after a restart there are none.
 """
 
 from __future__ import annotations
@@ -38,7 +33,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def to_row(environment: Environment) -> dict[str, Value]:
-    """The values of COLUMNS."""
+    """Return the values of COLUMNS. Pure."""
     machine = environment.machine
     return {
         "id": environment.id,
@@ -65,7 +60,7 @@ def to_row(environment: Environment) -> dict[str, Value]:
 
 
 def from_row(row: Mapping[str, Value]) -> Environment:
-    """The environment that a row describes. Raises ValueError, KeyError or TypeError if none."""
+    """Return a row's environment. Pure. Raises ValueError, KeyError or TypeError if damaged."""
     machine = row["machine"]
     error = row["error"]
     port = row["ssh_port"]
@@ -109,7 +104,7 @@ def _int(value: Value) -> int:
 
 
 def _storable(text: str) -> str:
-    """`text` without lone surrogates, which SQLite does not store."""
+    """Return `text` without lone surrogates, which SQLite does not store."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -130,7 +125,7 @@ _PRUNE = """
 
 
 class SqliteStore:
-    """The environments of one database, which is the caller's to close. Raises as `Database`."""
+    """The environments of one database, which the caller closes. Raises errors of `Database`."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -141,17 +136,17 @@ class SqliteStore:
         return cls(await Database.open(path))
 
     async def save(self, environment: Environment) -> None:
-        """Insert or replace; forgets the oldest destroyed records beyond KEEP_DESTROYED."""
+        """Insert or replace a record; delete the oldest destroyed ones beyond KEEP_DESTROYED."""
         row = to_row(environment)
         await self.database.write(lambda connection: _save(connection, row))
 
     async def get(self, environment_id: str) -> Environment | None:
-        """The record with this id, destroyed ones included while they are remembered."""
+        """Return the record with this id, also of a destroyed environment while it is kept."""
         found = await self._select("SELECT * FROM environments WHERE id = ?", environment_id)
         return found[0] if found else None
 
     async def unfinished(self) -> Sequence[Environment]:
-        """All records that are not destroyed, in the order of their last change."""
+        """Return all records that are not destroyed, in the order of their last change."""
         query = "SELECT * FROM environments WHERE state != ? ORDER BY changed"
         return await self._select(query, State.DESTROYED.value)
 
@@ -193,9 +188,10 @@ _FORGET = "DELETE FROM calls WHERE owner = ? AND key = ?"
 
 
 class SqliteCalls:
-    """Keyed calls of one database. `now` gives seconds since the epoch. Raises as `Database`.
+    """Keyed calls of one database. `now` returns seconds since the epoch.
 
-    `keep_bytes` bounds the results of each owner together; the newest is kept whatever its size.
+    `keep_bytes` bounds the total size of an owner's results; the newest is kept whatever its size.
+    Raises the errors of `Database`.
     """
 
     def __init__(
@@ -210,13 +206,13 @@ class SqliteCalls:
         self._keep_bytes = keep_bytes
 
     async def find(self, call: KeyedCall) -> KnownCall | None:
-        """What is on record and not too old."""
+        """Return the record of a call unless it is older than KEEP."""
         oldest = self._now() - KEEP.total_seconds()
         rows = await self._database.read(_FIND, (call.owner, call.key, oldest))
         return KnownCall(rows[0]["fingerprint"], rows[0]["result"]) if rows else None
 
     async def begin(self, call: KeyedCall) -> None:
-        """Put it on record; forgets what is older than KEEP, and an owner's oldest."""
+        """Record a call; delete records older than KEEP, and an owner's oldest."""
         now = self._now()
 
         def work(connection: sqlite3.Connection) -> None:
@@ -227,7 +223,7 @@ class SqliteCalls:
         await self._database.write(work)
 
     async def finish(self, call: KeyedCall, result: str) -> None:
-        """Keep its result; forgets an owner's oldest results, but none that is not there yet."""
+        """Record a result; delete an owner's calls with the oldest results, not unfinished ones."""
         size = len(result.encode("utf-8"))
 
         def work(connection: sqlite3.Connection) -> None:
@@ -238,6 +234,6 @@ class SqliteCalls:
         await self._database.write(work)
 
     async def forget(self, call: KeyedCall) -> None:
-        """Take it off the record."""
+        """Delete the record of a call."""
         place = (call.owner, call.key)
         await self._database.write(lambda connection: connection.execute(_FORGET, place))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A frozen machine's directory as one file: a tar of its manifest and its data, packed with zstd.
+"""A frozen machine's directory as one file: a tar of its manifest and data, compressed with zstd.
 
-Used by `service.snapshot_transfer`. Holes and zeros are left out: each member is a run of data, at
-the offset that its name tells. A reader takes nothing on trust: names, order, kinds and sizes are
-exactly those that `pack` writes. What the digests say is for the reader of the directory to check.
+Used by `service.local.frozen.snapshots`. Holes and zeros are omitted: a member is a run of data,
+and its name has the offset. `unpack` trusts nothing: names, order, kinds and sizes must be exactly
+those that `pack` writes. The reader of the directory checks the digests.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WINDOW = 1 << 27
 _NAME = re.compile(rf"({'|'.join(map(re.escape, FILES))})/([0-9a-f]{{16}})")
 _END = bytes(2 * tarfile.BLOCKSIZE)
 Bounds = Callable[[bytes], Mapping[str, int]]
-"""The size that each file may have at most, from the text of the manifest."""
+"""Returns the maximum size of every file, from the text of the manifest."""
 
 
 class _Source(Protocol):
@@ -36,7 +36,7 @@ class _Source(Protocol):
 
 
 def pack(directory: Path, out: BinaryIO) -> None:
-    """Write a whole directory to a file. Blocks. Raises OSError."""
+    """Write a whole directory to `out`. Blocks. Raises OSError."""
     manifest = (directory / MANIFEST).read_bytes()
     sizes = {name: (directory / name).stat().st_size for name in FILES}
     packer = zstandard.ZstdCompressor(level=3, write_checksum=True)
@@ -50,10 +50,10 @@ def pack(directory: Path, out: BinaryIO) -> None:
 
 
 def unpack(source: BinaryIO, directory: Path, bounds: Bounds) -> None:
-    """Write what `pack` wrote into an empty directory, and sync it. Blocks.
+    """Unpack the output of `pack` into an empty directory, and sync the files. Blocks.
 
-    At most the bounds are written. Raises MomentUnusable for anything that `pack` does not write,
-    OSError, and what `bounds` raises; the caller removes the directory then.
+    Writes at most the bounds. Raises MomentUnusable for anything that `pack` does not write,
+    OSError, and the errors of `bounds`; the caller then removes the directory.
     """
     reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(source)
     try:
@@ -71,7 +71,7 @@ def unpack(source: BinaryIO, directory: Path, bounds: Bounds) -> None:
 
 
 def _runs(path: Path) -> Generator[tuple[int, bytes]]:
-    """Data that is not zero, in runs of whole blocks, with the offset of each."""
+    """Yield data that is not zero, in runs of whole blocks, with their offsets."""
     begin, run = 0, bytearray()
     with path.open("rb") as file:
         descriptor = file.fileno()
@@ -96,20 +96,20 @@ def _member(name: str, data: bytes) -> bytes:
 
 
 class _Members:
-    """The runs of data in their order, of which one is looked at ahead."""
+    """The runs of data in their order, with one read ahead."""
 
     def __init__(self, source: _Source) -> None:
         self._source = source
         self._next = self._read()
 
     def of(self, name: str) -> Generator[tuple[int, bytes]]:
-        """The runs of one file, as long as they come."""
+        """Yield the runs of one file until another file's run follows."""
         while self._next is not None and self._next[0] == name:
             yield self._next[1:]
             self._next = self._read()
 
     def end(self) -> None:
-        """Raise MomentUnusable unless all were taken."""
+        """Raise MomentUnusable unless all runs were read."""
         if self._next is not None:
             raise _refused("its members are not in order")
 
@@ -124,7 +124,7 @@ class _Members:
 
 
 def _read_member(source: _Source, most: int) -> tuple[str, bytes] | None:
-    """A member's name and data; None at the end."""
+    """Return a member's name and data; None at the end."""
     head = _exactly(source, tarfile.BLOCKSIZE)
     if not any(head):
         if any(_exactly(source, tarfile.BLOCKSIZE)):
@@ -178,7 +178,7 @@ def _sizes(text: bytes, most: Mapping[str, int]) -> dict[str, int]:
 
 
 def _write(path: Path, size: int, runs: Iterable[tuple[int, bytes]]) -> None:
-    """Write runs, which must ascend and lie within the size, into a new file with holes."""
+    """Write runs, which must ascend and be within the size, into a new file with holes."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     end = 0
     with os.fdopen(os.open(path, flags, 0o600), "wb") as file:

@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The directory of a frozen machine: memory, devices, two disks, and a manifest that comes last.
+"""The directory of a frozen machine (memory, devices, two disks, manifest), and the template store.
 
-Used by the stores of templates and snapshots and for paused environments. A directory with a
-manifest is whole; the manifest has the digests of the files, and facts for whoever wrote it.
-
-Templates on the disk: one directory each, with a manifest that is written last.
-
-A directory with a manifest is whole: it was made under another name and renamed. What a killed
-server left of others is removed by `sweep`. Safe for several processes, which share the cache.
+Used by `service.local.frozen` for templates, snapshots and environments that are paused to disk.
+The manifest is written last, so a directory with a manifest is complete; it has the digests of the
+files, and facts for its writer.
 """
 
 from __future__ import annotations
@@ -40,25 +36,25 @@ _ODD = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, Rec
 
 
 def seal(directory: Path, facts: Mapping[str, object]) -> None:
-    """Write the manifest, which makes it whole. Blocks while files are read. Raises OSError."""
+    """Write the manifest, which completes a directory. Blocks to read the files. Raises OSError."""
     digests = {name: sparse_digest(directory / name) for name in FILES}
     manifest = {"format": _FORMAT, "facts": facts, "sha256": digests}
     atomic_write(directory / MANIFEST, json.dumps(manifest, indent=1).encode(), 0o600)
 
 
 def amend(directory: Path, facts: Mapping[str, object]) -> None:
-    """Have other facts in a manifest, whose files stay as they are. Raises OSError, ValueError."""
+    """Replace the facts in a manifest; the files stay the same. Raises OSError, ValueError."""
     manifest = {**_manifest(directory), "facts": facts}
     atomic_write(directory / MANIFEST, json.dumps(manifest, indent=1).encode(), 0o600)
 
 
 def facts(directory: Path) -> dict[str, object]:
-    """What was told to `seal`. Raises OSError, or ValueError when it is not a manifest of ours."""
+    """Return the facts that `seal` wrote. Raises OSError, or ValueError for a foreign manifest."""
     return _table(_manifest(directory), "facts")
 
 
 def problem(directory: Path) -> str | None:
-    """What is wrong with the files, if anything. Blocks while they are read."""
+    """Return what is wrong with the files, or None. Blocks to read them."""
     try:
         digests = _table(_manifest(directory), "sha256")
     except FileNotFoundError:
@@ -76,7 +72,7 @@ def problem(directory: Path) -> str | None:
 
 @contextlib.contextmanager
 def understanding() -> Generator[None]:
-    """What may go wrong while facts of a manifest are read, as MomentUnusable with the reason."""
+    """Turn the block's errors of reading a manifest's facts into MomentUnusable with the reason."""
     try:
         yield
     except _ODD as error:
@@ -84,13 +80,13 @@ def understanding() -> Generator[None]:
 
 
 def stamp(directory: Path) -> tuple[tuple[int, int, int], ...]:
-    """Another one when a file was written or replaced since. Raises OSError."""
+    """Return a value that changes when a file is written or replaced. Raises OSError."""
     looks = ((directory / name).stat() for name in (*FILES, MANIFEST))
     return tuple((look.st_ino, look.st_size, look.st_mtime_ns) for look in looks)
 
 
 def size(directory: Path) -> int:
-    """Bytes that it takes on the disk. Raises OSError."""
+    """Return the bytes that the directory's files take on the disk. Raises OSError."""
     return sum(each.stat().st_blocks * 512 for each in directory.iterdir())
 
 
@@ -115,7 +111,7 @@ def _table(manifest: dict[str, object], name: str) -> dict[str, object]:
 
 
 def sparse_digest(path: Path) -> str:
-    """Of a file's size and its blocks that are not zero, wherever its holes are. Raises OSError."""
+    """Return a digest of a file's size and nonzero blocks, independent of holes. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         length = os.fstat(file.fileno()).st_size
@@ -128,12 +124,12 @@ def sparse_digest(path: Path) -> str:
 
 
 def data_blocks(descriptor: int, length: int) -> Generator[int]:
-    """The offsets of all blocks that may hold data, in order."""
+    """Yield the offsets of all blocks that may hold data, in order."""
     at = 0
     while at < length:
         try:
             at = max(at, os.lseek(descriptor, at, os.SEEK_DATA) // BLOCK * BLOCK)
-        except OSError:  # no data behind this offset
+        except OSError:  # no data after this offset
             return
         yield at
         at += BLOCK
@@ -143,14 +139,18 @@ log = structlog.get_logger(__name__)
 
 
 class TemplateStore:
-    """The templates below `directory`, which is made when the first one is."""
+    """The templates below `directory`, which is made with the first one.
+
+    One directory per template, made under another name and renamed. `sweep` removes what killed
+    servers left. Safe for several processes, which share the cache.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._verified: dict[Path, int] = {}
 
     def find(self, key: TemplateKey) -> Template | None:
-        """The template for that key, verified once in this process; a corrupt one is removed."""
+        """Return the template for that key, verified once per process; remove a corrupt one."""
         path = self.directory / key.id
         if (template := _read(path)) is None or template.key.differences(key):
             return None
@@ -166,7 +166,7 @@ class TemplateStore:
         return template
 
     def all(self) -> list[Template]:
-        """Every whole template, the one used last first."""
+        """Return all complete templates, the last used first."""
         if not self.directory.is_dir():
             return []
         found = (_read(path) for path in self.directory.iterdir() if path.name[0] != ".")
@@ -174,17 +174,16 @@ class TemplateStore:
 
     @contextlib.contextmanager
     def workspace(self) -> Generator[Path]:
-        """A new directory, gone with the block unless `place` took it."""
+        """Make a directory that is removed with the block unless `place` takes it."""
         with workspace(self.directory, 0o700) as work:
             made = work / "template"
             made.mkdir(mode=0o700)
             yield made
 
     def place(self, key: TemplateKey, work: Path) -> None:
-        """Make what is in a workspace the template for that key. Raises OSError.
+        """Make the directory of a workspace the template for that key. Raises OSError.
 
-        Whoever was faster keeps the place, templates for one key being alike, unless what is there
-        cannot be read.
+        An existing template that can be read stays: templates for one key are alike.
         """
         seal(work, key.parts)
         target = self.directory / key.id
@@ -193,22 +192,22 @@ class TemplateStore:
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
-            if _read(target) is None:  # of another version of waggle
+            if _read(target) is None:  # written by another version of waggle
                 shutil.rmtree(target, ignore_errors=True)
                 place(work, target)
 
     def remove(self, template_id: str) -> bool:
-        """Remove a template; machines that came of it go on. Says whether there was one."""
+        """Remove a template and return whether it existed; machines made from it keep running."""
         path = self.directory / template_id
         self._verified.pop(path, None)
         if not (path / MANIFEST).exists():
             return False
-        (path / MANIFEST).unlink(missing_ok=True)  # from here on it does not count
+        (path / MANIFEST).unlink(missing_ok=True)  # the directory now counts as incomplete
         shutil.rmtree(path, ignore_errors=True)
         return True
 
     def trim(self, each: int, together: int) -> None:
-        """Of templates that are one owner's, keep the last used: so many of each, and of all."""
+        """Of templates with an owner, keep the last used: `each` per owner, `together` in total."""
         kept = Counter[str]()
         for template in self.all():
             owner = template.key.parts.get("owner")
@@ -220,7 +219,7 @@ class TemplateStore:
                 kept[owner] += 1
 
     def sweep(self) -> None:
-        """Remove workspaces that nobody holds, and directories without a manifest."""
+        """Remove workspaces that no process holds, and directories without a manifest."""
         sweep(self.directory)
         if self.directory.is_dir():
             for path in self.directory.glob("[!.]*/"):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest kit: what runs inside every machine, beside the image and without touching it."""
+"""The guest kit: programs that run in every machine beside the image and do not change it."""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build the guest kit: a small read-only EROFS with init, SSH, SFTP and the guest agent.
+"""The build of the guest kit: a small read-only EROFS with init, SSH, SFTP and the guest agent.
 
-Called by `waggle setup` and, to find the file, by the local host. The kit is keyed by its sources
-and package list, so a changed source is a new file and old ones can be deleted.
+Called by `waggle setup` and, to find the file, by the composition root. The kit's file name has a
+digest of its sources and package list, so a changed source makes a new file, and old ones can be
+deleted.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ PACKAGES = (
 
 
 def kit_key(sources: Path = GUEST_SOURCES) -> str:
-    """What a kit is made from, as a short digest. Pure but for reading the sources."""
+    """Return a short digest of the kit's sources and packages. Pure except for reading them."""
     digest = hashlib.sha256(" ".join((debian.SUITE, *PACKAGES)).encode())
     for file in sorted(sources.iterdir()):
         if file.is_file():
@@ -45,7 +46,7 @@ class GuestKit:
         self.path = directory / f"kit-{kit_key()}.erofs"
 
     def require(self) -> Path:
-        """The kit's file. Raises SetupIncomplete when it was not built yet."""
+        """Return the kit's file. Raises SetupIncomplete when it was not built yet."""
         if not self.path.exists():
             raise SetupIncomplete("The guest kit is not built.")
         return self.path
@@ -53,7 +54,7 @@ class GuestKit:
     async def ensure(
         self, mirror: str | None, on_line: Callable[[str], None] = lambda _line: None
     ) -> Path:
-        """Build the kit unless it is there. Idempotent; a cancelled build leaves nothing.
+        """Build the kit unless it exists. Idempotent; a cancelled build leaves nothing.
 
         Raises SetupIncomplete when a tool is missing or fails.
         """
@@ -78,7 +79,7 @@ class GuestKit:
 
 
 def _hooks(sources: Path, output: Path) -> list[str]:
-    """Shell lines for mmdebstrap; `$1` is the tree. Paths of ours are the only words quoted in."""
+    """Return shell lines for mmdebstrap; `$1` is the tree. Only waggle's paths are inserted."""
     links = 'for d in bin sbin lib lib64; do [ -e "$1/$d" ] || ln -s usr/$d "$1/$d"; done'
     return [
         f'{links}; mkdir -p "$1/waggle-guest"',

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process does to itself before it becomes a machine: namespaces, a small root, seccomp.
+"""The self-confinement of a process before it becomes a VMM: namespaces, a small root, seccomp.
 
-Used inside the processes that `infra.krun` and `infra.qemu` start, never by the server itself. Each
-import costs every boot: nothing but `_cffi_backend` and built-in or cheap modules.
+Used inside the processes that `infra.krun` and `infra.qemu` start, never by the server itself.
+Every import costs every boot: only `_cffi_backend` and built-in or cheap modules are allowed.
 """

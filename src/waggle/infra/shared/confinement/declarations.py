@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that waggle declares of the C library, for processes that confine themselves.
+"""The functions of the C library that waggle declares, for processes that confine themselves.
 
 The source of `_abi.py`, which they import without cffi's parser; after a change here run
-`python -m waggle.infra.shared.confinement.declarations`. A test keeps the two together.
+`python -m waggle.infra.shared.confinement.declarations`. A test compares the two.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ long syscall(long number, ...);
 
 
 def generate(declared: str, module: str) -> str:
-    """The text of the `_abi.py` beside `module`, for what that declares."""
+    """Return the text of the `_abi.py` beside `module` for the `declared` functions."""
     import tempfile  # noqa: PLC0415  (only here)
 
-    from cffi import FFI  # noqa: PLC0415  (slow, and of no use to who imports the names above)
+    from cffi import FFI  # noqa: PLC0415  (slow, and only needed here)
 
     ffi = FFI()
     ffi.set_source("_abi", None)

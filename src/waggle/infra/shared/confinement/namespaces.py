@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process leaves the host's view: namespaces, a small read-only root, another user.
+"""Namespaces, a small read-only root and another user, for a process that leaves the host's view.
 
-Called by `krun.confine` and `qemu.starter`, each of which knows what its machine has to see. Raises
+Called by `krun.confine` and `qemu.starter`, which know the files that their machine needs. Raises
 OSError with the call that the kernel refused.
 """
 
@@ -29,14 +29,17 @@ _OOM_SCORE = b"500"
 
 
 def die_first() -> None:
-    """When memory runs out, the kernel ends this machine before the server, which keeps 0."""
+    """Raise the OOM score: short of memory, the kernel ends this machine before the server (0)."""
     descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
     os.write(descriptor, _OOM_SCORE)
     os.close(descriptor)
 
 
 def enter(libc: LibC, *, user: bool) -> None:
-    """New ones for mounts, network, queues and names; who is not root needs one for users, too."""
+    """Enter new namespaces for mounts, network, queues and names; `user`: one for users, too.
+
+    A process that is not root needs `user`.
+    """
     own = (os.getuid(), os.getgid())
     flags = _NEW_NS | _NEW_NET | _NEW_IPC | _NEW_UTS
     _check(libc.unshare(flags | _NEW_USER if user else flags), "unshare")
@@ -53,9 +56,9 @@ def enter(libc: LibC, *, user: bool) -> None:
 
 
 class SmallRoot:
-    """A file system of its own, built over `place`, which must be a directory of the host.
+    """A separate root file system, mounted over `place`, which must be a directory of the host.
 
-    First `hold` what comes from the host, then `begin`, then fill it, at last `pivot`.
+    First open (O_PATH) everything that comes from the host, then `begin`, fill it and `pivot`.
     """
 
     def __init__(self, libc: LibC, place: str) -> None:
@@ -63,13 +66,13 @@ class SmallRoot:
         self._place = place
 
     def begin(self) -> None:
-        """Mount it and go there: all names below are relative. The host's mounts stay theirs."""
+        """Mount it and change to it: later names are relative. The host's mounts do not change."""
         self.mount(None, "/", None, _RECURSIVE | _PRIVATE)
         self.mount(None, self._place, "tmpfs", _PLAIN)
         os.chdir(self._place)
 
     def directory(self, name: str) -> None:
-        """Make it, and those above it."""
+        """Make a directory and its parents."""
         made = ""
         for part in name.split("/") if name else ():
             made += part
@@ -78,27 +81,27 @@ class SmallRoot:
             made += "/"
 
     def bind(self, held: int, name: str, *, file: bool = False, read_only: bool = False) -> None:
-        """Show an open file or directory of the host (O_PATH), with what is mounted in it."""
+        """Bind an open file or directory of the host (O_PATH), with the mounts inside it."""
         if file:
             self.directory(os.path.dirname(name))  # noqa: PTH120
             os.close(os.open(name, os.O_CREAT | os.O_WRONLY))
         else:
             self.directory(name)
         self.mount(f"/proc/self/fd/{held}", name, None, BIND | _RECURSIVE)
-        if read_only:  # what was forbidden stays forbidden, or a user namespace may not do it
+        if read_only:  # keep the existing flags: a user namespace may not clear them
             kept = os.statvfs(name).f_flag & (_PLAIN | READ_ONLY)
             flags = kept | READ_ONLY | _NO_SUID | _NO_DEV
             self.mount(None, name, None, _REMOUNT | BIND | flags)
 
     def device(self, path: str) -> None:
-        """Show a device where there is one."""
+        """Bind a device if it exists."""
         if os.access(path, os.F_OK):
             held = os.open(path, os.O_PATH)
             self.bind(held, path[1:], file=True)
             os.close(held)
 
     def processes(self) -> None:
-        """`proc` with the entries of this process alone."""
+        """Mount `proc` with only the entries of this process."""
         self.directory("proc")
         try:
             self.mount(None, "proc", "proc", _PLAIN)
@@ -107,8 +110,8 @@ class SmallRoot:
             self.mount("/proc/self", "proc/self", None, BIND)
 
     def pivot(self) -> None:
-        """It becomes the root, read-only, and the host's is let go."""
-        number = _PIVOT_ROOT.get(os.uname().machine, -1)  # which the kernel refuses
+        """Make it the root, read-only, and unmount the host's."""
+        number = _PIVOT_ROOT.get(os.uname().machine, -1)  # the kernel refuses -1
         here = ffi.new("char[]", b".")
         _check(self._libc.syscall(number, here, here), "pivot_root")
         _check(self._libc.umount2(b".", _DETACH), "umount2")
@@ -116,7 +119,7 @@ class SmallRoot:
         self.mount(None, "/", None, _REMOUNT | BIND | READ_ONLY | _PLAIN)
 
     def mount(self, source: str | None, target: str, kind: str | None, flags: int) -> None:
-        """Call the kernel once; raises OSError."""
+        """Call the kernel once. Raises OSError."""
         options = b"size=64k,mode=0755" if kind == "tmpfs" else b"hidepid=2"
         result = self._libc.mount(
             ffi.NULL if source is None else os.fsencode(source),
@@ -129,7 +132,7 @@ class SmallRoot:
 
 
 def become(libc: LibC, uid: int, groups: Sequence[int]) -> None:
-    """Another user with these groups; who cannot become one (`uid` -1) gives up capabilities."""
+    """Become user `uid` with these groups; with -1 keep the user and drop all capabilities."""
     if uid >= 0:
         os.setgroups(list(groups))
         os.setresgid(uid, uid, uid)
@@ -140,9 +143,9 @@ def become(libc: LibC, uid: int, groups: Sequence[int]) -> None:
 
 
 def die_with(libc: LibC, parent: int) -> None:
-    """The kernel forgot who has to be alive when the user changed.
+    """Be killed with `parent`; the change of the user cleared that setting.
 
-    Raises ProcessLookupError when that process is gone already.
+    Raises ProcessLookupError when the parent has already ended.
     """
     _check(libc.prctl(_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "prctl")
     if os.getppid() != parent:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filters on system calls: rules become a program of the kernel's, see seccomp(2).
+"""Filters of system calls: rules become a program for the kernel, see seccomp(2).
 
-Used by `krun.confine` and `qemu.starter`, which bring the rules. A rule looks at the number and, if
-asked to, at the lower half of one argument: enough for families, flags and process ids, which the
-kernel takes as such. Refused calls fail with EPERM. Pure but for `install`. x86-64 only.
+Used by `krun.confine`, `qemu.calls` and `qemu.starter`, which have the rules. A rule checks the
+number and optionally the lower half of one argument: enough for families, flags and process ids,
+of which the kernel uses no more. Refused calls fail with EPERM. Pure except for `install`. x86-64
+only.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ ALLOW, KILL, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 CLONE, CLONE3, CLONE_THREAD = 56, 435, 0x10000
 SOCKET, SOCKETPAIR, KILL_PROCESS, KILL_THREAD = 41, 53, 62, 234
 UNIX, INTERNET = 1, 2
-"""Families of sockets."""
+"""Socket families."""
 
 
 def beginning() -> list[Instruction]:
-    """Calls of another architecture end the process, those of the x32 ABI are refused."""
+    """Start a filter: end the process at calls of another architecture, refuse the x32 ABI."""
     return [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_JUMP_IF_EQUAL, 1, 0, _X86_64),
@@ -46,7 +47,7 @@ def beginning() -> list[Instruction]:
 
 
 def each(numbers: Iterable[int], verdict: int) -> list[Instruction]:
-    """What becomes of these calls whatever their arguments."""
+    """Give these calls a verdict, whatever their arguments."""
     found: list[Instruction] = []
     for number in numbers:
         found += [(_JUMP_IF_EQUAL, 0, 1, number), (_RETURN, 0, 0, verdict)]
@@ -54,7 +55,7 @@ def each(numbers: Iterable[int], verdict: int) -> list[Instruction]:
 
 
 def only_with(number: int, argument: int, values: Iterable[int]) -> list[Instruction]:
-    """Allow a call whose argument (from 0) is one of these, refuse it otherwise."""
+    """Allow a call if its argument (counted from 0) is one of `values`, refuse it otherwise."""
     allowed: list[Instruction] = []
     for value in values:
         allowed += [(_JUMP_IF_EQUAL, 0, 1, value), (_RETURN, 0, 0, ALLOW)]
@@ -62,33 +63,32 @@ def only_with(number: int, argument: int, values: Iterable[int]) -> list[Instruc
 
 
 def only_threads() -> list[Instruction]:
-    """New threads, no new processes.
+    """Allow new threads, no new processes.
 
-    clone3, whose flags a filter cannot see, is said not to exist, upon which the C library uses
-    clone.
+    clone3, whose flags a filter cannot see, fails with ENOSYS, so the C library uses clone.
     """
     thread = [(_JUMP_IF_SET, 0, 1, CLONE_THREAD), (_RETURN, 0, 0, ALLOW), (_RETURN, 0, 0, EPERM)]
     return [*each([CLONE3], ENOSYS), *_for(CLONE, 0, thread)]
 
 
 def only_itself(pid: int) -> list[Instruction]:
-    """Signals to its own threads alone."""
+    """Allow signals to the process itself only."""
     return [*only_with(KILL_PROCESS, 0, [pid]), *only_with(KILL_THREAD, 0, [pid])]
 
 
 def ending(verdict: int) -> list[Instruction]:
-    """What becomes of all other calls."""
+    """Give all other calls a verdict."""
     return [(_RETURN, 0, 0, verdict)]
 
 
 def _for(number: int, argument: int, rules: list[Instruction]) -> list[Instruction]:
-    """Rules over an argument, which end the program, for one number."""
+    """Apply rules for an argument to one call; the rules end the program."""
     load = (_LOAD, 0, 0, _ARGUMENTS + 8 * argument)
     return [(_JUMP_IF_EQUAL, 0, 1 + len(rules), number), load, *rules]
 
 
 def install(libc: LibC, program: list[Instruction]) -> bool:
-    """Filter this process and all its threads, for good; False where numbers are other ones.
+    """Filter this process permanently, with later threads; False where call numbers differ.
 
     Raises OSError when the kernel has no filters.
     """
