@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory of a server: who allocates it, when it is collected, and how it is given back.
+"""A server's memory: its allocator, its cycle collector, and the return of free memory.
 
-`waggle.__main__` starts a server anew with the C library's allocator, before anything is imported:
-Python's own keeps arenas of 1 MiB while one object in them lives, so what many sessions took stays
-taken (docs/benchmarks.md, `sessions`). Large buffers are mapped one by one there: else it raises
-both of its thresholds to the largest buffer that was ever freed, and keeps twice as much for each
-thread that parses large messages. `waggle.app.http` uses the rest around serving: by default
-the cycle collector walks through young objects several times in each call, and through all modules
-and schemas every so often; and when sessions end because nobody comes back, it does not run at
-all, for it runs when objects are made.
+`waggle.__main__` restarts a server with the C library's allocator before anything is imported:
+Python's own keeps an arena of 1 MiB while one object in it lives, so memory taken by many sessions
+stays taken (docs/benchmarks.md, `sessions`). Large buffers are mapped one by one: otherwise glibc
+raises both of its thresholds to the largest buffer ever freed, and keeps twice that for each thread
+that parses large messages. `waggle.app.http` uses the rest around serving: by default the collector
+scans young objects several times a call, and all modules and schemas every so often; and it does
+not run at all when idle sessions end, because only the making of objects starts it.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, Final
 
 YOUNG = 10_000
-"""Objects that are made before it looks at them; each call makes some hundreds, and few cycles."""
+"""Objects made before the collector runs; each call makes some hundreds, and few cycles."""
 LOOK_SECONDS = 5.0
 MANY = 100
-"""Sessions or connections that are worth a pause; each leaves some 40 objects in cycles."""
+"""Sessions or connections that justify a pause; each leaves some 40 objects in cycles."""
 _ALLOCATOR = "PYTHONMALLOC"
 _LARGE_BUFFERS: Final = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
-"""Of glibc, in bytes; see mallopt(3)."""
+"""Settings of glibc, in bytes; see mallopt(3)."""
 
 
 def with_malloc(environ: Mapping[str, str], libc: str) -> dict[str, str] | None:
-    """The variables to start a server anew with; None where it is fine as it is. Pure.
+    """Return the variables to restart a server with; None where no restart is needed. Pure.
 
-    An operator's choice counts. Other C libraries than glibc allocate slowly, or give nothing back.
+    An operator's choice is kept. Other C libraries than glibc allocate slowly, or return no memory.
     """
     if _ALLOCATOR in environ or libc != "glibc":
         return None
@@ -43,15 +42,15 @@ def with_malloc(environ: Mapping[str, str], libc: str) -> dict[str, str] | None:
 
 
 def c_library(ask: Callable[[], tuple[str, str]] = platform.libc_ver) -> str:
-    """The name of the C library, such as `glibc`; empty if it cannot be found. `ask` finds it."""
+    """Return the name of the C library, such as `glibc`, as `ask` finds it; empty if unknown."""
     try:
         return ask()[0]
-    except (OSError, ValueError):  # it looks into Python's own file where the system cannot tell
+    except (OSError, ValueError):  # it reads Python's own file where the system does not know
         return ""
 
 
 def start_anew_with_malloc(libc: Callable[[], str] = c_library) -> None:
-    """Replace this process by the same one, with another allocator, unless it is fine as it is."""
+    """Replace this process by the same one with another allocator, unless that is not needed."""
     variables = with_malloc(os.environ, libc())  # noqa: TID251 (Python's, not ours)
     if variables is not None:
         os.execve(sys.executable, sys.orig_argv, variables)  # noqa: S606 (itself, no shell)
@@ -59,7 +58,7 @@ def start_anew_with_malloc(libc: Callable[[], str] = c_library) -> None:
 
 @contextlib.contextmanager
 def set_for_serving() -> Generator[None]:
-    """Leave out what is there now, and look less often, until the block ends."""
+    """Exclude existing objects from collection, and collect less often, until the block ends."""
     before = gc.get_threshold()
     gc.collect()
     gc.freeze()
@@ -74,7 +73,7 @@ def set_for_serving() -> Generator[None]:
 class Collector:
     """Stops the cycle collector while large messages are parsed; nests. For one thread only.
 
-    It would go through all that was made so far again and again, for seconds.
+    Otherwise it would scan all objects made so far again and again, for seconds.
     """
 
     def __init__(self) -> None:
@@ -83,7 +82,7 @@ class Collector:
 
     @contextlib.contextmanager
     def stopped(self) -> Generator[None]:
-        """Not to run until the block ends, whichever threads work meanwhile."""
+        """Stop the collector until the block ends, for all threads."""
         if self._stopped == 0:
             self._was_on = gc.isenabled()
             gc.disable()
@@ -97,7 +96,7 @@ class Collector:
 
 
 COLLECTOR = Collector()
-"""There is one in a process, and only the loop's thread uses it."""
+"""The only one in a process; only the loop's thread uses it."""
 
 
 async def give_back(
@@ -107,10 +106,10 @@ async def give_back(
     large: Callable[[], int] = lambda: 0,
     act: Callable[[], None] | None = None,
 ) -> None:
-    """Free memory whenever half of many sessions and connections have gone, until cancelled.
+    """Free memory whenever half of many sessions and connections have ended, until cancelled.
 
-    That pauses the server, for some 10 ms for each 1,000 of them. `held` counts these, `large` the
-    large messages so far: after some it is done, too. `act` is what is done instead.
+    That pauses the server for some 10 ms for each 1,000 of them. `held` counts them, `large` the
+    large messages so far: new ones also cause it. `act` replaces the freeing.
     """
     most, before = held(), large()
     while True:
@@ -123,7 +122,7 @@ async def give_back(
 
 
 def free(load: Callable[[], Any] = lambda: ctypes.CDLL(None)) -> None:
-    """Collect cycles, and give free memory back to the system, where the C library can.
+    """Collect cycles and return free memory to the system, where the C library can.
 
     `load` loads that library.
     """
@@ -132,6 +131,6 @@ def free(load: Callable[[], Any] = lambda: ctypes.CDLL(None)) -> None:
 
 
 def trim(load: Callable[[], Any] = lambda: ctypes.CDLL(None)) -> None:
-    """Give free memory back to the system, where the C library can; see `free`."""
+    """Return free memory to the system, where the C library can; see `free`."""
     with contextlib.suppress(OSError, AttributeError):  # musl has no such function
         load().malloc_trim(0)

@@ -1,17 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client sent as one JSON-RPC message: what it is, or why it is none. Pure.
+"""Read one JSON-RPC message, and bound the structure of a JSON text before it is parsed. Pure.
 
-Called by both ways to serve, `waggle.web` and `waggle.stdio`, before the SDK gets a message: the
-SDK takes a request with an odd id for a notification, which nobody answers, and refuses other
-mistakes in the words of its parser. Knows no methods.
-
-Count what a JSON text would become, before anything parses it. Pure.
-
-Called by `waggle.web` for each part of a body that arrives, and by `waggle.stdio` for each line.
-A parser makes objects as fast as a client sends brackets: 31 MiB of `[],` are a GiB and, with the
-garbage collector, half a minute in which the server does nothing else. So lists, objects, commas,
-depth and what stands outside of strings are bounded first, by calls that each look at 64 KiB in C.
-A text that is no JSON is counted up to where a parser stops, or further, never less.
+`waggle.web` and `waggle.stdio` call `read` before the SDK gets a message: the SDK takes a request
+with an odd id for a notification and never answers it, and refuses other mistakes in its parser's
+words. Both feed `Structure` every part of a body, or every line: a parser makes objects as fast as
+a client sends brackets, and 31 MiB of `[],` become 1 GiB and, with the garbage collector, block the
+server for half a minute. `Structure` scans 64 KiB at once, in C. Invalid JSON is counted at least
+up to where a parser would stop. Knows no methods except `tools/call`.
 """
 
 from __future__ import annotations
@@ -36,7 +31,7 @@ SERVER_BUSY: Final = -32000
 CALL: Final = "tools/call"
 
 Carrier = Literal["body", "line"]
-"""What there is one of for each message."""
+"""The unit that carries one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +44,13 @@ class Message:
 
     @property
     def is_self_contained(self) -> bool:
-        """Whether it names its protocol version itself, as since 2026-07-28."""
+        """Whether it names its protocol version itself, as messages do since 2026-07-28."""
         return PROTOCOL_VERSION_META_KEY in _object(self.params.get("_meta"))
 
 
 @dataclass(frozen=True, slots=True)
 class NoMessage:
-    """Why it is none: the id to answer to where there is one, a code of JSON-RPC, and words."""
+    """Why data is no message: the id to answer to, if any, a JSON-RPC error code, and a reason."""
 
     id: RequestId | None
     code: int
@@ -63,7 +58,7 @@ class NoMessage:
 
 
 def read(data: bytes, carrier: Carrier) -> Message | NoMessage:
-    """What `data` is. A message that this accepts, the SDK takes for the same."""
+    """Parse `data`. The SDK reads every message that this accepts in the same way."""
     try:
         value: object = pydantic_core.from_json(data)
     except ValueError:
@@ -94,7 +89,7 @@ def read(data: bytes, carrier: Carrier) -> Message | NoMessage:
 
 
 def unusable(method: str, params: Mapping[str, object]) -> str:
-    """Why the SDK would refuse a call, which it does without a reason; empty if it would not."""
+    """Return why the SDK would refuse a call, which it does without a reason; else empty."""
     if method != CALL:
         return ""
     if not isinstance(params.get("name"), str):
@@ -105,7 +100,7 @@ def unusable(method: str, params: Mapping[str, object]) -> str:
 
 
 def _unreadable(data: bytes, carrier: Carrier) -> NoMessage:
-    """Tell what is no JSON to anybody from half a character, which JavaScript writes escaped."""
+    """Distinguish invalid JSON from JSON with a lone surrogate, which JavaScript writes escaped."""
     try:
         number = _id(_object(json.loads(data.decode())))
     except (ValueError, RecursionError):
@@ -120,7 +115,7 @@ def _object(value: object) -> dict[str, object]:
 
 
 def _id(fields: dict[str, object]) -> RequestId | None:
-    """The id, where it is one that an answer can have."""
+    """Return the id if a response can carry it."""
     number = fields.get("id")
     if isinstance(number, str):
         return number if _is_text(number) else None
@@ -144,25 +139,25 @@ def _is_response(fields: dict[str, object]) -> bool:
 
 
 PIECE = 64 * 1024
-"""Bytes that are looked at in one go."""
+"""Bytes that are scanned at once."""
 LONG = PIECE
-"""A string of so many bytes is long; shorter ones are left to the parser."""
+"""The least bytes of a long string; shorter ones are left to the parser."""
 
 _OTHERS = bytes(set(range(256)) - set(b"[]{},"))
 _STEP = bytes({91: 1, 123: 1, 93: 255, 125: 255}.get(byte, 0) for byte in range(256))
-"""What each byte does to the depth: one more, one less (as a signed byte), or nothing."""
+"""How each byte changes the depth: by 1, by -1 (as a signed byte), or not at all."""
 
 
 class StructureRefusedError(ValueError):
-    """The text is over a bound; the message says which one, to follow "It has"."""
+    """The text exceeds a bound; the message says which one, to follow "It has"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """The most lists and objects, commas, levels, and bytes outside of strings in one text.
 
-    Commas bound what is in lists and objects; the bytes outside of strings bound long numbers,
-    which take a parser the square of their length.
+    Commas bound the members of lists and objects; the bytes outside of strings bound long numbers,
+    whose parsing takes the square of their length.
     """
 
     containers: int = 200_000
@@ -175,7 +170,7 @@ BOUNDS = Bounds()
 
 
 class Structure:
-    """What was found so far, and where the long strings are."""
+    """Counts of the text so far, and the places of its long strings."""
 
     def __init__(self, bounds: Bounds = BOUNDS) -> None:
         self._bounds = bounds
@@ -189,17 +184,17 @@ class Structure:
         self._depth = 0
         self._at = 0
         self._string: int | None = None
-        """Where the string begins that is not at its end yet."""
+        """Where the string that is still open begins."""
         self._kept = b""
-        """A backslash whose next byte has not come."""
+        """A backslash whose next byte has not arrived."""
 
     def feed(self, data: bytes | bytearray) -> None:
-        """Look at what follows. Raises StructureRefusedError; the object is of no use then."""
+        """Scan the next bytes. Raises StructureRefusedError, after which the object is unusable."""
         for start in range(0, len(data), PIECE):
             self._look(self._kept + data[start : start + PIECE])
 
     def _look(self, data: bytes) -> None:
-        # Escapes of one backslash lose their meaning, and nothing changes its place.
+        # Escapes are replaced by as many bytes, so that all positions stay.
         plain = data.replace(b"\\\\", b"..").replace(b'\\"', b"..") if b"\\" in data else data
         if plain.endswith(b"\\"):
             plain, self._kept = plain[:-1], b"\\"
@@ -232,12 +227,12 @@ class Structure:
                 raise StructureRefusedError("more ends than beginnings of lists and objects")
 
     def _follow(self, parts: list[bytes], within: bool) -> None:
-        """A long string does not fit into one piece, so only one that is open at an end can be."""
+        """Record long strings: only a string that is open at the end of a piece can be long."""
         if self._string is not None and len(parts) > 1:
             end = self._at + len(parts[0])
             if end - self._string >= LONG:
                 self.long.append((self._string, end))
-        if within == (len(parts) % 2 == 1):  # it ends in a string
+        if within == (len(parts) % 2 == 1):  # the piece ends in a string
             if len(parts) > 1:
                 self._string = self._at + sum(map(len, parts[:-1])) + len(parts) - 1
         else:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a large message once, in pieces, so that a thread does not stop the loop meanwhile. Pure.
+"""Read a large message once, in pieces, in a thread that does not block the event loop. Pure.
 
-Called in a thread by `waggle.web` for bodies whose structure `waggle.jsonrpc` has counted. A
-parser holds Python's lock until it is done, in a thread, too. So long strings are taken out of the
-text and decoded apart, piece by piece, and what is left is parsed. The SDK, which parses a body up
-to twice more, gets a small one without the arguments; the tool gets these as they were read here.
+Called in a thread by `waggle.web` for bodies whose structure `waggle.jsonrpc` has counted. A parser
+holds Python's lock until it is done, also in a thread. So long strings are taken out of the text
+and decoded piece by piece, and the rest is parsed. The SDK, which parses a body up to twice more,
+gets a small one without the arguments; the tool gets the arguments that were read here.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import pydantic_core
 from waggle.jsonrpc import CALL, INVALID_REQUEST, PARSE_ERROR, Carrier, Message, NoMessage, read
 
 LARGE = 256 * 1024
-"""Bytes of a message that is read in this way."""
+"""Bytes from which a message is read in this way."""
 MAX_TEXT = 16 * 1024 * 1024
-"""Characters of all long strings: a file of 10 MiB as base64 is 14 million. A wide one makes all
-others of its string take four bytes."""
+"""Characters of all long strings: a file of 10 MiB as base64 is 14 million. One wide character
+makes every character of its string take four bytes."""
 ARGUMENTS = "waggle.arguments"
-"""Where the arguments of a large call are, in the scope of its request."""
+"""The key of a request's scope that holds the arguments of a large call."""
 
 _PIECE = 128 * 1024
 _MARK = "\0long string "
@@ -39,7 +39,7 @@ _SHORT = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Large:
-    """A message, its text for the SDK, and the arguments that this lacks."""
+    """A message, its text for the SDK, and the arguments that this text lacks."""
 
     message: Message
     text: bytes
@@ -52,13 +52,13 @@ class TooLarge(NoMessage):
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes of a message that carries no file, and the tools that do."""
+    """Bytes that a message without files may have, and the tools that carry files."""
 
     ordinary: int
     carriers: Collection[str]
 
     def refusal(self, message: Message, size: int) -> TooLarge | None:
-        """Why a message of so many bytes is not taken, if it is not."""
+        """Return why a message of `size` bytes is refused, or None."""
         if size <= self.ordinary:
             return None
         if message.method == CALL and message.params.get("name") in self.carriers:
@@ -74,9 +74,9 @@ def read_large(
     sizes: Sizes,
     pause: Callable[[], None],
 ) -> Large | NoMessage:
-    """What `text` is, whose long strings are at `long`. `text` is empty afterwards.
+    """Parse `text`, which has long strings at `long`, and empty it after decoding them.
 
-    `pause` is called after each piece of a string: other threads work meanwhile.
+    `pause` is called after each piece of a string, so that other threads can work.
     """
     message = read(_without(text, long), carrier)
     if isinstance(message, NoMessage):
@@ -105,7 +105,7 @@ def read_large(
 
 
 def _without(text: bytearray, long: Iterable[tuple[int, int]]) -> bytes:
-    """The text with a mark in the place of each long string."""
+    """Return the text with a mark in the place of each long string."""
     parts, at = list[bytes | bytearray](), 0
     for number, (start, end) in enumerate(long):
         parts += [text[at:start], _WRITTEN_MARK % number]
@@ -114,7 +114,7 @@ def _without(text: bytearray, long: Iterable[tuple[int, int]]) -> bytes:
 
 
 def _decoded(text: bytearray, start: int, end: int, pause: Callable[[], None]) -> list[str]:
-    """A string in pieces. Raises ValueError when it is none."""
+    """Return a string in pieces. Raises ValueError when it is invalid."""
     pieces: list[str] = []
     while start < end:
         until = _cut(text, start, min(start + _PIECE, end), end)
@@ -128,7 +128,10 @@ def _decoded(text: bytearray, start: int, end: int, pause: Callable[[], None]) -
 
 
 def _cut(text: bytearray, start: int, stop: int, end: int) -> int:
-    """Where a piece can end at `stop` or shortly before: not in an escape nor in a character."""
+    """Return where a piece can end, at `stop` or shortly before, without splitting a character.
+
+    Nor does it split an escape. Raises ValueError when no character begins there.
+    """
     if stop == end:
         return end
     found = _WHOLE.match(text, start, stop)
@@ -145,9 +148,9 @@ def _cut(text: bytearray, start: int, stop: int, end: int) -> int:
 
 
 def _put_back(arguments: dict[str, Any], strings: Sequence[list[str]]) -> list[int]:
-    """Replace each mark by its string. Returns the numbers of the marks that there were.
+    """Replace each mark by its string; return the numbers of the marks that were found.
 
-    A client that writes a mark itself makes them too many.
+    A mark that the client itself wrote makes them too many.
     """
     found, left = list[int](), list[Any]([arguments])
     while left:
@@ -162,7 +165,7 @@ def _put_back(arguments: dict[str, Any], strings: Sequence[list[str]]) -> list[i
 
 
 def _number(value: str) -> int:
-    """Of a mark; -1 for what is none."""
+    """Return the number of a mark; -1 for any other text."""
     number = value.removeprefix(_MARK) if value.startswith(_MARK) else ""
     return int(number) if number.isascii() and number.isdigit() and len(number) < 5 else -1
 
@@ -172,7 +175,7 @@ def _members(inside: dict[str, Any] | list[Any]) -> list[tuple[Any, Any]]:
 
 
 def _for_the_sdk(message: Message, arguments: Mapping[str, Any]) -> bytes:
-    """The message with those arguments that it compares with headers: short ones."""
+    """Return the message with the arguments that the SDK compares with headers: short ones."""
     short = {name: value for name, value in arguments.items() if _is_short(value)}
     params = {**message.params, "arguments": short}
     fields = {"jsonrpc": "2.0", "method": message.method, "params": params}

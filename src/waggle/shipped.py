@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the image definitions and the documents are: in an installed wheel, or in a checkout.
+"""The paths of image definitions and documents: in an installed wheel, or in a checkout.
 
-Pure but for looking which of the two this is. Used wherever a message names a document.
+Pure except for the look at which of the two this is. Used wherever a message names a document.
 """
 
 from __future__ import annotations
@@ -15,5 +15,5 @@ IMAGES = _ROOT / "images"
 
 
 def document(name: str) -> Path:
-    """The path of a document, such as `configuration.md`."""
+    """Return the path of a document, such as `configuration.md`."""
     return _ROOT / "docs" / name

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work that must be finished although its caller is cancelled: clean-up, above all.
+"""Tasks that must finish although their caller is cancelled, and groups that raise one error.
 
-One of the modules under `waggle.infra` that its siblings may share. anyio's shield holds off
+Used by every layer that does asynchronous work, mainly for clean-up. anyio's shield holds off
 anyio's cancel scopes but not `asyncio.Task.cancel` (which `asyncio.timeout` uses); this holds off
 both.
-
-Several things at once, of which the first failure is the one to tell.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ async def finish(work: Coroutine[Any, Any, _T]) -> _T:
     cancelled = await _done(task)
     if cancelled is not None:
         if not task.cancelled():
-            task.exception()  # looked at, so that the loop does not report it as forgotten
+            task.exception()  # so that the loop does not report it as never retrieved
         raise cancelled
     return task.result()
 
@@ -48,7 +46,7 @@ async def end(*tasks: asyncio.Future[Any]) -> None:
 
 
 async def _done(*tasks: asyncio.Future[Any]) -> asyncio.CancelledError | None:
-    """Wait for all; the last cancellation of the caller that came meanwhile, if any."""
+    """Wait for all tasks; return the last cancellation of the caller meanwhile, if any."""
     cancelled: asyncio.CancelledError | None = None
     with anyio.CancelScope(shield=True):
         while not all(task.done() for task in tasks):
@@ -61,7 +59,7 @@ async def _done(*tasks: asyncio.Future[Any]) -> asyncio.CancelledError | None:
 
 @asynccontextmanager
 async def together() -> AsyncGenerator[anyio.abc.TaskGroup]:
-    """A task group that raises the first error of its tasks itself, not a group of errors."""
+    """Open a task group that raises the first error of its tasks itself, not a group of errors."""
     try:
         async with anyio.create_task_group() as group:
             yield group
@@ -70,7 +68,7 @@ async def together() -> AsyncGenerator[anyio.abc.TaskGroup]:
 
 
 def errors_in(error: BaseException) -> list[BaseException]:
-    """The errors that a group holds, however deep, in order; of no group, the error alone."""
+    """Return the errors in a group, at any depth, in order; for a plain error, the error alone."""
     if not isinstance(error, BaseExceptionGroup):
         return [error]
     group = cast("BaseExceptionGroup[BaseException]", error)

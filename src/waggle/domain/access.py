@@ -1,19 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who calls: owners, identities, and why a token is refused.
+"""Access: owners, tokens, quotas, idempotency keys, and references to environments. Pure.
 
-An owner is whom environments belong to. Made from what `waggle.infra.access` has verified; services
-compare owners and know no tokens. Nothing here ever holds a token.
-
-What one owner may hold of what all owners share. Pure.
-
-Calls that a client may repeat without doing the work twice: the key, and what is kept of one.
-
-As the draft of the IETF's Idempotency-Key header has it: a key belongs to one call with one set of
-arguments; with others it is refused.
-
-What a client calls its environments and snapshots: by id, by name, or by the start of the id.
-
-Pure. Given only what the caller owns, so that nothing is told of what others have.
+`waggle.infra.access` verifies tokens and makes identities from them; services compare owners and
+know no tokens. Nothing here ever holds a token. An idempotency key belongs to one call with one set
+of arguments and is refused with others, as in the IETF draft of the Idempotency-Key header.
+References are resolved only among the caller's own objects, so they reveal nothing about others'.
 """
 
 from __future__ import annotations
@@ -28,10 +19,10 @@ from urllib.parse import quote
 from waggle.domain.errors import InvalidArgument, QuotaExceeded
 
 Owner = NewType("Owner", str)
-"""1 to 512 printable ASCII characters without spaces."""
+"""The owner of environments: 1 to 512 printable ASCII characters without spaces."""
 
 LOCAL = Owner("local")
-"""Everybody, while nobody has to authenticate."""
+"""Every client, while no authentication is required."""
 METRICS = Owner("metrics")
 """The owner whose token opens /metrics and nothing else."""
 _OWNER = re.compile(r"[!-~]{1,512}")
@@ -40,7 +31,7 @@ _KEPT = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in "%#"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A caller that was let in, and how."""
+    """An admitted client, and how it was admitted."""
 
     owner: Owner
     kind: Literal["local", "token", "oauth"]
@@ -55,7 +46,7 @@ class TokenRefused(Exception):
 
 
 class ScopeMissing(TokenRefused):
-    """The token is valid, but was not given for this."""
+    """The token is valid, but lacks the scope that this needs."""
 
     def __init__(self, scope: str) -> None:
         super().__init__("scope")
@@ -63,19 +54,19 @@ class ScopeMissing(TokenRefused):
 
 
 class CannotVerify(TokenRefused):
-    """Nobody can say now whether the token is valid: the issuer's keys cannot be had."""
+    """The token cannot be checked now: the issuer's keys are unavailable."""
 
 
 class Verifier(Protocol):
-    """Says who a token belongs to."""
+    """Finds the owner of a token."""
 
     async def verify(self, token: str) -> Identity:
-        """The caller. Raises TokenRefused, ScopeMissing or CannotVerify."""
+        """Return the identity of the client. Raises TokenRefused, ScopeMissing or CannotVerify."""
         ...
 
 
 def parse_owner(text: str) -> Owner:
-    """A usable owner. Raises InvalidArgument."""
+    """Return `text` as an owner. Raises InvalidArgument."""
     if not _OWNER.fullmatch(text):
         raise InvalidArgument(
             f"{text[:80]!r} cannot be an owner.",
@@ -85,20 +76,21 @@ def parse_owner(text: str) -> Owner:
 
 
 def issued_owner(issuer: str, subject: str) -> Owner:
-    """The owner for a subject of an issuer; two of either never share one.
+    """Return the owner for a subject of an issuer; different pairs never share an owner.
 
-    Raises InvalidArgument when that is too long. An issuer has no fragment, so `#` divides.
+    An issuer has no fragment, so `#` separates the two. Raises InvalidArgument when the result is
+    too long.
     """
     return parse_owner(f"{issuer}#{escaped(subject)}")
 
 
 def escaped(text: str) -> str:
-    """`text` as printable ASCII without spaces; different texts stay different."""
+    """Return `text` as printable ASCII without spaces; different texts stay different."""
     return quote(text, safe=_KEPT, errors="backslashreplace")
 
 
 def has_scope(given: Iterable[str], wanted: str) -> bool:
-    """Whether a token with these scopes may do what needs `wanted`; an empty one needs nothing."""
+    """Whether a token with scopes `given` has the scope `wanted`; an empty `wanted` needs none."""
     return not wanted or wanted in given
 
 
@@ -107,21 +99,21 @@ SeveralOwners = Callable[[], bool]
 
 
 def one_owner() -> bool:
-    """The `SeveralOwners` of a server on which everybody is the same owner."""
+    """The `SeveralOwners` of a server whose clients all are the same owner."""
     return False
 
 
 def share_of(whole: int, *, several: bool) -> int:
-    """What one owner may hold of a whole: all of it, or half where others may want some, too.
+    """Return what one owner may hold of `whole`: all of it, or half when there may be other owners.
 
-    At least 1, so that everybody may have something; half of an odd number is rounded up.
+    At least 1, so that every owner can have something; half of an odd number is rounded up.
     """
     return max(1, whole - whole // 2) if several else whole
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """How many of one thing one owner may hold, and what he does who holds them all.
+    """How many things of one kind an owner may hold, and what to do when the quota is used up.
 
     `what` is plural, `setting` the operator's variable for it, `next_step` a sentence.
     """
@@ -132,7 +124,7 @@ class Quota:
     next_step: str
 
     def require(self, owner: str, held: int, more: int = 1) -> None:
-        """Raise QuotaExceeded unless `more` fit beside those that the owner holds."""
+        """Raise QuotaExceeded unless the owner may have `more` beside the `held` ones."""
         if held + more <= self.most:
             return
         wanted = "" if more == 1 else f" {more} more do not fit."
@@ -146,14 +138,14 @@ class Quota:
 KEEP = timedelta(hours=24)
 KEEP_PER_OWNER = 1_000
 KEEP_BYTES_PER_OWNER = 32 << 20
-"""Of results, which may carry images."""
+"""Bytes of results, which may carry images."""
 MAX_KEY = 128
 _KEY = re.compile(rf"[!-~]{{1,{MAX_KEY}}}")
 
 
 @dataclass(frozen=True, slots=True)
 class KeyedCall:
-    """One call: whose, under which key, and the digest of its tool and arguments."""
+    """A call with an idempotency key: owner, key, and the digest of its tool and arguments."""
 
     owner: str
     key: str
@@ -162,14 +154,14 @@ class KeyedCall:
 
 @dataclass(frozen=True, slots=True)
 class KnownCall:
-    """What is on record of a call: its digest, and its result once there was one."""
+    """The record of a keyed call: its digest, and its result once it has one."""
 
     fingerprint: str
     result: str | None
 
 
 def parse_key(text: str) -> str:
-    """A usable key. Raises InvalidArgument."""
+    """Return `text` as an idempotency key. Raises InvalidArgument."""
     if not _KEY.fullmatch(text):
         raise InvalidArgument(
             f"idempotency_key must be 1 to {MAX_KEY} printable ASCII characters without spaces.",
@@ -182,31 +174,31 @@ class CallStore(Protocol):
     """Remembers keyed calls across restarts. Every call is durable when it returns."""
 
     async def find(self, call: KeyedCall) -> KnownCall | None:
-        """What is on record under the call's owner and key; None when that is too old."""
+        """Return the record under the call's owner and key; None when absent or too old."""
         ...
 
     async def begin(self, call: KeyedCall) -> None:
-        """Put it on record as begun. Forgets what is too old or too much."""
+        """Record the call as begun. Removes records that are too old or too many."""
         ...
 
     async def finish(self, call: KeyedCall, result: str) -> None:
-        """Keep its result, and forget the owner's oldest results while all are too much."""
+        """Keep the call's result; remove the owner's oldest results while they exceed limits."""
         ...
 
     async def forget(self, call: KeyedCall) -> None:
-        """Take it off the record. Idempotent."""
+        """Remove the call's record. Idempotent."""
         ...
 
 
 MIN_SHORT = 6
-"""Characters of an id that are enough, when only one begins so."""
+"""The shortest start of an id, in characters, that may stand for the id when it is unambiguous."""
 _MAX_TOLD = 5
 _REFERENCE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _SHORT = re.compile(rf"[0-9a-f-]{{{MIN_SHORT},35}}")
 
 
 def parse_reference_text(text: str, parameter: str, maker: str) -> str:
-    """A text that an id or a name may be; `maker` hands out what is called `parameter`.
+    """Return a text that can be an id or a name; tool `maker` returns what is called `parameter`.
 
     Raises InvalidArgument.
     """
@@ -221,10 +213,10 @@ def parse_reference_text(text: str, parameter: str, maker: str) -> str:
 
 
 def find_id(reference: str, known: Iterable[tuple[str, str]]) -> str | None:
-    """The one id of `known`, pairs of id and name, that is meant; None when there is none.
+    """Return the id that `reference` means among `known`, pairs of id and name, or None.
 
-    A whole id goes before names, a name before the start of an id. Raises InvalidArgument, with the
-    candidates, when several fit.
+    A whole id takes precedence over names, and a name over the start of an id. Raises
+    InvalidArgument, with the candidates, when several match.
     """
     pairs = [*known]
     wanted = reference.lower()

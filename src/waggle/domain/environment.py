@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The environment aggregate: one throw-away machine and where it is in its life.
+"""The environment: one throw-away machine, what belongs to it, and the states of its life.
 
-Pure: time arrives as an argument, ids are given. `waggle.service` moves it, `waggle.infra.store`
-keeps it. States and the verbs that are legal in them are listed once, in `TRANSITIONS`.
+Pure: time arrives as an argument, ids are given. `waggle.service` changes environments,
+`waggle.infra.store` keeps their records. Only `TRANSITIONS` lists the legal moves between states.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from waggle.domain.programs.execution import HOME
 from waggle.domain.programs.runtime import RuntimeName
 
 VISITED_AT_MOST = timedelta(hours=12)
-"""So long after its last call visitors of its ports keep an environment in use."""
+"""How long after its last call visitors of its ports keep an environment in use."""
 MIN_TIMEOUT_MINUTES = 1
 MAX_TIMEOUT_MINUTES = 60
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -27,9 +27,9 @@ _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
 
 class State(StrEnum):
-    """Where an environment is in its life.
+    """The state of an environment.
 
-    PAUSED is with its machine standing still, or with its state on the disk and no machine.
+    A PAUSED one has a machine paused in memory, or its state on the disk and no machine.
     """
 
     CREATING = "creating"
@@ -52,12 +52,12 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 
 HOLDING_STATES = frozenset({State.CREATING, State.RUNNING, State.RESUMING, State.DESTROYING})
-"""States that always count towards the capacity; others do while a machine is still there."""
+"""States that always count towards the capacity; others count while a machine still exists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a machine gets: virtual CPUs, memory in MiB, writable disk in MiB."""
+    """The resources of a machine: virtual CPUs, memory in MiB, writable disk in MiB."""
 
     cpus: int
     memory_mib: int
@@ -83,12 +83,11 @@ class Environment:
 
     `ssh_port` and `machine` are set exactly while a machine may exist: from the end of its boot
     until it is known to be gone. `active_calls` counts calls in progress; an environment with one
-    is never idle. `directory` is where programs start. `error` says why it failed or why it ended,
-    and may be shown to its owner. `paused_until` is set while its state is on the disk.
-    `notice` is what its owner should know of it now, such as why an idle one stands still in memory
-    instead of on the disk; it is not recorded.
-    `last_visited_at` is when somebody was last connected to one of its exposed ports.
-    `variables` are for all its programs, `packages` were asked for when it was created.
+    is never idle. `directory` is where programs start. `error` says why it failed or ended, and may
+    be shown to its owner. `paused_until` is set while its state is on the disk. `notice` is news
+    for its owner, such as why an idle environment is paused in memory instead of to disk; it is not
+    recorded. `last_visited_at` is when a client was last connected to one of its exposed ports.
+    `variables` are for all its programs, `packages` were requested when it was created.
     """
 
     id: str
@@ -115,7 +114,7 @@ class Environment:
     notice: str | None = None
 
     def copy(self, environment_id: str, now: datetime) -> Environment:
-        """One like this, of the same owner, that is to be created."""
+        """Return a new environment like this one, of the same owner, that is to be created."""
         return Environment(
             id=environment_id,
             name=f"{self.runtime}-{environment_id[:8]}",
@@ -132,7 +131,7 @@ class Environment:
         )
 
     def to(self, state: State, *, error: str | None = None) -> Environment:
-        """Move to `state`, with the cause if there is one; an earlier cause stays otherwise.
+        """Move to `state` with cause `error`; without one, an earlier cause stays.
 
         Raises InvalidTransition when the state machine has no such move.
         """
@@ -151,7 +150,7 @@ class Environment:
         booted_from: Mapping[str, str],
         directory: str = HOME,
     ) -> Environment:
-        """A machine was booted for it: from now on there is something to free."""
+        """Set the machine that was booted for it, which must be freed from now on."""
         return replace(
             self,
             machine=machine,
@@ -161,7 +160,7 @@ class Environment:
         )
 
     def without_machine(self) -> Environment:
-        """Its machine is gone, and so is the port; what it was booted from stays on record."""
+        """Remove its machine and port, which are gone; the digests that it booted from stay."""
         return replace(self, machine=None, ssh_port=None)
 
     @property
@@ -170,28 +169,28 @@ class Environment:
         return self.state in HOLDING_STATES or self.machine is not None
 
     def after_restart(self) -> Environment:
-        """As a new server finds it on record: no call is in progress."""
+        """Return it as a new server finds its record: no call is in progress."""
         return replace(self, active_calls=0)
 
     def asleep(self, until: datetime) -> Environment:
-        """A paused one whose machine is gone, and whose state is kept on the disk until then."""
+        """Pause it to disk: its machine is gone, and its state is kept until then."""
         return replace(self.without_machine(), paused_until=until, notice=None)
 
     def noticing(self, notice: str | None) -> Environment:
-        """With what its owner should know now; another state ends that."""
+        """Set the notice for its owner; a change of state removes it."""
         return replace(self, notice=notice)
 
     def awake(self, now: datetime) -> Environment:
-        """It runs again; its idle time starts anew."""
+        """Make it run again; its idle time starts anew."""
         return replace(self.to(State.RUNNING), paused_until=None).used(now)
 
     @property
     def is_asleep(self) -> bool:
-        """Whether it is paused without a machine."""
+        """Whether it is paused to disk, without a machine."""
         return self.state is State.PAUSED and self.machine is None
 
     def require_quiet(self) -> None:
-        """Raise Busy while calls or programs that were started by one are in progress."""
+        """Raise Busy while calls, or programs that calls started, are in progress."""
         if self.active_calls:
             raise Busy(f"Environment {self.id} has {self.active_calls} calls or jobs in progress.")
 
@@ -206,13 +205,13 @@ class Environment:
             raise NotRunning(f"Environment {self.id} is {self.state}{detail}.")
 
     def call_started(self, now: datetime) -> Environment:
-        """A call began: it is in use until the matching `call_ended`."""
+        """Count a call that began: it is in use until the matching `call_ended`."""
         return replace(
             self, active_calls=self.active_calls + 1, last_used_at=max(now, self.last_used_at)
         )
 
     def call_ended(self, now: datetime) -> Environment:
-        """A call ended: idle time counts from here."""
+        """Count the end of a call; idle time counts from here. Raises InvalidTransition."""
         if self.active_calls < 1:
             raise InvalidTransition(f"Environment {self.id} has no call in progress.")
         return replace(
@@ -220,19 +219,19 @@ class Environment:
         )
 
     def used(self, now: datetime) -> Environment:
-        """Somebody asked after it: idle time counts from here."""
+        """Record a use: idle time counts from here."""
         return replace(self, last_used_at=max(now, self.last_used_at))
 
     def visited(self, now: datetime) -> Environment:
-        """Somebody is connected to a port: a use, but only VISITED_AT_MOST after the last call."""
+        """Record a connection to a port: a use, until VISITED_AT_MOST after the last call."""
         return replace(self, last_visited_at=now)
 
     def extended(self, idle_timeout: timedelta, now: datetime) -> Environment:
-        """It may stay unused for so long, counted from now on."""
+        """Set how long it may stay unused, counted from now on."""
         return replace(self.used(now), idle_timeout=idle_timeout)
 
     def expires_at(self) -> datetime:
-        """When it becomes idle, or stays paused, for too long, unless it is used before."""
+        """Return when it will have been idle or paused for too long, unless used before."""
         if self.paused_until is not None:
             return self.paused_until
         visited = min(
@@ -243,7 +242,7 @@ class Environment:
     def is_expired(self, now: datetime) -> bool:
         """Whether the reaper should remove it: unused, past its idle time and not about to end.
 
-        One that failed and still has its machine is overdue at once: it serves nobody and holds
+        One that failed and still has its machine is overdue at once: it serves no client and holds
         a slot, because destroying it failed before.
         """
         if self.state is State.ERROR and self.machine is not None:
@@ -253,12 +252,12 @@ class Environment:
 
 
 def is_id(text: str) -> bool:
-    """Whether it has the form of an id."""
+    """Whether the text has the form of an id."""
     return _ID.fullmatch(text) is not None
 
 
 def parse_id(text: str, name: str = "environment_id", *, maker: str = "create_environment") -> str:
-    """A well-formed id, normalised to lower case; `maker` hands out what is called `name`.
+    """Return a well-formed id in lower case; tool `maker` returns what is called `name`.
 
     Raises InvalidArgument.
     """
@@ -271,7 +270,7 @@ def parse_id(text: str, name: str = "environment_id", *, maker: str = "create_en
 
 
 def parse_name(text: str) -> str:
-    """A usable environment name (it becomes the guest's hostname). Raises InvalidArgument."""
+    """Return a usable name, which becomes the guest's hostname. Raises InvalidArgument."""
     if not _NAME.fullmatch(text):
         raise InvalidArgument(
             f"{text[:80]!r} cannot be a name.",
@@ -281,7 +280,7 @@ def parse_name(text: str) -> str:
 
 
 def parse_timeout(minutes: int, name: str = "timeout_minutes") -> timedelta:
-    """The idle timeout, given as parameter `name`. Raises InvalidArgument outside 1 to 60."""
+    """Return the idle timeout of parameter `name`. Raises InvalidArgument outside 1 to 60."""
     if not MIN_TIMEOUT_MINUTES <= minutes <= MAX_TIMEOUT_MINUTES:
         raise InvalidArgument(
             f"{name} must be {MIN_TIMEOUT_MINUTES} to {MAX_TIMEOUT_MINUTES}.",

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every way in which waggle refuses or fails, as one flat family.
+"""The errors with which waggle refuses or fails, as one flat family.
 
-Raised by all layers; turned into tool results only in `waggle.mcp` and into exit codes only
-in `waggle.cli`. A `WaggleError` is a user's mistake or a guest's failure and is safe to show:
-`message` says what happened, `hint` what to do next, `retryable` whether the same call may
-succeed later without any change. Anything else that escapes is a bug of waggle.
+Raised by all layers; turned into tool results only in `waggle.mcp` and into exit codes only in
+`waggle.cli`. A `WaggleError` is a user's mistake or a guest's failure and is safe to show:
+`message` says what happened, `hint` what to do next, `retryable` whether the same call may succeed
+later without any change. Any other exception that escapes is a bug of waggle.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import ClassVar
 
 
 class WaggleError(Exception):
-    """Base of the family. `code` is stable and machine-readable; texts may change."""
+    """The base class. `code` is stable and machine-readable; texts may change."""
 
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
     default_hint: ClassVar[str] = ""
     retry_after: int | None = None
-    """Seconds after which the same call will pass, where that is known."""
+    """Seconds after which the same call will succeed, where that is known."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class WaggleError(Exception):
 
 
 class NotFound(WaggleError):
-    """No environment with this id (never existed, destroyed, or somebody else's)."""
+    """No environment has this id: it never existed, was destroyed, or is another owner's."""
 
     code = "not_found"
     default_hint = "Use list_environments to see what exists, or create_environment."
@@ -46,7 +46,7 @@ class NotRunning(WaggleError):
 
 
 class Busy(WaggleError):
-    """It is in use, and what was asked for needs it to be quiet."""
+    """The environment is in use, and the call needs it to be quiet."""
 
     code = "busy"
     retryable = True
@@ -56,7 +56,7 @@ class Busy(WaggleError):
 
 
 class MaxEnvironments(WaggleError):
-    """The configured number of environments exists already."""
+    """The configured number of environments is reached."""
 
     code = "max_environments"
     retryable = True
@@ -64,7 +64,7 @@ class MaxEnvironments(WaggleError):
 
 
 class QuotaExceeded(WaggleError):
-    """The owner holds as much of something as one owner may; see `domain.quota`."""
+    """The owner has reached a quota; see `domain.access`."""
 
     code = "quota_exceeded"
     retryable = True
@@ -118,26 +118,26 @@ class ImageMissing(WaggleError):
 
 
 class ImageCorrupt(WaggleError):
-    """An image's bytes do not match its digests, or its layers try what none may do."""
+    """An image's bytes do not match its digests, or its layers try something forbidden."""
 
     code = "image_corrupt"
 
 
 class ImageUnavailable(WaggleError):
-    """A registry refuses the image, or answers in a way that cannot be used."""
+    """A registry refuses the image, or its answer is unusable."""
 
     code = "image_unavailable"
 
 
 class RegistryBusy(ImageUnavailable):
-    """A registry cannot be reached, is overloaded or limits the rate: later may work."""
+    """A registry cannot be reached, is overloaded or limits the rate: a later try may succeed."""
 
     retryable = True
     default_hint = "Try again later."
 
 
 class BootFailed(WaggleError):
-    """The machine did not reach a working guest; the message carries the console's last lines."""
+    """The machine did not reach a working guest; the message has the console's last lines."""
 
     code = "boot_failed"
     retryable = True
@@ -145,7 +145,7 @@ class BootFailed(WaggleError):
 
 
 class PortTaken(BootFailed):
-    """Something else took the forwarded port between its reservation and the VMM's start."""
+    """Another process took the forwarded port between its reservation and the VMM's start."""
 
 
 class Unsupported(WaggleError):
@@ -156,14 +156,14 @@ class Unsupported(WaggleError):
 
 
 class MomentUnusable(WaggleError):
-    """A snapshot, or a paused environment, cannot be gone on from here and now."""
+    """A snapshot, or an environment paused to disk, cannot be resumed here and now."""
 
     code = "moment_unusable"
     default_hint = "Create a new environment, or use another snapshot."
 
 
 class SnapshotFailed(WaggleError):
-    """A snapshot could not be kept; the environment goes on."""
+    """A snapshot could not be kept; the environment continues."""
 
     code = "snapshot_failed"
     retryable = True
@@ -178,7 +178,7 @@ class GuestLost(WaggleError):
 
 
 class GuestMisbehaves(WaggleError):
-    """What answers in the environment floods this server or breaks its protocol."""
+    """The guest floods this server or breaks its protocol."""
 
     code = "guest_misbehaves"
     default_hint = (
@@ -187,14 +187,14 @@ class GuestMisbehaves(WaggleError):
 
 
 class JobNotFound(WaggleError):
-    """No job with this number, or its output is no longer kept."""
+    """No job has this number, or its output is no longer kept."""
 
     code = "job_not_found"
     default_hint = "Call read_job without a job_id to see which are remembered."
 
 
 class TooManyJobs(WaggleError):
-    """As many jobs run in the environment as may."""
+    """The environment runs as many jobs as are allowed."""
 
     code = "too_many_jobs"
     retryable = True
@@ -216,21 +216,21 @@ class OutcomeUnknown(WaggleError):
 
 
 class TooManyPorts(WaggleError):
-    """As many ports of the environment are exposed as may be, or none is free on this machine."""
+    """The environment exposes as many ports as are allowed, or no port of the host is free."""
 
     code = "too_many_ports"
     default_hint = "Close one with unexpose_port; get_environment lists them."
 
 
 class TimedOut(WaggleError):
-    """A deadline of waggle's own passed."""
+    """One of waggle's own deadlines passed."""
 
     code = "timeout"
     retryable = True
 
 
 class TooLarge(WaggleError):
-    """An input or a file is over its stated limit."""
+    """An input or a file exceeds its stated limit."""
 
     code = "too_large"
 
@@ -256,7 +256,7 @@ class FileRefused(WaggleError):
 
 
 class DiskFull(WaggleError):
-    """A disk of the server's has no room for that, or refuses it. Never the guest's own disk."""
+    """A disk of the server is full or refuses a write. Never the guest's own disk."""
 
     code = "disk_full"
     retryable = True
@@ -267,7 +267,7 @@ class DiskFull(WaggleError):
 
 
 class SetupIncomplete(WaggleError):
-    """A program, a library, the kernel or the guest kit is missing on this machine."""
+    """A program, a library, the kernel or the guest kit is missing on the host."""
 
     code = "setup_incomplete"
     default_hint = "Run 'waggle setup', then 'waggle doctor'."
@@ -280,6 +280,6 @@ class DataDirBusy(WaggleError):
 
 
 class SettingsInvalid(WaggleError):
-    """A WAGGLE_* variable is unknown or has a value that cannot be used."""
+    """A WAGGLE_* variable is unknown or has an unusable value."""
 
     code = "settings_invalid"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The seam between use cases and whatever runs machines: this machine, later a fleet.
+"""The seam between use cases and the place where machines run: this host, later a fleet.
 
-`waggle.service` speaks only to these protocols. The embedded implementation is
+`waggle.service` calls only these protocols. The embedded implementation is
 `waggle.service.local.host`; tests bring a fake.
 """
 
@@ -33,15 +33,15 @@ Progress = Callable[[float, str], Awaitable[None]]
 
 
 async def no_progress(_share: float, _message: str) -> None:
-    """For callers that do not watch."""
+    """Ignore progress, for callers that do not watch it."""
 
 
 class Moment(Protocol):
-    """An environment at one instant, from which others go on. Ended by whoever took it."""
+    """A frozen machine, from which copies resume. The caller that froze it ends it."""
 
     @property
     def directory(self) -> Path:
-        """Where its files are."""
+        """The directory of its files."""
         ...
 
 
@@ -55,7 +55,7 @@ class Guest(Protocol):
 
     @property
     def machine(self) -> MachineIdentity:
-        """The process behind it, for recovery after a restart."""
+        """The VMM, for recovery after a restart."""
         ...
 
     @property
@@ -65,40 +65,39 @@ class Guest(Protocol):
 
     @property
     def booted_from(self) -> dict[str, str]:
-        """Digests of what it was booted from: image, kernel, kit."""
+        """Digests of the image, kernel and kit that it booted from."""
         ...
 
     async def home(self, user: GuestUser = GuestUser.SANDBOX) -> str:
-        """The absolute path of a user's home directory. Raises GuestLost."""
+        """Return the absolute path of a user's home directory. Raises GuestLost."""
         ...
 
     async def run(self, command: Command, into: Streams | None = None) -> ExecutionResult:
         """Run a command. On timeout or cancellation its whole process tree is killed.
 
         Its output goes `into` streams as it comes; without them the result holds it, cut to the
-        command's `output_limit`.
-
-        Raises GuestLost when the guest dies or stops answering; a failing command is a result.
+        command's `output_limit`. Raises GuestLost when the guest dies or stops answering; a failing
+        command is a result.
         """
         ...
 
     async def left_running(self) -> Left:
-        """What runs have left running, but not what is of a run that goes on. The guest tells.
+        """Return programs left by runs that have ended, as the guest reports them.
 
         Raises GuestLost. Safe to cancel.
         """
         ...
 
     async def end_program(self, pid: int) -> bool:
-        """Kill one of them, with its descendants; False when there is none. Raises GuestLost."""
+        """Kill a left program and its descendants; False if there is none. Raises GuestLost."""
         ...
 
     async def end_run(self, run_id: str) -> None:
-        """Kill all that one run has left, of which something is left. Raises GuestLost."""
+        """Kill all programs that a run has left; there must be one. Raises GuestLost."""
         ...
 
     async def diagnose(self, command: Command, result: ExecutionResult) -> Diagnosis | None:
-        """Why a run that has just ended failed, from evidence; None where there is none.
+        """Return why a run that has just ended failed, or None when there is no evidence.
 
         Does not raise; takes seconds at most. Safe to cancel.
         """
@@ -112,18 +111,18 @@ class Guest(Protocol):
         *,
         unless_changed: FileVersion | None = None,
     ) -> None:
-        """Write a file as the user that programs run as, as write(2) would where one is there.
+        """Write a file as the user that programs run as; an existing one as write(2) would.
 
-        A link is written through; owner, other names and, without `mode`, the permission bits stay.
-        A new file gets DEFAULT_MODE; parents are made. Readers see the old content or the new one,
-        but for files of other owners, with several names or with attributes. With `unless_changed`,
-        only while the file is still that version. Raises FileRefused (permission, directory, disk
-        full, changed) or GuestLost.
+        A link is followed; owner, other names and, without `mode`, the permission bits stay. A new
+        file gets DEFAULT_MODE; parents are made. Readers see the old content or the new one, except
+        in files of other owners, with several names or with attributes. With `unless_changed`,
+        writes only while the file is still that version. Raises FileRefused (permission, directory,
+        disk full, changed) or GuestLost.
         """
         ...
 
     async def read_version(self, path: str, *, limit: int) -> tuple[bytes, FileVersion]:
-        """Read a whole file of at most `limit` bytes, and what tells it from a changed one.
+        """Read a whole file of at most `limit` bytes, and the version that shows its changes.
 
         Raises as `read_file` does.
         """
@@ -148,7 +147,7 @@ class Guest(Protocol):
         ...
 
     async def pack_tree(self, path: str, exclude: Sequence[str], into: Stream) -> None:
-        """Write the records of `domain.tree` for a directory or file, without what globs exclude.
+        """Write the records of `domain.files.tree` for a directory or file, without excluded globs.
 
         At most MAX_TREE_BYTES and MAX_TREE_ENTRIES. The guest wrote them. Raises FileNotFound,
         FileRefused, InvalidArgument, TimedOut or GuestLost.
@@ -156,14 +155,14 @@ class Guest(Protocol):
         ...
 
     async def unpack_tree(self, path: str, records: bytes) -> Unpacked:
-        """Make files of records below a directory, which is made. Not all of them may succeed.
+        """Make files from records below a directory, which is made. Some of them may fail.
 
         Each file appears whole or not at all. Raises FileRefused, TimedOut or GuestLost.
         """
         ...
 
     async def usage(self) -> Usage | None:
-        """What it takes of the host, without asking the guest; None when its machine is gone."""
+        """Return its use of the host without asking the guest; None if its machine is gone."""
         ...
 
     @property
@@ -172,35 +171,35 @@ class Guest(Protocol):
         ...
 
     async def expose(self, port: int, local_port: int = 0) -> ExposedPort:
-        """Have a TCP port of the guest's 127.0.0.1 on a port of the server's. Idempotent.
+        """Expose a TCP port of the guest's 127.0.0.1 on a port of the server's. Idempotent.
 
-        On that local port if it is free, else on any. Until `unexpose`, a pause or `destroy`.
+        Takes `local_port` if that is free, else any. Lasts until `unexpose`, a pause or `destroy`.
         Raises TooManyPorts, or GuestLost when it is destroyed.
         """
         ...
 
     def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
-        """Call `tell` when its machine stops because the server's disk refuses a write, with why.
+        """Call `tell` with the cause when a write that the host's disk refuses stops the machine.
 
-        And with None when it goes on, which it does by itself once the disk takes it. What is asked
-        of the guest meanwhile waits, or fails with DiskFull.
+        And with None when it resumes, which happens automatically once the disk accepts the write.
+        Requests to the guest wait meanwhile, or fail with DiskFull.
         """
         ...
 
     def when_misbehaves(self, tell: Callable[[GuestMisbehaves], None]) -> None:
-        """Call `tell` when what answers in it was given up for its conduct, for good."""
+        """Call `tell` when the guest was given up permanently for its conduct."""
         ...
 
     def when_visited(self, tell: Callable[[], None]) -> None:
-        """Call `tell` now and then while somebody is connected to an exposed port."""
+        """Call `tell` now and then while a client is connected to an exposed port."""
         ...
 
     async def unexpose(self, port: int) -> bool:
-        """Close it with all its connections; say whether it was exposed."""
+        """Close the port with all its connections; return whether it was exposed."""
         ...
 
     async def answers(self, port: int, seconds: float) -> bool:
-        """Whether something listens on that port of the guest, or does within so many seconds."""
+        """Whether a program listens on that port of the guest, or does so within `seconds`."""
         ...
 
     async def pause(self) -> None:
@@ -211,41 +210,41 @@ class Guest(Protocol):
         ...
 
     async def unpause(self) -> None:
-        """Let it go on, with the right time. Idempotent. Raises GuestLost."""
+        """Resume it, with the right time. Idempotent. Raises GuestLost."""
         ...
 
     def moment(self) -> AbstractAsyncContextManager[Moment]:
-        """What it is at this moment, for the length of a block; it goes on meanwhile.
+        """Freeze the machine for the length of a block; the environment continues meanwhile.
 
-        Connections are not part of it: what runs over one finds it broken in a copy. Raises
+        Connections are not part of it: a program that uses one finds it broken in a copy. Raises
         Unsupported, BootFailed, GuestLost, DiskFull or SnapshotFailed.
         """
         ...
 
     async def hibernate(self) -> None:
-        """Keep its state on the disk for `EnvironmentHost.wake`, and end it.
+        """Pause it to disk for `EnvironmentHost.wake`, and end its machine.
 
-        When that fails, it goes on. Finishes when cancelled. Raises Unsupported, BootFailed,
+        When that fails, it continues. Finishes when cancelled. Raises Unsupported, BootFailed,
         GuestLost, DiskFull or SnapshotFailed.
         """
         ...
 
     async def wait_dead(self) -> str:
-        """Return when the machine is dead, with the cause. Safe to cancel."""
+        """Wait until the machine is dead; return the cause. Safe to cancel."""
         ...
 
     async def destroy(self) -> None:
-        """Stop the machine and remove its files and port. Idempotent; finishes when cancelled."""
+        """Stop the machine; remove its files and port. Idempotent; finishes when cancelled."""
         ...
 
 
 class EnvironmentHost(Protocol):
-    """Something that can bring environments up."""
+    """Brings environments up."""
 
     async def create(
         self, environment: Environment, progress: Progress, moment: Moment | None = None
     ) -> Guest:
-        """Boot the environment, or have it go on from a moment, and connect to it.
+        """Boot the environment, or resume it from a frozen machine, and connect to it.
 
         A failed or cancelled create leaves nothing. Raises ImageMissing, ImageCorrupt, NoPorts,
         BootFailed, SetupIncomplete, TimedOut, Unsupported, MomentUnusable or DiskFull.
@@ -253,36 +252,36 @@ class EnvironmentHost(Protocol):
         ...
 
     def require_disk(self) -> None:
-        """Raise DiskFull when it has too little room for another environment, or a copy of one."""
+        """Raise DiskFull when it has too little room for another environment or a copy."""
         ...
 
     async def wake(self, environment: Environment, progress: Progress) -> Guest:
-        """Have it go on from where it hibernated; when that fails, it still hibernates.
+        """Resume an environment that is paused to disk; when that fails, it stays paused.
 
         Raises as `create` does.
         """
         ...
 
     async def salvage(self, environment: Environment) -> bool:
-        """End what an earlier server left running of it; whether it can be woken.
+        """End what an earlier server left running of it; return whether it can be resumed.
 
-        Idempotent. Not for one that this server runs.
+        Idempotent. Not for an environment that this server runs.
         """
         ...
 
     @property
     def can_freeze(self) -> bool:
-        """Whether guests have moments and can hibernate here."""
+        """Whether guests can be frozen and paused to disk here."""
         ...
 
     async def discard(self, environment: Environment) -> None:
-        """Remove what an earlier server left of this environment: process, files. Idempotent."""
+        """Remove the process and files that an earlier server left of it. Idempotent."""
         ...
 
     async def disk_use(self) -> DiskUse:
-        """What environments take of its disk, those that hibernate included. Raises OSError."""
+        """Return the disk use of environments, also of those paused to disk. Raises OSError."""
         ...
 
     async def not_ready(self) -> str | None:
-        """Why a create would fail right now, or None."""
+        """Return why a create would fail right now, or None."""
         ...

@@ -1,16 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An image as a machine needs it: one read-only disk and what its configuration asks for.
+"""Images: what a machine needs of one, which are allowed, and which the cache removes. Pure.
 
-What of the image cache may go: a plan from plain values. Pure.
-
-Called by `service.image_cache`, which looks at the store and the disks and carries the plan out.
-An image is everything of one manifest: its names, its blobs (which others may share) and its root
-disk. It goes as a whole or stays as a whole.
-
-What an image's configuration asks of a machine. Called by `images`; pure.
-
-Only what can be decided without the image's files: who a user name is, whether a directory or a
-shell is there, the guest finds out.
+`waggle.service.local.images` calls this: `images` reads an image's configuration with it, `cache`
+looks at the store and the disks and carries out the plan of `plan_prune`. Only what can be decided
+without the image's files is decided here; the guest resolves user names and finds out whether a
+directory or a shell exists.
 """
 
 from __future__ import annotations
@@ -34,9 +28,9 @@ from waggle.domain.reference import ImageReference, matches, parse_reference
 class BootImage:
     """A bootable image and what its configuration asks for.
 
-    `disk` is shared by all machines; `variables` is the image's own Env. `user`, as
-    `name[:group]` or numbers, is resolved in the guest. `directory` is absolute. What is empty is
-    waggle's to choose.
+    All machines share `disk`; `variables` is the image's own Env. `user`, as `name[:group]` or
+    numbers, is resolved in the guest. `directory` is absolute. An empty field leaves the choice to
+    waggle.
     """
 
     reference: str
@@ -47,11 +41,11 @@ class BootImage:
     directory: str = ""
     """Where programs start."""
     shell: str = ""
-    """What greets a person: a path, or a name to look for in PATH."""
+    """The interactive shell: a path, or a name to look for in PATH."""
 
 
 class PullRule(StrEnum):
-    """When the registry is asked what a tag means."""
+    """When to ask the registry which image a tag names."""
 
     ALWAYS = "always"
     MISSING = "missing"
@@ -61,10 +55,10 @@ class PullRule(StrEnum):
 def needs_pull(
     reference: ImageReference, rule: PullRule | timedelta, *, is_here: bool, age: timedelta | None
 ) -> bool:
-    """Whether to ask the registry before the image is used. Pure.
+    """Whether to ask the registry before the image is used.
 
-    `age` is how long ago it was asked; None when that is not known. A name without a registry is
-    never asked for, and a digest that is here means what it meant.
+    `age` is the time since the registry was last asked, or None when that is not known. A name
+    without a registry is never looked up, and a digest that is present cannot change.
     """
     if not reference.registry or rule is PullRule.NEVER:
         return False
@@ -77,15 +71,15 @@ def needs_pull(
 
 @dataclass(frozen=True, slots=True)
 class AllowedImages:
-    """What clients may name: the operator's own names, and references that match a pattern."""
+    """The images that clients may name: the operator's own names, and references that match."""
 
     names: frozenset[str]
-    """Told to clients, so no paths of the host are among them."""
+    """Shown to clients, so no paths of the host are among them."""
     patterns: tuple[str, ...] = ()
     default_registry: str = ""
 
     def check(self, text: str) -> str:
-        """The image's name as it is kept. Raises InvalidArgument when it is not allowed."""
+        """Return the image's canonical name. Raises InvalidArgument for one that is not allowed."""
         if text in self.names:
             return text
         reference = parse_reference(text, self.default_registry)
@@ -99,39 +93,42 @@ class AllowedImages:
 
 
 class BootImages(Protocol):
-    """Where boot images come from."""
+    """The source of boot images."""
 
     async def boot_image(self, reference: str, progress: Progress, owner: str = "") -> BootImage:
-        """The image, its disk made first if need be. Idempotent; safe to cancel.
+        """Return the image, and make its disk first if needed. Idempotent; safe to cancel.
 
-        Who asks is an owner, or the server itself.
-
-        Raises ImageMissing (with the command that makes it) or ImageCorrupt.
+        `owner` is empty when the server itself needs the image. Raises ImageMissing (with the
+        command that makes it) or ImageCorrupt.
         """
         ...
 
     async def missing(self) -> str | None:
-        """Why no environment could be booted for lack of images, or None."""
+        """Return why no environment could boot for lack of images, or None."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CachedImage:
-    """One image. Sizes are in bytes, `used` is in seconds since the epoch."""
+    """An image in the cache: all of one manifest, that is its names, its blobs and its root disk.
+
+    It is removed or kept as a whole; other images may share its blobs. Sizes are bytes, `used` is
+    seconds since the epoch.
+    """
 
     digest: str
     names: tuple[str, ...] = ()
-    """Empty for a disk whose image is not, or no more, in the store."""
+    """Empty for a disk whose image is not, or no longer, in the store."""
     blobs: Mapping[str, int] = field(default_factory=dict[str, int])
     disk_bytes: int = 0
     used: float = 0.0
     pinned: bool = False
-    """A running environment uses it, or a setting names it."""
+    """Whether a running environment uses it, or a setting names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
-    """What to remove, least recently used first, and what that does."""
+    """The images to remove, least recently used first, and the bytes that this frees and keeps."""
 
     remove: tuple[CachedImage, ...]
     freed_bytes: int
@@ -144,10 +141,10 @@ def plan_prune(
     max_bytes: int | None = None,
     older_than: float | None = None,
 ) -> PrunePlan:
-    """Choose what goes: all that was last used before `older_than`, then more to fit `max_bytes`.
+    """Choose images to remove: those last used before `older_than`, then more to fit `max_bytes`.
 
-    The least recently used goes first; what is pinned never goes, even if the rest stays too large.
-    None means no such bound.
+    The least recently used are removed first. A pinned image is never removed, even if the rest
+    stays too large. None means no bound.
     """
     everything = list(images)
     total = Counter[str]()
@@ -175,23 +172,23 @@ _SHELL_OPTIONS = frozenset({"-i", "-l", "-il", "-li", "--login"})
 
 
 def image_variables(entries: Sequence[str]) -> dict[str, str]:
-    """Env; entries without a name are dropped, as runtimes do."""
+    """Return Env as a dictionary; entries without a name are dropped, as container runtimes do."""
     pairs = (entry.partition("=") for entry in entries)
     return {name: value for name, _, value in pairs if name and "\0" not in name + value}
 
 
 def image_user(text: str) -> str:
-    """User, as the guest's kit is to look it up; what no name can hold becomes '?'.
+    """Return User as the guest's kit looks it up; characters that no name can hold become '?'.
 
-    An unknown user is the guest's to report, so this never fails.
+    Never fails: the guest reports an unknown user.
     """
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in text[:MAX_USER])
 
 
 def image_directory(text: str) -> str:
-    """WorkingDir as an absolute path without '..', as runtimes read it; empty when there is none.
+    """Return WorkingDir as an absolute path without '..', as runtimes read it; empty if unset.
 
-    Raises ImageCorrupt when it can be no directory's path.
+    Raises ImageCorrupt when it cannot be the path of a directory.
     """
     if not text:
         return ""
@@ -205,7 +202,7 @@ def image_directory(text: str) -> str:
 
 
 def image_shell(entrypoint: Sequence[str], cmd: Sequence[str]) -> str:
-    """The interactive shell that the image starts, or that Cmd alone is; empty when it is none."""
+    """Return the interactive shell that the image, or its Cmd alone, starts; empty if none."""
     for words in ((*entrypoint, *cmd), tuple(cmd)):
         if words and _is_shell(words[0]) and _SHELL_OPTIONS.issuperset(words[1:]):
             return words[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hypervisor's side of the bargain: a specification in, a running machine out.
+"""The protocols of a hypervisor: a specification goes in, a running machine comes out.
 
 Implemented by `waggle.infra.qemu` (and `waggle.infra.krun`); used by the local environment host.
 Knows nothing of images, SSH or MCP: disks are files, the guest is a port and a console.
@@ -17,9 +17,9 @@ from waggle.domain.errors import DiskFull
 
 GUEST_SSH_PORT = 22
 READY_LINE = b"waggle: ready"
-"""What the kit's init prints on the console once the guest accepts SSH connections."""
+"""The kit's init prints this on the console once the guest accepts SSH connections."""
 RAM, STATE, SCRATCH, IDENTITY = "ram", "state", "scratch.img", "identity.img"
-"""The files of a machine that is frozen: memory, devices, and its own two disks."""
+"""The files of a frozen machine: memory, devices, and its own two disks."""
 CONSOLE = "console.log"
 
 
@@ -27,7 +27,7 @@ CONSOLE = "console.log"
 class GuestDisks:
     """The four block devices, in order: kit (vda), image (vdb), scratch (vdc), identity (vdd).
 
-    Only the scratch disk is writable. The first two are shared by all machines.
+    Only the scratch disk is writable. All machines share the first two.
     """
 
     kit: Path
@@ -41,8 +41,8 @@ class MachineSpec:
     """Everything a hypervisor needs to boot one machine.
 
     `ssh_port` on 127.0.0.1 is forwarded to the guest's SSH server and is reserved by the caller
-    until the machine is dead. `uid` confines the VMM process when the server runs as root.
-    `boot_timeout` is seconds. One in the `background` gives way to all others.
+    until the machine is dead. `uid` confines the VMM when the server runs as root. `boot_timeout`
+    is seconds. A machine in the `background` gives way to all others.
     """
 
     id: str
@@ -57,24 +57,24 @@ class MachineSpec:
 
 
 class Machine(Protocol):
-    """One running virtual machine. Owns its VMM process, sockets and console; not the disks."""
+    """One running virtual machine. Owns its VMM, sockets and console; not the disks."""
 
     @property
     def identity(self) -> MachineIdentity:
-        """The VMM process, recognisable after a restart of the server."""
+        """The VMM, recognisable after a restart of the server."""
         ...
 
     @property
     def is_alive(self) -> bool:
-        """False once the VMM process has ended."""
+        """False once the VMM has ended."""
         ...
 
     def console_tail(self) -> Sequence[str]:
-        """The console's last lines, control characters replaced. The guest wrote them."""
+        """Return the console's last lines, control characters replaced. The guest wrote them."""
         ...
 
     async def wait(self) -> str:
-        """Return when the machine is dead, with the cause in a few words. Safe to cancel."""
+        """Wait until the machine is dead; return the cause in a few words. Safe to cancel."""
         ...
 
     async def agent(self, command: str, arguments: dict[str, object] | None = None) -> object:
@@ -90,9 +90,9 @@ class Machine(Protocol):
         ...
 
     def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
-        """Call `tell` when it stops because the host's disk refuses a write, with why.
+        """Call `tell` with the cause when it stops because the host's disk refuses a write.
 
-        See `host.Guest`. With None when it goes on. Called at once if it stands still already.
+        And with None when it resumes; see `host.Guest`. Called at once if it is already stopped.
         """
         ...
 
@@ -101,7 +101,7 @@ class Machine(Protocol):
         ...
 
     async def unpause(self) -> None:
-        """Let it go on, with the right time. Idempotent. Raises GuestLost."""
+        """Resume it, with the right time. Idempotent. Raises GuestLost."""
         ...
 
     async def stop(self) -> None:
@@ -113,7 +113,7 @@ class Machine(Protocol):
 
 
 class Hypervisor(Protocol):
-    """A way to boot machines."""
+    """A way to run machines."""
 
     @property
     def name(self) -> str:
@@ -123,54 +123,55 @@ class Hypervisor(Protocol):
     async def boot(self, spec: MachineSpec) -> Machine:
         """Boot a machine and return it once its guest is ready for SSH.
 
-        Raises BootFailed, with the console's last lines, when the process exits, the kernel
-        panics or `boot_timeout` passes. A failed or cancelled boot leaves nothing behind; the
-        caller owns the returned machine and must `stop` it.
+        Raises BootFailed, with the console's last lines, when the process exits, the kernel panics
+        or `boot_timeout` passes. A failed or cancelled boot leaves nothing behind; the caller owns
+        the returned machine and must `stop` it.
         """
         ...
 
 
 class Frozen(Protocol):
-    """All of a machine's state but its disks, held in memory. Copies go on from it."""
+    """A machine's whole state except its disks, held in memory. Copies resume from it."""
 
     def save(self, directory: Path) -> None:
-        """Write it to new files in a directory, and to the disk. Blocks. Raises OSError.
+        """Write it to new files in a directory, and flush them. Blocks. Raises OSError.
 
-        A crash may leave part of it: what counts as whole is for the caller to mark.
+        A crash may leave part of it: the caller marks a complete one.
         """
         ...
 
     def close(self) -> None:
-        """Free the memory that no machine uses. Idempotent; does nothing to machines."""
+        """Free the memory that no machine uses. Idempotent; does not affect machines."""
         ...
 
 
 class FreezingHypervisor(Hypervisor, Protocol):
-    """A hypervisor that freezes machines and resumes copies of them, any number at once."""
+    """A hypervisor that freezes machines and resumes any number of copies of them at once."""
 
     def fingerprint(self, frozen: Frozen | None = None) -> Mapping[str, str]:
-        """What a frozen machine is locked to: it resumes only where all of this is the same.
+        """Return the properties that must be the same wherever a frozen machine resumes.
 
-        Without one, of what would be booted and frozen now. Raises SetupIncomplete without a VMM.
+        Without `frozen`, those of a machine booted and frozen now. Raises SetupIncomplete without a
+        VMM.
         """
         ...
 
     def lock(self, fingerprint: Mapping[str, str]) -> str | None:
-        """What would have to be another so that a machine of this fingerprint resumes, if anything.
+        """Return which property keeps a machine of this fingerprint from resuming, or None.
 
         Such as "version of QEMU". Raises SetupIncomplete without a VMM.
         """
         ...
 
     async def settle(self, machine: Machine) -> None:
-        """Have a machine that nobody is connected to be ready for its copies' first connection.
+        """Prepare an unconnected machine for the first connection to its copies.
 
         Makes those faster; nothing depends on it. Raises GuestLost.
         """
         ...
 
     async def freeze(self, machine: Machine, spec: MachineSpec) -> Frozen:
-        """Copy a running machine's state. It is paused, and stays so whether this works or not.
+        """Copy the state of a running machine, which is paused and stays so, even on failure.
 
         `spec` is what it was started with. Copies find the connections to the guest broken. Raises
         BootFailed, GuestLost or OSError. Not to be cancelled; bounded by `boot_timeout`.
@@ -180,19 +181,18 @@ class FreezingHypervisor(Hypervisor, Protocol):
     def load(
         self, directory: Path, fingerprint: Mapping[str, str], *, alone: bool = False
     ) -> Frozen:
-        """Read what was saved, of a machine with this fingerprint. Blocks. Raises OSError.
+        """Read the saved state of a machine with this fingerprint. Blocks. Raises OSError.
 
-        For one machine `alone`, that one may write to its memory without copying it first.
+        If it is for one machine `alone`, that machine may write to its memory without copying it
+        first.
         """
         ...
 
     async def resume(self, spec: MachineSpec, frozen: Frozen, *, alone: bool = False) -> Machine:
-        """Go on from a frozen machine, as a copy that shares the memory that it does not write.
+        """Resume a frozen machine as a copy that shares the memory that it does not write.
 
-        It is that machine's twin until it is renewed.
-
-        `spec` must name the same kernel, kit, image and resources, and a scratch disk that is a
-        copy of the frozen machine's. It is `alone` if what it goes on from was loaded so. Raises as
-        `boot` does; the caller owns the machine.
+        It is that machine's twin until it is renewed. `spec` must name the same kernel, kit, image
+        and resources, and a scratch disk that is a copy of the frozen machine's. `alone` must be as
+        in `load`. Raises as `boot` does; the caller owns the machine.
         """
         ...

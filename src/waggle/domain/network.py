@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest may reach. Decided per environment at creation, enforced by the egress proxy.
+"""A guest's network policy, exposed ports and listeners, and its machine's use of the host. Pure.
 
-What an environment takes of the machine it runs on, and which of its ports can be reached.
-
-Which programs listen on which ports in a guest: how its shell is asked, and the answer. Pure.
-
-Asked by `waggle.service.local.diagnostician` when a program says that its address is in use. Needs
-no more than `sh` and `awk`. The guest answers: it may lie, which misleads nobody but its owner.
+The policy is chosen when an environment is created and enforced by the egress proxy.
+`waggle.service.local.diagnostician` asks for listeners when a program reports that its address is
+in use: it runs QUESTION in the guest, which needs only `sh` and `awk`, and parses the answer here.
+The guest may lie in it, which misleads only its owner.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from waggle.domain.errors import InvalidArgument
 
 
 class NetworkPolicy(StrEnum):
-    """What a guest may reach.
+    """The part of the network that a guest may reach.
 
     `NONE`: nothing at all. `PUBLIC`: the internet through the host-side proxy, never the host,
     loopback, private, link-local or metadata addresses.
@@ -36,10 +34,10 @@ MAX_PORT = 65_535
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the host counts of one machine; the guest is not asked, so it can neither lie nor hang.
+    """A machine's use of the host, which counts it: the guest is not asked, so cannot lie or hang.
 
-    `cpu_seconds` is processor time of the machine's process since its start, `memory_bytes` what it
-    holds resident now, `disk_bytes` what its writable disk takes of the host's.
+    `cpu_seconds` is the processor time of the VMM since its start, `memory_bytes` its resident
+    memory now, `disk_bytes` what the scratch disk takes on the host's disk.
     """
 
     cpu_seconds: float
@@ -49,7 +47,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class DiskUse:
-    """Bytes of the disk on which environments are: free, and taken by each, by its id."""
+    """Bytes of the disk that holds the environments: free, and used by environment id."""
 
     free: int
     of_environments: Mapping[str, int]
@@ -57,19 +55,19 @@ class DiskUse:
 
 @dataclass(frozen=True, slots=True)
 class ExposedPort:
-    """A TCP port of the guest's 127.0.0.1 that can be reached on the server's 127.0.0.1."""
+    """A TCP port of the guest's 127.0.0.1 that is reachable on the server's 127.0.0.1."""
 
     port: int
     local_port: int
 
     @property
     def url(self) -> str:
-        """Where an HTTP server behind it answers."""
+        """The URL of an HTTP server behind it."""
         return f"http://127.0.0.1:{self.local_port}/"
 
 
 def parse_guest_port(port: int) -> int:
-    """A port that programs can listen on. Raises InvalidArgument outside 1 to 65535."""
+    """Return a port that programs can listen on. Raises InvalidArgument outside 1 to 65535."""
     if not 1 <= port <= MAX_PORT:
         raise InvalidArgument(
             f"port must be 1 to {MAX_PORT}.", hint="Use the port that the program listens on."
@@ -82,7 +80,7 @@ _MAX_ANSWER = 8_192
 _ADDRESS_IN_USE = re.compile(r"[Aa]ddress already in use|EADDRINUSE")
 _LINE = re.compile(r"(\d{1,7}) ([0-9A-F]{4}) (.+)")
 _TAKEN_BY_US = re.compile(r"\S*dropbear\b")
-"""The way to the server itself: nothing that an agent could end."""
+"""The kit's SSH server, through which the server reaches the guest: an agent cannot end it."""
 _ASK = r"""
 ls -l /proc/[0-9]*/fd 2>/dev/null | awk '
 BEGIN {
@@ -101,7 +99,7 @@ match($0, /socket:\[[0-9]+/) {
 done
 """
 QUESTION = ("sh", "-c", _ASK)
-"""The command, for root: others do not see whose a socket is."""
+"""The command; it needs root, because other users do not see which process owns a socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +112,12 @@ class Listener:
 
 
 def is_asked_for(said: str) -> bool:
-    """Whether a program said that the address it wants is taken."""
+    """Whether a program printed that its address is already in use."""
     return _ADDRESS_IN_USE.search(said) is not None
 
 
 def parse_listeners(text: str) -> tuple[Listener, ...]:
-    """The answer, lowest port first; what is not understood is left out."""
+    """Return the listeners in the answer, lowest port first; other lines are skipped."""
     found: set[tuple[int, int, str]] = set()
     for line in text[:_MAX_ANSWER].splitlines():
         match = _LINE.fullmatch(line.rstrip())

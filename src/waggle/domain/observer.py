@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens in the server, told to whoever keeps count: metrics and the audit log.
+"""Observers of the server's events, and small protocols that services share.
 
-Told by `waggle.mcp` (calls), `waggle.service` (environments) and the composition root (egress);
-`waggle.infra.observe` listens. A listener returns at once and never raises.
-
-Small protocols shared by services: time, ids and the record of environments.
-
-What an error holds besides its words, and how to let go of it.
+`waggle.mcp` reports calls, `waggle.service` reports environments, the composition root reports
+egress; the observers in `waggle.infra.observe` are metrics and the audit log. An observer returns
+at once and never raises. The protocols are time, ids and the store of environments; `release` frees
+what an error holds.
 """
 
 from __future__ import annotations
@@ -27,11 +25,11 @@ CALL_TOOL = "tools/call"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request of a client that has ended: a tool call, or something about resources or prompts.
+    """A client's request that has ended: a tool call, or one for resources or prompts.
 
-    `outcome` is `ok`, `cancelled` or the code of an error; `tool` is one that exists, or
+    `outcome` is `ok`, `cancelled` or the code of an error; `tool` is an existing tool or
     `unknown_tool`, and empty when `method` is not `tools/call`. `environment_id` is well-formed or
-    None. `program` is the code or command as the client sent it, hostile and of any size or type.
+    None. `program` is the code or command as the client sent it: hostile, and of any size or type.
     """
 
     owner: Owner
@@ -40,73 +38,73 @@ class Call:
     seconds: float
     environment_id: str | None = None
     session: str = "none"
-    """How it came: `stdio`, `session` (with an id) or `none` (HTTP without one)."""
+    """How it arrived: `stdio`, `session` (with an id) or `none` (HTTP without one)."""
     address: str | None = None
     program: object = None
     method: str = CALL_TOOL
-    """The protocol's name of the request: one of a few that are ours to answer."""
+    """The protocol's name of the request, one of the few that waggle answers."""
 
 
 class Observer:
-    """Listens to nothing; the base of those that do."""
+    """An observer that ignores every event; the base class of all others."""
 
     def call_ended(self, call: Call) -> None:
-        """A tool call or a request for resources or a prompt ended, however it did."""
+        """A tool call or a request for resources or a prompt ended, in whatever way."""
 
     def environment_created(self, seconds: float) -> None:
-        """An environment runs, so long after it was asked for."""
+        """An environment runs, `seconds` after it was requested."""
 
     def create_failed(self, code: str) -> None:
-        """One was not made: `cancelled` or the code of an error."""
+        """An environment was not created; `code` is `cancelled` or the code of an error."""
 
     def environment_reaped(self) -> None:
-        """One was removed because nobody used it."""
+        """An environment was removed because it was not used."""
 
     def egress_denied(self, why: str) -> None:
-        """A guest was kept from an address; `why` is the code of a verdict."""
+        """The egress policy refused a guest an address; `why` is the code of a verdict."""
 
 
 class Observers(Observer):
-    """Passes everything on to several, in order."""
+    """Passes every event to several observers, in order."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = tuple(observers)
 
     def call_ended(self, call: Call) -> None:
-        """Pass it on."""
+        """Pass the event on."""
         for observer in self._observers:
             observer.call_ended(call)
 
     def environment_created(self, seconds: float) -> None:
-        """Pass it on."""
+        """Pass the event on."""
         for observer in self._observers:
             observer.environment_created(seconds)
 
     def create_failed(self, code: str) -> None:
-        """Pass it on."""
+        """Pass the event on."""
         for observer in self._observers:
             observer.create_failed(code)
 
     def environment_reaped(self) -> None:
-        """Pass it on."""
+        """Pass the event on."""
         for observer in self._observers:
             observer.environment_reaped()
 
     def egress_denied(self, why: str) -> None:
-        """Pass it on."""
+        """Pass the event on."""
         for observer in self._observers:
             observer.egress_denied(why)
 
 
 Clock = Callable[[], datetime]
-"""Now, with a time zone. Injected, so that tests own time.
+"""Returns the current time, with a time zone. Injected, so that tests control time.
 
-Idle times are measured with it, so it should not jump when the system clock is set: the real one
-is the wall clock at the start of the server plus the monotonic time since.
+Idle times are measured with it, so it should not jump when the system clock is set: the real one is
+the wall clock at the start of the server plus the monotonic time since.
 """
 
 NewId = Callable[[], str]
-"""A fresh environment id (a UUID)."""
+"""Returns a fresh environment id (a UUID)."""
 
 
 class EnvironmentStore(Protocol):
@@ -117,11 +115,11 @@ class EnvironmentStore(Protocol):
         ...
 
     async def get(self, environment_id: str) -> Environment | None:
-        """The record with this id, destroyed ones included while they are remembered."""
+        """Return the record with this id, also a destroyed one while it is remembered."""
         ...
 
     async def unfinished(self) -> Sequence[Environment]:
-        """All records that are not destroyed: after a restart, what an earlier server left."""
+        """Return the records that are not destroyed: what an earlier server left, at a start."""
         ...
 
     async def aclose(self) -> None:
@@ -130,10 +128,11 @@ class EnvironmentStore(Protocol):
 
 
 def release(error: BaseException) -> None:
-    """Drop the traces of `error` and of all that led to it, once nobody will log them.
+    """Drop the tracebacks of `error` and of all its causes, once nothing will log them.
 
-    Traces hold the frames that the error passed, so all that these worked on, such as an upload;
-    a future or a frame that holds the error makes it a cycle, and the collector comes late.
+    A traceback holds the frames that the error passed, and so what they worked on, such as an
+    upload. A future or a frame that holds the error makes it a cycle, which the collector frees
+    late.
     """
     seen, left = set[int](), [error]
     while left:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an image is called: registry, repository, and a tag or a digest. Pure.
+"""References to images: registry, repository, and a tag or a digest. Pure.
 
 The grammar is that of the distribution project's reference package, narrowed where a name would
-otherwise have two spellings or none that works: digests are sha256, ports are 1 to 65535, hosts
-are lower case, and a tag beside a digest, which says nothing more, is dropped. So one image has
-one canonical name, which is its name in the store and what `WAGGLE_ALLOWED_IMAGES` is held against.
+otherwise have two spellings or none that works: digests are sha256, ports are 1 to 65535, hosts are
+lower case, and a tag beside a digest, which adds nothing, is dropped. So an image has one canonical
+name, which is its name in the store and the one compared with `WAGGLE_ALLOWED_IMAGES`.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class ImageReference:
 def parse_reference(text: str, default_registry: str = "") -> ImageReference:
     """Read a reference as `docker pull` would. Raises InvalidArgument, whose hint names the fault.
 
-    The part before the first slash is a registry when it is `localhost` or holds a dot or a colon;
-    a name without one is given `default_registry` (`host[:port][/path]`; the path goes before names
+    The part before the first slash is a registry when it is `localhost` or holds a dot or a colon.
+    A name without one gets `default_registry` (`host[:port][/path]`; the path is put before names
     of one component only), and has none when that is empty. Without tag and digest the tag is
     `latest`. At most 255 characters of name and 128 of tag.
     """
@@ -82,7 +82,7 @@ def parse_reference(text: str, default_registry: str = "") -> ImageReference:
 
 
 def canonical_name(text: str) -> str:
-    """Return the canonical form of a reference without default registry, or "" when it is none."""
+    """Return the canonical form of a reference without default registry; "" if it is malformed."""
     try:
         return str(parse_reference(text))
     except InvalidArgument:
@@ -90,9 +90,9 @@ def canonical_name(text: str) -> str:
 
 
 def check_default_registry(text: str) -> str:
-    """Return `text` in canonical form when it can be a default registry, or raise InvalidArgument.
+    """Return `text`, a default registry, in canonical form. Raises InvalidArgument.
 
-    `host[:port][/path]`; here a host needs no dot. Empty is for none.
+    `host[:port][/path]`; here a host needs no dot. Empty means none.
     """
     host, slash, path = text.partition("/")
     if not text:
@@ -108,7 +108,7 @@ def _expanded(repository: str, default: str) -> tuple[str, str]:
 
 
 def _registry(text: str, whole: str) -> str:
-    """Check a registry's host and port; return them as they are written canonically."""
+    """Check a registry's host and port; return them in canonical form."""
     host, colon, port = text, "", ""
     if not text.endswith("]") and ":" in text:
         host, colon, port = text.rpartition(":")
@@ -140,10 +140,10 @@ def _refused(text: str, fault: str) -> InvalidArgument:
 
 
 def matches(pattern: str, reference: ImageReference) -> bool:
-    """Tell whether a pattern of `WAGGLE_ALLOWED_IMAGES` allows a reference. Linear, case-sensitive.
+    """Whether a pattern of `WAGGLE_ALLOWED_IMAGES` allows a reference. Linear, case-sensitive.
 
-    `*` stands for any text without a slash (so also for a tag or a digest), `**` for any text; all
-    of the canonical name must match. A pattern without `*` is itself a reference and is made
+    `*` stands for any text without a slash (so also for a tag or a digest), `**` for any text; the
+    pattern must match the whole canonical name. A pattern without `*` is a reference and is made
     canonical first; a malformed one allows nothing.
     """
     if "*" in pattern:
@@ -166,7 +166,7 @@ def named_registry(pattern: str) -> str:
 
 
 def _glob(pieces: list[str], text: str) -> bool:
-    """Follow all ways through the pattern at once: no pattern takes exponential time."""
+    """Follow all ways through the pattern at once, so that no pattern takes exponential time."""
     positions = {0}
     for piece in pieces:
         if piece == "**":

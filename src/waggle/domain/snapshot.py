@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A snapshot: an environment at one moment, kept under a name for its owner. Pure.
+"""Snapshots and templates: the frozen machines that are kept on the disk. Pure.
 
-What a template is made of: a frozen machine serves those who want exactly that machine. Pure.
+A snapshot is an environment at one instant, kept under a name for its owner. A template is a frozen
+machine that booted once; its key holds all that it depends on, and it serves only requests with
+exactly that key.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from waggle.domain.programs.runtime import RuntimeName
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What an owner may know of a snapshot.
+    """A snapshot as its owner may see it.
 
     `origin` is the id of the environment that it was taken of. `size` is bytes on the disk.
     Environments made from it have its runtime, image, resources, directory and variables.
@@ -39,7 +41,7 @@ class Snapshot:
     network: NetworkPolicy
     directory: str
     made_of: Mapping[str, str]
-    """Digests of the image, the kernel and the kit, and what the VMM is."""
+    """Digests of the image, the kernel and the kit, and the fingerprint of the VMM."""
     created_at: datetime
     expires_at: datetime
     size: int = 0
@@ -56,7 +58,7 @@ class Snapshot:
         now: datetime,
         expires_at: datetime,
     ) -> Snapshot:
-        """One of that environment as it is now."""
+        """Return a snapshot of the environment as it is now."""
         return cls(
             id=snapshot_id,
             name=name,
@@ -80,25 +82,25 @@ class Snapshot:
 
 
 class SnapshotShelf(Protocol):
-    """Where snapshots are kept. All that it holds is whole; it survives the server."""
+    """The store of snapshots. It holds complete snapshots only, and outlives the server."""
 
     def all(self) -> Sequence[Snapshot]:
-        """Everyone's, oldest first."""
+        """Return the snapshots of all owners, oldest first."""
         ...
 
     async def keep(self, moment: Moment, snapshot: Snapshot) -> Snapshot:
-        """Write a moment that was just taken; the snapshot, with its size. Raises OSError.
+        """Write a machine that was just frozen; return the snapshot, with its size. Raises OSError.
 
         Durable when it returns; when it fails or is cancelled, nothing is left.
         """
         ...
 
     def recalled(self, snapshot: Snapshot) -> AbstractAsyncContextManager[Moment]:
-        """Its moment, for the length of a block. Raises MomentUnusable."""
+        """Give the snapshot's frozen machine for the length of a block. Raises MomentUnusable."""
         ...
 
     async def remove(self, snapshot_id: str) -> None:
-        """Delete it. Idempotent; environments that came of it go on."""
+        """Delete the snapshot. Idempotent; environments made from it continue."""
         ...
 
 
@@ -124,9 +126,9 @@ class TemplateKey:
         vmm: Mapping[str, str],
         owner: str | None = None,
     ) -> TemplateKey:
-        """`image` is a digest, `warmed` what was run before, `vmm` a fingerprint.
+        """Make a key. `image` is a digest, `warmed` what was run before, `vmm` a fingerprint.
 
-        `owner` is the only one whose machines may go on from it; None: everybody's may.
+        Only machines of `owner` may resume from the template; with None, those of every owner may.
         """
         return cls(
             {
@@ -145,19 +147,19 @@ class TemplateKey:
 
     @property
     def id(self) -> str:
-        """A short digest of all parts; fit for a file's name."""
+        """A short digest of all parts; usable as a file name."""
         text = json.dumps(dict(self.parts), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:_ID_LENGTH]
 
     def differences(self, other: TemplateKey) -> list[str]:
-        """The names of the parts that differ, in order."""
+        """Return the names of the parts that differ, in order."""
         names = {**self.parts, **other.parts}
         return [name for name in names if self.parts.get(name) != other.parts.get(name)]
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A frozen machine on the disk. `size` is bytes that it takes there."""
+    """A template on the disk, where it takes `size` bytes."""
 
     key: TemplateKey
     directory: Path

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tools in named sets, of which an operator may offer some only, and texts that heed that."""
+"""Named sets of tools, the offer of them to a client, and texts that name only offered tools. Pure.
+
+An operator may allow some sets only, and a client may choose among those.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from waggle.domain.errors import InvalidArgument
 
 
 class Toolset(StrEnum):
-    """Tools that belong together; `core` is the few that do everyday work, of several others."""
+    """Tools that belong together; `core` has the few everyday tools of several other sets."""
 
     CORE = "core"
     ENVIRONMENTS = "environments"
@@ -30,7 +33,7 @@ ALL_TOOLSETS = frozenset(Toolset)
 EVERYTHING = ("full", "all")
 """Words for all sets together."""
 CHOSEN = "waggle.offer"
-"""The key of a request's scope under which `waggle.web` leaves the offer that a client chose."""
+"""The key of a request's scope under which `waggle.web` stores the offer that a client chose."""
 TOOLS: Mapping[Toolset, tuple[str, ...]] = {
     Toolset.CORE: (
         "execute",
@@ -75,15 +78,15 @@ TOOLS: Mapping[Toolset, tuple[str, ...]] = {
     ),
     Toolset.RUN: ("run_code",),
 }
-"""The names; texts may name a tool by these only."""
+"""The names of tools; texts may name a tool by these only."""
 ALL_TOOLS = tuple(dict.fromkeys(name for names in TOOLS.values() for name in names))
-"""In the order in which a client lists them: the core first."""
+"""In the order in which clients list them: the core first."""
 _SENTENCE = re.compile(r"(?<=\.)\s+")
 _CLAUSE = re.compile(r"(?<=;)\s+")
 
 
 def toolsets_of(words: Iterable[str]) -> frozenset[Toolset]:
-    """The sets that these words name, `full` and `all` among them. Raises InvalidArgument."""
+    """Return the sets that these words name, also `full` and `all`. Raises InvalidArgument."""
     names = [word.lower() for word in words if word]
     unknown = [name for name in names if name not in (*Toolset, *EVERYTHING)]
     if unknown or not names:
@@ -96,9 +99,9 @@ def toolsets_of(words: Iterable[str]) -> frozenset[Toolset]:
 
 @dataclass(frozen=True)
 class Offer:
-    """What clients are shown, and what may be said to them: some of what is `allowed`.
+    """The tools that clients are shown and that texts may name: some of the `allowed` sets.
 
-    `chosen` means that the client asked for just these; then it can call no others.
+    `chosen` means that the client asked for exactly these; then it can call no others.
     """
 
     toolsets: frozenset[Toolset] = ALL_TOOLSETS
@@ -107,7 +110,7 @@ class Offer:
 
     @cached_property
     def tools(self) -> tuple[str, ...]:
-        """Their names, in the order in which a client lists them."""
+        """The names of the tools, in the order in which clients list them."""
         shown = {name for each in self.toolsets for name in TOOLS[each]}
         may = {name for each in self.allowed for name in TOOLS[each]}
         return tuple(name for name in ALL_TOOLS if name in shown and name in may)
@@ -122,11 +125,11 @@ class Offer:
 
     @property
     def whole(self) -> Offer:
-        """All that is allowed."""
+        """The offer of everything that is allowed."""
         return Offer(self.allowed, self.allowed)
 
     def choose(self, words: Iterable[str]) -> Offer:
-        """What a client gets that asks for sets by these words.
+        """Return the offer for a client that asks for sets by these words.
 
         Raises InvalidArgument for words that name no set, or none that is allowed.
         """
@@ -139,26 +142,26 @@ class Offer:
         return choice
 
     def advice(self, text: str) -> str:
-        """Our own advice without the clauses that name a tool which is not offered; maybe empty.
+        """Return waggle's own advice without clauses that name a withheld tool; may be empty.
 
-        A semicolon or the end of a sentence ends a clause. Not for what guests or clients wrote.
+        A semicolon or the end of a sentence ends a clause. Not for texts of guests or clients.
         """
         return text if self._withheld is None else without(self._withheld, text)
 
     @cached_property
     def _withheld(self) -> re.Pattern[str] | None:
-        """A word that is the name of a tool which is not offered; None if all are."""
+        """A pattern for the names of tools that are not offered; None if all are."""
         names = [name for name in ALL_TOOLS if not self.has(name)]
         return naming(names) if names else None
 
 
 def naming(words: Collection[str]) -> re.Pattern[str]:
-    """One of these names, as a word."""
+    """Return a pattern for one of these names, as a word."""
     return re.compile(rf"\b(?:{'|'.join(words)})\b")
 
 
 def without(withheld: re.Pattern[str], text: str) -> str:
-    """Advice without the clauses in which there is such a name; as `Offer.advice`."""
+    """Return advice without the clauses that contain a withheld name; see `Offer.advice`."""
     if not withheld.search(text):
         return text
     told = (_without(withheld, sentence) for sentence in _SENTENCE.split(text))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a run failed and what to do next, judged from evidence. Pure.
+"""Find out why a run failed and what to do next, from evidence. Pure.
 
-Used by `waggle.service.local.diagnostician`. `RULES` is the table: the first rule that can say
-something does. What the machine knows comes first; what well-known programs say when they fail
-(`said`) comes after that, and a failure of which nothing is known has no diagnosis.
+Used by `waggle.service.local.diagnostician`. RULES is the table; the first rule that yields a
+diagnosis wins. Facts of the machine come first, messages of well-known programs (`said`) after
+them. A failure without any evidence has no diagnosis.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ RULES: tuple[Rule, ...] = (
 
 
 def diagnose(evidence: Evidence) -> Diagnosis | None:
-    """What the evidence tells, or None. Of exit code 0 only that a command was lacking."""
+    """Return the diagnosis, or None. For exit code 0, only a missing command is one."""
     if evidence.exit_code == 0:
         return lacking.command_not_found(evidence)
     return next((found for rule in RULES if (found := rule(evidence))), None)
 
 
 def machine_died(cause: str) -> Diagnosis:
-    """Why a guest was lost whose machine died; `cause` is what `Machine.wait` returned."""
+    """Return the diagnosis of a machine that died; `cause` is the result of `Machine.wait`."""
     if "Kernel panic" in cause:
         step = "Something in it made its kernel give up: run less at once, or not as root."
     elif cause.endswith("was killed by SIGKILL"):

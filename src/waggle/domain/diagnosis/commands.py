@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where well-known commands come from, and how to get along without some of them. Data, and pure.
+"""The packages of well-known commands, and alternatives to some commands. Data, and pure.
 
-Package names are Debian's (trixie); where Alpine calls one differently, that is in `ALPINE`.
+Package names are Debian's (trixie); where Alpine's name differs, it is in `ALPINE`.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ ALPINE: Final = {
     "tesseract-ocr": "tesseract-ocr",
     "xz-utils": "xz",
 }
-"""Alpine's name where it is another."""
+"""Alpine's package name, where it differs from Debian's."""
 
 _PYTHON_BY_DISTRIBUTION: Final = {
     "awscli": "aws",
@@ -208,7 +208,7 @@ DISTRIBUTION_OF: Final = {
     "uvx": "uv",
     **dict.fromkeys(("conda", "mamba", "micromamba"), "NAME"),
 }
-"""The distribution on PyPI by command; NAME for what another installer would install."""
+"""The distribution on PyPI by command; NAME stands for the target of another installer."""
 _NPM_SAME: Final = (
     "bun concurrently cross-env esbuild eslint http-server jest json-server mocha next nodemon "
     "parcel pm2 pnpm prettier rimraf rollup serve ts-node tsx turbo vite vitest webpack yarn"
@@ -242,4 +242,4 @@ WITHOUT: Final = {
     'u.urlretrieve("URL", "FILE")\'',
     "zip": "have python3 do it: python3 -m zipfile -c FILE.zip PATH",
 }
-"""What serves in place of a command. What names python3 helps only where that is."""
+"""The alternative to a command. One that names python3 helps only where the image has python3."""

@@ -1,15 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a run that failed.
+"""The evidence of a failed run, the diagnosis made from it, and questions about modules. Pure.
 
-Gathered by `waggle.service.local.diagnostician`, judged by `domain.diagnosis`. The guest wrote
-`Record`: it may lie, which misleads nobody but its owner.
-
-What a diagnosis is, and how names and sizes are written in one. Pure.
-
-Modules that a program says it lacks, and how to ask its interpreter whether that is so. Pure.
-
-What a program prints proves nothing: it only tells what to ask. Used by
-`waggle.service.local.diagnostician`.
+`waggle.service.local.diagnostician` gathers evidence and `domain.diagnosis` judges it. The guest
+wrote `Record`: it may lie, which misleads only its owner. A program's output proves nothing; it
+only decides which module its interpreter is asked for.
 """
 
 from __future__ import annotations
@@ -24,9 +18,9 @@ from waggle.domain.programs.execution import GuestUser
 from waggle.domain.programs.runtime import RuntimeName
 
 MAX_TAIL = 16_384
-"""Characters at the end of stderr that are looked at."""
+"""Characters at the end of stderr that are examined."""
 MISSING = "missing"
-"""What a question prints when the module is not there; anything else confirms nothing."""
+"""The answer when the module is not there; any other answer confirms nothing."""
 
 _PYTHON_NAME = r"([A-Za-z_][A-Za-z0-9_]{0,99}(?:\.[A-Za-z_][A-Za-z0-9_]{0,99}){0,9})"
 _PYTHON = re.compile(
@@ -41,7 +35,7 @@ _NODE = re.compile(
 )
 _NODE_END = re.compile(r"Node\.js v\d+\.\d+\.\d+")
 
-# Looks from package to package without importing any: an import would run the guest's code again.
+# Walks the packages without importing any: an import would run the guest's code again.
 _ASK_PYTHON = """\
 import sys
 from importlib.machinery import PathFinder
@@ -69,7 +63,7 @@ class Module:
 
 
 def suspected(stderr: str, exit_code: int | None) -> Module | None:
-    """The module that the interpreter's own last message names, if it ended with one."""
+    """Return the module that the interpreter's last message names as missing, if any."""
     if exit_code != 1:
         return None
     lines = [line.strip() for line in stderr[-MAX_TAIL:].splitlines() if line.strip()]
@@ -85,9 +79,9 @@ def suspected(stderr: str, exit_code: int | None) -> Module | None:
 
 
 def question(module: Module, argv: Sequence[str]) -> tuple[str, ...]:
-    """The command that prints MISSING unless the interpreter finds the module.
+    """Return the command that prints MISSING unless the interpreter finds the module.
 
-    `argv` is the command that failed: its own interpreter is asked where it names one.
+    `argv` is the command that failed: if it names an interpreter, that one is asked.
     """
     program = argv[0]
     name = PurePosixPath(program).name
@@ -107,17 +101,16 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What the guest's kernel and launcher know; see kit/guest/why.c. Zero or None: nothing.
+    """Facts from the guest's kernel and launcher; see kit/guest/why.c. Zero or None: unknown.
 
     `exec_error` is the errno with which the launcher could not execute the program: `file` is that
-    program where it was found, `needs` what it names as its interpreter or loader and is missing.
-    Without such an error, `needs_carriage_return` says that the run named a script `needs` whose
-    first line ends with a carriage return.
-    `directory_error` is the errno with which it could not enter the directory to run in.
-    Memory is bytes. `forks_refused`, `unrouted` (packets and connections to addresses without a
-    route) and `unheard` (datagrams to ports where nothing listens, as name servers that are not
-    there) count for the whole guest, during the run. `have` is those of the programs asked for that
-    are there; None when that is not known.
+    program where it was found, `needs` the interpreter or loader that it names and that is missing.
+    Without `exec_error`, `needs_carriage_return` means that the run named a script `needs` whose
+    first line ends with a carriage return. `directory_error` is the errno with which the launcher
+    could not enter the directory to run in. Memory is bytes. `forks_refused`, `unrouted` (packets
+    and connections to addresses without a route) and `unheard` (datagrams to ports where nothing
+    listens, such as missing name servers) count for the whole guest, during the run. `have` is the
+    subset of the programs asked for that exist; None when that is not known.
     """
 
     exit_code: int | None = None
@@ -159,11 +152,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All of it. `signal` is a name such as SIGKILL; `program` the first word of the command.
+    """All evidence of one run. `signal` is a name such as SIGKILL; `program` is argv's first word.
 
-    `missing` is a module, and `command` a command, of which the guest confirmed that it is not
-    there. `listeners` were asked for only where an address was in use. `memory_mib` and `disk_mib`
-    are what the machine was given. `said` is the end of what it printed, which proves nothing.
+    `missing` is a module, and `command` a command, that the guest confirmed to be missing.
+    `listeners` are asked for only where an address was in use. `memory_mib` and `disk_mib` are the
+    machine's. `said` is the end of what the run printed, which proves nothing.
     """
 
     program: str
@@ -188,7 +181,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """`code` is stable and machine-readable; the two sentences are for a person or a model."""
+    """A cause and a next step. `code` is stable and machine-readable; both sentences are prose."""
 
     code: str
     cause: str
@@ -201,11 +194,11 @@ class Diagnosis:
 
 
 def shown(text: str) -> str:
-    """A name that the guest or a client chose, fit for a sentence."""
+    """Return a name that the guest or a client chose, made safe for a sentence."""
     kept = "".join(c if c.isprintable() else "?" for c in text[:MAX_NAME])
     return kept if len(text) <= MAX_NAME else f"{kept}..."
 
 
 def mib(size: int) -> str:
-    """Bytes as MiB, for a sentence."""
+    """Return bytes as MiB, for a sentence."""
     return f"{size / _MIB:,.1f}" if size < 10 * _MIB else f"{size // _MIB:,}"

@@ -1,14 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules about commands that are not there. Pure.
+"""Rules about missing commands, and advice on how the image gets a package. Pure.
 
-What a program said of a command that it lacks. Pure.
-
-What a program prints proves nothing: it only tells what the guest is asked (`diagnosing`), or what
-is worded as said.
-
-How the image of an environment gets a package: by a tool that it has, as who may. Pure.
-
-Each returns a sentence of advice. No sentence names a program that the image is known to lack.
+Output of a program proves nothing: it only decides which command `service.local.diagnostician` asks
+the guest for, or is reported as said. Each advice is a sentence for the tools that the image has
+and the user that runs them; none names a program that the image is known to lack.
 """
 
 from __future__ import annotations
@@ -44,7 +39,7 @@ def has(evidence: Evidence, tool: str) -> bool:
 
 
 def as_root(evidence: Evidence, *commands: str) -> str:
-    """These commands run by root, in words for the middle of a sentence."""
+    """Return these commands as root runs them, in words for the middle of a sentence."""
     if evidence.user is GuestUser.ROOT:
         return " && ".join(commands)
     if has(evidence, "sudo"):
@@ -53,7 +48,7 @@ def as_root(evidence: Evidence, *commands: str) -> str:
 
 
 def system_package(evidence: Evidence, package: str) -> str:
-    """A package of the distribution by Debian's name; several with spaces between."""
+    """Return how to install packages of the distribution, by Debian's names with spaces between."""
     have = evidence.record.have
     if evidence.network is NetworkPolicy.NONE:
         return _NO_NETWORK.format(package)
@@ -73,7 +68,7 @@ def system_package(evidence: Evidence, package: str) -> str:
 
 
 def python_package(evidence: Evidence, name: str) -> str:
-    """A distribution of PyPI."""
+    """Return how to install a distribution of PyPI."""
     if evidence.network is NetworkPolicy.NONE:
         return _NO_NETWORK.format(name)
     run = ""
@@ -91,14 +86,14 @@ def python_package(evidence: Evidence, name: str) -> str:
 
 
 def _installing(name: str, run: str) -> str:
-    """By the tool, or where that is not offered by a command."""
+    """Return advice to use the tool or, where that is not offered, a command."""
     return f'Install it: install_packages with packages "{name}"' + (
         f"; or run {run}." if run else "."
     )
 
 
 def node_package(evidence: Evidence, name: str) -> str:
-    """A package of npm."""
+    """Return how to install a package of npm."""
     if evidence.network is NetworkPolicy.NONE:
         return _NO_NETWORK.format(name)
     run = f"npm install {name}" if has(evidence, "npm") else ""
@@ -116,7 +111,7 @@ _RUNTIMES: Final = {"node": "node", "npm": "node", "npx": "node", "python3": "py
 
 
 def command_not_found(evidence: Evidence) -> Diagnosis | None:
-    """A command is not there, as the launcher or the guest has confirmed."""
+    """Diagnose a missing command, which the launcher or the guest has confirmed."""
     record, name = evidence.record, evidence.command
     if record.exec_error == errno.ENOENT and not record.needs:
         name = evidence.program
@@ -136,7 +131,7 @@ def command_not_found(evidence: Evidence) -> Diagnosis | None:
 
 
 def _advice(get: str, do_without: str) -> str:
-    """How to get it, and what there is in its place."""
+    """Return how to get it, and the alternative to it."""
     if not (get and do_without):
         return get or f"{do_without[:1].upper()}{do_without[1:]}."
     return f"{get} Or {do_without}."
@@ -166,7 +161,7 @@ def _get(evidence: Evidence, name: str) -> str:
 
 
 def _manager(evidence: Evidence) -> str:
-    """Which package manager the image has, for a command that is another's."""
+    """Return which package manager the image has, for a command of another manager."""
     own = next((each for each in _MANAGERS if has(evidence, each)), None)
     if own is None and evidence.record.have is not None:
         return system_package(evidence, "")
@@ -183,7 +178,7 @@ def _do_without(evidence: Evidence, name: str) -> str:
 
 _TOOLS = "apk apt-get bash curl dnf git node npm pip pip3 python3 ss sudo uv xvfb-run"
 TOOLS: Final = tuple(_TOOLS.split())
-"""Whether an image has these decides what it is advised."""
+"""The programs that the guest is asked for, because advice depends on them."""
 _LINES = 60
 _NAME = r"([A-Za-z0-9_][\w.+-]{0,63})"
 _QUOTE = "[\u2018\u2019'\"`]"
@@ -210,7 +205,7 @@ _FILE = re.compile(
 
 
 def last_words(evidence: Evidence) -> str:
-    """The end of what was said by a run that failed by itself, where its failure is named."""
+    """Return the end of a failed run's output; empty if a signal or the timeout ended the run."""
     return "" if evidence.exit_code is None else _end(evidence.said)
 
 
@@ -219,7 +214,7 @@ def _end(text: str) -> str:
 
 
 def missing_command(text: str) -> str | None:
-    """The first command of which it was said that it is not there."""
+    """Return the first command that the output reports as missing."""
     text = _end(text)
     found = [match for each in _MISSING if (match := each.search(text))]
     if found:

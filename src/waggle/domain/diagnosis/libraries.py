@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where well-known shared libraries and C headers come from: Debian's packages (trixie). Data.
+"""The packages of well-known libraries, headers and Python modules. Data, and pure.
 
-Distributions of PyPI whose modules have another name. Data, and pure.
+Shared libraries and C headers are in Debian's packages (trixie); modules are in distributions of
+PyPI whose names differ from the module's.
 """
 
 from __future__ import annotations
@@ -136,11 +137,11 @@ PACKAGE_OF_HEADER: Final = {
     "zlib.h": "zlib1g-dev",
     "zmq.h": "libzmq3-dev",
 }
-"""The package by what a C compiler looks for."""
+"""The package by the name that a C compiler looks for."""
 
 
 SYSTEM_PACKAGE_OF: Final = {"tkinter": "python3-tk", "_tkinter": "python3-tk", "apt": "python3-apt"}
-"""Modules that come with the distribution's Python alone: Debian's package."""
+"""Debian's package by module, for modules that only the distribution's Python has."""
 _DISTRIBUTION_OF: Final = {
     "Bio": "biopython",
     "Crypto": "pycryptodome",
@@ -224,7 +225,7 @@ _DISTRIBUTION_OF: Final = {
 
 
 def distribution_of(module: str) -> str | None:
-    """The distribution that has a module, by its dotted name, where the names differ."""
+    """Return the distribution of a module, given by its dotted name, where the names differ."""
     names = module.split(".")
     for length in range(len(names), 0, -1):
         if found := _DISTRIBUTION_OF.get(".".join(names[:length])):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules about what models get wrong in the code itself, by what its interpreter says. Pure.
+"""Rules about mistakes that models make in the code, judged by the interpreter's messages. Pure.
 
-The interpreter's words are enough for most mistakes; here are those of which the next step lies
-outside of the code: another language, another machine, an earlier call, a text that was copied.
+The message alone is enough for most mistakes. These rules cover those whose remedy lies outside of
+the code: another language, another machine, an earlier call, a copied text.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _BROWSER: Final = frozenset({"window", "document", "alert", "prompt", "localStor
 
 
 def code_of_python(evidence: Evidence) -> Diagnosis | None:
-    """A shell was given Python."""
+    """Diagnose Python code that was given to a shell."""
     if not _PYTHON_IN_SHELL.search(last_words(evidence)):
         return None
     return Diagnosis(
@@ -55,7 +55,7 @@ def code_of_python(evidence: Evidence) -> Diagnosis | None:
 
 
 def in_the_code(evidence: Evidence) -> Diagnosis | None:
-    """A mistake in the code of which more is known than its interpreter says."""
+    """Diagnose a mistake in the code of which more is known than its interpreter reports."""
     text = last_words(evidence)
     if match := _ANOTHER_MACHINE.search(text):
         return _another_machine(next(filter(None, match.groups())))

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules about how a program began and ended. Pure.
-
-Rules about memory, processes and disks that ran out. Pure.
-"""
+"""Rules about how a program began and ended, and about lack of memory, processes or disk. Pure."""
 
 from __future__ import annotations
 
@@ -13,14 +10,14 @@ from waggle.domain.diagnosis.evidence import Diagnosis, Evidence, Space, mib, sh
 from waggle.domain.programs import execution
 
 _FULL_BYTES = 64 << 10
-"""A file system with less than this free is full: blocks that large are rarely left over."""
+"""A file system with less than this free is full: larger blocks are rarely left over."""
 _FULL_INODES = 1
 _MANY_SHARED = 0.25
 _SHM = "/dev/shm"  # noqa: S108 - a name in a sentence
 
 
 def out_of_memory(evidence: Evidence) -> Diagnosis | None:
-    """The kernel killed processes of this run for memory."""
+    """Diagnose a run of which the kernel killed processes for lack of memory."""
     record = evidence.record
     if record.oom_kills < 1:
         return None
@@ -41,12 +38,12 @@ def out_of_memory(evidence: Evidence) -> Diagnosis | None:
 
 
 def more_memory(evidence: Evidence) -> str:
-    """The call that mends it."""
+    """Return the call that gives more memory."""
     return f"Or take one with more: create_environment with memory_mb={2 * evidence.memory_mib}."
 
 
 def more_disk(evidence: Evidence) -> str:
-    """What makes room on the disk, or the call that mends it."""
+    """Return how to free disk space, and the call that gives more."""
     return (
         "Delete what is not needed (du -x -d 3 -m / | sort -n shows what is large). Or take one "
         f"with more: create_environment with disk_mb={2 * evidence.disk_mib}."
@@ -54,7 +51,7 @@ def more_disk(evidence: Evidence) -> str:
 
 
 def too_many_processes(evidence: Evidence) -> Diagnosis | None:
-    """Forks were refused."""
+    """Diagnose forks that the kernel refused."""
     record = evidence.record
     if record.forks_refused < 1:
         return None
@@ -75,7 +72,7 @@ def is_full(evidence: Evidence) -> bool:
 
 
 def disk_full(evidence: Evidence) -> Diagnosis | None:
-    """Nothing more can be written to the disk."""
+    """Diagnose a disk to which nothing more can be written."""
     disk, inodes = evidence.record.disk, evidence.record.inodes
     if not is_full(evidence):
         return None
@@ -96,7 +93,7 @@ def _room(space: Space) -> str:
 
 
 def memory_files_full(evidence: Evidence) -> Diagnosis | None:
-    """Nothing more can be written to the file system in memory."""
+    """Diagnose a file system in memory to which nothing more can be written."""
     shm = evidence.record.shm
     if shm is None or shm.total == 0 or shm.free >= _FULL_BYTES:
         return None
@@ -113,7 +110,7 @@ _GIVEN_UP = frozenset({2, 126, 127})
 
 
 def cannot_execute(evidence: Evidence) -> Diagnosis | None:
-    """The launcher could not execute it, and knows why."""
+    """Diagnose a program that the launcher could not execute, from its errno."""
     record = evidence.record
     file, needs = shown(record.file or evidence.program), shown(record.needs)
     match record.exec_error:
@@ -156,7 +153,7 @@ def cannot_execute(evidence: Evidence) -> Diagnosis | None:
 
 
 def line_ends(evidence: Evidence) -> Diagnosis | None:
-    """A shell gave up on something, and the run named a script with the line ends of Windows."""
+    """Diagnose the failure of a shell whose run named a script with the line ends of Windows."""
     record = evidence.record
     if not record.needs_carriage_return or evidence.exit_code not in _GIVEN_UP:
         return None
@@ -169,7 +166,7 @@ def line_ends(evidence: Evidence) -> Diagnosis | None:
 
 
 def cannot_enter(evidence: Evidence) -> Diagnosis | None:
-    """The launcher could not enter the directory to run in, and knows why."""
+    """Diagnose a directory to run in that the launcher could not enter, from its errno."""
     match evidence.record.directory_error:
         case None:
             return None
@@ -188,12 +185,12 @@ def cannot_enter(evidence: Evidence) -> Diagnosis | None:
 
 
 def _words(number: int) -> str:
-    """The guest's error number in words; it may be any number."""
+    """Return the guest's error number, which may be any number, in words."""
     return os.strerror(number) if number < _MAX_ERRNO else f"error {number}"
 
 
 def killed(evidence: Evidence) -> Diagnosis | None:
-    """A signal ended it, as the kernel told the launcher."""
+    """Diagnose a program that a signal ended, as the kernel reported to the launcher."""
     number, name = evidence.record.signal, evidence.signal
     if name is None and number is not None and evidence.exit_code is not None:
         name = execution.name_of(number)
@@ -206,7 +203,7 @@ def killed(evidence: Evidence) -> Diagnosis | None:
 
 
 def code_of_shell(evidence: Evidence) -> Diagnosis | None:
-    """Its exit code is one that shells use for something; that is no proof."""
+    """Diagnose an exit code to which shells give a meaning, which is no proof."""
     code = evidence.exit_code
     if code == 127:
         return Diagnosis(

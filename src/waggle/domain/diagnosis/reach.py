@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules about what a program could not find: modules, parts of the system, and the network. Pure.
+"""Rules about missing modules, libraries and headers, failed builds, and the network. Pure.
 
-Programs that ignore the proxy variables get the way that fits them; what they printed only decides
-which way is named. Container engines get their own rules: the guest's kernel has nftables and none
-of the extensions of iptables, which Docker's server asks for unless its settings say otherwise
+A program that ignores the proxy variables gets the advice that fits it; its output only decides
+which advice that is. Container engines have their own rules: the guest's kernel has nftables but
+none of the extensions of iptables, which Docker's server requires unless its settings say otherwise
 (kit/guest/hosts.c writes such settings where the image has none).
 """
 
@@ -95,7 +95,7 @@ GENERAL: Final = (
 
 
 def way_out(evidence: Evidence) -> str:
-    """What helps this program to the proxy."""
+    """Return how this program can use the proxy."""
     for pattern, advice in _WAYS:
         if pattern.search(evidence.said):
             return advice
@@ -107,7 +107,7 @@ _ANOTHER_NAME = "If that is no package's name, find its package, or write the mo
 
 
 def missing_module(evidence: Evidence) -> Diagnosis | None:
-    """The interpreter confirmed that it does not find a module."""
+    """Diagnose a module that the interpreter confirmed it does not find."""
     module = evidence.missing
     if module is None:
         return None
@@ -136,7 +136,7 @@ def _node(evidence: Evidence, name: str) -> str:
 
 
 def network_refused(evidence: Evidence) -> Diagnosis | None:
-    """The egress policy refused connections meanwhile."""
+    """Diagnose connections that the egress policy refused during the run."""
     if not evidence.refused:
         return None
     unique = list(dict.fromkeys(evidence.refused))
@@ -160,7 +160,7 @@ def _setting(refused: Refused) -> str:
 
 
 def network_bypassed(evidence: Evidence) -> Diagnosis | None:
-    """Something tried to reach the network without the proxy."""
+    """Diagnose attempts to reach the network without the proxy."""
     record = evidence.record
     if evidence.exit_code is None or not (record.unrouted or record.unheard):
         return None
@@ -184,7 +184,7 @@ _HEADER: Final = re.compile(r"fatal error: ([A-Za-z0-9_./+-]{1,80}): No such fil
 
 
 def missing_part(evidence: Evidence) -> Diagnosis | None:
-    """A shared library or a C header that is not in the image."""
+    """Diagnose a shared library or a C header that is not in the image."""
     text = last_words(evidence)
     if match := _LIBRARY.search(text):
         name = match[1] or match[2]
@@ -204,7 +204,7 @@ def missing_part(evidence: Evidence) -> Diagnosis | None:
 
 @dataclass(frozen=True, slots=True)
 class _Sdist:
-    """A package without wheels: how its build fails, what it needs, what there is in its place."""
+    """A package without wheels: how its build fails, what it needs, and the alternative to it."""
 
     fails: re.Pattern[str]
     needs: str
@@ -226,7 +226,7 @@ _BUILD: Final = re.compile(
 
 
 def build_failed(evidence: Evidence) -> Diagnosis | None:
-    """An installer had to build a package and could not."""
+    """Diagnose an installer that had to build a package and could not."""
     text = last_words(evidence)
     for each in _SDISTS:
         if each.fails.search(text):
@@ -266,7 +266,7 @@ _SETTING: Final = '"iptables": false, "ip6tables": false'
 
 
 def no_iptables(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
-    """The kernel was asked for what it has only as nftables."""
+    """Diagnose a use of iptables, where the kernel has only nftables."""
     return Diagnosis(
         "no_iptables",
         "The machine's kernel has nftables, but none of the extensions of iptables.",
@@ -277,7 +277,7 @@ def no_iptables(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
 
 
 def no_server(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
-    """Docker's command is there and its server does not run."""
+    """Diagnose a command of Docker whose server does not run."""
     return Diagnosis(
         "no_docker_server",
         "Docker's server does not run: nothing starts it by itself.",
@@ -287,7 +287,7 @@ def no_server(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
 
 
 def not_root(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
-    """Docker's server takes commands from root alone."""
+    """Diagnose a command of Docker by another user: its server accepts root only."""
     how = "with sudo" if has(evidence, "sudo") else 'with user "root"'
     return Diagnosis(
         "permission_denied", "Docker's server listens to root alone.", f"Run docker {how}."

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules about what well-known programs say when they fail, worded as what was said. Pure.
+"""Rules about the messages of well-known programs that fail, reported as said. Pure.
 
-They come after all that the machine itself knows, and only of runs that failed. A program that
-prints such words without meaning them misleads nobody but its owner.
+They apply to failed runs only, after all facts that the machine itself knows. A program that prints
+such messages without cause misleads only its owner.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DENIED: Final = (
 
 
 def permission_denied(evidence: Evidence, match: re.Match[str]) -> Diagnosis | None:
-    """Something belongs to root."""
+    """Diagnose the use of something that belongs to root."""
     if evidence.user is GuestUser.ROOT:
         return None
     step = f"If that belongs to root, run the command as root: {_with_root(evidence)}."
@@ -47,7 +47,7 @@ def _with_root(evidence: Evidence) -> str:
 
 
 def address_in_use(evidence: Evidence, match: re.Match[str]) -> Diagnosis:
-    """Another program listens on the port: which, where the guest told."""
+    """Diagnose a port on which another program listens; name that where the guest reported it."""
     port = next((each for each in match.groups() if each), "")
     where = f"port {port}" if port else "the port that it wants"
     holders = [each for each in evidence.listeners if str(each.port) == (port or str(each.port))]
@@ -79,7 +79,7 @@ _EXTERNALLY_MANAGED: Final = Diagnosis(
 
 
 def certificate_unknown(_evidence: Evidence, match: re.Match[str]) -> Diagnosis:
-    """A certificate is signed by an authority that the program does not know."""
+    """Diagnose a certificate signed by an authority that the program does not know."""
     step = (
         "Have the program use the machine's trust store, /etc/ssl/certs/ca-certificates.crt "
         "(SSL_CERT_FILE, REQUESTS_CA_BUNDLE, NODE_EXTRA_CA_CERTS)."
@@ -94,7 +94,7 @@ def certificate_unknown(_evidence: Evidence, match: re.Match[str]) -> Diagnosis:
 
 
 def disk_was_full(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
-    """The disk ran full, and has room again."""
+    """Diagnose a disk that was full and has room again."""
     return Diagnosis(
         "disk_full",
         "It said that there was no space left on the device.",
@@ -110,7 +110,7 @@ _HEAP_FULL: Final = Diagnosis(
 
 
 def memory_refused(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
-    """It asked for more than there is."""
+    """Diagnose a request for more memory than there is."""
     return Diagnosis(
         "out_of_memory",
         f"It said that it got no more memory; the machine has {evidence.memory_mib} MiB.",
@@ -119,7 +119,7 @@ def memory_refused(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
 
 
 def distribution_unknown(evidence: Evidence, match: re.Match[str]) -> Diagnosis:
-    """PyPI knows no such name, which may be that of a module."""
+    """Diagnose a name that PyPI does not have; it may be a module's name."""
     name = distribution_of(match[1])
     if name is None:
         return package_unknown(evidence, match)
@@ -131,7 +131,7 @@ def distribution_unknown(evidence: Evidence, match: re.Match[str]) -> Diagnosis:
 
 
 def package_unknown(evidence: Evidence, match: re.Match[str]) -> Diagnosis:
-    """An installer knows no package of that name."""
+    """Diagnose a package name that the installer does not know."""
     step = "Check the name and version; it may have another name in this index."
     if match[0].startswith("E:"):
         step = f"Fetch the lists and try again: {as_root(evidence, 'apt-get update')}. {step}"
@@ -151,7 +151,7 @@ _NO_INPUT: Final = Diagnosis(
 
 
 def no_display(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
-    """It wanted a screen."""
+    """Diagnose the lack of a display."""
     virtual = (
         "run it with xvfb-run"
         if has(evidence, "xvfb-run")
@@ -178,7 +178,7 @@ _NO_INTERPRETER: Final = Diagnosis(
 
 
 def browser_libraries(evidence: Evidence, _match: re.Match[str]) -> Diagnosis:
-    """Playwright says which of its libraries are missing."""
+    """Diagnose shared libraries that Playwright reports as missing."""
     program = "npx playwright" if has(evidence, "npm") else "python3 -m playwright"
     return Diagnosis(
         "library_not_found",
@@ -237,7 +237,7 @@ _SAID: Final[tuple[tuple[re.Pattern[str], _Rule], ...]] = tuple(
 
 
 def what_was_said(evidence: Evidence) -> Diagnosis | None:
-    """The first of these that the end of what it said tells of."""
+    """Return the diagnosis of the first rule that matches the end of the output."""
     text = last_words(evidence)
     for pattern, rule in _SAID:
         if not (match := pattern.search(text)):

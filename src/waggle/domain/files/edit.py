@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact replacement in a text file: what it makes of the file, and help when it does not fit. Pure.
+"""Exact replacement in a text file, and advice when the old text does not match. Pure.
 
-Called by the filesystem service. Time and memory are bounded by the size of a file.
+Called by `waggle.service.files.files`. Time and memory are bounded by the size of a file.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _DIFF_CONTEXT = 2
 _MAX_DIFF = 8_000
 """Characters."""
 _MAX_DIFF_LINES = 1_000
-"""Lines of what changed; a larger change is told without a diff."""
+"""Changed lines; a larger change is reported without a diff."""
 _MAX_COMPARED = 5_000
-"""Lines of the file in which a similar place is looked for."""
+"""Lines of the file that are searched for a similar place."""
 _MAX_LENGTH = 200
 _MAX_RATIOS = 300
 _SIMILAR = 0.6
@@ -37,13 +37,11 @@ class Edited:
 
 
 def replace_exactly(data: bytes, old: str, new: str, *, replace_all: bool) -> Edited:
-    """Replace the one place where `old` stands, or all of them.
+    """Replace the only occurrence of `old`, or all of them.
 
-    Where every line of the file ends in CRLF, so do those of both texts, unless `old` has a CR:
-    models see and write LF.
-
-    Raises InvalidArgument when there is none, or more than one without `replace_all`, and
-    FileRefused for a file that is not UTF-8 text.
+    In a file whose lines all end in CRLF, the line ends of both texts become CRLF, unless `old` has
+    a CR: models see and write LF. Raises InvalidArgument when there is no occurrence, or more than
+    one without `replace_all`, and FileRefused for a file that is not UTF-8 text.
     """
     if not old:
         raise InvalidArgument("old_text is empty.", hint="Use write_file for a new file.")
@@ -84,7 +82,7 @@ def _text(data: bytes) -> str:
 
 
 def _places(text: str, old: str, most: int) -> list[int]:
-    """Where `old` begins, overlapping ones included: then it is not clear which one is meant."""
+    """Return where `old` begins, including overlaps, as these make the place ambiguous."""
     found: list[int] = []
     place = text.find(old)
     while place >= 0 and len(found) < most:
@@ -98,7 +96,7 @@ def _line(text: str, place: int) -> int:
 
 
 def _help(text: str, old: str) -> str:
-    """Why it may not be there, and what comes nearest to it."""
+    """Return why `old` may be missing, and the text nearest to it."""
     if _BARE_LF.search(old):
         if _BARE_LF.sub("\r\n", old) in text:
             return "These lines end in CRLF, others do not: write \\r\\n for theirs in both texts."
@@ -114,7 +112,7 @@ def _help(text: str, old: str) -> str:
 
 
 def _nearest(text: str, old: str) -> tuple[int, str] | None:
-    """The line most like the longest line of `old`, and as many lines as `old` has from there."""
+    """Return the line most like the longest line of `old`, with as many lines as `old` has."""
     wanted = [line.strip() for line in old.splitlines()]
     key = max(wanted, key=len, default="")[:_MAX_LENGTH]
     if not key:
@@ -139,7 +137,7 @@ def _nearest(text: str, old: str) -> tuple[int, str] | None:
 
 
 def _diff(before: str, after: str) -> str:
-    """The change as a unified diff; the equal lines at both ends are set aside first."""
+    """Return the change as a unified diff; equal lines at both ends are set aside first."""
     old, new = before.splitlines(), after.splitlines()
     head = 0
     while head < min(len(old), len(new)) and old[head] == new[head]:
@@ -157,7 +155,7 @@ def _diff(before: str, after: str) -> str:
 
 
 def _moved(line: str, start: int) -> str:
-    """A hunk's head that counts from the file's beginning."""
+    """Return a hunk's head with line numbers that count from the file's beginning."""
     if not line.startswith("@@ -"):
         return line[:400]
     old, new = line.split(" ")[1:3]

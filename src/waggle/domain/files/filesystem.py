@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files inside a guest.
+"""Files inside a guest: entries, paths, modes, and advice where a path leads to nothing. Pure.
 
-A path belongs to the guest: everything in there is allowed, and nothing of the host can be named.
-
-What there is where a path leads to nothing: the nearest directory, and what is in it. Pure.
-
-Used by `waggle.service.files.files`, which asks the guest. Names of entries are the guest's.
+Used by `waggle.service.files.files`, which asks the guest. A path belongs to the guest: every path
+in there is allowed, and nothing of the host can be named. The guest chooses the names of entries.
 """
 
 from __future__ import annotations
@@ -28,7 +25,7 @@ MAX_PATH_BYTES = 4_095
 DEFAULT_MODE = 0o644
 _AT_HOME = re.compile(r"(?:~|\$HOME|\$\{HOME\})(?=/|\Z)/*")
 _SCHEME = re.compile(r"(?:file://|sandbox:)(?=/)")
-"""What models write before a path, as in links."""
+"""Prefixes that models write before a path, as in links."""
 _HERE = re.compile(r"(?:/\.)+(?=/)")
 _OF_WINDOWS = re.compile(r"[A-Za-z]:(?:\\|/(?:Users|Windows|Program))")
 _OF_A_USER = re.compile(r"~[A-Za-z_][A-Za-z0-9_-]*(?=/|\Z)")
@@ -57,7 +54,7 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class FileSlice:
-    """A part of a file: the bytes, and the size of the whole file at that moment."""
+    """A part of a file: the bytes, and the size of the whole file at that time."""
 
     data: bytes
     size: int
@@ -65,10 +62,9 @@ class FileSlice:
 
 @dataclass(frozen=True, slots=True)
 class FileVersion:
-    """What tells a file from the same one after a change: bytes, and seconds since the epoch.
+    """The state that shows a file's changes: size in bytes, seconds since the epoch, permissions.
 
-    Another change of the same size within the same second is not seen. `mode` is its permission
-    bits.
+    Another change of the same size within the same second is not noticed.
     """
 
     size: int
@@ -86,9 +82,9 @@ class Listing:
 
 
 def parse_path(text: str) -> str:
-    """A guest path: absolute, or one that `at_home` makes so, which is `~` or begins with `~/`.
+    """Return a guest path: absolute, or `~` or `~/...`, which `at_home` makes absolute.
 
-    A relative one counts from HOME; `~` and `$HOME` are the home directory of the user that
+    A relative path counts from HOME; `~` and `$HOME` are the home directory of the user that
     programs run as, which the guest knows. `..` is left to the guest's kernel, which resolves it
     inside the guest. Raises InvalidArgument for an empty path, one with NUL or lone surrogates, one
     of another user's home or of Windows, and one that is too long for any Linux.
@@ -120,12 +116,12 @@ def parse_path(text: str) -> str:
 
 
 def at_home(path: str, home: str) -> str:
-    """The absolute path of what `parse_path` gave, in a guest whose user's home is `home`."""
+    """Return the absolute path for a result of `parse_path`, where the user's home is `home`."""
     return posixpath.join(home, path[2:]) if path.startswith("~/") else path
 
 
 def check_content(data: bytes) -> bytes:
-    """What a file is to contain, as it is. Raises TooLarge."""
+    """Return the content of a file unchanged. Raises TooLarge."""
     if len(data) > MAX_FILE_BYTES:
         raise TooLarge(
             f"The content is {len(data)} bytes; the limit is {MAX_FILE_BYTES}.",
@@ -135,10 +131,10 @@ def check_content(data: bytes) -> bytes:
 
 
 def parse_mode(given: str | int) -> int:
-    """Permission bits in octal: `0644`, `755`, `0o755`, or the number 755. Raises InvalidArgument.
+    """Return permission bits given in octal: `0644`, `755`, `0o755`, or the number 755.
 
-    `+x` is 0755. A number that is no usual mode in octal, but is one in decimal, is meant so: 493
-    is 0o755.
+    `+x` is 0755. A number that is no usual mode in octal but is one in decimal is taken as decimal:
+    493 is 0o755. Raises InvalidArgument.
     """
     if isinstance(given, str) and _ADDS_X.fullmatch(given):
         return 0o755
@@ -154,16 +150,16 @@ def parse_mode(given: str | int) -> int:
 
 
 MAX_PARENTS: Final = 8
-"""Directories that are asked for, from the nearest."""
+"""Directories that the guest is asked for, from the nearest."""
 _MAX_NAMED: Final = 12
 _MAX_NAME: Final = 80
 _MAX_COMPARED: Final = 500
 EMPTY_PLACES: Final = frozenset({"/", "/home", "/mnt", "/media"})
-"""Directories with nothing of a user's in them: the home directory is told instead."""
+"""Directories with no user's files in them: the home directory is shown instead."""
 
 
 def parents(path: str) -> Sequence[str]:
-    """The directories that may be there, the nearest first, and the root in any case."""
+    """Return the directories above a path, the nearest first, always with the root."""
     found: list[str] = []
     while path != "/" and len(found) < MAX_PARENTS:
         path = posixpath.dirname(path.rstrip("/")) or "/"
@@ -172,7 +168,7 @@ def parents(path: str) -> Sequence[str]:
 
 
 def told(path: str, listing: Listing) -> str:
-    """Sentences about a directory that is there instead, after "There is no PATH."."""
+    """Return sentences about the nearest existing directory, to follow "There is no PATH."."""
     inside = posixpath.relpath(path, listing.path)
     part = posixpath.basename(path) if inside.startswith("..") else inside.partition("/")[0]
     meant = _meant(part, [entry.name for entry in listing.entries[:_MAX_COMPARED]])
@@ -194,7 +190,7 @@ def told(path: str, listing: Listing) -> str:
 
 
 def _meant(name: str, there: Sequence[str]) -> str:
-    """The entry that is most like the name; empty if none is."""
+    """Return the entry that is most like the name; empty if none is."""
     folded = {each.casefold(): each for each in reversed(there)}
     found = get_close_matches(name[:_MAX_NAME].casefold(), folded, 1, 0.65)
     return folded[found[0]] if found else ""
@@ -205,6 +201,6 @@ def _entry(entry: FileEntry) -> str:
 
 
 def _shown(name: str) -> str:
-    """On one line; a directory is told by its end, which says most."""
+    """Return a name on one line; a long one is cut at its start, as its end says most."""
     kept = "".join(c if c.isprintable() else "?" for c in name)
     return kept if len(kept) <= _MAX_NAME else f"...{kept[-_MAX_NAME:]}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Searching a guest's files: what is asked, what is found, and what a glob means. Pure."""
+"""Searching a guest's files: the query, the matches, and the meaning of globs. Pure."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ MAX_RESULTS = 1_000
 DEFAULT_RESULTS = 100
 MAX_CONTEXT = 10
 MAX_SEARCHED_FILE = 10 * 1024 * 1024
-"""Bytes; larger files are not searched, as the kit's search.c has it."""
+"""Bytes; larger files are not searched, as in the kit's search.c."""
 MAX_ENTRIES = 200_000
 MAX_DEPTH = 100
 SEARCH_SECONDS = 20
 MAX_PATTERN = 1_000
 MAX_EXCLUDES = 50
 ALWAYS_SKIPPED = (".git", "node_modules", "__pycache__", ".venv")
-"""What is left out unless the caller says otherwise."""
+"""Names that are skipped unless the caller says otherwise."""
 
 
 class Kind(StrEnum):
-    """What a name stands for. The values are the kit's letters."""
+    """The type of an entry. The values are the kit's letters."""
 
     FILE = "f"
     DIRECTORY = "d"
@@ -36,7 +36,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
-    """What to find below `path`: names by a glob, lines by a text, or lines in such files.
+    """The search below `path`: names by a glob, lines by a text, or lines in files by name.
 
     Raises InvalidArgument when built.
     """
@@ -51,7 +51,7 @@ class SearchQuery:
     exclude: tuple[str, ...] = ALWAYS_SKIPPED
 
     def __post_init__(self) -> None:
-        """Refuse what can never be carried out."""
+        """Refuse an impossible query."""
         if not self.name and not self.content:
             raise InvalidArgument(
                 "Say what to find: name, content or both.",
@@ -79,8 +79,8 @@ class SearchQuery:
 class Match:
     """A name, or a line and its place; paths are absolute, texts as the guest has them.
 
-    `line` and `column` count from 1, the column in bytes; both are 0 for a name. Long lines are
-    cut around the place.
+    `line` and `column` count from 1, the column in bytes; both are 0 for a name. Long lines are cut
+    around the place.
     """
 
     path: str
@@ -95,7 +95,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """What was found, by path. `stopped` says why the search ended early: empty when it did not.
+    """The matches, by path. `stopped` says why the search ended early; empty when it did not.
 
     It is one of results, output, entries, bytes, time.
     """
@@ -111,7 +111,7 @@ class Searched:
 
 
 def check_pattern(pattern: str) -> None:
-    """Raises InvalidArgument for what no argument of a program can carry."""
+    """Raise InvalidArgument for a pattern that no argument of a program can carry."""
     if len(pattern) > MAX_PATTERN:
         raise InvalidArgument(
             f"A pattern has more than {MAX_PATTERN} characters.",
@@ -123,7 +123,7 @@ def check_pattern(pattern: str) -> None:
 
 
 def check_excludes(patterns: Sequence[str]) -> tuple[str, ...]:
-    """Globs to leave out, without empty ones. Raises InvalidArgument."""
+    """Return globs to leave out, without empty ones. Raises InvalidArgument."""
     if len(patterns) > MAX_EXCLUDES:
         raise InvalidArgument(
             f"exclude has more than {MAX_EXCLUDES} patterns.",
@@ -135,16 +135,16 @@ def check_excludes(patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 def glob_expression(globs: Sequence[str]) -> str:
-    """An extended regular expression for relative paths that any of the globs matches.
+    """Return an extended regular expression for relative paths that any of the globs matches.
 
-    A glob without a slash matches the last name of a path, one with a slash the whole path.
-    `*` and `?` stop at slashes, `**` does not; `[ab]`, `[!ab]` and `{a,b}` mean what shells mean.
+    A glob without a slash matches the last name of a path, one with a slash the whole path. `*` and
+    `?` stop at slashes, `**` does not; `[ab]`, `[!ab]` and `{a,b}` mean what shells mean.
     """
     return "|".join(_expression(glob) for glob in globs)
 
 
 def glob_below(glob: str, path: str) -> str:
-    """A glob for the paths below `path`, of one that may name that directory, too."""
+    """Return a glob for paths below `path`, from one that may name that directory, too."""
     return glob.removeprefix(f"{path.rstrip('/')}/")
 
 
@@ -185,5 +185,5 @@ def _pieces(glob: str) -> Iterator[str]:
 
 
 def escaped(text: str) -> str:
-    """`text` as an extended regular expression that matches only it."""
+    """Return `text` as an extended regular expression that matches only it."""
     return "".join(f"\\{c}" if c in r"\.[]{}()*+?^$|" else c for c in text)

@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees of files on their way in and out of a guest, and the records that carry them.
+"""Trees of files on their way into or out of a guest: records, and the layout of entries. Pure.
 
-`layout` beside it says where entries stand. The records are those of rootfs/kit/guest/pack.c and
-unpack.c. Pure; names are bytes, and whoever wrote them may be hostile.
-
-Where the entries of a tree stand, and how many names that may be. Pure.
-
-Used for archives of clients and for what a guest packed. Whoever wrote the names may be hostile:
-memory is bounded by the limits here, whatever the names are.
+Used for archives of clients and for what a guest packed. The records are those of
+rootfs/kit/guest/pack.c and unpack.c. Names are bytes and may be hostile: the limits here bound
+memory, whatever the names are.
 """
 
 from __future__ import annotations
@@ -22,7 +18,7 @@ MAX_TREE_BYTES = 64 * 1024 * 1024
 """Bytes of all files of one tree together."""
 MAX_TREE_ENTRIES = 20_000
 MAX_TREE_FILE = 10_000_000
-"""Bytes of one file that is uploaded: what one run takes on its standard input."""
+"""Bytes of one uploaded file: the most that one run takes on its standard input."""
 MAX_ARCHIVE_BYTES = 10 * 1024 * 1024
 MAX_RECORDS_BYTES = MAX_TREE_BYTES + MAX_TREE_ENTRIES * 4_500
 """Bytes of all records of a packed tree."""
@@ -35,7 +31,7 @@ _HEAD = 9_000
 _END = "e"
 _SKIPPED = "s"
 _LONGEST = {_END: 200, _SKIPPED: 200, "d": 0, "l": _MAX_NAME, "f": MAX_TREE_BYTES}
-"""Bytes behind the name of each kind of record that pack.c writes."""
+"""The most bytes after the name of each kind of record that pack.c writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +55,13 @@ class Skipped:
 
 @dataclass(slots=True)
 class LeftOut:
-    """How much is not in a tree, and the first MAX_TOLD of it."""
+    """The count of entries that are not in a tree, and the first MAX_TOLD of them."""
 
     count: int = 0
     first: list[Skipped] = field(default_factory=list[Skipped])
 
     def add(self, skipped: Skipped) -> None:
-        """One more."""
+        """Add one entry."""
         self.count += 1
         if self.count <= MAX_TOLD:
             self.first.append(skipped)
@@ -73,7 +69,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """What became of a tree in the guest. `failures` are the first ones, of `failed` in all."""
+    """The result of unpacking a tree. `failures` are the first ones, of `failed` in all."""
 
     files: int = 0
     directories: int = 0
@@ -83,7 +79,7 @@ class Unpacked:
     failures: tuple[Skipped, ...] = ()
 
     def __add__(self, other: Unpacked) -> Unpacked:
-        """Both together, with the first MAX_TOLD failures."""
+        """Return both together, with the first MAX_TOLD failures."""
         return Unpacked(
             self.files + other.files,
             self.directories + other.directories,
@@ -95,16 +91,16 @@ class Unpacked:
 
 
 def encode(entry: TreeEntry) -> bytes:
-    """The record for the guest, whose modes have no special bits."""
+    """Return the record for the guest, whose modes have no special bits."""
     head = f"{entry.kind} {entry.mode & 0o777:o} {max(0, entry.modified)} {len(entry.data)}"
     return b"%b\0%b\0%b" % (head.encode(), entry.name, entry.data)
 
 
 def decode(read: Callable[[int, int], bytes], size: int) -> Iterator[TreeEntry | Skipped]:
-    """The records that a guest wrote; `read` gives bytes from an offset, `size` is all there are.
+    """Yield the records that a guest wrote; `read` returns bytes from an offset, `size` is the end.
 
-    A tree that the guest cut short ends with a Skipped without a name. Raises ValueError for what
-    is no record, for more of them than pack.c writes, and when the end is missing.
+    A tree that the guest cut short ends with a Skipped without a name. Raises ValueError for an
+    invalid record, for more records than pack.c writes, and when the end is missing.
     """
     offset = count = 0
     while offset < size:
@@ -151,10 +147,10 @@ def _words(data: bytes) -> str:
 
 
 def clean_name(name: bytes) -> bytes:
-    """A relative name without empty parts and `.`; empty for the tree's own root.
+    """Return a relative name without empty parts and `.`; empty for the tree's own root.
 
-    Raises ValueError, with the reason in words, for names that lead out of the tree or that no
-    file system takes.
+    Raises ValueError, with the reason in words, for names that lead out of the tree or that no file
+    system takes.
     """
     if b"\0" in name or len(name) > _MAX_NAME:
         raise ValueError("its name is too long or holds a NUL byte")
@@ -169,15 +165,16 @@ def clean_name(name: bytes) -> bytes:
 
 
 def check_target(target: bytes) -> None:
-    """Raises ValueError for what no link can lead to. Where it leads is its own matter."""
+    """Raise ValueError for an impossible link target. Where it leads is not checked."""
     if not target or b"\0" in target or len(target) > _MAX_NAME:
         raise ValueError("it is a link without a possible target")
 
 
 def check_link(name: bytes, target: bytes) -> None:
-    """Raises ValueError unless the link stays in the tree, through whatever other links it leads.
+    """Raise ValueError unless the link stays in the tree, whatever other links it passes.
 
-    So `..` may only begin it: behind a name, that may be a link itself, it could lead anywhere.
+    So `..` may only begin the target: after a name, which may itself be a link, it could lead
+    anywhere.
     """
     check_target(target)
     if target.startswith(b"/"):
@@ -189,13 +186,13 @@ def check_link(name: bytes, target: bytes) -> None:
 
 
 def shown_name(name: bytes) -> str:
-    """A name for people and JSON: one line, bytes that are not UTF-8 escaped as in Python."""
+    """Return a name for people and JSON: one line, other bytes than UTF-8 escaped as in Python."""
     text = name[:400].decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 MAX_TREE_NODES = 100_000
-"""Different paths of one tree, with the directories that are only named by what is in them."""
+"""Different paths of one tree, including directories that only appear in the names of entries."""
 MAX_TREE_NAMES = 8 * 1024 * 1024
 """Bytes of all names of one tree together."""
 
@@ -203,9 +200,9 @@ _Node = dict[bytes, "_Node | Kind"]
 
 
 class Layout:
-    """What a tree has so far: nothing below what is not a directory, so nothing through a link.
+    """The paths of a tree so far: nothing lies below a non-directory, and so nothing behind a link.
 
-    It is kept as a tree of components, so that a deep name takes memory for its components only.
+    Kept as a tree of components, so that a deep name takes memory for its components only.
     """
 
     def __init__(self, *, nodes: int = MAX_TREE_NODES, names: int = MAX_TREE_NAMES) -> None:
@@ -214,10 +211,10 @@ class Layout:
         self._bytes_left = names
 
     def add(self, name: bytes, kind: Kind) -> bool:
-        """Whether it takes the place of an earlier file or link; a directory may come twice.
+        """Add a clean name; return whether it replaces an earlier file or link.
 
-        `name` is a clean one. Raises ValueError, with the reason in words, also for a directory and
-        something else, and TooLarge beyond the bounds.
+        A directory may come twice. Raises ValueError, with the reason in words, also for a
+        directory and something else of one name, and TooLarge beyond the bounds.
         """
         self._bytes_left -= len(name)
         *above, last = name.split(b"/")

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running something in a guest: what is asked, what comes back, and how long output is cut.
+"""A run of a program in a guest: the command, its result, and how its output is cut. Pure.
 
-What the signals that end programs mean, in words. Pure; numbers are Linux's on x86-64.
-
-Programs that calls have left running in an environment. The guest tells of them.
+Also the programs that runs have left running, as the guest reports them, and the meaning of the
+signals that end programs; their numbers are Linux's on x86-64.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ MAX_COMMAND = 200
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One program that goes on: the root of its process tree, and the run that left it.
+    """A program that still runs: the root of its process tree, and the run that left it.
 
     `command` is its words or, where it has none, its name; control characters are replaced.
     """
@@ -35,18 +34,18 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """Some of them, and how many there are."""
+    """Programs that runs have left running: some of them, and the count of all."""
 
     programs: tuple[Program, ...] = ()
     count: int = 0
 
     def without(self, runs: frozenset[str]) -> Left:
-        """Only those that other runs have left. Pure."""
+        """Return only those that other runs have left."""
         kept = tuple(each for each in self.programs if each.run_id not in runs)
         return Left(kept, self.count - len(self.programs) + len(kept))
 
     def of(self, run_id: str) -> tuple[Program, ...]:
-        """Those that one run has left."""
+        """Return those that one run has left."""
         return tuple(each for each in self.programs if each.run_id == run_id)
 
 
@@ -57,13 +56,13 @@ MAX_CODE_BYTES = 512_000
 MAX_STDIN_BYTES = 10 * 1024 * 1024
 MAX_HEADER_BYTES = 120_000
 MIN_OUTPUT, MAX_OUTPUT = 100, 200_000
-"""Characters of both streams that a result may be asked to show."""
+"""Characters of both streams that a caller may ask a result to show."""
 HOME = "/home/sandbox"
 """A directory of the user that programs run as, in every guest; relative paths count from it."""
 
 
 class GuestUser(StrEnum):
-    """Who runs a command inside the guest.
+    """The user that runs a command inside the guest.
 
     SANDBOX is the user that programs run as: the image's own where it names one.
     """
@@ -76,12 +75,12 @@ class GuestUser(StrEnum):
 class Command:
     """One command for the guest.
 
-    `argv` is run without a shell; `{shell}` as its first word is the image's own. When `code` is
-    given it is written to a fresh file whose path replaces the word `{file}` in argv, and which is
-    removed afterwards. It lies in `cwd`, or `apart` in a directory of its own, where `{runner.py}`
-    and `{runner.js}` have an interpreter take it for a file of `cwd`. `cwd` is None for where the
-    image has programs start. `timeout` is seconds, `output_limit` bytes kept of each stream.
-    Raises InvalidArgument or TooLarge when built.
+    `argv` is run without a shell; `{shell}` as its first word is the image's own. `code`, if given,
+    is written to a fresh file, whose path replaces the word `{file}` in argv and which is removed
+    afterwards. It lies in `cwd`, or `apart` in a separate directory, where `{runner.py}` and
+    `{runner.js}` make an interpreter take it for a file of `cwd`. When `cwd` is None, the command
+    runs where the image has programs start. `timeout` is seconds, `output_limit` bytes kept of each
+    stream. Raises InvalidArgument or TooLarge when built.
     """
 
     argv: tuple[str, ...]
@@ -96,7 +95,7 @@ class Command:
     user: GuestUser = GuestUser.SANDBOX
 
     def __post_init__(self) -> None:
-        """Refuse what can never be carried out, before anything is started."""
+        """Refuse an impossible command before anything is started."""
         words = (*self.argv, self.cwd or "", *self.env.keys(), *self.env.values())
         if not self.argv:
             raise InvalidArgument("A command needs a program.", hint="Name one, such as ls.")
@@ -122,7 +121,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What is kept of one stream: all of it, or its head and tail when it was longer.
+    """The kept part of one stream: all of it, or its head and tail when it was longer.
 
     `total` is the bytes the stream had; without it, nothing was cut.
     """
@@ -132,7 +131,7 @@ class Output:
     total: int = 0
 
     def __post_init__(self) -> None:
-        """Take what is kept as all there was, unless a total says more."""
+        """Set `total` to the bytes that are kept, unless it is larger."""
         object.__setattr__(self, "total", max(self.total, len(self.head) + len(self.tail)))
 
     @property
@@ -141,9 +140,9 @@ class Output:
         return self.total - len(self.head) - len(self.tail)
 
     def text(self) -> str:
-        """The stream as text; what is not UTF-8 becomes U+FFFD, and a cut says how much it took.
+        """Return the stream as text; bytes that are not UTF-8 become U+FFFD, and a cut is marked.
 
-        A character that the cut went through is left out rather than shown as damage.
+        The mark gives the bytes that were cut. A character that the cut split is left out.
         """
         if not self.dropped:
             return (self.head + self.tail).decode("utf-8", "replace")
@@ -153,7 +152,7 @@ class Output:
 
 
 def _continuation(data: bytes) -> int:
-    """How many bytes at the start continue a UTF-8 character that began earlier: at most 3."""
+    """Return how many bytes at the start continue an earlier UTF-8 character: at most 3."""
     count = 0
     while count < min(3, len(data)) and data[count] & 0xC0 == 0x80:
         count += 1
@@ -168,13 +167,13 @@ class Stream(Protocol):
         ...
 
     def output(self) -> Output:
-        """What is kept so far, cut to what a result may hold."""
+        """Return what is kept so far, cut to what a result may hold."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Where a command's output goes."""
+    """The destinations of a command's output."""
 
     stdout: Stream
     stderr: Stream
@@ -182,11 +181,11 @@ class Streams:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionResult:
-    """How a command ended. Exactly one of `exit_code`, `signal`, `timed_out` tells why.
+    """How a command ended: exactly one of `exit_code`, `signal` and `timed_out` is set.
 
     `exit_code` is None when a signal or the timeout ended it. `duration` is seconds. `run_id` is
-    the guest's name for this run, under which it remembers why it failed. `left` is what goes on
-    in the background.
+    the guest's name for this run, under which it remembers why the run failed. `left` is what still
+    runs in the background.
     """
 
     stdout: Output
@@ -200,10 +199,10 @@ class ExecutionResult:
 
 
 def parse_code(code: str) -> bytes:
-    """Code as the bytes of a file. Raises InvalidArgument or TooLarge.
+    """Return code as the bytes of a file. Raises InvalidArgument or TooLarge.
 
-    Lone surrogates (JSON can carry them) are not text in any encoding, and NUL would silently
-    end the program for some interpreters.
+    Lone surrogates (JSON can carry them) are not text in any encoding, and NUL would silently end
+    the program for some interpreters.
     """
     data = encoded(code, "The code")
     if not data.strip():
@@ -221,7 +220,7 @@ def parse_code(code: str) -> bytes:
 
 
 def parse_output(value: int | None, default: int) -> int:
-    """How many characters of output to show. Raises InvalidArgument."""
+    """Return how many characters of output to show. Raises InvalidArgument."""
     if value is None:
         return default
     if not MIN_OUTPUT <= value <= MAX_OUTPUT:
@@ -233,7 +232,7 @@ def parse_output(value: int | None, default: int) -> int:
 
 
 def parse_seconds(value: float | None, default: float, maximum: float) -> float:
-    """A timeout in seconds. Raises InvalidArgument unless 0 < value <= maximum."""
+    """Return a timeout in seconds. Raises InvalidArgument unless 0 < value <= maximum."""
     if value is None:
         return default
     if not 0 < value <= maximum:
@@ -246,7 +245,7 @@ def parse_seconds(value: float | None, default: float, maximum: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A signal's meaning and what to do about it."""
+    """The meaning of a signal and what to do about it."""
 
     cause: str
     next_step: str
@@ -280,11 +279,11 @@ _UNKNOWN = Told("a signal that it did not handle", _ASKED)
 
 
 def name_of(number: int) -> str | None:
-    """The name of a signal that ends programs, or None."""
+    """Return the name of a signal that ends programs, or None."""
     known = _SIGNALS.get(number)
     return known[0] if known else None
 
 
 def told(name: str) -> Told:
-    """The meaning of a signal by its name; something true of every signal for the others."""
+    """Return the meaning of a signal by its name; for an unknown one, a general meaning."""
     return _BY_NAME.get(name, _UNKNOWN)

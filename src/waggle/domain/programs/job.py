@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run of a program as its owner sees it, while it goes on and afterwards.
+"""A job: one run of a program as its owner sees it, during the run and afterwards.
 
-Every execution is a job with a number; a call that does not wait for its end hands the number out.
-`waggle.service.programs.jobs` runs them.
+Every execution is a job with a number; a call that does not wait for the end returns the number.
+`waggle.service.programs.jobs` runs jobs.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from waggle.domain.errors import InvalidArgument
 from waggle.domain.programs.execution import NOTHING_LEFT, Left, Output
 
 MAX_WAIT_SECONDS = 300.0
-"""The longest that one call waits; clients give up on silent calls sooner or later."""
+"""The longest wait of one call; clients give up on silent calls sooner or later."""
 MAX_SUMMARY = 80
 
 
 class JobKind(StrEnum):
-    """Which tool started it."""
+    """The tool that started the job."""
 
     EXECUTE = "execute"
     COMMAND = "run_command"
@@ -29,7 +29,7 @@ class JobKind(StrEnum):
 
 
 class JobState(StrEnum):
-    """How a job ended, or that it has not."""
+    """How a job ended, or that it still runs."""
 
     RUNNING = "running"
     EXITED = "exited"
@@ -40,7 +40,7 @@ class JobState(StrEnum):
 
 
 class StreamName(StrEnum):
-    """Which of a program's two output streams."""
+    """One of a program's two output streams."""
 
     STDOUT = "stdout"
     STDERR = "stderr"
@@ -48,12 +48,12 @@ class StreamName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """What is known of a job at one moment.
+    """The state of a job at one time.
 
     `number` counts from 1 in its environment. `duration` is seconds, so far or in all. `exit_code`
     is set for EXITED, `signal` for SIGNALED; `error` says why it is LOST. A KILLED job was ended by
     its owner or with its environment. `limit` is seconds after which it is killed. `diagnosis` says
-    why it failed, where that is known. `left` is what it has left running when it ended.
+    why it failed, where that is known. `left` is what it left running when it ended.
     """
 
     environment_id: str
@@ -79,13 +79,13 @@ class JobView:
 
     @property
     def is_running(self) -> bool:
-        """Whether it goes on."""
+        """Whether it still runs."""
         return self.state is JobState.RUNNING
 
 
 @dataclass(frozen=True, slots=True)
 class JobBrief:
-    """A job in a list: as `JobView`, with the bytes that it has printed instead of its output."""
+    """A job in a list: as `JobView`, with the count of bytes printed instead of the output."""
 
     number: int
     kind: JobKind
@@ -99,7 +99,7 @@ class JobBrief:
 
 
 def summarise(text: str) -> str:
-    """The first line of a program that says something, for a list. Pure."""
+    """Return the first meaningful line of a program, for a list. Pure."""
     lines = map(str.strip, text.splitlines())
     line = next((line for line in lines if line and not line.startswith("```")), "")
     shown = "".join(c if c.isprintable() else "\ufffd" for c in line[: MAX_SUMMARY + 1])
@@ -107,7 +107,7 @@ def summarise(text: str) -> str:
 
 
 def parse_wait(value: float | None, default: float) -> float:
-    """How many seconds a call waits. Raises InvalidArgument unless 0 <= value <= 300."""
+    """Return how many seconds a call waits. Raises InvalidArgument unless 0 <= value <= 300."""
     if value is None:
         return default
     if not 0 <= value <= MAX_WAIT_SECONDS:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines of a notebook in Python code: `!cmd`, `x = !cmd`, `%pip`, `%matplotlib inline`. Pure.
+"""Notebook lines in Python code: `!cmd`, `x = !cmd`, `%pip`, `%matplotlib inline`. Pure.
 
-Each such line becomes one line of Python that does the same, so numbers of lines stay. They are
-looked for only where a statement begins, also after `;` or `:` on a line: none inside a string or
+Each notebook line becomes one line of equivalent Python, so line numbers stay. Notebook lines are
+recognised only where a statement begins, also after `;` or `:` on a line: never inside a string or
 brackets, or after a backslash. A magic without a plain counterpart is refused with the next step.
-Used by `domain.program`.
+Used by `domain.programs.program`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import re
 from waggle.domain.errors import InvalidArgument
 
 MAX_CODE = 64_000
-"""Characters of code in which lines of a notebook are looked for."""
+"""Characters of code that is searched for notebook lines."""
 _OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
 _SUSPECT = re.compile(r"(?:^|[;:])[ \t]*[!%]|=[ \t]*!", re.MULTILINE)
 _NEXT_ON_THE_LINE = re.compile(r"[;:][ \t]*(?=[!%](?!=)|[^\W\d]\w*[ \t]*=[ \t]*!(?!=))")
-"""What ends a statement, or begins a block, before a notebook's line; nowhere is that Python."""
+"""The end of a statement or the head of a block before a notebook line; never valid Python."""
 _TOKEN = re.compile(
     r"\"\"\"(?:[^\\\"]|\\.|\"(?!\"\"))*(?:\"\"\"|\Z)|'''(?:[^\\']|\\.|'(?!''))*(?:'''|\Z)"
     r"|\"(?:[^\\\"\n]|\\.)*\"?|'(?:[^\\'\n]|\\.)*'?|#[^\n]*"
@@ -40,13 +40,13 @@ _USER_PACKAGES = '__import__("site").addsitedir(__import__("site").getusersitepa
 
 
 def cell_language(code: str) -> str | None:
-    """The language of a cell that begins with a magic such as %%bash; None for Python."""
+    """Return the language of a cell that begins with a magic such as %%bash; None for Python."""
     match = _CELL.match(code)
     return _CELL_LANGUAGES.get(match[1].lower()) if match else None
 
 
 def translated(code: str) -> str:
-    """Python code without a notebook's lines. Raises InvalidArgument for a magic it cannot have."""
+    """Return code with notebook lines as Python. Raises InvalidArgument for an unusable magic."""
     if len(code) > MAX_CODE or not _SUSPECT.search(code):
         return code
     parts: list[str] = []
@@ -66,9 +66,9 @@ def translated(code: str) -> str:
 
 
 def _end_of_statement(code: str, at: int) -> int:
-    """Where the line ends in which the statement ends that begins at `at`.
+    """Return the end of the line in which the statement that begins at `at` ends.
 
-    Before that, where a notebook's line begins after it.
+    If a notebook line follows the statement on that line, return where that begins instead.
     """
     depth = 0
     while at < len(code):
@@ -84,7 +84,7 @@ def _end_of_statement(code: str, at: int) -> int:
 
 
 def _python(line: str) -> str | None:
-    """A notebook's line as Python; None for what is Python, or no line of a notebook either."""
+    """Return a notebook line as Python; None for any other line."""
     text = line.lstrip(" \t")
     indent = line[: len(line) - len(text)]
     if text.startswith("!") and not text.startswith("!="):
@@ -100,12 +100,12 @@ def _python(line: str) -> str | None:
 
 def _run(command: str) -> str:
     ran = f'__import__("subprocess").run({_command(command)}, shell=True)'
-    # What is installed just now is to be found by the imports that follow.
+    # Makes newly installed packages visible to the imports that follow.
     return f"{ran}; {_USER_PACKAGES}" if "install" in command else ran
 
 
 def _command(text: str) -> str:
-    """A command as an expression, with the values of variables in braces."""
+    """Return a command as an expression, with the values of variables in braces."""
     values = "".join(
         f".replace('{{{name}}}', str({name}))" for name in dict.fromkeys(_VALUE.findall(text))
     )

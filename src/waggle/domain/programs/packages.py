@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model writes when it wants packages: names alone, or the command that installs them. Pure.
+"""Read the packages that a model asks for: plain names, or the command that installs them. Pure.
 
 Reads `pip install x`, `npm i x`, `apt-get update && apt-get install -y x`, lists in text, quotes
-and `numpy >= 2`; no word of a command is ever taken for a package. What is more than names, such as
-`-r requirements.txt`, is refused with the way to do it. Whether a name is one, `domain.runtime`
-says. Used by `waggle.service.programs.execution`.
+and `numpy >= 2`; no word of a command is ever taken for a package. Text that is more than names,
+such as `-r requirements.txt`, is refused with the way to do it. `domain.programs.runtime` checks
+the names. Used by `waggle.service.programs.execution`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAX_PREFIXES = 4
 
 
 class Installer(StrEnum):
-    """Whose command it was."""
+    """The package manager of a command."""
 
     PIP = "pip"
     NPM = "npm"
@@ -33,9 +33,9 @@ class Installer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Names that were asked for, not yet checked; `installer` is None for names alone.
+    """Requested names, not yet checked; `installer` is None for plain names.
 
-    With `upgrade`, what is there is to be replaced by what is newest.
+    With `upgrade`, installed packages are replaced by their newest versions.
     """
 
     names: tuple[str, ...]
@@ -84,7 +84,7 @@ _UPGRADE = frozenset({"-U", "--upgrade"})
 _FENCE = re.compile(r"(?m)^[ \t]*(?:```|~~~).*$")
 _BULLET = re.compile(r"(?m)^[ \t]*(?:[-*\u2022]|[0-9]{1,2}\.)[ \t]+(?=[A-Za-z@])")
 _NO_NAMES = frozenset({"and", "or", "import", "from", "the", "with", "latest", "version"})
-"""Words of sentences and programs, which are packages, too, that nobody means."""
+"""Words of sentences and programs that also are packages, which are never meant."""
 _ONLY_VERSION = re.compile(r"v?[0-9]+(?:\.[0-9]+)+|[<>=!~^].*|\(.*|[0-9]?>.*")
 _QUOTES = re.compile(r"([\"'`])([^\"'`\n]*)\1")
 _COMPARISON = re.compile(r"(?<=[\w\]),]) *(===|==|~=|!=|<=|>=|<|>) *(?=[\w.])")
@@ -93,7 +93,7 @@ _PARTS = re.compile(r"(?:[^ \n,\[\]]|,(?=[<>=!~]))+|[ \n,\[\]]")
 
 
 def read_packages(given: str | Sequence[str]) -> Wanted:
-    """The names in what was given. Raises InvalidArgument, with the next step."""
+    """Return the requested names. Raises InvalidArgument, with the next step."""
     lines = [given] if isinstance(given, str) else [*given]
     if sum(map(len, lines)) > MAX_TEXT:
         raise InvalidArgument(
@@ -122,7 +122,7 @@ def read_packages(given: str | Sequence[str]) -> Wanted:
 
 
 def _plain(text: str) -> str:
-    """One line a command: without Markdown, quotes, comments, brackets and needless spaces."""
+    """Return one line a command, without Markdown, quotes, comments, brackets and extra spaces."""
     text = text.replace("\\\n", " ").replace("\r", "")
     text = _BULLET.sub("", _FENCE.sub("", text))
     text = re.sub(r"(?m)(?:^|(?<=[ \t]))#.*$", "", text)
@@ -150,7 +150,10 @@ def _without_prefix(text: str) -> str:
 
 
 def _command(text: str) -> Wanted | None:
-    """What a command installs; None when it is none. Raises InvalidArgument for its options."""
+    """Return what a command installs; None for any other text.
+
+    Raises InvalidArgument for its options.
+    """
     if _UPDATE.fullmatch(text):
         return Wanted(())
     started = ((each, pattern.match(text)) for each, pattern in _COMMANDS)
@@ -183,7 +186,7 @@ def _names(text: str, whole: str) -> list[str]:
 
 
 def _split(text: str) -> list[str]:
-    """Words; a comma ends one too, unless it stands in brackets or goes on with a version."""
+    """Split into words; a comma ends one, unless in brackets or before another version."""
     words, word, depth = list[str](), "", 0
     for part in _PARTS.findall(text):
         depth = max(0, depth + (part == "[") - (part == "]"))
@@ -205,12 +208,12 @@ def _refuse(text: str, *, can_run: bool = True) -> NoReturn:
 
 
 def installer_of(runtime: str) -> Installer:
-    """Whose packages a runtime installs, by its name."""
+    """Return the installer of a runtime, given by its name."""
     return {"node": Installer.NPM, "shell": Installer.SYSTEM}.get(runtime, Installer.PIP)
 
 
 def as_command(name: str, installer: Installer) -> str:
-    """What to run in a shell for what is no plain name, such as a URL; empty if there is none."""
+    """Return a shell command for what is no plain name, such as a URL; empty if there is none."""
     if (
         not name.isprintable()
         or len(name) > _MAX_QUOTED

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program as a model writes it, turned into the program that was meant. Pure.
+"""Recover the program that a model meant from the text that it wrote. Pure.
 
 Markdown fences, prompts, byte order marks and a common indentation are removed, each only where it
-cannot be part of the program. A fence's tag, a `#!` line or a first line that no other language
-can begin with names the language. Shell lines lose their carriage returns; notebook lines become
-Python (`notebook`). Everything else stays as it is. Used by `waggle.service.programs.execution`.
+cannot be part of the program. A fence's tag, a `#!` line or a first line that no other language can
+begin with names the language. Shell lines lose their carriage returns; notebook lines become Python
+(`notebook`). Everything else stays as it is. Used by `waggle.service.programs.execution`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _SESSION: Final = re.compile(r"\s*(?:\(\w+\) )?(?:[\w.-]+@[\w.-]+:\S*)?\$ [A-Za-
 _PROMPT: Final = re.compile(r"^(?:\(\w+\) )?(?:[\w.-]+@[\w.-]+:\S*)?\$ (.*)$")
 _PYTHON_PROMPT: Final = re.compile(r"^\s*(?:>>>|\.\.\.)(?: (.*))?$")
 _NO_PROSE: Final = re.compile(r"[`\"]|(?<!\w)'|'(?!\w)|<<")
-"""What may have begun before a fence and have it inside; the apostrophe of "here's" is none."""
+"""Signs that a fence may lie inside a string or heredoc; the apostrophe of "here's" is none."""
 _LONGEST_LINE: Final = 4_000
 _SEVERAL: Final = "Send one program alone, without Markdown."
 
 
 def unfenced(code: str) -> tuple[str, str]:
-    """Code without the fence around all of it, and that fence's tag.
+    """Return code without the fence around all of it, and that fence's tag.
 
     Raises InvalidArgument for several blocks, and for text around one.
     """
@@ -52,7 +52,7 @@ def unfenced(code: str) -> tuple[str, str]:
 
 
 def _unended(code: str) -> str:
-    """Code without a fence at its end alone. Raises InvalidArgument for prose before a block."""
+    """Remove a lone fence at the end. Raises InvalidArgument for prose before a block."""
     first = _FENCE_LINE.search(code)
     if first is None or _NO_PROSE.search(code, 0, first.start()):
         return code
@@ -62,12 +62,12 @@ def _unended(code: str) -> str:
 
 
 def is_session(code: str) -> bool:
-    """Whether it begins with a shell's prompt, which no language has."""
+    """Whether the code begins with a shell's prompt, which no language has."""
     return _SESSION.match(code) is not None
 
 
 def commands(code: str) -> str:
-    """What was typed in a shell's session: what follows its prompts, and lines that go on."""
+    """Return the commands of a shell session: the text after prompts, and continuation lines."""
     typed: list[str] = []
     goes_on = False
     for line in code.splitlines():
@@ -80,7 +80,7 @@ def commands(code: str) -> str:
 
 
 def python_lines(code: str) -> str:
-    """Python as it was typed: without the prompts of a session, or an indentation of all of it."""
+    """Return Python without the prompts of a session, or without a common indentation."""
     lines = code.splitlines()
     first = next((line for line in lines if line.strip() and line.strip()[0] != "#"), "")
     if re.match(r"\s*>>>(?: |$)", first):
@@ -96,8 +96,8 @@ _TYPESCRIPT = frozenset({"ts", "typescript"})
 class Language:
     """A language by the runtime that has its interpreter.
 
-    `extension` is that of its files where the runtime's own will not do: node reads types in .ts.
-    Where leaving types out is not enough to run the code, it is `compiled`.
+    `extension` is set where the runtime's own does not serve: node reads types in .ts. `compiled`
+    code does not run when its types are merely left out.
     """
 
     runtime: RuntimeName
@@ -106,7 +106,7 @@ class Language:
 
 
 def parse_language(text: str) -> Language:
-    """The language called `text`, such as py, JavaScript, ts or bash. Raises InvalidRuntime."""
+    """Return the language called `text`, such as py, JavaScript or bash. Raises InvalidRuntime."""
     try:
         runtime = RuntimeName.parse(text)
     except InvalidRuntime:
@@ -118,7 +118,7 @@ def parse_language(text: str) -> Language:
 
 
 def known_language(tag: str) -> Language | None:
-    """The language of a Markdown tag or a first line; None when it is none of ours."""
+    """Return the language of a Markdown tag or a first line; None when it is unknown."""
     try:
         return parse_language(tag) if tag else None
     except InvalidRuntime:
@@ -126,7 +126,7 @@ def known_language(tag: str) -> Language | None:
 
 
 _LINES: Final = 50
-"""How far the first line that is no comment may be."""
+"""The first line that is not a comment is looked for in as many lines."""
 
 _COMMANDS: Final = (
     r"pip[0-9.]*|python[0-9.]*|uv|uvx|npm|npx|pnpm|yarn|node|apt|apt-get|apk|git|curl|wget|bash|sh"
@@ -183,7 +183,7 @@ _COMMENT: Final = re.compile(r"#(?!!).*|//.*|/\*.*\*/")
 
 
 def surely(code: str) -> RuntimeName | None:
-    """The runtime of its language alone; None when it is not sure."""
+    """Return the runtime of the code's language; None when it is not certain."""
     lines = code.strip().split("\n", _LINES)
     said = [line.rstrip() for line in lines[:_LINES] if not _COMMENT.fullmatch(line.strip())]
     first = next((line for line in said if line.strip()), "")
@@ -199,14 +199,14 @@ def surely(code: str) -> RuntimeName | None:
 
 
 def has_types(code: str) -> bool:
-    """Whether a program in JavaScript is surely one in TypeScript."""
+    """Whether a program in JavaScript is certainly TypeScript."""
     return _TYPES.search(code) is not None or is_compiled(code)
 
 
 def is_compiled(code: str) -> bool:
-    """Whether a program has what TypeScript makes code of, such as an enum.
+    """Whether a program has TypeScript that compiles to code, such as an enum.
 
-    Leaving types out is not enough for it.
+    Leaving types out is not enough to run it.
     """
     return _COMPILED.search(code) is not None
 
@@ -223,22 +223,22 @@ _KINDS = {
     RuntimeName.NODE: ("javascript", "JavaScript"),
     RuntimeName.PYTHON: ("python", "Python"),
 }
-"""How a language is called in a call, and in a sentence."""
+"""The name of a language in a call, and in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Code and what runs it; `language` is None for the environment's own."""
+    """Code and its language; None is the environment's own."""
 
     code: str
     language: Language | None = None
 
 
 def read_program(code: str, language: str | None, own: RuntimeName) -> Program:
-    """The program that was meant. `own` runs code of which no language is known.
+    """Return the program that was meant. `own` runs code whose language is not known.
 
-    Raises InvalidRuntime for a language that there is not, and InvalidArgument, with the next step,
-    for what cannot be understood.
+    Raises InvalidRuntime for a language that does not exist, and InvalidArgument, with the next
+    step, for code that cannot be understood.
     """
     given = (language or "").strip().lower() not in _NO_LANGUAGE
     asked = parse_language(language) if language and given else None
@@ -262,9 +262,9 @@ def read_program(code: str, language: str | None, own: RuntimeName) -> Program:
 
 
 def _other(code: str, runtime: RuntimeName, asked: Language | None) -> RuntimeName | None:
-    """The language that the code surely has, unless that is the runtime's.
+    """Return the language that the code certainly has, unless the runtime has it.
 
-    A shell that was asked for gets any code. Raises InvalidArgument where another one was.
+    An explicitly requested shell gets any code. Raises InvalidArgument where another was requested.
     """
     found = RuntimeName.SHELL if is_session(code) else surely(code)
     if found is None or found is runtime or (asked and runtime is RuntimeName.SHELL):
@@ -284,5 +284,5 @@ def _of_first_line(code: str) -> Language | None:
 
 
 def unix_lines(text: str) -> str:
-    """Text for a shell, which takes a carriage return at a line's end for a part of the line."""
+    """Remove carriage returns at line ends, which a shell takes for a part of the line."""
     return re.sub(r"\r(?=\n|\Z)", "", text)

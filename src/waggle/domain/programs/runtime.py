@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A runtime: which interpreter runs `execute`, and which installer serves `install_packages`.
 
-Knows command templates and package grammars; knows nothing of images, machines or SSH.
-Commands are argv lists from end to end: a template is split once, when settings are read, and
-placeholders are replaced as whole words, so no value ever meets a shell.
-
-Environment variables as clients give them: an object, or NAME=value in a list or lines. Pure.
-
-Text of clients on its way to bytes, checked. Pure; called by all who send text to a guest.
+Knows command templates and package grammars; knows nothing of images, machines or SSH. Commands are
+argv lists from end to end: a template is split once, when settings are read, and placeholders are
+replaced as whole words, so no value ever meets a shell. Also checks the environment variables that
+clients give, as an object or as NAME=value in a list or lines, and encodes clients' text for every
+module that sends text to a guest. Pure.
 """
 
 from __future__ import annotations
@@ -36,14 +34,14 @@ _ALIASES = {
     }.items()
     for alias in aliases.split()
 }
-"""What models and Markdown call runtimes, without a version."""
+"""The names that models and Markdown use for runtimes, without a version."""
 _LANGUAGES = {"data": "python"}
 FILE = "{file}"
 PACKAGES = "{packages}"
 SHELL = "{shell}"
 """As the first word: bash where the image has it, else its sh, else the guest kit's."""
 PYTHON_RUNNER, NODE_RUNNER = "{runner.py}", "{runner.js}"
-"""What has an interpreter take code for a file of the working directory (kit/guest/code.c)."""
+"""Make an interpreter take code for a file of the work directory (kit/guest/code.c)."""
 
 
 class RuntimeName(StrEnum):
@@ -53,11 +51,14 @@ class RuntimeName(StrEnum):
     NODE = "node"
     SHELL = "shell"
     DATA = "data"
-    """Python, in an image with the packages that most work with data begins with."""
+    """Python, in an image with the packages that data work usually begins with."""
 
     @classmethod
     def parse(cls, text: str) -> RuntimeName:
-        """The runtime that `text` names, also by an alias. Raises InvalidRuntime, naming all."""
+        """Return the runtime that `text` names, also by an alias.
+
+        Raises InvalidRuntime, naming all.
+        """
         name = text[:_MAX_NAME].strip().lower()
         try:
             return cls(_ALIASES.get(_VERSION_END.sub("", name), name))
@@ -90,7 +91,7 @@ _NODE_PACKAGE = re.compile(
 _SYSTEM_PACKAGE = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9+._-]*(?<!-)(?:=[A-Za-z0-9][A-Za-z0-9.+:~_-]*(?<!-))?"
 )
-# pip, npm, apt and apk each take a word that ends like this for a file in the working directory.
+# pip, npm, apt and apk each take a word that ends like this for a file in the work directory.
 _ARCHIVE = re.compile(
     r".*\.(?:whl|zip|tar|tar.gz|tgz|tar.bz2|tbz|tar.xz|txz|tar.lz|tlz|tar.lzma|deb|apk)"
     r"(?:\[.*\])?",
@@ -98,14 +99,14 @@ _ARCHIVE = re.compile(
 )
 
 _COMPILING = ("--experimental-transform-types", "--disable-warning=ExperimentalWarning")
-"""Has Node run enums and the like; only for code with such, as not every Node knows the option."""
+"""Make Node run enums and the like. Used only for such code: not every Node knows the option."""
 _RUNNERS = (
     (re.compile(r"(?:.*/)?python[0-9.]*"), (PYTHON_RUNNER,)),
     (re.compile(r"(?:.*/)?node(?:js)?"), ("-r", NODE_RUNNER)),
     (re.compile(r"(?:.*/)?(?:sh|bash|dash|ash|zsh|ksh)"), ()),
     (re.compile(re.escape(SHELL)), ()),
 )
-"""Interpreters that run code which does not lie in the working directory, and how."""
+"""Interpreters that run code from outside of the work directory, and how."""
 
 _PIP = (_PYTHON_PACKAGE, "a name with optional extras and version, as pip takes it")
 _GRAMMAR: dict[RuntimeName, tuple[re.Pattern[str], str]] = {
@@ -120,8 +121,8 @@ _GRAMMAR: dict[RuntimeName, tuple[re.Pattern[str], str]] = {
 class Runtime:
     """One runtime as configured: how a code file is run and how packages are installed.
 
-    `exec_command` contains `{file}` and `install_command` contains `{packages}`, each as a word
-    of its own. `install_as_root` is for package managers that change the system.
+    `exec_command` contains `{file}` and `install_command` contains `{packages}`, each as a separate
+    word. `install_as_root` is for package managers that change the system.
     """
 
     name: RuntimeName
@@ -131,10 +132,10 @@ class Runtime:
     install_as_root: bool = False
 
     def code_argv(self, *, compiled: bool = False) -> tuple[tuple[str, ...], bool]:
-        """The argv that runs code that comes along, and whether that may lie apart.
+        """Return the argv that runs code sent with a command, and whether the code may lie apart.
 
-        Of other interpreters nothing is known: their code lies in the working directory, and
-        whether it is `compiled` is theirs to find out.
+        Code for unknown interpreters lies in the work directory, and `compiled` has no effect on
+        them.
         """
         words, at = self.exec_command, self.exec_command.index(FILE)
         for program, runner in _RUNNERS:
@@ -144,18 +145,18 @@ class Runtime:
         return words, False
 
     def exec_argv(self, file: str) -> tuple[str, ...]:
-        """The argv that runs the code in `file`, a path inside the guest."""
+        """Return the argv that runs the code in `file`, a path inside the guest."""
         return tuple(file if word == FILE else word for word in self.exec_command)
 
     def install_argv(self, packages: Sequence[str]) -> tuple[str, ...]:
-        """The argv that installs `packages`, which must have passed `check_packages`."""
+        """Return the argv that installs `packages`, which must have passed `check_packages`."""
         argv: list[str] = []
         for word in self.install_command:
             argv.extend(packages if word == PACKAGES else [word])
         return tuple(argv)
 
     def check_packages(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The names, checked by the ecosystem's own grammar.
+        """Return the names, checked by the ecosystem's own grammar.
 
         Raises InvalidArgument for an empty list, for more than MAX_PACKAGES, and for anything that
         is not a plain package requirement: options, URLs, paths, archives and shell text are never
@@ -184,7 +185,7 @@ class Runtime:
 def parse_template(template: str, placeholder: str) -> tuple[str, ...]:
     """Split a command template into argv words. Raises ValueError when it cannot be used.
 
-    The placeholder must be a word of its own: `python3 {file}`, not `sh -c "x {file}"`.
+    The placeholder must be a separate word: `python3 {file}`, not `sh -c "x {file}"`.
     """
     words = tuple(shlex.split(template))
     if not words or not words[0] or placeholder in words[0]:
@@ -200,9 +201,9 @@ NUL_HINT = "Leave the NUL character out; Linux ends a text there."
 
 
 def encoded(text: str, what: str, *, hint: str = "") -> bytes:
-    """`text` in UTF-8. Raises InvalidArgument for lone surrogates, which JSON can carry.
+    """Return `text` in UTF-8. Raises InvalidArgument for lone surrogates, which JSON can carry.
 
-    `what` begins the message; `hint` is another way, where there is one.
+    `what` begins the message; `hint` suggests an alternative, where there is one.
     """
     try:
         return text.encode("utf-8")
@@ -215,13 +216,13 @@ def encoded(text: str, what: str, *, hint: str = "") -> bytes:
 
 
 MAX_VARIABLES_BYTES = 32_768
-"""Of an environment's own, with their names."""
+"""Bytes of an environment's own variables, with their names."""
 
 Given = Mapping[str, object] | Sequence[str] | str
 
 
 def parse_variables(given: Given) -> dict[str, str]:
-    """Names with values, of a text one a line; numbers and booleans become text.
+    """Return names with values; a text holds one a line, numbers and booleans become text.
 
     Raises InvalidArgument.
     """
@@ -238,7 +239,10 @@ def parse_variables(given: Given) -> dict[str, str]:
 
 
 def parse_own_variables(given: Given) -> dict[str, str]:
-    """Those of an environment, for all its programs. Raises InvalidArgument or TooLarge."""
+    """Return an environment's variables, for all its programs.
+
+    Raises InvalidArgument or TooLarge.
+    """
     variables = parse_variables(given)
     size = sum(len(encoded(f"{name}={value}", "env")) + 1 for name, value in variables.items())
     if size > MAX_VARIABLES_BYTES:
