@@ -1,17 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The issuer's public keys: fetched when first needed, kept, and fetched again with restraint.
+"""The issuer's public keys: fetched when first needed, kept, and rarely fetched again.
 
-Used by `jwt`. A known key is answered without waiting, also while others wait for a fetch. A token
-that names an unknown key makes the server ask again, but however many such tokens come, it asks at
-most once per `RETRY_SECONDS`, and one at a time. When the issuer cannot be reached, the keys that
-are there go on for `KEEP_SECONDS`.
-
-Fetch a small JSON document from the issuer, within bounds. Used by `jwks` only.
-
-HTTPS, or plain HTTP on loopback. No redirects, no compression, no proxies or credentials of the
-environment, at most `MAX_BYTES` and the caller's deadline.
-
-Which public keys of a JWKS may check which signatures. Pure; used by `jwks` and `jwt`.
+Used by `jwt`. A known key is returned at once, also while others wait for a fetch. However many
+tokens name unknown keys, the server fetches at most once per RETRY_SECONDS, one fetch at a time.
+While the issuer cannot be reached, the present keys stay valid for KEEP_SECONDS. A fetch uses
+HTTPS, or plain HTTP on loopback: no redirects, no compression, no proxies or credentials from
+environment variables, at most MAX_BYTES, and the caller's deadline. `parse_keys` and `find_key` are
+pure.
 """
 
 from __future__ import annotations
@@ -39,11 +34,11 @@ CONNECT_SECONDS = 3.0
 
 
 class FetchFailed(Exception):
-    """The document cannot be had; the text says why, for the log."""
+    """The document could not be fetched; the text gives the reason, for the log."""
 
 
 def is_safe_url(url: str) -> bool:
-    """Whether keys may be fetched from there: HTTPS, or HTTP to this machine itself."""
+    """Whether keys may be fetched from the URL: HTTPS, or HTTP to this host itself."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
@@ -64,7 +59,7 @@ def _is_loopback(host: str) -> bool:
 
 
 async def fetch_json(url: str, tls: ssl.SSLContext) -> dict[str, Any]:
-    """The JSON object at `url`. The caller sets the deadline. Raises FetchFailed."""
+    """Fetch the JSON object at `url`. The caller sets the deadline. Raises FetchFailed."""
     if not is_safe_url(url):
         raise FetchFailed("the URL is neither HTTPS nor on loopback")
     timeouts = httpx2.Timeout(CONNECT_SECONDS)
@@ -109,12 +104,12 @@ MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 ALGORITHMS = _RSA | {*_CURVES.values(), "EdDSA"}
-"""Only asymmetric ones: with HMAC, whoever knows the public key could sign."""
+"""Only asymmetric ones: with HMAC, anyone who knows the public key could sign."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key, its name in the set (None when it has none), and the algorithms it may be used for."""
+    """A key, its name in the set (None without one), and the algorithms it may be used with."""
 
     kid: str | None
     algorithms: frozenset[str]
@@ -122,7 +117,7 @@ class Key:
 
 
 def parse_keys(document: dict[str, Any]) -> tuple[Key, ...]:
-    """The usable keys of a JWKS; what cannot be used is left out. Raises ValueError if none can."""
+    """Return the usable keys of a JWKS, without the others. Raises ValueError if there is none."""
     given: object = document.get("keys")
     if not isinstance(given, list):
         raise ValueError("no list of keys")
@@ -136,7 +131,7 @@ def parse_keys(document: dict[str, Any]) -> tuple[Key, ...]:
 
 
 def find_key(keys: Sequence[Key], kid: str | None, algorithm: str) -> Key | None:
-    """The key for a signature. Without a `kid` only the one key that fits will do."""
+    """Return the key for a signature. Without a `kid`, exactly one key must fit."""
     fits = [key for key in keys if algorithm in key.algorithms and kid in (None, key.kid)]
     return fits[0] if len(fits) == 1 or (fits and kid is not None) else None
 
@@ -183,7 +178,7 @@ FetchJson = Callable[[str], Awaitable[dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds: for one fetch, between fetches, until keys are renewed, until they are too old."""
+    """Times in seconds: for a fetch, between fetches, until a new fetch, until keys are too old."""
 
     fetch: float = FETCH_SECONDS
     retry: float = RETRY_SECONDS
@@ -203,7 +198,7 @@ class Jwks:
         monotonic: Callable[[], float],
         pace: Pace | None = None,
     ) -> None:
-        """Without `jwks_url` the issuer's metadata (RFC 8414, else OpenID discovery) tells it."""
+        """Without `jwks_url`, take it from the metadata (RFC 8414, else OpenID discovery)."""
         self._issuer = issuer
         self._url = jwks_url
         self._tls = tls
@@ -214,9 +209,9 @@ class Jwks:
         self._fetching = anyio.Lock()
 
     async def find(self, kid: str | None, algorithm: str) -> Key:
-        """The key for a signature. Raises TokenRefused, or CannotVerify when keys cannot be had.
+        """Return the key for a signature. Raises TokenRefused, or CannotVerify without any keys.
 
-        Waits for at most one fetch that is going on and one of its own.
+        Waits for at most one fetch under way and one of its own.
         """
         now = self._monotonic()
         if now - self._loaded > self._pace.keep:
@@ -234,7 +229,7 @@ class Jwks:
         return key
 
     async def _renew(self, asked: float) -> None:
-        """Fetch, unless somebody has done so since `asked`, or too shortly before."""
+        """Fetch, unless another caller did so since `asked`, or too shortly before."""
         if not self._fetching.locked() and asked - self._tried < self._pace.retry:
             return
         with anyio.move_on_after(self._pace.fetch + 1):
@@ -242,7 +237,7 @@ class Jwks:
                 if self._tried >= asked or asked - self._tried < self._pace.retry:
                     return
                 self._tried = self._monotonic()
-                # A caller that hangs up must not keep the keys from everybody else.
+                # A caller that is cancelled must not keep the keys from all others.
                 with anyio.CancelScope(shield=True):
                     await self._fetch()
 
@@ -276,7 +271,7 @@ class Jwks:
 
 
 def metadata_urls(issuer: str) -> tuple[str, str]:
-    """Where an issuer's metadata is: RFC 8414 first, then OpenID Connect Discovery."""
+    """Return the URLs of an issuer's metadata: RFC 8414, then OpenID Connect Discovery."""
     parts = urlsplit(issuer)
     path = parts.path.rstrip("/")
     origin = f"{parts.scheme}://{parts.netloc}"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Access tokens of an OAuth issuer: signed JWTs that name this server as their audience (RFC 9068).
 
-Built by the composition root, asked by `waggle.web`. Knows no HTTP of its own side and no settings.
-What a token says is believed only after its signature was checked with a key of the issuer.
+Built by the composition root, called by `waggle.web`. Knows no settings, and no HTTP of the server.
+A token's claims are believed only after its signature was checked with a key of the issuer.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _REMEMBERED = 1024
 _NO_CHECKS = dict.fromkeys(
     ("verify_exp", "verify_nbf", "verify_iat", "verify_aud", "verify_iss"), False
 )
-"""`judge` checks these, by the clock that it is given."""
+"""`judge` checks these claims, with the time that it is given."""
 
 
 @dataclass(frozen=True, slots=True)
 class JwtRules:
-    """What a token must say. Without `owner_claim` the owner is issuer and subject together."""
+    """The required claims of a token. Without `owner_claim`, issuer and subject form the owner."""
 
     issuer: str
     audience: str
@@ -51,7 +51,7 @@ class JwtRules:
 
 
 class JwtVerifier:
-    """Checks tokens of one issuer. A verified one is remembered for half a minute, by its hash."""
+    """The verifier of one issuer's tokens. Keeps a verified token's claims for 30 s by its hash."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class JwtVerifier:
         now: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
-        """`now` is seconds since the epoch; `monotonic` counts how long a result is remembered."""
+        """`now` is seconds since the epoch; `monotonic` times how long a result is kept."""
         self._rules = rules
         self._keys = keys
         self._now = now
@@ -69,7 +69,7 @@ class JwtVerifier:
         self._known: OrderedDict[str, tuple[float, dict[str, Any]]] = OrderedDict()
 
     async def verify(self, token: str) -> Identity:
-        """Who has this token. Raises TokenRefused, ScopeMissing or CannotVerify."""
+        """Return the token's identity. Raises TokenRefused, ScopeMissing or CannotVerify."""
         if len(token) > MAX_TOKEN:
             raise TokenRefused("too long")
         hashed = digest(token)
@@ -106,7 +106,7 @@ class JwtVerifier:
 
 
 def judge(claims: Mapping[str, Any], rules: JwtRules, now: float) -> Owner:
-    """The owner of a token whose signature is good. Raises TokenRefused or ScopeMissing. Pure."""
+    """Return the owner from verified claims. Raises TokenRefused or ScopeMissing. Pure."""
     if claims.get("iss") != rules.issuer:
         raise TokenRefused("issuer")
     if rules.audience not in _words(claims.get("aud"), split=False):
@@ -149,7 +149,7 @@ def _time(claims: Mapping[str, Any], name: str) -> float | None:
 
 
 def _words(value: object, *, split: bool) -> set[str]:
-    """The strings of a claim that is a string (of words, if `split`) or a list of them."""
+    """Return the strings of a claim: a list of strings, or one string, in words if `split`."""
     if isinstance(value, str):
         return set(value.split(" ")) if split else {value}
     items = cast("list[object]", value) if isinstance(value, list) else []

@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bearer tokens from a file, read again when it changes.
-
-Built by the composition root, asked by `waggle.web` for every request. A token is looked up by its
-SHA-256, so the time that takes says nothing about any token. Knows no HTTP and no settings.
-
-The text of a tokens file: one token a line, as its SHA-256. Pure.
+"""Bearer tokens from a file with one token per line, read again when it changes.
 
     ann sha256:9f86d081884c7d65...  expires=2026-12-01T00:00:00Z  # her laptop
 
-Used by `tokens_file` and by `waggle token`. Tokens themselves are never written; 256 random bits
-need no slow hash. Errors name the line and repeat nothing of it.
-
-Tokens of the file and of the issuer side by side: the prefix says who is asked.
+Built by the composition root, called by `waggle.web` for every request and by `waggle token`. The
+file holds SHA-256 hashes, never tokens; 256 random bits need no slow hash. A token is looked up by
+its hash, so the time of a lookup reveals nothing about any token. Errors name the line and repeat
+none of it. `EitherVerifier` chooses between the file and the issuer by the token's prefix. Knows no
+HTTP and no settings.
 """
 
 from __future__ import annotations
@@ -44,7 +40,7 @@ _COMMENT = re.compile(r"(?:^|\s)#")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line: whose token, its hash in hexadecimal, and until when it is good."""
+    """One line: the token's owner, its hash in hexadecimal and its expiry."""
 
     owner: Owner
     digest: str
@@ -52,11 +48,11 @@ class Entry:
 
     @property
     def id(self) -> str:
-        """What people call the token by; tells nothing about it."""
+        """The token's name for people; reveals nothing about the token."""
         return self.digest[:ID_LENGTH]
 
     def line(self) -> str:
-        """The entry as a line of the file."""
+        """Return the entry as a line of the file."""
         words = [self.owner, f"sha256:{self.digest}"]
         if self.expires is not None:
             words.append(f"expires={self.expires.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}")
@@ -64,17 +60,17 @@ class Entry:
 
 
 def new_token() -> str:
-    """A fresh token: the prefix and 32 random bytes."""
+    """Make a token: the prefix and 32 random bytes."""
     return PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
 
 
 def digest(token: str) -> str:
-    """The hash of a token, in hexadecimal."""
+    """Return the hash of a token, in hexadecimal."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def parse_days(text: str) -> int:
-    """How long a new token is good, such as `90d`. Raises InvalidArgument outside 1 to 3650 d."""
+    """Parse a token's lifetime such as `90d`. Raises InvalidArgument outside 1 to 3650 days."""
     match = re.fullmatch(r"([0-9]{1,4})d", text)
     if match is None or not 1 <= int(match[1]) <= MAX_DAYS:
         raise InvalidArgument(
@@ -84,7 +80,7 @@ def parse_days(text: str) -> int:
 
 
 def parse_tokens(text: str) -> dict[str, Entry]:
-    """The entries by their hash. Raises SettingsInvalid, with the line's number."""
+    """Parse the entries, by hash. Raises SettingsInvalid with the line's number."""
     found: dict[str, Entry] = {}
     for number, line in enumerate(text.splitlines(), 1):
         entry = _entry(line, number)
@@ -97,7 +93,7 @@ def parse_tokens(text: str) -> dict[str, Entry]:
 
 
 def without(text: str, unwanted: str) -> str:
-    """The text without the line whose hash is `unwanted`; other lines stay as they are."""
+    """Return the text without the line whose hash is `unwanted`; other lines do not change."""
     lines = text.splitlines(keepends=True)
     return "".join(line for line in lines if f"sha256:{unwanted}" not in line.split())
 
@@ -137,16 +133,16 @@ log = structlog.get_logger(__name__)
 CHECK_SECONDS = 1.0
 MAX_TOKEN = 256
 _FORBIDDEN = 0o037
-"""What nobody but the owner may do; its group may read."""
+"""Mode bits that the file must not have: its owner may do all, its group may only read."""
 
 _Mark = tuple[int, int, int, int, int]
 
 
 class TokensFile:
-    """The tokens of one file. A file that breaks later keeps the last good tokens.
+    """The tokens of one file. If the file becomes invalid later, the last good tokens stay.
 
-    It is looked at again at most once a second, by the request that comes then. Raises
-    SettingsInvalid when it cannot be used at the start.
+    A request checks the file for changes, at most once a second. Raises SettingsInvalid if the
+    file cannot be used at the start.
     """
 
     def __init__(
@@ -156,7 +152,7 @@ class TokensFile:
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
     ) -> None:
-        """`now` is the wall clock of expiry dates, `monotonic` counts seconds between checks."""
+        """`now` is the wall clock for expiry dates, `monotonic` times the checks in seconds."""
         self._path = path
         self._now = now
         self._monotonic = monotonic
@@ -165,7 +161,7 @@ class TokensFile:
         self._checked = monotonic()
 
     async def verify(self, token: str) -> Identity:
-        """Who has this token. Raises TokenRefused."""
+        """Return the token's identity. Raises TokenRefused."""
         self._refresh()
         if len(token) > MAX_TOKEN:
             raise TokenRefused("unknown")
@@ -179,7 +175,7 @@ class TokensFile:
 
     @property
     def owners(self) -> frozenset[Owner]:
-        """Whose environments its tokens open, expired ones included."""
+        """The owners of the tokens, expired ones included, without METRICS."""
         self._refresh()
         if self._owners is None:
             self._owners = frozenset(each.owner for each in self._entries.values()) - {METRICS}
@@ -211,18 +207,18 @@ class TokensFile:
 
 
 def load_tokens(path: Path) -> tuple[dict[str, Entry], _Mark | None]:
-    """The entries of a file by hash, and what to recognise this version of it by.
+    """Return the entries of a file by hash, and a mark that identifies this version of it.
 
-    Raises SettingsInvalid when it cannot be read, others may, or a line is malformed.
+    Raises SettingsInvalid if it cannot be read, is open to others, or a line is malformed.
     """
     text, mark = read_tokens(path)
     return parse_tokens(text), mark
 
 
 def read_tokens(path: Path) -> tuple[str, _Mark]:
-    """The text of a tokens file. Raises SettingsInvalid as `load_tokens` does."""
+    """Read a tokens file; return its text and mark. Raises SettingsInvalid like `load_tokens`."""
     try:
-        # Not blocking: a named pipe is told below, not waited for.
+        # Not blocking: a named pipe is refused below, not waited for.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
@@ -262,14 +258,14 @@ def _mark(status: os.stat_result) -> _Mark:
 
 
 class EitherVerifier:
-    """Asks the one that a token is for. Either may be None, but not both."""
+    """The verifier that the token's prefix selects. One of the two may be None, but not both."""
 
     def __init__(self, tokens: Verifier | None, issued: Verifier | None) -> None:
         self._tokens = tokens
         self._issued = issued
 
     async def verify(self, token: str) -> Identity:
-        """Who has this token. Raises TokenRefused, ScopeMissing or CannotVerify."""
+        """Return the token's identity. Raises TokenRefused, ScopeMissing or CannotVerify."""
         verifier = self._tokens if token.startswith(PREFIX) else self._issued
         if verifier is None:
             raise TokenRefused("unknown")

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The QEMU guest agent protocol: one JSON object a line, over a stream that the caller owns.
+"""The QEMU guest agent protocol and a guest's console.
 
-Protocol: https://www.qemu.org/docs/master/interop/qemu-ga-ref.html. The guest may answer late,
-wrongly, endlessly or never: lines are bounded, every call has a deadline, and `guest-sync` with a
-fresh number drops stale answers before each call.
-
-A guest's console: watched for signs of life, kept as a bounded tail and a bounded log file.
-
-Used by the hypervisors, which own the stream. The guest can write whatever and without end: lines
-are cut and cleaned, the log is capped, and a flood is read slowly so that it slows the guest down
-and not the server.
+Used by the hypervisors, which own the streams. The agent protocol is one JSON object per line:
+https://www.qemu.org/docs/master/interop/qemu-ga-ref.html. The guest may answer late, wrongly,
+endlessly or never: lines are bounded, every call has a deadline, and `guest-sync` with a fresh
+number drops stale answers before each call. The console is watched for signs of life and kept as a
+bounded tail and a capped log file; lines are cut and cleaned, and a flood is read slowly, so that
+it slows down the guest and not the server.
 """
 
 from __future__ import annotations
@@ -33,7 +30,7 @@ _MAX_REASON: Final = 200
 
 
 class GuestAgent:
-    """Calls the agent, one call at a time. Closing the streams is the owner's business."""
+    """The client of one guest's agent, one call at a time. The owner closes the streams."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """`reader` must have been opened with a limit of at least MAX_ANSWER."""
@@ -48,10 +45,10 @@ class GuestAgent:
         *,
         deadline: float = DEADLINE,
     ) -> object:
-        """The `return` value of a command. `deadline` is seconds for the whole call.
+        """Return the `return` value of a command. `deadline` is seconds for the whole call.
 
-        Raises GuestLost when the agent does not answer, or answers with an error. A call that
-        failed or was cancelled does not disturb the next one.
+        Raises GuestLost if the agent does not answer or answers with an error. A call that failed
+        or was cancelled does not disturb the next one.
         """
         try:
             async with asyncio.timeout(deadline), self._turn:
@@ -76,7 +73,7 @@ class GuestAgent:
         await self._writer.drain()
 
     async def _synchronise(self, token: int) -> None:
-        """Drop what earlier calls left behind, up to the answer that returns `token`."""
+        """Drop answers to earlier calls, up to the one that returns `token`."""
         for _ in range(_MAX_STALE):
             try:
                 if _parse(await self._line()).get("return") == token:
@@ -86,7 +83,7 @@ class GuestAgent:
         raise ValueError("it answers, but not to what it is asked")
 
     async def _line(self) -> bytes:
-        """The next line. Raises ValueError for one over MAX_ANSWER, whose start is dropped."""
+        """Read a line. Raises ValueError for one over MAX_ANSWER, whose start is dropped."""
         try:
             return await self._reader.readuntil(b"\n")
         except asyncio.LimitOverrunError as error:
@@ -95,7 +92,7 @@ class GuestAgent:
 
 
 def _parse(line: bytes) -> dict[str, object]:
-    """One answer. Raises ValueError for what is not a JSON object."""
+    """Parse one answer. Raises ValueError if it is not a JSON object."""
     try:
         message: object = json.loads(line.lstrip(b"\xff"))
     except (ValueError, RecursionError):
@@ -106,7 +103,7 @@ def _parse(line: bytes) -> dict[str, object]:
 
 
 def _reason(error: object) -> str:
-    """What the agent says of an error, fit for a message."""
+    """Return the agent's description of an error, fit for a message."""
     described = cast("dict[str, object]", error).get("desc") if isinstance(error, dict) else error
     text = described if isinstance(described, str) else "no reason given"
     return "".join(c if c.isprintable() else "?" for c in text[:_MAX_REASON])
@@ -125,18 +122,18 @@ _FATAL: Final = (b"Kernel panic", b"waggle: boot failed")
 
 
 def clean(raw: bytes) -> str:
-    """One console line fit for a log or a message: no control characters, bounded length."""
+    """Make a console line fit for a log or a message: no control characters, bounded length."""
     text = raw[:MAX_LINE].decode("utf-8", "replace").strip()
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 class Console:
-    """What is known of one console. `ready` and `failed` are set once and stay set."""
+    """The state of one console. `ready` and `failed` are set once and stay set."""
 
     def __init__(self, log: Path, noise: str = "") -> None:
         """Open the log file for appending. Raises BootFailed or DiskFull; `close` it.
 
-        What the VMM says with `noise` in it is not kept: a guest can have it said without end.
+        VMM messages that contain `noise` are not kept: a guest can cause them without end.
         """
         self.ready = asyncio.Event()
         self.failed = asyncio.Event()
@@ -153,22 +150,22 @@ class Console:
             raise BootFailed(f"{log.name} cannot be opened: {error.strerror}.") from error
 
     def tail(self) -> list[str]:
-        """The last lines, oldest first."""
+        """Return the last lines, oldest first."""
         rest = clean(self._rest)
         return [*self._lines, rest] if rest else list(self._lines)
 
     def note(self, text: str) -> None:
-        """Add a line of the host's own, such as the VMM's error output, to tail and log."""
+        """Add a line from the host, such as the VMM's error output, to tail and log."""
         line = clean(text.encode())
         self._lines.append(line)
         self._keep(line.encode() + b"\n")
 
     def close(self) -> None:
-        """Write no more to the log. Idempotent."""
+        """Close the log. Idempotent."""
         self._log.close()
 
     def feed(self, data: bytes) -> None:
-        """Take what the guest wrote."""
+        """Take bytes that the guest wrote."""
         self._keep(data)
         *lines, rest = (self._rest + data).split(b"\n")
         self._rest = rest[-_CHUNK:]
@@ -184,7 +181,7 @@ class Console:
         try:
             self._room -= self._log.write(data[: self._room])
         except OSError as error:
-            self._room = 0  # so that this note is not logged
+            self._room = 0  # so that the note below is not logged
             self.note(f"waggle: the console log ends here: {error.strerror}")
 
     def _take(self, line: bytes) -> None:
@@ -203,7 +200,7 @@ class Console:
             self.feed(data)
 
     async def follow_messages(self, reader: asyncio.StreamReader) -> None:
-        """Note each line of another stream, the VMM's own messages, until that ends."""
+        """Note the lines of another stream, the VMM's own messages, until it ends."""
         rest = b""
         async for data in _paced(reader):
             *lines, rest = (rest + data).split(b"\n")
@@ -219,7 +216,7 @@ class Console:
 
 
 async def _paced(reader: asyncio.StreamReader) -> AsyncGenerator[bytes]:
-    """What comes, until the stream ends or breaks; a flood no faster than the server can bear."""
+    """Yield data until the stream ends or breaks, at most FLOOD_BYTES_PER_SECOND or so."""
     loop = asyncio.get_running_loop()
     second, count = loop.time(), 0
     while data := await _read(reader):

@@ -1,18 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a TCP port on 127.0.0.1 to where a machine's guest listens for SSH.
+"""The forward from a TCP port on 127.0.0.1 to the guest's SSH server, and the renewal of a guest.
 
-Used by the machine, which owns it and knows the way to the guest: a `Dial`. Copies bytes with
-backpressure and half-close, and understands none of them.
-
-Makes the copy of a frozen machine another environment, over a port that the guest's PID 1 holds.
-
-Records go in (kit/guest/renew.c), one byte and the guest's time come back. Nothing else in the
-guest has to work, and nothing of it is asked for: what a guest answers decides only whether it is
-handed out.
-
-Records as the kit reads them (kit/guest/identity.c). Pure.
-
-u32 name length, u32 data length, little endian, then name and data; two zeros end the list.
+Used by the machines, which own both and supply the `Dial` to the guest. The forwarder copies bytes
+with backpressure and half-close, and interprets none of them. `Renewal` gives a copied machine its
+own identity through a port that the guest's PID 1 holds: records go in (kit/guest/renew.c), one
+byte and the guest's time come back. Nothing else in the guest has to work, and the answer decides
+only whether the machine is handed out. `record` encodes the identity (kit/guest/identity.c): u32
+name length and u32 data length, little endian, then name and data; two zeros end the list.
 """
 
 from __future__ import annotations
@@ -32,15 +26,15 @@ from waggle.domain.errors import GuestLost, PortTaken
 from waggle.tasks import end
 
 MAX_CONNECTIONS: Final = 32
-"""As many as the guest's init serves; more are closed at once."""
+"""Connections at once, as many as the guest's init serves; more are closed at once."""
 _CHUNK: Final = 64 * 1024
 _PAUSE: Final = 0.1
 Dial = Callable[[], AbstractAsyncContextManager[socket.socket]]
-"""One connection to the guest, nonblocking, and its end. Raises OSError."""
+"""Opens a nonblocking connection to the guest, and closes it at the end. Raises OSError."""
 
 
 def claim(port: int) -> socket.socket:
-    """A socket that is bound to the port and listens. Raises PortTaken."""
+    """Return a socket that listens on the port. Raises PortTaken, OSError."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -56,7 +50,7 @@ def claim(port: int) -> socket.socket:
 
 
 class Forwarder:
-    """Serves one listener until `close`. `listener` remains the caller's."""
+    """The server of one listener until `close`. The caller closes `listener`."""
 
     def __init__(self, listener: socket.socket, dial: Dial) -> None:
         self._listener = listener
@@ -65,7 +59,7 @@ class Forwarder:
         self._connections: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Accept from now on; what called before has waited in the listener's queue."""
+        """Accept from now on; earlier connections have waited in the listener's queue."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._listener, self._accept)
         self._stop_accepting = partial(loop.remove_reader, self._listener)
@@ -78,12 +72,12 @@ class Forwarder:
         await end(*self._connections)
 
     def _accept(self) -> None:
-        """Not `loop.sock_accept`, which loses a caller who comes while it is cancelled."""
+        """Accept a client; not with `loop.sock_accept`, which loses one while it is cancelled."""
         try:
             client, _ = self._listener.accept()
         except BlockingIOError:
             return
-        except OSError:  # no descriptors left, or the client is gone already
+        except OSError:  # no descriptors are left, or the client is gone already
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._listener)
             self._stop_accepting = loop.call_later(_PAUSE, self.start).cancel
@@ -95,7 +89,7 @@ class Forwarder:
         task = asyncio.create_task(self._serve(client))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
-        task.add_done_callback(lambda _: client.close())  # also of one that never began
+        task.add_done_callback(lambda _: client.close())  # also if the task never began
 
     async def _serve(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -106,7 +100,7 @@ class Forwarder:
 
 
 async def _copy(source: socket.socket, target: socket.socket) -> None:
-    """Until the source ends, which the target then hears. A broken side ends both directions.
+    """Copy until the source ends, and end the target's direction. A broken side ends both.
 
     `sock_sendall` waits until the kernel has taken everything, so one chunk is held at a time.
     """
@@ -129,7 +123,7 @@ END = _HEADER.pack(0, 0)
 
 
 def record(name: str, data: bytes) -> bytes:
-    """One record. Raises ValueError when it is too long."""
+    """Encode one record. Raises ValueError if it is too long."""
     raw = name.encode()
     if not 0 < len(raw) <= MAX_NAME or len(data) > MAX_DATA:
         raise ValueError(f"the record {name!r} is too long")
@@ -137,7 +131,7 @@ def record(name: str, data: bytes) -> bytes:
 
 
 DEADLINE: Final = 30.0
-"""Seconds; a machine that is emulated on a busy host has taken more than five."""
+"""Seconds; an emulated machine on a busy host has taken more than five."""
 DRIFT: Final = 0.02
 """Seconds by which the guest's clock may differ; renewal promises 0.05."""
 _ATTEMPTS = 20
@@ -145,7 +139,7 @@ _ANSWER = struct.Struct("<BQ")
 
 
 class Renewal:
-    """Renews one guest. Closing the streams is the owner's business."""
+    """The renewal of one guest. The owner closes the streams."""
 
     def __init__(
         self,
@@ -154,7 +148,7 @@ class Renewal:
         *,
         now: Callable[[], int] = time.time_ns,
     ) -> None:
-        """`now` is nanoseconds since the epoch."""
+        """`now` returns nanoseconds since the epoch."""
         self._reader = reader
         self._writer = writer
         self._now = now
@@ -162,8 +156,8 @@ class Renewal:
     async def renew(self, records: Mapping[str, bytes], *, deadline: float = DEADLINE) -> None:
         """Install records, and set the clock to within DRIFT of the host's.
 
-        `deadline` is seconds for all of it. Raises GuestLost when the guest refuses, does not
-        answer, or keeps another time; it must not be handed out then.
+        `deadline` is seconds for all of it. Raises GuestLost if the guest refuses, does not answer
+        or keeps another time; it must not be handed out then.
         """
         parts = [record(name, data) for name, data in records.items()]
         try:
@@ -182,9 +176,9 @@ class Renewal:
         raise GuestLost("The guest does not keep the time that it is told.")
 
     async def _send(self, parts: list[bytes], ahead: int) -> tuple[int, int]:
-        """Send records and the time, `ahead` of now; how long it took, and how far it may be off.
+        """Send records and the time plus `ahead`; return the duration and the largest clock error.
 
-        All are nanoseconds. The guest looked at its clock between the question and the answer.
+        All are nanoseconds. The guest read its clock between the question and the answer.
         """
         asked = self._now()
         clock = record("clock", struct.pack("<Q", asked + ahead))

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that the server hears from one machine: its console, its agent, its VMM's own messages.
+"""The host's connections to one machine: its console, its agent, its VMM's own messages.
 
-Used by the machines of every hypervisor, which own the VMM's process and the descriptors' other
-ends. Knows nothing of how the machine is run.
-
-From a VMM that was just started to a guest that is ready, or to the reason why not.
-
-The part of `domain.machine.Hypervisor.boot` that is the same for every hypervisor.
+Used by the machines of every hypervisor, which own the VMM's process and the other ends of the
+descriptors. Knows nothing of how the machine is run. `until_booted` is the part of
+`domain.machine.Hypervisor.boot` that is the same for every hypervisor: from a VMM just started to a
+guest that is ready, or to the reason why it is not.
 """
 
 from __future__ import annotations
@@ -31,15 +29,18 @@ KERNEL_ARGUMENTS = (
     "root=/dev/vda rootfstype=erofs ro init=/init console=hvc0 panic=-1 quiet random.trust_cpu=on"
 )
 _DRAIN_SECONDS = 2.0
-"""How long the last lines may take to arrive once the VMM is dead; a flood is read slowly."""
+"""Time for the last lines to arrive once the VMM is dead; a flood is read slowly."""
 _LAST_WORDS_SECONDS = 1.0
-"""How long a guest that panicked may go on writing; it then ends by itself."""
+"""Time for a guest that panicked to write its last lines; its VMM then exits on its own."""
 
 Follow = Callable[[asyncio.StreamReader], Coroutine[None, None, None]]
 
 
 class GuestLink:
-    """Open it once with `connect`; then `close` releases everything, however far it got."""
+    """The connections to one machine. Call `connect` once; `close` then releases everything.
+
+    `close` also works after a `connect` that failed halfway.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -51,7 +52,7 @@ class GuestLink:
     async def connect(
         self, console: socket.socket | io.FileIO, messages: socket.socket, agent: socket.socket
     ) -> None:
-        """Start to listen. The descriptors remain the caller's to close, after `close`."""
+        """Start to listen. The caller closes the descriptors, after `close`."""
         if isinstance(console, socket.socket):
             await self._follow(console, self.console.follow)
         else:
@@ -60,7 +61,7 @@ class GuestLink:
         self._agent = GuestAgent(*await self.open(agent))
 
     async def open(self, wire: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Streams over one more descriptor, closed with the others."""
+        """Return streams over one more descriptor, closed with the others."""
         reader, writer = await asyncio.open_connection(sock=wire, limit=MAX_ANSWER)
         self._writers.append(writer)
         return reader, writer
@@ -79,9 +80,9 @@ class GuestLink:
         self._followers.append(asyncio.create_task(self.console.follow(reader)))
 
     async def until_ready(self, wait: Callable[[], Awaitable[str]]) -> str | None:
-        """Wait for the guest; the cause when it panics or ends instead. Safe to cancel.
+        """Wait for the guest; return the cause if it panics or ends instead. Safe to cancel.
 
-        `wait` returns the cause when the VMM has ended, and may be called again.
+        `wait` returns the cause once the VMM has ended, and may be called again.
         """
         ended = asyncio.ensure_future(wait())
         ready = asyncio.ensure_future(self.console.ready.wait())
@@ -104,18 +105,18 @@ class GuestLink:
         return await self._agent.call(command, arguments)
 
     async def drain(self) -> None:
-        """Take in the last lines of a VMM that has ended. Bounded; may be repeated."""
+        """Read the last lines of a VMM that has ended. Bounded in time; may be repeated."""
         if self._followers:
             await asyncio.wait(self._followers, timeout=_DRAIN_SECONDS)
 
     async def close(self) -> None:
-        """Drain, then release everything. Bounded."""
+        """Drain, then release everything. Bounded in time."""
         await self.drain()
         await end(*self._followers)
         for pipe in self._pipes:
             pipe.close()
         for writer in self._writers:
-            writer.transport.abort()  # whoever holds the other end may never read the rest
+            writer.transport.abort()  # the other end may never read the rest
         for writer in self._writers:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
@@ -123,7 +124,7 @@ class GuestLink:
 
 
 def explain(program: str, status: int, cause: str | None) -> str:
-    """Why a VMM ended, in a few words. `cause` is what its console says of it, if it does."""
+    """Return in a few words why a VMM ended. `cause` is the one from its console, if any."""
     if cause:
         return cause
     if status < 0:
@@ -135,22 +136,22 @@ def explain(program: str, status: int, cause: str | None) -> str:
 log = structlog.get_logger(__name__)
 _TAIL_SHOWN = 12
 _KERNEL_FAULT = "Fatal exception"
-"""How a kernel ends that met a fault of its own, and not the end of its first process."""
+"""The panic of a kernel that had a fault itself, rather than the end of its first process."""
 
 
 class KernelFault(BootFailed):
-    """The guest's kernel had a fault before the guest was ready: another try may well succeed."""
+    """The guest's kernel had a fault before the guest was ready; another try may succeed."""
 
 
 class Booting(Protocol):
-    """A machine whose VMM runs, before anybody else may use it."""
+    """A machine whose VMM runs, before anything else may use it."""
 
     async def connect(self) -> None:
-        """Start to listen to it."""
+        """Start to listen to the machine."""
         ...
 
     async def until_ready(self) -> str | None:
-        """Wait for the guest; the cause when it will not be ready."""
+        """Wait for the guest; return the cause if it will not be ready."""
         ...
 
     async def stop(self) -> None:
@@ -163,10 +164,10 @@ class Booting(Protocol):
 
 
 async def until_booted(machine: Booting, timeout: float) -> None:
-    """Return when the guest is ready. Otherwise stop the machine and raise.
+    """Return when the guest is ready; otherwise stop the machine and raise.
 
-    `timeout` is seconds. Raises BootFailed with the cause and the console's last lines, and as a
-    KernelFault when that is what it was. A cancelled boot stops the machine, too.
+    `timeout` is seconds. Raises BootFailed with the cause and the console's last lines, or its
+    subclass KernelFault for a fault of the kernel. A cancelled boot stops the machine, too.
     """
     try:
         try:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a target to an open connection: resolve once, judge every address, connect to a judged one.
+"""The dialer of servers that a guest asks for: resolve, judge every address, connect.
 
-Called by `egress` for each request. This is where the policy is enforced: a socket is connected
-to exactly the address object that was judged, and the name is not looked up again, so a name
-server that changes its mind (DNS rebinding) gains nothing.
+Called by `egress` for each request. The policy is enforced here: a socket connects to exactly the
+address object that was judged, and the name is not looked up again, so a name server that changes
+its answer (DNS rebinding) gains nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OnDecision = Callable[[str, int, Verdict], None]
 
 
 class Dialer:
-    """Opens connections that the policy permits."""
+    """The opener of connections that the policy permits."""
 
     def __init__(
         self,
@@ -35,19 +35,19 @@ class Dialer:
         times: DialTimes,
         on_decision: OnDecision,
     ) -> None:
-        """`on_decision` hears of every decision, with the host's name made printable."""
+        """`on_decision` is called for every decision, with the host's name made printable."""
         self._policy = policy
         self._ports = ports
         self._resolver = resolver
         self._times = times
         self._on_decision = on_decision
         self.home: Home | None = None
-        """Where requests of the guest for itself are connected; without it they are refused."""
+        """Connects requests of the guest for itself; without it they are refused."""
 
     async def at_home(self, target: Target) -> Stream | None:
-        """A connection to the guest itself, if that is what the target means; else None.
+        """Connect to the guest itself if the target means that; else return None.
 
-        An address of loopback that the operator's list permits is the host's. Raises Refusal.
+        A loopback address that the operator's list permits means the host's. Raises Refusal.
         """
         addresses = self.home.addresses(target) if self.home else ()
         if self.home is None or not addresses:
@@ -60,7 +60,7 @@ class Dialer:
         return stream
 
     async def open(self, target: Target) -> Connection:
-        """A connection that the caller closes. Raises Refusal; leaves nothing when cancelled."""
+        """Open a connection, which the caller closes. Raises Refusal; cleans up when cancelled."""
         permitted = await self._permitted(target)
         try:
             async with asyncio.timeout(self._times.connect):
@@ -103,7 +103,10 @@ class Dialer:
 
 
 class _Race:
-    """Attempts one address after another, each given a head start; the first to connect wins."""
+    """Attempts at the addresses, started one after another; the first to connect wins.
+
+    An address has `stagger` seconds before the next one is tried beside it.
+    """
 
     def __init__(self, addresses: Sequence[Address], port: int, stagger: float) -> None:
         self._addresses = addresses
@@ -114,7 +117,7 @@ class _Race:
         self._winner: socket.socket | None = None
 
     async def run(self) -> socket.socket | None:
-        """The connected socket, or None if every attempt failed."""
+        """Return the connected socket, or None if every attempt failed."""
         try:
             async with asyncio.TaskGroup() as group:
                 for address in self._addresses:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The HTTP proxy that is a guest's only way out.
 
-The composition root makes one `EgressProxy` for each environment whose network policy is `public`;
-`serve` handles every connection that comes out of the guest's reverse forward. A session reads
-heads with h11, has `dial` open the connection to the server, and relays a CONNECT or passes a plain
-request on (`forward`). Must not know SSH or environments.
-
-The guest is hostile: every wait has an end, every buffer has a size, refusals are paced, since each
-costs about a millisecond of the event loop, and only h11 interprets what the guest sends.
+The composition root makes one `EgressProxy` for each environment with network policy `public`;
+`serve` handles every connection from the guest's reverse forward. A session reads heads with h11,
+has `dial` connect to the server, and relays a CONNECT or passes on a plain request (`forward`).
+Must not know SSH or environments. The guest is hostile: every wait has an end, every buffer has a
+size, refusals are paced since each costs about 1 ms of the event loop, and only h11 interprets the
+guest's bytes.
 """
 
 from __future__ import annotations
@@ -60,14 +59,14 @@ class Pace:
         self._next = -math.inf
 
     def take(self) -> float:
-        """Count one more; how many seconds it has to wait."""
+        """Count one more item; return how many seconds it has to wait."""
         now = self._now()
         self._next = max(self._next, now - self._ahead) + self._each
         return max(0.0, self._next - now)
 
     @property
     def is_over(self) -> bool:
-        """Whether the next one would have to wait."""
+        """Whether the next item would have to wait."""
         return self._next + self._each > self._now() + _ROUNDING
 
 
@@ -77,7 +76,7 @@ LENGTH_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class Session:
-    """Owns `client` and ends it in every case."""
+    """One connection of the guest. Owns `client` and ends it in every case."""
 
     def __init__(
         self, client: Stream, dialer: Dialer, limits: EgressLimits, traffic: Traffic, pace: Pace
@@ -92,7 +91,7 @@ class Session:
     async def run(self) -> None:
         """Serve requests until one of them ends the connection. Cancelling drops everything.
 
-        A refusal waits for its turn when the guest has had many.
+        A refusal is delayed when the guest has had many.
         """
         try:
             try:
@@ -104,7 +103,7 @@ class Session:
                 await self._answer(error)
             await self._client.finish(self._limits.idle_seconds, self._limits.linger_seconds)
         except (PeerGone, TimeoutError, h11.ProtocolError):
-            pass  # one side broke off in the middle: there is nobody to tell
+            pass  # one side broke off in the middle: nobody is left to answer
         finally:
             self._client.abort()
 
@@ -120,7 +119,7 @@ class Session:
             self._client.abort()
 
     async def _one_request(self) -> bool:
-        """Serve the next request; whether another one may follow on this connection."""
+        """Serve the next request; return whether another may follow on this connection."""
         request = await self._read_head()
         if request is None:
             return False
@@ -185,7 +184,7 @@ class Session:
         return Stream(reader, writer, self._traffic.count_to_internet)
 
     async def _answer(self, error: Refusal) -> None:
-        """Say why there is no other answer, and that this connection ends."""
+        """Send the refusal, and announce that this connection ends."""
         self._traffic.refused += 1
         body = f"{error.text}\n".encode("ascii", "replace")
         headers = [
@@ -199,10 +198,10 @@ class Session:
 
 
 TOLD_AT_ONCE = 16
-"""So many connections too many may be told so at the same time; the rest are just dropped,
-and so are all while refusals have to wait (`pace`)."""
+"""Connections over the limit that may be answered at once; further ones are dropped, and so are
+all of them while refusals have to wait (`Pace`)."""
 REMEMBERED = 64
-"""Refusals that are remembered; the oldest are forgotten first."""
+"""Refusals that are kept; the oldest are dropped first."""
 
 
 def _ignore(host: str, port: int, verdict: Verdict) -> None:
@@ -210,7 +209,7 @@ def _ignore(host: str, port: int, verdict: Verdict) -> None:
 
 
 class EgressProxy:
-    """One environment's proxy. Lives on one event loop; end it with `aclose`."""
+    """The proxy of one environment. Lives on one event loop; the owner calls `aclose`."""
 
     def __init__(
         self,
@@ -222,7 +221,7 @@ class EgressProxy:
         on_decision: OnDecision = _ignore,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`ports` None means all but 25. `on_decision` hears of each host, port and verdict."""
+        """`ports` None means all but 25. `on_decision` gets the host, port and verdict."""
         self._on_decision = on_decision
         self._now = now
         self._refused: deque[tuple[float, Refused]] = deque(maxlen=REMEMBERED)
@@ -241,23 +240,23 @@ class EgressProxy:
         self._on_decision(host, port, verdict)
 
     def lead_home(self, connect: ConnectHome, hostname: str) -> None:
-        """Have requests of the guest for itself connected in the guest. Call it once, at first."""
+        """Connect requests of the guest for itself in the guest. Call it once, before `serve`."""
         self._dialer.home = Home(connect, hostname)
 
     def refused_since(self, moment: float) -> tuple[Refused, ...]:
-        """What the policy refused from that moment of `now` on, as far as it is remembered."""
+        """Return what the policy refused since `moment` of `now`, at most REMEMBERED of them."""
         return tuple(refused for at, refused in self._refused if at >= moment)
 
     @property
     def active(self) -> int:
-        """Connections being served now."""
+        """The number of connections being served now."""
         return len(self._serving)
 
     async def serve(self, reader: StreamReaderLike, writer: StreamWriterLike) -> None:
         """Serve one connection of the guest to its end; owns and closes both streams.
 
-        Raises nothing because of what the guest or a server does. Cancelling it drops the
-        connection to the guest and those to servers at once.
+        Nothing that the guest or a server does makes it raise. Cancelling it drops the connections
+        to the guest and to servers at once.
         """
         client = Stream(reader, writer, self.traffic.count_to_guest)
         task = asyncio.current_task()
@@ -281,7 +280,7 @@ class EgressProxy:
     async def aclose(self) -> None:
         """Drop every connection and take no more. Idempotent; returns when all are gone.
 
-        Not to be called from within `serve`.
+        Must not be called from within `serve`.
         """
         self._closed = True
         open_now = self._serving | self._turning_away

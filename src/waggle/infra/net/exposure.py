@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ports of a guest on 127.0.0.1: a listener for each, and bytes both ways, unseen.
+"""The exposed ports of a guest: one listener on 127.0.0.1 per port, which relays bytes unseen.
 
-Owned by an environment's guest, which says how the guest is reached. A listener leads to one port
-of the guest and nowhere else. Guest and callers are hostile: connections and bytes on their way
-are bounded, every wait has an end. Must not know SSH or HTTP.
-
-Connections into a guest: asked for, waited for a while, and counted until they are answered.
-
-Used by `exposure` and `home`. An SSH channel cannot be taken back before the other side has
-answered, so a guest that never does would otherwise be asked for more and more of them. Must not
-know SSH.
+Owned by an environment's guest, which supplies the way to connect to the guest. A listener leads to
+one port of the guest and nowhere else. Guest and clients are hostile: connections and bytes under
+way are bounded, and every wait has an end. `Openings`, also used by `guest_request`, counts the
+connections that a guest has not answered: an SSH channel cannot be withdrawn before the other side
+answers, so requests to a guest that never does would pile up. Must not know SSH or HTTP.
 """
 
 from __future__ import annotations
@@ -31,7 +27,7 @@ Streams = tuple[StreamReaderLike, StreamWriterLike]
 
 
 class Openings:
-    """What one guest is asked for. At most `most` may be late; `aclose` it."""
+    """Connections being opened to one guest. At most `most` may be late; `aclose` it."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -39,15 +35,15 @@ class Openings:
 
     @property
     def late(self) -> int:
-        """How many the guest has still not answered, though nobody waits any more."""
+        """The number of connections that the guest has not answered and nobody waits for."""
         return len(self._late)
 
     async def open(
         self, connect: Callable[[], Awaitable[Streams]], seconds: float
     ) -> Stream | None:
-        """The stream, or None when it fails, or takes longer, or too many are late already.
+        """Return the stream; None if it fails, takes longer, or too many are late already.
 
-        What comes late, or after the caller was cancelled, is closed.
+        A connection that arrives late or after the caller was cancelled is closed.
         """
         if len(self._late) >= self._most:
             return None
@@ -63,7 +59,7 @@ class Openings:
             return None
 
     async def aclose(self) -> None:
-        """Wait for nothing more. Idempotent."""
+        """Give up the late connections. Idempotent."""
         await end(*self._late)
 
     def _leave(self, opening: asyncio.Future[Streams]) -> None:
@@ -80,29 +76,29 @@ class Openings:
 
 
 MAX_CONNECTIONS: Final = 64
-"""Of one environment, over all its ports; more are closed at once."""
+"""Connections of one environment, over all its ports; more are closed at once."""
 _BACKLOG: Final = 16
 _PAUSE: Final = 0.25
 
 Connect = Callable[[int], Awaitable[Streams]]
-"""Connects to a port of the guest; whatever it raises means that nothing answers there."""
+"""Connects to a port of the guest; any error it raises means that nothing answers there."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExposureLimits:
-    """Seconds: for the guest to answer, without a byte either way, and to take the last bytes."""
+    """Limits in seconds: for the guest to answer, idle both ways, and to take the last bytes."""
 
     answer: float = 10.0
     idle: float = 3600.0
     presence: float = 15.0
-    """Between two times that somebody who is connected counts as a visitor."""
+    """Interval at which an open connection is reported as a visit."""
     flush: float = 10.0
     linger: float = 2.0
 
 
 @dataclass(slots=True)
 class _Door:
-    """One listener and whom it serves."""
+    """One listener and the connections that it serves."""
 
     server: asyncio.Server | None = None
     serving: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
@@ -121,7 +117,7 @@ class _Door:
 
 
 class Exposures:
-    """The exposed ports of one guest. `aclose` it; safe for concurrent use on one event loop."""
+    """The exposed ports of one guest. Safe for concurrent use on one event loop; `aclose` it."""
 
     def __init__(self, connect: Connect, limits: ExposureLimits | None = None) -> None:
         self._connect = connect
@@ -131,20 +127,20 @@ class Exposures:
         self._turn = asyncio.Lock()
         self._closed = False
         self.visited: Callable[[], None] = lambda: None
-        """Told now and then while somebody is connected. It must not raise or wait."""
+        """Called at intervals while a client is connected. It must not raise or wait."""
 
     @property
     def ports(self) -> tuple[ExposedPort, ...]:
-        """In the order in which they were exposed."""
+        """The exposed ports, in the order in which they were exposed."""
         return tuple(ExposedPort(port, door.local_port) for port, door in self._doors.items())
 
     @property
     def connections(self) -> int:
-        """Those being served, and those that the guest has still not answered."""
+        """The number of connections being served or not yet answered by the guest."""
         return self._openings.late + sum(len(door.serving) for door in self._doors.values())
 
     async def expose(self, port: int, local_port: int = 0) -> ExposedPort:
-        """Listen for it on a port of 127.0.0.1, that one if it is free. Idempotent.
+        """Listen for a guest port on 127.0.0.1, on `local_port` if that is free. Idempotent.
 
         Raises TooManyPorts, or GuestLost after `aclose`.
         """
@@ -173,7 +169,7 @@ class Exposures:
         return door
 
     async def unexpose(self, port: int) -> bool:
-        """Close its listener and every connection through it; say whether there was one."""
+        """Close the port's listener and its connections; return whether it was exposed."""
         async with self._turn:
             door = self._doors.pop(port, None)
             if door is not None:
@@ -181,9 +177,9 @@ class Exposures:
             return door is not None
 
     async def answers(self, port: int, seconds: float) -> bool:
-        """Whether something listens on the guest's port, or does within so many seconds.
+        """Return whether something listens on the guest's port within so many seconds.
 
-        It is tried by connecting, and the connection is closed at once.
+        This connects to the port and closes the connection at once.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
@@ -205,14 +201,14 @@ class Exposures:
         await self._openings.aclose()
 
     async def aclose(self) -> None:
-        """Close every listener and connection, and take no more. Idempotent."""
+        """Close every listener and connection, and accept no more. Idempotent."""
         self._closed = True
         await self.clear()
 
     def _accept(
         self, port: int, door: _Door, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Serve a caller in a task of our own: asyncio reports one of its own that is cancelled."""
+        """Serve a client in a separate task: asyncio logs an error if its own task is cancelled."""
         client = Stream(reader, writer)
         if door.closed or self.connections >= MAX_CONNECTIONS:
             client.abort()
@@ -220,7 +216,7 @@ class Exposures:
         task = asyncio.create_task(self._pass(port, client))
         door.serving.add(task)
         task.add_done_callback(door.serving.discard)
-        task.add_done_callback(lambda _: client.abort())  # also of one that never began
+        task.add_done_callback(lambda _: client.abort())  # also if the task never began
 
     async def _pass(self, port: int, client: Stream) -> None:
         upstream = await self._open(port, self._limits.answer)
@@ -237,7 +233,7 @@ class Exposures:
             self.visited()
 
     async def _attend(self) -> None:
-        """Tell of a visitor until cancelled."""
+        """Report a visit at intervals until cancelled."""
         while True:
             self.visited()
             await asyncio.sleep(self._limits.presence)

@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One plain-HTTP request passed on to its server, and the answer passed back.
+"""One plain HTTP request passed on to its server, and the answer passed back.
 
-Called by `egress` once the connection to the server is open. Both messages are taken apart and
-framed anew by h11, so what one side calls the end of a message is the end on the other side too.
-Every request has a connection of its own to the server. Upgrades and trailers are not passed on.
-
-h11 on a stream, and the rules for headers that a proxy passes on.
-
-Used by `egress` (towards the guest) and `forward` (towards the server). All parsing and framing
-is h11's; this file adds reading, writing, fairness and the list of hop-by-hop headers.
+Called by `egress` once the connection to the server is open; `HttpPeer` serves `egress` too. h11
+parses and frames both messages anew, so both sides agree where a message ends; this file adds
+reading, writing, fairness and the list of hop-by-hop headers. Every request has its own connection
+to the server. Upgrades and trailers are not passed on.
 """
 
 from __future__ import annotations
@@ -50,7 +46,7 @@ class HttpPeer:
     """One side of the proxy: an h11 connection and the stream that carries it."""
 
     def __init__(self, stream: Stream, role: type[h11.CLIENT | h11.SERVER], max_head: int) -> None:
-        """Play `role`.
+        """Take the part `role`.
 
         `max_head` bounds a head, a chunk header and trailers, in bytes; one read of 16 KiB may
         exceed it.
@@ -62,7 +58,7 @@ class HttpPeer:
         self._events = 0
 
     async def next_event(self) -> h11.Event | None:
-        """The next event; None while h11 waits for the other side to finish this exchange.
+        """Return the next event; None while h11 waits for the other side to end this exchange.
 
         Raises PeerGone, h11.RemoteProtocolError.
         """
@@ -87,9 +83,9 @@ class HttpPeer:
 
 
 def end_to_end(message: Message, *also_drop: bytes) -> Headers:
-    """The headers that may be passed on, without those about framing.
+    """Return the headers that may be passed on, without those about framing.
 
-    Drops the hop-by-hop headers, what `Connection` names, Content-Length, and `also_drop`.
+    Drops the hop-by-hop headers, those that `Connection` names, Content-Length and `also_drop`.
     """
     named = {
         token.strip().lower()
@@ -102,7 +98,7 @@ def end_to_end(message: Message, *also_drop: bytes) -> Headers:
 
 
 def framing(message: Message) -> Headers:
-    """The one header that says how long the message is, made anew from what h11 understood."""
+    """Return the one header for the message's length, made anew from h11's interpretation."""
     found = dict(message.headers)
     if b"transfer-encoding" in found:
         return [(b"Transfer-Encoding", b"chunked")]
@@ -114,7 +110,7 @@ HTTP_1_1 = b"1.1"
 
 
 def request_for(request: h11.Request, target: Target, path: str) -> h11.Request:
-    """What the server is asked: Host from the URL, nothing meant for this proxy."""
+    """Make the request for the server: Host from the URL, no headers meant for this proxy."""
     kept = end_to_end(request, b"host")
     own = [(b"Host", target.authority().encode("ascii")), (b"Connection", b"close")]
     return h11.Request(
@@ -125,7 +121,7 @@ def request_for(request: h11.Request, target: Target, path: str) -> h11.Request:
 
 
 def answer_from(answer: h11.Response) -> h11.Response:
-    """What the guest is told; h11 adds framing where the server gave none."""
+    """Make the answer for the guest; h11 adds framing where the server gave none."""
     length = [(n, v) for n, v in framing(answer) if n == b"Content-Length"]
     return h11.Response(
         status_code=answer.status_code,
@@ -143,7 +139,7 @@ class Exchange:
         self._host = host
 
     async def run(self, request: h11.Request, idle_seconds: float) -> None:
-        """Pass on `request` and what follows it; return when the answer is complete.
+        """Pass on `request` and its body; return when the answer is complete.
 
         The body may be incomplete by then: see the state of the client's h11. Raises Refusal if
         the answer has not begun, else PeerGone; the caller ends both streams.
@@ -154,7 +150,7 @@ class Exchange:
                 await self._upstream.send(request)
                 body = group.create_task(self._pass_body(idle))
                 await self._pass_answer(idle)
-                body.cancel()  # answered early; what is left of the body goes nowhere
+                body.cancel()  # answered early: the rest of the body is dropped
         except* TimeoutError:
             failure = guest_request.too_slow(self._host, "the answer")
         except* (PeerGone, h11.ProtocolError):
@@ -179,7 +175,7 @@ class Exchange:
                     await self._upstream.send(h11.EndOfMessage())
                     return
             except PeerGone:
-                return  # the server hung up early; its answer may be on the way all the same
+                return  # the server hung up early, but its answer may still be under way
 
     async def _pass_answer(self, idle: IdleLimit) -> None:
         while True:

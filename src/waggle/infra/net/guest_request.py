@@ -1,25 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host and port that a guest asks for: syntax only, nothing is resolved.
+"""A guest's request to the proxy: its target, the proxy's own refusals, and the proxy's limits.
 
-Called by `egress` with what h11 parsed: `host:port` of a CONNECT, or an absolute `http` URL.
-A strange spelling of an address (`0x7f.1`, `2130706433`) passes as a name on purpose: whatever
-the resolver makes of it is judged as an address afterwards.
-
-Requests of a guest for itself, which no NO_PROXY grammar keeps from the proxy in all programs.
-
-Used by `dial`. Node.js knows no ranges and no `[::1]`, httpx breaks on `[::1]`, urllib needs it: so
-what leads to the guest's own loopback is connected there, in the guest. The host's loopback is
-never meant. Must not know SSH.
-
-The proxy's own answers: why a guest's request went nowhere, as a status and a short text.
-
-Raised by `dial`, `forward` and `egress`; written to the guest by `egress` alone. The texts are
-read by people and by agents inside the guest, so they name the setting that would change the
-outcome, and never an address that a name resolved to.
-
-What one environment's proxy may use, and what it has used.
-
-Built by the composition root; read by `egress`, `session` and `dial`.
+Used by `egress`, `forward` and `dial`; the composition root sets the limits. Parsing is syntax only
+and resolves nothing: a strange spelling of an address (`0x7f.1`, `2130706433`) passes as a name on
+purpose, since the resolver's result is judged as an address later. `Home` connects a guest's
+requests for itself in the guest, never on the host's loopback: no NO_PROXY grammar keeps them from
+the proxy in all programs. Node.js knows no ranges and no `[::1]`, httpx breaks on `[::1]`, urllib
+needs it. Refusals are read by people and agents in the guest, so they name the setting to change,
+and never an address that a name resolved to. Must not know SSH.
 """
 
 from __future__ import annotations
@@ -44,26 +32,26 @@ _HTTP_URL = re.compile(r"(?i:http)://(?P<authority>[^/?#]*)(?P<rest>[^#]*)")
 
 
 class BadTarget(ValueError):
-    """The text is no target. The message is for people and repeats none of the text."""
+    """The text is not a target. The message is for people and repeats none of the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to connect. `host` is a lower-case ASCII name, or an address without brackets."""
+    """A place to connect to. `host` is a lower-case ASCII name or an address without brackets."""
 
     host: str
     port: int
     address: Address | None
-    """Set when `host` is a plain address, which then needs no resolver."""
+    """Set if `host` is a plain address, which needs no resolver."""
 
     def authority(self) -> str:
-        """`host`, or `host:port` unless that is 80; a valid value for a Host header."""
+        """Return `host:port`, or `host` if the port is 80: a valid value for a Host header."""
         host = f"[{self.host}]" if isinstance(self.address, IPv6Address) else self.host
         return host if self.port == HTTP_PORT else f"{host}:{self.port}"
 
 
 def parse_authority(text: str, default_port: int | None = None) -> Target:
-    """`host:port`; the port may be left out if there is a default. Raises BadTarget."""
+    """Parse `host:port`; the port may be left out if there is a default. Raises BadTarget."""
     if "@" in text:
         raise BadTarget("a user name or password in the address is not supported")
     match = _AUTHORITY.fullmatch(text)
@@ -99,7 +87,7 @@ def _name(text: str) -> str:
 
 
 def parse_http_url(text: str) -> tuple[Target, str]:
-    """An absolute `http` URL -> its target and the path with query to ask it for.
+    """Parse an absolute `http` URL into its target and its path with the query.
 
     Raises BadTarget, also for every other scheme.
     """
@@ -115,11 +103,11 @@ LOOPBACKS: Final = ("127.0.0.1", "::1")
 _MOST_LATE: Final = 64
 
 ConnectHome = Callable[[int, Sequence[str]], Awaitable[Streams]]
-"""Connects to a port of the guest on the first of its own addresses that answers."""
+"""Connects to a port of the guest, on the first of its own addresses that answers."""
 
 
 class Home:
-    """The way back into one guest, called `hostname` there. `aclose` it."""
+    """The way back into one guest, whose own name is `hostname`. The owner calls `aclose`."""
 
     def __init__(self, connect: ConnectHome, hostname: str) -> None:
         self._connect = connect
@@ -127,7 +115,7 @@ class Home:
         self._openings = Openings(_MOST_LATE)
 
     def addresses(self, target: Target) -> Sequence[str]:
-        """The guest's own addresses that a target means; none when it is somebody else."""
+        """Return the guest's own addresses that the target means; none if it means another host."""
         return _own(target.address) if target.address else self._named(target.host)
 
     def _named(self, host: str) -> Sequence[str]:
@@ -136,11 +124,11 @@ class Home:
         return LOOPBACKS if is_own else ()
 
     async def open(self, addresses: Sequence[str], port: int, seconds: float) -> Stream | None:
-        """A stream to the guest's port, or None when nothing answers there in time."""
+        """Return a stream to the guest's port, or None if nothing answers there in time."""
         return await self._openings.open(partial(self._connect, port, addresses), seconds)
 
     async def aclose(self) -> None:
-        """Wait for nothing more. Idempotent."""
+        """Give up the late connections. Idempotent."""
         await self._openings.aclose()
 
 
@@ -158,7 +146,7 @@ MAX_SHOWN = 253
 
 
 class Refusal(Exception):
-    """An answer of the proxy itself. `code` goes into a header, `text` into the body."""
+    """An answer from the proxy itself. `code` goes into a header, `text` into the body."""
 
     def __init__(
         self, status: int, code: str, text: str, *, verdict: Verdict | None = None
@@ -168,22 +156,22 @@ class Refusal(Exception):
         self.code = code
         self.text = text
         self.verdict = verdict
-        """Set when a rule denied the request."""
+        """Set if a rule denied the request."""
 
     @property
     def header(self) -> tuple[bytes, bytes]:
-        """X-Waggle-Denied for what a rule denied, X-Waggle-Error for what failed."""
+        """X-Waggle-Denied if a rule denied the request, X-Waggle-Error if it failed."""
         name = ERROR_HEADER if self.verdict is None else DENIED_HEADER
         return name, self.code.encode("ascii")
 
 
 def printable(text: str) -> str:
-    """`text` cut to 253 characters, with everything but visible ASCII replaced by `?`."""
+    """Cut `text` to 253 characters, and replace everything but visible ASCII by `?`."""
     return "".join(c if "!" <= c <= "~" else "?" for c in text[:MAX_SHOWN])
 
 
 def denied(host: str, verdict: Verdict) -> Refusal:
-    """403: a rule of the operator's says no."""
+    """403: one of the operator's rules denies the target."""
     setting = "WAGGLE_EGRESS_PORTS" if verdict.code == "port" else "WAGGLE_EGRESS_ALLOW_CIDRS"
     text = (
         f"waggle: {printable(host)} is not reachable from this environment: {verdict.reason}. "
@@ -194,7 +182,7 @@ def denied(host: str, verdict: Verdict) -> Refusal:
 
 
 def malformed(problem: str, status: int = 400) -> Refusal:
-    """400 and its kin: the request itself is wrong."""
+    """400 and similar: the request itself is wrong."""
     return Refusal(status, "malformed", f"waggle: bad proxy request: {problem}.")
 
 
@@ -205,7 +193,7 @@ def unresolvable(host: str) -> Refusal:
 
 
 def unanswered(host: str) -> Refusal:
-    """504: no name server says whether the name has an address."""
+    """504: no name server answers whether the name has an address."""
     text = f"waggle: {printable(host)}: no name server answers for this name; try again."
     return Refusal(504, "unanswered", text)
 
@@ -222,47 +210,47 @@ def too_slow(host: str, step: str) -> Refusal:
 
 
 def upstream_broken(host: str) -> Refusal:
-    """502: the server's answer is not HTTP, or it hung up before answering."""
+    """502: the server's answer is not HTTP, or the server hung up before answering."""
     text = f"waggle: {printable(host)} did not give a valid HTTP answer."
     return Refusal(502, "bad-answer", text)
 
 
 def too_many(limit: int) -> Refusal:
-    """503: the environment has all the connections it may have."""
+    """503: the environment has as many connections as it may have."""
     text = f"waggle: this environment has {limit} connections open, the most it may; close some."
     return Refusal(503, "too-many-connections", text)
 
 
 @dataclass(frozen=True, slots=True)
 class DialTimes:
-    """Seconds for opening a connection to a server."""
+    """Limits in seconds for opening a connection to a server."""
 
     dns: float = 5.0
     connect: float = 10.0
-    """For all attempts together."""
+    """Limit for all attempts together."""
     stagger: float = 0.3
-    """Head start of one address before the next one is tried beside it."""
+    """Head start of an address before the next one is tried beside it."""
 
 
 @dataclass(frozen=True, slots=True)
 class EgressLimits:
-    """Times are seconds, sizes bytes."""
+    """The limits of one environment's proxy, in seconds and bytes."""
 
     connections: int = 64
-    """At once; one more gets 503."""
+    """Connections at once; one more gets 503."""
     header_seconds: float = 30.0
-    """For a whole request head to arrive, counted from the end of the previous request."""
+    """Time for a whole request head, counted from the end of the previous request."""
     idle_seconds: float = 300.0
-    """Without a byte in either direction, and for the first byte of an answer."""
+    """Time without a byte in either direction, and time for the first byte of an answer."""
     linger_seconds: float = 2.0
-    """For the guest to hang up after the last answer."""
+    """Time for the guest to hang up after the last answer."""
     header_bytes: int = 32 * 1024
     dial: DialTimes = field(default_factory=DialTimes)
 
 
 @dataclass(slots=True)
 class Traffic:
-    """Running totals of one environment."""
+    """The running totals of one environment's proxy."""
 
     to_guest: int = 0
     to_internet: int = 0

@@ -1,30 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which addresses and ports a guest with network policy `public` may reach.
+"""The addresses and ports that a guest with network policy `public` may reach.
 
-Called by `dial` for every address that a name resolved to, just before that very address is
-connected to. Decides only; the one look at the machine (is this address mine?) is injected.
-
-The rules for an address:
+Called by `dial` for every address that a name resolved to, just before it connects to that address.
+Decides only: the check whether an address is this host's own is injected. The rules are:
 
 - Ordinary global unicast is permitted. Everything else is denied, and so is an IPv6 address that
   carries a denied IPv4 address inside (mapped, 6to4, NAT64, Teredo, ISATAP, ...).
-- `allow_cidrs` (WAGGLE_EGRESS_ALLOW_CIDRS) overrides that for what the operator lists, with three
-  exceptions, so that a wide entry such as `0.0.0.0/0` does not open what nobody meant:
+- `allow_cidrs` (WAGGLE_EGRESS_ALLOW_CIDRS) overrides that for the operator's entries, with three
+  exceptions, so that a wide entry such as `0.0.0.0/0` opens nothing by accident:
   - loopback, link-local and cloud-metadata addresses need an entry that lies wholly inside such
     a range (`127.0.0.1/32`, `169.254.169.254/32`);
-  - an address of this machine, public or not, needs the host route of that address (`/32`,
-    `/128`), or an entry wholly inside loopback;
+  - an address of this host, public or not, needs the host route of that address (`/32`, `/128`),
+    or an entry wholly inside loopback;
   - unspecified and multicast addresses and addresses with a zone (`fe80::1%eth0`) are never
     permitted.
 
-Not knowable here: a public address that a router elsewhere translates back to this machine, and
-the prefix of a NAT64 gateway that uses neither of the standard ones.
+It cannot know a public address that a router elsewhere translates back to this host, or the prefix
+of a NAT64 gateway that uses neither of the standard ones.
 
-What kind of address an address is: the special-purpose ranges and the IPv4 inside IPv6.
-
-Used by `policy`. Pure tables and arithmetic. The tables are written out, after the IANA
-special-purpose registries, rather than taken from `ipaddress.is_global`, whose answers change
-between Python releases; `policy` asks that too and believes whichever is stricter.
+The tables follow the IANA special-purpose registries and are written out here, because the answers
+of `ipaddress.is_global` change between Python releases.
 """
 
 from __future__ import annotations
@@ -41,7 +36,7 @@ Network = IPv4Network | IPv6Network
 
 
 class Kind(StrEnum):
-    """Why an address is not an ordinary address of the public internet."""
+    """The reason why an address is not an ordinary address of the public internet."""
 
     LOOPBACK = "loopback"
     PRIVATE = "private"
@@ -58,13 +53,13 @@ def _table(*rows: tuple[Kind, str]) -> tuple[tuple[Kind, Network], ...]:
     return tuple((kind, ip_network(block)) for kind, blocks in rows for block in blocks.split())
 
 
-# The first row that matches names the kind.
+# The first row that matches gives the kind.
 _V4 = _table(
     (Kind.UNSPECIFIED, "0.0.0.0/8"),
     (Kind.LOOPBACK, "127.0.0.0/8"),
     (Kind.PRIVATE, "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16"),
-    # Clouds' own services on addresses outside the link-local range (169.254.169.254 is in it):
-    # Azure, Alibaba, Oracle.
+    # Services of clouds outside the link-local range, which contains 169.254.169.254: Azure,
+    # Alibaba, Oracle.
     (Kind.METADATA, "168.63.129.16/32 100.100.100.200/32 192.0.0.192/32"),
     (Kind.LINK_LOCAL, "169.254.0.0/16"),
     (Kind.SHARED, "100.64.0.0/10"),
@@ -78,33 +73,33 @@ _V6 = _table(
     (Kind.UNSPECIFIED, "::/128"),
     (Kind.LOOPBACK, "::1/128"),
     # The same over IPv6, inside the private range: AWS, Oracle, Google, Scaleway, Linode. Whole
-    # blocks, because name, time and credential services of the cloud lie beside the known address.
+    # blocks, because a cloud's name, time and credential services lie beside the known address.
     (Kind.METADATA, "fd00:ec2::/32 fd00:c1::/32 fd20:ce::/32 fd00:42::/32 fd00:a9fe:a9fe::/48"),
     (Kind.PRIVATE, "fc00::/7 fec0::/10 64:ff9b:1::/48"),
     (Kind.LINK_LOCAL, "fe80::/10"),
     (Kind.MULTICAST, "ff00::/8"),
     (Kind.DOCUMENTATION, "2001:db8::/32 3fff::/20"),
-    # Protocol assignments (Teredo, ORCHID, benchmarking, ...), 6to4 (given up by RFC 7526), segment
-    # routing, discard-only.
+    # Protocol assignments (Teredo, ORCHID, benchmarking, ...), 6to4 (deprecated by RFC 7526),
+    # segment routing, discard-only.
     (Kind.RESERVED, "2001::/23 2002::/16 5f00::/16 100::/63"),
 )
 _GLOBAL_V6 = ip_network("2000::/3")
 
 
 def kind_of(address: Address) -> Kind | None:
-    """The special kind of `address` itself, or None for ordinary global unicast."""
+    """Return the special kind of `address` itself, or None for ordinary global unicast."""
     is_v4 = isinstance(address, IPv4Address)
     for kind, block in _V4 if is_v4 else _V6:
         if address in block:
             return kind
-    if address in _NAT64:  # Python calls it reserved; what counts is the IPv4 address inside
+    if address in _NAT64:  # Python calls it reserved, but the IPv4 address inside counts
         return None
-    # Not `is_global`: what that says changes between releases of Python.
+    # Not `is_global`: its answers change between Python releases.
     return None if is_v4 or address in _GLOBAL_V6 else Kind.RESERVED
 
 
 def lies_in(kind: Kind, block: Network) -> bool:
-    """Whether all of `block` is inside one range of that kind."""
+    """Whether all of `block` lies inside one range of that kind."""
     if isinstance(block, IPv4Network):
         return any(
             name is kind and isinstance(row, IPv4Network) and block.subnet_of(row)
@@ -115,7 +110,7 @@ def lies_in(kind: Kind, block: Network) -> bool:
     )
 
 
-# Prefix -> by how many bits to shift right to have the IPv4 address in the low 32 bits.
+# Prefix -> the right shift in bits that puts the IPv4 address into the low 32 bits.
 _EMBEDDINGS = tuple(
     (ip_network(block), shift)
     for block, shift in (
@@ -130,13 +125,13 @@ _EMBEDDINGS = tuple(
 _TEREDO = ip_network("2001::/32")
 _LOCAL_NAT64 = ip_network("64:ff9b:1::/48")
 _PREFIX_LENGTHS = (48, 56, 64, 96)
-"""A gateway's prefix within the block for local use may be that long: RFC 6052, section 2.2."""
+"""Possible lengths of a gateway's prefix in the local-use block: RFC 6052, section 2.2."""
 _LOW_32 = 0xFFFF_FFFF
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 
 
 def embedded_in(address: Address) -> tuple[IPv4Address, ...]:
-    """Every IPv4 address that a translator or a tunnel may find inside `address`."""
+    """Return every IPv4 address that a translator or a tunnel may find inside `address`."""
     if isinstance(address, IPv4Address):
         return ()
     bits = int(address)
@@ -153,7 +148,7 @@ def embedded_in(address: Address) -> tuple[IPv4Address, ...]:
 
 
 def _read_with_any_prefix(bits: int) -> list[IPv4Address]:
-    """What the gateway may find. Only one of the readings is right: those of 0.0.0.0/8 are not."""
+    """Read the address with every prefix length. One is right, but none that gives 0.0.0.0/8."""
     without_u = bits >> 64 << 56 | bits & (1 << 56) - 1  # the 65th to 72nd belong to no address
     found = [bits if length == 96 else without_u >> 88 - length for length in _PREFIX_LENGTHS]
     return [IPv4Address(each & _LOW_32) for each in found if each & 0xFF00_0000]
@@ -165,7 +160,7 @@ SMTP = 25
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`code` is stable and machine-readable; `reason` is for people and names no address."""
+    """A decision. `code` is stable and machine-readable; `reason` is text without an address."""
 
     allowed: bool
     code: str
@@ -188,8 +183,8 @@ class AddressPolicy:
     ) -> None:
         """Keep the operator's list.
 
-        `is_local` says whether an address is one of this machine's own. It is asked anew every
-        time, because addresses come and go.
+        `is_local` returns whether an address belongs to this host. It is called every time, because
+        addresses come and go.
         """
         self._allow = tuple(allow_cidrs)
         self._is_local = is_own_address if is_local is None else is_local
@@ -223,16 +218,16 @@ def _overrides(kind: Kind, listed: list[Network]) -> bool:
 
 
 def permits_port(port: int, allowed: frozenset[int] | None) -> Verdict:
-    """`allowed` as the operator gave it; None means every port but 25 (mail)."""
+    """Judge a port by the operator's list; None means every port but 25 (mail)."""
     if port != SMTP if allowed is None else port in allowed:
         return ALLOWED
     return Verdict(False, "port", f"port {port} is not open to guests")
 
 
 def is_own_address(address: Address) -> bool:
-    """Whether this machine would answer on `address`, found by binding a UDP socket to it.
+    """Whether this host would answer on `address`, found by binding a UDP socket to it.
 
-    Anything unexpected counts as yes. So does every address while `ip_nonlocal_bind` is set in
+    An unexpected error counts as yes. So does every address while `ip_nonlocal_bind` is set in
     the kernel, which denies all egress.
     """
     family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6

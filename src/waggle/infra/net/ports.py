@@ -1,22 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Local TCP ports for environments: one lease per port, one holder per machine.
+"""Leases of local TCP ports, with a lock per port among all waggle servers of this host.
 
-Called by the environment host when it creates a machine; calls `port_locks`. Knows nothing of
-what will listen on the port.
-
-A port is leased only if no lease of this allocator has it, no other waggle server on this
-machine has it, and nothing listens on it on 127.0.0.1. The last check is a snapshot: a stranger
-may take the port before the machine binds it, and the machine then fails to start; the caller
-releases and creates again.
-
-Machine-wide, per-port locks that the kernel drops when their process dies.
-
-Used by `ports`. Two waggle servers with different data directories share nothing but the
-machine, so the lock lives where both see it: an abstract Unix socket on Linux (same network
-namespace as the ports themselves, no file), else an advisory lock on a file in a shared
-directory. Knows nothing of leases or of whether a port is really free.
-
-A hostile local user could hold these names; that costs ports, never correctness.
+Used for the ports of machines; knows nothing of the later listener. A port is leased only if
+this allocator has not leased it, no other waggle server here holds its lock, and nothing listens on
+it on 127.0.0.1. That last check is a snapshot: a stranger may take the port before the machine
+binds it; the machine then fails to start, and the caller releases the lease and creates again.
+Two servers with different data directories share only the host, so the lock is an abstract Unix
+socket on Linux (same network namespace as the ports, no file), else an advisory lock on a file in a
+shared directory; the kernel drops it when its process dies. A hostile local user could hold these
+names, which costs ports, never correctness.
 """
 
 from __future__ import annotations
@@ -38,26 +30,26 @@ from waggle.domain.errors import NoPorts
 
 
 class PortLock(Protocol):
-    """A lock that is held. Held until `release`, or until the process ends in any way."""
+    """A lock that is held until `release` or until the process ends in any way."""
 
     def release(self) -> None:
-        """Let go. Called once."""
+        """Release the lock. Called once."""
         ...
 
 
 LockPort = Callable[[int], PortLock | None]
-"""Takes the lock of a port, or answers None when somebody else on this machine holds it."""
+"""Takes the lock of a port, or returns None if another process on this host holds it."""
 
 
 class AbstractSocketLock:
-    """Linux: whoever binds the abstract name `waggle-port-N` owns port N."""
+    """The lock on Linux: the process that binds the abstract name `waggle-port-N` owns port N."""
 
     def __init__(self, holder: socket.socket) -> None:
         self._holder = holder
 
     @classmethod
     def take(cls, port: int) -> AbstractSocketLock | None:
-        """The lock of `port`, or None when it is held. Raises OSError if sockets run out."""
+        """Take the lock of `port`; None if it is held. Raises OSError if sockets run out."""
         holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             holder.bind(f"\0waggle-port-{port}")
@@ -74,7 +66,7 @@ class AbstractSocketLock:
 
 
 class FileLock:
-    """Elsewhere: an exclusive `flock` on a file. The file is removed on release."""
+    """The lock elsewhere: an exclusive `flock` on a file, which is removed on release."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
@@ -82,7 +74,7 @@ class FileLock:
 
     @classmethod
     def take_in(cls, directory: Path) -> LockPort:
-        """A `LockPort` that keeps its files in `directory`."""
+        """Return a `LockPort` that keeps its files in `directory`."""
 
         def take(port: int) -> FileLock | None:
             return cls.take(directory / f"waggle-port-{port}.lock")
@@ -91,7 +83,7 @@ class FileLock:
 
     @classmethod
     def take(cls, path: Path) -> FileLock | None:
-        """The lock on `path`, or None when it is held or the file is somebody else's."""
+        """Take the lock on `path`; None if it is held or the file cannot be opened."""
         while True:
             # Read-only is enough for flock, and works on a file that another user made.
             flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -108,21 +100,21 @@ class FileLock:
             except BlockingIOError:
                 os.close(descriptor)
                 return None
-            # The previous holder may have removed the file between our open and our lock.
+            # The previous holder may have removed the file between open and flock.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), path.stat(follow_symlinks=False)):
                     return cls(path, descriptor)
             os.close(descriptor)
 
     def release(self) -> None:
-        """Remove the file while the lock is still ours, then let go."""
+        """Remove the file while the lock is still held, then release it."""
         with contextlib.suppress(OSError):
             self._path.unlink()
         os.close(self._descriptor)
 
 
 def machine_lock() -> LockPort:
-    """The kind of lock that fits this operating system."""
+    """Return the kind of lock that fits this operating system."""
     if sys.platform == "linux":
         return AbstractSocketLock.take
     return FileLock.take_in(Path(tempfile.gettempdir()))
@@ -135,7 +127,7 @@ MAX_PORT = 65535
 class PortLease:
     """The right to use `port` until `release` or until this process dies.
 
-    Also a context manager that releases. Release it only when what listened there is dead.
+    Also a context manager that releases it. Release it only after the listener there is dead.
     """
 
     def __init__(self, port: int, lock: PortLock, forget: Callable[[int], None]) -> None:
@@ -166,9 +158,9 @@ class PortLease:
 
 
 class PortAllocator:
-    """Hands out ports from `base` up to, but not including, `maximum`.
+    """The allocator of ports from `base` up to, but not including, `maximum`.
 
-    Walks the range round-robin, so that a port just released is the last to be handed out again.
+    Walks the range round-robin, so that a port just released is the last to be leased again.
     """
 
     def __init__(
@@ -179,7 +171,7 @@ class PortAllocator:
         lock: LockPort | None = None,
         is_free: Callable[[int], bool] | None = None,
     ) -> None:
-        """Take the range only. Raises ValueError for one that is empty or out of 1..65535."""
+        """Keep the range. Raises ValueError if it is empty or not within 1..65535."""
         if not 0 < base < maximum <= MAX_PORT + 1:
             raise ValueError(f"no port range: {base} up to {maximum}, which is excluded")
         self._base = base
@@ -191,9 +183,9 @@ class PortAllocator:
         self._next = 0
 
     def lease(self) -> PortLease:
-        """A port that nobody else has. Raises NoPorts when there is none.
+        """Lease an unused port. Raises NoPorts if there is none.
 
-        Takes microseconds per port looked at and never waits, so it may run on the event loop.
+        Takes microseconds per port checked and never waits, so it may run on the event loop.
         The caller releases the lease.
         """
         with self._guard:
@@ -222,17 +214,17 @@ class PortAllocator:
 
     @property
     def leased(self) -> frozenset[int]:
-        """The ports now out on lease by this allocator."""
+        """The ports that this allocator has leased now."""
         with self._guard:
             return frozenset(self._leased)
 
 
 def nothing_listens(port: int) -> bool:
-    """Whether a server could listen on 127.0.0.1:`port` at this moment."""
+    """Whether a server could listen on 127.0.0.1:`port` now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         if sys.platform == "linux":
-            # Look past connections in TIME_WAIT, as QEMU does. Elsewhere this option would also
-            # look past a listener on the wildcard address.
+            # Ignore connections in TIME_WAIT, as QEMU does. Elsewhere this option would also
+            # ignore a listener on the wildcard address.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))

@@ -1,21 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names to addresses by the host's own resolver, so that a guest needs no DNS.
+"""Name resolution by the host's own resolver, so that a guest needs no DNS.
 
-Built by the composition root, one `SystemResolver` per environment over the server's `Lookups`;
-called by `dial`. The addresses are not judged here.
+The composition root builds one `Lookups` for the server and one `SystemResolver` per environment;
+called by `dial`, which judges the addresses. It uses the C library's getaddrinfo, so that names
+mean the same as on the host: /etc/hosts, nsswitch.conf, search domains
+(docs/decisions/0025-resolver.md).
 
-It is the C library's getaddrinfo, so that names mean what they mean on the host: /etc/hosts,
-nsswitch.conf, search domains (docs/decisions/0025-resolver.md).
-
-Threads in which the host's resolver blocks, shared fairly by all environments.
-
-Built once by the composition root and used by each environment's `resolve.SystemResolver`. Must not
-know what is looked up: the blocking call is injected.
-
-A lookup cannot be stopped. So a guest whose names are never answered holds its threads until the
-host's resolver gives up, and what it can hold has to be its own: each environment has one thread
-for itself, and of the shared ones at most as many as it leaves free. One alone so has half of them,
-four have a fifth each, and the next one still finds as much as any of them has.
+A lookup cannot be stopped, so a guest whose names are never answered holds threads until the host's
+resolver gives up. Therefore every environment has its own thread, and of the shared threads
+at most as many as it leaves free: one environment alone has half of them, four have a fifth each,
+and the next one still finds as many free.
 """
 
 from __future__ import annotations
@@ -33,24 +27,24 @@ from typing import NamedTuple
 from waggle.infra.net.policy import Address
 
 Found = Sequence[Address] | OSError
-"""What a name has; an error is a value here, since nobody may be there any more to hear of it."""
+"""The result of a lookup; an error is a value here, since no waiter may be left to raise it to."""
 SHARED = 48
 RESOLVER_OPTIONS = "timeout:2 attempts:2"
-"""For the C library (RES_OPTIONS): its own times, 5 s and twice, outlast everyone who waits."""
+"""For the C library (RES_OPTIONS): its defaults, 5 s and twice, outlast every waiter."""
 
 
 def may_start(held: int, shared_taken: int, shared: int) -> bool:
-    """Whether an environment that holds so many threads may have another one. Pure."""
+    """Whether an environment that holds `held` threads may have another one. Pure."""
     return held == 0 or held - 1 < shared - shared_taken
 
 
 def limit_resolver(environ: MutableMapping[str, str]) -> None:
-    """Have the C library give up before those who wait do, unless the operator chose otherwise."""
+    """Make the C library give up before its waiters do, unless the operator set RES_OPTIONS."""
     environ.setdefault("RES_OPTIONS", RESOLVER_OPTIONS)
 
 
 class Lookup:
-    """One question, and how many wait for the answer."""
+    """One lookup, and the number of callers that wait for its result."""
 
     def __init__(self, asker: Hashable, name: str) -> None:
         self.asker = asker
@@ -59,7 +53,7 @@ class Lookup:
         self._waiting = 0
 
     async def answer(self, leave: Callable[[Lookup], None]) -> Found:
-        """What is found. `leave` is called when nobody waits any more. May be cancelled."""
+        """Wait for the result. Calls `leave` when nobody waits any more. May be cancelled."""
         self._waiting += 1
         try:
             return await asyncio.shield(self.found)
@@ -70,10 +64,10 @@ class Lookup:
 
 
 class Lookups:
-    """Runs `lookup`, which blocks and raises OSError, in daemon threads. Lives on one event loop.
+    """Lookups in daemon threads; `lookup` blocks and raises OSError. Lives on one event loop.
 
-    There are at most `shared` threads and one for each environment that asks. Nothing waits for
-    them at the end of the server.
+    There are at most `shared` threads plus one per environment. Nothing waits for them at the end
+    of the server. Must not know what is looked up.
     """
 
     def __init__(self, lookup: Callable[[str], Sequence[Address]], *, shared: int = SHARED) -> None:
@@ -81,22 +75,22 @@ class Lookups:
         self._shared = shared
         self._held: Counter[Hashable] = Counter()
         self._waiting: dict[Hashable, deque[Lookup]] = {}
-        """Who asks for more than it may have now; whose turn it is comes first."""
+        """The lookups that may not start yet, by environment; the next in turn comes first."""
 
     @property
     def running(self) -> int:
-        """Threads at work."""
+        """The number of threads at work."""
         return self._held.total()
 
     def start(self, asker: Hashable, name: str) -> Lookup:
-        """Begin to look up `name`, now or when it is the turn of `asker`."""
+        """Look up `name`, now or when `asker` has its turn."""
         lookup = Lookup(asker, name)
         self._waiting.setdefault(asker, deque()).append(lookup)
         self._go_on()
         return lookup
 
     def leave(self, lookup: Lookup) -> None:
-        """Nobody waits for it any more: forget it, unless it runs; its answer is still good."""
+        """Drop a lookup that nobody waits for, unless it runs: its result is still of use."""
         queue = self._waiting.get(lookup.asker, deque())
         with contextlib.suppress(ValueError):
             queue.remove(lookup)
@@ -105,7 +99,7 @@ class Lookups:
             self._waiting.pop(lookup.asker, None)
 
     def _go_on(self) -> None:
-        """Start whatever may start now, in turn."""
+        """Start every lookup that may start now, in turn."""
         passed_over = 0
         while passed_over < len(self._waiting):
             asker = next(iter(self._waiting))
@@ -126,7 +120,7 @@ class Lookups:
                 found: Found = self._lookup(lookup.name)
             except OSError as error:
                 found = error
-            except Exception as error:  # whatever it is: the thread is to be given back
+            except Exception as error:  # any error must give the thread back
                 found = OSError(f"the resolver failed: {type(error).__name__}")
             with contextlib.suppress(RuntimeError):  # the loop is closed by now
                 loop.call_soon_threadsafe(self._ended, lookup, found)
@@ -147,17 +141,17 @@ class Lookups:
 
 
 Resolver = Callable[[str], Awaitable[Sequence[Address]]]
-"""An ASCII name -> its addresses, best first. Raises OSError when there is none. Cancellable."""
+"""Maps an ASCII name to its addresses, best first. Raises OSError if none. Cancellable."""
 
 KEPT_SECONDS = 10.0
-"""How long addresses serve; getaddrinfo tells no TTL. They are judged anew for each connection."""
+"""Lifetime of addresses, as getaddrinfo gives no TTL; each connection judges them anew."""
 NO_NAME_SECONDS = 5.0
-"""How long it counts that a name has no address,"""
+"""Lifetime of the result that a name has no address."""
 NO_ANSWER_SECONDS = 1.0
-"""and that nobody could say so."""
+"""Lifetime of every other failure."""
 MAX_KEPT = 256
 MAX_ADDRESSES = 8
-"""Of one name: whoever answers for it can send thousands, and each costs 100 bytes."""
+"""Addresses kept per name: its name server can send thousands, at 100 bytes an address."""
 _NO_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
 
 
@@ -165,28 +159,28 @@ class _Kept(NamedTuple):
     until: float
     addresses: Sequence[Address]
     failure: tuple[int, str] | None = None
-    """Number and words, not the error: raising one again and again makes it grow."""
+    """Number and text, not the exception, which grows every time it is raised."""
 
 
 class SystemResolver:
-    """The answers for one environment: it learns nothing of what others ask.
+    """The resolver of one environment, which learns nothing of the names that others look up.
 
-    Whoever asks for a name that is being looked up waits for that lookup, also when those who asked
-    first have left; what it finds serves for a while. So many connections to one host at once need
-    one lookup, and a name that is never answered holds one thread, however often it is tried.
+    Callers share a running lookup of the same name, even when the first callers have left, and its
+    result is kept for a while. So many connections to one host at once need one lookup, and a name
+    that is never answered holds one thread, however often it is tried.
     """
 
     def __init__(self, lookups: Lookups, *, now: Callable[[], float] = time.monotonic) -> None:
-        """`now` is seconds."""
+        """`now` is a clock in seconds."""
         self._lookups = lookups
         self._now = now
         self._asked: dict[str, Lookup] = {}
         self._kept: dict[str, _Kept] = {}
 
     async def __call__(self, name: str) -> Sequence[Address]:
-        """The addresses of `name`, at most MAX_ADDRESSES. Raises OSError when it has none.
+        """Return the addresses of `name`, at most MAX_ADDRESSES. Raises OSError if it has none.
 
-        May be cancelled, and has no deadline of its own: see `limits.DialTimes`.
+        May be cancelled. Has no deadline; see `guest_request.DialTimes`.
         """
         kept = self._kept.get(name)
         if kept is None or kept.until <= self._now():
@@ -221,8 +215,8 @@ class SystemResolver:
 
 
 def system_lookup(name: str) -> list[Address]:
-    """What getaddrinfo finds, at most MAX_ADDRESSES. Blocks; raises OSError."""
-    # Bytes, because for text Python applies its own, older rules for international names.
+    """Return getaddrinfo's addresses, at most MAX_ADDRESSES. Blocks; raises OSError."""
+    # Bytes, because Python applies its own, older rules for international names to text.
     rows = socket.getaddrinfo(name.encode("ascii"), None, type=socket.SOCK_STREAM)
     found: dict[Address, None] = {}
     for family, _, _, _, place in rows:

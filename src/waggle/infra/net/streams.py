@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One byte stream in both directions, whoever carries it.
+"""One byte stream in both directions over any transport, and `relay` between two of them.
 
 `Stream` wraps a reader and a writer of asyncio, or of asyncssh in bytes mode (the reverse forward
-out of a guest), and gives `tunnel` and `forward` one error, one way to end well (`finish`) and
-one to end at once (`abort`). Imports neither HTTP nor SSH.
-
-Bytes both ways between two streams, unseen: what a CONNECT becomes once it is granted.
-
-Called by `egress`. Holds one piece of at most 64 KiB per direction: a side is not read while the
-other one cannot take more.
+out of a guest). It gives `egress`, `forward` and `exposure` one error, one way to end well
+(`finish`) and one to end at once (`abort`). `relay`, used for a granted CONNECT and for exposed
+ports, copies bytes unseen and holds one piece of at most 64 KiB per direction: it does not read a
+side while the other cannot take more. Imports neither HTTP nor SSH.
 """
 
 from __future__ import annotations
@@ -23,15 +20,15 @@ CHUNK = 64 * 1024
 
 
 class StreamReaderLike(Protocol):
-    """What is used of asyncio.StreamReader and asyncssh.SSHReader[bytes]."""
+    """The common part of asyncio.StreamReader and asyncssh.SSHReader[bytes]."""
 
     async def read(self, n: int = -1, /) -> bytes:
-        """At most `n` bytes; empty at the end."""
+        """Read at most `n` bytes; empty at the end."""
         ...
 
 
 class StreamWriterLike(Protocol):
-    """What is used of asyncio.StreamWriter and asyncssh.SSHWriter[bytes]."""
+    """The common part of asyncio.StreamWriter and asyncssh.SSHWriter[bytes]."""
 
     def write(self, data: bytes, /) -> None:
         """Take `data` into the buffer."""
@@ -46,7 +43,7 @@ class StreamWriterLike(Protocol):
         ...
 
     def write_eof(self) -> None:
-        """End the direction that is written."""
+        """End the write direction."""
         ...
 
     def close(self) -> None:
@@ -63,18 +60,18 @@ class StreamWriterLike(Protocol):
 
 
 class _Conduit(Protocol):
-    """What lies under a writer: an asyncio transport or an asyncssh channel."""
+    """The layer under a writer: an asyncio transport or an asyncssh channel."""
 
     def abort(self) -> None: ...
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
 
 
 class PeerGone(Exception):
-    """The other end of a stream is no longer there."""
+    """The other end of a stream is gone."""
 
 
 class Stream:
-    """A reader and a writer. Owned by one coroutine, which ends it by `finish` or `abort`."""
+    """A reader and a writer, owned by one coroutine, which calls `finish` or `abort`."""
 
     def __init__(
         self,
@@ -82,16 +79,16 @@ class Stream:
         writer: StreamWriterLike,
         count: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`count` is told the size of every piece that is written."""
+        """`count` is called with the size of every piece that is written."""
         self._reader = reader
         self._writer = writer
         self._count = count
 
     async def read(self, limit: int = CHUNK) -> bytes:
-        """At most `limit` bytes; empty at the end. Raises PeerGone."""
+        """Read at most `limit` bytes; empty at the end. Raises PeerGone."""
         try:
             return await self._reader.read(limit)
-        except Exception as error:  # every transport has a family of its own for a lost peer
+        except Exception as error:  # every transport has its own errors for a lost peer
             raise PeerGone(type(error).__name__) from error
 
     async def write(self, data: bytes) -> None:
@@ -106,25 +103,25 @@ class Stream:
         self._count(len(data))
 
     def write_eof(self) -> None:
-        """Say that nothing more will be written; reading goes on. Idempotent."""
+        """End the write direction; reading is not affected. Idempotent."""
         with contextlib.suppress(Exception):
             if self._writer.can_write_eof() and not self._writer.is_closing():
                 self._writer.write_eof()
 
     async def finish(self, flush: float, linger: float) -> None:
-        """Deliver what is written, then end and release everything.
+        """Deliver the buffered bytes, then close and release everything.
 
-        `flush` and `linger` are seconds: for the peer to take what is buffered, and to say
-        goodbye. What it still sends meanwhile is dropped, because a socket that is closed with
-        unread input resets the connection, and the last answer may be lost with it.
-        Raises nothing; when time is up, the peer is gone or the caller is cancelled, aborts.
+        `flush` and `linger` are seconds: for the peer to take the buffer, and to close its side.
+        Bytes that it sends meanwhile are read and dropped, because closing a socket with unread
+        input resets the connection, and the last answer may be lost.
+        Raises no error of its own; aborts if time is up, the peer is gone or the caller cancelled.
         """
         ended = False
         try:
             async with asyncio.timeout(flush):
                 conduit = self._conduit()
                 if conduit is not None:
-                    conduit.set_write_buffer_limits(0)  # from here on, drained means empty
+                    conduit.set_write_buffer_limits(0)  # from now on, drained means empty
                 await self._writer.drain()
             async with asyncio.timeout(linger):
                 self.write_eof()
@@ -132,14 +129,14 @@ class Stream:
                 self._writer.close()
                 await self._writer.wait_closed()
             ended = True
-        except Exception:  # noqa: S110 - gone already, or too slow: there is nothing to save
+        except Exception:  # noqa: S110 - gone already or too slow: nothing is left to deliver
             pass
         finally:
             if not ended:
                 self.abort()
 
     def abort(self) -> None:
-        """Drop the stream at once, with what is not yet sent. Idempotent; does not block."""
+        """Drop the stream and all unsent bytes at once. Idempotent; does not block."""
         with contextlib.suppress(Exception):
             conduit = self._conduit()
             if conduit is not None:
@@ -160,7 +157,7 @@ class Stream:
 
 
 class IdleLimit:
-    """`async with IdleLimit(seconds) as idle:` raises TimeoutError that long after `touch`."""
+    """An idle limit, used with `async with`: TimeoutError `seconds` after the last `touch`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -168,7 +165,7 @@ class IdleLimit:
         self._touched = 0.0
 
     def touch(self) -> None:
-        """Something moved. Cheap: the timer itself is moved only now and then."""
+        """Note activity. Cheap: the timer itself moves at most 16 times per `seconds`."""
         now = asyncio.get_running_loop().time()
         if now - self._touched > self._seconds / 16:
             self._touched = now
@@ -190,9 +187,9 @@ class IdleLimit:
 async def relay(client: Stream, upstream: Stream, early: bytes, idle_seconds: float) -> None:
     """Copy both ways until both sides have ended; `early` goes upstream first.
 
-    A side that ends is passed on as the end of that direction only. Raises PeerGone when a side
-    breaks off, TimeoutError when nothing moved for `idle_seconds`. The caller ends both streams
-    in every case.
+    The end of a side is passed on as the end of that direction only. Raises PeerGone if a side
+    breaks off, TimeoutError if no byte moved for `idle_seconds`. The caller ends both streams in
+    every case.
     """
     broken = False
     try:

@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The audit log: one JSON line for each tool call and request for resources or prompts.
+"""The audit log: one JSON line for each tool call and each request for resources or prompts.
 
-Built by the composition root; appends to a file or to stderr. A file is made for the server's user
-alone (0600), or closed to others if it is there already, and never followed through a link. It is
-opened again when it was moved or removed (logrotate) and on `reopen` (SIGHUP). A disk that is full
-loses lines and says so in the server's log, but breaks no call. JSON escapes all that is not
-printable ASCII, so nothing that a client sends ends a line.
+Built by the composition root; appends to a file or to stderr. The file is created for the server's
+user alone (0600), an existing one is closed to others, and links are not followed. It is opened
+again after it was moved or removed (logrotate) and on `reopen` (SIGHUP). A full disk loses lines
+and is reported in the server's log, but breaks no call. JSON escapes all but printable ASCII, so no
+client text can end a line.
 
-Every call that was let through has a line. Of those that were refused before anything was done, an
-owner can make thousands a second: they have a line a second for each owner and outcome, in which
-`more_in_last_second` says how many others it stands for.
-
-At most a line a second of each kind: the first at once, then how many more there were.
-
-Used by the audit log and, through the composition root, for what guests are kept from. Whoever
-causes such lines is hostile and must not fill the disk with them. Must not know what the lines say.
+Every permitted call has a line. An owner can make thousands of refused calls a second, so these
+have one line per second for each owner and outcome, and `more_in_last_second` counts the others.
+`Thinning` does this; the composition root also uses it for connections that guests are refused.
 """
 
 from __future__ import annotations
@@ -40,14 +35,15 @@ T = TypeVar("T")
 
 
 def after(seconds: float, do: Callable[[], None]) -> None:
-    """Do it on this event loop, so much later."""
+    """Call `do` on this event loop after `seconds`."""
     asyncio.get_running_loop().call_later(seconds, do)
 
 
 class Thinning(Generic[T]):
-    """Passes items on to `tell(item, more)`: `more` others of its kind were left out before it.
+    """A filter that passes on at most one item per kind and second, against hostile floods.
 
-    What is kept are the last item and a number for each kind of the last second.
+    Calls `tell(item, more)`: the first item at once, then the last of each second, with `more`
+    others of its kind left out. Keeps one item and a count per kind. Must not know the items.
     """
 
     def __init__(
@@ -60,7 +56,7 @@ class Thinning(Generic[T]):
         self._kept: dict[Hashable, tuple[T | None, int]] = {}
 
     def __call__(self, kind: Hashable, item: T) -> None:
-        """Tell of `item` now, or have it counted."""
+        """Pass on `item` now, or count it."""
         if (kept := self._kept.get(kind)) is not None:
             self._kept[kind] = item, kept[1] + 1
             return
@@ -69,7 +65,7 @@ class Thinning(Generic[T]):
         self._tell(item, 0)
 
     def flush(self) -> None:
-        """Tell now what is only counted so far."""
+        """Pass on at once the items that are only counted so far."""
         for kind in tuple(self._kept):
             self._tell_rest(kind)
 
@@ -96,7 +92,7 @@ COMPLAIN_SECONDS = 60.0
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _KEPT = 0o640
-"""Of the mode of a file that is there already, such as one that logrotate has made."""
+"""Mode bits that an existing file keeps, such as one made by logrotate."""
 _TOO_OPEN = 0o137
 
 
@@ -106,11 +102,11 @@ REFUSED = frozenset(
         *("not_found", "job_not_found", "max_environments", "quota_exceeded", "too_many_jobs"),
     }
 )
-"""Outcomes of calls that did nothing."""
+"""Outcomes of calls that were refused before they did anything."""
 
 
 class AuditLog(Observer):
-    """Writes lines. `path` None means stderr, which is not closed. Close it at the end."""
+    """The writer of the log. `path` None means stderr, which is not closed. Close it at the end."""
 
     def __init__(
         self,
@@ -121,7 +117,7 @@ class AuditLog(Observer):
         monotonic: Callable[[], float],
         later: Callable[[float, Callable[[], None]], None] = after,
     ) -> None:
-        """`programs`: also write code and commands. Raises SettingsInvalid if it cannot open."""
+        """Open the file. `programs` also logs code and commands. Raises SettingsInvalid."""
         self._refused: Thinning[Call] = Thinning(self._tell, later)
         self._path = path
         self._programs = programs
@@ -155,7 +151,7 @@ class AuditLog(Observer):
             self._complain(error)
 
     def reopen(self) -> None:
-        """Open the file by its name again. Never raises; when it cannot, the old one goes on."""
+        """Open the file by its name again. Never raises; on failure it keeps the old one."""
         if self._path is None:
             return
         try:
@@ -168,13 +164,13 @@ class AuditLog(Observer):
         self._torn = False
 
     def close(self) -> None:
-        """Write what is only counted so far, and close the file."""
+        """Write the calls that are only counted so far, and close the file."""
         self._refused.flush()
         if self._path is not None:
             os.close(self._descriptor)
 
     def _look(self) -> None:
-        """At most once a second: is the file still where its name says?"""
+        """Check at most once a second whether the path still names the file; if not, reopen."""
         moment = self._monotonic()
         if self._path is None or moment - self._looked < LOOK_SECONDS:
             return
@@ -206,7 +202,7 @@ class AuditLog(Observer):
 
 
 def audit_line(call: Call, moment: datetime, *, programs: bool, more: int = 0) -> bytes:
-    """The line, with its end; `more` calls like this one are left out. Pure."""
+    """Return the line with its newline; `more` similar calls are left out. Pure."""
     fields: dict[str, object] = {
         "time": moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "owner": call.owner,
@@ -226,7 +222,7 @@ def audit_line(call: Call, moment: datetime, *, programs: bool, more: int = 0) -
 
 
 def _program(program: object) -> str:
-    """A client's code or command as text, cut."""
+    """Return a client's code or command as text, cut to MAX_PROGRAM characters."""
     if isinstance(program, list):
         words: list[str] = []
         size = 0

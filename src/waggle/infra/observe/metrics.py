@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers of /metrics, in a registry of their own. Built by the composition root.
+"""The numbers of /metrics, in their own registry. Built by the composition root.
 
-Labels are tools, methods, outcomes and states, which are few and ours: never an owner, an id or a
-client's text. Gauges are read when somebody asks.
+Labels are tools, methods, outcomes and states, which are few and fixed by the server: never an
+owner, an id or a client's text. Gauges are read at every scrape.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CREATE_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 120)
 
 
 class Metrics(Observer):
-    """Counts what it is told, and answers a scrape."""
+    """The observer that counts events and answers a scrape."""
 
     def __init__(
         self,
@@ -37,13 +37,13 @@ class Metrics(Observer):
         capacity: int,
         warm: Callable[[], Mapping[str, int]] = dict[str, int],
     ) -> None:
-        """`states` gives the state of every live environment now.
+        """`states` returns the state of every live environment now.
 
-        `warm` is how many machines of each runtime wait for their use.
+        `warm` returns the number of warm machines of each runtime.
         """
         self._registry = CollectorRegistry()
         self._known: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
-        """As few as there are labels, which the library looks up under a lock."""
+        """Counters by label values, which are few; the library looks them up under a lock."""
         self._gauges = _Gauges(states, capacity, warm)
         self._registry.register(self._gauges)
         ProcessCollector(registry=self._registry)
@@ -88,12 +88,12 @@ class Metrics(Observer):
         )
 
     def scrape(self, sessions: int) -> tuple[bytes, str]:
-        """The page, given how many sessions there are, and its content type."""
+        """Return the page and its content type, given the number of sessions."""
         self._gauges.sessions = sessions
         return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def call_ended(self, call: Call) -> None:
-        """Count it."""
+        """Count the call."""
         key = (call.method, call.tool, call.outcome)
         counted = self._known.get(key)
         if counted is None:
@@ -103,7 +103,7 @@ class Metrics(Observer):
         seconds.observe(call.seconds)
 
     def _children(self, call: Call) -> tuple[Counter, Histogram]:
-        """Where calls like this one are counted."""
+        """Return the counter and the histogram of calls like this one."""
         if call.method == CALL_TOOL:
             return self._calls.labels(call.tool, call.outcome), self._seconds.labels(call.tool)
         return (
@@ -112,24 +112,24 @@ class Metrics(Observer):
         )
 
     def environment_created(self, seconds: float) -> None:
-        """Count it."""
+        """Count the create and its duration."""
         self._created.observe(seconds)
 
     def create_failed(self, code: str) -> None:
-        """Count it."""
+        """Count the failure by its code."""
         self._failed.labels(code).inc()
 
     def environment_reaped(self) -> None:
-        """Count it."""
+        """Count the reaped environment."""
         self._reaped.inc()
 
     def egress_denied(self, why: str) -> None:
-        """Count it."""
+        """Count the denied connection by its reason."""
         self._denied.labels(why).inc()
 
 
 class _Gauges(Collector):
-    """What is true in the moment of a scrape."""
+    """The values that are read at a scrape."""
 
     def __init__(
         self,

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""asyncssh's connection, bounded in what a hostile server can make it do. Made by `connection`.
+"""asyncssh's client connection, with limits on the load that a hostile server can cause.
 
-asyncssh decodes all that it has read (256 KiB) in one turn of the loop, keeps channels that the
-peer never closes, and holds back without a bound what it sends during a key exchange. Here input is
-decoded in turns that all connections share (`turns`), reading pauses meanwhile, and `conduct`
-judges what the peer sends beside data. The only module that uses asyncssh's private names: PRIVATE
-lists them, and a test compares them with the library.
+Made by `connection`. asyncssh decodes everything it has read (256 KiB) in one turn of the loop,
+keeps channels that the peer never closes, and queues without limit while a key exchange runs.
+Here all connections share the loop's time for decoding (`bounds.Turns`), reading pauses meanwhile,
+and `bounds.Conduct` judges every packet that is not channel data. This is the only module that uses
+asyncssh's private names: PRIVATE lists them, and a test compares them with the library.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from asyncssh.packet import SSHPacket, SSHPacketLogger
 from waggle.infra.ssh.bounds import Conduct, Inbox, Misconduct, turns_of
 
 PACKETS: Final = 64
-"""Packets that one connection may have decoded in a turn of the loop."""
+"""Packets that are decoded for one connection in one turn of the loop, at most."""
 BYTES: Final = 128 << 10
-"""Bytes likewise."""
+"""Bytes that are decoded for one connection in one turn of the loop, at most."""
 LITTLE: Final = 16 << 10
-"""Who fills a turn with less than this sends tiny packets, and rests."""
+"""A peer whose turn is cut off below this many bytes sends tiny packets, and has to rest."""
 REST: Final = 0.006
+"""Seconds that the peer has to rest."""
 HELD: Final = 64 << 10
-"""Bytes that wait to be decoded before reading pauses."""
+"""Bytes waiting to be decoded at which reading pauses."""
 UNREAD: Final = 1 << 20
-"""Bytes of answers that the peer has not read before nothing more of it is decoded."""
+"""Bytes of answers that the peer has not read, above which its input is not decoded."""
 OPEN_STEPS: Final = 16
-"""What an opened channel counts for: its task runs in the next turn."""
+"""Decoding steps that an opened channel counts as: its task runs in the next turn."""
 MSG_IGNORE: Final = 2
 PRIVATE: Final = (
     "_recv_handler", "_send_kexinit", "_send_deferred_packets", "_deferred_packets",
@@ -47,9 +48,9 @@ def _stop() -> bool:
 
 
 class BoundedConnection(asyncssh.SSHClientConnection):
-    """A connection to a hostile server. `misconduct` says why it was dropped, if that was why.
+    """A connection to a hostile server, dropped when the server misbehaves.
 
-    `clear` is set while what is written goes out; see `brake`.
+    `clear` is set while the connection can take more output; see `bounds.BrakedWriter`.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class BoundedConnection(asyncssh.SSHClientConnection):
         options: asyncssh.SSHClientConnectionOptions,
         on_misconduct: Callable[[str], None],
     ) -> None:
-        """`on_misconduct` is told what the peer did, when that has ended the connection."""
+        """`on_misconduct` is called with a description when misconduct has ended the connection."""
         self._turns = turns_of(loop)
         self._on_misconduct = on_misconduct
         self._conduct = Conduct(time.monotonic)
@@ -78,12 +79,12 @@ class BoundedConnection(asyncssh.SSHClientConnection):
         super().__init__(loop, options, wait="auth")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the loop."""
+        """Keep the transport. Called by the loop."""
         self._under = cast("asyncio.Transport", transport)
         super().connection_made(transport)
 
-    # What comes in. asyncssh asks for `_recv_handler` before each step of decoding; two steps are
-    # a packet. One that returns False makes it stop, and an empty `data_received` go on.
+    # Input. asyncssh reads `_recv_handler` before each decoding step; a packet takes two steps.
+    # A handler that returns False stops it, and an empty `data_received` makes it continue.
 
     @property
     def _recv_handler(self) -> _Step:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -101,22 +102,22 @@ class BoundedConnection(asyncssh.SSHClientConnection):
 
     @property
     def _is_busy(self) -> bool:
-        """Whether asyncssh takes nothing until a task of its own is done."""
+        """Whether asyncssh decodes nothing until one of its own tasks is done."""
         return getattr(self._step, "__self__", None) is not self
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
-        """Called by the loop with what was read."""
+        """Take the bytes that the loop has read."""
         self._input.put(data)
         self._read_or_pause()
         if not self._is_resting:
             self._turns.want(self)
 
     def eof_received(self) -> bool | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Called by the loop at the end of what comes in; what is left of it is decoded first."""
+        """Take the end of input from the loop, once the waiting bytes are decoded."""
         return self._once_decoded(super().eof_received)
 
     def connection_lost(self, exc: Exception | None = None) -> None:
-        """Called by the loop, likewise, and by asyncssh when its own patience ends."""
+        """Called by the loop, also after decoding, and by asyncssh when it gives up itself."""
         if self._under is not None and self._under.is_closing() and self._transport is not None:
             self._once_decoded(partial(super().connection_lost, exc))
         else:
@@ -135,7 +136,7 @@ class BoundedConnection(asyncssh.SSHClientConnection):
         return self._input.size > 0 or self._is_cut
 
     def work(self, deadline: float) -> bool:
-        """Decode for one turn; see `turns`."""
+        """Decode for one turn; see `bounds.Worker`."""
         under = self._under
         if under is None or self._transport is None:
             self._input.clear()
@@ -159,7 +160,7 @@ class BoundedConnection(asyncssh.SSHClientConnection):
         return self._rest() if self._is_cut and decoded < LITTLE else True
 
     def _decode(self, deadline: float) -> int:
-        """Have asyncssh decode; returns the bytes that it got."""
+        """Have asyncssh decode; return how many bytes it was given."""
         self._steps, self._deadline = 2 * PACKETS, deadline
         decoded = 0
         piece = b""
@@ -176,7 +177,7 @@ class BoundedConnection(asyncssh.SSHClientConnection):
         return decoded
 
     def _rest(self) -> bool:
-        """Go on later, not in the next turn."""
+        """Resume after REST instead of in the next turn."""
         if not self._is_resting:
             self._is_resting = True
             asyncio.get_running_loop().call_later(REST, self._rested)
@@ -196,21 +197,21 @@ class BoundedConnection(asyncssh.SSHClientConnection):
         else:
             self._under.pause_reading()
 
-    # What is judged.
+    # Conduct.
 
     def add_channel(self, chan: asyncssh.channel.SSHChannel[Any]) -> int:
-        """Called by asyncssh for each channel that either side opens."""
+        """Count a channel. Called by asyncssh for each one that either side opens."""
         number = super().add_channel(chan)  # pyright: ignore[reportUnknownArgumentType]
         self._channel_count += 1
         return number
 
     def remove_channel(self, recv_chan: int) -> None:
-        """Called by asyncssh when both sides have closed it."""
+        """Stop counting a channel. Called by asyncssh when both sides have closed it."""
         super().remove_channel(recv_chan)
         self._channel_count -= 1
 
     def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> bool | Awaitable[None]:
-        """Called by asyncssh for each packet that is not a channel's."""
+        """Process and judge a packet that belongs to no channel. Called by asyncssh."""
         before = self._channel_count
         result = super().process_packet(pkttype, pktid, packet)
         has_opened = self._channel_count > before
@@ -231,25 +232,25 @@ class BoundedConnection(asyncssh.SSHClientConnection):
         self.abort()
         self._on_misconduct(str(misconduct))
 
-    # What goes out.
+    # Output.
 
     def send_packet(
         self, pkttype: int, *args: bytes, handler: SSHPacketLogger | None = None
     ) -> None:
-        """Called by asyncssh, before each packet with an empty one, which is left out.
+        """Send a packet, except the empty one that asyncssh sends before each other packet.
 
-        That defends CBC ciphers, which are not offered, and doubles work and system calls.
+        That one protects CBC ciphers, which are not offered, and doubles work and system calls.
         """
         if pkttype != MSG_IGNORE:
             super().send_packet(pkttype, *args, handler=handler)
 
     def pause_writing(self) -> None:
-        """Called by the transport when it holds enough."""
+        """Called by the transport when its buffer is full."""
         self._is_full = True
         self._tell()
 
     def resume_writing(self) -> None:
-        """Called by the transport when it can take more."""
+        """Called by the transport when its buffer can take more."""
         self._is_full = False
         self._tell()
 
@@ -273,7 +274,7 @@ async def connect(
     options: asyncssh.SSHClientConnectionOptions,
     on_misconduct: Callable[[str], None],
 ) -> BoundedConnection:
-    """Connect to 127.0.0.1 and authenticate. Raises OSError and what asyncssh raises."""
+    """Connect to 127.0.0.1 and authenticate. Raises OSError and asyncssh's errors."""
     loop = asyncio.get_running_loop()
     authenticated: asyncio.Future[None] = loop.create_future()
     options.waiter = authenticated

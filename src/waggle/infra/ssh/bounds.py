@@ -1,22 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judges what an SSH server sends beside its channels' data. Used by `bounded`. Pure.
+"""The limits of one SSH connection to a hostile server. Used by `bounded` and `connection`.
 
-The kit's dropbear sends hardly any of it, so the bounds are wide for an honest guest and small for
-this server's memory. Programs in a guest can have dropbear open channels (they connect to the
-proxy), but dropbear has at most 1,000 at a time.
-
-Shares the turns of an event loop among connections whose peers may send without end.
-
-Used by `bounded`. In one turn of the loop all connections together compute for about TURN, then
-everything else gets its turn; those that have more to do take turns in the order they came.
-
-Keeps what is written to a guest's channels within bounds.
-
-asyncssh sends as much as a channel's window allows, and the guest says how much that is: one that
-opens a huge window and then reads nothing would have the server hold it all. asyncssh ignores what
-its transport says of that; `bounded` listens, and this waits.
-
-Bytes that were read from a peer and wait to be decoded. Used by `bounded`. Pure.
+`Conduct` judges packets that are not channel data. The kit's dropbear sends few of them, so the
+limits are wide for an honest guest and small for this server's memory; programs in a guest can have
+dropbear open channels (to the proxy), but at most 1,000 at a time. `Turns` shares an event loop
+among connections that may send without end: together they compute for about TURN, in the order they
+came, then everything else runs. `BrakedWriter` limits the output that a guest does not read.
+`Inbox` queues the input.
 """
 
 from __future__ import annotations
@@ -35,14 +25,14 @@ from asyncssh import constants
 from waggle.infra.ssh.typed import require_packets
 
 MAX_CHANNELS: Final = 1_200
-"""Channels, of both sides, that have not been closed by both."""
+"""Channels, opened by either side, that both sides have not closed yet."""
 MAX_CONTROL: Final = 1_000
-"""Control packets at once."""
+"""Control packets in a burst; CONTROL_A_SECOND are forgiven per second."""
 CONTROL_A_SECOND: Final = 1.0
 REKEY: Final = 10
-"""A key exchange counts as so many: it costs signatures, and dropbear begins one per GiB."""
+"""Control packets that a key exchange counts as: it costs signatures; dropbear does one per GiB."""
 MAX_HELD: Final = 10_000
-"""Packets that wait to be sent until the peer has done its part of a key exchange."""
+"""Packets to send that wait for the peer to do its part of a key exchange."""
 
 _CONTROL: Final = frozenset(
     {
@@ -57,11 +47,11 @@ _CONTROL: Final = frozenset(
 
 
 class Misconduct(Exception):
-    """The peer is no SSH server that serves; its text says what it did."""
+    """The peer does not behave like an SSH server; the text says what it did."""
 
 
 class Conduct:
-    """The account of one connection. `now` is a clock in seconds."""
+    """The record of one connection's conduct. `now` is a clock in seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -70,9 +60,9 @@ class Conduct:
         self._last_padding = -2
 
     def packet(self, kind: int, number: int, *, is_known: bool) -> None:
-        """A packet that is no channel's and opened none, with its number in the connection.
+        """Count a packet that belongs to no channel and opened none; `number` is its sequence.
 
-        Raises Misconduct when there are too many that an honest server has no use for.
+        Raises Misconduct after too many packets that an honest server has no use for.
         """
         if kind == constants.MSG_IGNORE:
             self._padding(number)
@@ -89,38 +79,38 @@ class Conduct:
             raise Misconduct(f"it sent over {MAX_CONTROL:,} control packets")
 
     def _padding(self, number: int) -> None:
-        """It is fine before a packet, but not before more of it."""
+        """Accept padding before another packet, but count padding that follows padding."""
         if number == self._last_padding + 1:
             self._count(1)
         self._last_padding = number
 
     @staticmethod
     def channels(count: int) -> None:
-        """So many are open. Raises Misconduct when there are too many."""
+        """Judge the number of open channels. Raises Misconduct when there are too many."""
         if count > MAX_CHANNELS:
             raise Misconduct(f"it opened over {MAX_CHANNELS:,} channels without closing any")
 
     @staticmethod
     def held(count: int) -> None:
-        """So many packets wait for a key exchange. Raises Misconduct when there are too many."""
+        """Judge how many packets wait for a key exchange. Raises Misconduct if too many do."""
         if count > MAX_HELD:
             raise Misconduct("it did not finish a key exchange")
 
 
 TURN: Final = 0.003
-"""Seconds. A worker checks its deadline between two packets, so one packet may exceed it."""
+"""Seconds. A worker checks its deadline between packets, so one packet may exceed it."""
 
 
 class Worker(Protocol):
     """A connection with work to do."""
 
     def work(self, deadline: float) -> bool:
-        """Work until `deadline`, in seconds of the clock; return whether more can be done now."""
+        """Work until `deadline`, in seconds of the clock; return whether work is left for now."""
         ...
 
 
 class Turns:
-    """The workers that wait on one event loop, each at most once."""
+    """The queue of workers that wait on one event loop; a worker is in it at most once."""
 
     def __init__(
         self,
@@ -131,10 +121,10 @@ class Turns:
         self._clock = clock
         self._waiting: deque[Worker] = deque()
         self._is_taken = False
-        """Whether this turn of the loop has had its work, or the next turn is arranged for."""
+        """Whether this turn's time is used up, or a run in the next turn is scheduled."""
 
     def want(self, worker: Worker) -> None:
-        """Have it work: at once if this turn still has time, else when its turn comes."""
+        """Run a worker: at once if this turn has time left, else when its turn comes."""
         if worker not in self._waiting:
             self._waiting.append(worker)
         if not self._is_taken:
@@ -149,7 +139,7 @@ class Turns:
                 worker = self._waiting.popleft()
                 if worker.work(deadline):
                     self._waiting.append(worker)
-        finally:  # one that fails must not end the turns of the others
+        finally:  # a worker that fails must not end the turns of the others
             if self._waiting or self._clock() - began > TURN / 2:
                 self._call_soon(self._run)
             else:
@@ -160,7 +150,7 @@ _of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictiona
 
 
 def turns_of(loop: asyncio.AbstractEventLoop) -> Turns:
-    """The turns of a loop: one set, whoever asks."""
+    """Return the one `Turns` of a loop."""
     if loop not in _of_loops:
         _of_loops[loop] = Turns(_soon)
     return _of_loops[loop]
@@ -174,10 +164,14 @@ _LOOK_AGAIN: Final = 1.0
 
 
 class BrakedWriter:
-    """A channel's writer that also waits for the connection below it."""
+    """A channel's writer that also waits for the connection below it.
+
+    asyncssh sends as much as the channel's window allows and ignores a full transport. A guest that
+    opens a huge window and then reads nothing would have the server hold all of it.
+    """
 
     def __init__(self, writer: asyncssh.SSHWriter[bytes], clear: asyncio.Event) -> None:
-        """Raises TinyPackets, with the channel closed, for a guest that takes next to nothing."""
+        """Raises TinyPackets and closes the channel if the guest takes too little per packet."""
         require_packets(writer.channel)
         self._writer = writer
         self._clear = clear
@@ -196,11 +190,11 @@ class BrakedWriter:
                     await self._clear.wait()
 
     def can_write_eof(self) -> bool:
-        """Always: a channel ends in one direction only."""
+        """Whether the stream can end in one direction only: always, for a channel."""
         return self._writer.can_write_eof()
 
     def write_eof(self) -> None:
-        """End the direction that is written."""
+        """End the write direction."""
         self._writer.write_eof()
 
     def close(self) -> None:
@@ -217,23 +211,23 @@ class BrakedWriter:
 
 
 PIECE: Final = 16 << 10
-"""Bytes that asyncssh gets at once: it copies all that it holds for every packet."""
+"""Bytes that asyncssh is given at once: it copies everything it holds for every packet."""
 
 
 class Inbox:
-    """A queue that is filled as the loop reads and emptied in small pieces."""
+    """A queue of bytes to decode, filled as the loop reads and emptied in small pieces."""
 
     def __init__(self) -> None:
         self._waiting: deque[bytes] = deque()
         self.size = 0
 
     def put(self, data: bytes) -> None:
-        """Add what was read."""
+        """Add bytes that were read."""
         self._waiting.append(data)
         self.size += len(data)
 
     def piece(self) -> bytes:
-        """Take the next bytes, PIECE at most. Not to be called when it is empty."""
+        """Take the next bytes, PIECE at most. Must not be called when the queue is empty."""
         first = self._waiting.popleft()
         if len(first) > PIECE:
             self._waiting.appendleft(first[PIECE:])
@@ -242,6 +236,6 @@ class Inbox:
         return first
 
     def clear(self) -> None:
-        """Forget all."""
+        """Drop everything."""
         self._waiting.clear()
         self.size = 0

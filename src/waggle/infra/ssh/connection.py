@@ -1,18 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pooled SSH connection per environment, made again when it breaks.
+"""The pooled SSH connection of one environment, its keys, and TCP to guest ports over it.
 
-Only to 127.0.0.1 and only to the pinned host key; no configuration file, agent or known_hosts of
-the user is looked at. Everything else in this package runs over it.
-
-Connect to TCP ports of the guest's own addresses, over the environment's connection.
-
-Used for exposed ports and for what the egress proxy sends home. The guest sees a connection from
-its SSH server on itself; nothing of its network is needed, so it works with every hypervisor and
-network policy.
-
-The two keys of one environment: the guest's host key, pinned, and the server's own client key.
-
-Both are made on the host for one environment and die with it.
+The rest of this package runs over it. It connects only to 127.0.0.1, accepts only the pinned
+host key, and reads no configuration file, agent or known_hosts of the user. Both keys are made on
+the host for one environment and die with it. `GuestPorts` serves exposed ports and requests of the
+guest for itself through the proxy: the guest sees a connection from its own SSH server, so this
+needs none of its network and works with every hypervisor and network policy.
 """
 
 from __future__ import annotations
@@ -40,7 +33,10 @@ KEY_TYPE = "ssh-ed25519"
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentKeys:
-    """`host_key` is private and in dropbear's format; `host_public` is what clients must see."""
+    """The pinned host key and the server's client key.
+
+    `host_key` is private, in dropbear's format; `host_public` is the key that clients must see.
+    """
 
     client: asyncssh.SSHKey
     host_public: asyncssh.SSHKey
@@ -48,12 +44,12 @@ class EnvironmentKeys:
 
     @property
     def authorized_keys(self) -> bytes:
-        """The line that lets the server's client key in."""
+        """The authorized_keys line for the server's client key."""
         return self.client.export_public_key()
 
 
 def new_keys() -> EnvironmentKeys:
-    """Fresh keys from the operating system's randomness; takes well under a millisecond."""
+    """Generate keys from the operating system's randomness, in well under a millisecond."""
     host = Ed25519PrivateKey.generate()
     seed, public = host.private_bytes_raw(), host.public_key().public_bytes_raw()
     client = Ed25519PrivateKey.generate().private_bytes(
@@ -68,7 +64,7 @@ def new_keys() -> EnvironmentKeys:
 
 
 def _string(data: bytes) -> bytes:
-    """An SSH string, RFC 4251 section 5."""
+    """Encode an SSH string, RFC 4251 section 5."""
     return struct.pack(">I", len(data)) + data
 
 
@@ -81,7 +77,7 @@ ATTEMPTS: Final = 3
 PAUSE: Final = 0.1
 PROXY_PORT: Final = 3128
 _TUNNEL_WINDOW: Final = 128 << 10
-"""Bytes that the guest may send ahead on each of its many connections to the proxy."""
+"""Bytes that the guest may send ahead on each of its connections to the proxy."""
 _KEEPALIVE_SECONDS: Final = 15
 _CIPHERS: Final = ["chacha20-poly1305@openssh.com", "aes128-ctr"]
 log = structlog.get_logger(__name__)
@@ -92,7 +88,10 @@ _Accept = Callable[["asyncssh.SSHReader[bytes]", "asyncssh.SSHWriter[bytes]"], A
 
 
 class SshConnection:
-    """The connection of one environment. `aclose` it; safe for concurrent use."""
+    """The connection of one environment, made again when it breaks.
+
+    Safe for concurrent use; the owner calls `aclose`.
+    """
 
     def __init__(
         self,
@@ -103,7 +102,7 @@ class SshConnection:
         proxy_port: int = PROXY_PORT,
         timeout: float = CONNECT_TIMEOUT,
     ) -> None:
-        """`proxy`, where given, is an HTTP proxy for the guest's programs on `proxy_port`."""
+        """`proxy`, if given, is an HTTP proxy for the guest's programs on `proxy_port`."""
         self._port = port
         self._keys = keys
         self._proxy = proxy
@@ -114,15 +113,15 @@ class SshConnection:
         """Set while the connection can take more; see `bounded`."""
         self._misconduct = ""
         self.when_misbehaves: Callable[[GuestMisbehaves], None] = lambda _error: None
-        """Called when the server's conduct has ended a connection."""
+        """Called when the server's misconduct has ended a connection."""
         self._offered = False
         self._turn = asyncio.Lock()
         self._closed = False
 
     async def get(self) -> asyncssh.SSHClientConnection:
-        """The open connection, connecting if there is none: for `timeout` seconds at most.
+        """Return the open connection, or connect within `timeout` seconds if there is none.
 
-        Raises GuestLost, for good once the server's conduct has ended a connection. Safe to cancel.
+        Raises GuestLost, permanently once misconduct has ended a connection. Safe to cancel.
         """
         async with self._turn:
             self._require_open()
@@ -133,7 +132,7 @@ class SshConnection:
                 if self._closed:
                     connection.abort()
                 self._require_open()
-                self.clear.set()  # who waits for an earlier connection finds it closed
+                self.clear.set()  # wakes writers of an earlier connection, which find it closed
                 self._connection, self.clear = connection, connection.clear
             if not self._offered:
                 with stage("proxy"):
@@ -141,11 +140,11 @@ class SshConnection:
             return self._connection
 
     def offer(self, proxy: ServeTunnel) -> None:
-        """Have a proxy that it was made without; the next `get` offers it to the guest."""
+        """Set the proxy after construction; the next `get` offers it to the guest."""
         self._proxy, self._offered = proxy, False
 
     def require_good_conduct(self) -> None:
-        """Raises GuestMisbehaves when the server's conduct has ended a connection."""
+        """Raise GuestMisbehaves if the server's misconduct has ended a connection."""
         if self._misconduct:
             raise GuestMisbehaves(self._misconduct)
 
@@ -161,7 +160,7 @@ class SshConnection:
             raise GuestLost(self._misconduct)
 
     async def _connect(self) -> BoundedConnection:
-        """Connect, with a few attempts. The peer is the guest's: it may answer anything."""
+        """Connect, in a few attempts. The guest controls the peer, which may answer anything."""
         failure = f"it took over {self._timeout:g} s"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timeout):
@@ -199,9 +198,9 @@ class SshConnection:
         )
 
     async def _offer_proxy(self, connection: asyncssh.SSHClientConnection) -> bool:
-        """Have the guest listen for programs that want the proxy; False when it cannot now.
+        """Have the guest listen on the proxy port; return False if it cannot now.
 
-        A program in the guest may have taken the port. The rest works without.
+        A program in the guest may have taken the port. Everything else works without the proxy.
         """
         if self._proxy is None:
             return True
@@ -226,23 +225,23 @@ class SshConnection:
         return True
 
     def drop(self, connection: asyncssh.SSHClientConnection) -> None:
-        """Give up a connection that misbehaves; the next `get` makes another."""
+        """Abort a connection that misbehaves; the next `get` makes another."""
         connection.abort()
         if self._connection is connection:
             self._connection = None
 
     def stand_still(self, still: bool) -> None:
-        """Whether the guest stands still: then its silence does not end the connection."""
+        """Stop keepalive if the guest is paused, so that silence ends nothing; else restart it."""
         if self._connection is not None:
             self._connection.set_keepalive(0 if still else _KEEPALIVE_SECONDS)
 
     def hang_up(self) -> None:
-        """Give up the open connection, if there is one; the next `get` makes another."""
+        """Drop the open connection, if there is one; the next `get` makes another."""
         if self._connection is not None:
             self.drop(self._connection)
 
     async def aclose(self) -> None:
-        """Close for good. Idempotent; does not wait for a guest that no longer answers."""
+        """Close permanently. Idempotent; waits at most 1 s for a guest that does not answer."""
         self._closed = True
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -253,7 +252,7 @@ class SshConnection:
 
 
 LOOPBACKS: Final = ("127.0.0.1", "::1")
-"""Where servers listen that nobody else is to reach; Node.js means the second by localhost."""
+"""Addresses of servers that only the guest may reach; Node.js listens on the second."""
 WINDOW: Final = 128 << 10
 """Bytes that the guest may send ahead on each channel."""
 
@@ -261,7 +260,7 @@ Streams = tuple["asyncssh.SSHReader[bytes]", BrakedWriter]
 
 
 class _Connection(Protocol):
-    """asyncssh's connection, as far as it is used here, with its open types filled in."""
+    """The part of asyncssh's connection that is used here, with its types completed."""
 
     async def open_connection(
         self, remote_host: str, remote_port: int, *, encoding: None, window: int
@@ -269,16 +268,16 @@ class _Connection(Protocol):
 
 
 class GuestPorts:
-    """Opens channels to ports of one guest."""
+    """The opener of channels to ports of one guest."""
 
     def __init__(self, connection: SshConnection) -> None:
         self._pool = connection
 
     async def connect(self, port: int, addresses: Sequence[str] = LOOPBACKS) -> Streams:
-        """Connect to that port of the guest, on the first of its own addresses that answers.
+        """Connect to a port of the guest, on the first of its own addresses that answers.
 
-        Raises GuestLost, asyncssh.Error or OSError. Not bounded: a guest may never answer, and
-        asyncssh cannot take the request back.
+        Raises GuestLost, asyncssh.Error or OSError. Not bounded in time: a guest may never answer,
+        and asyncssh cannot withdraw the request.
         """
         typed = cast("_Connection", await self._pool.get())
         *first, last = addresses

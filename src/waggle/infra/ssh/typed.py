@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""asyncssh, as far as it is used here, with the types that its own annotations leave open.
+"""Typed access to asyncssh's channels and SFTP. The other modules of this package call them here.
 
-The other modules of this package call asyncssh's channels and SFTP through these functions.
-
-What asyncssh reads SFTP answers from. Used by `typed`; knows no requests.
-
-asyncssh makes objects of all that a packet of up to 4 MiB lists, 350,000 names for instance, and
-goes on from packet to packet as long as bytes are there, before anything else has its turn.
+`SftpReader` bounds the SFTP answers that asyncssh reads: asyncssh makes objects of everything that
+a packet of up to 4 MiB lists, 350,000 names for instance, and reads packet after packet while bytes
+are there, before anything else runs on the loop. It knows no requests.
 """
 
 from __future__ import annotations
@@ -19,32 +16,32 @@ import asyncssh
 from asyncssh.sftp import start_sftp_client
 
 MAX_PACKET: Final = 512 << 10
-"""Of anything but a file's data, of which no objects are made; OpenSSH's server sends 256 KiB."""
+"""Bytes, except for file data, which makes no objects; OpenSSH's server sends 256 KiB."""
 MAX_NAMES: Final = 1_000
-"""Names of one packet; OpenSSH's server sends 100."""
+"""Names in one packet; OpenSSH's server sends 100."""
 _DATA, _NAMES = 103, 104
 _IN_A_ROW: Final = 16
 
 
 class Reader(Protocol):
-    """Gives bytes as they come."""
+    """The source that asyncssh reads bytes from."""
 
     @property
     def logger(self) -> object:
-        """What asyncssh logs with."""
+        """The logger that asyncssh uses."""
         ...
 
     def get_extra_info(self, name: str, default: object = None) -> object:
-        """What is known of the connection."""
+        """Return a fact about the connection, as asyncssh does."""
         ...
 
     async def readexactly(self, n: int) -> bytes:
-        """So many bytes. Raises EOFError."""
+        """Return exactly `n` bytes. Raises EOFError."""
         ...
 
 
 class SftpReader:
-    """Reads lengths and packets in turn, as asyncssh does, and refuses what none may have."""
+    """A reader that alternates lengths and packets, as asyncssh does, and refuses bad packets."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -53,11 +50,11 @@ class SftpReader:
         self.logger = reader.logger
 
     def get_extra_info(self, name: str, default: object = None) -> object:
-        """What is known of the connection."""
+        """Return a fact about the connection, as asyncssh does."""
         return self._reader.get_extra_info(name, default)
 
     async def readexactly(self, n: int) -> bytes:
-        """So many bytes. Raises EOFError, and SFTPConnectionLost for what is out of bounds."""
+        """Return exactly `n` bytes. Raises EOFError, or SFTPConnectionLost beyond a limit."""
         data = await self._reader.readexactly(n)
         if not self._is_length:
             _check(data)
@@ -78,7 +75,7 @@ def _check(packet: bytes) -> None:
 
 SFTP_VERSION: Final = 3
 _LEAST_PACKET: Final = 1_024
-"""Bytes of data that a guest must take in one packet; dropbear takes 32 KiB."""
+"""Bytes of data that a guest must accept in one packet; dropbear accepts 32 KiB."""
 STDERR: Final = asyncssh.constants.EXTENDED_DATA_STDERR
 
 
@@ -90,23 +87,23 @@ class Channel(Protocol):
         ...
 
     def write_eof(self) -> None:
-        """Say that no more data follows."""
+        """Signal that no more data follows."""
         ...
 
     def abort(self) -> None:
-        """Close at once, dropping what was queued either way."""
+        """Close at once, and drop data queued in either direction."""
         ...
 
 
 class TinyPackets(OSError):
-    """The guest takes data in pieces that would keep this server busy."""
+    """The guest accepts only packets so small that they would keep this server busy."""
 
 
 def require_packets(channel: object) -> None:
-    """Refuse a channel whose guest takes next to nothing in one packet. Raises TinyPackets.
+    """Close a channel whose guest accepts too little in one packet, and raise TinyPackets.
 
     asyncssh sends all that the window allows at once, in packets as small as the guest says: 10 MB
-    byte by byte is minutes, and with packets of 0 bytes it never ends.
+    byte by byte takes minutes, and with packets of 0 bytes it never ends.
     """
     size = getattr(channel, "_send_pktsize", _LEAST_PACKET)
     if size < _LEAST_PACKET:
@@ -115,10 +112,10 @@ def require_packets(channel: object) -> None:
 
 
 class SftpFile(Protocol):
-    """An open remote file. At a block size of 0, each call is one request."""
+    """An open remote file. It is opened with block size 0, so each call is one request."""
 
     async def read(self, size: int, offset: int) -> bytes:
-        """At most `size` bytes from `offset`, empty at the end. A hostile peer may send more."""
+        """Read at most `size` bytes at `offset`; empty at the end. A hostile peer may send more."""
         ...
 
     async def write(self, data: bytes, offset: int) -> int:
@@ -130,7 +127,7 @@ class SftpFile(Protocol):
         ...
 
     async def close(self) -> None:
-        """Close it."""
+        """Close the file."""
         ...
 
 
@@ -173,10 +170,10 @@ async def open_exec(
 async def open_sftp(
     connection: asyncssh.SSHClientConnection,
 ) -> tuple[asyncssh.SFTPClient, Channel]:
-    """Start SFTP, with the channel it runs on. Raises asyncssh.Error or OSError.
+    """Start SFTP; return the client and its channel. Raises asyncssh.Error or OSError.
 
-    asyncssh's own `start_sftp_client` keeps the channel to itself, and it is the only thing that
-    ends a session whose server hangs.
+    asyncssh's connection method `start_sftp_client` hides the channel, and aborting the channel is
+    the only way to end a session whose server hangs.
     """
     typed = cast("_Connection", connection)
     writer, reader, _ = await typed.open_session(subsystem="sftp", encoding=None)
@@ -208,5 +205,5 @@ async def open_file(
 
 
 def scan(client: asyncssh.SFTPClient, path: bytes) -> AsyncGenerator[asyncssh.SFTPName]:
-    """The entries of a directory as they come; close it when leaving before the end."""
+    """Yield the entries of a directory as they come. Close it when leaving before the end."""
     return cast("_Sftp", client).scandir(path)

@@ -1,19 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record that the kit's launcher leaves of a failed run (rootfs/kit/guest/why.c). Pure.
+"""The formats of the kit's launcher (rootfs/kit/guest) and the collectors of a command's output.
 
-Root in the guest can write it, so it is parsed strictly: what is not as why.c writes it is as if it
-were not there, and every value is bounded.
-
-What the kit's launcher says of programs left running (rootfs/kit/guest/left.c). Pure.
-
-It says so at the end of a run's stderr, after a mark that has the run's id in it, and when it is
-asked. Programs can imitate the mark, which misleads nobody but their owner; all is bounded.
-
-How a command is told to the kit's launcher (rootfs/kit/guest/frame.c). Pure.
-
-Keep the head and the tail of a stream of any length, in bounded memory. Pure.
-
-One command's channel as `shell` sees it: output, end, and whether the end was told.
+`frame` encodes a command (frame.c); `parse_record` reads the record of a failed run (why.c), and
+`parse_left` and `Ending` the list of programs left running (left.c). Pure, apart from
+`CommandSession`, which `shell` gives to asyncssh. Root in the guest can write all of these answers,
+so they are parsed strictly and bounded: a record that why.c would not write counts as absent.
+Programs can imitate left.c's mark in stderr, which misleads only their owner.
 """
 
 from __future__ import annotations
@@ -39,7 +31,7 @@ from waggle.domain.programs.execution import (
 from waggle.infra.ssh.typed import STDERR
 
 MAX_RECORD = 8_192
-"""Bytes of a record; why.c prints no more."""
+"""Bytes of a record; why.c never prints more."""
 _MAX_PATH = 512
 _MAX_DIGITS = 20
 _COUNTS = {
@@ -62,7 +54,7 @@ _PATHS = frozenset({"file", "needs", "crlf"})
 
 
 def parse_record(data: bytes, run_id: str) -> Record:
-    """The record of that run; NO_RECORD when it is another's or not a record at all."""
+    """Return the run's record; NO_RECORD if it is another run's or not a record at all."""
     lines = data[: MAX_RECORD + 1].decode("utf-8", "replace").split("\n")
     if len(data) > MAX_RECORD or lines[0] != f"id {run_id}" or lines[-1]:
         return NO_RECORD
@@ -86,7 +78,7 @@ def parse_record(data: bytes, run_id: str) -> Record:
 
 
 def is_program(name: str) -> bool:
-    """Whether the guest may be asked for a program of this name."""
+    """Whether the guest may be asked about a program of this name."""
     return _PROGRAM.fullmatch(name) is not None
 
 
@@ -126,13 +118,16 @@ def _record(numbers: dict[str, list[int]], paths: dict[str, str]) -> Record:
 
 
 MAX_LEFT = 64 << 10
-"""Bytes of a list; left.c prints no more."""
+"""Bytes of a list; left.c never prints more."""
 _LINE = re.compile(r"([0-9a-f-]{36}) ([0-9]{1,7}) (.*)")
 _ALL = re.compile(r"all ([0-9]{1,6})")
 
 
 class Ending:
-    """Takes a run's stderr apart: what the program printed, and after the mark, what is left."""
+    """A splitter of a run's stderr into the program's output and the list of programs left.
+
+    The launcher adds a mark, which contains the run's id, and the list at the end.
+    """
 
     def __init__(self, run_id: str) -> None:
         self._mark = f"\0waggle-left {run_id}\n".encode()
@@ -140,7 +135,7 @@ class Ending:
         self._is_past = False
 
     def feed(self, data: bytes) -> bytes:
-        """The next piece; returns what is certainly the program's."""
+        """Take the next piece; return the bytes that are certainly the program's."""
         if self._is_past:
             self._held += data[: MAX_LEFT + 1 - len(self._held)]
             return b""
@@ -155,18 +150,18 @@ class Ending:
         return data[:cut]
 
     def rest(self) -> bytes:
-        """At the end: what looked like the beginning of the mark, and was not."""
+        """At the end, return bytes that looked like the start of the mark but were not."""
         rest, self._held = (b"", self._held) if self._is_past else (self._held, b"")
         return rest
 
     @property
     def left(self) -> Left:
-        """What the run has left running."""
+        """The programs that the run has left running."""
         return parse_left(self._held) if self._is_past else NOTHING_LEFT
 
 
 def parse_left(data: bytes) -> Left:
-    """A list of the launcher's; NOTHING_LEFT when it is not one."""
+    """Parse the launcher's list; NOTHING_LEFT if it is not one."""
     lines = data[: MAX_LEFT + 1].decode("utf-8", "replace").split("\n")
     if len(data) > MAX_LEFT or len(lines) < 2 or lines[-1]:
         return NOTHING_LEFT
@@ -174,7 +169,7 @@ def parse_left(data: bytes) -> Left:
     found = [_LINE.fullmatch(line) for line in lines[:-2]]
     if end is None or None in found or int(end[1]) < len(found):
         return NOTHING_LEFT
-    # What has no name was gone when the launcher looked for it.
+    # A program without a name was gone when the launcher looked it up.
     programs = tuple(Program(int(m[2]), _cleaned(m[3]), m[1]) for m in found if m and m[3])
     return Left(programs, int(end[1]) - len(found) + len(programs))
 
@@ -184,7 +179,7 @@ def _cleaned(text: str) -> str:
 
 
 def frame(command: Command) -> bytes:
-    """What the launcher reads first: a length, then NUL-terminated fields."""
+    """Encode the command as the launcher reads it: a length, then NUL-terminated fields."""
     fields = ["r"] if command.user is GuestUser.ROOT else []
     if command.cwd is not None:
         fields.append(f"d{command.cwd}")
@@ -198,9 +193,9 @@ def frame(command: Command) -> bytes:
 
 
 class OutputCollector:
-    """Keeps at most `limit` bytes: the first half, and the last half of what follows.
+    """A stream's head and tail: the first `limit` / 2 bytes and the last `limit` / 2 of the rest.
 
-    Memory is at most half as much again, however small the pieces are.
+    Uses at most 1.5 times `limit` of memory, however small the pieces are.
     """
 
     def __init__(self, limit: int) -> None:
@@ -222,23 +217,23 @@ class OutputCollector:
             del self._tail[: len(self._tail) - self._tail_limit]
 
     def output(self) -> Output:
-        """What is kept so far."""
+        """Return the bytes kept so far."""
         tail = self._tail[max(0, len(self._tail) - self._tail_limit) :]
         return Output(bytes(self._head), bytes(tail), self._total)
 
 
 class CommandSession(asyncssh.SSHClientSession[bytes]):
-    """Collects one command's output and end; what the guest says of them is bounded."""
+    """The collector of one command's output and end. Texts from the guest are bounded."""
 
     def __init__(self, limit: int, into: Streams | None = None) -> None:
-        """Output goes `into` streams; without them `limit` bytes of each are collected."""
+        """Send output `into` streams, or without them collect `limit` bytes of each stream."""
         into = into or Streams(OutputCollector(limit), OutputCollector(limit))
         self.stdout, self.stderr = into.stdout, into.stderr
         self.exit_code: int | None = None
         self.signal: str | None = None
         self.ended = asyncio.Event()
         self.ending: Ending | None = None
-        """Takes what the launcher adds from the end of stderr, if it may add something."""
+        """Splits the launcher's list off stderr, where the launcher may add one."""
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         """Called by asyncssh with a piece of output."""
@@ -256,12 +251,12 @@ class CommandSession(asyncssh.SSHClientSession[bytes]):
         self.signal = f"SIG{signal}"[:20] if signal.isalnum() else "unknown"
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by asyncssh when the channel has closed, for whatever reason."""
+        """Called by asyncssh when the channel has closed for any reason."""
         if self.ending and (rest := self.ending.rest()):
             self.stderr.feed(rest)
         self.ended.set()
 
     @property
     def is_complete(self) -> bool:
-        """Whether the guest said how it ended, before the channel closed."""
+        """Whether the guest reported how the command ended before the channel closed."""
         return self.exit_code is not None or self.signal is not None

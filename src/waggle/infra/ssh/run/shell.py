@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run commands in a guest through the kit's launcher (rootfs/kit/guest/session.c).
+"""Commands run in a guest through the kit's launcher, and programs that runs left behind.
 
-Code, arguments and variables travel as a frame on stdin, so nothing is quoted for any shell. Each
-run has an id and in the guest a cgroup of that id: killing the cgroup ends the whole process tree.
-
-Asks the kit's launcher itself (rootfs/kit/guest/session.c), and what runs have left running.
-
-Called by `shell` and the local guest. What the launcher answers is the guest's word.
+Called by the local guest; the launcher is rootfs/kit/guest/session.c. Code, arguments and variables
+travel as a frame on stdin, so nothing is quoted for a shell. Each run has an id and, in the guest,
+a cgroup of that name; killing the cgroup ends the process tree. The guest controls all answers.
 """
 
 from __future__ import annotations
@@ -44,7 +41,7 @@ _SECONDS: Final = 30.0
 
 
 async def ask(connection: SshConnection, question: str, limit: int = _WORD) -> CommandSession:
-    """Ask; `limit` is the bytes kept of the answer, whose exit code is None when there is none.
+    """Ask the launcher, and keep `limit` bytes of the answer; its exit code is None without one.
 
     Not bounded in time. Raises GuestLost; safe to cancel.
     """
@@ -63,9 +60,9 @@ async def ask(connection: SshConnection, question: str, limit: int = _WORD) -> C
 
 
 class LeftPrograms:
-    """What was left running in one guest. `running` has the ids of runs that go on.
+    """The programs left running in one guest. `running` returns the ids of runs under way.
 
-    Each question takes at most 30 s. They raise GuestLost; safe to cancel.
+    Each method takes at most 30 s and raises GuestLost. Safe to cancel.
     """
 
     def __init__(self, connection: SshConnection, running: Callable[[], frozenset[str]]) -> None:
@@ -73,7 +70,7 @@ class LeftPrograms:
         self._running = running
 
     async def all(self) -> Left:
-        """Those that are there; NOTHING_LEFT when the guest talks nonsense."""
+        """Return the programs; NOTHING_LEFT if the guest's answer is invalid."""
         before = self._running()
         answer = await self._ask("programs", MAX_LEFT)
         said = answer.stdout.output()
@@ -81,11 +78,11 @@ class LeftPrograms:
         return left.without(before | self._running())
 
     async def end(self, pid: int) -> bool:
-        """Kill one with its descendants; False when there is none."""
+        """Kill a program with its descendants; return False if there is none."""
         return (await self._ask(f"end {pid}")).exit_code == 0
 
     async def end_run(self, run_id: str) -> None:
-        """Kill all that a run has left, of which something is left."""
+        """Kill everything that a run has left; something of it must be left."""
         if (await self._ask(f"kill {run_id}")).exit_code != 0:
             raise GuestLost("The guest did not end what was left running.")
 
@@ -98,10 +95,10 @@ class LeftPrograms:
 
 
 KILL_PATIENCE: Final = (6.0, 6.0)
-"""Seconds for killing over the connection at hand, then once more over a new one.
+"""Seconds to kill a run over the open connection, then once more over a new one.
 
-A thousand processes take an emulated guest seconds to end, and dropping the connection at hand
-breaks all other runs, so it must not happen early.
+An emulated guest needs seconds to end a thousand processes, and dropping the open connection breaks
+all other runs, so it must not happen early.
 """
 _WINDOW: Final = 2 << 20
 _CALL_AGAIN: Final = "If the environment is still running, call again; else create a new one."
@@ -110,7 +107,7 @@ log = structlog.get_logger(__name__)
 
 
 class _Run(CommandSession):
-    """One command on its way. `opening` is set once the guest may have heard of it."""
+    """One command under way. `opening` is set once the guest may have received it."""
 
     def __init__(self, limit: int, into: Streams | None) -> None:
         super().__init__(limit, into)
@@ -121,7 +118,7 @@ class _Run(CommandSession):
         self._left: float | None = None
 
     def stop_the_clock(self, still: bool) -> None:
-        """Have its time stand still while its machine does, or go on with what was left of it."""
+        """Stop the timeout if the machine is paused, else restart it with the time left."""
         now, when = asyncio.get_running_loop().time(), self.deadline.when()
         if self.deadline.expired():
             return
@@ -135,7 +132,7 @@ class _Run(CommandSession):
     def begin(self, connection: asyncssh.SSHClientConnection) -> asyncio.Task[Channel]:
         """Ask the guest for a channel; not cancelled with the caller, so that `_kill` can end it.
 
-        Each attempt has an id of its own: what is left of an earlier one cannot disturb it.
+        Each attempt has its own id, so that remains of an earlier one cannot disturb it.
         """
         self.id = str(uuid.uuid4())
         self.ending = Ending(self.id)
@@ -146,7 +143,7 @@ class _Run(CommandSession):
 
 
 class Shell:
-    """Runs commands over a pooled connection. `patience` is seconds for each try at a kill."""
+    """The runner of commands over a connection. `patience` is the seconds of each kill attempt."""
 
     def __init__(
         self, connection: SshConnection, *, patience: Sequence[float] = KILL_PATIENCE
@@ -158,8 +155,8 @@ class Shell:
     async def run(self, command: Command, into: Streams | None = None) -> ExecutionResult:
         """Run a command to its end, its timeout or its cancellation; see `domain.host.Guest.run`.
 
-        Raises GuestLost when the connection breaks before the command's end is known, and when
-        the guest does not confirm that a command which ran out of time was killed.
+        Raises GuestLost if the connection breaks before the command's end is known, or if the
+        guest does not confirm that a command which ran out of time was killed.
         """
         run = _Run(command.output_limit, into)
         self._running.add(run)
@@ -190,19 +187,19 @@ class Shell:
         return _result(run, started, timed_out=False)
 
     def stand_still(self, still: bool) -> None:
-        """Whether the guest stands still: that is not of the time of commands that run."""
+        """Stop all timeouts if the guest is paused, else restart them: a pause does not count."""
         for run in self._running:
             run.stop_the_clock(still)
 
     def running(self) -> frozenset[str]:
-        """The ids of the runs that go on."""
+        """Return the ids of the runs under way."""
         return frozenset(run.id for run in self._running)
 
     async def why(self, run_id: str, programs: Sequence[str] = ()) -> Record:
-        """What the guest knows of the end of a run, and which of these programs are there.
+        """Return the guest's record of a run's end, and which of these programs it has.
 
-        A name that can be no program's is not asked for, nor are more than MAX_PROGRAMS. NO_RECORD
-        when it knows nothing. Not bounded in time. Raises GuestLost; safe to cancel.
+        Asks for valid program names only, and for MAX_PROGRAMS at most. NO_RECORD if the guest
+        knows nothing. Not bounded in time. Raises GuestLost; safe to cancel.
         """
         names = [name for name in programs if is_program(name)][:MAX_PROGRAMS]
         answer = await ask(self._connection, " ".join(["why", run_id, *names]), MAX_RECORD)
@@ -223,7 +220,7 @@ class Shell:
         return _result(run, started, timed_out=True)
 
     async def _start(self, run: _Run, command: Command) -> None:
-        """Send the command, over a new connection if the old one turns out to be dead."""
+        """Send the command, over a new connection if the old one is found dead."""
         while True:
             connection = await self._connection.get()
             is_first = run.opening is None
@@ -243,9 +240,9 @@ class Shell:
                 ) from error
 
     async def _kill(self, run: _Run) -> bool:
-        """Kill the run's whole process tree; say whether the guest confirmed it. Bounded.
+        """Kill the run's process tree; return whether the guest confirmed it. Bounded in time.
 
-        A guest that does not obey loses its connection, and is asked once more over a new one.
+        If the guest does not obey, drop its connection and ask once more over a new one.
         """
         if run.opening is None:
             return True
@@ -268,7 +265,7 @@ class Shell:
 async def _ask_to_kill(
     connection: asyncssh.SSHClientConnection, run: _Run, opening: asyncio.Task[Channel]
 ) -> bool:
-    """Kill it in the guest, then wait until its output has ended."""
+    """Kill the run in the guest, then wait until its output has ended."""
     answer = CommandSession(_ANSWER_LIMIT)
     channel = await open_exec(connection, answer, f"kill {run.id}", window=_WINDOW)
     try:
@@ -287,7 +284,7 @@ async def _ask_to_kill(
 
 
 def _result(run: _Run, started: float, *, timed_out: bool) -> ExecutionResult:
-    """One that ran out of time has left nothing: all of it was killed, whatever it said before."""
+    """Make the result. A run that timed out left nothing: all was killed, whatever it reported."""
     return ExecutionResult(
         stdout=run.stdout.output(),
         stderr=run.stderr.output(),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search, pack and unpack trees in a guest with the kit's program `files`, one run for each.
+"""Search, packing and unpacking of trees in a guest: one run of the kit's program `files` for each.
 
-The guest controls every byte of the answer: it is read field by field within the program's own
-bounds, and nonsense is an error. It runs in the image's root, as the user of the programs.
+The guest controls every byte of the answer: fields are checked against the program's own limits,
+and an invalid answer is an error. It runs in the image's root, as the user that programs run as.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ _COUNT: Final = 20
 _PATH: Final = 100 * 256
 _LINES: Final = 2 * MAX_CONTEXT + 1
 _LINE: Final = 320
-"""Bytes that files.c shows of a line, with the marks of what it has cut."""
+"""Bytes that files.c shows of a line, with the marks where it was cut."""
 _HINT: Final = "Something in the environment changed its tools; use execute instead."
 
 
 def refusal(path: str, result: ExecutionResult) -> WaggleError:
-    """What the program's end means; its words are the guest's."""
+    """Return the error for a failed run; the guest chose the words in it."""
     words = shown(result.stderr.text().strip())
     if result.exit_code == 1 and words == "No such file or directory":
         return FileNotFound(f"There is no {shown(path)}.")
@@ -76,23 +76,23 @@ def refusal(path: str, result: ExecutionResult) -> WaggleError:
 
 
 def nonsense() -> GuestLost:
-    """The failure for an answer that is none."""
+    """Return the error for an invalid answer."""
     return GuestLost("The guest's program for files gave an answer that is none.", hint=_HINT)
 
 
 class CutOff(ValueError):
-    """The answer ends in the middle."""
+    """The answer is cut off in the middle."""
 
 
 class _Fields:
-    """The fields of an answer, each ended by a NUL byte."""
+    """The fields of an answer, which end with NUL bytes."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
 
     def next(self, limit: int) -> bytes:
-        """The next field. Raises ValueError when it is over `limit` bytes, CutOff at the end."""
+        """Return the next field. Raises ValueError if it is over `limit`, CutOff at the end."""
         at = self._at
         end = self._data.find(b"\0", at, at + limit + 1)
         if end < 0:
@@ -103,7 +103,7 @@ class _Fields:
         return self._data[at:end]
 
     def count(self) -> int:
-        """The next field, a number from 0 on."""
+        """Return the next field as a number, 0 or more. Raises ValueError."""
         value = int(self.next(_COUNT))
         if not 0 <= value < 1 << 62:
             raise ValueError("not a count")
@@ -111,7 +111,7 @@ class _Fields:
 
 
 def searched(query: SearchQuery, answer: bytes, *, timed_out: bool) -> Searched:
-    """What the program printed, up to where its time was up. Raises ValueError for nonsense."""
+    """Parse a search, cut off if it timed out. Raises ValueError for an invalid answer."""
     fields = _Fields(answer)
     matches: list[Match] = []
     try:
@@ -158,7 +158,7 @@ def _match(query: SearchQuery, kind: bytes, fields: _Fields) -> Match:
 
 
 def unpacked(answer: bytes) -> Unpacked:
-    """What the program says of entries that it unpacked. Raises ValueError for nonsense."""
+    """Parse the report of an unpack. Raises ValueError for an invalid answer."""
     fields = _Fields(answer)
     failures: list[Skipped] = []
     while (kind := fields.next(1)) == b"x":
@@ -175,17 +175,17 @@ Run = Callable[[Command, Streams | None], Awaitable[ExecutionResult]]
 
 _PROGRAM: Final = "/.waggle/bin/files"
 _GRACE: Final = 15.0
-"""Seconds for a slow guest to start the program and to send what it found."""
+"""Seconds for a slow guest to start the program and to send the results."""
 _TREE_SECONDS: Final = 120.0
 _ANSWER_LIMIT: Final = 1_200_000
-"""Bytes; search.c stops after 1 MiB and one line, unpack.c tells of 100 failures."""
+"""Bytes; search.c stops after 1 MiB and one line, unpack.c reports 100 failures."""
 _AT_ONCE: Final = 64 << 10
-"""Bytes that are read on the event loop: names that are no UTF-8 take long."""
+"""Bytes that are parsed on the event loop: names that are not UTF-8 take long."""
 _ERROR_LIMIT: Final = 2_000
 
 
 class Trees:
-    """Runs the program. `run` is `Shell.run`. Safe to cancel, as that is."""
+    """The runner of the program `files`. `run` is `Shell.run`. Safe to cancel, like `Shell.run`."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -248,7 +248,7 @@ class Trees:
 
 
 class _Bounded:
-    """Passes on so many bytes; `over` is set when there are more."""
+    """A stream that passes on at most `limit` bytes; `over` is set when more come."""
 
     def __init__(self, into: Stream, limit: int) -> None:
         self._into = into
@@ -264,12 +264,12 @@ class _Bounded:
             self._into.feed(data)
 
     def output(self) -> Output:
-        """As the stream has it."""
+        """Return the stream's output."""
         return self._into.output()
 
 
 def _whole(result: ExecutionResult) -> bytes:
-    """What it printed. Raises GuestLost when that is more than the program prints."""
+    """Return the whole stdout. Raises GuestLost if it is more than the program prints."""
     if result.stdout.dropped:
         raise nonsense()
     return result.stdout.head + result.stdout.tail
@@ -285,7 +285,7 @@ def _search_argv(query: SearchQuery) -> tuple[str, ...]:
     if query.exclude:
         argv += ["-x", glob_expression(query.exclude)]
     if query.content:
-        # The program's own folding knows the letters of ASCII only.
+        # The program's own case folding knows ASCII letters only.
         plain = not query.regex and not (query.ignore_case and not query.content.isascii())
         if plain:
             argv += ["-t", query.content]

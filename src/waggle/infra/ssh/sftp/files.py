@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of a guest over SFTP, as the user that programs run as.
 
-The SFTP server is the guest's: names, sizes, types and attributes are claims, checked or bounded
-here, and never used as a path of the host.
-
-One SFTP session of an environment, shared by its calls and opened again when it breaks.
-
-Used by `files`, which says what is done over it. A call that fails or is cancelled in the middle
-leaves its session behind: others finish on it, nobody begins on it, the last one closes it.
+Called by the local guest. The guest controls the SFTP server: names, sizes, types and attributes
+are claims, checked or bounded here, and never used as a path on the host. The calls of an
+environment share one SFTP session, which is opened again when it breaks. A call that fails or is
+cancelled in the middle retires its session: running calls finish on it, new calls do not use it,
+and the last call closes it.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ class _Session:
 
 
 class SftpSessions:
-    """Lends out the session. The connection's owner ends everything by closing the connection."""
+    """The lender of the shared session. Closing the connection ends all sessions."""
 
     def __init__(self, connection: SshConnection) -> None:
         self._connection = connection
@@ -51,9 +49,9 @@ class SftpSessions:
 
     @asynccontextmanager
     async def borrow(self) -> AsyncGenerator[asyncssh.SFTPClient]:
-        """A session for one call, which is retired when the call is cut off or the session fails.
+        """Lend a session for one call, and retire it if the call is cut off or the session fails.
 
-        Raises GuestLost, asyncssh.Error, OSError or TimeoutError when none can be opened.
+        Raises GuestLost, asyncssh.Error, OSError or TimeoutError if none can be opened.
         """
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
@@ -86,16 +84,16 @@ class SftpSessions:
 
 
 def is_answer(error: BaseException) -> bool:
-    """Whether this is what an SFTP server says of a request that it refuses."""
+    """Whether the error is an SFTP server's refusal of a request."""
     return isinstance(error, asyncssh.SFTPError) and not isinstance(
         error, asyncssh.SFTPConnectionLost | asyncssh.SFTPNoConnection
     )
 
 
 def _is_harmless(error: BaseException) -> bool:
-    """Whether the session is surely as good as before.
+    """Whether the session is certainly still good.
 
-    "Bad message" is OpenSSH's word for a name that is too long, and asyncssh's for nonsense.
+    "Bad message" is OpenSSH's status for a name that is too long, and asyncssh's for invalid data.
     """
     if isinstance(error, WaggleError):
         return True
@@ -103,7 +101,7 @@ def _is_harmless(error: BaseException) -> bool:
 
 
 def _look(task: asyncio.Task[_Session]) -> None:
-    """Look at a failure, so that the loop does not report it when every caller has gone."""
+    """Retrieve a failure, so that the loop does not report it when every caller is gone."""
     if not task.cancelled():
         task.exception()
 
@@ -113,7 +111,7 @@ _T = TypeVar("_T")
 
 
 class Files:
-    """SFTP over a pooled connection. `deadline` is seconds for one call."""
+    """File operations over a pooled connection. `deadline` is seconds for one call."""
 
     def __init__(self, connection: SshConnection, *, deadline: float = DEADLINE) -> None:
         self._sessions = SftpSessions(connection)
@@ -147,7 +145,7 @@ class Files:
         return await self._call(path, lambda sftp: list_directory(sftp, path))
 
     async def _call(self, path: str, work: Callable[[asyncssh.SFTPClient], Awaitable[_T]]) -> _T:
-        """Do the work, once more on a new session if the old one turns out to be dead.
+        """Do the work, and repeat it on a new session if the old one is found dead.
 
         All work here is safe to repeat.
         """

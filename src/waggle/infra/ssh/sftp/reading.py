@@ -1,21 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open a guest's regular file for reading, and only that; close it without waiting.
+"""The read side of SFTP: open, list, show and read ahead files of a guest, and explain refusals.
 
-Used by `files`. Opening a pipe would hang the guest's SFTP server, so the type is asked for first.
-Round trips are what an emulated guest makes one wait for: none is made that can be avoided.
-
-List a guest's directory over SFTP, whatever its server sends as names. Used by `files`.
-
-What a guest says about its files, made fit to show. Pure.
-
-The next page of a file, read from the guest while the client still takes in the last one.
-
-Used by `waggle.service.local.guest` in front of `files`. A client that asks for page after page
-then waits for the guest and for itself at the same time. What was read ahead serves only the call
-that continues where the last one ended, within FRESH_SECONDS and with nothing else asked of the
-guest in between, so no client sees a file as it was before its own last call.
-
-SFTP's status codes as errors that say what is wrong with the path. Pure.
+Used by `files`, `writing` and the local guest, which puts `ReadAhead` in front of `files`. Only
+regular files are opened, because opening a pipe would hang the guest's SFTP server. Round trips are
+slow in an emulated guest, so all that can be avoided are. The next page of a file is read from the
+guest while the client processes the last one. It serves only a call that continues where the last
+one ended, within FRESH_SECONDS and with no other request to the guest in between, so no client sees
+a file as it was before its own last call.
 """
 
 from __future__ import annotations
@@ -36,22 +27,22 @@ from waggle.infra.ssh.typed import SftpFile, open_file, scan
 
 MAX_SHOWN: Final = 200
 _LAST_SECOND: Final = 253_402_300_799
-"""The last one of the year 9999, where `datetime` ends."""
+"""The end of the year 9999, the last second that `datetime` can hold."""
 
 
 def shown(path: str) -> str:
-    """A path for a message: one line, bounded."""
+    """Return a path fit for a message: one line, at most MAX_SHOWN characters."""
     return "".join(c if c.isprintable() else "?" for c in path[:MAX_SHOWN])
 
 
 def is_usable_name(name: bytes | str) -> bool:
-    """Whether a directory entry has a name that a directory can hold and a user wants to see."""
+    """Whether a directory entry's name is valid, and neither `.` nor `..`."""
     raw = _raw(name)
     return bool(raw) and raw not in (b".", b"..") and b"/" not in raw and b"\0" not in raw
 
 
 def entry(name: bytes | str, attributes: asyncssh.SFTPAttrs) -> FileEntry:
-    """One entry; bytes of the name that are not UTF-8 are shown escaped, as in Python."""
+    """Make a directory entry; bytes of the name that are not UTF-8 are escaped, as in Python."""
     kind = attributes.permissions or 0
     seconds = min(max(attributes.mtime or 0, 0), _LAST_SECOND)
     return FileEntry(
@@ -72,7 +63,7 @@ _CLOSE_SECONDS = 2.0
 
 
 class Opener:
-    """Opens files, and closes them behind the caller's back."""
+    """The opener of files, which it closes in the background."""
 
     def __init__(self) -> None:
         self._closing: set[asyncio.Task[None]] = set()
@@ -80,10 +71,10 @@ class Opener:
     async def open(
         self, sftp: asyncssh.SFTPClient, path: str, limit: int, *, is_next_page: bool
     ) -> tuple[int, SftpFile]:
-        """A file's size and the file. Raises FileRefused, TooLarge over `limit`, SFTPError.
+        """Return a file's size and the file. Raises FileRefused, TooLarge over `limit`, SFTPError.
 
-        The next page of what was a regular file a moment ago is opened without asking first: a
-        guest that puts a pipe there meanwhile makes its own client wait.
+        For the next page of a file, the type is not checked before it is opened, since it was a
+        regular file a moment ago: a guest that puts a pipe there makes its own client wait.
         """
         raw = path.encode()
         if not is_next_page:
@@ -100,7 +91,7 @@ class Opener:
             self.close(opening.result())
 
     def close(self, file: SftpFile) -> None:
-        """Close what was only read; a file that cannot be closed goes with its session."""
+        """Close a file that was only read; one that cannot be closed ends with its session."""
         task = asyncio.create_task(close(file))
         self._closing.add(task)
         task.add_done_callback(self._closed)
@@ -108,17 +99,17 @@ class Opener:
     def _closed(self, task: asyncio.Task[None]) -> None:
         self._closing.discard(task)
         if not task.cancelled():
-            task.exception()  # looked at, so that the loop does not report it
+            task.exception()  # retrieved, so that the loop does not report it
 
 
 async def close(file: SftpFile) -> None:
-    """Close, for a bounded time: a server that hangs loses its session anyway."""
+    """Close within a bounded time, since a server that hangs loses its session anyway."""
     async with asyncio.timeout(_CLOSE_SECONDS):
         await file.close()
 
 
 async def _size(sftp: asyncssh.SFTPClient, path: str, limit: int) -> int:
-    """What the guest says that a regular file has."""
+    """Return the size that the guest claims for a regular file. Raises FileRefused, TooLarge."""
     attributes = await sftp.stat(path.encode())
     kind = attributes.permissions or 0
     if stat.S_ISDIR(kind):
@@ -132,14 +123,14 @@ async def _size(sftp: asyncssh.SFTPClient, path: str, limit: int) -> int:
 
 
 def not_regular(path: str) -> FileRefused:
-    """For pipes, devices and sockets."""
+    """Return the error for a pipe, device or socket."""
     return FileRefused(
         f"{shown(path)} is not a regular file.", hint="Use execute for devices and pipes."
     )
 
 
 def too_large(path: str, size: str, limit: int) -> TooLarge:
-    """For what is longer than a call may carry; both in bytes."""
+    """Return the error for a file longer than a call may carry; both numbers are bytes."""
     return TooLarge(
         f"{shown(path)} has {size} bytes; the limit is {limit}.",
         hint="Read a part of it with execute, for example with head or split.",
@@ -150,7 +141,7 @@ _SKIPPED_ENTRIES: Final = 1_000
 
 
 async def list_directory(sftp: asyncssh.SFTPClient, path: str) -> Listing:
-    """At most MAX_LIST_ENTRIES entries. Raises FileRefused for what is no directory, SFTPError."""
+    """List at most MAX_LIST_ENTRIES entries. Raises FileRefused if not a directory, SFTPError."""
     entries: list[FileEntry] = []
     skipped = 0
     try:
@@ -185,13 +176,13 @@ class Read(Protocol):
     """Reads a part of a file; see `domain.host.Guest.read_file`."""
 
     async def __call__(self, path: str, *, offset: int, length: int, limit: int) -> FileSlice:
-        """From `offset`, at most `length` bytes."""
+        """Read at most `length` bytes from `offset`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Ahead:
-    """What is known of a file from `start` on: `tail`, then what `coming` brings."""
+    """The known content of a file from `start` on: `tail`, then the result of `coming`."""
 
     path: str
     start: int
@@ -201,12 +192,12 @@ class _Ahead:
 
     @property
     def stop(self) -> int:
-        """Where the part that is still coming begins."""
+        """The offset at which the result of `coming` begins."""
         return self.start + len(self.tail)
 
 
 class ReadAhead:
-    """One page ahead of one reader. Holds two pages for at most FRESH_SECONDS."""
+    """A read-ahead of one page for one reader. Holds two pages for at most FRESH_SECONDS."""
 
     def __init__(self, read: Read, clock: Callable[[], float] | None = None) -> None:
         self._read = read
@@ -214,9 +205,9 @@ class ReadAhead:
         self._ahead: _Ahead | None = None
 
     async def read(self, path: str, *, offset: int, length: int, limit: int) -> FileSlice:
-        """As `read`, but perhaps from what was read ahead; less than `length` is no end then.
+        """Read a part, perhaps from the page read ahead; less than `length` then means no end.
 
-        The next page is begun only where a client has asked for a second one.
+        The next page is read ahead only after a client has asked for a second one.
         """
         part = await self._take(path, offset, length)
         if part is None:
@@ -228,7 +219,7 @@ class ReadAhead:
         return part
 
     def forget(self) -> None:
-        """Whatever comes now may change files. A read under way ends by itself: it is bounded."""
+        """Forget the page, since files may change now. A read under way is bounded, and ends."""
         self._ahead = None
 
     def _begin(self, path: str, start: int, tail: bytes, coming: asyncio.Task[FileSlice]) -> None:
@@ -253,7 +244,7 @@ class ReadAhead:
 
 
 def _look(task: asyncio.Task[FileSlice]) -> None:
-    """A failure is for the call that asks for this page itself."""
+    """Retrieve a failure silently; the call that asks for this page reads it again."""
     if not task.cancelled():
         task.exception()
 
@@ -263,7 +254,7 @@ _MAX_REASON: Final = 100
 
 
 def refusal(path: str, error: asyncssh.SFTPError) -> FileNotFound | FileRefused:
-    """The error for a request on `path` that the guest's file server refused."""
+    """Return the error for a request on `path` that the guest's file server refused."""
     if isinstance(error, asyncssh.SFTPNoSuchFile | asyncssh.SFTPNoSuchPath):
         return FileNotFound(f"There is no {shown(path)} in the environment.")
     if isinstance(error, asyncssh.SFTPPermissionDenied):

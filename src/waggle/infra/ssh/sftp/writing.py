@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write one file of a guest over SFTP, in place of the one that is there. Used by `files`.
+"""The write side of SFTP: write a file of a guest safely, and transfer a file's bytes.
 
-The new content is written beside the target and then takes its place by a rename, which the kit's
-`replace.c` makes a write in place where a new file would not be the same: other owners, other names
-(hard links), attributes. So a call that is cut off leaves the old file, or the new one.
-
-Move a file's bytes over SFTP: several requests under way at once, in bounded memory.
-
-Used by `files`. The other end may be hostile: a block counts for no more than was asked for, and
-sizes are claims.
+Used by `files`. The new content is written beside the target, then renamed over it. The kit's
+`replace.c` turns the rename into a write in place where a new file would differ: other owners,
+other names (hard links), attributes. So an interrupted call leaves the old file or the new one.
+Several requests are under way at once, in bounded memory. The server may be hostile: a block counts
+for no more than was asked for, and sizes are claims.
 """
 
 from __future__ import annotations
@@ -32,7 +29,7 @@ from waggle.tasks import end, finish
 
 BLOCK: Final = 128 * 1024
 WRITE_BLOCK: Final = 255 * 1024
-"""What OpenSSH's server takes at once: fewer and larger packets cost an emulated guest less."""
+"""The most that OpenSSH's server accepts: fewer, larger packets cost an emulated guest less."""
 IN_FLIGHT: Final = 12
 
 
@@ -46,7 +43,7 @@ async def write_all(file: SftpFile, data: bytes) -> None:
 
 
 async def read_range(file: SftpFile, start: int, stop: int) -> bytes:
-    """Read from `start` up to `stop`, less if the file ends before."""
+    """Read from `start` up to `stop`; returns less if the file ends before `stop`."""
     blocks: dict[int, bytes] = {}
 
     async def one(offset: int) -> None:
@@ -56,13 +53,13 @@ async def read_range(file: SftpFile, start: int, stop: int) -> bytes:
     data = bytearray()
     for offset in sorted(blocks):
         if offset != start + len(data):
-            break  # a block before was short: the file ended there
+            break  # the block before was short: the file ended there
         data += blocks[offset]
     return bytes(data)
 
 
 async def read_to_end(file: SftpFile, limit: int) -> bytes:
-    """Read a file that does not know its size, as those of /proc; at most one byte over `limit`."""
+    """Read a file of unknown size, as in /proc; returns at most one byte more than `limit`."""
     data = bytearray()
     while len(data) <= limit:
         more = await _block(file, len(data), min(BLOCK, limit + 1 - len(data)))
@@ -73,7 +70,7 @@ async def read_to_end(file: SftpFile, limit: int) -> bytes:
 
 
 async def _block(file: SftpFile, offset: int, size: int) -> bytes:
-    """Exactly `size` bytes unless the file ends before."""
+    """Read exactly `size` bytes, or less if the file ends before."""
     data = b""
     while len(data) < size:
         piece = await file.read(size - len(data), offset + len(data))
@@ -84,7 +81,7 @@ async def _block(file: SftpFile, offset: int, size: int) -> bytes:
 
 
 async def _each(offsets: range, work: Callable[[int], Awaitable[None]]) -> None:
-    """Do the work for each offset, IN_FLIGHT at a time; the first failure ends all."""
+    """Do the work for every offset, IN_FLIGHT at a time; the first failure ends the others."""
     rest = iter(offsets)
     workers = [
         asyncio.ensure_future(_work_off(rest, work)) for _ in range(min(IN_FLIGHT, len(offsets)))
@@ -102,27 +99,27 @@ async def _work_off(offsets: Iterator[int], work: Callable[[int], Awaitable[None
 
 _CLEAN_UP_SECONDS: Final = 2.0
 _ELSEWHERE: Final = b"/tmp"
-"""Where the content waits when the target may be written and its directory may not."""
+"""Directory for the new content if the target is writable and its directory is not."""
 _MISSING = (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath)
 
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """The file to write, all links followed; `mode` is that of the file that is there, if any."""
+    """The file to write, with links followed; `mode` is the existing file's, None without one."""
 
     path: bytes
     mode: int | None
 
 
 def version_of(attributes: asyncssh.SFTPAttrs) -> FileVersion:
-    """What tells a file from a changed one."""
+    """Return the version of a file, which differs once the file has changed."""
     return FileVersion(
         attributes.size or 0, attributes.mtime or 0, stat.S_IMODE(attributes.permissions or 0)
     )
 
 
 def kept(mode: int) -> int:
-    """The permission bits that a file keeps when it is written: as write(2), no set-id bits."""
+    """Return the permission bits that survive a write: like write(2), no set-id bits."""
     is_locked = mode & stat.S_ISGID and not mode & stat.S_IXGRP
     return mode & ~stat.S_ISUID & (~0 if is_locked else ~stat.S_ISGID)
 
@@ -134,7 +131,7 @@ async def write(
     mode: int | None,
     unless_changed: FileVersion | None,
 ) -> None:
-    """Write the file; without `mode` it keeps its own, and a new one gets DEFAULT_MODE.
+    """Write the file. Without `mode` it keeps its own mode, and a new file gets DEFAULT_MODE.
 
     Safe to repeat. Raises FileRefused, asyncssh.Error and OSError.
     """
@@ -146,7 +143,7 @@ async def write(
         try:
             await write_all(file, data)
             attributes = asyncssh.SFTPAttrs(permissions=mode)
-            # Both are on their way before either is answered; a server works in this order.
+            # Both are sent before either is answered; a server handles them in this order.
             await asyncio.gather(file.setstat(attributes), file.close())
         except BaseException:
             await finish(_give_up(file))
@@ -168,7 +165,7 @@ async def write(
 
 
 async def _target(sftp: asyncssh.SFTPClient, path: str) -> _Target:
-    """What to write; the parents of a new file are made. Raises FileRefused."""
+    """Find the file to write, and make the parents of a new one. Raises FileRefused."""
     raw = path.encode()
     attributes, real = await asyncio.gather(
         sftp.stat(raw), sftp.realpath(raw), return_exceptions=True
@@ -176,7 +173,7 @@ async def _target(sftp: asyncssh.SFTPClient, path: str) -> _Target:
     if isinstance(attributes, _MISSING):
         if not posixpath.basename(raw):
             raise FileRefused(f"{shown(path)} names a directory.", hint="Name a file.")
-        # A link to nowhere leads to the file to make, if that can be made.
+        # A dangling link leads to the file to make, if that can be made.
         return _Target(await _new(sftp, path) if isinstance(real, BaseException) else real, None)
     if isinstance(attributes, BaseException):
         raise attributes
@@ -191,7 +188,7 @@ async def _target(sftp: asyncssh.SFTPClient, path: str) -> _Target:
 
 
 async def _new(sftp: asyncssh.SFTPClient, path: str) -> bytes:
-    """The path of a file in directories that have yet to be made, and are. Raises FileRefused."""
+    """Make the missing directories of a new file; return its path. Raises FileRefused."""
     raw = path.encode()
     try:
         about = await sftp.lstat(raw)
@@ -209,7 +206,7 @@ async def _new(sftp: asyncssh.SFTPClient, path: str) -> bytes:
 async def _temporary(
     sftp: asyncssh.SFTPClient, target: _Target, mode: int
 ) -> tuple[SftpFile, bytes]:
-    """A new file for the content, and its path: beside the target, if that is possible."""
+    """Make a file for the content, beside the target if possible; return it and its path."""
     name = b".waggle-" + secrets.token_hex(8).encode()
     path = posixpath.join(posixpath.dirname(target.path), name)
     try:
@@ -217,15 +214,15 @@ async def _temporary(
     except asyncssh.SFTPPermissionDenied:
         if target.mode is None:
             raise
-        await close(await open_file(sftp, target.path, "r+b"))  # which says whether it may
+        await close(await open_file(sftp, target.path, "r+b"))  # raises if it may not be written
         path = posixpath.join(_ELSEWHERE, name)
         return await _made(sftp, path, mode), path
 
 
 async def _made(sftp: asyncssh.SFTPClient, path: bytes, mode: int) -> SftpFile:
-    """A new file, which is removed when the caller is cancelled before the answer.
+    """Make a file, and remove it again if the caller is cancelled before the answer.
 
-    A server works in the order of requests, so by then it is there. Its handle goes with the
+    A server handles requests in order, so by then the file exists. Its handle ends with the
     session.
     """
     try:
@@ -236,7 +233,7 @@ async def _made(sftp: asyncssh.SFTPClient, path: bytes, mode: int) -> SftpFile:
 
 
 async def _give_up(file: SftpFile) -> None:
-    """Close what is of no use any more; the failure before is the one to tell."""
+    """Close a file that is no longer needed; the earlier failure is the one to report."""
     with contextlib.suppress(TimeoutError, OSError, asyncssh.Error):
         await close(file)
 
