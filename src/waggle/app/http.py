@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server for any number of clients over HTTP.
+"""A server for any number of clients over HTTP: the parts of `waggle.app.root`, a socket, signals.
 
-The parts of `waggle.app.root`, a socket and signals.
-
-Used by `waggle.cli`. `waggle.app.stdio` is the other way to serve.
+Used by `waggle.cli.serve`. `waggle.app.stdio` is the other way to serve.
 """
 
 from __future__ import annotations
@@ -45,8 +43,8 @@ async def serve(
 ) -> None:
     """Run the HTTP server until SIGINT or SIGTERM; a second signal ends the grace.
 
-    Tells its base URL through `task_status` once it accepts connections. When it returns, every
-    environment is destroyed. What `open_app` and `bind` raise may come inside groups of one.
+    Reports its base URL through `task_status` once it accepts connections. When it returns, every
+    environment is destroyed. Raises the errors of `open_app` and `bind`, also inside groups of one.
     """
     access = access_rules(settings)
     signals = Signals()

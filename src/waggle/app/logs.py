@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logging, set up once by the composition root: structlog over the standard library, to stderr.
+"""Logging: structlog over the standard library, to stderr. Set up once by a command.
 
-stdout is never written to: it belongs to commands' results and to the stdio transport.
+Never writes to stdout, which belongs to commands' results and to the stdio transport.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import anyio
 import structlog
 
 _QUIET = ("asyncssh", "mcp", "uvicorn", "httpx2", "httpcore2", "asyncio")
-"""Libraries whose own chatter is shown from WARNING up only."""
+"""Libraries that are logged from WARNING up only."""
 _SILENT = ("qemu",)
-"""Libraries that log as errors what they also raise, and what is only a cancelled boot."""
+"""Libraries that log errors that they also raise, and cancelled boots as errors."""
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether to log it: a client that is gone while it is answered is no error of anybody's."""
+    """Whether to log `record`. A client that leaves while it is answered is not an error."""
     error = record.exc_info[1] if record.exc_info else None
     return not (record.name.startswith("mcp.") and isinstance(error, anyio.ClosedResourceError))
 
 
 class _Unread:
-    """Standard error of a client that may not read it: lines are lost before the server waits."""
+    """Standard error of a client that may not read it: lines are dropped so as not to block."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -37,7 +37,7 @@ class _Unread:
         self._poll.register(descriptor, select.POLLOUT)
 
     def write(self, text: str) -> int:
-        """Write what there is room for."""
+        """Write as much as there is room for, and drop the rest."""
         data = text.encode("utf-8", "replace")
         with contextlib.suppress(OSError):
             while data and self._poll.poll(0):
@@ -45,11 +45,11 @@ class _Unread:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Do nothing: there is no buffer."""
 
 
 class _Lines(logging.StreamHandler[TextIO | _Unread]):
-    """Lines of a log whose disk may be full: one that was cut is not continued by the next."""
+    """A handler for a log on a full disk: the line after a torn one begins on a new line."""
 
     _is_torn = False
     _begin = ""
@@ -61,11 +61,11 @@ class _Lines(logging.StreamHandler[TextIO | _Unread]):
         super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, behind the end of one that was cut."""
+        """Return the line, after a line end if the previous one was torn."""
         return self._begin + super().format(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging names it)
-        """What did not fit would not fit with a traceback either."""
+        """Ignore an OSError: what did not fit would not fit with a traceback either."""
         self._is_torn = isinstance(sys.exc_info()[1], OSError)
         if not self._is_torn:
             super().handleError(record)
@@ -76,7 +76,7 @@ def configure_logging(
 ) -> None:
     """Send every log line to stderr, as text for people or as JSON for machines.
 
-    Without `waiting`, what a reader of stderr is too slow for is lost.
+    Without `waiting`, output that the reader of stderr is too slow for is dropped.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

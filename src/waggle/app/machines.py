@@ -1,22 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What machines on this host are made of and started with, built from `Settings`.
+"""The parts that boot, freeze, limit and end machines on this host, built from `Settings`.
 
-Used by the composition root, and by commands that need machines or moments without a server: so
-both come to the same keys, ports and users. Closes with the stack that it is given.
-
-Settings as the pool of warm machines. Used by the composition root only.
-
-The control groups that this server's machines get, or why they get none.
-
-Used by the composition root. A system without cgroup v2 for us is no reason not to start: `waggle
-doctor` says so.
-
-End the machines of a server that stops. Used by the composition root only.
-
-The hypervisor that the settings and this machine call for.
-
-Used by the composition root, which boots machines with it, and by `waggle doctor`, which only
-asks. Looks at libkrun and KVM anew each time.
+Used by `waggle.app.root`, and by commands that need machines or frozen machines without a server,
+so that both get the same keys, ports and users. `waggle doctor` uses `library`. The hypervisor is
+chosen from the state of libkrun and KVM at the time of the call. A system where waggle cannot use
+cgroup v2 does not prevent the start: `waggle doctor` reports it. Resources close with the given
+stack. Knows no environments.
 """
 
 from __future__ import annotations
@@ -70,7 +59,7 @@ _QEMU_CAN = "The operator can choose QEMU with WAGGLE_HYPERVISOR=qemu."
 
 @dataclass(frozen=True, slots=True)
 class Machinery:
-    """What machines are made of and started with. `freezing` freezes them, or says why not."""
+    """The parts that boot machines. `freezing` freezes machines, or is the reason it cannot."""
 
     hypervisor: Hypervisor
     parts: GuestParts
@@ -80,7 +69,10 @@ class Machinery:
 
 
 def machinery(settings: Settings, machines: Hypervisor, stack: Stack) -> Machinery:
-    """The parts for that hypervisor. Raises SettingsInvalid. Touches nothing on the disk."""
+    """Build the parts for the hypervisor `machines`. Changes nothing on the disk.
+
+    Raises SettingsInvalid.
+    """
     places = Places.of(settings)
     parts = GuestParts(
         kernel=GuestKernel(places.guest, settings.libkrunfw_path).require,
@@ -107,10 +99,10 @@ def templates(
     tasks: anyio.abc.TaskGroup | None,
     stack: Stack,
 ) -> Templates | NoTemplates:
-    """The templates, unless the settings or the hypervisor have every machine boot.
+    """Return the templates, or NoTemplates if the settings or the hypervisor rule them out.
 
-    Without `tasks`, and with WAGGLE_TEMPLATES=built, none is made in the background. What killed
-    processes left of templates is removed.
+    Without `tasks`, and with WAGGLE_TEMPLATES=built, none is made in the background. Removes the
+    remains of templates that killed processes left.
     """
     if settings.templates == "off" or isinstance(made.freezing, CannotFreeze):
         return NoTemplates()
@@ -133,9 +125,10 @@ def templates(
 
 
 def warm_pool(settings: Settings, held: Callable[[], int]) -> WarmPool[WarmMachine]:
-    """A pool that may have the slots which environments leave; `held` says how many they have.
+    """Return a pool that may use the slots that environments leave free.
 
-    It leaves a port for a create, too.
+    `held` returns the number of slots that environments hold. The pool leaves one port for a
+    create.
     """
     size = settings.default_memory_mb << 20
     slots = min(settings.max_environments, settings.ssh_port_max - settings.ssh_port_base - 1)
@@ -147,11 +140,14 @@ def warm_pool(settings: Settings, held: Callable[[], int]) -> WarmPool[WarmMachi
 
 
 EncloseMachine = Callable[[Resources, int], Callable[[], None]]
-"""For a machine with these resources and the number of its process; see `infra.confined`."""
+"""Limits a process, by its id, to the resources of its machine; see `waggle.infra.shared.cgroups`.
+
+Returns a function that removes the limits once the process is dead.
+"""
 
 
 class Chosen(NamedTuple):
-    """A hypervisor, its name with the acceleration, and why it is this one."""
+    """A hypervisor, its name with the acceleration, and why it was chosen."""
 
     hypervisor: Hypervisor
     label: str
@@ -159,9 +155,9 @@ class Chosen(NamedTuple):
 
 
 def hypervisor(settings: Settings, enclose: EncloseMachine | None = None) -> Chosen:
-    """`enclose` limits what a machine's process may use.
+    """Choose and build the hypervisor. `enclose` limits the resources of a machine's process.
 
-    Raises SettingsInvalid or SetupIncomplete when what is demanded cannot be had.
+    Raises SettingsInvalid or SetupIncomplete when the demanded hypervisor cannot be used.
     """
     acceleration = choose_acceleration(settings.accel, read_kvm_facts())
     facts = read_krun_facts(settings.libkrun_path)
@@ -189,7 +185,7 @@ def hypervisor(settings: Settings, enclose: EncloseMachine | None = None) -> Cho
 
 
 def library(settings: Settings) -> Library:
-    """Whether libkrun can be used here."""
+    """Return whether libkrun can be used here, and the remedy if not."""
     facts = read_krun_facts(settings.libkrun_path)
     return Library(facts.problem, facts.mend)
 
@@ -198,7 +194,10 @@ log = structlog.get_logger(__name__)
 
 
 def machine_groups(settings: Settings, stack: contextlib.AsyncExitStack) -> EncloseMachine | None:
-    """Make them, for as long as the stack lives; None without them, as `doctor` says."""
+    """Make the control groups of machines, which end with the stack.
+
+    Returns None where they cannot be made; `waggle doctor` reports why.
+    """
     found = place(read_facts())
     if isinstance(found, Nowhere):
         log.debug("machines_without_cgroups", why=found.problem, mend=found.mend)
@@ -219,7 +218,7 @@ def machine_groups(settings: Settings, stack: contextlib.AsyncExitStack) -> Encl
 
 
 AT_LEAST: Final = 10.0
-"""Seconds, however short the grace of calls is."""
+"""Seconds for machines to end, however short the grace of calls is."""
 
 
 async def end_machines(
@@ -229,9 +228,9 @@ async def end_machines(
     *,
     at_least: float = AT_LEAST,
 ) -> None:
-    """Call `end`, which goes on if the caller is cancelled, and give up after `grace` seconds.
+    """Call `end`, and give up after `grace` seconds, but not before `at_least` seconds.
 
-    `end` has `at_least` seconds. When it is given up, what `left` returns is logged.
+    `end` continues if the caller is cancelled. On giving up, logs the value of `left()`.
     """
     with anyio.move_on_after(max(grace, at_least), shield=True) as scope:
         await end()

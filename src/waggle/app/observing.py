@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings as the parts that say who may call and that keep count of calls.
+"""Access rules, rate limit, metrics, audit log and egress log, built from `Settings`.
 
-Used by the composition root only. Knows no services: what they tell comes through an `Observer`.
+Used by `waggle.app.root` and `waggle.app.http`. Knows no use case: services report events through
+an `Observer`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Who is told what happens, the page of /metrics if there is one, and what SIGHUP does."""
+    """The observer of events, the page of /metrics if there is one, and the action of SIGHUP."""
 
     observer: Observer
     scrape: Scrape | None = None
@@ -46,7 +47,7 @@ class Watch:
 
 
 def access_rules(settings: Settings) -> AccessRules:
-    """Who may call. Raises SettingsInvalid when the tokens file or the CA bundle is unusable."""
+    """Return who may call. Raises SettingsInvalid if the tokens file or CA bundle is unusable."""
     if not settings.authenticates:
         return OPEN
     tokens = (
@@ -78,12 +79,12 @@ def access_rules(settings: Settings) -> AccessRules:
 
 
 def public_names(settings: Settings) -> tuple[str, ...]:
-    """The host name under which OAuth clients know this server, if they do."""
+    """Return the host name under which OAuth clients know this server, if there is one."""
     return (urlsplit(settings.resource_url).netloc,) if settings.oauth_issuer else ()
 
 
 def rates(settings: Settings) -> RateLimiter | None:
-    """How many calls an owner may make."""
+    """Return the limiter of an owner's calls per minute, or None for no limit."""
     per_minute = settings.max_calls_per_minute
     return RateLimiter(per_minute, time.monotonic) if per_minute else None
 
@@ -94,7 +95,10 @@ def watching(
     states: Callable[[], Iterable[State]],
     warm: Callable[[], Mapping[str, int]] = dict[str, int],
 ) -> Generator[Watch]:
-    """What keeps count, open until the block ends. Raises SettingsInvalid for the audit log."""
+    """Open metrics and audit log until the block ends.
+
+    Raises SettingsInvalid when the audit log cannot be opened.
+    """
     metrics = Metrics(states, settings.max_environments, warm) if settings.metrics else None
     audit = None
     if settings.audit_log is not None:
@@ -112,7 +116,7 @@ def watching(
 
 
 class Denied(NamedTuple):
-    """Where a guest did not get, and the code of the verdict."""
+    """A destination that a guest was denied, and the code of the verdict."""
 
     host: str
     port: int
@@ -124,7 +128,10 @@ def egress_log(
     environment: str,
     later: Callable[[float, Callable[[], None]], None] = after,
 ) -> OnDecision:
-    """Tells what a guest is kept from, in a line a second at most. What it may do is its own."""
+    """Return a callback that logs denied connections of a guest, at most one line a second.
+
+    Allowed connections are not logged: they are private to the guest.
+    """
 
     def tell(denied: Denied, more: int) -> None:
         counted = {"more_in_last_second": more} if more else {}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The composition root: every part is built here from `Settings`, and nowhere else.
+"""The composition root: it builds every part of a server from `Settings`.
 
-Used by `waggle.app.http` and `waggle.app.stdio`. Owns the data directory's lock, the state, one
-task group and their order of shutdown; knows no use case.
+Used by `waggle.app.http` and `waggle.app.stdio`. Owns the data directory's lock, the state database
+and one task group, and orders their shutdown. Knows no use case.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """What the composition root hands out."""
+    """The parts that servers use."""
 
     settings: Settings
     environments: EnvironmentService
@@ -88,7 +88,7 @@ class App:
 
 
 def new_id() -> str:
-    """A fresh id."""
+    """Return a fresh id."""
     return str(uuid.uuid4())
 
 
@@ -99,7 +99,7 @@ async def open_app(
     """Build everything, recover from an earlier server, and at the end destroy everything.
 
     Raises DataDirBusy when another server owns the data directory, and SettingsInvalid or
-    SetupIncomplete for what only shows when it is tried.
+    SetupIncomplete for settings whose faults only show in use.
     """
     places = Places.of(settings)
     async with contextlib.AsyncExitStack() as stack:
@@ -187,7 +187,7 @@ async def open_app(
 
 @contextlib.contextmanager
 def _own(places: Places) -> Generator[None]:
-    """Hold the data directory, made if need be. Raises DataDirBusy or SettingsInvalid."""
+    """Make the directories and lock the data directory. Raises DataDirBusy or SettingsInvalid."""
     lock = FileLock(places.lock)
     try:
         for directory in (places.data, places.environments, places.cache, places.disks):
@@ -211,7 +211,7 @@ def _own(places: Places) -> Generator[None]:
 
 @contextlib.asynccontextmanager
 async def _tasks() -> AsyncGenerator[anyio.abc.TaskGroup]:
-    """The one task group: watchers and the reaper, cancelled at the end."""
+    """Open the server's task group, for watchers and the reaper, and cancel it at the end."""
     async with together() as group:
         yield group
         group.cancel_scope.cancel()
@@ -227,7 +227,7 @@ def _local_host(
     images: ImageService,
     pool: WarmPool[WarmMachine],
 ) -> LocalHost:
-    limit_resolver(os.environ)  # noqa: TID251 (the C library's, not ours)
+    limit_resolver(os.environ)  # noqa: TID251 (read by the C library)
     lookups = Lookups(system_lookup)
     policy = AddressPolicy(settings.egress_allow_cidrs)
 

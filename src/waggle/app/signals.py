@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals of a server: the first SIGINT or SIGTERM asks it to stop, the second to stop at once.
+"""Signals of a server, and the watchdog that ends the process when its event loop has died.
 
-SIGHUP makes it open its files again, where it has any to open.
-Used by `waggle.app.http` and `waggle.app.stdio`. Knows nothing of servers.
-
-Ends the process when its event loop has died. Used by `waggle.cli.serve`; knows no server.
-
-A loop that ran out of memory, or that never comes back from one callback, would leave a process
-that holds the port and its machines and serves nobody. When the process ends, its machines end with
-it, and whoever supervises it starts it anew.
+The first SIGINT or SIGTERM asks the server to stop, the second to stop at once; SIGHUP makes it
+reopen its files. Used by `waggle.app.http`, `waggle.app.stdio` and `waggle.cli.serve`. A loop that
+ran out of memory, or that never returns from one callback, would leave a process that holds the
+port and its machines and serves no client. When the process ends, its machines end with it, and
+its supervisor restarts it. Knows no server.
 """
 
 from __future__ import annotations
@@ -30,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 class Signals:
-    """What was received so far. Run `receive` as long as no signal may end the process."""
+    """The signals received so far. Run `receive` while no signal may end the process."""
 
     def __init__(self) -> None:
         self._stop, self._at_once = anyio.Event(), anyio.Event()
@@ -38,7 +35,7 @@ class Signals:
     async def receive(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        """Take every signal until cancelled, so that none can end the clean-up half-way."""
+        """Receive every signal until cancelled, so that none can interrupt the clean-up."""
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
             async for received in signals:
@@ -46,7 +43,7 @@ class Signals:
                 (self._at_once if self._stop.is_set() else self._stop).set()
 
     async def control(self, stop: Callable[[], None], at_once: Callable[[], None]) -> None:
-        """Call `stop` at the first signal, even if it came before, `at_once` at the second."""
+        """Call `stop` at the first signal, even an earlier one, and `at_once` at the second."""
         await self._stop.wait()
         stop()
         await self._at_once.wait()
@@ -66,16 +63,16 @@ async def on_hangup(
 
 EXIT_CODE = 70
 DEAD_SECONDS = 300
-"""A loop that has not turned for so long is dead; slow disks come back earlier."""
+"""A loop that ran no callback for this time is dead; slow disks respond earlier."""
 _TICK = 1.0
 _LAST_WORDS_SECONDS = 5
 
 
 def run(main: Callable[..., Awaitable[None]], *args: Any, dead_after: int = DEAD_SECONDS) -> None:
-    """Run `main` as `anyio.run` does, and raise what it raises, as long as the loop lives.
+    """Run `main` as `anyio.run` does, and raise what it raises.
 
-    When the loop fails, or has not turned for `dead_after` seconds, the process ends at once with
-    EXIT_CODE, after the tracebacks of all threads.
+    When the loop fails, or runs no callback for `dead_after` seconds, print the tracebacks of all
+    threads and end the process at once with EXIT_CODE.
     """
 
     async def watched() -> None:
@@ -86,7 +83,10 @@ def run(main: Callable[..., Awaitable[None]], *args: Any, dead_after: int = DEAD
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """Its own failures end the process. Those of tasks and callbacks are not its own."""
+    """An event loop whose own failures, not those of tasks and callbacks, end the process.
+
+    A MemoryError that is reported to the loop ends it, too.
+    """
 
     def run_forever(self) -> None:
         try:
@@ -112,10 +112,10 @@ def _watching(loop: asyncio.AbstractEventLoop, dead_after: int) -> Generator[Non
 
 
 def _watch(loop: asyncio.AbstractEventLoop, over: threading.Event, dead_after: int) -> None:
-    """Ticks count, not the clock: while the process itself stands still, there are none."""
+    """Watch the loop. Counts ticks instead of time: a stopped process has no ticks."""
     while not over.is_set():
         turned = threading.Event()
-        with contextlib.suppress(MemoryError, RuntimeError):  # a closed loop is over soon
+        with contextlib.suppress(MemoryError, RuntimeError):  # a closed loop ends soon
             loop.call_soon_threadsafe(turned.set)
         for _ in range(dead_after):
             if turned.wait(_TICK) or over.is_set():
@@ -126,8 +126,8 @@ def _watch(loop: asyncio.AbstractEventLoop, over: threading.Event, dead_after: i
 
 
 def _end(why: str) -> None:
-    """Say why, and end; also where nobody reads what is said."""
-    signal.setitimer(signal.ITIMER_REAL, _LAST_WORDS_SECONDS)  # whose signal ends the process
+    """Print the reason and end the process, even if stderr is not read."""
+    signal.setitimer(signal.ITIMER_REAL, _LAST_WORDS_SECONDS)  # SIGALRM ends the process
     with contextlib.suppress(OSError, ValueError, MemoryError):
         os.write(2, f"waggle: {why}; this process ends, and its machines with it.\n".encode())
         faulthandler.dump_traceback(2)

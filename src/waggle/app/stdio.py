@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server for one stdio client: the parts of `waggle.app.root`, a state of its own, no socket.
+"""A server for one stdio client: the parts of `waggle.app.root` and private state, no socket.
 
-Used by `waggle serve --stdio`. Everything it made ends with it.
-
-A state directory for one short-lived server, and the end of those that dead servers left.
-
-Used by the composition root: desktop clients start several stdio servers at once, beside one that
-listens, and each needs its own. Below `root`, which they share, lies one directory for each, held
-by a lock in it; `root/.lock` guards their making and their sweeping.
+Used by `waggle.cli.serve`. Desktop clients start several stdio servers at once, beside one that
+listens, so every stdio server gets its own state directory below a shared `root`, and holds a lock
+in it. `root/.lock` guards making and sweeping these directories. `waggle.app.http` sweeps what dead
+servers left. Everything that the server made ends with it.
 """
 
 from __future__ import annotations
@@ -41,9 +38,10 @@ WAIT_SECONDS = 60.0
 
 @contextlib.asynccontextmanager
 async def private_state(root: Path) -> AsyncGenerator[Path]:
-    """An empty directory below `root`, removed at the end; leftovers of dead servers go first.
+    """Make an empty directory below `root`, and remove it when the block ends.
 
-    Raises SettingsInvalid when it cannot be made, TimedOut when `root` stays locked for a minute.
+    First removes what dead servers left. Raises SettingsInvalid when the directory cannot be made,
+    TimedOut when `root` stays locked for a minute.
     """
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -66,15 +64,15 @@ async def private_state(root: Path) -> AsyncGenerator[Path]:
 
 
 async def sweep(root: Path) -> None:
-    """Remove what dead servers left below `root`: machines that still run, files. Idempotent.
+    """Remove what dead servers left below `root`: running machines, files. Idempotent.
 
-    What cannot be removed is logged and left for the next time.
+    Logs what cannot be removed, and leaves it for the next time.
     """
     if not root.is_dir():
         return
     lock = FileLock(root / ".lock")
     try:
-        if lock.try_acquire():  # else another server is at it
+        if lock.try_acquire():  # else another server is sweeping
             try:
                 await _sweep(root)
             finally:
@@ -99,7 +97,7 @@ async def _sweep(root: Path) -> None:
             if not alive.try_acquire():
                 continue
         except OSError:
-            continue  # its owner is just removing it
+            continue  # its server is removing it
         try:
             await _kill_machines(directory / "state.db")
             shutil.rmtree(directory)
@@ -111,7 +109,7 @@ async def _sweep(root: Path) -> None:
 
 
 async def _kill_machines(state: Path) -> None:
-    """Kill what the record names and what still is the same process. They mostly died before."""
+    """Kill the VMMs in the records that are still the same processes; most are dead already."""
     if not state.exists():
         return
     store = await SqliteStore.open(state)
@@ -129,9 +127,8 @@ log = structlog.get_logger(__name__)
 async def serve_stdio(settings: Settings, wire: Wire) -> None:
     """Serve until the client closes its side or is gone, or until SIGINT or SIGTERM.
 
-    A second signal ends the grace of the first.
-    When it returns, every environment of the client is destroyed. Raises what `open_app` and
-    `private_state` raise, also inside groups of one.
+    A second signal ends the grace of the first. When it returns, every environment of the client is
+    destroyed. Raises the errors of `open_app` and `private_state`, also inside groups of one.
     """
     signals = Signals()
     async with anyio.create_task_group() as group:

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings as the plain values that services take, and the one service that commands need, too.
+"""The plain values that services take, made from `Settings`; the image service; the clock.
 
-Used by the composition root and by commands, which do without its imports: those take seconds.
-
-The one clock of a server, made by the composition root.
+Used by `waggle.app.root`, and by commands, which avoid the root's imports: those take seconds.
 """
 
 from __future__ import annotations
@@ -33,9 +31,9 @@ from waggle.service.local.warm_machine import WarmKind
 from waggle.service.programs.execution import ExecutionLimits
 
 AUTH_FILES = (".config/containers/auth.json", ".docker/config.json")
-"""Where podman and docker keep credentials, below the home directory."""
+"""The paths below the home directory where podman and docker keep credentials."""
 _WARM_SECONDS = 600.0
-"""Much: it runs in the background, which gives way to everything else."""
+"""Long, because warming runs in the background, which gives way to everything else."""
 _WARM_CODE = {
     RuntimeName.DATA: b"""
 import io, numpy, pandas, matplotlib.pyplot
@@ -43,7 +41,7 @@ pandas.DataFrame({"x": [0, 1]}).plot()
 matplotlib.pyplot.savefig(io.BytesIO())
 """
 }
-"""What first calls mostly begin with. Where an image lacks it, nothing is lost but the time."""
+"""Code that most first calls begin with. Where an image lacks a module, only time is lost."""
 EXTENSIONS = {
     RuntimeName.PYTHON: ".py",
     RuntimeName.NODE: ".js",
@@ -53,7 +51,10 @@ EXTENSIONS = {
 
 
 def offer(settings: Settings) -> Offer:
-    """What clients are shown that do not choose, of what the operator allows."""
+    """Return the toolsets shown to clients that do not choose, and the allowed ones.
+
+    Raises SettingsInvalid when none of the shown tools is allowed.
+    """
     shown, allowed = settings.toolsets, settings.toolsets_allowed
     if allowed is None:
         allowed = ALL_TOOLSETS if shown == frozenset({Toolset.CORE}) else shown
@@ -67,7 +68,7 @@ def offer(settings: Settings) -> Offer:
 
 
 def runtimes(settings: Settings) -> dict[RuntimeName, Runtime]:
-    """The runtimes as configured, their commands checked; data is python by another image."""
+    """Return the configured runtimes; data is python with another image."""
     python = (settings.runtime_python_exec_command, settings.runtime_python_install_command)
     commands = {
         RuntimeName.PYTHON: python,
@@ -94,9 +95,9 @@ def runtimes(settings: Settings) -> dict[RuntimeName, Runtime]:
 
 
 def warm_up(settings: Settings) -> dict[RuntimeName, Command]:
-    """What a machine of each runtime runs before it is frozen or waits.
+    """Return the command that a machine of a runtime runs before it is frozen or kept warm.
 
-    It leaves in memory what the first calls read from the disk.
+    It loads into memory what the first calls would read from the disk.
     """
     return {name: _warming(runtime) for name, runtime in runtimes(settings).items()}
 
@@ -114,7 +115,7 @@ def _warming(runtime: Runtime) -> Command:
 
 
 def warm_kinds(settings: Settings) -> dict[WarmKind, int]:
-    """What the pool keeps: for each runtime the environment that a create gets by default."""
+    """Return how many machines the warm pool keeps: by runtime, with a create's defaults."""
     preset = limits(settings)
     return {
         WarmKind(runtime, preset.images[runtime], preset.resources): number
@@ -123,7 +124,7 @@ def warm_kinds(settings: Settings) -> dict[WarmKind, int]:
 
 
 def image_references(settings: Settings) -> dict[RuntimeName, str]:
-    """Which image each runtime boots."""
+    """Return the image of every runtime."""
     return {
         RuntimeName.PYTHON: settings.image_python,
         RuntimeName.NODE: settings.image_node,
@@ -133,7 +134,7 @@ def image_references(settings: Settings) -> dict[RuntimeName, str]:
 
 
 def limits(settings: Settings, several_owners: SeveralOwners = one_owner) -> Limits:
-    """What clients get and how many of it."""
+    """Return the defaults and limits of environments."""
     return Limits(
         max_environments=settings.max_environments,
         resources=Resources(settings.default_cpus, settings.default_memory_mb, settings.scratch_mb),
@@ -163,7 +164,10 @@ def limits(settings: Settings, several_owners: SeveralOwners = one_owner) -> Lim
 
 
 def certificates(settings: Settings) -> bytes:
-    """The operator's certificate authorities. Raises SettingsInvalid when they cannot be read."""
+    """Return the operator's certificate authorities in PEM; empty if none are configured.
+
+    Raises SettingsInvalid when the file cannot be read or holds none.
+    """
     if settings.ca_bundle is None:
         return b""
     try:
@@ -178,7 +182,7 @@ def certificates(settings: Settings) -> bytes:
 
 
 def execution_limits(settings: Settings) -> ExecutionLimits:
-    """How long a call may take and how much it may say."""
+    """Return the limits of a call's time and output."""
     return ExecutionLimits(
         wait=settings.default_exec_timeout.total_seconds(),
         max_timeout=settings.max_exec_timeout.total_seconds(),
@@ -188,7 +192,7 @@ def execution_limits(settings: Settings) -> ExecutionLimits:
 
 
 def registry_options(settings: Settings) -> RegistryOptions:
-    """How registries are reached. Raises SettingsInvalid when the CA bundle cannot be read."""
+    """Return how to reach registries. Raises SettingsInvalid when the CA bundle is unusable."""
     given = settings.registry_auth_file
     return RegistryOptions(
         insecure=settings.insecure_registries,
@@ -200,36 +204,39 @@ def registry_options(settings: Settings) -> RegistryOptions:
 
 
 def _named_registries(settings: Settings) -> frozenset[str]:
-    """The registries that the operator's own settings name."""
+    """Return the registries that the operator's settings name."""
     images = (*settings.allowed_images, *image_references(settings).values())
     default = f"{settings.default_registry}/any"
     return frozenset(map(named_registry, (*images, default))) | settings.registry_mirrors.keys()
 
 
 def data_room(settings: Settings) -> DiskRoom:
-    """The room of the data directory."""
+    """Return the room of the data directory."""
     reserve = settings.disk_reserve_mb << 20
     return DiskRoom("the data directory (WAGGLE_DATA_DIR)", Places.of(settings).data, reserve)
 
 
 def cache_room(settings: Settings) -> DiskRoom:
-    """The room of the image cache, which may be on another disk."""
+    """Return the room of the image cache, which may be on another disk."""
     reserve = settings.disk_reserve_mb << 20
     return DiskRoom("the image cache (WAGGLE_IMAGE_CACHE_DIR)", Places.of(settings).cache, reserve)
 
 
 def rooms(settings: Settings) -> tuple[DiskRoom, ...]:
-    """Of all disks that the server writes to."""
+    """Return the rooms of all directories that the server writes to."""
     return data_room(settings), cache_room(settings)
 
 
 def image_reference(settings: Settings, text: str) -> ImageReference:
-    """What a user's text means as an image of a registry. Raises InvalidArgument."""
+    """Parse a user's text as a reference to an image of a registry. Raises InvalidArgument."""
     return parse_reference(text, settings.default_registry)
 
 
 def image_service(settings: Settings, several_owners: SeveralOwners = one_owner) -> ImageService:
-    """Images and their disks. Raises SettingsInvalid when the CA bundle cannot be read."""
+    """Return the service of images and disks.
+
+    Raises SettingsInvalid when the CA bundle is unusable.
+    """
     places = Places.of(settings)
     return ImageService(
         store=places.images,
@@ -245,9 +252,9 @@ def image_service(settings: Settings, several_owners: SeveralOwners = one_owner)
 
 
 def steady_clock() -> Clock:
-    """The wall clock of this moment, carried on by the monotonic one, so that it never jumps.
+    """Return the clock of a server: it starts at the wall clock's time and never jumps.
 
-    See `domain.protocols.Clock`.
+    It continues with the monotonic clock. See `waggle.domain.observer.Clock`.
     """
     start, origin = datetime.now(UTC), time.monotonic()
     return lambda: start + timedelta(seconds=time.monotonic() - origin)

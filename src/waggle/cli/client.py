@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line as an MCP client of the running server."""
+"""The command line as an MCP client of the running server: connecting, calling, finding."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from waggle.tasks import errors_in
 
 
 def server_url(settings: Settings) -> str:
-    """Where the server of these settings is reached."""
+    """Return the URL of the server of these settings."""
     host = settings.listen_addr.host
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{settings.listen_addr.port}/mcp"
 
 
 class Unauthorized(WaggleError):
-    """The server wants to know who calls, or knows no such token."""
+    """The server requires authentication, or refuses the token."""
 
     code = "unauthorized"
 
 
 class ShuttingDown(WaggleError):
-    """The server answers, but takes no more calls."""
+    """The server answers, but accepts no more calls."""
 
     code = "shutting_down"
     retryable = True
@@ -43,16 +43,16 @@ class ShuttingDown(WaggleError):
 
 @asynccontextmanager
 async def connected(url: str, token: str = "") -> AsyncGenerator[Client]:
-    """A connected client, which sends the token if there is one, and is offered every tool.
+    """Connect a client, which sends the token if there is one and requests every toolset.
 
-    Raises SetupIncomplete when no server of MCP answers, or not any more, ShuttingDown and
-    Unauthorized. What the block raises comes out as it is, not inside the groups of the client's
-    tasks.
+    Raises SetupIncomplete when no MCP server answers or it has stopped, ShuttingDown and
+    Unauthorized. An exception of the block is raised as it is, not inside the exception groups of
+    the client's tasks.
     """
     refused: list[int] = [0]
 
     async def note(answer: httpx2.Response) -> None:
-        """The SDK's errors do not tell the status."""
+        """Remember the status, which the SDK's errors do not contain."""
         if answer.status_code in _TELLING:
             refused.append(answer.status_code)
 
@@ -74,12 +74,12 @@ async def connected(url: str, token: str = "") -> AsyncGenerator[Client]:
 
 
 def connected_by(settings: Settings) -> contextlib.AbstractAsyncContextManager[Client]:
-    """A client of the server of these settings, as `connected`."""
+    """Connect a client to the server of these settings, as `connected` does."""
     return connected(server_url(settings), settings.token.get_secret_value())
 
 
 def _told(cause: httpx2.HTTPError | MCPError, url: str, token: str, status: int) -> WaggleError:
-    """What went wrong with the server, for a person. `status` is 0 or the last telling one."""
+    """Return the error for a person. `status` is the last one of `_TELLING`, or 0."""
     if status in (401, 403):
         return _unauthorized(url, token, status)
     if isinstance(cause, httpx2.ConnectError):
@@ -87,7 +87,7 @@ def _told(cause: httpx2.HTTPError | MCPError, url: str, token: str, status: int)
             f"No server answers at {url}.",
             hint="Start it with 'waggle serve', or set WAGGLE_LISTEN_ADDR to its address.",
         )
-    # The SDK has the same code for a connection that was closed.
+    # The SDK uses the same code for a closed connection.
     if status == 503 and isinstance(cause, MCPError) and cause.error.code == SERVER_BUSY:
         return ShuttingDown(f"The server at {url} is shutting down.")
     if isinstance(cause, MCPError) and (told := refused_request(cause)):
@@ -120,7 +120,7 @@ async def call(client: Client, tool: str, **arguments: object) -> dict[str, Any]
 async def call_telling(
     client: Client, tell: Callable[[str], None], tool: str, **arguments: object
 ) -> dict[str, Any]:
-    """As `call`; `tell` hears what the tool does meanwhile."""
+    """Call a tool as `call` does, and pass its progress to `tell`."""
 
     async def heard(progress: float, total: float | None, message: str | None) -> None:
         tell(message or f"{progress:g} of {total or 1:g}")
@@ -135,7 +135,10 @@ def _result(tool: str, result: CallToolResult) -> dict[str, Any]:
 
 
 async def find(client: Client, wanted: str) -> dict[str, Any]:
-    """The environment with this id, beginning of id, or name. Raises NotFound, InvalidArgument."""
+    """Find the environment with this id, beginning of id, or name.
+
+    Raises NotFound, and InvalidArgument if there are several.
+    """
     listed = await call(client, "list_environments")
     rows = cast("list[dict[str, Any]]", listed.get("environments", []))
     exact = [row for row in rows if wanted in (row["environment_id"], row["name"])]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle demo`: start a server of its own, use it as an MCP client would, show results and times.
+"""`waggle demo`: start a server, use it as an MCP client would, show results and times.
 
 The server is a real `waggle serve` on a free port, with the images of this installation and a data
 directory that is deleted at the end.
@@ -30,7 +30,7 @@ from waggle.config import Settings, load, process_environment
 from waggle.domain.errors import SetupIncomplete
 
 START_SECONDS = 120.0
-"""Only for one that hangs: its end is seen at once. A busy machine has been seen to take 30."""
+"""Only for a server that hangs: its end is noticed at once. A start on a busy host took 30 s."""
 STOP_SECONDS = 30.0
 PACKAGE = "humanize"
 PROGRAM = """\
@@ -43,7 +43,7 @@ FILE = "/home/sandbox/notes/hello.txt"
 
 
 def demo() -> None:
-    """Run the whole main job once. Raises SetupIncomplete when this machine is not ready."""
+    """Run the main job once from start to end. Raises SetupIncomplete if this host is not ready."""
     settings = load()
     build(["python"], only_missing=True)
     environ = process_environment()
@@ -68,7 +68,7 @@ def _told() -> None:
 
 
 async def _tour(client: Client) -> None:
-    """The steps; when one fails, the server destroys the environment at its own end."""
+    """Run the steps. When one fails, the server destroys the environment as it stops."""
     created = await _step(
         client, "Create a python environment", "create_environment", runtime="python"
     )
@@ -95,7 +95,7 @@ async def _tour(client: Client) -> None:
 
 
 async def _step(client: Client, title: str, tool: str, **arguments: object) -> dict[str, Any]:
-    """Call a tool with live progress and show what it said. Raises SetupIncomplete on an error."""
+    """Call a tool with live progress and show its text. Raises SetupIncomplete on an error."""
     with working(title) as detail:
 
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
@@ -113,7 +113,7 @@ async def _step(client: Client, title: str, tool: str, **arguments: object) -> d
 
 @asynccontextmanager
 async def _server(settings: Settings, environ: Mapping[str, str]) -> AsyncGenerator[str]:
-    """A `waggle serve` of our own; stopped and its data deleted at the end."""
+    """Run a `waggle serve` until the block ends, then stop it and delete its data."""
     with tempfile.TemporaryDirectory(prefix="waggle-demo-") as data:
         port = _free_port()
         process = await asyncio.create_subprocess_exec(
@@ -137,7 +137,7 @@ async def _server(settings: Settings, environ: Mapping[str, str]) -> AsyncGenera
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """Ask it to stop; it destroys what it has. Kill it only when it does not obey."""
+    """Ask the server to stop, so that it destroys its environments; kill it if it does not."""
     if process.returncode is None:
         process.terminate()
     with anyio.move_on_after(STOP_SECONDS):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle doctor`: run the preflight checks and print each with its mend."""
+"""`waggle doctor`: run the preflight checks and print the results with their remedies."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _MARKS = {Status.OK: "[green]ok  [/]", Status.WARN: "[yellow]warn[/]", Status.FA
 
 
 def doctor(*, as_json: bool, fix: bool = False) -> int:
-    """Print the results; 1 when the main job cannot run here.
+    """Print the results, and return 1 if the main job cannot run here, else 0.
 
-    With `fix` also the commands that mend what can be mended; nothing is changed.
+    With `fix`, print also the commands that repair problems. Changes nothing.
     """
     looked_at = subject(load())
     results = anyio.run(examine, looked_at)
@@ -46,7 +46,7 @@ def doctor(*, as_json: bool, fix: bool = False) -> int:
 
 
 def subject(settings: Settings) -> Subject:
-    """What is checked, from the settings."""
+    """Return the subject of the checks, from the settings."""
     places = Places.of(settings)
     return Subject(
         data_dir=settings.data_dir,
@@ -72,7 +72,7 @@ def subject(settings: Settings) -> Subject:
 
 
 async def _fixes(looked_at: Subject) -> list[str]:
-    """What to type here, in order."""
+    """Return the lines to show for `fix`, with the commands in order."""
     plan = await packages_plan()
     absent = [path for path in (looked_at.kernel, looked_at.kit) if not path.exists()]
     images = all(looked_at.images().values()) and not looked_at.outdated()
@@ -80,7 +80,7 @@ async def _fixes(looked_at: Subject) -> list[str]:
 
 
 def fixes(plan: Plan, *, parts: bool, images: bool) -> list[str]:
-    """The commands that mend what is missing or old: packages, guest's parts, images. Pure."""
+    """Return the commands that repair missing or old packages, guest parts and images. Pure."""
     lines: list[str] = []
     if not plan.done and not plan.can_act:
         lines += [step.command for step in plan.steps]
@@ -95,7 +95,7 @@ def fixes(plan: Plan, *, parts: bool, images: bool) -> list[str]:
 
 
 def _listens(places: Places, port: int) -> bool:
-    """Whether a server of another data directory holds the port."""
+    """Whether a server, perhaps with another data directory, holds the port."""
     return bool(held_by_listeners(port, places.lock.name))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: argv to one function. No logic; each command imports what it needs itself.
+"""The command line, which maps argv to one function. No logic; every command imports its own code.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed with a message that
 says what to do, 2 wrong usage, 130 interrupted.
@@ -187,9 +187,10 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def refusals(error: BaseException) -> list[WaggleError]:
-    """What to tell the user: the errors in a task group's bundle, unless it holds others, too.
+    """Return the errors of an exception group to show to the user.
 
-    Wherever a command meets a full disk, that is no fault of ours.
+    Empty if the group also holds other errors. A full disk counts as an error to show, wherever a
+    command meets it.
     """
     refused = [_refusal(inner) for inner in errors_in(error)]
     return [refusal for refusal in refused if refusal] if all(refused) else []

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that several commands have.
+"""Options that several commands share, and cyclopts' error formatters for unknown options.
 
-What to tell of options that a command does not have, where more is known than that.
-
-Error formatters of cyclopts, for `main`; every other mistake is told in its own words.
+Used by `main` and the modules of commands. A formatter adds a hint to an unknown option; other
+errors keep cyclopts' text.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def _as_typed(_kind: object, tokens: Sequence[Token]) -> object:
 
 
 Place = Annotated[Path, Parameter(converter=_as_typed)]
-"""A path for shells to complete, here or in an environment; as typed, for a last slash counts."""
+"""A path that shells complete, here or in an environment; as typed, since a final slash counts."""
 Repeated = Annotated[tuple[str, ...], Parameter(negative="", show_default=False)]
 """An option that may be given several times."""
 Recursive = Annotated[
@@ -63,14 +62,14 @@ _ADDRESS = {"port", "host", "bind", "address", "addr", "listen_addr", "listen_ad
 
 
 def of_serve(error: CycloptsError) -> object:
-    """An unknown option of serve usually names a setting."""
+    """Format an error of `serve`. Its unknown options usually name settings."""
     if not isinstance(error, UnknownOptionError):
         return CycloptsPanel(error)
     return CycloptsPanel(f"{error} {_setting(_option(error))}")
 
 
 def of_program(error: CycloptsError) -> object:
-    """What is no option of `exec` or `run` is mostly one of the program."""
+    """Format an error of `exec` or `run`. Their unknown options are mostly the program's."""
     if not isinstance(error, UnknownOptionError):
         return CycloptsPanel(error)
     return CycloptsPanel(

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live status of long work on stderr: a spinner on a terminal, plain lines elsewhere.
+"""The progress of long work on stderr, and the end of a command's work at a signal.
 
-End long work of a command at a signal, with its clean-up. Used by demo, exec and run.
+Progress is a spinner or a bar on a terminal, plain lines elsewhere. `interruptible` and `answered`
+cancel work with its clean-up, for the commands that use the server.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from waggle.tasks import together
 
 SLOW_SECONDS = 3.0
 _TITLE = 44
-"""Characters of a title beside a bar, so that details fit in, too."""
+"""Maximum characters of a title beside a bar, so that details fit."""
 console = Console(stderr=True, highlight=False, emoji=False)
 
 
 def say(text: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     console.print(text, markup=False, soft_wrap=True)
 
 
 @contextmanager
 def working(title: str) -> Generator[Callable[[str], None]]:
-    """Show `title` while the block runs, then how long it took; call the result with details."""
+    """Show `title` while the block runs, then the time it took; call the result with details."""
     started = time.monotonic()
     if sys.stderr.isatty():
         with console.status(title) as status:
@@ -47,9 +48,9 @@ def working(title: str) -> Generator[Callable[[str], None]]:
 
 @contextmanager
 def waiting(title: str) -> Generator[Callable[[str], None]]:
-    """As `working`, but nothing stays of it: for a step beside a program's own output.
+    """Show `title` as `working` does, but leave no trace: for a step beside a program's output.
 
-    Where there is no terminal, only what takes longer than SLOW_SECONDS is told, in one line.
+    Without a terminal, print one line, and only after SLOW_SECONDS.
     """
     if sys.stderr.isatty():
         with console.status(title) as status:
@@ -99,10 +100,9 @@ async def interruptible(
 ) -> T:
     """Do the work; at a signal, cancel it, let it clean up, and only then raise KeyboardInterrupt.
 
-    `tell` is called at the first signal; further ones change nothing, for clean-up has its own
-    bounds. A signal that this process was started to ignore, as by nohup, stays ignored. What the
-    work needs, such as a connection with tasks of its own, must be open around this call and not in
-    the work, which is cancelled as a whole.
+    `tell` is called at the first signal; further ones have no effect, since clean-up has its own
+    bounds. A signal that this process was started to ignore, as by nohup, stays ignored. The whole
+    work is cancelled, so open a connection with its own tasks around this call, not in the work.
     """
     interrupted = anyio.Event()
     done: list[T] = []
@@ -132,11 +132,11 @@ async def interruptible(
 
 
 async def answered(work: Callable[[], Awaitable[T]], seconds: float = ANSWER_SECONDS) -> T:
-    """What the work returns, also when this is cancelled meanwhile: then it has `seconds` left.
+    """Return the result of the work, even if cancelled meanwhile: then it has `seconds` left.
 
-    For a call that makes something on the server: whoever does not hear its answer cannot undo it.
-    The cancellation comes at the caller's next await; when no answer came in time, that is told,
-    and the cancellation comes at once.
+    For a call that makes something on the server, which cannot be undone without its answer. The
+    cancellation takes effect at the caller's next await. Without an answer in time, print that and
+    raise the cancellation at once.
     """
     done: list[T] = []
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server refused, in words for a person at a terminal. Pure; used by `client`.
+"""A server's refusals, in words for a person at a terminal. Pure.
 
-A server's advice is for models and names tools; a person has commands. Where there is no command
-that does the same, the advice is left out.
+Used by `client` and the commands. A server's advice is for models and names tools; a person has
+commands. Advice for which there is no equivalent command is left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from waggle.domain.errors import WaggleError
 from waggle.domain.toolset import naming, without
 
 _ERROR = "waggle/error"
-"""The key of our errors in `_meta`, as `waggle.mcp.errors` writes them."""
+"""The key of waggle's errors in `_meta`, as `waggle.mcp.errors` writes them."""
 _NEW, _LS, _CP, _EXEC = "'waggle env new'", "'waggle env ls'", "'waggle cp'", "'waggle exec'"
 COMMANDS: Mapping[str, str | None] = {
     "create_environment": _NEW,
@@ -51,7 +51,7 @@ COMMANDS: Mapping[str, str | None] = {
     "rollback_environment": "'waggle env rollback'",
     "run_code": "'waggle run'",
 }
-"""What a person types instead of calling the tool; None where there is nothing like it."""
+"""The command that replaces a tool; None where there is no such command."""
 _PARAMETERS = {
     "timeout_seconds": "--timeout-seconds",
     "timeout_minutes": "--timeout-minutes",
@@ -66,11 +66,11 @@ _WORDS = {name: command for name, command in COMMANDS.items() if command} | _PAR
 _IN_ADVICE = naming(list(_WORDS))
 _SURELY = [re.escape(name) for name in (*COMMANDS, *_PARAMETERS) if "_" in name]
 _IN_MESSAGE = re.compile(rf"(?<![\w/.'\"-])(?:{'|'.join(_SURELY)})(?![\w/'\"-]|\.\w)")
-"""A guest's or a caller's words may be in a message, so that quotes and paths are left alone."""
+"""A message may contain text of a guest or a client, so quotes and paths stay unchanged."""
 
 
 class CallRefused(WaggleError):
-    """A tool answered with an error. `reason` is its code, `result` what came along as data."""
+    """A tool answered with an error. `reason` is its code, `result` the data of the answer."""
 
     code = "call_refused"
 
@@ -86,12 +86,12 @@ class CallRefused(WaggleError):
         super().__init__(message, hint=hint)
         self.reason = reason
         self.wait = wait
-        """Seconds after which the same call will pass, where that is known."""
+        """Seconds after which the same call will succeed, if known."""
         self.result: Mapping[str, Any] = result or {}
 
 
 def advice(text: str) -> str:
-    """A server's advice with commands in place of tools, without what no command does."""
+    """Return a server's advice with commands in place of tools, without parts for no command."""
     kept = without(_NO_COMMAND, text)
     for phrase, command in _PHRASES.items():
         kept = kept.replace(phrase, command)
@@ -99,12 +99,12 @@ def advice(text: str) -> str:
 
 
 def message(text: str) -> str:
-    """A server's sentence about what happened, with commands in place of tools."""
+    """Return a server's message with commands in place of tools."""
     return _IN_MESSAGE.sub(lambda found: _WORDS.get(found[0], "this command"), text)
 
 
 def refused(tool: str, result: CallToolResult) -> CallRefused:
-    """What an error result of a tool says."""
+    """Return the error in a tool's error result."""
     told = (result.meta or {}).get(_ERROR)
     if not isinstance(told, dict):
         texts = [block.text for block in result.content if isinstance(block, TextContent)]
@@ -113,7 +113,7 @@ def refused(tool: str, result: CallToolResult) -> CallRefused:
 
 
 def refused_request(error: MCPError) -> CallRefused | None:
-    """What the protocol's error says; None when it is not one of ours."""
+    """Return waggle's error in an error of the protocol, or None if it holds none."""
     data: object = error.error.data
     told: object = cast("dict[str, Any]", data).get(_ERROR) if isinstance(data, dict) else None
     return _of("", cast("dict[str, Any]", told), None) if isinstance(told, dict) else None

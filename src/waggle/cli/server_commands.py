@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of `waggle serve`, as in `main`, which includes it."""
+"""The command line of `waggle serve`, which `main` includes. No logic, as in `main`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def serve(*, stdio: Stdio = False, listen: Listen = None) -> None:
         serve_stdio(settings, wire)
         return
     try:
-        settings = load(listen=listen)  # a bad value is told before the many imports of a server
+        settings = load(listen=listen)  # reports a bad value before the many imports of a server
     except SettingsInvalid as error:
         name = variable("listen_addr")
         if listen is None or name not in error.message:

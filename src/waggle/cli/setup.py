@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle setup`: system packages, guest kernel, guest kit. Idempotent; says what and why.
+"""`waggle setup`: system packages, guest kernel, guest kit. Idempotent; prints what and why.
 
-What a network behind a mirror or an intercepting proxy needs to be told, found on this host.
-
-Used by the demo and the tests, which must install a package wherever they run. A server never
-guesses like this: its operator sets WAGGLE_EGRESS_ALLOW_CIDRS and WAGGLE_CA_BUNDLE.
+`surroundings` finds the settings that a network behind a mirror or an intercepting proxy needs. It
+is for the demo and the tests, which must install a package wherever they run. A server never
+guesses: its operator sets WAGGLE_EGRESS_ALLOW_CIDRS and WAGGLE_CA_BUNDLE.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from waggle.infra.shared import debian
 
 
 def setup(*, yes: bool, tests: bool) -> None:
-    """Do what is missing. Raises SetupIncomplete with the exact commands when it may not."""
+    """Install what is missing. Raises SetupIncomplete, with the exact commands if not permitted."""
     anyio.run(_setup, load(), yes, tests)
 
 
@@ -48,7 +47,7 @@ async def _setup(settings: Settings, yes: bool, tests: bool) -> None:
 
 
 async def packages_plan(*, tests: bool = False) -> Plan:
-    """What to do about the system packages that are missing here. Changes nothing."""
+    """Return the plan for the system packages that are missing here. Changes nothing."""
     is_root = os.geteuid() == 0
     uses = SERVE | building(is_root=is_root) | (TEST if tests else frozenset[Use]())
     privilege = await detect_privilege(is_root=is_root, interactive=_interactive())
@@ -89,7 +88,7 @@ _BUNDLE_VARIABLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 def surroundings(environ: Mapping[str, str]) -> dict[str, str]:
-    """The settings that this network needs, without those that are set already."""
+    """Return the settings that this network needs, without those that are already set."""
     found: dict[str, str] = {}
     networks = sorted({network for host in package_hosts() for network in _unusual(host)})
     if networks:
@@ -101,7 +100,7 @@ def surroundings(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def package_hosts() -> set[str]:
-    """The hosts that package managers here would ask: pip's own default index and apt's mirror."""
+    """Return the hosts of package managers here: pip's default index and apt's mirror."""
     hosts = {_pip_constant("netloc"), _pip_constant("file_storage_domain")} - {""}
     try:
         host = urlsplit(debian.mirror(None)).hostname
@@ -111,7 +110,7 @@ def package_hosts() -> set[str]:
 
 
 def _pip_constant(name: str) -> str:
-    """What pip has built in; empty where there is no pip, or one that keeps it elsewhere."""
+    """Return a constant of pip; empty without pip, or with one that keeps it elsewhere."""
     try:
         module = import_module("pip._internal.models.index")
     except ImportError:
@@ -120,7 +119,7 @@ def _pip_constant(name: str) -> str:
 
 
 def _unusual(host: str) -> set[str]:
-    """The host's addresses that are not public, as networks of one address each."""
+    """Return the host's addresses that are not public, as networks of one address."""
     try:
         answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:

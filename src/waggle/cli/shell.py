@@ -35,12 +35,11 @@ def shell(environment: str) -> int:
 
 
 def keys(settings: Settings, identity: str, user: int) -> tuple[Path, str]:
-    """The environment's directory, and its port as the known hosts there say.
+    """Return the environment's directory, and its port from the known hosts there.
 
-    The server that listens may have been started with another data directory than the settings
-    here say; then it has its lock there. A lock of another user than `user` is not followed, for
-    root sees everybody's, and whoever wrote the keys decides where the shell opens. Raises
-    SetupIncomplete.
+    The listening server may use another data directory than these settings; then its lock is there.
+    A lock of another user than `user` is not followed: root sees every user's locks, and the writer
+    of the keys decides where the shell opens. Raises SetupIncomplete.
     """
     places = Places.of(settings)
     locks = held_by_listeners(settings.listen_addr.port, places.lock.name)
@@ -58,14 +57,14 @@ def keys(settings: Settings, identity: str, user: int) -> tuple[Path, str]:
 
 
 def _is_of(file: Path, user: int) -> bool:
-    """Whether the file itself, not what a link names, is the user's."""
+    """Whether the user owns the file itself, not the target of a link."""
     with contextlib.suppress(OSError):
         return file.lstat().st_uid == user
     return False
 
 
 def ssh_argv(ssh: str, directory: Path, port: str) -> list[str]:
-    """The ssh command: only this key, only the pinned host key, no configuration of the user."""
+    """Return the ssh command: only this key, only the pinned host key, no user configuration."""
     options = {
         "IdentitiesOnly": "yes",
         "IdentityAgent": "none",

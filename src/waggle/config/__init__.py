@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings: every `WAGGLE_*` variable, checked at the start, never changed afterwards.
+"""The settings: every `WAGGLE_*` variable, checked at the start, never changed afterwards.
 
-The only module that reads the process environment. Called by `waggle.app.root` and `waggle.cli`,
-which hand plain values down. The variables themselves are listed in `waggle.config.sections`. A
-variable that is unknown or cannot be used stops the start; nothing falls back silently.
+The only module that reads the process environment. Called by `waggle.cli` and `waggle.app`, which
+pass plain values down. The variables are listed in `waggle.config.sections`. A variable that is
+unknown or unusable prevents the start; there is no silent fallback.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Settings(
     EnvironmentSection,
     ServerSection,
 ):
-    """All settings, frozen. Made by `load`; tests may construct it with keyword arguments."""
+    """All settings, immutable. Made by `load`; tests may construct it with keyword arguments."""
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -113,9 +113,8 @@ def load(
 ) -> Settings:
     """Read the settings from `environ` (the process environment when not given).
 
-    An empty value counts as not set. `listen` stands in for WAGGLE_LISTEN_ADDR. Raises
-    SettingsInvalid with one line per variable that is unknown or cannot be used; values that look
-    secret are not repeated.
+    An empty value counts as not set. `listen` replaces WAGGLE_LISTEN_ADDR. Raises SettingsInvalid
+    with one line per variable that is unknown or unusable; secrets are not repeated.
     """
     environ = os.environ if environ is None else environ
     if listen is not None:
@@ -143,9 +142,9 @@ def process_environment() -> dict[str, str]:
 
 
 def name_user() -> None:
-    """Give this process's user a name where it has none, as under a container's random user id.
+    """Give this process's user a name if it has none, as under a container's random user id.
 
-    asyncssh asks for one before it connects, and takes no other way to be told. Idempotent.
+    asyncssh needs one before it connects, and takes it only from the process's user. Idempotent.
     """
     try:
         getpass.getuser()
@@ -154,7 +153,7 @@ def name_user() -> None:
 
 
 def default_data_dir(environ: Mapping[str, str], *, is_root: bool) -> Path:
-    """Say where data goes when WAGGLE_DATA_DIR is not set."""
+    """Return the data directory for when WAGGLE_DATA_DIR is not set."""
     if is_root:
         return Path("/var/lib/waggle")
     base = environ.get("XDG_DATA_HOME", "")
@@ -174,7 +173,7 @@ def variable(field: str) -> str:
 
 
 def accepted(field: str) -> str:
-    """Say in words what a setting accepts."""
+    """Return in words what a setting accepts."""
     info = fields()[field]
     for item in info.metadata:
         if isinstance(item, Accepts):
@@ -191,7 +190,7 @@ def accepted(field: str) -> str:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a variable's value must not be shown or stored, by its name."""
+    """Whether a variable's value must not be shown or stored, judging by its name."""
     return _SECRET.search(name) is not None
 
 
@@ -218,8 +217,8 @@ def _unknown(name: str) -> str:
 
 
 def nearest(name: str) -> str | None:
-    """The variable that somebody meant who wrote `name`, if one is close."""
-    # Without the prefix, which would make every short name look close to every other.
+    """Return the variable that `name` is a likely misspelling of, or None."""
+    # Compared without the prefix, which would make all short names similar.
     known = [field.upper() for field in fields()]
     near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), known, n=1, cutoff=0.65)
     return f"{PREFIX}{near[0]}" if near else None
@@ -235,7 +234,7 @@ def _explain(
             continue
         field = str(detail["loc"][0])
         if field == "image_cache_dir" and variable(field) not in given:
-            continue  # it follows data_dir, whose own line says it all
+            continue  # derived from data_dir, which has its own line
         name = variable(field)
         line = f"{name}={shown(name, values[field])} cannot be used: expected {accepted(field)}."
         if line not in lines:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `WAGGLE_*` variables about who may call, how much, and what is kept of it.
+"""The `WAGGLE_*` variables of access, quotas, metrics and the audit log.
 
-Joined by `waggle.config`; sections are listed in `waggle.config.sections`.
+Joined with the other sections by `waggle.config`; `waggle.config.sections` lists them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def parse_log_target(value: object) -> object:
 
 
 def is_url(text: str) -> bool:
-    """Whether it can be the URL of a resource (RFC 9728)."""
+    """Whether `text` looks like the URL of a resource (RFC 9728)."""
     return text.startswith(("https://", "http://"))
 
 
@@ -137,7 +137,7 @@ class AccessSection(Section):
 
     @property
     def authenticates(self) -> bool:
-        """Whether callers have to say who they are."""
+        """Whether clients have to authenticate."""
         return self.auth_tokens_file is not None or bool(self.oauth_issuer)
 
     @property

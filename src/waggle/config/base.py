@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every section of the settings is made of. Used by `waggle.config.sections` and beside it."""
+"""The base class and the fields of settings sections. Used by the modules of `waggle.config`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Whole = Annotated[int, BeforeValidator(parse_whole)]
 
 
 def setting(default: str, description: str, *, ge: int | None = None, le: int | None = None) -> Any:
-    """Describe one variable. `default` goes through the same parser as an operator's text."""
+    """Describe one variable. `default` is parsed like an operator's text."""
     return Field(default, description=description, validate_default=True, ge=ge, le=le)
 
 

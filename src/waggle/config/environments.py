@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings of environments: how many, how large, how long. A part of `config_sections`.
+"""The settings of environments and machines, and the runtimes' default install commands. Pure.
 
-The settings of machines: which hypervisor runs them, and how. A part of `config_sections`.
-
-How the runtimes install packages by default: the words before the packages. Pure.
-
-Read by the settings, whose commands replace these. They run as root, also in images that are not
-waggle's, so each looks at what it finds.
+`waggle.config.sections` includes the sections. An install command is the words before the packages;
+settings may replace it. The commands run as root, also in images that are not waggle's, so they
+detect what is installed.
 """
 
 from __future__ import annotations

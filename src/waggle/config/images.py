@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the `WAGGLE_*` variables about registries become values.
+"""Parsers and types of the `WAGGLE_*` variables about registries. Pure.
 
-See `waggle.config.parsers`. Pure.
+See `waggle.config.parsers`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _PATTERN = re.compile(r"[A-Za-z0-9._/:@*\[\]-]{1,512}")
 
 
 def parse_registries(value: object) -> object:
-    """Read a list of registries, as references name them: `host` or `host:port`."""
+    """Read a list of registries, written as in references: `host` or `host:port`."""
     if not isinstance(value, str):
         return value
     return frozenset(parse_registry(word) for word in split_words(value))
 
 
 def parse_registry(word: str) -> str:
-    """Return a registry as references spell it. Raises ValueError."""
+    """Return a registry in the spelling of references. Raises ValueError."""
     try:
         if word and "/" not in word:
             return check_default_registry(word)

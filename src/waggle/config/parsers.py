@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the text of one `WAGGLE_*` variable becomes a value: parsers and the types made of them.
+"""Parsers of the text of one `WAGGLE_*` variable, and the types built from them.
 
-Used by `waggle.config.sections` only. Pure: no environment, no files. A parser raises ValueError;
-its text is not shown, since the type's `Accepts` says what is accepted.
+Used by the sections in `waggle.config`. Pure: no environment, no files. A parser raises ValueError;
+its text is not shown, since the type's `Accepts` describes the accepted values.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _MIRROR = re.compile(r"(?:https?|file|copy)://[!-~]+")
 
 @dataclass(frozen=True, slots=True)
 class Accepts:
-    """What a type takes, in words, for error lines and for docs/configuration.md."""
+    """The values that a type accepts, in words, for error lines and docs/configuration.md."""
 
     words: str
 
 
 class ListenAddress(NamedTuple):
-    """Where the server listens. `host` has no brackets; port 0 lets the system choose."""
+    """The address to listen on. `host` has no brackets; with port 0 the system chooses."""
 
     host: str
     port: int
@@ -48,7 +48,7 @@ class ListenAddress(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can connect. A name other than localhost may be anything."""
+        """Whether only this host can connect. A name other than localhost counts as remote."""
         if self.host == "localhost":
             return True
         try:
@@ -88,7 +88,7 @@ def format_duration(value: timedelta) -> str:
 
 
 def parse_listen_address(value: object) -> object:
-    """Read `host:port`; an IPv6 address stands in brackets: `[::1]:8080`."""
+    """Read `host:port`, with an IPv6 address in brackets: `[::1]:8080`."""
     if not isinstance(value, str):
         return value
     host, colon, port = value.rpartition(":")
@@ -107,7 +107,7 @@ def parse_listen_address(value: object) -> object:
 
 
 def split_words(value: str) -> tuple[str, ...]:
-    """Split at commas; spaces around them do not count. An empty text is an empty list."""
+    """Split at commas, ignoring spaces around them. An empty text is an empty list."""
     words = [word.strip() for word in value.split(",")] if value.strip() else []
     if not all(words):
         raise ValueError("an empty word between commas")
@@ -115,7 +115,7 @@ def split_words(value: str) -> tuple[str, ...]:
 
 
 def parse_cidrs(value: object) -> object:
-    """Read a list of networks; host bits must be zero, so that a slip does not widen the list."""
+    """Read a list of networks. Host bits must be zero, so that a slip does not widen the list."""
     if not isinstance(value, str):
         return value
     return tuple(ip_network(word) for word in split_words(value))
@@ -135,7 +135,7 @@ def parse_ports(value: object) -> object:
 
 
 def parse_toolsets(value: object) -> object:
-    """Read names of sets of tools separated by commas or spaces; `full` and `all` are all."""
+    """Read names of toolsets separated by commas or spaces; `full` and `all` mean all of them."""
     if not isinstance(value, str):
         return value
     try:
@@ -145,12 +145,12 @@ def parse_toolsets(value: object) -> object:
 
 
 def parse_optional_toolsets(value: object) -> object:
-    """As `parse_toolsets`; None for nothing."""
+    """Read toolsets as `parse_toolsets` does; an empty text gives None."""
     return None if value == "" else parse_toolsets(value)
 
 
 def parse_warm_pool(value: object) -> object:
-    """Read `python:2,node:1`: each runtime at most once, each number above zero."""
+    """Read `python:2,node:1`: a runtime at most once, every number above zero."""
     if not isinstance(value, str):
         return value
     pairs = [word.partition(":") for word in split_words(value.lower())]
@@ -163,7 +163,7 @@ def parse_warm_pool(value: object) -> object:
 
 
 def parse_absolute_path(value: object) -> object:
-    """Read an absolute path; nothing is looked up, `~` is not expanded."""
+    """Read an absolute path without looking it up or expanding `~`."""
     if not isinstance(value, str):
         return value
     if not value.startswith("/") or "\0" in value:
@@ -177,12 +177,12 @@ def parse_optional_path(value: object) -> object:
 
 
 def lower(value: object) -> object:
-    """Make words of an enumeration independent of case."""
+    """Convert text to lower case, for enumerations that ignore case."""
     return value.lower() if isinstance(value, str) else value
 
 
 def matching(pattern: re.Pattern[str], *, empty: bool = False) -> BeforeValidator:
-    """Make a validator for texts that match `pattern` as a whole."""
+    """Return a validator of a text that must match all of `pattern`."""
 
     def check(value: object) -> object:
         if isinstance(value, str) and not (empty and not value) and not pattern.fullmatch(value):
@@ -193,7 +193,7 @@ def matching(pattern: re.Pattern[str], *, empty: bool = False) -> BeforeValidato
 
 
 def all_matching(pattern: re.Pattern[str]) -> BeforeValidator:
-    """Make a validator for lists of texts that each match `pattern` as a whole."""
+    """Return a validator of a list of texts that must all match all of `pattern`."""
 
     def check(value: object) -> object:
         if not isinstance(value, str):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where things are kept, derived from two settings. Pure.
+"""The paths of an installation, derived from two settings. Pure.
 
-`data` belongs to one server at a time; `cache` holds what can be made again and is shared.
+`data` belongs to one server at a time; `cache` holds files that can be rebuilt and is shared.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from waggle.config import Settings
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Paths of one installation; nothing here creates them."""
+    """The paths of one installation. Creates none of them."""
 
     data: Path
     cache: Path
 
     @classmethod
     def of(cls, settings: Settings) -> Places:
-        """The places that the settings name."""
+        """Return the paths that the settings name."""
         return cls(settings.data_dir, settings.image_cache_dir)
 
     @property
     def lock(self) -> Path:
-        """Held by the server that owns `data`."""
+        """The lock of the server that owns `data`."""
         return self.data / "server.lock"
 
     @property
@@ -41,7 +41,7 @@ class Places:
 
     @property
     def moments(self) -> Path:
-        """Moments of environments while somebody goes on from them."""
+        """Frozen machines of environments while other machines are resumed from them."""
         return self.data / "moments"
 
     @property
@@ -71,7 +71,7 @@ class Places:
 
     @property
     def templates(self) -> Path:
-        """Frozen machines, from which others go on."""
+        """Templates, from which machines are resumed."""
         return self.cache / "templates"
 
     @property

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every `WAGGLE_*` variable, once: its type, default and meaning, in sections.
+"""The sections of `WAGGLE_*` variables: the type, default and meaning of every variable.
 
-A class is a section of docs/configuration.md (its docstring is the heading); a field is a variable
-(`default_cpus` is `WAGGLE_DEFAULT_CPUS`); a default is the text that an operator would write.
-`waggle.config` joins the sections and adds the checks between fields.
+A class is a section of docs/configuration.md, and its docstring is the heading. A field is a
+variable: `default_cpus` is `WAGGLE_DEFAULT_CPUS`. A default is the text that an operator would
+write. `waggle.config` joins the sections and adds the checks between fields.
 """
 
 from __future__ import annotations

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cut what a stdio client writes into lines, each bounded. Pure.
+"""The two descriptors of a stdio client, and the bounded lines read from them.
 
-Called by `waggle.stdio.server`. Of a line that is too long only its beginning and end are kept:
-enough to find the id of the request, so that its client gets an answer.
-
-The two descriptors of a stdio client: claimed before anything can print, read and written.
-
-Called by `waggle serve --stdio` and by `waggle.stdio.server`. The descriptors stay blocking: a
-terminal shares that flag with its other programs. So a read or write is made only when the
-kernel says that it will not wait, and a write is no longer than what a ready pipe always takes.
+`waggle serve --stdio` claims the descriptors before anything can print; `waggle.stdio.server`
+reads, writes and splits. Of a line that is too long only its beginning and end are kept: enough to
+find the id of the request, so that its client gets an answer. The descriptors stay blocking, since
+a terminal shares that flag with its other programs. So a read or write is made only when the kernel
+reports that it will not block, and a write is no longer than a ready pipe always accepts.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ import anyio.lowlevel
 from waggle.domain.errors import SettingsInvalid
 
 ENDS = 4096
-"""Bytes kept at each end of a line that is too long."""
+"""Bytes kept of both ends of a line that is too long."""
 
 _ID = rb'"id"\s*:\s*(-?\d{1,18}|"(?:[^"\\]|\\.){0,200}")'
 _FIRST = re.compile(rb'\s*\{(?:\s*"(?:jsonrpc|method)"\s*:\s*"[^"\\]{0,200}"\s*,)*\s*' + _ID)
@@ -43,7 +40,7 @@ class TooLong:
     tail: bytes
 
     def request_id(self) -> int | str | None:
-        """The id of the message, if it is one of the first or the last member, as it mostly is."""
+        """Return the id of the message if it is among the first members or the last one."""
         found = _FIRST.match(self.head) or _LAST.search(self.tail)
         try:
             return json.loads(found[1]) if found else None
@@ -52,7 +49,7 @@ class TooLong:
 
 
 class Lines:
-    """Bytes in, lines out. Holds at most `longest` bytes, and the piece that it was fed."""
+    """A splitter of bytes into lines. Holds at most `longest` bytes and the piece being fed."""
 
     def __init__(self, longest: int) -> None:
         self._longest = longest
@@ -61,7 +58,7 @@ class Lines:
         self._dropped = 0
 
     def feed(self, data: bytes) -> Iterator[bytes | TooLong]:
-        """The lines that `data` completes, without their ends."""
+        """Yield the lines that `data` completes, without their line ends."""
         start = 0
         while (end := data.find(b"\n", start)) >= 0:
             self._add(data[start:end])
@@ -70,7 +67,7 @@ class Lines:
         self._add(data[start:])
 
     def end(self) -> bytes | TooLong:
-        """What came after the last line end; empty when there was nothing."""
+        """Return the rest after the last line end; empty when there is none."""
         return self._take()
 
     def _add(self, piece: bytes) -> None:
@@ -93,7 +90,7 @@ class Lines:
 
 READ_BYTES = 256 * 1024
 PIECE = 4096
-"""Linux's PIPE_BUF: a pipe that polls writable has room for as much."""
+"""Linux's PIPE_BUF: a pipe that polls writable has room for this many bytes."""
 _PIECES_AT_ONCE = 64
 
 _Wait = Callable[[int], Awaitable[None]]
@@ -101,18 +98,18 @@ _Wait = Callable[[int], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """Where messages come from and go to."""
+    """The descriptors from which messages are read and to which they are written."""
 
     source: int
     target: int
 
     async def read(self) -> bytes:
-        """What has arrived; empty at the end. Raises OSError."""
+        """Return the bytes that have arrived; empty at the end of input. Raises OSError."""
         await _ready(anyio.wait_readable, self.source)
         return os.read(self.source, READ_BYTES)
 
     async def write(self, data: bytes) -> None:
-        """Write all of it, waiting for a client that does not read. Raises OSError.
+        """Write all of `data`, waiting for a client that does not read. Raises OSError.
 
         Cancelling leaves a torn line.
         """
@@ -131,15 +128,15 @@ class Wire:
 async def _ready(wait: _Wait, descriptor: int) -> None:
     try:
         await wait(descriptor)
-    except PermissionError:  # epoll refuses regular files and /dev/null, which never keep waiting
+    except PermissionError:  # epoll refuses regular files and /dev/null, which never block
         await anyio.lowlevel.checkpoint()
 
 
 def claim() -> Wire:
-    """Take standard input and output for messages alone, for the rest of this process.
+    """Reserve standard input and output for messages, for the rest of this process.
 
-    From then on, file descriptor 0 is empty and 1 leads to standard error, so that nothing that a
-    library or a child prints gets between the messages. Raises SettingsInvalid when one is closed.
+    From then on, file descriptor 0 is empty and 1 leads to standard error, so that no output of a
+    library or child process gets between the messages. Raises SettingsInvalid if one is closed.
     """
     try:
         wire = Wire(*(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3) for number in (0, 1)))

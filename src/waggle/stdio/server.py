@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One stdio client: messages as lines, in both eras, until it goes or the server is to stop.
+"""The server of one stdio client: messages as lines, of all versions of MCP, until the end.
 
-Used by the composition root. The SDK's own stdio transport holds a line of any length and as many
-requests as the client sends; this one bounds both, and answers what is no message. Knows no tools.
+Used by `waggle.app.stdio`. The SDK's own stdio transport holds a line of any length and as many
+requests as the client sends; this one bounds both, and answers lines that are no messages with an
+error. Knows no tools.
 """
 
 from __future__ import annotations
@@ -42,11 +43,12 @@ log = structlog.get_logger(__name__)
 
 MIB = 1 << 20
 EOF_GRACE = 1.0
-"""Seconds for calls that are about to end when the client closed its side."""
+"""Seconds for calls in progress to end after the client closed its side."""
 FOLLOW_UP_SECONDS = 1.0
-"""Seconds for the client of a call that ended within the grace to ask what it needs to use it.
+"""Seconds for requests that a client makes to use the result of a call that ended in the grace.
 
-The SDK's looks up the schema of a result in `tools/list`, and loses the result when it cannot."""
+The SDK's client looks up the schema of a result in `tools/list`, and loses the result when it
+cannot."""
 FLUSH_SECONDS = 1.0
 """Seconds for the last answers to reach a client that reads."""
 
@@ -55,7 +57,7 @@ FLUSH_SECONDS = 1.0
 class StdioLimits:
     """Bytes of one line, requests and bytes of requests in progress, seconds to finish on stop.
 
-    A line of 31 MiB lets a file of 10 MiB through, whatever its client escapes; only those of
+    A line of 31 MiB lets a file of 10 MiB through, whatever the client escapes. Only calls of
     `carriers`, the tools that take files, may have more than `ordinary` bytes.
     """
 
@@ -71,24 +73,24 @@ class StoppableCalls(Protocol):
     """The tool calls in progress; see `waggle.mcp.observed`."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of calls in progress."""
         ...
 
     def stop(self) -> None:
-        """Refuse new ones."""
+        """Refuse new calls."""
         ...
 
     def cut(self) -> int:
-        """End them."""
+        """End the calls in progress, and return their number."""
         ...
 
     async def finished(self) -> None:
-        """Wait for their end."""
+        """Wait until no call is in progress."""
         ...
 
 
 class StdioServer:
-    """One connection. Run it once; it ends at end of input, after `stop`, or when cancelled."""
+    """One connection. Run it once; it ends at the end of input, after `stop`, or when cancelled."""
 
     def __init__(
         self, server: Server[Any], calls: StoppableCalls, wire: Wire, limits: StdioLimits
@@ -104,13 +106,13 @@ class StdioServer:
         self._writing = anyio.Lock()
 
     def stop(self) -> None:
-        """Begin to stop: new calls are refused, those in progress get their grace. Idempotent."""
+        """Begin to stop: refuse new calls, give those in progress their grace. Idempotent."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Serve until the client is gone or `stop` is done.
+        """Serve until the client is gone or `stop` is complete.
 
-        Calls still in progress then are cancelled. Never raises for what the client does.
+        Cancels calls that are still in progress then. Raises nothing that a client can cause.
         """
         read_send, read_receive = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         write_send, write_receive = anyio.create_memory_object_stream[SessionMessage](0)
@@ -179,7 +181,10 @@ class StdioServer:
     async def _take(
         self, line: bytes | TooLong, inbox: MemoryObjectSendStream[SessionMessage | Exception]
     ) -> None:
-        """Hand one message to the SDK, or answer why not. Waits for a client that does not read."""
+        """Pass one message to the SDK, or answer with the reason for refusing it.
+
+        Waits for a client that does not read.
+        """
         if isinstance(line, TooLong):
             most = self._limits.line // MIB
             said = f"A message of {line.size} bytes is refused: at most {most} MiB are read."
@@ -231,7 +236,7 @@ class StdioServer:
                     self._settle(message.id)
 
     async def _put(self, message: bytes) -> None:
-        """Write a line. What a client that is gone would have got is dropped."""
+        """Write a line; drop it if the client is gone."""
         if self._gone.is_set():
             return
         try:
@@ -250,7 +255,7 @@ async def _wake(reason: anyio.Event, then: Callable[[], None]) -> None:
 def _encoded(message: JSONRPCMessage) -> bytes:
     try:
         return message.model_dump_json(by_alias=True, exclude_unset=True).encode()
-    except ValueError:  # text that is no Unicode got into a result
+    except ValueError:  # a result holds text that is not Unicode
         log.exception("answer_not_encodable")
         number = getattr(message, "id", None)
         error = {"code": INTERNAL_ERROR, "message": "The answer cannot be written as JSON."}
@@ -258,7 +263,7 @@ def _encoded(message: JSONRPCMessage) -> bytes:
 
 
 def _message(line: bytes, sizes: Sizes) -> JSONRPCMessage | NoMessage:
-    """The message for the SDK. Requests, which are most, are read once."""
+    """Return the message for the SDK. A request, the usual case, is parsed only once."""
     structure = Structure()
     try:
         structure.feed(line)

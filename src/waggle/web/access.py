@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Let in who may: bearer tokens in front of /mcp and /metrics, and where to get one (RFC 9728).
+"""Bearer tokens in front of /mcp and /metrics, and the metadata on how to get one (RFC 9728).
 
-Built by `waggle.web.app` around its endpoints. What a verified caller is goes into the request's
-`user`, in the SDK's form: its session manager then gives a session only to the owner who opened it,
-and `waggle.mcp` reads the owner from there. The token itself goes no further than this module.
+Built by `waggle.web.app` around its endpoints. Puts the verified client into the request's `user`
+in the SDK's form: the SDK's session manager then gives a session only to the owner who opened it,
+and `waggle.mcp` reads the owner from there. The token itself does not leave this module.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class OAuthResource:
-    """What clients of an OAuth issuer are told: the URL of /mcp, the issuer, the scope needed."""
+    """The metadata for clients of an OAuth issuer: the URL of /mcp, the issuer, the scope."""
 
     url: str
     issuer: str
     scope: str = ""
 
     def document(self) -> dict[str, Any]:
-        """The metadata of RFC 9728."""
+        """Return the metadata of RFC 9728."""
         scopes = {"scopes_supported": [self.scope]} if self.scope else {}
         return {
             "resource": self.url,
@@ -64,16 +64,16 @@ class OAuthResource:
 
     @property
     def metadata_url(self) -> str:
-        """Where clients find `document`: the well-known part goes between host and path."""
+        """The URL of `document`: the well-known part stands between host and path."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc}{WELL_KNOWN}{parts.path.rstrip('/')}"
 
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """Who is let in; without a verifier everybody is, as the owner `local`.
+    """The rules of access. Without a verifier everybody is let in, as the owner `local`.
 
-    `several` says whether more than one owner may be.
+    `several` says whether there may be more than one owner.
     """
 
     verifier: Verifier | None = None
@@ -81,7 +81,7 @@ class AccessRules:
     several: SeveralOwners = one_owner
 
     def challenge(self, error: str = "", scope: str = "") -> str:
-        """The WWW-Authenticate header."""
+        """Return the value of the WWW-Authenticate header."""
         fields = {"realm": "waggle"}
         if error:
             fields["error"] = error
@@ -97,9 +97,10 @@ OPEN = AccessRules()
 
 
 class AccessCheck:
-    """ASGI middleware: passes on who is let in, and refuses everybody else before reading a body.
+    """ASGI middleware that authenticates requests, and refuses others before reading a body.
 
-    `only` is the one owner who may come here, with a token of the file; without it, all others may.
+    With `only=METRICS`, only a scraper gets in: the owner METRICS, by a token of the tokens file.
+    Otherwise everybody except that scraper does.
     """
 
     def __init__(self, app: ASGIApp, rules: AccessRules, *, only: str | None = None) -> None:
@@ -166,7 +167,7 @@ class AccessCheck:
 
 @lru_cache(maxsize=100)
 def _user(identity: Identity) -> AuthenticatedUser:
-    """The SDK's form of somebody who was let in. Nobody changes it, so requests share it."""
+    """Return an authenticated client in the SDK's form. It never changes, so requests share it."""
     token = AccessToken.model_construct(
         token="",
         client_id=identity.owner,
@@ -180,7 +181,7 @@ def _user(identity: Identity) -> AuthenticatedUser:
 
 
 def metadata_routes(rules: AccessRules) -> list[Route]:
-    """The routes of RFC 9728: for the resource's own path, and for clients that ask at the root."""
+    """Return the routes of RFC 9728: for the resource's path, and for clients that use the root."""
     resource = rules.resource
     if resource is None:
         return []
@@ -193,12 +194,12 @@ def metadata_routes(rules: AccessRules) -> list[Route]:
 
 
 def owner_of(scope: Scope) -> str:
-    """Whose the request is that was let in."""
+    """Return the owner of an authenticated request."""
     user: object = scope.get("user")
     return user.access_token.client_id if isinstance(user, AuthenticatedUser) else LOCAL
 
 
 def client_address(scope: Scope) -> str | None:
-    """The address at the other end of the connection; a proxy's, if one stands between."""
+    """Return the address at the other end of the connection; a proxy's, if there is one."""
     client = scope.get("client")
     return str(client[0]) if client else None

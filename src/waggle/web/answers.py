@@ -1,20 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JSON answers of the web layer itself: plain problems, and JSON-RPC errors for /mcp.
+"""The web layer's own answers, and the form in which a client gets an answer.
 
-Which forms of an answer a client takes: JSON, an event stream, or both. Pure.
-
-MCP wants clients to name both in `Accept`, and the SDK refuses those that do not. Clients in use
-name one of the two, or none, and an answer can always be given in the form that they do name.
-Called by `waggle.web.endpoint`.
-
-Answer as plain JSON what the MCP server answers as an event stream of one event.
-
-For requests that are answered at once, so that `curl ... | jq .` works. Other answers (errors,
-202) pass through as they are.
-
-Why calls are refused now for lack of room that all share; `/readyz` says so. Pure.
-
-Made by `waggle.web.app`, which knows the bodies; `waggle.web.server` adds its connections.
+Problems outside of MCP and JSON-RPC errors are JSON. MCP requires clients to name both JSON and
+event streams in `Accept`, and the SDK refuses clients that do not; clients in use name one of the
+two or none, so `forms` reads which one to use and `as_json` turns an event stream of one event
+into JSON. `Load` is the reason that `/readyz` gives when shared room is used up.
+Used by `waggle.web.endpoint`, `waggle.web.app` and `waggle.web.server`. Knows no tools.
 """
 
 from __future__ import annotations
@@ -35,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 
 def problem(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """An error outside of MCP."""
+    """Return an error outside of MCP."""
     return JSONResponse({"error": message}, status_code=status, headers=headers)
 
 
@@ -48,17 +39,20 @@ def rpc_error(
     number: RequestId | None = None,
     data: Mapping[str, object] | None = None,
 ) -> JSONResponse:
-    """A JSON-RPC error for a request that never reached the MCP server, with its id if known."""
+    """Return a JSON-RPC error for a request that never reached the MCP server.
+
+    `number` is the id of the request, if known.
+    """
     error = {"code": code, "message": message, **({} if data is None else {"data": data})}
     body = {"jsonrpc": "2.0", "id": number, "error": error}
     return JSONResponse(body, status_code=status, headers=headers)
 
 
 class OneAnswer:
-    """A `send` that drops what comes after a complete response.
+    """A `send` that drops everything after a complete response.
 
-    The SDK answers once more when a session ends under a call whose stream was closed already,
-    which the server would take for a crash of ours.
+    The SDK answers once more when a session ends during a call whose stream was already closed;
+    uvicorn would report that as a crash of the application.
     """
 
     def __init__(self, send: Send) -> None:
@@ -67,7 +61,7 @@ class OneAnswer:
         self._complete = False
 
     async def __call__(self, message: Message) -> None:
-        """Send a part of the response, if it is one of the first."""
+        """Send a part of the first response; drop later ones."""
         if self._complete:
             log.debug("late_answer_dropped", type=message["type"])
             return
@@ -77,9 +71,9 @@ class OneAnswer:
 
 
 async def answered(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve a request of JSON-RPC once, and tell the client also when `app` crashes.
+    """Serve one JSON-RPC request, and answer with an internal error if `app` crashes.
 
-    A crash in the middle of the response is raised: only a connection that ends tells it then.
+    A crash in the middle of the response is raised: then only closing the connection shows it.
     """
     answer = OneAnswer(send)
     try:
@@ -99,14 +93,14 @@ _AS_THE_SDK_WANTS = {b"accept": _JSON + b", " + _EVENTS, b"content-type": _JSON}
 
 
 class Forms(NamedTuple):
-    """What a client can read. Without either, there is no answer for it."""
+    """The forms of an answer that a client accepts. With neither, it cannot be answered."""
 
     json: bool
     events: bool
 
 
 def forms(accept: bytes | None) -> Forms:
-    """Read an Accept header. Who sends none is a plain program, and those parse JSON."""
+    """Read an Accept header. A client that sends none is a plain program, and those parse JSON."""
     if accept is None or not accept.strip():
         return Forms(json=True, events=False)
     kinds = {each.partition(b";")[0].strip().lower() for each in accept.split(b",")}
@@ -118,12 +112,12 @@ def forms(accept: bytes | None) -> Forms:
 
 
 def is_json(content_type: bytes | None) -> bool:
-    """Whether a body is JSON, in whatever case its type is written."""
+    """Whether a Content-Type is JSON, in upper or lower case."""
     return (content_type or b"").partition(b";")[0].strip().lower() == _JSON
 
 
 def fit_for_sdk(headers: Mapping[bytes, bytes], taken: Forms, scope: Scope) -> None:
-    """Let `scope` say of its request what the SDK wants to hear, where it would refuse it."""
+    """Replace Accept and Content-Type in `scope` where the SDK would refuse the request."""
     if all(taken) and headers[b"content-type"].startswith(_JSON):
         return
     others = [each for each in scope["headers"] if each[0] not in _AS_THE_SDK_WANTS]
@@ -135,7 +129,10 @@ _KEPT_HEADERS = ("mcp-session-id", "cache-control")
 
 
 async def as_json(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Run `app`; if it answers with an event stream, send the last event's data as JSON."""
+    """Run `app`; if it answers with an event stream, send the last event's data as JSON.
+
+    Other answers (errors, 202) pass through unchanged.
+    """
     start: Message | None = None
     stream = bytearray()
 
@@ -169,7 +166,7 @@ async def _answer(start: Message, data: bytes, send: Send) -> None:
 
 
 def last_data(stream: bytes) -> bytes:
-    """The data of the last event of an event stream; empty when there is none."""
+    """Return the data of the last event of an event stream; empty when there is none."""
     events = stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n\n")
     for event in reversed(events):
         lines = [line for line in event.split(b"\n") if line.startswith(b"data:")]
@@ -189,19 +186,19 @@ class _Full(Protocol):
 
 
 class Load:
-    """What is looked at."""
+    """The shared limits of the server: memory for bodies, and connections."""
 
     def __init__(self, bodies: _Refusing) -> None:
         self._bodies = bodies
         self._connections: _Full | None = None
 
     def watch(self, connections: _Full) -> None:
-        """These are the connections on which requests come."""
+        """Include these connections."""
         self._connections = connections
 
     @property
     def reason(self) -> str | None:
-        """None while nobody is refused because of others."""
+        """Why requests are refused because of other requests, or None if they are not."""
         if self._connections is not None and self._connections.full:
             return "As many requests are served as can be; further ones are refused."
         if self._bodies.refusing:

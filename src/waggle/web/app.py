@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The web application: /mcp, /healthz, /readyz and /metrics, and what protects them.
+"""The web application: /mcp, /healthz, /readyz and /metrics, and their protection.
 
-Built by the composition root with the low-level MCP server of `waggle.mcp` and a function that
-tells readiness; served by `waggle.web.server`. Knows no services, tools or settings.
+Built by `waggle.app.http` with the low-level MCP server of `waggle.mcp` and a function that reports
+readiness; served by `waggle.web.server`. Knows no services, tools or settings.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ log = structlog.get_logger(__name__)
 READINESS_SECONDS = 5.0
 
 NotReady = Callable[[], Awaitable[str | None]]
-"""Why a create would fail right now, or None."""
+"""Returns why a create would fail right now, or None."""
 Scrape = Callable[[int], tuple[bytes, str]]
-"""Given how many sessions there are: what /metrics answers, and its content type."""
+"""Takes the number of sessions; returns the body of /metrics and its content type."""
 
 
 _MCP_PATHS = ("/mcp", "/mcp/")
@@ -49,7 +49,7 @@ DEFAULT_BODIES = BodyLimits()
 
 @dataclass(frozen=True, slots=True)
 class WebApp:
-    """The application, its endpoint for whoever has to drain it, and why calls are refused."""
+    """The application, its endpoint, which the server drains, and its shared load."""
 
     asgi: ASGIApp
     endpoint: McpEndpoint
@@ -58,7 +58,7 @@ class WebApp:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What is behind /mcp: `offer` is what clients are shown that do not choose.
+    """The MCP server behind /mcp. `offer` is shown to clients that do not choose.
 
     `cut_calls` ends tool calls that outlast the grace of a shutdown, with an answer. `carriers` are
     the tools that take files, whose calls may be large.
@@ -81,9 +81,9 @@ def build_app(
     scrape: Scrape | None = None,
     origins: Collection[str] = (),
 ) -> WebApp:
-    """Put the application together. It runs the MCP sessions within its lifespan.
+    """Build the application. It runs the MCP sessions within its lifespan.
 
-    Browsers let pages of `origins` call and read the answers; others they keep from it.
+    Browsers let only pages of `origins` call and read the answers.
     """
     reading = Bodies(bodies)
     reader = MessageReader(served.carriers, bodies)
@@ -123,10 +123,10 @@ def build_app(
 
 
 def _for_pages(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
-    """`app` with what browsers ask and read before they give a page of `origins` an answer (CORS).
+    """Add CORS to `app`, so that browsers give its answers to pages of `origins`.
 
-    Not for all that `hosts` lets pass: pages on loopback are those of guests, too, whose ports are
-    forwarded there.
+    Not to all pages that `hosts` allows: ports of guests are forwarded to loopback, so pages there
+    may be a guest's.
     """
     return CORSMiddleware(
         app,
@@ -138,14 +138,14 @@ def _for_pages(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
 
 
 class _Front:
-    """Leaves Starlette out where calls come in: its layers cost more than ours do all together."""
+    """The router of /mcp past Starlette, whose layers cost more than all of waggle's together."""
 
     def __init__(self, mcp: ASGIApp, others: ASGIApp) -> None:
         self._mcp = mcp
         self._others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on by its path."""
+        """Route a request by its path."""
         if scope["type"] == "http" and scope["path"] in _MCP_PATHS:
             await answered(self._mcp, scope, receive, send)
         else:

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read request bodies within limits of size, structure, time and memory, for each owner and all.
+"""Request bodies: read within limits of size, structure, time and memory, then parsed.
 
-Called by `waggle.web.endpoint`. A body is read whole before anything parses it. Small ones are only
-bounded by the number of connections. A larger one first gets its bytes out of its owner's share,
-and waits while that is used up: an owner who fills it keeps nobody else from anything.
-
-Read the message of a body: small ones at once, large ones in a thread, one after the other.
-
-Called by `waggle.web.endpoint`. Leaves the arguments of a large call in the request's scope, where
-`waggle.mcp` takes them. Knows no tools, but which ones carry files.
+Called by `waggle.web.endpoint`. A body is read whole before it is parsed. Small bodies are bounded
+only by the number of connections. A larger one first reserves its bytes from its owner's share,
+and waits while that is used up, so an owner who fills the share delays no other owner.
+`MessageReader` parses small bodies at once and large ones in a thread, one at a time. It leaves the
+arguments of a large call in the request's scope for `waggle.mcp`. Of tools, it knows only which
+ones carry files.
 """
 
 from __future__ import annotations
@@ -34,14 +32,14 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """Bytes of one body, of one that carries no file, and of all of one owner's and of everybody's.
+    """Limits in bytes: of one body, of one without a file, of all of one owner, of all owners.
 
     31 MiB let a 10 MiB file through in one call: as base64 (4/3), and as text whose every character
     a client escapes (six bytes for two: 3), with room for the rest of the message. Code of 512,000
-    bytes, escaped in the same way, fits into `ordinary`. Bodies up to `small` count for nothing.
-    A body has `grace` seconds, and one more for each `rate` bytes that have come; one that finds no
-    room waits `patience` seconds. Whoever sends what no honest client does hears of it `penalty`
-    seconds later, so that counting it takes little of the server's time.
+    bytes, escaped in the same way, fits into `ordinary`. Bodies up to `small` are not counted.
+    A body has `grace` seconds, and one more per `rate` bytes that arrived; one that finds no room
+    waits `patience` seconds. A body whose structure no honest client sends is refused `penalty`
+    seconds later, so that checking such bodies takes little of the server's time.
     """
 
     one: int = 31 * MIB
@@ -56,7 +54,7 @@ class BodyLimits:
 
 
 class BodyRefusedError(Exception):
-    """The body is not read; `status` says why in HTTP's terms, after `penalty` seconds."""
+    """The body is refused with the HTTP status `status`, to be sent after `penalty` seconds."""
 
     def __init__(self, status: int, message: str, penalty: float = 0.0) -> None:
         super().__init__(message)
@@ -71,7 +69,7 @@ class ClientGoneError(Exception):
 
 @dataclass(slots=True)
 class Body:
-    """What came, and what its structure is."""
+    """The bytes that arrived, and their structure."""
 
     data: bytearray = field(default_factory=bytearray)
     structure: Structure = field(default_factory=Structure)
@@ -88,21 +86,21 @@ class Bodies:
         self._changed = anyio.Event()
         self._refused_at: float | None = None
         self.larger = 0
-        """How many have got room that were not small, whatever became of them."""
+        """The number of larger bodies that got room so far, whether or not they succeeded."""
 
     @property
     def largest(self) -> int:
-        """Bytes that one may have."""
+        """The maximum number of bytes of one body."""
         return self._limits.one
 
     @property
     def held(self) -> int:
-        """Bytes that larger bodies have got, in all."""
+        """The number of bytes reserved by all larger bodies."""
         return self._shares.total()
 
     @property
     def refusing(self) -> bool:
-        """Whether somebody was refused lately because all together use up what there is."""
+        """Whether a body was refused in the last ten seconds because all room was used up."""
         at = self._refused_at
         return at is not None and anyio.current_time() - at < self.REMEMBERED_SECONDS
 
@@ -110,8 +108,8 @@ class Bodies:
     async def read(self, declared: str, receive: Receive, owner: str) -> AsyncGenerator[Body]:
         """Read the body, whose Content-Length is `declared`, and count it until the block ends.
 
-        Raises ClientGoneError or BodyRefusedError: 400 for a structure that is over a bound, 408
-        too slow, 413 too large, 503 no memory left.
+        Raises ClientGoneError or BodyRefusedError: 400 for a structure over a bound, 408 for too
+        slow, 413 for too large, 503 for no memory left.
         """
         known = int(declared) if declared.isascii() and declared.isdigit() else None
         if known is not None and known > self._limits.one:
@@ -121,7 +119,7 @@ class Bodies:
             if known is not None and known > self._limits.small:
                 taken = await self._take(owner, known)
             if await self._fill(body, receive, self._limits.one if taken else self._limits.small):
-                # It has not said how large it is, and is not small.
+                # It declared no length, and is not small.
                 taken = await self._take(owner, self._limits.one)
                 await self._fill(body, receive, self._limits.one)
             yield body
@@ -130,7 +128,7 @@ class Bodies:
                 self._give_back(owner, taken)
 
     async def _fill(self, body: Body, receive: Receive, most: int) -> bool:
-        """Read on. Returns whether more than `most` came, and there may be more."""
+        """Read more of the body. Return whether more than `most` came and it is not complete."""
         limits, start = self._limits, anyio.current_time() - len(body.data) / self._limits.rate
         with anyio.CancelScope(deadline=start + limits.grace) as waiting:
             more = True
@@ -159,7 +157,10 @@ class Bodies:
         return bool(message.get("more_body", False))
 
     async def _take(self, owner: str, size: int) -> int:
-        """Wait for room for so many bytes. Raises BodyRefusedError when it takes long."""
+        """Wait for room for `size` bytes, and return the bytes reserved.
+
+        Raises BodyRefusedError after `patience` seconds.
+        """
         size = min(size, self._limits.owner)
         with anyio.move_on_after(self._limits.patience):
             while self._shares[owner] + size > self._limits.owner or not self._fits(size):
@@ -190,7 +191,7 @@ class Bodies:
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body in one message, and then what really comes."""
+    """Return a `receive` that gives the body in one message, and then calls the real one."""
     first: Message | None = {"type": "http.request", "body": body, "more_body": False}
 
     async def replayed() -> Message:
@@ -207,7 +208,7 @@ _PAUSE_SECONDS = 0.001
 
 
 class MessageReader:
-    """What reads the messages of one server. `carriers` are the tools whose calls may be large."""
+    """The parser of one server's messages. `carriers` are the tools whose calls may be large."""
 
     def __init__(self, carriers: Collection[str], limits: BodyLimits) -> None:
         self._sizes = Sizes(limits.ordinary, carriers)
@@ -215,9 +216,9 @@ class MessageReader:
         self._thread = anyio.CapacityLimiter(1)
 
     async def read(self, body: Body, scope: Scope) -> tuple[jsonrpc.Message | NoMessage, bytes]:
-        """The message, and its text for the SDK. `body` is empty afterwards if it was large.
+        """Return the message, and its text for the SDK. A large `body` is empty afterwards.
 
-        There is no text of a large one that is none.
+        The text of a large body that is no message is empty.
         """
         size = len(body.data)
         if size <= LARGE:
@@ -238,5 +239,5 @@ class MessageReader:
 
 
 def _pause() -> None:
-    """Let go of Python's lock for so long that the loop's thread, which waits for it, gets it."""
+    """Release Python's global lock long enough for the event loop's thread to get it."""
     time.sleep(_PAUSE_SECONDS)

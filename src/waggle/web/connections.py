@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which connections there are, whose they are, and which is closed when they are too many. Pure.
+"""The server's connections: their owners, and which one to close when there are too many.
 
-Asked by `waggle.web.protocol`, which closes what it is told to. A connection is nobody's until a
-request on it was let in, and idle while it serves none. When there are too many, an idle one goes:
-of whoever has the most idle ones, the one that has been idle longest. So neither silent connections
-nor those kept open after a request keep anybody out, and only requests being served are refused.
-
-Send the head of an answer together with the first of its body: one system call, one packet.
-
-uvicorn writes them one after the other, and its listener delays nothing (`waggle.web.server`), so
-that a client would be woken twice for each answer. Made by `waggle.web.protocol`.
+Used by `waggle.web.protocol`, which closes the connections that `Connections` returns. A connection
+is unowned until a request on it is let in, and idle while it serves none. When there are too many,
+one is closed: of the owner or address with the most idle ones, the one idle longest. So neither
+silent connections nor those kept open after a request keep others out; only requests that exceed
+the number served at once are refused. `Joined` sends the head of an answer with the first part of
+its body. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -24,14 +21,14 @@ from typing import Generic, TypeVar
 Line = TypeVar("Line", bound=Hashable)
 """A connection."""
 _Group = tuple[str, str]
-"""Whose a connection is: an owner's, or an address's while it is nobody's."""
+"""The holder of a connection: an owner, or an address while it is unowned."""
 YOUNG_SECONDS = 1.0
-"""For so long a new connection is not taken for silent unless there is no other place at all."""
+"""A younger connection is not closed as silent, unless the maximum of all connections is met."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """How many there may be at once: in all, of nobody, and serving requests of one owner."""
+    """Maximum connections at once: in all, unowned, and serving requests of one owner."""
 
     connections: int = 1000
     unknown: int = 250
@@ -46,7 +43,7 @@ class Connections(Generic[Line]):
         self._now = now
         self._group = dict[Line, _Group]()
         self._idle = dict[_Group, dict[Line, float]]()
-        """Since when, in that order."""
+        """The time at which a connection became idle; the longest idle comes first."""
         self._busy = Counter[_Group]()
         self._unknown = 0
         self._refused_at: float | None = None
@@ -56,12 +53,12 @@ class Connections(Generic[Line]):
 
     @property
     def full(self) -> bool:
-        """Whether there is no room for one more request; remembered for ten seconds."""
+        """Whether a request was refused for lack of room in the last ten seconds."""
         at = self._refused_at
         return at is not None and self._now() - at < 10
 
     def opened(self, line: Line, address: str) -> list[Line]:
-        """A new one, of nobody. Returns the one to close instead, if any."""
+        """Add a new, unowned connection. Return the one to close in its place, if any."""
         self._group[line] = group = ("address", _network(address))
         self._unknown += 1
         others: list[Line] = []
@@ -74,7 +71,7 @@ class Connections(Generic[Line]):
         return others
 
     def begins(self, line: Line) -> bool:
-        """A request begins on it. Returns whether it can be served."""
+        """Note that a request begins on `line`. Return whether it can be served."""
         group = self._group.get(line)
         if group is not None and self._wake(line, group):
             self._busy[group] += 1
@@ -84,7 +81,7 @@ class Connections(Generic[Line]):
         return False
 
     def let_in(self, line: Line, owner: str) -> bool:
-        """The request is this owner's. Returns whether the owner may have one more."""
+        """Note the owner of the request on `line`. Return whether it is within the limit."""
         before, after = self._group.get(line), ("owner", owner)
         if before is None:  # it has closed meanwhile
             return True
@@ -95,13 +92,13 @@ class Connections(Generic[Line]):
         return self._busy[after] <= self._limits.owner
 
     def ends(self, line: Line) -> None:
-        """The request on it was answered."""
+        """Note that the request on `line` was answered."""
         if (group := self._group.get(line)) is not None and self._busy[group]:
             self._less(group)
             self._rest(line, group)
 
     def closed(self, line: Line) -> None:
-        """It is gone."""
+        """Remove a closed connection. Idempotent."""
         group = self._group.pop(line, None)
         if group is None:
             return
@@ -113,7 +110,7 @@ class Connections(Generic[Line]):
         self._idle.setdefault(group, {})[line] = self._now()
 
     def _wake(self, line: Line, group: _Group) -> bool:
-        """Whether it was idle."""
+        """Remove `line` from the idle ones. Return whether it was idle."""
         idle = self._idle.get(group, {})
         was = idle.pop(line, None) is not None
         if was and not idle:
@@ -135,12 +132,12 @@ class Connections(Generic[Line]):
         line, since = next(iter(max(idle.values(), key=len).items()))
         if self._now() - since < age:
             return []
-        self.closed(line)  # as it will be soon
+        self.closed(line)  # the caller closes it
         return [line]
 
 
 def _network(address: str) -> str:
-    """Who an address belongs to: of IPv6, everybody has 64 bits of them."""
+    """Return the network of an address: the first 64 bits of IPv6, which one user has whole."""
     try:
         known = ip_address(address)
     except ValueError:
@@ -149,9 +146,11 @@ def _network(address: str) -> str:
 
 
 class Joined:
-    """What one answer uses of a transport.
+    """The part of a transport that one answer uses; it joins the first two writes.
 
-    Its first write waits for the second, at most until the end of the loop's turn.
+    The first write waits for the second, at most until the end of the loop's turn: one system call,
+    one packet. uvicorn writes head and body separately, and with TCP_NODELAY (`waggle.web.server`)
+    a client would be woken twice for an answer.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -161,7 +160,7 @@ class Joined:
         self._held = b""
 
     def write(self, data: bytes) -> None:
-        """Send `data`; the first now or at the end of this turn, later ones now."""
+        """Send `data` at once; the first time, at the latest at the end of the loop's turn."""
         if self._first:
             self._first = False
             self._held = data
@@ -171,7 +170,7 @@ class Joined:
             self._held = b""
 
     def close(self) -> None:
-        """Send what is held, then close."""
+        """Send the held data, then close."""
         self._flush()
         self._transport.close()
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The /mcp endpoint: which of the SDK's session managers serves a request, and how it ends.
+"""The /mcp endpoint: it chooses one of the SDK's session managers for a request, and drains.
 
-A request of a 2025 session goes to the stateful manager. One without a session id that is not
-`initialize` (a person with curl) goes to the stateless one. Requests of 2026-07-28 name their
-version, and either manager hands them to the SDK's modern entry. Calls are answered as an event
-stream, so that a client that hangs up cancels its call; what is answered at once, to a client
-without a session, is plain JSON. Called by `waggle.web.app`; knows no tools.
+A request of a 2025 session is served by the stateful manager. A request without a session id that
+is not `initialize` (a person with curl) is served by the stateless one. Requests of 2026-07-28
+name their version, and either manager hands them to the SDK's modern entry. Calls are answered as
+an event stream, so that a client that hangs up cancels its call; requests without a session that
+are answered at once get plain JSON. Called by `waggle.web.app`; knows no tools.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ log = structlog.get_logger(__name__)
 _LISTEN = b"subscriptions/listen"
 
 _OURS = frozenset({INVALID_PARAMS})
-"""What the SDK refuses of a message of 2026-07-28 without saying why."""
+"""Errors in messages of 2026-07-28 that the SDK would refuse without a reason."""
 
 _FOLLOW_UPS = frozenset({"tools/list", "ping", "server/discover"})
-"""What a client asks around its calls, and a server that is stopping still answers: the SDK's
-looks up the schema of a result that it got, and loses the result when it cannot."""
+"""Requests that a stopping server still answers. The SDK's client looks up the schema of a result
+after a call, and loses the result when it cannot."""
 
 FOLLOW_UP_SECONDS = 1.0
-"""For the clients of calls that ended within the grace to ask that."""
+"""Time for those requests, after calls that ended within the grace."""
 FLUSH_SECONDS = 1.0
-"""For the answers of calls that were cut to reach their clients."""
+"""Time for the answers of calls that were cut to reach their clients."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """How long an unused 2025 session lives, in seconds, and how many there may be.
+    """The life of an unused 2025 session, in seconds, and the maximum number of sessions.
 
-    Where several owners may call, one of them may have half of these.
+    Where several owners may call, one owner may have half of the maximum.
     """
 
     idle_seconds: float
@@ -72,7 +72,7 @@ class McpEndpoint:
         reader: MessageReader,
         cut_calls: Callable[[], object] = lambda: None,
     ) -> None:
-        """`cut_calls` ends the tool calls in progress, so that each is still answered."""
+        """Create the endpoint. `cut_calls` ends the tool calls in progress with an answer."""
         most = bodies.largest
         self._stateful = StreamableHTTPSessionManager(
             server,
@@ -101,23 +101,23 @@ class McpEndpoint:
 
     @property
     def in_flight(self) -> int:
-        """POST requests being served now, but for streams of changes, which have no end."""
+        """POST requests being served now, except streams of changes, which have no end."""
         return len(self._requests)
 
     @property
     def large(self) -> int:
-        """How many bodies there were that were not small."""
+        """The number of bodies so far that were not small."""
         return self._bodies.larger
 
     @property
     def sessions(self) -> int:
-        """2025 sessions that are open now."""
-        # The SDK counts them nowhere else.
+        """The number of open 2025 sessions."""
+        # The SDK has no public count.
         return len(self._stateful._server_instances)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Own the SDK's managers and their tasks. Can be entered once."""
+        """Run the SDK's managers and their tasks until the block ends. Can be entered once."""
         async with anyio.create_task_group() as group:
             await group.start(self._run_managers)
             try:
@@ -138,7 +138,8 @@ class McpEndpoint:
     async def drain(self, grace: float) -> int:
         """Refuse new work, let calls finish for `grace` seconds, then end every stream.
 
-        Returns how many calls were cut. Idempotent; when cancelled, call it again without grace.
+        Return the number of calls that were cut. Idempotent. After a cancellation, call it again
+        with a grace of 0.
         """
         if self._closing.is_set():
             return 0
@@ -186,7 +187,7 @@ class McpEndpoint:
     async def _post(
         self, headers: Mapping[bytes, bytes], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        listens = headers.get(b"mcp-method") == _LISTEN  # the SDK refuses another one in the body
+        listens = headers.get(b"mcp-method") == _LISTEN  # the SDK refuses a body that differs
         taken = forms(headers.get(b"accept"))
         if not is_json(headers.get(b"content-type")):
             answer = rpc_error(415, INVALID_REQUEST, "Send Content-Type: application/json.")
@@ -234,12 +235,12 @@ class McpEndpoint:
         *,
         has_text: bool,
     ) -> tuple[ASGIApp, bool]:
-        """The application for a POST, and whether its event stream is best sent as JSON."""
+        """Return the application for a POST, and whether its event stream is best sent as JSON."""
         version = text(headers.get(b"mcp-protocol-version"))
         modern = version in MODERN_PROTOCOL_VERSIONS
         if isinstance(message, NoMessage):
             if modern and has_text and message.code not in _OURS and not self._draining:
-                return self._stateless.handle_request, False  # answers in the words of its version
+                return self._stateless.handle_request, False  # it answers as the version requires
             status = 413 if isinstance(message, TooLarge) else 400
             return rpc_error(status, message.code, message.why, number=message.id), False
         if modern and not self._draining:
@@ -259,7 +260,7 @@ class McpEndpoint:
 
     def _unknown_version(self, version: str, message: Message) -> ASGIApp:
         if message.is_self_contained:
-            return self._stateless.handle_request  # tells which versions of its kind there are
+            return self._stateless.handle_request  # it names the supported versions of this kind
         known = ", ".join(KNOWN_PROTOCOL_VERSIONS)
         return rpc_error(
             400,
@@ -271,7 +272,7 @@ class McpEndpoint:
 
 
 def _is_new_work(message: Message) -> bool:
-    """Whether a server that is stopping refuses it."""
+    """Whether a stopping server refuses the message."""
     method = message.method
     return not (method is None or method.startswith("notifications/") or method in _FOLLOW_UPS)
 

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refuse requests that a web page in somebody's browser may have sent (DNS rebinding, CSRF).
+"""The check of Host and Origin against web pages in a browser (DNS rebinding, CSRF).
 
-A page can make a browser call any address, and by DNS rebinding under a name of its own. It cannot
-choose the Host header freely, nor leave out Origin on a POST. So the Host must be a name that this
-server is known by, or an address where it listens on one; and an Origin, if there is any, must be
-such a name too, or the very host that was asked. Wraps the whole application; knows no MCP.
-
-The headers of a request, for those parts of `waggle.web` that look at each request. Pure.
+A page can make a browser call any address, and by DNS rebinding under a name that the page chose.
+It cannot choose the Host header freely, nor omit Origin on a POST. So Host must be a known name of
+this server, or an IP address if it does not listen on loopback; and Origin, if present, must be a
+known name too, or equal to Host. Wraps the whole application; knows no MCP. `fields` and `text`
+read headers for the other modules of `waggle.web`.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from waggle.web.answers import problem
 
 
 def fields(scope: Scope) -> dict[bytes, bytes]:
-    """Each header by its name in lower case; the first, where one comes twice."""
+    """Return the headers by name in lower case; of a repeated header, the first."""
     return dict(reversed(list(scope["headers"])))
 
 
 def text(value: bytes | None) -> str | None:
-    """A header's value as text, as servers and Starlette read it."""
+    """Return a header's value as text, decoded as servers and Starlette decode it."""
     return None if value is None else value.decode("latin-1")
 
 
@@ -37,13 +36,13 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 @dataclass(frozen=True, slots=True)
 class HostPolicy:
-    """Names that requests may use; `addresses` allows any IP address as Host as well."""
+    """The names that requests may use; `addresses` also allows any IP address as Host."""
 
     names: frozenset[str]
     addresses: bool
 
     def refusal(self, host: str | None, origin: str | None) -> tuple[int, str] | None:
-        """The status and reason to refuse a request with these headers, or None to let it pass."""
+        """Return the status and reason to refuse a request with these headers, or None."""
         name = _name(f"//{host}") if host else None
         if name is None or not (name in self.names or (self.addresses and _is_address(name))):
             return 421, (
@@ -62,7 +61,7 @@ class HostPolicy:
 
 
 def host_policy(bound_to: str, allowed: Iterable[str] = ()) -> HostPolicy:
-    """The policy of a server that listens on `bound_to` and is also known by `allowed` names.
+    """Return the policy of a server that listens on `bound_to` and also has the `allowed` names.
 
     Ports, `*` included, are ignored: they are no secret, and forwarding changes them.
     """
@@ -99,7 +98,7 @@ class HostCheck:
         self._app = app
         self._policy = policy
         self._served: set[str] = set()
-        """Some Hosts that the policy allows; it forgets nothing, and depends on nothing else."""
+        """Up to MOST_REMEMBERED Hosts that the policy allows. The policy never changes."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse the request, or pass it on."""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP/1.1 for uvicorn: httptools, made as strict as h11 and given limits that uvicorn has not.
+"""HTTP/1.1 for uvicorn: httptools, made as strict as h11, with limits that uvicorn lacks.
 
-httptools parses in C, which is a fifth of a short call. What uvicorn makes of it is laxer than its
-h11: the head of a request has no limit, trailers of a body come to stand among the headers of a
-request that is being answered, values keep the spaces behind them, and Host may come twice. And
-uvicorn times only the pause between requests. This also closes a connection on which a request's
-head, or a body that nobody waits for, does not arrive in time (slow-loris). Bodies that the
-application waits for are timed by `waggle.web.bodies`. Used by `waggle.web.server`.
+httptools parses in C, which saves a fifth of a short call. uvicorn's use of it is laxer than its
+h11: the head of a request has no limit, trailers of a body are added to the headers of the request
+being answered, values keep trailing spaces, and Host may be repeated. uvicorn times only the pause
+between requests; this also closes a connection on which a request's head, or a body that is not
+awaited, does not arrive in time (slow-loris). Bodies that the application awaits are timed by
+`waggle.web.bodies`. Used by `waggle.web.server`.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ from waggle.web.connections import Connections, Joined
 
 HEAD_SECONDS = 10.0
 CONNECTION = "waggle.connection"
-"""Where a request's scope has its connection."""
+"""The key of a request's scope that holds its connection."""
 
 
 class GuardedProtocol(HttpToolsProtocol):
     """One connection. The limit of a head is uvicorn's `h11_max_incomplete_event_size`.
 
-    Subclass it to say among which connections it is (`guarded`), or to change `head_seconds`.
+    Subclass it to set `among`, the connections it belongs to (`guarded`), or `head_seconds`.
     """
 
     head_seconds = HEAD_SECONDS
     among: Connections[GuardedProtocol]
     _deadline: asyncio.TimerHandle | None = None
     _begun = False
-    """Whether a message has begun, and its head is not complete."""
+    """Whether a message has begun and its head is not complete."""
     _complete = False
     """Whether the last message has arrived whole."""
     _moved = False
-    """Whether this read brought the end of a head or of a message, or some of a body."""
+    """Whether this read brought the end of a head or of a message, or a part of a body."""
     _held = 0
     """Bytes of the reads since then: a head or trailers, which the parser may hold."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # as upstream
-        """Begin to wait for the first request."""
+        """Register the connection and begin to wait for the first request."""
         super().connection_made(transport)
         for line in self.among.opened(self, self.client[0] if self.client else ""):
             line.shut()
         self._watch()
 
     def shut(self) -> None:
-        """Close it in favour of another one; nothing is being served on it."""
+        """Close this idle connection to make room for another one."""
         self.transport.abort()
 
     def let_in(self, owner: str) -> bool:
-        """The request that is served is this owner's. Returns whether it is not one too many."""
+        """Note the owner of the current request. Return whether it is within the limit."""
         return self.among.let_in(self, owner)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came, and wait on if it does not complete a request's head."""
+        """Parse `data`, and keep the deadline if it does not complete a request's head."""
         self._moved = False
         self._unset_keepalive_if_required()
         try:
@@ -73,9 +73,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._watch()
 
     def _feed(self, data: bytes) -> None:
-        """Parse it. An offer to change the protocol is ignored, as a server may.
+        """Parse `data`. An offer to change the protocol is ignored, as a server may.
 
-        The parser stops at one, before the request's body; another one gets the head without it.
+        The parser stops at an offer, before the request's body, so a new parser gets the head
+        without the offer, and the rest.
         """
         try:
             self.parser.feed_data(data)
@@ -87,9 +88,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._feed(b"\r\n".join([start, *headers, b"", data[offer.args[0] :]]))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting, and let go of what refers to this connection: it is freed at once then.
+        """Stop waiting, and drop references to this connection, so that it is freed at once.
 
-        Else 1,000 clients that come and go leave cycles that take the collector half a second.
+        Otherwise 1,000 short connections leave cycles that take the collector half a second.
         """
         self._stop_waiting()
         self.among.closed(self)
@@ -98,17 +99,17 @@ class GuardedProtocol(HttpToolsProtocol):
         self.cycle = self.scope = None  # pyright: ignore[reportAttributeAccessIssue]  # as before the first request
 
     def on_message_begin(self) -> None:
-        """Expect its head."""
+        """Expect the head of a message."""
         super().on_message_begin()
         self._begun, self._complete = True, False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Pass on a header; trailers are dropped."""
+        """Pass a header on; drop trailers."""
         if self._begun:
             super().on_header(name, value.strip(b" \t"))
 
     def on_headers_complete(self) -> None:
-        """Serve the request. What is raised here is answered with 400."""
+        """Serve the request. A ValueError raised here is answered with 400."""
         self._begun, self._moved = False, True
         if self.parser.get_method() == b"CONNECT":
             raise ValueError("this is no proxy")
@@ -119,25 +120,25 @@ class GuardedProtocol(HttpToolsProtocol):
             raise ValueError("more than one Host")
         if self.parser.should_upgrade():
             return
-        self.scope[CONNECTION] = self  # pyright: ignore[reportGeneralTypeIssues]  # a key of ours
+        self.scope[CONNECTION] = self  # pyright: ignore[reportGeneralTypeIssues]  # waggle's key
         served = cast("ASGIApp", self.config.loaded_app)  # pyright: ignore[reportUnknownMemberType]
         self.app = served if self.among.begins(self) else _no_room
         super().on_headers_complete()
         self.cycle.transport = Joined(self.transport, self.loop)  # pyright: ignore[reportAttributeAccessIssue]  # all that it uses
 
     def on_response_complete(self) -> None:
-        """Count the connection as idle, unless a further request was sent already."""
+        """Count the connection as idle, unless another request has already arrived."""
         if not self.pipeline:
             self.among.ends(self)
         super().on_response_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Pass it on, unless nobody waits for it any more."""
+        """Pass a part of the body on."""
         self._moved = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Remember that nothing is missing."""
+        """Note that the message is complete."""
         if not self.parser.should_upgrade():
             self._complete = self._moved = True
             super().on_message_complete()
@@ -169,5 +170,5 @@ async def _no_room(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def guarded(connections: Connections[GuardedProtocol]) -> type[GuardedProtocol]:
-    """The protocol of a server with these connections."""
+    """Return the protocol class of a server with these connections."""
     return type("GuardedProtocol", (GuardedProtocol,), {"among": connections})

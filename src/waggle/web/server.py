@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serve the web application on a socket until told to stop, then let calls finish.
+"""The web server: it serves the application on a socket until `stop`, then lets calls finish.
 
-Used by the composition root, which owns signals and logging. Calls uvicorn with a protocol of ours
-(`waggle.web.protocol`) and `McpEndpoint.drain`.
+Used by `waggle.app.http`, which owns signals. Runs uvicorn with the protocol of
+`waggle.web.protocol`, and calls `McpEndpoint.drain`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from waggle.web.connections import ConnectionLimits, Connections
 from waggle.web.protocol import GuardedProtocol, guarded
 
 WAITING = 512
-"""Connections that the kernel keeps until they are accepted."""
+"""Connections that the kernel queues until they are accepted."""
 AT_ONCE = 16
-"""Connections that are accepted before others are served: a flood of them comes by turns."""
+"""Connections accepted before the loop serves others, so that a flood does not block it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """What the server waits for and holds.
+    """The limits of the server.
 
-    `grace` is seconds that calls get to finish on stop, `keep_alive` seconds that an idle
-    connection lives, `head_bytes` bytes of a request head.
+    `grace`: seconds for calls to finish on stop. `keep_alive`: seconds that an idle connection
+    lives. `head_bytes`: maximum bytes of a request head.
     """
 
     grace: float = 30.0
@@ -44,7 +44,7 @@ class ServerLimits:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises SettingsInvalid when it cannot be had."""
+    """Return a listening socket; port 0 takes a free one. Raises SettingsInvalid if it fails."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         if not 0 <= port <= 65_535:
@@ -55,19 +55,19 @@ def bind(host: str, port: int) -> socket.socket:
             f"Cannot listen on {host} port {port}: {_reason(error)}.",
             hint="Stop the other server, or choose another address with WAGGLE_LISTEN_ADDR.",
         ) from error
-    # What it accepts inherits this. asyncio leaves it off here (such sockets say protocol 0), and
-    # every answer would wait for the client's delayed acknowledgement: 40 ms.
+    # Accepted connections inherit this. asyncio does not set it on sockets with protocol 0 like
+    # this one, and every answer would wait for the client's delayed acknowledgement: 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
 def _reason(error: OSError) -> str:
-    """Why, without the address that the socket module repeats in brackets."""
+    """Return the reason without the address that the socket module repeats in brackets."""
     return (error.strerror or str(error)).partition(" (while")[0]
 
 
 def url_of(listener: socket.socket) -> str:
-    """The base URL under which a listening socket is reached."""
+    """Return the base URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -86,7 +86,7 @@ class _Uvicorn(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or ():
-            listener.listen(WAITING)  # the loop has made it as few as it accepts at once
+            listener.listen(WAITING)  # the loop has reduced it to the number accepted at once
         self.up.set()
 
 
@@ -113,7 +113,7 @@ class WebServer:
                 proxy_headers=False,
                 timeout_keep_alive=self._limits.keep_alive,
                 timeout_graceful_shutdown=1,
-                h11_max_incomplete_event_size=self._limits.head_bytes,  # heeded by our protocol
+                h11_max_incomplete_event_size=self._limits.head_bytes,  # used by GuardedProtocol
             )
         )
 
@@ -124,19 +124,20 @@ class WebServer:
 
     @property
     def connections(self) -> int:
-        """How many there are now."""
+        """The number of open connections."""
         return len(self._connections)
 
     def stop(self) -> None:
-        """Begin to stop: no new work, calls in progress get their grace. Idempotent."""
+        """Begin to stop: refuse new work, give calls in progress their grace. Idempotent."""
         self._stopping.set()
 
     async def run(
         self, *, task_status: anyio.abc.TaskStatus[str] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        """Serve until `stop`; tells its URL when it accepts. Cancelling ends the grace at once.
+        """Serve until `stop`. Cancelling ends the grace at once.
 
-        When it returns, every connection and the listening socket are closed.
+        Reports its URL through `task_status` once it accepts connections. When it returns, every
+        connection and the listening socket are closed.
         """
         url = self.url
         async with anyio.create_task_group() as group:

@@ -1,18 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many MCP sessions one owner may have open, so that nobody holds them all.
+"""MCP sessions: an owner's share of them, the answer for a lost one, and the choice of toolsets.
 
-Used by `waggle.web.endpoint` around the SDK's session manager, which counts only all together.
-
-Tell a client that its session is gone, in the words by which clients open another one.
-
-After a restart of the server, or a night's pause, clients go on with the session that they had. By
-the specification, 404 makes them open a new one. Claude Code does so only for the code that the
-TypeScript SDK gives, which is none that the Python SDK has. Called by `waggle.web.endpoint`.
-
-Which toolsets the client of a request chose: `/mcp?toolsets=core,ports`.
-
-Built by `waggle.web.app` in front of the endpoint. Leaves the offer in the request's scope, where
-`waggle.mcp` reads it; refuses what is none, or is not allowed. Knows no tools.
+`SessionShares` and `telling_lost` wrap the SDK's session manager for `waggle.web.endpoint`. The
+manager counts only all sessions together. After a restart of the server, or a night's pause,
+clients continue with their old session. By the specification, 404 makes them open a new one; Claude
+Code does so only for the error code of the TypeScript SDK, which the Python SDK lacks.
+`ToolsetChoice` (`/mcp?toolsets=core,ports`) stands in front of the endpoint in `waggle.web.app`,
+and leaves the offer in the request's scope for `waggle.mcp`. Knows no tools.
 """
 
 from __future__ import annotations
@@ -50,10 +44,10 @@ class SessionShares:
         self._opening = Counter[str]()
 
     def opening(self, number: RequestId | None) -> ASGIApp:
-        """The application for an `initialize`: it opens a session, or says whose share is full."""
+        """Return the application for an `initialize`: it opens a session, or refuses with 429."""
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            owner: str = scope["user"].access_token.client_id  # `web.access` let somebody in
+            owner: str = scope["user"].access_token.client_id  # set by `web.access`
             try:
                 self._require_share(owner)
             except QuotaExceeded as error:
@@ -66,7 +60,7 @@ class SessionShares:
                 place.callback(self._opened, owner)
 
                 async def sent(message: Message) -> None:
-                    place.close()  # from here on the manager counts it, unless it was refused
+                    place.close()  # from now on the manager counts it, unless it was refused
                     await send(message)
 
                 await self._manager.handle_request(scope, receive, sent)
@@ -74,23 +68,26 @@ class SessionShares:
         return answer
 
     def holds(self, scope: Scope) -> bool:
-        """Whether the session that a request names is its caller's."""
+        """Whether the session that a request names belongs to the request's owner."""
         session = text(fields(scope).get(b"mcp-session-id"))
         owner = self._owners.get(session or "")
         return owner is not None and owner["client_id"] == owner_of(scope)
 
     @property
     def _owners(self) -> Mapping[str, AuthorizationContext]:
-        # The SDK tells nowhere else whose sessions there are.
+        # The SDK has no public way to list the owners of sessions.
         return self._manager._session_owners  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
     def _opened(self, owner: str) -> None:
         self._opening -= Counter((owner,))
 
     def _require_share(self, owner: str) -> None:
-        """Raise QuotaExceeded. One that is just being opened may count twice, never not at all."""
+        """Raise QuotaExceeded if the share is full.
+
+        A session being opened may count twice, but never goes uncounted.
+        """
         if not self._several_owners():
-            return  # the manager's own maximum is all there is
+            return  # then only the manager's own maximum applies
         held = sum(each["client_id"] == owner for each in self._owners.values())
         quota = Quota(
             "MCP sessions",
@@ -105,7 +102,7 @@ SESSION_NOT_FOUND = -32001
 
 
 def telling_lost(app: ASGIApp, number: RequestId | None = None) -> ASGIApp:
-    """`app`, which serves a session, with an answer of ours for one that there is not."""
+    """Wrap `app`, which serves a session: replace its 404 by SESSION_NOT_FOUND."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         lost = False
@@ -129,9 +126,10 @@ MOST_REMEMBERED = 100
 
 
 class ToolsetChoice:
-    """ASGI middleware for /mcp; `offer` is what the operator has, for clients that do not choose.
+    """ASGI middleware for /mcp that reads the toolsets parameter.
 
-    The parameter may come several times, with names separated by commas or spaces.
+    `offer` is the operator's, for clients that do not choose. The parameter may be repeated, with
+    names separated by commas or spaces.
     """
 
     def __init__(self, app: ASGIApp, offer: Offer) -> None:
@@ -140,7 +138,7 @@ class ToolsetChoice:
         self._read = lru_cache(MOST_REMEMBERED)(self._choice)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with what its client chose, or refuse it."""
+        """Pass the request on with the client's choice; answer 400 if it is invalid or refused."""
         if scope["query_string"]:
             try:
                 chosen = self._read(scope["query_string"])

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle cp`: files and trees into and out of environments, through the running server's tools."""
+"""`waggle cp`: copy files and trees into and out of environments, by the running server's tools."""

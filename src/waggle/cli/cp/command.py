@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run `waggle cp`: the plan of `places`, with the tools upload_files and download_files."""
+"""`waggle cp`: it carries out the plan of `places` with upload_files and download_files."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from waggle.infra.archive.trees import read_packed
 from waggle.mcp.results.pages import BASE64_PAGE_BYTES
 
 LONG_BYTES = 1 << 20
-"""What is shorter is copied without a word."""
+"""Shorter copies show no progress."""
 _MOST_ARCHIVE = MAX_TREE_BYTES + (64 << 20)
 Advance = Callable[[float, str], None]
 
 
 @dataclass(slots=True)
 class Copied:
-    """What became of one source. `left_out` are path and reason each."""
+    """The result for one source. `left_out` holds pairs of path and reason."""
 
     source: str
     target: str
@@ -53,11 +53,11 @@ class Copied:
     left_out: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
     def miss(self, skipped: Sequence[Skipped]) -> None:
-        """Note what was not copied."""
+        """Add entries that were not copied."""
         self.left_out += [(shown_name(each.name), each.reason) for each in skipped]
 
     def as_json(self) -> dict[str, Any]:
-        """For scripts."""
+        """Return the result as printed for scripts."""
         left_out = [{"path": path, "reason": reason} for path, reason in self.left_out]
         done = asdict(self.written)
         done["bytes"] = done.pop("size")
@@ -65,9 +65,9 @@ class Copied:
 
 
 def cp(words: Sequence[str], *, recursive: bool, as_json: bool) -> int:
-    """Copy, and return the exit code: 1 when something was left out, which stderr tells.
+    """Copy, and return the exit code: 1 when something was left out, which stderr lists.
 
-    Raises InvalidArgument, CopyFailed, NotFound and what the server refuses.
+    Raises InvalidArgument, CopyFailed, NotFound and the server's refusals.
     """
     copied = anyio.run(partial(_connect_and_copy, plan(words), recursive=recursive))
     if as_json:
@@ -84,14 +84,14 @@ async def _connect_and_copy(wanted: Upload | Download, *, recursive: bool) -> li
 
 
 async def copy(client: Client, wanted: Upload | Download, *, recursive: bool) -> list[Copied]:
-    """What `cp` does once it is connected."""
+    """Copy over a connected client."""
     if isinstance(wanted, Upload):
         return await _upload(client, wanted, recursive=recursive)
     return await _download(client, wanted, recursive=recursive)
 
 
 async def _upload(client: Client, wanted: Upload, *, recursive: bool) -> list[Copied]:
-    """Copy in. Everything is looked at before anything is sent."""
+    """Copy into an environment. All sources are inspected before anything is sent."""
     target = wanted.target
     identity = (await find(client, target.environment))["environment_id"]
     there = await _is_directory(client, identity, target.path)
@@ -114,7 +114,7 @@ async def _upload(client: Client, wanted: Upload, *, recursive: bool) -> list[Co
 
 
 def _name(source: Path) -> str:
-    """What a copy is called; empty where what is in it is meant, as with `/`, `.` and `..`."""
+    """Return the name of a copy; empty if the content is meant, as with `/`, `.` and `..`."""
     return "" if source.name == ".." else source.name
 
 
@@ -144,7 +144,7 @@ async def _send(
 
 
 async def _download(client: Client, wanted: Download, *, recursive: bool) -> list[Copied]:
-    """Copy out."""
+    """Copy out of environments."""
     target, into = wanted.target, wanted.target.is_dir()
     if len(wanted.sources) > 1 and not into:
         raise CopyFailed(f"{target} is no directory, and there are several sources.")
@@ -182,7 +182,7 @@ async def _receive(
 async def _archive(
     client: Client, identity: str, source: Remote
 ) -> tuple[bytes, list[tuple[str, str]]]:
-    """All pages of the archive, and what the guest left out."""
+    """Return the whole archive, and the entries that the guest left out."""
     arguments: dict[str, object] = {
         "environment_id": identity,
         "path": source.path or ".",
@@ -214,7 +214,7 @@ async def _archive(
 
 @contextlib.contextmanager
 def _shown(title: str, size: int) -> Generator[Advance]:
-    """A bar for what takes long; nothing for what does not."""
+    """Show a bar for a copy of LONG_BYTES or more."""
     if size < LONG_BYTES:
         yield lambda _share, _text: None
         return
@@ -223,7 +223,7 @@ def _shown(title: str, size: int) -> Generator[Advance]:
 
 
 async def _is_directory(client: Client, identity: str, path: str) -> bool:
-    """Whether there is such a directory; what else is there, or why not, other calls tell."""
+    """Whether the path is a directory. Errors show in the calls that follow."""
     try:
         await call(client, "list_files", environment_id=identity, path=path or ".")
     except CallRefused:

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is copied where: the words of `waggle cp` as places, and how a copy is named. Pure.
+"""The plan of `waggle cp`: its words as places, and the names of copies. Pure.
 
 As with scp, a word with a colon before any slash is a place in an environment: `NAME:PATH`. A file
-here with such a name is written `./a:b`.
-
-What stops a copy on this machine's side.
+on this host with a colon in its name is written `./a:b`. `CopyFailed` is the error of a copy.
 """
 
 from __future__ import annotations
@@ -21,14 +19,14 @@ _USE = "Write SOURCE... ENVIRONMENT:PATH, or ENVIRONMENT:PATH... DESTINATION."
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A path in an environment; relative ones, and an empty one, begin in its home directory."""
+    """A path in an environment. Relative paths, and an empty one, start at the home directory."""
 
     environment: str
     path: str
 
     @property
     def name(self) -> str:
-        """What a copy is called; empty where what is in it is meant, as with `/` and `.`."""
+        """The name of a copy; empty if the content is meant, as with `/`, `.` and `..`."""
         name = posixpath.basename(self.path.rstrip("/"))
         return "" if name in (".", "..") else name
 
@@ -38,7 +36,7 @@ class Remote:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """From here into an environment."""
+    """A copy from this host into an environment."""
 
     sources: tuple[Path, ...]
     target: Remote
@@ -46,14 +44,14 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """Out of environments to here."""
+    """A copy out of environments to this host."""
 
     sources: tuple[Remote, ...]
     target: Path
 
 
 def plan(words: Sequence[str]) -> Upload | Download:
-    """What is to be done. Raises InvalidArgument for what is no copy in or out."""
+    """Return the copy that the words ask for. Raises InvalidArgument if it is not in or out."""
     if len(words) < 2:
         raise InvalidArgument("A source and a destination are needed.", hint=_USE)
     *sources, target = (place(word) for word in words)
@@ -68,7 +66,7 @@ def plan(words: Sequence[str]) -> Upload | Download:
 
 
 def place(word: str) -> Path | Remote:
-    """A place here or in an environment. Raises InvalidArgument for an empty word or name."""
+    """Parse a word as a place. Raises InvalidArgument for an empty word or environment."""
     before, colon, path = word.partition(":")
     if not word or (colon and not before):
         raise InvalidArgument(f"{word!r} is no place.", hint=_USE)
@@ -76,9 +74,9 @@ def place(word: str) -> Path | Remote:
 
 
 def uploaded_to(target: Remote, name: str, *, into: bool) -> tuple[str, str]:
-    """The directory in the environment to unpack in, and what the source is called there.
+    """Return the directory in the environment to unpack in, and the source's name there.
 
-    `into` says whether the target is a directory that there is, or is to be made.
+    `into` is whether the target is a directory, existing or to be made.
     """
     if into or not target.name:
         return target.path or ".", name
@@ -86,11 +84,11 @@ def uploaded_to(target: Remote, name: str, *, into: bool) -> tuple[str, str]:
 
 
 def downloaded_to(target: Path, source: Remote, *, into: bool) -> Path:
-    """Where a source is written; `into` says whether the target is a directory that there is."""
+    """Return the path to write a source to. `into` is whether the target is a directory."""
     return target / source.name if into and source.name else target
 
 
 class CopyFailed(WaggleError):
-    """A file or directory here, or what it would become, stands in the way."""
+    """A file or directory cannot be copied: the source or the destination does not allow it."""
 
     code = "copy_failed"

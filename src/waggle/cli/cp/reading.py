@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read files and trees of this machine, as archives that a server takes at once.
+"""Files and trees of this host, read into archives that the server accepts in one call.
 
-Links are copied as links, but for the source itself, which is followed; what cannot be copied is
-left out and told. Used by `commands`.
+Links are copied as links, except that the source itself is followed. Entries that cannot be copied
+are left out and reported. Used by `command`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from waggle.domain.files.search import Kind
 from waggle.domain.files.tree import MAX_TREE_FILE, Skipped, check_target, clean_name
 
 PIECE_BYTES = 4 << 20
-"""Of files in one archive, if it is not one file that is larger; a server takes 10 MiB."""
+"""Bytes of files in one archive, unless one file is larger; a server accepts 10 MiB."""
 PIECE_ENTRIES = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Something to copy: its name in the archive, and where it is."""
+    """An entry to copy: its name in the archive, its path and its facts."""
 
     name: bytes
     path: bytes
@@ -38,19 +38,19 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """All of one source, in the order of an archive: directories before what is in them."""
+    """The entries of one source, in the order of an archive: directories before their content."""
 
     found: tuple[Found, ...]
     left_out: tuple[Skipped, ...]
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """The bytes of all files."""
         return sum(each.size for each in self.found)
 
 
 def look(source: Path, name: str, *, recursive: bool) -> Source:
-    """What is at `source`, to be called `name`. Raises CopyFailed if it cannot be copied."""
+    """Inspect `source`, to be copied as `name`. Raises CopyFailed if it cannot be copied."""
     try:
         about = source.stat()
     except OSError as error:
@@ -92,7 +92,7 @@ def _tree(root: bytes, top: bytes, about: os.stat_result) -> Source:
 
 
 def _entry(entry: os.DirEntry[bytes], top: bytes, name: bytes) -> Found | Skipped:
-    """An entry of a tree; `name` is its path below the tree's root."""
+    """Inspect an entry of a tree. `name` is its path below the tree's root."""
     try:
         about = entry.stat(follow_symlinks=False)
         clean_name(name)
@@ -129,7 +129,10 @@ def _found(name: bytes, path: bytes, kind: Kind, about: os.stat_result) -> Found
 def pieces(
     found: Sequence[Found], size: int = PIECE_BYTES, count: int = PIECE_ENTRIES
 ) -> Iterator[Sequence[Found]]:
-    """The same in pieces of about so many bytes and entries each, in their order. Pure."""
+    """Split the entries, in order, into pieces of at most `count` entries. Pure.
+
+    A piece has at most `size` bytes, unless it is one larger file.
+    """
     piece: list[Found] = []
     total = 0
     for each in found:
@@ -143,13 +146,16 @@ def pieces(
 
 
 def pack(piece: Sequence[Found]) -> tuple[bytes, list[Skipped]]:
-    """A tar of a piece, and what could not be read after all. Never longer than `found` said."""
+    """Return a tar of a piece, and the entries that could not be read after all.
+
+    A file that has grown is cut to its inspected size.
+    """
     out = io.BytesIO()
     left_out: list[Skipped] = []
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for each in piece:
             if not each.name:
-                continue  # the tree's own root, which is there
+                continue  # the tree's root, which exists
             try:
                 _add(tar, each)
             except OSError as error:
@@ -177,5 +183,5 @@ def _add(tar: tarfile.TarFile, each: Found) -> None:
 
 
 def _unfollowed(path: str, flags: int) -> int:
-    """Not waiting for a FIFO that took the file's place."""
+    """Open without waiting for a FIFO that took the file's place."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a tree that came from an environment. The guest chose its names: nothing leaves the place.
+"""Files and trees from an environment, written on this host. The guest chose their names.
 
-`waggle.infra.archive.trees` has checked each name by then. A link that leads out of the tree is not
-made: whoever opened it later would open a file of this machine that the guest chose. Beside that
-no link that lies below the destination is followed, whoever made it, so a tree cannot be written
-through what an earlier one left. A file comes to its name whole or not at all. Used by `commands`.
+So nothing is written outside of the destination. `waggle.infra.archive.trees` has already checked
+the names. A link out of the tree is not made: a user who opens it later would open a file of this
+host that the guest chose. No link below the destination is followed, so a tree cannot be written
+through a link that an earlier one left. A file appears under its name whole or not at all.
+Used by `command`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(slots=True)
 class Written:
-    """What was written."""
+    """Counts of what was written. `size` is the bytes of all files."""
 
     files: int = 0
     directories: int = 0
@@ -36,7 +37,7 @@ class Written:
 
 
 def write_file(target: Path, entry: TreeEntry) -> Written:
-    """Write one file as `target`, in place of a file or link of that name.
+    """Write one file as `target`, replacing a file or link of that name.
 
     Raises CopyFailed, with the reason, when it cannot be written.
     """
@@ -46,10 +47,10 @@ def write_file(target: Path, entry: TreeEntry) -> Written:
 
 
 def write_tree(target: Path, entries: Iterable[TreeEntry]) -> tuple[Written, list[Skipped]]:
-    """Write a tree below `target`, which is made; returns what was written and what was not.
+    """Write a tree below `target`, and make that directory if it does not exist.
 
-    `target` itself may be a link to a directory: it is the user's word. Raises CopyFailed when
-    it cannot be made or opened.
+    Returns counts of what was written, and the entries that were not. `target` itself may be a link
+    to a directory, since the user named it. Raises CopyFailed when it cannot be made or opened.
     """
     done, failed = Written(), list[Skipped]()
     with _telling(target):
@@ -84,7 +85,7 @@ def _place(root: int, entry: TreeEntry, done: Written) -> None:
 
 
 def _make_directory(directory: int, name: bytes, mode: int) -> None:
-    """One that is there stays as it is; one that cannot be written into by its owner is no use."""
+    """Make a directory that its owner can write to. An existing one stays unchanged."""
     try:
         os.mkdir(name, (mode & 0o777) | 0o700, dir_fd=directory)
     except FileExistsError:
@@ -100,7 +101,10 @@ def _place_file(directory: int, name: bytes, entry: TreeEntry) -> None:
 
 @contextmanager
 def _beside(directory: int, name: bytes) -> Generator[bytes]:
-    """A new name, for what is put in the place of `name` when the block ends well."""
+    """Yield a new name to write to, and rename that to `name` when the block succeeds.
+
+    Otherwise remove it.
+    """
     new = b".waggle-" + secrets.token_hex(8).encode()
     try:
         yield new
@@ -113,7 +117,7 @@ def _beside(directory: int, name: bytes) -> Generator[bytes]:
 
 @contextmanager
 def _descended(root: int, parents: Iterable[bytes]) -> Generator[int]:
-    """The directory below `root`, made where it is missing; links on the way are refused."""
+    """Open a directory below `root`, making missing ones. Raises OSError for links on the way."""
     directory = os.dup(root)
     try:
         for name in parents:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of `waggle env`: argv to one function, as in `main`, which includes it."""
+"""The command line of `waggle env`, which `main` includes. No logic, as in `main`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle env new`, `ls` and `rm`, and `waggle port`, through the running server.
+"""`waggle env new|ls|rm|pause|resume|snapshot|fork|rollback` and `waggle port`.
 
-`waggle env pause|resume|snapshot|fork|rollback`, through the running server.
+All of them are calls of the running server's tools.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from waggle.domain.errors import InvalidArgument, NotFound, WaggleError
 
 _TABLE_WIDTH = 150
 _WAIT = 10.0
-"""Seconds in which a server that was just started may come up."""
+"""Seconds for a server in the environment that was just started to listen."""
 _COLUMNS = ("environment_id", "name", "runtime", "status", "created_at")
 
 
@@ -32,7 +32,7 @@ _NONE = "No environments. 'waggle env new' makes one."
 
 
 def new(arguments: Mapping[str, object], *, as_json: bool) -> None:
-    """Create an environment as create_environment does, and print its id, or all as JSON."""
+    """Create an environment with create_environment's arguments, and print its id or JSON."""
     made = anyio.run(_new, arguments)
     told = json.dumps(made, indent=2) if as_json else str(made["environment_id"])
     sys.stdout.write(f"{told}\n")
@@ -55,7 +55,7 @@ def ls(*, as_json: bool) -> None:
     for row in rows:
         table.add_row(*(str(row[column]) for column in _COLUMNS))
     console = Console()
-    console.width = max(console.width, _TABLE_WIDTH)  # an id that is cut is of no use
+    console.width = max(console.width, _TABLE_WIDTH)  # a truncated id is useless
     console.print(table if rows else _NONE)
 
 
@@ -66,7 +66,10 @@ async def _list() -> list[dict[str, Any]]:
 
 
 def rm(environments: Sequence[str]) -> None:
-    """Destroy each and print its id; one that cannot be destroyed keeps no other from it."""
+    """Destroy environments and print their ids, then raise the last failure, if any.
+
+    A failure does not prevent the destruction of the others.
+    """
     if not environments:
         raise InvalidArgument("No environment was named.", hint="See 'waggle env ls'.")
     failures = anyio.run(_remove, environments)
@@ -91,7 +94,7 @@ async def _remove(environments: Sequence[str]) -> list[WaggleError]:
 
 
 def expose(environment: str, port: int) -> None:
-    """Expose a port and print its URL; say so, and wait a while, when nothing listens there yet."""
+    """Expose a port and print its URL. If nothing listens there yet, report that and wait."""
     opened = anyio.run(_expose, environment, port)
     if not opened.get("listening"):
         say(f"Nothing listens on port {port} yet; the URL works as soon as something does.")
@@ -117,7 +120,7 @@ _NOTHING_ELSE: Mapping[str, object] = {}
 
 
 def pause(environment: str, *, to_disk: bool) -> None:
-    """Pause it, print its id, and say until when it is kept."""
+    """Pause the environment, print its id, and report until when it is kept."""
     identity, paused = anyio.run(_call, "pause_environment", environment, {"to_disk": to_disk})
     until = paused.get("on_disk_until") or paused.get("expires_at")
     sys.stdout.write(f"{identity}\n")
@@ -125,13 +128,13 @@ def pause(environment: str, *, to_disk: bool) -> None:
 
 
 def resume(environment: str) -> None:
-    """Have it go on, and print its id."""
+    """Resume the environment, and print its id."""
     identity, _ = anyio.run(_call, "resume_environment", environment, _NOTHING_ELSE)
     sys.stdout.write(f"{identity}\n")
 
 
 def snapshot(environment: str, name: str | None, *, as_json: bool) -> None:
-    """Take a snapshot, and print its id, or all of it as JSON."""
+    """Take a snapshot, and print its id, or the whole result as JSON."""
     more: dict[str, object] = {} if name is None else {"name": name}
     identity, taken = anyio.run(_call, "snapshot_environment", environment, more)
     if as_json:
@@ -143,7 +146,7 @@ def snapshot(environment: str, name: str | None, *, as_json: bool) -> None:
 
 
 def fork(environment: str, count: int, *, as_json: bool) -> None:
-    """Make copies, and print their ids, or all of them as a JSON list."""
+    """Fork the environment, and print the ids of the copies, or a JSON list."""
     _, made = anyio.run(_call, "fork_environment", environment, {"count": count})
     rows = cast("list[dict[str, Any]]", made["environments"])
     if as_json:
@@ -154,14 +157,14 @@ def fork(environment: str, count: int, *, as_json: bool) -> None:
 
 
 def rollback(environment: str, snapshot: str) -> None:
-    """Take it back, and print its id."""
+    """Roll the environment back to a snapshot, and print its id."""
     sys.stdout.write(f"{anyio.run(_rollback, environment, snapshot)}\n")
 
 
 async def _call(
     tool: str, environment: str, more: Mapping[str, object]
 ) -> tuple[str, dict[str, Any]]:
-    """The environment's id, and the result."""
+    """Call a tool on an environment. Return the environment's id and the result."""
     async with connected_by(load()) as client:
         identity = str((await find(client, environment))["environment_id"])
         return identity, await call(client, tool, environment_id=identity, **more)
@@ -176,7 +179,10 @@ async def _rollback(environment: str, snapshot: str) -> str:
 
 
 async def _find_snapshot(client: Client, wanted: str, environment_id: str) -> str:
-    """The id of the environment's snapshot with this id, beginning of id, or name."""
+    """Return the id of the environment's snapshot with this id, beginning of id, or name.
+
+    Raises NotFound, and InvalidArgument if there are several.
+    """
     listed = await call(client, "list_snapshots")
     rows = cast("list[dict[str, Any]]", listed.get("snapshots", []))
     exact = [row for row in rows if wanted in (row["snapshot_id"], row["name"])]

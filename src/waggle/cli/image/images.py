@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle image build|ls|inspect|rm`, and what the other image commands need, too.
-
-`waggle image prune`.
-"""
+"""`waggle image build|ls|inspect|rm|prune`, and functions that other commands share."""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ from waggle.shipped import IMAGES
 BY_DEFAULT = ("python", "node", "shell", "data")
 """The images of the runtimes."""
 BASE = "base"
-"""The image below all others: no runtime's."""
+"""The image below all others. No runtime uses it directly."""
 _COLUMNS = ("digest", "size", "disk", "last used (UTC)")
 _TABLE_WIDTH = 120
 _NOTHING = (
@@ -48,8 +45,8 @@ _NOTHING = (
 def build(names: Sequence[str], *, only_missing: bool) -> None:
     """Build the named images, or BY_DEFAULT, and their disks.
 
-    `only_missing` leaves alone what is there and was built from the definition of this version.
-    Raises InvalidArgument, SetupIncomplete.
+    `only_missing` skips images that were built from this version's definition. Raises
+    InvalidArgument, SetupIncomplete.
     """
     settings = load()
     images = image_service(settings)
@@ -79,9 +76,9 @@ def _is_wanted(images: ImageService, definition: ImageDefinition, mirror: str) -
 
 
 def outdated(settings: Settings) -> list[str]:
-    """The runtimes' images that a build now would make from something else than they are from.
+    """Return the runtimes' images that a build now would make from another definition or archive.
 
-    Where no Debian archive is known nothing can be built, and none is.
+    Returns none if no Debian archive is known, since then nothing can be built.
     """
     images = image_service(settings)
     return [
@@ -99,7 +96,7 @@ def _is_old(images: ImageService, name: str, mirror: str) -> bool:
 
 
 def make_disk(images: ImageService, name: str) -> None:
-    """Make the disk now, so that the first create does not wait for it; asks no registry."""
+    """Make the disk now, so that the first create does not wait for it. Uses no registry."""
     image = images.store.resolve(name)
     if images.disks.find(image.digest) is None:
         with filling(f"Making the disk of {name}") as show:
@@ -124,12 +121,12 @@ def ls(*, as_json: bool) -> None:
         disk_size = f"{row['disk_bytes'] / 1e6:.1f} MB" if row["disk_bytes"] else "not made"
         table.add_row(row["name"], row["digest"][:19], size, disk_size, row["used"][:16])
     console = Console(markup=False, emoji=False, highlight=False)
-    console.width = max(console.width, _TABLE_WIDTH)  # a name that is cut is of no use
+    console.width = max(console.width, _TABLE_WIDTH)  # a truncated name is useless
     console.print(table if rows else _NOTHING)
 
 
 def iso(used: float) -> str:
-    """A time as it is printed: UTC, whole seconds; empty when it is not known. Pure."""
+    """Return a time for printing: UTC, whole seconds; empty when unknown. Pure."""
     return f"{datetime.fromtimestamp(used, UTC):%Y-%m-%dT%H:%M:%SZ}" if used else ""
 
 
@@ -140,7 +137,7 @@ def inspect(name: str) -> None:
 
 
 def rm(names: Sequence[str]) -> None:
-    """Remove images and their disks; what a running environment uses is refused."""
+    """Remove images and their disks. Refuses images that a running environment uses."""
     if not names:
         raise InvalidArgument("No image was named.", hint="See 'waggle image ls'.")
     settings = load()
@@ -157,7 +154,7 @@ def rm(names: Sequence[str]) -> None:
 
 
 def digests_in_use(settings: Settings) -> frozenset[str]:
-    """Digests that live environments were booted from, by the server's own record."""
+    """Return the digests that live environments were booted from, by the server's records."""
     return anyio.run(_in_use, settings)
 
 
@@ -178,7 +175,7 @@ _UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 def prune(*, max_size: str | None, older_than: str | None, dry_run: bool, as_json: bool) -> None:
-    """Remove what the bounds say, or tell what that would be."""
+    """Remove images and disks by the bounds, or with `dry_run` print what would be removed."""
     max_bytes = None if max_size is None else parse_size(max_size)
     age = None if older_than is None else parse_age(older_than)
     oldest = None if age is None else time.time() - age
@@ -225,7 +222,7 @@ def _described(image: CachedImage) -> dict[str, object]:
 
 
 def parse_size(text: str) -> int:
-    """Read a size such as 20GB, in bytes. Pure. Raises InvalidArgument."""
+    """Parse a size such as 20GB, and return it in bytes. Pure. Raises InvalidArgument."""
     match = _SIZE.fullmatch(text)
     if not match:
         raise InvalidArgument(f"{text[:40]!a} is not a size.", hint="Write 500MB, 20GB or 8GiB.")
@@ -233,7 +230,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_age(text: str) -> float:
-    """Read a duration as settings have it, in seconds. Pure. Raises InvalidArgument."""
+    """Parse a duration as in settings, and return seconds. Pure. Raises InvalidArgument."""
     try:
         value = parse_duration(text)
     except ValueError:

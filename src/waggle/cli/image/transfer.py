@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle image pull|push|load|save`: images between the store, registries and files.
+"""`waggle image pull|push|load|save`: copy images between the store, registries and files.
 
-The name of what was brought goes to stdout, all else to stderr.
+Prints the name of the image to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from waggle.service.local.images.pulls import describe
 
 
 def pull(text: str, *, as_json: bool) -> None:
-    """Bring an image from a registry and make its disk."""
+    """Pull an image from a registry and make its disk."""
     settings = load_settings()
     reference = image_reference(settings, text)
     images = image_service(settings)
     with filling(f"Pulling {reference}") as show:
         anyio.run(images.pulls.pull, reference, _shown(show))
-    images.store.collect()  # what had the name before
+    images.store.collect()  # the image that had the name before
     _finish(images, str(reference), as_json=as_json)
 
 
@@ -52,7 +52,7 @@ def push(name: str, text: str | None, *, as_json: bool) -> None:
 
 
 def load(source: str, name: str | None, *, as_json: bool) -> None:
-    """Bring an image from files and make its disk."""
+    """Load an image from files and make its disk."""
     images = image_service(load_settings())
     if Path(source.partition(":")[0]).is_file():
         source = f"{Path.cwd() / source}"
@@ -73,7 +73,7 @@ def _shown(show: Callable[[float, str], None]) -> Callable[[Transfer], None]:
 
 
 def _absolute(place: str) -> str:
-    """A path on the command line counts from the working directory."""
+    """Make the path in a place of the command line absolute, from the working directory."""
     form, colon, path = place.partition(":")
     if colon and form in {*Form} and path and not path.startswith("/"):
         return f"{form}:{Path.cwd()}/{path}"
@@ -81,11 +81,11 @@ def _absolute(place: str) -> str:
 
 
 def _finish(images: ImageService, name: str, *, as_json: bool) -> None:
-    """Make the disk, which verifies every layer, and say what is there now."""
+    """Make the disk, which verifies every layer, and report the image."""
     try:
         make_disk(images, name)
-    except* ImageCorrupt:  # two layers at once give a group
-        images.store.remove(name, lambda _: False)  # it never was any good
+    except* ImageCorrupt:  # two corrupt layers raise a group
+        images.store.remove(name, lambda _: False)  # not in use: it was never usable
         raise
     image = images.store.resolve(name)
     _tell(name, image.digest, image.size, as_json=as_json)

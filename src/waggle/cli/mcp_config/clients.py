@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The MCP clients that waggle can configure: where their file is and what an entry looks like.
+"""The MCP clients that waggle can configure: the places of their files and the form of an entry.
 
-Called by `waggle mcp-config`. Pure; docs/clients.md lists the same clients, and a test compares.
+Called by `waggle mcp-config`. Pure. docs/clients.md lists the same clients; a test compares them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """A server that the client starts: argv and variables."""
+    """A server that the client starts: command, arguments and variables."""
 
     command: str
     args: tuple[str, ...]
@@ -28,7 +28,7 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A server that listens: its URL, and the variable with the bearer token, if it wants one."""
+    """A server that listens: its URL, and the variable with the bearer token, if it needs one."""
 
     url: str
     token_variable: str | None = None
@@ -36,7 +36,7 @@ class Remote:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The directories that files lie in: of the user, and of applications' configuration."""
+    """The user's home directory, the directory of applications' configuration, and variables."""
 
     home: Path
     config: Path
@@ -45,7 +45,7 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One client. `file` is None for one that has no file of its own; `remote` if it cannot."""
+    """One client. `file` is None if it has no known file; `remote` if its file takes no URLs."""
 
     name: str
     title: str
@@ -63,7 +63,7 @@ def _plain(server: Local, **more: Any) -> Entry:
 
 
 def _headers(server: Remote, shape: str) -> Entry:
-    """The header with the token, where `shape` is how the client names a variable."""
+    """Return the header with the token. `shape` is how the client's file refers to a variable."""
     if server.token_variable is None:
         return {}
     return {"headers": {"Authorization": "Bearer " + shape.replace("NAME", server.token_variable)}}
@@ -106,7 +106,7 @@ def _codex_file(base: Base) -> Path:
 
 
 def _mac(base: Base) -> bool:
-    """Whether applications keep their configuration as on macOS."""
+    """Whether applications keep their configuration where macOS does."""
     return base.config.name == "Application Support"
 
 
@@ -207,7 +207,7 @@ CLIENTS: tuple[Client, ...] = (
 
 
 def client_named(name: str) -> Client:
-    """A client by its name. Raises InvalidArgument."""
+    """Return a client by its name. Raises InvalidArgument."""
     for client in CLIENTS:
         if client.name == name:
             return client

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle mcp-config`: print or write the configuration of a client, so that it finds waggle."""
+"""`waggle mcp-config`: print or write the entry of waggle in a client's configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_BYTES = 16 << 20
 
 
 class NotWritten(WaggleError):
-    """A client's file was left as it is."""
+    """A client's file was left unchanged."""
 
     code = "not_written"
 
@@ -42,8 +42,8 @@ def mcp_config(
 ) -> None:
     """Print an entry, or merge it into the client's file.
 
-    Raises InvalidArgument for what makes no sense, NotWritten when the file cannot take the entry
-    without losing something; it is unchanged then.
+    Raises InvalidArgument for options that do not fit, and NotWritten, with the file unchanged,
+    when the entry cannot be added without losing something or the file cannot be written.
     """
     client = client_named(name)
     environ = process_environment()
@@ -93,8 +93,11 @@ def _entry(
 
 
 def local_server(environ: Mapping[str, str]) -> Local:
-    """How a client starts this installation, with the settings of now that are no secrets."""
-    load(environ)  # a client would only show that it does not start
+    """Return how a client starts this installation, with the current settings except secrets.
+
+    Raises SettingsInvalid.
+    """
+    load(environ)  # report bad settings now: a client would only show that the start failed
     program = Path(sys.argv[0])
     given = {
         name: value
@@ -107,7 +110,7 @@ def local_server(environ: Mapping[str, str]) -> Local:
 
 
 def directories(environ: Mapping[str, str], platform: str) -> Base:
-    """Where this user's clients keep their files."""
+    """Return the directories in which this user's clients keep their files."""
     home = Path(environ.get("HOME") or Path.home())
     if platform == "darwin":
         return Base(home, home / "Library" / "Application Support", environ)
@@ -116,8 +119,11 @@ def directories(environ: Mapping[str, str], platform: str) -> Base:
 
 
 def _write(path: Path, client: Client, entry: dict[str, object]) -> bool:
-    """Merge and replace the file, keeping its permissions and owner; say whether it changed."""
-    path = path.resolve()  # a link stays one
+    """Merge and replace the file, keeping its permissions and owner. Return whether it changed.
+
+    Raises CannotMerge and OSError.
+    """
+    path = path.resolve()  # a link stays a link
     before, mode, owner = "", 0o600, None
     with contextlib.suppress(FileNotFoundError):
         status = path.stat()

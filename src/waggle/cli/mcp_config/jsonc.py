@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put one member into a JSON file that people edit: comments, order and layout stay. Pure.
+"""An editor of one member in a JSON file that people edit: comments, order, layout stay. Pure.
 
-Reads JSON with `//` and `/* */` comments and trailing commas, as VS Code and Zed write it. The
-edit is made in the text, then checked: the result must be the old data and the member, else the
-file is refused. Called by `merge`.
-
-Why a file is left as it is.
+Reads JSON with `//` and `/* */` comments and trailing commas, as VS Code and Zed write it. Edits
+the text, then checks that the result is the old data plus the member; otherwise the file is refused
+with CannotMerge. Called by `merge`.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from waggle.domain.errors import WaggleError
 
 
 class CannotMerge(WaggleError):
-    """The entry cannot be put into this file without risk to what else is in it."""
+    """The entry cannot be put into this file without risk to its other content."""
 
     code = "cannot_merge"
 
@@ -34,11 +32,11 @@ class _Member:
     name: str
     start: int
     end: int
-    """Of the value, in the text."""
+    """`start` and `end` are those of the value, in the text."""
 
 
 class _Reader:
-    """One pass over the text. Raises CannotMerge for what is no JSON, or says a name twice."""
+    """One pass over the text. Raises CannotMerge for invalid JSON and repeated names."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -57,7 +55,7 @@ class _Reader:
         return found[0]
 
     def value(self) -> tuple[Any, list[_Member], int]:
-        """A value, its members if it is an object, and where it starts."""
+        """Read a value. Return it, its members if it is an object, and its start."""
         self.space()
         start = self.at
         word = self.token()
@@ -113,7 +111,7 @@ def _broken(text: str, at: int) -> CannotMerge:
 
 
 def read(text: str) -> tuple[Object, list[_Member], int]:
-    """The file's data, its top members, and where its object starts. Raises CannotMerge."""
+    """Return the file's data, its top members, and the start of its object. Raises CannotMerge."""
     reader = _Reader(text)
     try:
         data, members, start = reader.value()
@@ -126,7 +124,7 @@ def read(text: str) -> tuple[Object, list[_Member], int]:
 
 
 def put(text: str, section: str, name: str, entry: Object) -> str:
-    """`text` with `entry` as `section.name`; the same text if it is there already.
+    """Return `text` with `entry` as `section.name`; the same text if it is already there.
 
     Raises CannotMerge.
     """
@@ -160,7 +158,7 @@ def put(text: str, section: str, name: str, entry: Object) -> str:
 def _insert(
     text: str, brace: int, name: str, value: Object, step: str, depth: int, *, empty: bool
 ) -> str:
-    """Put a member right after the brace of an object."""
+    """Return `text` with a member inserted right after the brace of an object."""
     end = "\r\n" if "\r\n" in text else "\n"
     member = f"{json.dumps(name)}: {_shown(value, step, depth, text)}"
     after = brace + 1

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put an entry into the text of a client's configuration file: JSON, TOML or YAML. Pure.
+"""The merge of an entry into the text of a client's configuration: JSON, TOML or YAML. Pure.
 
-Called by `waggle mcp-config`. What else is in the file stays, comments included; a file that does
-not allow for that is refused with CannotMerge. Doing it twice changes nothing.
+Called by `waggle mcp-config`. The rest of the file stays unchanged, comments included; a file that
+does not allow that is refused with CannotMerge. Idempotent.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Entry = dict[str, Any]
 
 
 def merged(form: Format, text: str, section: str, name: str, entry: Entry) -> str:
-    """`text` with the entry in it. Raises CannotMerge."""
+    """Return `text` with the entry in it. Raises CannotMerge."""
     if form == "json":
         return jsonc.put(text, section, name, entry)
     return (_toml if form == "toml" else _yaml)(text, section, name, entry)
 
 
 def fragment(form: Format, section: str, name: str, entry: Entry) -> str:
-    """A file that holds nothing but the entry."""
+    """Return the text of a file that holds only the entry."""
     return merged(form, "", section, name, entry)
 
 
@@ -63,7 +63,7 @@ def _toml(text: str, section: str, name: str, entry: Entry) -> str:
 
 
 def _toml_end(lines: list[str], header: int) -> int:
-    """The line after a table, without the comments and empty lines that lead to the next."""
+    """Return the index after a table, excluding comments and empty lines before the next one."""
     end = header + 1
     for number in range(header + 1, len(lines)):
         line = lines[number].strip()
@@ -83,7 +83,7 @@ def _toml_table(path: str, entry: Mapping[str, Any]) -> str:
 
 
 def _yaml(text: str, section: str, name: str, entry: Entry) -> str:
-    """Only files in the plain block style, which the client itself writes, are changed."""
+    """Merge into YAML, only in the plain block style, which the client itself writes."""
     lines = text.splitlines(keepends=True)
     if any("\t" in line or line.startswith(("...", "%")) for line in lines) or any(
         line.startswith("---") for line in lines[1:]
@@ -113,7 +113,7 @@ def _has_content(line: str) -> bool:
 
 
 def _yaml_child(lines: list[str], start: int, indent: str, name: str) -> tuple[int, int] | None:
-    """The lines of a child of a block, the first and the one after the last."""
+    """Return the lines of a child of a block, as the first index and the one after the last."""
     begin = end = None
     for number in range(start, len(lines)):
         line = lines[number]
@@ -133,7 +133,7 @@ def _yaml_child(lines: list[str], start: int, indent: str, name: str) -> tuple[i
 
 
 def _yaml_block(name: str, entry: Mapping[str, Any], indent: str) -> str:
-    """Strings and lists in JSON's notation, which is YAML too."""
+    """Return the entry with strings and lists in JSON's notation, which is also YAML."""
     lines = [f"{indent}{name}:"]
     for key, value in entry.items():
         shown = "{}" if value == {} else json.dumps(value)

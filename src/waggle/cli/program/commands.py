@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle exec` and `waggle run`: argv to one function, as in `main`, which includes them."""
+"""The command lines of `waggle exec` and `waggle run`, which `main` includes. No logic."""
 
 from __future__ import annotations
 

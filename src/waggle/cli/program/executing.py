@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle exec`: a program in an environment of the running server, as `docker exec` has it."""
+"""`waggle exec`: run a program in an environment of the running server, like `docker exec`."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from waggle.domain.programs.execution import MAX_STDIN_BYTES
 
 _PIECE = 1 << 20
 _MOST_SENT = 30 << 20
-"""A server takes 31 MiB in one request."""
+"""Below the server's limit of 31 MiB for one request."""
 _PIPE = "Standard input is a pipe; -i passes it on."
 _AS_A_FILE = "Copy it as a file with 'waggle cp', and have the program read that."
 
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """What a program gets beside its arguments. `user` is sandbox or root, `stdin` the option."""
+    """The options of a run. `user` is sandbox or root; `stdin` is whether a pipe is passed on."""
 
     user: str = "sandbox"
     cwd: str | None = None
@@ -42,7 +42,7 @@ class How:
     stdin: bool = False
 
     def arguments(self) -> dict[str, Any]:
-        """As the tool run_command takes it. Raises InvalidArgument."""
+        """Return the arguments of the tool run_command. Raises InvalidArgument."""
         given: dict[str, Any] = {"user": self.user, "env": parse_variables(self.variables)}
         if self.cwd is not None:
             given["cwd"] = self.cwd
@@ -54,8 +54,8 @@ class How:
 def execute(environment: str, command: Sequence[str], how: How) -> int:
     """Run a program and return its exit code.
 
-    Raises InvalidArgument, TooLarge, NotFound and what the server refuses, and KeyboardInterrupt at
-    a signal, after the program was killed.
+    Raises InvalidArgument, TooLarge, NotFound and the server's refusals, and KeyboardInterrupt at a
+    signal, after the program was killed.
     """
     if not command:
         raise InvalidArgument(
@@ -75,14 +75,14 @@ async def _connect_and_run(environment: str, arguments: dict[str, Any]) -> Ended
 
 
 async def attached(client: Client, arguments: dict[str, Any]) -> Ended:
-    """Run it with this process's own output streams."""
+    """Run a program with the output streams of this process."""
     return await following.run(client, arguments, sys.stdout.buffer, sys.stderr.buffer)
 
 
 def tell(ended: Ended, command: Sequence[str] = ()) -> int:
-    """Say on stderr what the program's output does not, and return the exit code.
+    """Print on stderr what the program's output does not show, and return the exit code.
 
-    Output that was lost makes of success a failure.
+    Lost output turns success into a failure.
     """
     if ended.told:
         say(f"waggle: {ended.told}")
@@ -104,7 +104,7 @@ def _shell_line(line: str) -> str:
 
 
 def parse_variables(words: Sequence[str]) -> dict[str, str]:
-    """`NAME=VALUE` words as variables; a later one wins. Raises InvalidArgument."""
+    """Parse `NAME=VALUE` words as variables; a later word wins. Raises InvalidArgument."""
     pairs = [word.partition("=") for word in words]
     for name, equals, _ in pairs:
         if not name or not equals:
@@ -115,11 +115,11 @@ def parse_variables(words: Sequence[str]) -> dict[str, str]:
 
 
 def standard_input(*, pipe: bool) -> str:
-    """What the program gets of standard input: a file, nothing of a terminal, and a pipe if wanted.
+    """Return the program's standard input: a file, or a pipe with `pipe`; of a terminal, nothing.
 
-    Whoever starts a program often leaves a pipe or socket open on which nobody ever writes, so it
-    is read only if `pipe` says so, and then to its end. Raises TooLarge, and InvalidArgument for
-    what is not text.
+    Processes often start a program with a pipe or socket on which nothing is ever written, so a
+    pipe or socket is read only with `pipe`, and then to its end. Raises TooLarge, and
+    InvalidArgument for data that is not text.
     """
     if sys.stdin is None or sys.stdin.isatty():
         return ""
@@ -136,9 +136,9 @@ def _is_pipe(descriptor: int) -> bool:
 
 
 def read_input(limit: int) -> bytes:
-    """Standard input up to its end.
+    """Read standard input to its end.
 
-    Raises InvalidArgument where there is none, and TooLarge for more than `limit` bytes.
+    Raises InvalidArgument if there is none, and TooLarge for more than `limit` bytes.
     """
     source: IO[str] | None = sys.stdin
     if source is None:
@@ -152,7 +152,10 @@ def read_input(limit: int) -> bytes:
 
 
 def _text(data: bytes) -> str:
-    """The data as a request can carry it: as JSON a control character takes six bytes."""
+    """Return the data as text that fits into a request: JSON of a control character is six bytes.
+
+    Raises InvalidArgument and TooLarge.
+    """
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a program in an environment through the server's tools, as if it ran here.
+"""A program run in an environment through the server's tools, as if it ran here.
 
-Its output comes byte for byte while it runs, read from the resources that the server has of it,
-page by page. Used by `executing` and `running`; knows nothing of arguments and of what is run.
+Copies its output byte for byte while it runs, page by page, from the server's resources of the job.
+Used by `executing` and `running`. Knows nothing of the command line and of the program.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from waggle.tasks import together
 
 _WAIT_SECONDS = 30.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
-"""Between two looks at a program that prints nothing new."""
+"""Seconds between two reads of a program that prints nothing new."""
 _STOP_SECONDS = 15.0
 _END_BYTES = 128 << 10
-"""Of a stream that is longer than what the server keeps of it, so much of its end is there."""
+"""Bytes at the end of a stream that the server keeps even if the stream is longer than it keeps."""
 _PAGE_META = "waggle/page"
 TIMED_OUT, SIGNALLED = 124, 128
-"""Exit codes as those of timeout(1) and of shells."""
+"""Exit codes as of timeout(1) and shells."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a program ended: its exit code here, and what to tell, which may be nothing.
+    """The end of a program: the exit code of this command, and a message, which may be empty.
 
-    `lost` is bytes of output that the server did not keep.
+    `lost` is the number of bytes of output that the server did not keep.
     """
 
     code: int
@@ -50,10 +50,10 @@ class Ended:
 async def run(
     client: Client, arguments: Mapping[str, Any], stdout: IO[bytes], stderr: IO[bytes]
 ) -> Ended:
-    """Start what the arguments of `run_command` say, and return when it has ended.
+    """Run a program with these arguments of `run_command`, and return when it has ended.
 
-    A program that still runs when this is cancelled, or fails, is killed. Raises CallRefused, and
-    what writing to the streams raises.
+    Kills a program that still runs when this fails or is cancelled. Raises CallRefused, and the
+    errors of writing to the streams.
     """
     identity = str(arguments["environment_id"])
     begin = partial(call, client, "run_command", **arguments, background=True, images=False)
@@ -67,7 +67,7 @@ async def run(
 
 
 class _Job:
-    """A program that was started."""
+    """A started program."""
 
     def __init__(self, client: Client, identity: str, number: int) -> None:
         self._client = client
@@ -77,7 +77,7 @@ class _Job:
         self._result: Mapping[str, Any] = {}
 
     async def follow(self, stdout: IO[bytes], stderr: IO[bytes]) -> Ended:
-        """Copy both streams until it has ended and all is copied."""
+        """Copy both streams until the program has ended and all output is copied."""
         streams = [_Stream(self._client, self._uri + "stdout", stdout)]
         streams.append(_Stream(self._client, self._uri + "stderr", stderr))
         async with together() as group:
@@ -104,22 +104,22 @@ class _Job:
                     continue
                 if not error.result:
                     raise
-                result = error.result  # it timed out, or its machine is gone
+                result = error.result  # the program timed out, or its machine is gone
             if result["status"] != "running":
                 self._result = result
                 self._over.set()
 
     async def kill(self) -> None:
-        """End it, whatever else happens. Bounded."""
+        """Kill the program, even when cancelled, within _STOP_SECONDS."""
         with anyio.CancelScope(shield=True), anyio.move_on_after(_STOP_SECONDS):
             try:
                 await call(self._client, "kill_job", **self._arguments)
             except CallRefused:
-                return  # its environment is gone, and it with it
+                return  # the environment is gone, and the program with it
 
 
 class _Stream:
-    """One of its streams, copied from the server into a file of this process."""
+    """One output stream of a program, copied from the server into a file of this process."""
 
     def __init__(self, client: Client, uri: str, into: IO[bytes]) -> None:
         self._client = client
@@ -129,7 +129,7 @@ class _Stream:
         self.lost = 0
 
     async def copy(self) -> bool:
-        """Copy what there is by now; say whether there was something."""
+        """Copy the output so far; return whether there was any."""
         begin = self._at
         while True:
             data, start, following = await self._read()
@@ -145,7 +145,7 @@ class _Stream:
         self._into.flush()
 
     async def _read(self) -> tuple[bytes, int, int | None]:
-        """The next page, where it begins, and where the one after it does."""
+        """Return the next page, its offset, and the offset of the page after it, if any."""
         try:
             return await self._page(self._at)
         except CallRefused as error:
@@ -177,7 +177,7 @@ def _bytes(content: TextResourceContents | BlobResourceContents) -> bytes:
 
 
 async def _may_again(error: CallRefused) -> bool:
-    """Whether the same call may be made again, after a wait if the server wants one."""
+    """Wait as long as the server requires, and return whether to repeat the call."""
     if error.wait is None:
         return False
     await anyio.sleep(error.wait)
@@ -185,7 +185,7 @@ async def _may_again(error: CallRefused) -> bool:
 
 
 def ended(result: Mapping[str, Any], lost: int = 0) -> Ended:
-    """What a job's last result means here. Pure."""
+    """Return the end of a program from the last result of its job. Pure."""
     status, seconds = str(result["status"]), result.get("duration_ms", 0) / 1000
     told = _diagnosis(result)
     match status:

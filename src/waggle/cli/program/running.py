@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle run`: a program of this machine, run in an environment that is made for it and destroyed.
+"""`waggle run`: run a program of this host in a new environment, which is destroyed afterwards.
 
 A client of the running server: it creates, installs, copies, runs and destroys with its tools.
 """
@@ -53,14 +53,14 @@ class Wanted:
     stdin: bool = False
 
     def arguments(self, runtime: RuntimeName) -> dict[str, Any]:
-        """As the tool create_environment takes it."""
+        """Return the arguments of the tool create_environment."""
         given = {"network": self.network, "image": self.image}
         return {"runtime": runtime.value, **{name: word for name, word in given.items() if word}}
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What is run: the bytes of the file, its path in the environment, arguments and input."""
+    """The program to run: the bytes of the file, its path in the environment, arguments, input."""
 
     runtime: RuntimeName
     path: str
@@ -70,10 +70,10 @@ class Program:
 
 
 def run(file: str, arguments: Sequence[str], runtime: RuntimeName | None, wanted: Wanted) -> int:
-    """Run the file, or what standard input says, and return its exit code.
+    """Run the file, or the program on standard input, and return its exit code.
 
-    Raises InvalidArgument, TooLarge and what the server refuses, and KeyboardInterrupt at a signal;
-    the environment is destroyed then, too, unless it is to be kept.
+    Raises InvalidArgument, TooLarge and the server's refusals, and KeyboardInterrupt at a signal.
+    The environment is destroyed in all cases, unless it is to be kept.
     """
     chosen = runtime or runtime_of(file)
     data, stdin = _read(file, pipe=wanted.stdin)
@@ -82,7 +82,7 @@ def run(file: str, arguments: Sequence[str], runtime: RuntimeName | None, wanted
 
 
 def runtime_of(file: str) -> RuntimeName:
-    """The runtime that a file is for, by its extension. Raises InvalidArgument."""
+    """Return the runtime of a file, by its extension. Raises InvalidArgument."""
     if file == STDIN:
         return RuntimeName.PYTHON
     if file.startswith("-"):
@@ -100,13 +100,13 @@ def runtime_of(file: str) -> RuntimeName:
 
 
 def _path(file: str, runtime: RuntimeName) -> str:
-    """Where it is put: under its own name where that is one for any file system."""
+    """Return the program's path in the environment, with the file's name if it is printable."""
     name = f"program{EXTENSIONS[runtime]}" if file == STDIN else Path(file).name
     return f"{HOME}/{name if name.isprintable() else f'program{Path(name).suffix}'}"
 
 
 def _read(file: str, *, pipe: bool) -> tuple[bytes, str]:
-    """The program, and its standard input. Raises InvalidArgument and TooLarge."""
+    """Read the program and its standard input. Raises InvalidArgument and TooLarge."""
     if file == STDIN:
         if sys.stdin and sys.stdin.isatty():
             say("Type the program; Ctrl-D ends it.")
@@ -146,10 +146,13 @@ async def _run(client: Client, program: Program, wanted: Wanted) -> Ended:
 async def _environment(
     client: Client, arguments: Mapping[str, Any], *, keep: bool
 ) -> AsyncGenerator[str]:
-    """An environment that is destroyed at the end, however that comes, or kept and told."""
+    """Create an environment, and destroy it when the block ends, however it ends.
+
+    With `keep`, print how to destroy it instead.
+    """
     with waiting("Creating an environment") as detail:
         create = partial(call_telling, client, detail, "create_environment", **arguments)
-        made = await answered(create)  # one whose id is not known could not be destroyed
+        made = await answered(create)  # without its id it could not be destroyed
     identity = str(made["environment_id"])
     if keep:
         say(f"Environment {identity} is kept; 'waggle env rm {identity}' destroys it.")
@@ -186,7 +189,7 @@ async def _prepare(
 
 
 async def _install(client: Client, identity: str, packages: Sequence[str]) -> None:
-    """Raises CallRefused, after what the installer printed is on stderr."""
+    """Install packages. Prints the installer's output on stderr before it raises CallRefused."""
     arguments = {"environment_id": identity, "packages": list(packages)}
     try:
         with waiting(f"Installing {' '.join(packages)}") as detail:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle snapshot`: argv to one function; each imports what it needs itself."""
+"""The command line of `waggle snapshot`, which `main` includes. No logic, as in `main`."""
 
 from __future__ import annotations
 

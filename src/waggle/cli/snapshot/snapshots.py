@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle snapshot ls` and `rm`: files only; a running server notices.
-
-`waggle snapshot export` and `import`: files only; a running server notices.
-"""
+"""`waggle snapshot ls|rm|export|import`: on files alone. A running server notices the changes."""
 
 from __future__ import annotations
 
@@ -63,19 +60,19 @@ def ls(*, as_json: bool) -> None:
             str(row["expires"])[:16],
         )
     console = Console(markup=False, emoji=False, highlight=False)
-    console.width = max(console.width, _TABLE_WIDTH)  # an id that is cut is of no use
+    console.width = max(console.width, _TABLE_WIDTH)  # a truncated id is useless
     console.print(table if rows else _NOTHING)
 
 
 def _directory() -> Path:
-    """Where they are; what is wrong with one is logged on stderr."""
+    """Return the directory of snapshots. Sets up logging, so that unusable ones are reported."""
     settings = load()
     configure_logging(settings.log_level, settings.log_format)
     return Places.of(settings).snapshots
 
 
 def rm(ids: Sequence[str]) -> None:
-    """Remove snapshots by the ids that `ls` shows, all or none, and print each."""
+    """Remove snapshots by the ids that `ls` shows, all or none, and print the ids."""
     if not ids:
         raise InvalidArgument("No snapshot was named.", hint="See 'waggle snapshot ls'.")
     directory = _directory()
@@ -97,7 +94,7 @@ def rm(ids: Sequence[str]) -> None:
 
 
 def export(snapshot_id: str, file: Path) -> None:
-    """Write it, for the eyes of whoever runs this. Raises NotFound, MomentUnusable and others."""
+    """Write a snapshot to a new file. Raises NotFound, MomentUnusable and others."""
     directory = Places.of(load()).snapshots
     if snapshot_id not in {each.id for each in read_snapshots(directory)}:
         raise NotFound(
@@ -109,7 +106,7 @@ def export(snapshot_id: str, file: Path) -> None:
 
 
 def bring(file: Path, owner: str | None, *, as_json: bool) -> None:
-    """Import it and print its new id. Raises MomentUnusable, Unsupported and others."""
+    """Import a snapshot and print its new id. Raises MomentUnusable, Unsupported and others."""
     settings = load()
     whose = LOCAL if owner is None else parse_owner(owner)
     with contextlib.ExitStack() as stack:
@@ -136,7 +133,7 @@ def bring(file: Path, owner: str | None, *, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _storage_errors(file: Path, where: Path) -> Generator[None]:
-    """`where` is the directory that is written to."""
+    """Turn OSErrors into errors to show. `where` is the directory being written to."""
     try:
         yield
     except FileExistsError as error:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle template ls`, `rm` and `prune`: files only; a running server notices.
+"""`waggle template ls|rm|prune|build`, without a server. A running server notices the changes.
 
-`waggle template build`: make the templates of the configured runtimes, without a server.
+`build` makes the templates of the configured runtimes; the others only use files.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ def ls(*, as_json: bool) -> None:
             iso(each.used_at.timestamp())[:16],
         )
     console = Console(markup=False, emoji=False, highlight=False)
-    console.width = max(console.width, _TABLE_WIDTH)  # an id that is cut is of no use
+    console.width = max(console.width, _TABLE_WIDTH)  # a truncated id is useless
     console.print(table if rows else _NOTHING)
 
 
 def rm(ids: Sequence[str]) -> None:
-    """Remove templates by the ids that `ls` shows, all or none, and print each."""
+    """Remove templates by the ids that `ls` shows, all or none, and print the ids."""
     if not ids:
         raise InvalidArgument("No template was named.", hint="See 'waggle template ls'.")
     store = _store()
@@ -92,7 +92,7 @@ def rm(ids: Sequence[str]) -> None:
 
 
 def prune(older_than: str) -> None:
-    """Remove what was not used for so many days, and print each id."""
+    """Remove templates not used for so many days, and print their ids."""
     match = re.fullmatch(r"([0-9]{1,5})d", older_than)
     if match is None:
         raise InvalidArgument(f"{older_than[:20]!r} is no number of days.", hint="Say 7d, or 0d.")
@@ -110,13 +110,13 @@ def _store() -> TemplateStore:
 
 
 _NOWHERE = Path("/nonexistent")
-"""Where its files would be: whoever makes a template has a place of its own."""
+"""The directory of the blueprint's machine. Not used: making a template uses its own directory."""
 
 
 def build(names: Sequence[str]) -> None:
-    """Make what is not there, and print the ids of all.
+    """Make missing templates, and print the ids of all.
 
-    Raises InvalidRuntime, SettingsInvalid, Unsupported, ImageMissing, BootFailed and the like.
+    Raises InvalidRuntime, SettingsInvalid, Unsupported, ImageMissing, BootFailed and others.
     """
     settings = load()
     wanted = [RuntimeName.parse(name) for name in names] or [*RuntimeName]
@@ -161,7 +161,7 @@ async def _ensure(
 
 
 async def blueprint_for(settings: Settings, made: Machinery, runtime: RuntimeName) -> Blueprint:
-    """What the server would boot for a client that names only this runtime."""
+    """Return what the server would boot for a client that names only this runtime."""
     environment = limits(settings).describe(
         CreateRequest(runtime),
         environment_id=str(uuid.uuid4()),

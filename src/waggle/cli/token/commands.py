@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle token`: argv to one function; each imports what it needs itself."""
+"""The command line of `waggle token`, which `main` includes. No logic, as in `main`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle token new`, `ls` and `rm`: the tokens file, without the server, which notices itself."""
+"""`waggle token new|ls|rm`: on the tokens file alone. A running server notices the changes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LOCK_SECONDS = 10.0
 
 
 def new(owner: str, expires: str | None) -> None:
-    """Make a token, keep its hash, and print it: the only time that anybody sees it."""
+    """Make a token, store its hash, and print it, once only."""
     name = parse_owner(owner)
     if owner.startswith("#"):
         raise InvalidArgument("A line that begins with '#' would be a comment.")
@@ -69,7 +69,7 @@ def ls(*, as_json: bool) -> None:
 
 
 def rm(ids: Sequence[str]) -> None:
-    """Remove tokens by the ids that `ls` shows, all or none, and print each."""
+    """Remove tokens by the ids that `ls` shows, all or none, and print the ids."""
     if not ids:
         raise InvalidArgument("No token was named.", hint="See 'waggle token ls'.")
     path = _path()
@@ -96,11 +96,11 @@ def _path() -> Path:
 
 @contextlib.contextmanager
 def _changing(path: Path) -> Generator[str]:
-    """The text of the file, empty if there is none, while nobody else changes it."""
+    """Lock the file against other changes, and yield its text; empty if there is no file."""
     try:
         with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_SECONDS):
             text = read_tokens(path)[0] if path.exists() else ""
-            parse_tokens(text)  # a broken file is mended by hand, not added to
+            parse_tokens(text)  # raises: a broken file must be repaired by hand first
             yield text
     except OSError as error:
         if is_full(error):
@@ -112,7 +112,7 @@ def _changing(path: Path) -> Generator[str]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace the file, with the mode and the group that it had. A link to it stays a link."""
+    """Replace the file, keeping its mode and group. A link to it stays a link."""
     data = text.encode("ascii")
     if len(data) > MAX_BYTES:
         raise InvalidArgument(f"The tokens file would be over {MAX_BYTES} bytes.")
