@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`waggle` and `python -m waggle`."""
+"""The entry point of `waggle` and `python -m waggle`."""
 
 import sys
 from collections.abc import Callable
@@ -8,10 +8,10 @@ from waggle.allocator import c_library, start_anew_with_malloc
 
 
 def main(libc: Callable[[], str] = c_library) -> None:
-    """Run the command line. Never returns. `libc` tells the name of the C library."""
+    """Run the command line. Never returns. `libc` returns the name of the C library."""
     if sys.argv[1:2] == ["serve"]:
         start_anew_with_malloc(libc)
-    from waggle.cli.main import main as run  # noqa: PLC0415 (takes long; not before the new start)
+    from waggle.cli.main import main as run  # noqa: PLC0415 (slow; not before the restart)
 
     run()
 

@@ -1,16 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does keyed work once: whoever calls again with the key gets the first call's result.
+"""Repeated calls: keyed work that is done once, and creates that outlive a caller who gave up.
 
-Called by `waggle.mcp` around tools that take an idempotency key. Results are opaque text here.
-
-Work whose caller has gone: it goes on a while, for the same call again.
-
-Many clients give up after a minute. What `create_environment` had begun then is not lost: who calls
-with the same arguments again takes it up. Two calls that both wait never share one piece. What
-nobody takes up is undone after LINGER seconds, and at once where it is in somebody's way. An owner
-has at most one such piece: hanging up again and again holds no more than one call does.
-
-Belongs to `EnvironmentService`; used by `waggle.mcp`. Knows nothing of what the work is.
+`Repeats` is used by `waggle.mcp` around tools that take an idempotency key; results are opaque text
+here. `Unclaimed` belongs to `EnvironmentService`: many clients give up after a minute, and a client
+that calls `create_environment` again with the same arguments takes up the work that its first call
+began. It knows nothing of the work.
 """
 
 from __future__ import annotations
@@ -30,7 +24,7 @@ from waggle.service.sharing import UnderWay, Work
 
 log = structlog.get_logger(__name__)
 KeyedWork = Callable[[], Awaitable[str | None]]
-"""Does it, and returns the result to keep; None when nothing was done, so it may be tried again."""
+"""Does it and returns the result to keep; None if nothing was done, so it may be tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +34,19 @@ class _Running:
 
 
 class Repeats:
-    """Keyed calls of one server."""
+    """The keyed calls of one server."""
 
     def __init__(self, store: CallStore) -> None:
         self._store = store
         self._running: dict[tuple[str, str], _Running] = {}
 
     async def once(self, call: KeyedCall, work: KeyedWork, *, lost_with_server: bool) -> str | None:
-        """Return the result kept under the key, or do the work; None when `work` did it just now.
+        """Return the result kept under the key, or do the work; None if `work` was done just now.
 
-        A second call while the first runs waits for it. When the first fails by an exception or is
-        cancelled, its key is free again. `lost_with_server` says that an interrupted call left
-        nothing once the server was restarted, so that it may be done anew. Raises KeyReused,
-        OutcomeUnknown (the server ended in the middle), and what `work` raises.
+        A second call waits while the first runs. If the first raises or is cancelled, its key is
+        free again. `lost_with_server` says that an interrupted call leaves nothing after a restart
+        of the server, so that it may be done again. Raises KeyReused, OutcomeUnknown (the server
+        ended in the middle), and what `work` raises.
         """
         place = (call.owner, call.key)
         while running := self._running.get(place):
@@ -85,7 +79,7 @@ class Repeats:
         return None
 
     async def _record(self, call: KeyedCall, result: str | None) -> None:
-        """Keep the result; what was done is done, so a store that fails is only logged."""
+        """Keep the result. The work is done already, so a failure of the store is only logged."""
         try:
             if result is None:
                 await self._store.forget(call)
@@ -101,14 +95,14 @@ def _check(call: KeyedCall, fingerprint: str) -> None:
 
 
 LINGER: Final = 120.0
-"""Seconds."""
+"""Seconds for which work without a caller is kept."""
 _T = TypeVar("_T")
 Undo = Callable[[Any], Awaitable[None]]
 
 
 @dataclass(eq=False, slots=True)
 class _Left:
-    """A piece of work that nobody waits for."""
+    """A piece of work without a caller."""
 
     wanted: object
     work: UnderWay[Any]
@@ -117,7 +111,11 @@ class _Left:
 
 
 class Unclaimed:
-    """The pieces of one server, by owner."""
+    """Work without a caller, at most one piece per owner, to be taken up by an equal call.
+
+    Two waiting calls never share a piece. A piece is undone after `linger` seconds, and at once if
+    its slot is needed. With one piece per owner, giving up repeatedly holds no more than one call.
+    """
 
     def __init__(self, linger: float = LINGER) -> None:
         """`linger` is seconds."""
@@ -135,10 +133,10 @@ class Unclaimed:
         *,
         undo: Callable[[_T], Awaitable[None]],
     ) -> _T:
-        """What `work` comes to: of a call with an equal `wanted` that was given up, or new work.
+        """Return the result of work left by a call with an equal `wanted`, or else of `work`.
 
-        Cancelling leaves it for the next such call. `undo` takes back what it came to when there is
-        none. Raises what the work raises, and NotFound when the server ended it.
+        Cancelling leaves it for the next such call. If there is none, `undo` takes its result back.
+        Raises what the work raises, and NotFound if the server ended it.
         """
         piece = self._claim(owner, wanted) or UnderWay(work)
         try:
@@ -149,7 +147,7 @@ class Unclaimed:
             raise
 
     async def make_room(self, owner: str, refusal: WaggleError) -> bool:
-        """End the owner's piece, or all where the server is full; whether there was any."""
+        """End the owner's piece, or else all if the server is full; return if there was any."""
         theirs = self._left.pop(owner, None)
         pieces = [theirs] if theirs else []
         if not pieces and isinstance(refusal, MaxEnvironments):
@@ -161,7 +159,7 @@ class Unclaimed:
         return bool(pieces)
 
     async def aclose(self) -> None:
-        """End all, from now on at once. Idempotent."""
+        """End all pieces, and later ones at once. Idempotent."""
         self._closed = True
         for owner in [*self._left]:
             self._drop(self._left.pop(owner))
@@ -192,7 +190,7 @@ class Unclaimed:
         )
 
     def _forget(self, owner: str, left: _Left, *, drop: bool) -> None:
-        """The time is over, or it has failed: the next call begins anew."""
+        """Forget a piece that has expired or failed: the next call starts new work."""
         if self._left.get(owner) is left:
             del self._left[owner]
             left.timer.cancel()
@@ -216,7 +214,7 @@ def _failed(task: asyncio.Future[Any]) -> bool:
 
 
 async def _undone(left: _Left) -> None:
-    """Wait for its end, and take back what it has come to all the same."""
+    """Wait for its end, and undo its result if it has one."""
     await asyncio.wait({left.work.task})
     if not _failed(left.work.task):
         try:

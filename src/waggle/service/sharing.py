@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work that several callers wait for, and that goes on for a while when all of them have gone.
+"""Shared work, the turns of an owner, heavy work in threads, and the rate limit of calls.
 
-Used by `images` and `unclaimed`: a client that gives up after a minute and calls again finds its
-image further on.
-
-Heavy work in threads that ends when its caller does, and one at a time for each owner.
-
-How many calls an owner may make: a token bucket each. Time is injected; nothing awaits.
-
-Asked by `waggle.mcp` before every tool call.
+`Sharing` lets several callers wait for one piece of work, which continues for a while when all of
+them have gone: a client that gives up after a minute and calls again finds its image further on. It
+is used by `images`; `UnderWay` also by `idempotency`. `Turns` and `in_thread` are for heavy work of
+`files.trees`. `RateLimiter` is asked by `waggle.mcp` before every tool call; its time is injected.
 """
 
 from __future__ import annotations
@@ -33,18 +29,18 @@ from waggle.tasks import end, finish
 
 MAX_FOR_NOBODY = 4
 MAX_RECENT = 16
-"""Of what is told, so many are kept for who is slow to hear it."""
+"""How many progress reports are kept for a slow follower."""
 _T = TypeVar("_T")
 Work = Callable[[Progress], Awaitable[_T]]
 log = structlog.get_logger(__name__)
 
 
 class UnderWay(Generic[_T]):
-    """One piece of work. It has a task of its own, so that no caller's end is its end."""
+    """One piece of work in a separate task, so that the end of a caller does not end it."""
 
     def __init__(self, work: Work[_T]) -> None:
         self.waiting: list[str] = []
-        """The owners of the calls that wait for it, each as often as it calls."""
+        """The owners of the calls that wait for it, one entry per call."""
         self.timer: asyncio.TimerHandle | None = None
         self.task = asyncio.ensure_future(work(self._tell))
         self._recent: deque[tuple[float, str]] = deque(maxlen=MAX_RECENT)
@@ -58,11 +54,11 @@ class UnderWay(Generic[_T]):
         changed.set()
 
     async def follow(self, progress: Progress, *, ended: Callable[[], WaggleError]) -> _T:
-        """Wait for it, and pass on what it tells. Cancelling ends the wait only.
+        """Wait for it and pass on its progress. Cancelling ends the wait only.
 
-        Raises what it raises, and what `ended` makes when it was cancelled.
+        Raises what it raises, or what `ended` returns if it was cancelled.
         """
-        heard = max(0, self._told - 1)  # who comes later begins with the newest
+        heard = max(0, self._told - 1)  # a later follower begins with the newest
         while True:
             if fresh := self._told - heard:
                 heard = self._told
@@ -82,27 +78,27 @@ class UnderWay(Generic[_T]):
 
 
 class Sharing(Generic[_T]):
-    """At most one piece of work for each key. `linger` is seconds that it goes on for nobody.
+    """At most one piece of work per key. It continues for `linger` seconds without a caller.
 
-    At most MAX_FOR_NOBODY pieces do so: of more, those go first that were left longest ago.
+    At most MAX_FOR_NOBODY pieces do so: of more, those that were left first are ended.
     """
 
     def __init__(self, linger: float, changed: Callable[[], None] = lambda: None) -> None:
-        """`changed` is called whenever others wait than before; see `owners`."""
+        """`changed` is called whenever the result of `owners` may have changed."""
         self._linger = linger
         self._changed = changed
         self._under_way: dict[str, UnderWay[_T]] = {}
 
     def owners(self, key: str) -> Sequence[str]:
-        """Of those who wait for the work under that key now, who came first first."""
+        """Return the owners of the calls that wait for that key, in order of arrival."""
         shared = self._under_way.get(key)
         return () if shared is None else shared.waiting
 
     async def get(self, key: str, work: Work[_T], progress: Progress, owner: str = "") -> _T:
-        """What the work under that key comes to, begun now unless it is under way.
+        """Return the result of the work under that key, which starts now unless it runs.
 
-        Cancelling takes nothing from others who wait, nor from who calls again within `linger`.
-        Raises what the work raises, and ImageUnavailable when it was ended meanwhile.
+        Cancelling affects neither other callers nor a call again within `linger` seconds. Raises
+        what the work raises, and ImageUnavailable if it was ended meanwhile.
         """
         shared = self._under_way.get(key)
         if shared is None:
@@ -136,7 +132,7 @@ class Sharing(Generic[_T]):
             log.info("given_up_work_failed", what=key, error=_words(error))
 
     async def aclose(self) -> None:
-        """End everything. Idempotent."""
+        """End all work. Idempotent."""
         with contextlib.suppress(asyncio.CancelledError):
             await end(*(shared.task for shared in self._under_way.values()))
 
@@ -154,18 +150,18 @@ def _words(error: BaseException) -> str:
 
 
 class GivenUp(Exception):
-    """Whoever wanted the work has gone. Never leaves this module."""
+    """The caller of the work has gone. Never leaves this module."""
 
 
 class Turns:
-    """Lets each owner's calls pass one after the other; owners do not wait for each other."""
+    """Runs the calls of one owner one after the other; owners do not wait for each other."""
 
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
     async def turn(self, owner: str) -> AsyncGenerator[None]:
-        """Wait for this owner's turn, and have it while the block runs."""
+        """Wait for this owner's turn, and hold it while the block runs."""
         lock = self._locks.get(owner)
         if lock is None:
             lock = self._locks[owner] = anyio.Lock()
@@ -174,9 +170,9 @@ class Turns:
 
 
 async def in_thread(work: Callable[[Callable[[], None]], _T]) -> _T:
-    """Run `work` in a thread of its own; it must call what it is given again and again.
+    """Run `work` in a thread; it must call its argument again and again.
 
-    That raises once the caller is cancelled, so a cancelled call ends soon, and its thread with it.
+    That raises once the caller is cancelled, so that a cancelled call and its thread end soon.
     """
     given_up = threading.Event()
 
@@ -192,16 +188,16 @@ async def in_thread(work: Callable[[Callable[[], None]], _T]) -> _T:
         await finish(_ended(thread))
         raise
     finally:
-        del thread  # its error has the trace, and the trace this frame
+        del thread  # its error refers to the trace, and the trace to this frame
 
 
 def _without_traces(work: Callable[[Callable[[], None]], _T], check: Callable[[], None]) -> _T:
-    """An error keeps the frames that it passed, and these all that the work had in memory."""
+    """Run `work`; strip its errors' frames, which would keep all its memory."""
     try:
         return work(check)
     except (WaggleError, GivenUp) as error:
         release(error)
-        del work, check  # this frame is in the trace of what it raises
+        del work, check  # this frame is in the trace of the error
         raise
 
 
@@ -215,7 +211,7 @@ _PRUNE_AT = 4096
 
 
 class RateLimiter:
-    """`per_minute` calls of each owner in a minute, as many at once; 0 allows everything."""
+    """A token bucket per owner: `per_minute` calls a minute, as many at once; 0 is no limit."""
 
     def __init__(self, per_minute: int, monotonic: Callable[[], float]) -> None:
         self._size = float(per_minute)
@@ -226,8 +222,7 @@ class RateLimiter:
     def take(self, owner: str) -> None:
         """Count a call. Raises RateLimited, with the seconds to wait; a refused one is not counted.
 
-        What is kept of an owner is when its bucket is full again, so who has called little or long
-        ago costs nothing.
+        For every owner it keeps the time when the bucket is full again; past times are dropped.
         """
         if not self._size:
             return

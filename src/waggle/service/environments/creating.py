@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Environments that come up, one or several at once: all of them or none.
+"""Creates environments: what a client may ask for, and how one or several come up, all or none.
 
-Used by `EnvironmentService`, which says what they are. Takes their slots before any work; where
-there are none, what its callers gave up makes room.
-
-What a client asks for when it creates an environment, and what the operator makes of it.
-
-Pure: ids and time are given. Used by `EnvironmentService` and by whoever builds its arguments.
+`Limits` turns a request into an `Environment`; it is pure: ids and time are arguments. `Arrivals`
+is used by `EnvironmentService`; it takes the slots before any work and, if there are none, ends
+creates whose callers have gone (`idempotency.Unclaimed`) to free theirs.
 """
 
 from __future__ import annotations
@@ -35,7 +32,7 @@ from waggle.tasks import together
 
 
 class Arrivals:
-    """Makes environments. `changed` is told of each whose state is another later."""
+    """Makes environments. `changed` is called whenever one of them changes its state later."""
 
     def __init__(
         self,
@@ -64,9 +61,9 @@ class Arrivals:
         progress: Progress = no_progress,
         moment: Moment | None = None,
     ) -> list[Environment]:
-        """Have environments of one owner come up, at once; from a moment if one is given.
+        """Start environments of one owner in parallel, as copies of `moment` if it is given.
 
-        All of them or none. Raises as `create` does.
+        All of them or none. Raises as `EnvironmentService.create` does.
         """
         lives = [self.live(environment) for environment in described]
         try:
@@ -96,7 +93,7 @@ class Arrivals:
             await live.bring_up(progress, moment)
 
     def live(self, environment: Environment) -> LiveEnvironment:
-        """One to be brought up, or one that sleeps."""
+        """Wrap an environment that is to come up, or that is paused to disk."""
         return LiveEnvironment(
             environment,
             host=self._host,
@@ -108,23 +105,23 @@ class Arrivals:
 
 
 async def end_quietly(live: LiveEnvironment) -> None:
-    """Destroy it; what fails is logged where it happens."""
+    """Destroy it; do not raise."""
     with contextlib.suppress(Exception):  # logged where it happened
         await live.end()
 
 
 MIN_MEMORY, MIN_DISK = 128, 64
-"""MiB that a machine needs."""
+"""The least MiB that a machine may have."""
 NOTHING_ELSE = AllowedImages(frozenset())
 
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
-    """What a client asks for; None, or an empty name, means the operator's preset."""
+    """A client's wishes for a new environment; None or an empty name means the preset."""
 
     runtime: RuntimeName
     image: str | None = None
-    """Instead of the runtime's own; the runtime still says how code runs."""
+    """Instead of the runtime's image; the runtime still decides how code runs."""
     name: str | None = None
     timeout_minutes: int | None = None
     network: NetworkPolicy | None = None
@@ -132,38 +129,38 @@ class CreateRequest:
     memory_mb: int | None = None
     disk_mb: int | None = None
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
-    """For all its programs."""
+    """For all programs of the environment."""
     packages: tuple[str, ...] = ()
-    """What will be installed first, to be remembered."""
+    """Packages that will be installed first, kept for the record."""
 
 
 @dataclass(frozen=True, slots=True)
 class CopyRequest:
-    """What a client asks for when an environment goes on from a snapshot; None means as there."""
+    """A client's wishes for a copy of a snapshot; None means as in the snapshot."""
 
     name: str | None = None
     timeout_minutes: int | None = None
     network: NetworkPolicy | None = None
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Beside those that it has."""
+    """Added to those of the snapshot."""
     packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Pausing:
-    """What the operator wants of paused environments."""
+    """The operator's settings for paused environments."""
 
     when_idle: bool = False
-    """Whether idle environments are put to sleep on the disk before they are destroyed."""
+    """Whether idle environments are paused to disk before they are destroyed."""
     keep: timedelta = timedelta(days=1)
-    """How long they sleep before they are destroyed."""
+    """How long they stay on the disk before they are destroyed."""
     max_asleep: int = 20
-    """Of one owner."""
+    """How many environments of one owner may be paused to disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the operator allows and presets."""
+    """The operator's limits and presets."""
 
     max_environments: int
     resources: Resources
@@ -172,30 +169,30 @@ class Limits:
     images: Mapping[RuntimeName, str]
     allowed: AllowedImages = NOTHING_ELSE
     per_owner: int = 0
-    """Slots of one owner; 0 means all, or half of them where there are several owners."""
+    """Slots of one owner; 0 means all, or half of them if there are several owners."""
     several_owners: SeveralOwners = one_owner
     disk_mib: int = 0
-    """Of one owner; 0 means all, or half of what there is where there are several owners."""
+    """MiB of disk of one owner; 0 means all, or half if there are several owners."""
     pausing: Pausing = Pausing()
     most: Resources | None = None
-    """What one environment may have at most; None means no more than `resources`."""
+    """The most that one environment may have; None means no more than `resources`."""
     default_runtime: RuntimeName = RuntimeName.PYTHON
-    """Of an environment that a call makes which names none."""
+    """The runtime of a new environment if the call names none."""
 
     def runtime_of(self, asked: str | None) -> RuntimeName:
-        """The runtime that is asked for, or the default one. Raises InvalidRuntime."""
+        """Return the requested runtime, or the default one. Raises InvalidRuntime."""
         return RuntimeName.parse(asked) if asked else self.default_runtime
 
     def network_of(self, request: CreateRequest) -> NetworkPolicy:
-        """What an environment that is asked for like this may reach."""
+        """Return the network policy of an environment for this request."""
         return request.network or self.network
 
     def slots(self, resources: Resources) -> int:
-        """How many slots an environment takes: one for each of the usual memory, begun or whole."""
+        """Return how many slots it takes: its memory in units of the usual, rounded up."""
         return max(1, -(-resources.memory_mib // self.resources.memory_mib))
 
     def _sized(self, request: CreateRequest) -> Resources:
-        """The size that is asked for, within what the operator allows. Raises InvalidArgument."""
+        """Return the requested size. Raises InvalidArgument outside the operator's limits."""
         usual, most = self.resources, self.most or self.resources
         return Resources(
             _within("cpus", request.cpus, usual.cpus, 1, most.cpus),
@@ -206,7 +203,7 @@ class Limits:
     def describe(
         self, request: CreateRequest, *, environment_id: str, owner: str, now: datetime
     ) -> Environment:
-        """The environment to create for `request`. Raises InvalidArgument."""
+        """Return the environment to create for `request`. Raises InvalidArgument."""
         named = self.allowed.check(request.image) if request.image else None
         return self._asked(
             request,
@@ -228,7 +225,7 @@ class Limits:
         owner: str,
         now: datetime,
     ) -> Environment:
-        """The environment to create from a snapshot. Raises InvalidArgument."""
+        """Return the environment to create from a snapshot. Raises InvalidArgument."""
         return self._asked(
             request,
             id=environment_id,
@@ -245,7 +242,7 @@ class Limits:
     def _asked(
         self, request: CreateRequest | CopyRequest, **preset: Unpack[_Preset]
     ) -> Environment:
-        """With the name, the idle time and the network that a client asks for, if it does."""
+        """Apply what the client asked for to the preset."""
         minutes = request.timeout_minutes
         name = request.name or f"{preset['runtime']}-{preset['id'][:8]}"
         preset["network"] = request.network or preset["network"]
@@ -260,7 +257,7 @@ class Limits:
 
 
 class _Preset(TypedDict):
-    """What an environment has whatever a client asks for; the network may still be another."""
+    """The fields of an environment before a client's wishes are applied."""
 
     id: str
     runtime: RuntimeName

@@ -1,14 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an environment ends, whatever ends it: its owner, the reaper, a failure, its own machine.
+"""How an environment ends: by its owner, the reaper, a failed create, or the death of its machine.
 
-The base of `live`, which is what else happens in its life. Knows nothing of owners, limits or the
-other environments.
-
-Records of environments at their end, and what is done about those that have none.
-
-Used by `EnvironmentService` at the server's start and by `LiveEnvironment` at an end.
-
-What an environment's owner is told of its end. Used by `LiveEnvironment` only.
+`Life` is the base of `LiveEnvironment`. `recover` handles, at the server's start, what an earlier
+server left. The other functions save records and phrase causes for owners. It knows nothing of
+owners, limits or other environments.
 """
 
 from __future__ import annotations
@@ -32,11 +27,11 @@ _MAY_SLEEP = (State.RUNNING, State.PAUSED, State.RESUMING)
 async def recover(
     host: EnvironmentHost, store: EnvironmentStore, asleep_until: datetime
 ) -> tuple[int, list[Environment]]:
-    """Remove what an earlier server left behind; how many that were, and those that sleep.
+    """Remove what an earlier server left; return how many, and those that are paused to disk.
 
-    One that fell asleep as the server died sleeps `asleep_until`. It sleeps whether or not that can
-    be recorded: the next start finds it as this one did. One that fails stays on record, with all
-    that it has, for the next start and stops nothing.
+    One that was being paused to disk as the server died is kept until `asleep_until`, whether or
+    not that can be recorded: the next start finds it in the same way. One whose recovery fails
+    keeps its record and all that it has for the next start, and does not stop the others.
     """
     removed, asleep = 0, list[Environment]()
     for environment in await store.unfinished():
@@ -65,9 +60,9 @@ async def recover(
 
 
 async def save_if_possible(store: EnvironmentStore, environment: Environment) -> None:
-    """Save what has become of one; a store that fails cannot undo it, so that is only logged.
+    """Save a change that has happened already; a failure of the store is only logged.
 
-    The old record then says unfinished, and the next start of the server looks what is there.
+    The old record then says unfinished, and the next start of the server looks at what exists.
     """
     try:
         await store.save(environment)
@@ -76,7 +71,7 @@ async def save_if_possible(store: EnvironmentStore, environment: Environment) ->
 
 
 async def death(guest: Guest) -> str:
-    """The cause, once the guest is dead. A guest that cannot be watched counts as dead."""
+    """Wait for the guest's death and return the cause. One that cannot be watched is dead."""
     try:
         return await guest.wait_dead()
     except Exception as error:
@@ -85,7 +80,7 @@ async def death(guest: Guest) -> str:
 
 
 def cause_of(error: BaseException) -> str:
-    """What a client may read of an error; the rest is in the log."""
+    """Return what a client may read of an error; the rest is in the log."""
     if isinstance(error, WaggleError):
         return error.message
     return (
@@ -100,8 +95,8 @@ _LIVING = (State.RUNNING, State.PAUSED)
 class Life:
     """An environment, the guest it works in, and the lock under which it changes.
 
-    A change of state never straddles an await unless `_ending` is held, so what `environment`
-    shows is always true. `changed` is called, without an await, when another state was reached.
+    A change of state never spans an await unless `_ending` is held, so `environment` is always
+    right. `changed` is called, without an await, when state or notice has changed.
     """
 
     def __init__(
@@ -122,7 +117,7 @@ class Life:
         self._changed = changed
         self._guest: Guest | None = None
         self.may_have_left = environment.state is not State.CREATING
-        """Whether programs of ended calls may run in it: then its guest is worth asking."""
+        """Whether programs of ended calls may still run in it, so that the guest is asked."""
         self._creation = anyio.CancelScope()
         self._settled = anyio.Event()
         self._ending = anyio.Lock()
@@ -130,7 +125,7 @@ class Life:
             self._settled.set()
 
     def _take_in(self, guest: Guest) -> None:
-        """Work in that guest from now on."""
+        """Use that guest from now on."""
         self._guest = guest
         self.environment = self.environment.with_machine(
             guest.machine,
@@ -140,10 +135,10 @@ class Life:
         )
 
     async def _undo(self, error: BaseException) -> None:
-        """Free what a failed create holds. If even that fails, it stays, in ERROR."""
+        """Free what a failed create holds. If that fails too, it stays in ERROR."""
         with anyio.CancelScope(shield=True):
             async with self._ending:
-                with contextlib.suppress(Exception):  # logged; the first failure is the one to tell
+                with contextlib.suppress(Exception):  # logged; the first failure is raised
                     await self._tear_down(reason=f"Create failed: {cause_of(error)}")
 
     def _the_guest(self) -> Guest:
@@ -152,11 +147,11 @@ class Life:
         return self._guest
 
     async def end(self, *, wanted: Callable[[Environment], bool] | None = None) -> bool:
-        """Destroy it, unless it is destroyed already or no longer `wanted` when its turn comes.
+        """Destroy it, unless it is destroyed already or `wanted` is false once the lock is held.
 
         Returns whether this call destroyed it. A create in progress is cancelled and undone.
-        Finishes when the caller is cancelled. When the guest cannot be destroyed, the environment
-        stays in ERROR, for another try, and what the guest raised is raised.
+        Finishes when the caller is cancelled. If the guest cannot be destroyed, the environment
+        stays in ERROR, for another try, and the guest's error is raised.
         """
         ended = False
         with anyio.CancelScope(shield=True):
@@ -171,7 +166,7 @@ class Life:
         return ended
 
     async def _tear_down(self, *, reason: str | None) -> None:
-        """Free the guest, record the end, be gone. Only with `_ending` held."""
+        """Free the guest and record the end. Call it only with `_ending` held."""
         self.environment = self.environment.to(State.DESTROYING)
         try:
             await self._free_guest()
@@ -198,7 +193,7 @@ class Life:
             await self._host.discard(self.environment)
 
     async def _watch(self, guest: Guest) -> None:
-        """Notice a machine that dies by itself, free what it held, and keep the cause to show."""
+        """Wait for the machine's death, free what it held, and keep the cause to show."""
         cause = await death(guest)
         with anyio.CancelScope(shield=True):
             async with self._ending:

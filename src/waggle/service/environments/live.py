@@ -1,9 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One environment from its reservation to its end, with the guest it works in.
+"""The life of one environment, and the guest that its calls work in.
 
-With `life`, its base, the only place that moves an environment through its states and frees its
-guest. Used by `EnvironmentService`; calls an `EnvironmentHost` for the machine and an
-`EnvironmentStore` for memory. Knows nothing of owners, limits or the other environments.
+`EnvironmentService` keeps one object per environment; its base, `ending.Life`, has the ways to end.
+An `EnvironmentHost` provides the machine, an `EnvironmentStore` keeps the record. It knows nothing
+of owners, limits or other environments.
+
+The states and their moves are in `domain.environment`. PAUSED has a guest if the machine is in
+memory, and none if its state is on the disk. The lock `_ending` is held for every change of state
+but CREATING to RUNNING, so pauses, resumes, rollbacks, ends and deaths happen one after the other;
+they finish even when the caller is cancelled. Without the lock only counts and times of use and the
+notice change in `environment`, in one step without an await, so that it is always right.
+
+Create: CREATING is recorded first, and RUNNING is visible only once it is recorded. A create that
+fails or is cancelled, by its caller or by `end`, frees its guest and is DESTROYED with the cause;
+if the guest cannot be freed, it is in ERROR and keeps its machine, and the reaper tries again.
+Pause: PAUSED is set first, so that new calls wait for the lock. If the machine cannot be paused, or
+its state cannot be written, it runs again, even if it was paused in memory before.
+Resume: the paused machine continues, or the host starts another from the state on the disk, in a
+slot that `admit` takes. After a failure it is PAUSED as before.
+Rollback: the old machine and its state are destroyed first, so a failure ends in ERROR.
+Death: `_watch` waits for the machine. If its guest is still in use and the state is RUNNING or
+PAUSED, the environment goes to ERROR with the cause, and what the machine held is freed.
+A record that cannot be saved is only logged, but for create and extend: the next start recovers.
 """
 
 from __future__ import annotations
@@ -33,23 +51,23 @@ log = structlog.get_logger(__name__)
 
 
 class LiveEnvironment(Life):
-    """An environment that is not destroyed yet. Build it reserved, then `bring_up` once.
+    """An environment that is not destroyed yet.
 
-    Or build it asleep, as an earlier server has left it. Ports that are exposed when it is paused
-    or rolled back are exposed again afterwards.
+    Build it CREATING and call `bring_up` once, or build it as paused to disk by an earlier server.
+    Ports that are exposed when it is paused or rolled back are exposed again afterwards.
     """
 
     _doors: Sequence[ExposedPort] = ()
     _stalled: DiskFull | None = None
     _misconduct: str | None = None
     sleep_again_at: datetime | None = None
-    """When an idle one whose state could not be written may be tried again."""
+    """When to try again to pause it to disk, after its state could not be written."""
 
     async def bring_up(self, progress: Progress, moment: Moment | None = None) -> Environment:
-        """Boot it, or go on from a moment, and return it running. A task notices its death.
+        """Boot it, or resume `moment`, and return it running. A task watches for its death.
 
-        When that fails or is cancelled, or `end` is called meanwhile, everything is undone first.
-        Raises NotFound when it was ended meanwhile, and what `host` and the store raise.
+        If that fails or is cancelled, or `end` is called meanwhile, everything is undone first.
+        Raises NotFound if `end` was called, and what the host and the store raise.
         """
         self.may_have_left = moment is not None
         try:
@@ -65,7 +83,7 @@ class LiveEnvironment(Life):
         return self.environment
 
     async def _boot(self, progress: Progress, moment: Moment | None) -> Environment:
-        """Boot and record. It shows as running only once that is on record and was not undone."""
+        """Boot, record, and return the environment as running, unless `end` was called."""
         with self._creation:
             await self._store.save(self.environment)
             self._take_in(await self._host.create(self.environment, progress, moment))
@@ -83,20 +101,20 @@ class LiveEnvironment(Life):
         guest.when_stalled(self._stands_still)
 
     def _stands_still(self, why: DiskFull | None) -> None:
-        """The server's disk refuses a write of its machine's, or with None, no longer."""
+        """Note that the server's disk refuses a write of the machine, or with None, accepts it."""
         self._stalled = why
         if self.environment.state not in (State.RUNNING, State.PAUSED):
             return
         self.environment = self.environment.noticing(why.message if why else self._misconduct)
         if why is None:
-            self.touch()  # nobody could use it
+            self.touch()  # it could not be used meanwhile
             log.info("environment_goes_on", environment=self.environment.id)
         else:
             log.error("environment_stands_still", environment=self.environment.id, why=why.message)
         self._changed(self.environment)
 
     def _misbehaves(self, error: GuestMisbehaves) -> None:
-        """Its owner should see that it is of no use any more, also without calling it."""
+        """Note that the guest is unusable, so that the owner sees it without a call."""
         self._misconduct = str(error)
         if self.environment.state in (State.RUNNING, State.PAUSED):
             self.environment = self.environment.noticing(self._misconduct)
@@ -106,11 +124,11 @@ class LiveEnvironment(Life):
 
     @property
     def is_stalled(self) -> bool:
-        """Whether its machine stands still until the server's disk takes its write."""
+        """Whether its machine is stopped until the server's disk accepts its write."""
         return self._stalled is not None and self.environment.state is State.RUNNING
 
     def _visited(self) -> None:
-        """Somebody is connected to an exposed port."""
+        """Count a connection to an exposed port as use."""
         if self.environment.state is State.RUNNING:
             self.environment = self.environment.visited(self._clock())
 
@@ -118,7 +136,7 @@ class LiveEnvironment(Life):
     async def using(self) -> AsyncGenerator[tuple[Environment, Guest]]:
         """Hold it for the length of a call: it counts as active until the end.
 
-        Raises NotRunning, or DiskFull while its machine stands still for that.
+        Raises NotRunning, or DiskFull while its machine is stopped by a full disk.
         """
         self.environment.require_running()
         guest = self._the_guest()
@@ -132,12 +150,12 @@ class LiveEnvironment(Life):
             self.environment = self.environment.call_ended(self._clock())
 
     def touch(self) -> None:
-        """Count a look after its programs as use: the idle time of a running one starts anew."""
+        """Restart the idle time if it runs, because somebody asked about its programs."""
         if self.environment.state is State.RUNNING:
             self.environment = self.environment.used(self._clock())
 
     async def extend(self, idle_timeout: timedelta) -> Environment:
-        """Let it stay unused for so long from now on, on record too; return it so.
+        """Set its idle timeout, restart its idle time, record both, and return it.
 
         Raises NotRunning, or what the store raises. Finishes when the caller is cancelled.
         """
@@ -152,10 +170,10 @@ class LiveEnvironment(Life):
     async def pause(
         self, *, asleep_for: timedelta | None = None, notice: str | None = None
     ) -> Environment:
-        """Have it stand still, or with a time, sleep on the disk for so long. Idempotent.
+        """Pause it in memory, or with `asleep_for`, to disk for that time. Idempotent.
 
-        `notice` is for its owner, where nobody asked that it stand still. Raises
-        Busy, NotRunning, or what the guest raises; then it goes on. Finishes when cancelled.
+        `notice` is the reason to show if the owner did not ask for it. Raises Busy,
+        NotRunning, or what the guest raises; then it runs. Finishes when cancelled.
         """
         with anyio.CancelScope(shield=True):
             async with self._ending:
@@ -182,16 +200,16 @@ class LiveEnvironment(Life):
             await obey()
         except BaseException:
             self.environment = self.environment.to(State.RESUMING).to(State.RUNNING)
-            with contextlib.suppress(GuestLost, GuestMisbehaves):  # `_watch` tells
+            with contextlib.suppress(GuestLost, GuestMisbehaves):  # `_watch` reports it
                 await self._the_guest().unpause()
                 await self._open_again(self._doors)
             raise
 
     async def resume(self, progress: Progress, admit: Callable[[], None]) -> Environment:
-        """Have a paused one go on. Idempotent. Finishes when cancelled.
+        """Resume it if it is paused. Idempotent. Finishes when cancelled.
 
-        `admit` takes a slot for it, without an await, or raises. Raises that, NotRunning, or what
-        the host or the guest raise; then it stays paused.
+        If it is paused to disk, `admit` takes a slot without an await, or raises. Raises what
+        `admit`, the host or the guest raise, and stays paused then; or NotRunning.
         """
         with anyio.CancelScope(shield=True):
             async with self._ending:
@@ -220,15 +238,15 @@ class LiveEnvironment(Life):
         await self._open_again(self._doors)
 
     async def _open_again(self, doors: Sequence[ExposedPort]) -> None:
-        """Expose what was exposed, on the same ports of the server where they are free."""
+        """Expose ports again, on the same local ports where those are free."""
         for door in doors:
             with contextlib.suppress(WaggleError):
                 await self._the_guest().expose(door.port, door.local_port)
 
     async def roll_back(self, progress: Progress, moment: Moment) -> Environment:
-        """Go on from a moment instead of from where it is. Finishes when cancelled.
+        """Replace its machine with a copy of `moment`. Finishes when cancelled.
 
-        Raises Busy, NotRunning, or what the host raises; it is in ERROR then.
+        Raises Busy or NotRunning, or what the host raises; after that it is in ERROR.
         """
         with anyio.CancelScope(shield=True):
             async with self._ending:
@@ -255,19 +273,19 @@ class LiveEnvironment(Life):
         return self.environment
 
     async def usage(self) -> Usage | None:
-        """What its machine takes, if there is one. Does not count as use."""
+        """Return what its machine uses, if there is one. Does not count as use."""
         return None if self._guest is None else await self._guest.usage()
 
     async def left(self, *, always: bool) -> Left:
-        """What calls have left running in it; unless `always`, only if something may be there.
+        """Return what calls have left running; unless `always`, ask only if there may be any.
 
-        Does not count as use, and is nothing while it does not run. Raises GuestLost.
+        Does not count as use. Nothing while it does not run. Raises GuestLost.
         """
         guest = self._guest
         self.may_have_left |= always
         if guest is None or self.environment.state is not State.RUNNING or not self.may_have_left:
             return NOTHING_LEFT
-        self.may_have_left = False  # what is left meanwhile is noted anew
+        self.may_have_left = False  # calls that end meanwhile set it again
         try:
             left = await guest.left_running()
         except BaseException:

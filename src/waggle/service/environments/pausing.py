@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When environments are paused, put to sleep on the disk, and resumed, and whether they may.
+"""When environments are paused, paused to disk and resumed, and whether they may be.
 
-Used by `EnvironmentService`, which has looked who asks. `LiveEnvironment` does it. An idle
-environment is never destroyed because it cannot sleep: it stands still in memory, and sleep is
-tried again at later sweeps of the reaper.
+Used by `EnvironmentService`, which has checked the owner; `LiveEnvironment` does the work. An idle
+environment is never destroyed because it cannot be paused to disk: it is paused in memory, and
+later sweeps of the reaper try again.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from waggle.service.environments.registry import DiskShares, Registry
 
 log = structlog.get_logger(__name__)
 TRY_AGAIN = timedelta(minutes=2)
-"""After a state could not be written: each try stops the machine and writes for a while."""
+"""After a state could not be written: every try stops the machine and writes for a while."""
 
 
 class Pauses:
-    """The operator's rules for pauses. The host says whether machines can sleep."""
+    """The operator's rules for pauses. The host knows whether machines can be paused to disk."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Pauses:
         self._host = host
         self._disk = disk
         self._falling: list[LiveEnvironment] = []
-        """Those that are being put to sleep: each holds its place already."""
+        """Those that are being paused to disk: they count towards the quota already."""
         self._quota = Quota(
             "environments paused to disk",
             pausing.max_asleep,
@@ -56,20 +56,20 @@ class Pauses:
 
     @property
     def sleep_when_idle(self) -> bool:
-        """Whether what nobody uses is put to sleep instead of destroyed."""
+        """Whether idle environments are paused to disk instead of destroyed."""
         pausing = self._pausing
         return self._host.can_freeze and pausing.when_idle and pausing.max_asleep > 0
 
     async def pause(self, live: LiveEnvironment, *, to_disk: bool) -> Environment:
-        """Have it take no processor, and with `to_disk`, no memory and no slot. Idempotent.
+        """Pause it: it uses no processor, and with `to_disk` no memory and no slot. Idempotent.
 
         Raises Busy, NotRunning, QuotaExceeded, Unsupported, BootFailed, GuestLost, DiskFull or
-        SnapshotFailed; then it goes on.
+        SnapshotFailed; then it continues to run.
         """
         return await (self._sleep(live) if to_disk else live.pause())
 
     async def _sleep(self, live: LiveEnvironment) -> Environment:
-        """Raises as `pause` does, or OSError."""
+        """Pause it to disk. Raises as `pause` does, or OSError."""
         environment, keep = live.environment, self._pausing.keep
         if environment.is_asleep:
             return await live.pause(asleep_for=keep)
@@ -80,7 +80,7 @@ class Pauses:
 
     @contextlib.contextmanager
     def _place(self, live: LiveEnvironment) -> Generator[None]:
-        """Hold one of its owner's places while it falls asleep. Raises QuotaExceeded."""
+        """Count it towards its owner's quota while it is being paused. Raises QuotaExceeded."""
         owner = live.environment.owner
         falling = {each.environment.id for each in self._falling if each.environment.owner == owner}
         others = (self._registry.asleep(owner) | falling) - {live.environment.id}
@@ -92,7 +92,7 @@ class Pauses:
             self._falling.remove(live)
 
     async def resume(self, live: LiveEnvironment, progress: Progress = no_progress) -> Environment:
-        """Have a paused one go on, in a slot that is free. Idempotent.
+        """Resume a paused one, in a free slot. Idempotent.
 
         Raises NotRunning, MaxEnvironments, QuotaExceeded, and what the host raises.
         """
@@ -100,9 +100,9 @@ class Pauses:
         return await live.resume(progress, lambda: admit(live.environment))
 
     def may_rest(self, environment: Environment) -> bool:
-        """Whether an idle one is kept, asleep or else in memory, instead of destroyed.
+        """Return whether an idle one is kept, on the disk or else in memory, not destroyed.
 
-        One that stands still in memory is kept as long as it would have slept.
+        One that is paused in memory is kept as long as it would have been on the disk.
         """
         if not self.sleep_when_idle or environment.is_asleep:
             return False
@@ -111,9 +111,9 @@ class Pauses:
         return environment.state in (State.RUNNING, State.PAUSED)
 
     async def rest(self, live: LiveEnvironment) -> bool:
-        """Put an idle one to sleep, or have it stand still in memory; whether it sleeps now.
+        """Pause an idle one to disk, or else in memory; return whether it is on the disk now.
 
-        Does not raise. A later call tries again, after TRY_AGAIN where the state was not written.
+        Does not raise. A later call tries again, after TRY_AGAIN if the state was not written.
         """
         now = self._clock()
         if live.sleep_again_at is not None and now < live.sleep_again_at:
@@ -121,7 +121,7 @@ class Pauses:
         try:
             await self._sleep(live)
         except (WaggleError, OSError) as error:
-            if live.environment.is_expired(now):  # else a call came in between
+            if live.environment.is_expired(now):  # else a call used it meanwhile
                 if not isinstance(error, QuotaExceeded):
                     live.sleep_again_at = now + TRY_AGAIN
                 await self._stand_still(live, error)
@@ -141,5 +141,5 @@ class Pauses:
         except (WaggleError, OSError) as failure:
             log.warning("pause_failed", environment=live.environment.id, error=str(failure))
         else:
-            if known is None:  # numbers in it may change with each look
+            if known is None:  # numbers in the text may change with every look
                 log.warning("idle_kept_in_memory", environment=live.environment.id, why=why)

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The environment of a call: the one that it names, or a new one that the call makes.
+"""The environment of a call, which the call names or which is made for it, and exposed ports.
 
-Called by `waggle.mcp` for tools whose environment_id may be left out. A new one stays once the call
-has done something in it; until then it ends with the call, so that a cancelled one leaves nothing.
-
-Ports of environments on the server's loopback: exposed, waited for, closed.
-
-Called by `waggle.mcp`; the guest does the work. Who is connected through an exposed port has the
-environment in use, for a time (`LiveEnvironment`).
+Called by `waggle.mcp`. A new environment stays once the call has done something in it; until then
+it ends with the call, so that a cancelled call leaves nothing. `PortService` exposes ports on the
+server's loopback; the guest does the work. A connection through an exposed port keeps the
+environment in use, for a limited time (`LiveEnvironment`).
 """
 
 from __future__ import annotations
@@ -33,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Place:
-    """Where a call works. `is_new` is whether the call made it."""
+    """The environment in which a call works. `is_new` says that the call made it."""
 
     environment: Environment
     is_new: bool = False
@@ -41,11 +38,11 @@ class Place:
 
     @property
     def id(self) -> str:
-        """Of the environment."""
+        """The environment's id."""
         return self.environment.id
 
     def keep(self) -> None:
-        """Something was done in it: it outlives the call."""
+        """Let it outlive the call, because something was done in it."""
         self.kept = True
 
 
@@ -58,9 +55,9 @@ async def provided(
     owner: str,
     progress: Progress = no_progress,
 ) -> AsyncGenerator[Place]:
-    """The caller's environment, or a new one, which is destroyed at the end unless it was kept.
+    """Yield the caller's environment, or a new one that is destroyed at the end unless kept.
 
-    `request` says what a new one is to be. Raises as `EnvironmentService.get` and `create` do.
+    `request` describes the new one. Raises as `EnvironmentService.get` and `create` do.
     """
     if reference:
         yield Place(environments.get(reference, owner=owner))
@@ -76,7 +73,7 @@ async def provided(
 
 @contextlib.asynccontextmanager
 async def lasting(environments: EnvironmentService, made: Environment) -> AsyncGenerator[Place]:
-    """A new environment, which is destroyed at the end of the block unless it was kept."""
+    """Yield a new environment, and destroy it at the end of the block unless it was kept."""
     place = Place(made, is_new=True)
     try:
         yield place
@@ -86,7 +83,7 @@ async def lasting(environments: EnvironmentService, made: Environment) -> AsyncG
 
 
 async def end_unless_used(environments: EnvironmentService, made: Environment) -> None:
-    """Destroy what nobody has used since it was `made`. Raises as `destroy` does."""
+    """Destroy an environment that was not used since it was `made`. Raises as `destroy`."""
     with contextlib.suppress(NotFound):
         now = environments.get(made.id, owner=made.owner)
         if now.active_calls == 0 and now.last_used_at == made.last_used_at:
@@ -94,7 +91,7 @@ async def end_unless_used(environments: EnvironmentService, made: Environment) -
 
 
 def _instead(environments: EnvironmentService, owner: str) -> str:
-    """What to do when there is no room for a new one."""
+    """Return a hint for when there is no room for a new one."""
     own = environments.list(owner=owner)
     told = ", ".join(f"{each.id} ({each.name})" for each in own[-_MAX_TOLD:])
     use = f"Give environment_id to go on in one that you have: {told}. " if own else ""
@@ -102,7 +99,7 @@ def _instead(environments: EnvironmentService, owner: str) -> str:
 
 
 async def _end(environments: EnvironmentService, environment_id: str, owner: str) -> None:
-    """Destroy it; one that cannot be is left to the reaper."""
+    """Destroy it; if that fails, the reaper will."""
     with anyio.CancelScope(shield=True):
         try:
             await environments.destroy(environment_id, owner=owner)
@@ -122,10 +119,10 @@ class PortService:
     async def expose(
         self, environment_id: str, port: int, *, owner: str, wait_seconds: float | None = None
     ) -> tuple[ExposedPort, bool]:
-        """Expose a port and say whether something answers there. Idempotent.
+        """Expose a port; return it, and whether something answers there. Idempotent.
 
-        Waits at most `wait_seconds` (10) for that; the port stays exposed in either case, also
-        when the caller is cancelled while it waits. Raises InvalidArgument, NotFound, NotRunning,
+        Waits at most `wait_seconds` (10) for an answer. The port stays exposed without one, and
+        when the caller is cancelled while waiting. Raises InvalidArgument, NotFound, NotRunning,
         TooManyPorts or GuestLost.
         """
         wanted = parse_guest_port(port)
@@ -135,7 +132,7 @@ class PortService:
             return exposed, await guest.answers(wanted, seconds)
 
     async def unexpose(self, environment_id: str, port: int, *, owner: str) -> bool:
-        """Close a port with all its connections; say whether it was exposed.
+        """Close a port with all its connections; return whether it was exposed.
 
         Raises InvalidArgument, NotFound or NotRunning.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put to sleep or remove what nobody uses. A pure sweep, and a loop that acts on it."""
+"""The reaper: a loop that pauses to disk or removes environments which are idle for too long."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 
 def expired(environments: Iterable[Environment], now: datetime) -> list[str]:
-    """The ids to remove at `now`, longest expired first."""
+    """Return the ids to retire at `now`, longest expired first. Pure."""
     due = [environment for environment in environments if environment.is_expired(now)]
     return [environment.id for environment in sorted(due, key=lambda e: e.expires_at())]
 
@@ -33,7 +33,7 @@ class Reaper:
         sleep: Callable[[float], Awaitable[None]],
         expire: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        """`expire` removes what else is kept for a time: snapshots."""
+        """`expire` removes other things that are kept for a limited time: snapshots."""
         self._environments = environments
         self._interval = interval
         self._clock = clock
@@ -41,13 +41,13 @@ class Reaper:
         self._expire = expire
 
     async def run(self) -> None:
-        """Sweep for ever. One environment that cannot be removed never stops the others."""
+        """Sweep until cancelled. One environment that cannot be removed never stops the others."""
         while True:
             await self._sleep(self._interval)
             await self.sweep()
 
     async def sweep(self) -> list[str]:
-        """Retire what is expired now and return the ids of what is gone or asleep."""
+        """Retire what has expired; return the ids of what was destroyed or paused to disk."""
         removed: list[str] = []
         for environment_id in expired(self._environments.all(), self._clock()):
             try:

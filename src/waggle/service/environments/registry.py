@@ -1,17 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which environments are live, and whether there is room for another.
+"""The state that `EnvironmentService` keeps about all live environments.
 
-Used by `EnvironmentService` only. No method awaits: between the check and the entry nothing else
-runs, and that is what makes the cap exact.
-
-Who hears of environments that come, change and go. Told by `EnvironmentService` only.
-
-What can be told of one environment without asking its guest. Pure.
-
-How much of the host's disk each owner may have: his environments, snapshots and jobs' output.
-
-Held open by the use cases around whatever is about to take much of the disk. What a guest writes
-to a disk that it has is bounded by that disk's size and counts from then on. Knows no files.
+The registry of live environments and of the slots they take, the news of changes to them, what can
+be reported of one without asking its guest, and how much of the host's disk each owner may use. No
+method of `Registry` awaits: nothing else runs between the check and the entry, and that makes the
+cap exact. Knows no files.
 """
 
 from __future__ import annotations
@@ -50,7 +43,7 @@ class Registry:
         self._closed = False
 
     def refusal(self, slots: int = 1) -> MaxEnvironments | None:
-        """Why so many more cannot be admitted now, or None."""
+        """Return why that many more slots cannot be given now, or None."""
         if self._closed:
             return MaxEnvironments(
                 "The server is shutting down.", hint="Try again when it is back."
@@ -64,16 +57,16 @@ class Registry:
         return None
 
     def admit(self, *lives: LiveEnvironment) -> None:
-        """Take a slot for each, or for none. Raises MaxEnvironments or QuotaExceeded."""
+        """Take slots for all of them or none. Raises MaxEnvironments or QuotaExceeded."""
         slots = sum(self._slots_of(live.environment.resources) for live in lives)
         self.require_room(lives[0].environment.owner, slots)
         for live in lives:
             self._live[live.environment.id] = live
 
     def require_room(self, owner: str, slots: int = 1) -> None:
-        """Raise MaxEnvironments or QuotaExceeded unless so many more may run."""
+        """Raise MaxEnvironments or QuotaExceeded unless that many more slots are free."""
         quota = self._quota
-        if quota.most < self._capacity and not self._closed:  # tells more than that all are taken
+        if quota.most < self._capacity and not self._closed:  # the more precise refusal comes first
             own = self._held(each for each in self.environments() if each.owner == owner)
             quota.require(owner, own, slots)
         if refusal := self.refusal(slots):
@@ -91,22 +84,22 @@ class Registry:
 
     @property
     def held(self) -> int:
-        """How many slots are taken."""
+        """The number of slots that are taken."""
         return self._held(self.environments())
 
     def _held(self, environments: Iterable[Environment]) -> int:
         return sum(self._slots_of(each.resources) for each in environments if each.holds_capacity)
 
     def require_room_for(self, environment: Environment) -> None:
-        """Raise MaxEnvironments or QuotaExceeded unless this one may run, too."""
+        """Raise MaxEnvironments or QuotaExceeded unless this one may run."""
         self.require_room(environment.owner, self._slots_of(environment.resources))
 
     def restore(self, live: LiveEnvironment) -> None:
-        """Know one that sleeps since an earlier server. It takes no slot."""
+        """Enter one that an earlier server paused to disk. It takes no slot."""
         self._live[live.environment.id] = live
 
     def asleep(self, owner: str) -> set[str]:
-        """The ids of an owner's that are paused with their state on the disk."""
+        """Return the ids of an owner's environments that are paused to disk."""
         return {each.id for each in self.environments() if each.owner == owner and each.is_asleep}
 
     def remove(self, environment_id: str) -> None:
@@ -114,15 +107,15 @@ class Registry:
         self._live.pop(environment_id, None)
 
     def find(self, environment_id: str) -> LiveEnvironment | None:
-        """The live environment with this id."""
+        """Return the live environment with this id, or None."""
         return self._live.get(environment_id)
 
     def everything(self) -> tuple[LiveEnvironment, ...]:
-        """All of them as of now, oldest first; a copy, so the caller may await between two."""
+        """Return all of them as of now, oldest first; a copy, so the caller may await."""
         return tuple(self._live.values())
 
     def environments(self) -> tuple[Environment, ...]:
-        """Their environments as of now, oldest first."""
+        """Return the environments as of now, oldest first."""
         return tuple(live.environment for live in self._live.values())
 
     def close(self) -> None:
@@ -131,7 +124,7 @@ class Registry:
 
 
 class News:
-    """Passes on what happens, at once. Those who listen must not raise or wait."""
+    """Calls listeners, at once, when an environment changes. They must not raise or wait."""
 
     def __init__(self, observer: Observer, clock: Clock) -> None:
         self._observer = observer
@@ -140,15 +133,15 @@ class News:
         self._changed: list[Callable[[Environment], None]] = []
 
     def when_removed(self, tell: Callable[[str], None]) -> None:
-        """Call `tell` with the id of each environment that is gone."""
+        """Call `tell` with the id of every environment that is destroyed."""
         self._removed.append(tell)
 
     def when_changed(self, tell: Callable[[Environment], None]) -> None:
-        """Call `tell` with each environment that runs, has failed or died, or is gone."""
+        """Call `tell` with every environment whose state or notice has changed."""
         self._changed.append(tell)
 
     def tell(self, environment: Environment) -> None:
-        """Its state is another now."""
+        """Report an environment whose state or notice has changed."""
         if environment.state is State.DESTROYED:
             for removed in self._removed:
                 removed(environment.id)
@@ -157,7 +150,7 @@ class News:
 
     @contextlib.contextmanager
     def creating(self) -> Generator[None]:
-        """Tell the observer how the create in the block ended, and how long it took."""
+        """Report to the observer how the create in the block ended, and how long it took."""
         began = self._clock()
         try:
             yield
@@ -170,7 +163,7 @@ class News:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """One environment at `now`, with what its machine takes, if there is one."""
+    """One environment at `now`, with what its machine uses, if there is one."""
 
     environment: Environment
     now: datetime
@@ -184,7 +177,7 @@ class Inspection:
 
     @property
     def idle_left(self) -> timedelta:
-        """How much longer it may stay unused, never below zero."""
+        """How much longer it may stay unused; never below zero."""
         if self.is_busy:
             return self.environment.idle_timeout
         return max(self.environment.expires_at() - self.now, timedelta(0))
@@ -195,9 +188,11 @@ FIRST_BYTES = 64 << 20
 
 
 class DiskShares:
-    """The bytes of each owner. `most_mib` is what one may have; 0 means a share, if there are more.
+    """How much of the disk each owner uses and may use, of all kinds of data together.
 
-    The share is half of what there is for all: what is free, and what environments have now.
+    Use cases hold `room` open around work that takes much of the disk. What a guest writes later is
+    bounded by the size of its disk and counts from then on. `most_mib` is the limit of one owner; 0
+    means a share if there are several: half of what is free and what they hold, together.
     """
 
     def __init__(
@@ -216,20 +211,20 @@ class DiskShares:
         """Bytes that are about to be written, by owner."""
 
     def count(self, held: Callable[[], Mapping[str, int]]) -> None:
-        """Count what `held` says from now on: bytes by owner. It must not wait."""
+        """Count what `held` returns from now on: bytes by owner. It must not wait."""
         self._others.append(held)
 
     def require(self) -> None:
-        """Raise DiskFull when the disk has too little room for anything more."""
+        """Raise DiskFull if the disk has less room than the operator's reserve."""
         self._host.require_disk()
 
     @contextlib.asynccontextmanager
     async def room(
         self, owner: str, need: int = FIRST_BYTES, *, copies: int = 0, of: str = ""
     ) -> AsyncGenerator[None]:
-        """Hold `need` bytes, and as many `copies` of an environment's disk, until the block ends.
+        """Hold `need` bytes and `copies` of the disk of environment `of` until the block ends.
 
-        What was written meanwhile counts twice, so no owner comes to more than his share. Raises
+        Bytes written meanwhile count twice, so that no owner exceeds the limit. Raises
         QuotaExceeded, or DiskFull below the operator's reserve.
         """
         self.require()
@@ -259,5 +254,5 @@ class DiskShares:
 
 
 def _mib(size: int) -> int:
-    """Rounded up."""
+    """Return the size in MiB, rounded up."""
     return -(-size >> 20)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Environments as a client knows them: create, use, list, destroy.
+"""Environments as a client knows them: create, use, list, pause, destroy.
 
-Decides who may do what and whether there is room; `LiveEnvironment` does the rest. Called by
-`waggle.mcp` and the reaper. Knows nothing of hypervisors, SSH or MCP.
+Called by `waggle.mcp` and the reaper. It decides who may do what and whether there is room;
+`LiveEnvironment` does the rest. Knows nothing of hypervisors, SSH or MCP.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ __all__ = ["CreateRequest", "EnvironmentService", "Limits"]
 
 
 class EnvironmentService:
-    """Use cases of environments. Build one per server, inside the task group it is given.
+    """Use cases of environments. Build one per server, inside the task group `tasks`.
 
-    All methods may run concurrently in one event loop. `aclose` destroys everything.
+    All methods may run concurrently in one event loop. `aclose` destroys all not paused to disk.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class EnvironmentService:
         self._new_id = new_id
         self._observer = observer or Observer()
         self.news = News(self._observer, clock)
-        """Told of what comes, changes and goes."""
+        """Calls listeners when an environment is created, changes or is destroyed."""
         self._registry = Registry(
             limits.max_environments, limits.per_owner, limits.slots, limits.several_owners
         )
-        self.unclaimed = Unclaimed()  # creates whose callers gave up
+        self.unclaimed = Unclaimed()  # creates whose callers have gone
         self._arrivals = Arrivals(
             host,
             store,
@@ -85,7 +85,7 @@ class EnvironmentService:
         self.news.tell(environment)
 
     async def recover(self) -> int:
-        """Remove what an earlier server left behind but those that sleep; see `records.recover`."""
+        """Remove what an earlier server left, except what is paused to disk: `ending.recover`."""
         until = self._clock() + self.limits.pausing.keep
         removed, asleep = await recover(self._host, self._store, until)
         for environment in asleep:
@@ -98,7 +98,7 @@ class EnvironmentService:
         """Boot a new environment and return it running.
 
         Capacity is reserved before any work; a failed or cancelled create frees it and leaves
-        nothing. Raises MaxEnvironments, QuotaExceeded, InvalidArgument, DiskFull, NotFound when it
+        nothing. Raises MaxEnvironments, QuotaExceeded, InvalidArgument, DiskFull, NotFound if it
         is destroyed meanwhile, and what `EnvironmentHost.create` raises.
         """
         environment = self.limits.describe(
@@ -117,7 +117,7 @@ class EnvironmentService:
         owner: str,
         progress: Progress = no_progress,
     ) -> Environment:
-        """A new environment that goes on from a snapshot's moment. Raises as `create` does."""
+        """Return a new environment that continues from a snapshot. Raises as `create` does."""
         described = self.limits.describe_copy(
             snapshot, request, environment_id=self._new_id(), owner=owner, now=self._clock()
         )
@@ -128,50 +128,50 @@ class EnvironmentService:
     async def fork(
         self, origin: Environment, moment: Moment, count: int
     ) -> builtins.list[Environment]:
-        """New environments that go on from this moment of `origin`. Raises as `create` does."""
+        """Return `count` copies of `origin`, frozen as `moment`. Raises as `create` does."""
         now = self._clock()
         described = [origin.copy(self._new_id(), now) for _ in range(count)]
         async with self.disk.room(origin.owner, copies=count, of=origin.id):
             return await self._arrivals.bring_up(described, no_progress, moment)
 
     def require_room(self, owner: str, count: int, resources: Resources) -> None:
-        """Raise MaxEnvironments or QuotaExceeded unless so many more of that size may run now."""
+        """Raise MaxEnvironments or QuotaExceeded unless `count` more of that size may run."""
         self._registry.require_room(owner, count * self.limits.slots(resources))
 
     @property
     def slots_held(self) -> int:
-        """How many of the operator's slots are taken."""
+        """The number of the operator's slots that are taken."""
         return self._registry.held
 
     @property
     def sleep_when_idle(self) -> bool:
-        """Whether what nobody uses goes to sleep on the disk; otherwise it is destroyed."""
+        """Whether idle environments are paused to disk; otherwise they are destroyed."""
         return self._pauses.sleep_when_idle
 
-    # `builtins.list` because this class has a `list` of its own.
+    # `builtins.list` because this class has a method `list`.
     def list(self, *, owner: str) -> builtins.list[Environment]:
-        """The owner's live environments, oldest first, failed ones included."""
+        """Return the owner's live environments, oldest first, failed ones included."""
         return [each for each in self._registry.environments() if each.owner == owner]
 
     def all(self) -> builtins.list[Environment]:
-        """Every live environment, for the reaper and the operator."""
+        """Return every live environment, for the reaper and the operator."""
         return [*self._registry.environments()]
 
     def get(self, environment_id: str, *, owner: str) -> Environment:
-        """One environment, by its id, its name or the start of its id, as in every method here.
+        """Return one environment, by its id, its name or the start of its id, as all methods.
 
-        Raises NotFound, or InvalidArgument when it can be neither or fits several of the owner's.
+        Raises NotFound, or InvalidArgument if it can be neither or fits several of the owner's.
         """
         return self._owned(environment_id, owner).environment
 
     async def inspect(self, environment_id: str, *, owner: str) -> Inspection:
-        """All that is known of it, without its guest. Not a use. Raises as `get` does."""
+        """Return all that is known without asking its guest. Not a use. Raises as `get` does."""
         live = self._owned(environment_id, owner)
         usage = await live.usage()
         return Inspection(live.environment, self._clock(), usage, live.exposed)
 
     async def left(self, environment_id: str, *, owner: str, always: bool = True) -> Left:
-        """What calls have left running in it; see `LiveEnvironment.left`. Raises as `get`, too."""
+        """Return what calls left running: see `LiveEnvironment.left`. Raises as `get`, too."""
         return await self._owned(environment_id, owner).left(always=always)
 
     def touch(self, environment_id: str, *, owner: str) -> Environment:
@@ -181,14 +181,14 @@ class EnvironmentService:
         return live.environment
 
     async def extend(self, environment_id: str, minutes: int, *, owner: str) -> Environment:
-        """Let it stay unused for so many minutes from now on.
+        """Set its idle timeout to that many minutes and restart its idle time.
 
         Raises NotFound, NotRunning, or InvalidArgument outside 1 to 60 minutes.
         """
         return await self._owned(environment_id, owner).extend(parse_timeout(minutes, "minutes"))
 
     def _owned(self, environment_id: str, owner: str) -> LiveEnvironment:
-        """What the caller means by an id, a name or the start of an id, among its own."""
+        """Return the owner's environment with that id, name or start of an id."""
         reference = parse_reference_text(environment_id, "environment_id", "create_environment")
         found = find_id(reference, ((each.id, each.name) for each in self.list(owner=owner)))
         live = self._registry.find(found) if found else None
@@ -224,7 +224,7 @@ class EnvironmentService:
     async def roll_back(
         self, environment_id: str, moment: Moment, *, owner: str, progress: Progress = no_progress
     ) -> Environment:
-        """Have it go on from a moment. Raises NotFound, Busy, NotRunning, DiskFull, as the host."""
+        """Make it a copy of `moment`. Raises NotFound, Busy, NotRunning, DiskFull, as the host."""
         live = self._owned(environment_id, owner)
         self.disk.require()
         if live.environment.state is State.PAUSED:
@@ -235,9 +235,9 @@ class EnvironmentService:
     async def temporary(
         self, request: CreateRequest, *, owner: str, progress: Progress = no_progress
     ) -> AsyncGenerator[Environment]:
-        """An environment for the length of a block: destroyed at its end, however that comes.
+        """Yield an environment that is destroyed at the end of the block in any case.
 
-        One that cannot be destroyed is left to the reaper. Raises as `create` does.
+        If it cannot be destroyed, the reaper tries again. Raises as `create` does.
         """
         environment = await self.create(request, owner=owner, progress=progress)
         try:
@@ -250,8 +250,8 @@ class EnvironmentService:
         """Destroy an environment and return it destroyed. Idempotent while it is remembered.
 
         A create in progress is cancelled. Finishes even when the caller is cancelled. Raises
-        NotFound, InvalidArgument, or what kept the machine from being destroyed; then the
-        environment stays, in ERROR, and the reaper tries again.
+        NotFound, InvalidArgument, or the error that kept the machine from being destroyed; then
+        the environment stays in ERROR, and the reaper tries again.
         """
         try:
             live = self._owned(environment_id, owner)
@@ -265,10 +265,10 @@ class EnvironmentService:
         return live.environment
 
     async def retire(self, environment_id: str) -> State | None:
-        """The reaper's end of what is idle: put to sleep or destroyed, which is what it returns.
+        """Pause an idle one to disk or destroy it; return PAUSED or DESTROYED. For the reaper.
 
-        None when it was used since the reaper looked, or is kept in memory because it cannot sleep
-        now, or stands still for the server's disk. Raises what keeps it from being destroyed.
+        None if it was used since the reaper looked, is stopped by a full disk, or is kept in memory
+        because it cannot be paused to disk. Raises what keeps it from being destroyed.
         """
         live = self._registry.find(environment_id)
         if live is None or not live.environment.is_expired(self._clock()) or live.is_stalled:
@@ -283,9 +283,9 @@ class EnvironmentService:
     async def aclose(self) -> None:
         """Refuse new creates and destroy every environment, in parallel. Idempotent.
 
-        Those that sleep on the disk go on sleeping, for the next server. Creates in progress are
-        cancelled and undone. What cannot be destroyed is logged and stays on record for the next
-        start. No caller's deadline cuts it short: `Guest.destroy` is bounded.
+        Those that are paused to disk stay there for the next server. Creates in progress are
+        cancelled and undone. An environment that cannot be destroyed is logged and stays on record
+        for the next start. No caller's deadline cuts it short: `Guest.destroy` is bounded.
         """
         self._registry.close()
         async with anyio.create_task_group() as group:
@@ -295,6 +295,6 @@ class EnvironmentService:
                     group.start_soon(end_quietly, live)
 
     async def not_ready(self) -> str | None:
-        """Why a create would fail right now, or None: capacity first, then the host."""
+        """Return why a create would fail now, or None: capacity first, then the host."""
         refusal = self._registry.refusal()
         return refusal.message if refusal else await self._host.not_ready()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshots, forks and rollbacks: environments that go on from a moment of another.
+"""Snapshots, forks and rollbacks: environments that continue from a frozen machine of another.
 
-Decides who may and whether there is room; a moment is taken by the guest, and kept by a shelf.
-Called by `waggle.mcp` and the reaper. Knows nothing of hypervisors, files or MCP.
+Called by `waggle.mcp` and the reaper. It decides who may and whether there is room; the guest
+freezes its machine, and a `SnapshotShelf` keeps it. Knows nothing of hypervisors, files or MCP.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_FORKS = 16
 
 @dataclass(frozen=True, slots=True)
 class SnapshotLimits:
-    """What the operator allows; `keep` is how long a snapshot is kept."""
+    """The operator's limits; `keep` is how long a snapshot is kept."""
 
     per_owner: int = 10
     keep: timedelta = timedelta(days=1)
@@ -69,23 +69,23 @@ class SnapshotService:
         environments.disk.count(self._bytes)
 
     def list(self, *, owner: str) -> list[Snapshot]:
-        """The owner's snapshots, oldest first."""
+        """Return the owner's snapshots, oldest first."""
         return [each for each in self.all() if each.owner == owner]
 
     def all(self) -> builtins.list[Snapshot]:
-        """Everyone's, for the reaper and the pruner."""
+        """Return all owners' snapshots, for the reaper and the pruner."""
         return [*self._shelf.all()]
 
     def images_in_use(self) -> frozenset[str]:
-        """Digests of the images that environments and snapshots were made from."""
+        """Return the digests of images that environments and snapshots were made from."""
         made = [each.booted_from for each in self._environments.all()]
         made += [each.made_of for each in self.all()]
         return frozenset(each.get("image", "") for each in made)
 
     def get(self, snapshot_id: str, *, owner: str) -> Snapshot:
-        """One snapshot, by its id, its name or the start of its id.
+        """Return one snapshot, by its id, its name or the start of its id.
 
-        Raises NotFound, or InvalidArgument when it can be neither or fits several of the owner's.
+        Raises NotFound, or InvalidArgument if it can be neither or fits several of the owner's.
         """
         reference = parse_reference_text(snapshot_id, "snapshot_id", "snapshot_environment")
         own = {snapshot.id: snapshot for snapshot in self.list(owner=owner)}
@@ -102,9 +102,9 @@ class SnapshotService:
         name: str | None = None,
         progress: Progress = no_progress,
     ) -> Snapshot:
-        """Keep what an environment is at this moment; it goes on.
+        """Freeze an environment's machine and keep it; the environment continues.
 
-        When it fails or is cancelled, nothing is left. Raises NotFound, NotRunning, QuotaExceeded,
+        If that fails or is cancelled, nothing is left. Raises NotFound, NotRunning, QuotaExceeded,
         Unsupported, BootFailed, GuestLost, InvalidArgument, DiskFull or SnapshotFailed.
         """
         if name is not None:
@@ -143,7 +143,7 @@ class SnapshotService:
         owner: str,
         progress: Progress = no_progress,
     ) -> Environment:
-        """A new environment that goes on from a snapshot.
+        """Return a new environment that continues from a snapshot.
 
         Raises NotFound, MomentUnusable, and as `EnvironmentService.create` does.
         """
@@ -157,7 +157,7 @@ class SnapshotService:
     async def fork(
         self, environment_id: str, count: int, *, owner: str, progress: Progress = no_progress
     ) -> builtins.list[Environment]:
-        """So many environments that go on from this moment of one, which goes on itself.
+        """Return `count` running copies of an environment, which continues to run.
 
         All of them or none. `count` is 1 to MAX_FORKS. Raises as `take` and `create` do.
         """
@@ -181,7 +181,7 @@ class SnapshotService:
         owner: str,
         progress: Progress = no_progress,
     ) -> Environment:
-        """Have an environment go on from one of its own snapshots; what came since is lost.
+        """Replace an environment's state with one of its own snapshots; later state is lost.
 
         Raises NotFound, NotRunning, Busy, InvalidArgument, MomentUnusable and what the host raises.
         """
@@ -198,27 +198,27 @@ class SnapshotService:
             )
 
     async def delete(self, snapshot_id: str, *, owner: str) -> Snapshot:
-        """Delete a snapshot and return it; environments that came of it go on. Raises NotFound."""
+        """Delete a snapshot and return it; copies of it are not affected. Raises NotFound."""
         snapshot = self.get(snapshot_id, owner=owner)
         await self._shelf.remove(snapshot.id)
         return snapshot
 
     async def expire(self) -> builtins.list[str]:
-        """The reaper's delete: the ids of those whose time is over."""
+        """Delete expired snapshots and return their ids. For the reaper."""
         gone = [each.id for each in self.all() if each.is_expired(self._clock())]
         for snapshot_id in gone:
             await self._shelf.remove(snapshot_id)
         return gone
 
     def _bytes(self) -> Counter[str]:
-        """What snapshots take of the disk, by owner."""
+        """Return what snapshots take of the disk, by owner."""
         taken = Counter[str]()
         for each in self.all():
             taken[each.owner] += each.size
         return taken
 
     def _room(self, origin: Environment) -> AbstractAsyncContextManager[None]:
-        """For a snapshot: at most all of its memory, and a copy of its disk."""
+        """Hold room for a snapshot: at most all of its memory, and a copy of its disk."""
         memory = origin.resources.memory_mib << 20
         return self._environments.disk.room(origin.owner, memory, copies=1, of=origin.id)
 

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files in and out of an environment. Called by `waggle.mcp`; knows limits, nothing of SFTP.
+"""Files in and out of an environment, and hints at what is near a path that does not exist.
 
-Tell what is near a path that does not exist, so that the next call can name one that does.
-
-Used by the services for files. It asks the guest, for a bounded time, and never fails by itself.
+Called by `waggle.mcp`, `files.trees` and `programs.jobs`. Knows limits, but nothing of SFTP.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ SECONDS: Final = 5.0
 
 @asynccontextmanager
 async def nearby(guest: Guest, path: str) -> AsyncGenerator[None]:
-    """Add to a FileNotFound of the block what there is in the nearest directory of `path`."""
+    """Add to a FileNotFound of the block what the nearest directory of `path` contains."""
     try:
         yield
     except FileNotFound as error:
@@ -51,11 +49,11 @@ async def nearby(guest: Guest, path: str) -> AsyncGenerator[None]:
 
 
 async def _near(guest: Guest, path: str) -> str:
-    """What is told of the nearest directory; empty when the guest does not tell."""
+    """Describe the nearest directory; empty if the guest fails or takes over SECONDS."""
     with anyio.move_on_after(SECONDS), contextlib.suppress(WaggleError):
         for directory in parents(path):
             if directory in EMPTY_PLACES:
-                directory = await guest.home()  # noqa: PLW2901 - what is told in its place
+                directory = await guest.home()  # noqa: PLW2901 - described in its place
             try:
                 return told(path, await guest.list_files(directory))
             except FileNotFound:
@@ -66,7 +64,7 @@ async def _near(guest: Guest, path: str) -> str:
 
 
 async def located(guest: Guest, path: str, user: GuestUser = GuestUser.SANDBOX) -> str:
-    """What `parse_path` gave as an absolute path; asks the guest only for `~`. Raises GuestLost."""
+    """Return a parsed path as an absolute one; asks the guest only for `~`. Raises GuestLost."""
     return at_home(path, await guest.home(user)) if path.startswith("~") else path
 
 
@@ -77,7 +75,7 @@ class FilesystemService:
         self._environments = environments
 
     def check(self, path: str, data: bytes, mode: str | int | None) -> None:
-        """Raise what `write` would, before there is an environment."""
+        """Raise the argument errors of `write`, before there is an environment."""
         parse_path(path)
         check_content(data)
         if mode:
@@ -94,7 +92,7 @@ class FilesystemService:
     ) -> str:
         """Write a file and return its absolute path; parents are made. Idempotent.
 
-        Without `mode` a file keeps its own, and a new one gets 0644. A link is written through.
+        Without `mode` a file keeps its mode, and a new one gets 0644. A link is written through.
 
         Raises TooLarge over 10 MiB, InvalidArgument, FileRefused, NotFound, NotRunning, GuestLost.
         """
@@ -115,7 +113,7 @@ class FilesystemService:
         offset: int = 0,
         length: int = MAX_FILE_BYTES,
     ) -> tuple[str, FileSlice]:
-        """Read a part of a file of at most 10 MiB; returns its absolute path and the part.
+        """Read a part of a file of at most 10 MiB; return its absolute path and the part.
 
         Raises FileNotFound, FileRefused, TooLarge, InvalidArgument, NotFound, NotRunning or
         GuestLost.
@@ -158,10 +156,10 @@ class FilesystemService:
         owner: str,
         replace_all: bool = False,
     ) -> tuple[str, Edited]:
-        """Replace the one place, or all, where `old` stands; keeps the file's mode.
+        """Replace the only occurrence of `old`, or all of them; the file keeps its mode.
 
-        Not idempotent. Raises as `read` and `write` do, InvalidArgument when it does not fit, and
-        FileRefused when the file changed meanwhile, as far as its size and its time tell.
+        Not idempotent. Raises as `read` and `write` do, InvalidArgument if `old` does not fit, and
+        FileRefused if the file's size or time shows that it changed meanwhile.
         """
         target = parse_path(path)
         async with self._environments.using(environment_id, owner=owner) as (_, guest):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole trees in and out of an environment, as archives. Called by `waggle.mcp`.
 
-Archives that go out are kept for their pages, in files without names, until the next ones of the
-same environment replace them, or it goes.
+A downloaded archive is kept for its pages, in a file without a name, until newer ones of the same
+environment replace it or the environment is gone.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from waggle.service.programs.job import NewRecording, Recording
 from waggle.service.sharing import Turns, in_thread
 
 MAX_KEPT = 2
-"""Archives of one environment whose pages can still be read."""
+"""How many archives of one environment are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A tar.gz that was made of a directory. `id` is the start of its sha256."""
+    """A tar.gz of a directory or file. `id` is the start of its sha256."""
 
     id: str
     environment_id: str
@@ -52,7 +52,7 @@ class Archive:
     content: Recording
 
     def read(self, offset: int, length: int) -> bytes:
-        """A part of it. Raises InvalidArgument beyond the end."""
+        """Return a part of it. Raises InvalidArgument beyond the end."""
         if offset > self.size:
             raise InvalidArgument(
                 f"offset is {offset}, but the archive has only {self.size} bytes.",
@@ -62,9 +62,10 @@ class Archive:
 
 
 class TreeService:
-    """Upload and download. `record` makes what an archive is kept in, of MAX_RECORDS_BYTES.
+    """Upload and download. `record` makes a spool for an archive, of MAX_RECORDS_BYTES.
 
-    Each owner has one tree in memory at a time, and `trim` gives that back to the system.
+    An owner has one upload and one download in memory at a time; `trim` returns that memory to the
+    system.
     """
 
     def __init__(
@@ -85,9 +86,9 @@ class TreeService:
     async def upload(
         self, environment_id: str, path: str | None, archive: bytes, *, owner: str
     ) -> tuple[str, Unpacked]:
-        """Unpack a tar, packed or not, or a zip below a directory; returns that and what became.
+        """Unpack a tar, compressed or not, or a zip; return the directory and the outcome.
 
-        Nothing is written when any entry is refused. Repeating it is safe. Raises InvalidArgument,
+        Nothing is written if any entry is refused. Repeating it is safe. Raises InvalidArgument,
         TooLarge, FileRefused, NotFound, NotRunning, TimedOut or GuestLost.
         """
         target = HOME if path is None else parse_path(path)
@@ -107,7 +108,7 @@ class TreeService:
     async def download(
         self, environment_id: str, path: str, *, owner: str, exclude: Sequence[str] = ()
     ) -> Archive:
-        """Pack a directory, or a file, as a tar.gz that is kept for `kept` to find.
+        """Pack a directory or a file as a tar.gz, which `kept` finds later.
 
         Raises FileNotFound, FileRefused, InvalidArgument, TooLarge, NotFound, NotRunning, TimedOut
         or GuestLost.
@@ -122,7 +123,7 @@ class TreeService:
                     await guest.pack_tree(target, left_out, packed)
                 async with self._downloads.turn(owner):
                     archive = await self._rewritten(environment.id, target, packed, content)
-                self._environments.get(environment.id, owner=owner)  # or it went meanwhile
+                self._environments.get(environment.id, owner=owner)  # destroyed meanwhile?
                 self._keep(environment.id, archive)
             except BaseException:
                 content.close()
@@ -142,11 +143,11 @@ class TreeService:
             self._give_back()
 
     def _give_back(self) -> None:
-        """In a thread: it takes some milliseconds."""
+        """Call `trim` in a thread: it takes some milliseconds."""
         asyncio.get_running_loop().run_in_executor(None, self._trim)
 
     def kept(self, environment_id: str, archive_id: str, *, owner: str) -> Archive:
-        """An archive that `download` made. Asking is a use of a running environment.
+        """Return an archive that `download` made. This counts as use of a running environment.
 
         Raises NotFound, InvalidArgument, or ArchiveNotFound when it is gone.
         """
@@ -165,7 +166,7 @@ class TreeService:
             kept.pop(next(iter(kept))).content.close()
 
     def _bytes(self) -> Counter[str]:
-        """What archives take of the disk, by owner."""
+        """Return what archives take of the disk, by owner."""
         taken = Counter[str]()
         for environment in self._environments.all():
             archives = self._archives.get(environment.id, {}).values()
@@ -186,7 +187,7 @@ async def _send(archive: bytes, target: str, guest: Guest) -> Unpacked:
 
 
 def batches(entries: Sequence[TreeEntry], limit: int = MAX_STDIN_BYTES) -> Iterator[bytes]:
-    """The records of entries, as few pieces as one run each can take. Keeps their order."""
+    """Yield the entries' records, in order, in as few pieces as runs of `limit` bytes allow."""
     batch = bytearray()
     for entry in entries:
         record = encode(entry)
@@ -201,7 +202,7 @@ def batches(entries: Sequence[TreeEntry], limit: int = MAX_STDIN_BYTES) -> Itera
 def _rewrite(
     environment_id: str, path: str, packed: Recording, content: Recording, check: Check
 ) -> Archive:
-    """Make the archive of what a guest packed. For a worker thread."""
+    """Make the archive from the records of a guest. For a worker thread."""
     if packed.disk_full:
         raise _no_room()
     if packed.kept < packed.total:
@@ -235,7 +236,7 @@ def _no_room() -> DiskFull:
 
 
 class _Hashed(io.RawIOBase):
-    """A file to write to whose bytes go elsewhere, counted and hashed."""
+    """A writable file that counts and hashes its bytes and passes them to `feed`."""
 
     def __init__(self, feed: Callable[[bytes], None]) -> None:
         super().__init__()

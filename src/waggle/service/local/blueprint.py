@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one machine on this host is made of. Data only.
+"""The parts of one machine on this host, and the launcher that starts it on a leased port.
 
-Starts machines on leased ports, each as a user of its own.
-
-Used by `local_machines` and `templates`. Knows ports and users, not what is started or why.
-
-What a guest on this machine is given by others: its way out, and who freezes it.
+Used by `start`, `bring_up`, `guest` and the modules of `frozen`. It knows ports and users, but not
+what is started or why. Each VMM can run as a separate user.
 """
 
 from __future__ import annotations
@@ -33,13 +30,13 @@ class Scratch(Protocol):
     """Maker of writable disks."""
 
     async def make(self, mib: int, target: Path) -> None:
-        """Make an empty disk of `mib` MiB at `target`; takes milliseconds. Raises OSError."""
+        """Make an empty disk of `mib` MiB at `target`, in milliseconds. Raises OSError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class GuestParts:
-    """What every guest is made of beside its image. `certificates` is PEM or empty."""
+    """The parts of every guest beside its image. `certificates` is PEM or empty."""
 
     kernel: Callable[[], Path]
     kit: Callable[[], Path]
@@ -49,7 +46,7 @@ class GuestParts:
 
 @dataclass(frozen=True, slots=True)
 class MadeOf:
-    """What a machine consists of beside its state: copies of a frozen one need exactly this."""
+    """The parts of a machine, without its state: copies of a frozen one need exactly these."""
 
     runtime: RuntimeName
     image: BootImage
@@ -60,9 +57,9 @@ class MadeOf:
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """One machine to be: its parts, its identity's records, and the directory for its files.
+    """A machine before it starts: its parts, its identity, and the directory for its files.
 
-    `owner` is whose it will be; None if that is not known yet.
+    `owner` is the environment's owner; None if that is not known yet.
     """
 
     id: str
@@ -73,7 +70,7 @@ class Blueprint:
 
     @property
     def disks(self) -> GuestDisks:
-        """Its four disks; the last two are in its own directory."""
+        """Its four disks: kit and root disk, and in its directory, scratch and identity disk."""
         own = self.files / SCRATCH, self.files / IDENTITY
         return GuestDisks(self.made_of.kit, self.made_of.image.disk, *own)
 
@@ -85,9 +82,9 @@ STARTING = max(4, 2 * (os.cpu_count() or 1))
 
 @dataclass(frozen=True, eq=False, slots=True)
 class StartedMachine:
-    """A machine whose guest is ready. Whoever has it stops it, and then releases its lease.
+    """A machine whose guest is ready. Its holder stops it and then releases its lease.
 
-    `spec` is what its hypervisor was given. `template` is the id of the one that it came from.
+    `spec` is what the hypervisor started. `template` is the id of the template it started from.
     """
 
     blueprint: Blueprint
@@ -97,15 +94,15 @@ class StartedMachine:
     template: str | None = None
 
     async def stop(self) -> None:
-        """End it and release its port. Raises TimedOut when it does not die; the port stays."""
+        """Stop it and release its port. Raises TimedOut if it does not die; it keeps the port."""
         await self.machine.stop()
         self.lease.release()
 
 
 class Launcher:
-    """`uid_base` plus the SSH port is the user of each VMM; None keeps the server's user.
+    """Starts machines on leased ports, at most STARTING at once: with more, all would be late.
 
-    Not more than STARTING start at once: with more than the processors can do, all would be late.
+    The user of a VMM is `uid_base` plus its SSH port; None keeps the server's user.
     """
 
     def __init__(self, ports: PortAllocator, *, boot_timeout: float, uid_base: int | None) -> None:
@@ -122,9 +119,9 @@ class Launcher:
         *,
         background: bool = False,
     ) -> StartedMachine:
-        """Start on a leased port; when something else takes that port in between, on another.
+        """Start on a leased port; if another program takes that port meanwhile, on another.
 
-        In the `background` it gives way to others, takes nobody's turn, and has
+        In the `background` it yields to others, does not count towards STARTING, and has
         BACKGROUND_PATIENCE times as long.
 
         The caller stops the machine and, once it is dead, releases the lease. Raises NoPorts, and
@@ -156,12 +153,12 @@ class Launcher:
         raise NoPorts("Other programs keep taking the ports of this range.")
 
     def check_ports(self) -> None:
-        """Raise NoPorts when no port is free."""
+        """Raise NoPorts if no port is free."""
         self._ports.lease().release()
 
 
 class Proxy(Protocol):
-    """An egress proxy of one environment."""
+    """The egress proxy of one environment."""
 
     @property
     def serve(self) -> ServeTunnel:
@@ -169,11 +166,11 @@ class Proxy(Protocol):
         ...
 
     def lead_home(self, connect: ConnectHome, hostname: str) -> None:
-        """Have requests of the guest for itself connected in the guest."""
+        """Connect requests of the guest for itself in the guest, with `connect`."""
         ...
 
     def refused_since(self, moment: float) -> Sequence[Refused]:
-        """What it refused from that moment of the monotonic clock on."""
+        """Return what it refused since that time of the monotonic clock."""
         ...
 
     async def aclose(self) -> None:

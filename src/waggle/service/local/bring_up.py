@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the machine of one environment comes up: resumed from a template where one fits, else booted.
+"""Brings the machine of one environment up, and makes its identity.
 
-Used by `local_host`, which made the environment's directory and owns what comes out. Knows nothing
-of SSH and clients.
-
-Who a machine on this host is: the records of its identity, and what opens it from outside.
-
-Used by `local_start`, and by `waggle template build` for machines that are to be frozen.
-
-What a guest is told at birth: its variables. Pure.
+Used by `start` and, for machines that are to be frozen, by `waggle template build`; the caller made
+the directory and owns the result. A machine is resumed from a frozen one or from a template, else
+booted. Its identity is the records of keys, host name, variables and certificates. Knows nothing of
+SSH connections and clients.
 """
 
 from __future__ import annotations
@@ -49,7 +45,7 @@ log = structlog.get_logger(__name__)
 
 
 class LocalMachines:
-    """Brings machines up: `templates` first, then a boot."""
+    """Brings machines up: from a template if one fits, else by a boot."""
 
     def __init__(
         self,
@@ -68,12 +64,12 @@ class LocalMachines:
     async def bring_up(
         self, blueprint: Blueprint, moment: Moment | None = None, *, background: bool = False
     ) -> StartedMachine:
-        """A machine whose guest is ready and has its identity; from a moment if one is given.
+        """Return a machine whose guest is ready and has its identity; a copy of `moment` if given.
 
-        In the `background` it gives way to others; see `infra.confined.come_forward`.
+        In the `background` it yields to others; see `infra.shared.confined.come_forward`.
 
-        The caller stops the machine and, once it is dead, releases the lease. A template that does
-        not work is given up for a boot. Raises BootFailed, GuestLost, NoPorts, SetupIncomplete,
+        The caller stops the machine and, once it is dead, releases the lease. If a template does
+        not work, the machine boots. Raises BootFailed, GuestLost, NoPorts, SetupIncomplete,
         Unsupported or OSError.
         """
         if moment is not None:
@@ -101,11 +97,11 @@ class LocalMachines:
                 return None
 
     async def settled(self) -> None:
-        """Return once no template is in the making: machines that can wait go on from it."""
+        """Return once no template is being made: machines that can wait start from it."""
         await self._templates.idle()
 
     def check_ports(self) -> None:
-        """Raise NoPorts when no machine could have a port now."""
+        """Raise NoPorts if no port is free."""
         self._launcher.check_ports()
 
     async def _go_on(
@@ -126,7 +122,7 @@ class LocalMachines:
             return await self._launcher.launch(blueprint, boot, background=background)
 
     async def _renewed(self, moment: Moment, blueprint: Blueprint, spec: MachineSpec) -> Machine:
-        """A copy that nobody can take for its twin. Raises BootFailed or GuestLost."""
+        """Start a copy and give it its own identity. Raises BootFailed or GuestLost."""
         machine = await self._freezing.resume(spec, moment)
         try:
             with stage("renewal"):
@@ -142,9 +138,9 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TRUST_STORE = "/etc/ssl/certs/ca-certificates.crt"
 OWN_CERTIFICATES = "/etc/ssl/certs/waggle-ca.pem"
 OWN_NAMES = "localhost,127.0.0.1,127.0.1.1,::1,0.0.0.0"
-"""Not for the proxy, in words that every program understands; `[::1]` would break httpx. The kit
-adds the host name (kit/guest/image.c). What programs send to the
-proxy all the same, it sends home (infra/net/guest_request.py)."""
+"""Names that bypass the proxy, in a form that every program understands; `[::1]` would break httpx.
+The kit adds the host name (kit/guest/image.c). Requests for them that reach the proxy all the same,
+it connects in the guest (infra/net/guest_request.py)."""
 _TRUST_VARIABLES = (
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
@@ -158,12 +154,12 @@ _TRUST_VARIABLES = (
 def guest_variables(
     image: Mapping[str, str], *, proxy_port: int | None, has_certificates: bool
 ) -> dict[str, str]:
-    """The environment of every program in the guest; the image's own variables win over presets.
+    """Return the variables of every program in the guest; the image's win over presets. Pure.
 
-    `proxy_port` is where the guest reaches the egress proxy on its own loopback; None means that
-    the policy allows no network. Where the operator brings certificates, the usual variables name
-    the trust store that they were added to. HOME, USER and LOGNAME are set in the guest, which
-    alone knows who the image's user is (kit/guest/image.c).
+    `proxy_port` is where the guest reaches the egress proxy on its loopback; None means that the
+    policy allows no network. If the operator brings certificates, the usual variables name the
+    trust store that they were added to. HOME, USER and LOGNAME are set in the guest, which alone
+    knows the image's user (kit/guest/image.c).
     """
     path = image.get("PATH", DEFAULT_PATH)
     presets = {
@@ -203,9 +199,9 @@ def identity_of(
     certificates: bytes,
     variables: Mapping[str, str] = NO_VARIABLES,
 ) -> Mapping[str, bytes]:
-    """All records, with fresh random ones. Raises ImageCorrupt for what no machine can hold.
+    """Return all records, with fresh random ones. Raises ImageCorrupt if no machine can hold them.
 
-    `variables` are the environment's own, which win over the image's.
+    `variables` are those of the environment, which win over the image's.
     """
     has_network = network is not NetworkPolicy.NONE
     told = guest_variables(
@@ -233,7 +229,7 @@ def identity_of(
 
 
 def save_access(files: Path, keys: EnvironmentKeys, port: int) -> None:
-    """What `waggle shell` needs to log in; readable for the server's user only."""
+    """Write what `waggle shell` needs to log in, readable for the server's user only."""
     atomic_write(files / "ssh_key", keys.client.export_private_key(), 0o600)
     known = f"[127.0.0.1]:{port} ".encode() + keys.host_public.export_public_key()
     atomic_write(files / "known_hosts", known, 0o600)

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gathers the evidence of a failed run and has it judged by `domain.diagnosis`.
+"""Why a program in a guest failed, and why a call to a guest broke. Part of `LocalGuest`.
 
-Used by `LocalGuest`; a run that ended with exit code 0 costs nothing, unless its output says that
-a command was not found, as the output of a pipeline may. Bounded in time, and never an error: a
-failure that cannot be explained has no diagnosis.
-
-Why calls in a guest on this machine break: it is destroyed, its machine died, or stands still.
-
-Part of `local_guest`, which asks around each call. Knows the machine, not what is called.
+`Diagnostician` gathers evidence of a failed run for `domain.diagnosis`. A run with exit code 0
+costs nothing, unless its output says that a command was not found, as that of a pipeline may. It is
+bounded in time and never raises: a failure without an explanation has no diagnosis. `Causes` names
+what broke a call: the guest is destroyed, its machine died, or it is stopped by a full disk. It
+knows the machine, not the calls.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ from waggle.domain.programs.execution import Command, ExecutionResult, GuestUser
 log = structlog.get_logger(__name__)
 
 PATIENCE: Final = 10.0
-"""Seconds for everything that a guest is asked about one failure."""
+"""Seconds for all questions to a guest about one failure."""
 _ANSWER_LIMIT: Final = 1_000
 _LISTENERS_LIMIT: Final = 10_000
 
@@ -54,7 +52,7 @@ RefusedSince = Callable[[float], Sequence[Refused]]
 
 @dataclass(frozen=True, slots=True)
 class Diagnostician:
-    """Explains failures in one guest. `refused_since` takes a moment of the monotonic clock."""
+    """Explains failures in one guest. `refused_since` takes a time of the monotonic clock."""
 
     environment: Environment
     why: AskWhy
@@ -63,7 +61,7 @@ class Diagnostician:
     patience: float = PATIENCE
 
     async def explain(self, command: Command, result: ExecutionResult) -> Diagnosis | None:
-        """Why it failed; call it when it has just ended. Safe to cancel."""
+        """Return why it failed. Call it as soon as it has ended. Safe to cancel."""
         said = _last(result)
         command_name = missing_command(said)
         if result.exit_code == 0 and command_name is None:
@@ -103,7 +101,7 @@ class Diagnostician:
         )
 
     async def _confirmed(self, suspect: Module, command: Command) -> Module | None:
-        """The module, if the interpreter does not find it, asked where and as whom it ran."""
+        """Return the module if the interpreter lacks it; asks in the run's place, as its user."""
         ask = Command(
             argv=question(suspect, command.argv),
             timeout=self.patience,
@@ -117,7 +115,7 @@ class Diagnostician:
         return suspect if answer.exit_code == 0 and said == MISSING else None
 
     async def _listening(self) -> tuple[Listener, ...]:
-        """Who listens on which port; empty where the image cannot tell."""
+        """Return the listening programs by port; empty if the image has no tool for it."""
         ask = Command(
             QUESTION,
             timeout=self.patience,
@@ -129,22 +127,22 @@ class Diagnostician:
 
 
 def _absent(name: str | None, record: Record) -> str | None:
-    """The command, unless the guest has it, or did not say."""
+    """Return the command if the guest is known not to have it."""
     return name if record.have is not None and name not in record.have else None
 
 
 def _last(result: ExecutionResult) -> str:
-    """The end of stderr as text; of stdout when nothing is there, as after `2>&1`."""
+    """Return the end of stderr as text; of stdout if stderr is empty, as after `2>&1`."""
     output = result.stderr if result.stderr.total else result.stdout
     return (output.head + output.tail)[-MAX_TAIL:].decode("utf-8", "replace")
 
 
 _SETTLE_SECONDS = 1.0
-"""How long a broken call waits to learn that the machine itself died, to name that as the cause."""
+"""How long a broken call waits for the machine's death, to name that as the cause."""
 
 
 class Causes:
-    """Of one machine. `still` is called with whether it stands still, when that changes."""
+    """The causes for one machine. `still` is called with whether it is stopped by a full disk."""
 
     def __init__(
         self,
@@ -152,7 +150,7 @@ class Causes:
         require_good_conduct: Callable[[], None],
         *still: Callable[[bool], None],
     ) -> None:
-        """`require_good_conduct` raises what it is that the guest does, if it misbehaves."""
+        """`require_good_conduct` raises an error with the misconduct if the guest misbehaves."""
         self._machine = machine
         self._require_good_conduct = require_good_conduct
         self._still = still
@@ -174,19 +172,19 @@ class Causes:
         self._tell(why)
 
     def destroyed(self) -> None:
-        """Its end was asked for: from now on that is why calls break, unless it is dead already."""
+        """Make its destruction the cause why calls break from now on, unless it is dead already."""
         self._is_destroyed |= self._machine.is_alive
 
     def require_going(self) -> None:
-        """Raise DiskFull while it stands still."""
+        """Raise DiskFull while it is stopped by a full disk."""
         if self._stalled is not None:
             raise DiskFull(self._stalled.message, hint=self._stalled.hint)
 
     @contextlib.asynccontextmanager
     async def named(self) -> AsyncGenerator[None]:
-        """When a call breaks by what happens to the machine or what the guest does, say why.
+        """Replace a GuestLost or TimedOut of the block by the error that is its cause, if known.
 
-        Raises what is the cause instead of GuestLost and TimedOut.
+        The cause is an event of the machine or misconduct of the guest.
         """
         try:
             yield

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest on this machine: one VM and one SSH connection, as `domain.host.Guest`."""
+"""A guest on this host: one machine and one SSH connection. Implements `domain.host.Guest`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _HOME_OF_ROOT = "/root"
 
 
 class LocalGuest:
-    """Made by `LocalHost.create`. Owns the machine, the connection to it and its way out."""
+    """Made by `LocalStart`. Owns the machine, the connection to it, its proxy and exposed ports."""
 
     def __init__(
         self,
@@ -97,12 +97,12 @@ class LocalGuest:
         return self._machine.identity
 
     async def connect(self) -> None:
-        """Connect, and let the guest have its way out. Raises GuestLost."""
+        """Connect, so that the guest can reach its proxy. Raises GuestLost."""
         async with self._naming_the_cause():
             await self._connection.get()
 
     async def home(self, user: GuestUser = GuestUser.SANDBOX) -> str:
-        """Where a user is at home; asked once. See `domain.host.Guest`."""
+        """Return a user's home directory; asked once. See `domain.host.Guest`."""
         if user is GuestUser.ROOT:
             return _HOME_OF_ROOT
         if self._user_home is None:
@@ -118,7 +118,7 @@ class LocalGuest:
             return await self._shell.run(command, into)
 
     async def left_running(self) -> Left:
-        """What was left running; see `domain.host.Guest`."""
+        """Return what was left running; see `domain.host.Guest`."""
         async with self._naming_the_cause():
             return await self._left.all()
 
@@ -128,12 +128,12 @@ class LocalGuest:
             return await self._left.end(pid)
 
     async def end_run(self, run_id: str) -> None:
-        """Kill all that one run has left; see `domain.host.Guest`."""
+        """Kill all that one run left; see `domain.host.Guest`."""
         async with self._naming_the_cause():
             await self._left.end_run(run_id)
 
     async def diagnose(self, command: Command, result: ExecutionResult) -> Diagnosis | None:
-        """Why a run failed; see `domain.host.Guest`."""
+        """Return why a run failed; see `domain.host.Guest`."""
         return await self._diagnostician.explain(command, result)
 
     async def write_file(
@@ -187,7 +187,7 @@ class LocalGuest:
             return await self._machine.agent(command, arguments)
 
     async def usage(self) -> Usage | None:
-        """What its process and its disk take of this machine; see `domain.host.Guest`."""
+        """Return what its VMM and its scratch disk use of this host; see `domain.host.Guest`."""
         process = process_usage(self._machine.identity)
         if process is None:
             return None
@@ -195,7 +195,7 @@ class LocalGuest:
 
     @property
     def exposed(self) -> tuple[ExposedPort, ...]:
-        """What is exposed; see `domain.host.Guest`."""
+        """The exposed ports; see `domain.host.Guest`."""
         return self._exposures.ports
 
     async def expose(self, port: int, local_port: int = 0) -> ExposedPort:
@@ -203,15 +203,15 @@ class LocalGuest:
         return await self._exposures.expose(port, local_port)
 
     def when_stalled(self, tell: Callable[[DiskFull | None], None]) -> None:
-        """Tell of writes that the disk refuses; see `domain.host.Guest`."""
+        """Report writes that the disk refuses; see `domain.host.Guest`."""
         self._causes.when_stalled(tell)
 
     def when_misbehaves(self, tell: Callable[[GuestMisbehaves], None]) -> None:
-        """Tell of its conduct; see `domain.host.Guest`."""
+        """Report misconduct; see `domain.host.Guest`."""
         self._connection.when_misbehaves = tell
 
     def when_visited(self, tell: Callable[[], None]) -> None:
-        """Tell of visitors; see `domain.host.Guest`."""
+        """Report connections to exposed ports; see `domain.host.Guest`."""
         self._exposures.visited = tell
 
     async def unexpose(self, port: int) -> bool:
@@ -228,25 +228,25 @@ class LocalGuest:
         await self._machine.pause()
 
     async def unpause(self) -> None:
-        """Let it go on; see `domain.host.Guest`."""
+        """Resume it; see `domain.host.Guest`."""
         async with self._naming_the_cause():
             await self._machine.unpause()
             await self._machine.renew(HANG_UP)
             await self._connection.get()
 
     async def _hang_up(self) -> None:
-        """Leave nothing open that a guest that stands still, or its copy, would not answer."""
+        """Close connections that a paused guest, or its copy, would not answer."""
         self._pages.forget()
         await self._exposures.clear()
         self._connection.hang_up()
 
     def moment(self) -> AbstractAsyncContextManager[Moment]:
-        """This moment; see `domain.host.Guest`."""
+        """Freeze it; see `domain.host.Guest`."""
         self._causes.require_going()
         return self._freezing.taken(self._started)
 
     async def hibernate(self) -> None:
-        """Keep its state on the disk and end it; see `domain.host.Guest`."""
+        """Write its state to the disk and stop it; see `domain.host.Guest`."""
         self._causes.require_going()
         await finish(self._hibernate())
 
@@ -261,16 +261,16 @@ class LocalGuest:
         return await self._machine.wait()
 
     async def destroy(self) -> None:
-        """Stop the machine, whatever it sends; close all ways, then release what it used.
+        """Stop the machine without the guest's help, close connections, free files and lease.
 
-        Idempotent; finishes when cancelled. Raises TimedOut when the machine does not die: its
-        port and files are kept then, and a later call tries again.
+        Idempotent; finishes when cancelled. Raises TimedOut if the machine does not die: its port
+        and files are kept then, and a later call tries again.
         """
         self._causes.destroyed()
         await finish(self._destroy())
 
     async def disconnect(self) -> None:
-        """Close all ways in and out for good. Idempotent; does not wait for the guest."""
+        """Close connection, proxy and ports permanently. Idempotent; does not ask the guest."""
         await self._exposures.aclose()
         if self._proxy is not None:
             await self._proxy.aclose()

@@ -1,9 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Environments on this machine; implements `domain.host.EnvironmentHost`.
+"""Environments on this host; implements `domain.host.EnvironmentHost`.
 
-Finds what one environment needs, image disk and directory, and has it started (`local_start`) or
-served by a machine that waits (`warm_pool`). Whatever fails, what was made before is undone. Knows
-nothing of capacity, clients or MCP.
+Called by `LiveEnvironment` and the composition root. Knows nothing of capacity, clients or MCP.
+
+How an environment gets its guest: it has a slot and is recorded as CREATING before `create` is
+called. `create` and `LocalStart` push an undo on a stack for all that they make; a failure or a
+cancellation runs these in reverse. At the end the stacks are emptied: `LocalGuest` owns everything.
+1. Parts: a given frozen machine brings them; otherwise the image is looked up, pulled and made a
+   root disk if need be (`ImageService`), and kernel and kit are those of this server.
+2. Warm machine: if the pool has one of exactly these parts, `LocalStart.hand_over` renames its
+   directory, sends it this environment's records and connects, within 5 seconds. One that fails is
+   destroyed and the next is tried. A given frozen machine skips this step.
+3. Otherwise the pool ends warm machines that there is no room for any more, and a directory for the
+   machine's files is made; its name is the environment's id.
+4. `LocalStart.start` makes keys and the identity records; `LocalMachines.bring_up` starts the
+   machine on a leased port (on another if that is taken): as a copy of the given frozen machine,
+   else of a template, else by a boot. A copy gets a clone of the scratch disk and is renewed before
+   anything connects. A template that fails is removed, and the machine boots. A boot makes an empty
+   scratch disk, and has a template made in the background for the next machine.
+5. The keys for `waggle shell` are written, the proxy is offered if the environment has a network,
+   and the SSH connection is made. The guest answers: `create` returns.
+The order of undoing is: connection and proxy, machine and lease, files, directory. From step 3 on,
+GuestLost and OSError become BootFailed or DiskFull. `wake` takes the same path from the state on
+the disk, which it removes only once the guest answers, so that a failed resume can be repeated.
 """
 
 from __future__ import annotations
@@ -50,7 +69,7 @@ log = structlog.get_logger(__name__)
 
 
 class LocalHost:
-    """Boots environments with one hypervisor under `directory`, one subdirectory for each."""
+    """Runs environments with one hypervisor; every one has a directory below `directory`."""
 
     def __init__(
         self,
@@ -64,9 +83,9 @@ class LocalHost:
         pool: WarmPool[WarmMachine] | None = None,
         room: DiskRoom | None = None,
     ) -> None:
-        """The `pool` has its machines from `warm`; the caller runs and closes it.
+        """The `pool` makes its machines with `warm`; the caller runs and closes it.
 
-        `room` is that of the directory; None keeps no reserve.
+        `room` is that of the directory's disk; None keeps no reserve.
         """
         self._room = room or DiskRoom("the directory of environments", directory, 0)
         self._directory = directory
@@ -100,7 +119,7 @@ class LocalHost:
     async def _claimed(
         self, environment: Environment, kind: WarmKind, made_of: MadeOf, progress: Progress
     ) -> LocalGuest | None:
-        """A guest in a machine that waited, if one fits. One that cannot be used is ended."""
+        """Return a guest in a warm machine, if one fits. One that cannot be used is ended."""
         while self._pool and (machine := self._pool.claim(kind, made_of)):
             try:
                 files = self._directory / environment.id
@@ -114,9 +133,9 @@ class LocalHost:
             await self._pool.make_room()
 
     async def warm(self, commands: Mapping[RuntimeName, Command], kind: WarmKind) -> WarmMachine:
-        """A machine for the pool that has run the command of its runtime.
+        """Return a new machine for the pool, which has run the command of its runtime.
 
-        A failed or cancelled one leaves nothing. Raises as `create` does.
+        If that fails or is cancelled, nothing is left. Raises as `create` does.
         """
         await self._machines.settled()
         self.require_disk()
@@ -129,12 +148,12 @@ class LocalHost:
         return machine
 
     async def wake(self, environment: Environment, progress: Progress) -> LocalGuest:
-        """Go on from where it hibernated; see `domain.host.EnvironmentHost.wake`."""
+        """Resume it from the disk; see `domain.host.EnvironmentHost.wake`."""
         files = self._directory / environment.id
         await progress(0.0, "Reading its state")
         await self._make_room()
         async with self._clear_errors():
-            clear(files)  # the machine that hibernated left its identity
+            clear(files)  # its machine left its keys and log here
             async with self._freezing.recalled(frozen_in(files), alone=True) as moment:
                 guest = await self._start.start(
                     environment, moment.made_of, files, moment, progress
@@ -143,7 +162,7 @@ class LocalHost:
         return guest
 
     async def salvage(self, environment: Environment) -> bool:
-        """Whether it can be woken; see `domain.host.EnvironmentHost.salvage`."""
+        """Return whether it can be resumed; see `domain.host.EnvironmentHost.salvage`."""
         if environment.machine is not None:
             kill_identified(environment.machine)
         files = self._directory / environment.id
@@ -158,7 +177,7 @@ class LocalHost:
 
     @property
     def can_freeze(self) -> bool:
-        """Whether the hypervisor can."""
+        """Whether the hypervisor can freeze machines."""
         return self._freezing.can_freeze
 
     async def _newest(self, kind: WarmKind, progress: Progress, owner: str = "") -> MadeOf:
@@ -173,7 +192,7 @@ class LocalHost:
         return directory
 
     async def discard(self, environment: Environment) -> None:
-        """Remove what an earlier server left; see `domain.host.EnvironmentHost.discard`."""
+        """Remove what an earlier server left of it; see `domain.host.EnvironmentHost.discard`."""
         if environment.machine is not None:
             kill_identified(environment.machine)
         await asyncio.to_thread(remove_directory, self._directory / environment.id)
@@ -191,11 +210,11 @@ class LocalHost:
                     shutil.rmtree(entry, ignore_errors=True)
 
     async def disk_use(self) -> DiskUse:
-        """Bytes of each environment; see `domain.host.EnvironmentHost.disk_use`."""
+        """Return the bytes of every environment; see `domain.host.EnvironmentHost.disk_use`."""
         return await asyncio.to_thread(self._disk_use)
 
     def _disk_use(self) -> DiskUse:
-        # Not further below: a VMM that broke out could have filled its socket's directory.
+        # Not recursively: a VMM that broke out could have filled its socket's directory.
         taken = {
             files.name: allocated_in(files) + allocated_in(frozen_in(files))
             for files in self._directory.iterdir()
@@ -203,7 +222,7 @@ class LocalHost:
         return DiskUse(shutil.disk_usage(self._directory).free, taken)
 
     async def not_ready(self) -> str | None:
-        """Why a create would fail right now; see `domain.host.EnvironmentHost.not_ready`."""
+        """Return why a create would fail now; see `domain.host.EnvironmentHost.not_ready`."""
         try:
             self.require_disk()
             self._parts.kernel()
@@ -215,7 +234,7 @@ class LocalHost:
 
     @contextlib.asynccontextmanager
     async def _clear_errors(self) -> AsyncGenerator[None]:
-        """What may go wrong after the image was found, as errors of a create."""
+        """Turn errors after the image was found into those of a create."""
         try:
             with self._room.errors():
                 yield
@@ -229,5 +248,5 @@ class LocalHost:
 
 
 def is_root() -> bool:
-    """Whether VMMs can be given users of their own."""
+    """Return whether this process is root and can run every VMM as a separate user."""
     return os.geteuid() == 0

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an environment on this machine gets its guest: with a machine of its own, or one that waits.
+"""Starts guests for environments: in a new machine, or in a warm one.
 
-Used by `local_host`, which owns the directories. Puts identity, machine, connection and proxy
-together; knows nothing of images, capacity and how a machine comes up.
+Used by `host`, which owns the directories and describes all steps. Puts identity, machine,
+connection and proxy together. Knows nothing of images, capacity, and how a machine comes up.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from waggle.tasks import end
 
 NewProxy = Callable[[Environment], Proxy]
 _NOBODY = "warm"
-"""The host name of a machine that waits."""
+"""The host name of a warm machine."""
 _RUNS, _ENOUGH = 3, 5.0
-"""An emulated processor is faster at what it did before; what takes so many seconds runs once."""
+"""An emulated processor repeats faster; a command that takes _ENOUGH seconds runs once."""
 _CLAIM_SECONDS = 5.0
-"""A machine that waited answers at once; one that does not costs no more than a new machine."""
+"""A warm machine answers at once; waiting for one that does not costs no more than a new one."""
 
 
 class LocalStart:
@@ -64,7 +64,7 @@ class LocalStart:
         moment: Moment | None,
         progress: Progress,
     ) -> LocalGuest:
-        """Have its machine come up, and connect. What fails leaves `files` as they were."""
+        """Bring its machine up and connect. A failure leaves `files` as they were."""
         async with contextlib.AsyncExitStack() as undo:
             undo.callback(clear, files)
             with stage("keys"):
@@ -85,10 +85,10 @@ class LocalStart:
         return guest
 
     async def warm(self, made_of: MadeOf, files: Path, command: Command) -> WarmMachine:
-        """A machine that is nobody's: up, connected, and it has run `command`.
+        """Return a machine without an owner: up, connected, and it has run `command`.
 
-        It comes up in the background. What fails leaves `files` as they were. Raises as
-        `LocalMachines.bring_up` does.
+        It comes up in the background if its priority can be raised afterwards. A failure leaves
+        `files` as they were. Raises as `LocalMachines.bring_up` does.
         """
         polite = may_come_forward()
         async with contextlib.AsyncExitStack() as undo:
@@ -102,7 +102,7 @@ class LocalStart:
             connection = SshConnection(started.lease.port, keys)
             undo.push_async_callback(connection.aclose)
             await repeated(partial(Shell(connection).run, command))
-            await started.machine.renew({})  # the way by which it will be claimed
+            await started.machine.renew({})  # tries the channel that a claim uses
             if polite:
                 come_forward(started.machine.identity)
             undo.pop_all()
@@ -111,7 +111,7 @@ class LocalStart:
     async def hand_over(
         self, machine: WarmMachine, environment: Environment, files: Path, progress: Progress
     ) -> LocalGuest:
-        """Make a machine that waited this environment's; it is ended when that fails.
+        """Give a warm machine to this environment; if that fails, it is destroyed.
 
         Its files become `files`, which must not exist. Raises GuestLost, ImageCorrupt or OSError.
         """
@@ -134,7 +134,7 @@ class LocalStart:
         return guest
 
     def _guest(self, environment: Environment, own: WarmMachine) -> LocalGuest:
-        """The guest in a machine that is the environment's; whoever calls connects it."""
+        """Return the guest in the environment's machine. The caller connects it."""
         parts = own.made_of
         has_network = environment.network is not NetworkPolicy.NONE
         proxy = self._new_proxy(environment) if has_network else None
@@ -180,14 +180,14 @@ class LocalStart:
 
 
 async def repeated(run: Callable[[], Awaitable[ExecutionResult]]) -> None:
-    """Run it a few times, or once if it takes long."""
+    """Run it _RUNS times, but stop after a run that takes more than _ENOUGH seconds."""
     for _ in range(_RUNS):
         if (await run()).duration > _ENOUGH:
             break
 
 
 async def _both(*work: Coroutine[None, None, None]) -> None:
-    """Do both at once; the first that fails ends the other."""
+    """Run both at once; the first failure cancels the other."""
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -198,7 +198,7 @@ async def _both(*work: Coroutine[None, None, None]) -> None:
 
 
 def clear(files: Path) -> None:
-    """Remove what a machine that is gone had, but not the moment that it went on from."""
+    """Remove a gone machine's files, but not the frozen machine that it resumed from."""
     for path in files.iterdir():
         if path != frozen_in(files):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

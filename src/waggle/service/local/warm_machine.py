@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine that is up, connected and has run its runtime once, and is nobody's yet.
+"""Warm machines (up, connected, runtime run once, no owner yet), and the rules of their pool.
 
-Made by `local_start`, kept by `warm_pool`. Its keys are its own and stay; it has no other secret.
-
-What a pool of warm machines should do next. Pure; `warm_pool` does it.
-
-Machines of a pool on their way out: ended beside everything else, until they are gone.
-
-Used by `warm_pool` only.
+`start` makes them, `warm_pool` keeps them. `next_kind` says which to make next; `Endings` ends
+machines in tasks until they are gone. A warm machine's keys stay when it is claimed; it holds no
+other secret.
 """
 
 from __future__ import annotations
@@ -33,7 +29,7 @@ from waggle.tasks import finish
 
 @dataclass(frozen=True, eq=False, slots=True)
 class WarmMachine:
-    """Implements `warm_ending.Warm`. Whoever claims it owns all of it."""
+    """Implements `Warm`. The claimer owns all of it."""
 
     started: StartedMachine
     keys: EnvironmentKeys
@@ -41,7 +37,7 @@ class WarmMachine:
 
     @property
     def made_of(self) -> MadeOf:
-        """What it was made of."""
+        """Its parts."""
         return self.started.blueprint.made_of
 
     @property
@@ -54,7 +50,7 @@ class WarmMachine:
         return await self.started.machine.wait()
 
     def moved(self, files: Path) -> WarmMachine:
-        """The same machine, with its files elsewhere and called as they are. Raises OSError."""
+        """Rename its directory to `files`; return it with that name as its id. Raises OSError."""
         before = self.started
         before.blueprint.files.rename(files)
         blueprint = replace(before.blueprint, id=files.name, files=files)
@@ -69,7 +65,7 @@ class WarmMachine:
     async def destroy(self) -> None:
         """End it and remove its files. Idempotent; finishes when cancelled.
 
-        Raises TimedOut when it does not die: its port is kept then, and a later call tries again.
+        Raises TimedOut if it does not die: its port is kept then, and a later call tries again.
         """
         await finish(self._destroy())
 
@@ -88,11 +84,11 @@ LONGEST_DELAY: Final = 300.0
 
 @dataclass(frozen=True, slots=True)
 class WarmKind:
-    """What a create must ask for to be served by a machine of the pool."""
+    """The request that a machine of the pool can serve."""
 
     runtime: RuntimeName
     image: str
-    """As the operator names it."""
+    """The reference, as the operator wrote it."""
     resources: Resources
 
 
@@ -105,9 +101,9 @@ class Trouble:
 
     @staticmethod
     def after(earlier: Trouble | None, now: float) -> Trouble:
-        """One more failure: each makes the next try wait twice as long, up to LONGEST_DELAY."""
+        """Count one more failure; every one doubles the delay, up to LONGEST_DELAY."""
         times = earlier.times + 1 if earlier else 1
-        # Bounded first: a power of a large number is no number of seconds any more.
+        # The exponent is bounded: 2.0 to a large power overflows.
         delay = min(FIRST_DELAY * 2.0 ** min(times - 1, 30), LONGEST_DELAY)
         return Trouble(times, now + delay)
 
@@ -118,7 +114,7 @@ def next_kind(
     troubles: Mapping[WarmKind, Trouble],
     now: float,
 ) -> WarmKind | None:
-    """The kind to make one more of: that which has the least of what is wanted of it."""
+    """Return the kind with the smallest share of its wanted number, if any is short. Pure."""
     count = Counter(have)
     short = [
         kind
@@ -134,11 +130,11 @@ log = structlog.get_logger(__name__)
 
 
 class Warm(Protocol):
-    """A machine that waits."""
+    """A machine that waits in a pool."""
 
     @property
     def made_of(self) -> MadeOf:
-        """What it was made of."""
+        """Its parts."""
         ...
 
     @property
@@ -153,13 +149,13 @@ class Warm(Protocol):
     async def destroy(self) -> None:
         """End it and remove what it used. Idempotent; finishes when cancelled.
 
-        May raise; then it is to be called again.
+        If it raises, the caller calls it again.
         """
         ...
 
 
 class Endings:
-    """Those that were given up and are not gone yet; they still count."""
+    """Machines that were given up and are not gone yet; they still count."""
 
     def __init__(self, sleep: Callable[[float], Awaitable[None]]) -> None:
         self._sleep = sleep
@@ -169,7 +165,7 @@ class Endings:
         return len(self._tried)
 
     def start(self, machine: Warm, tasks: anyio.abc.TaskGroup) -> None:
-        """End it in a task."""
+        """End it in a task, with retries."""
         tried = anyio.Event()
         self._tried.add(tried)
         tasks.start_soon(self._end, machine, tried)
@@ -189,6 +185,6 @@ class Endings:
             self._tried.discard(tried)
 
     async def tried(self) -> None:
-        """Return when each that is known now is gone, or was tried to be ended once."""
+        """Return when all machines known now are gone, or one try to end them has failed."""
         for each in [*self._tried]:
             await each.wait()

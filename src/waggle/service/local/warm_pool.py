@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Machines that run already and wait to become an environment.
+"""The warm pool: machines that run already and wait to become an environment.
 
 `LocalHost` claims them and makes new ones; the composition root says how many there may be now and
-how the machine's memory is. Knows kinds, counts and machines; nothing of owners, environments and
+how much memory the host has. Knows kinds, counts and machines; nothing of owners, environments and
 how a machine is made.
 """
 
@@ -24,11 +24,11 @@ from waggle.service.local.blueprint import MadeOf
 from waggle.service.local.warm_machine import Endings, Trouble, Warm, WarmKind, next_kind
 
 TICK: Final = 5.0
-"""Seconds between two looks at the memory."""
+"""Seconds between two checks of the host's memory."""
 SETTLE: Final = 3.0
-"""Seconds after a claim that its client's first calls have the processors for themselves."""
+"""Seconds after a claim in which nothing is made, for its client's first calls."""
 STEADY: Final = 600.0
-"""Who lived for so many seconds did not die of how it was made."""
+"""A machine that lived for so many seconds did not die of a fault in its making."""
 log = structlog.get_logger(__name__)
 
 
@@ -51,7 +51,7 @@ class _Filling:
 
 
 class WarmPool(Generic[_W]):
-    """Keeps so many machines of each kind ready. `run` it, claim from it, `aclose` it."""
+    """Keeps the wanted number of machines ready. `run` it, claim from it, `aclose` it."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class WarmPool(Generic[_W]):
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`room` is how many machines there may be in the pool now; `clock` is in seconds."""
+        """`room` returns how many machines the pool may have now; `clock` is in seconds."""
         self._wanted = wanted
         self._room = room
         self._outlook = outlook
@@ -78,13 +78,13 @@ class WarmPool(Generic[_W]):
         self._tasks: anyio.abc.TaskGroup | None = None
 
     def counts(self) -> Mapping[str, int]:
-        """How many machines of each runtime wait."""
+        """Return how many machines wait, by runtime."""
         ready = Counter(each.kind.runtime for each in self._ready)
         return {kind.runtime.value: ready[kind.runtime] for kind in self._wanted}
 
     @property
     def size(self) -> int:
-        """How many machines there are or may be, on their way in and out included."""
+        """The number of machines, those being made or ended included."""
         return self._standing + len(self._endings)
 
     @property
@@ -92,10 +92,9 @@ class WarmPool(Generic[_W]):
         return len(self._ready) + (self._filling is not None)
 
     def claim(self, kind: WarmKind, made_of: MadeOf) -> _W | None:
-        """A machine of exactly these parts, the caller's from now on; None if there is none.
+        """Return a machine of exactly these parts, which the caller owns now; None without one.
 
-        Machines of that kind which were made of other parts, such as an image that was built anew
-        since, are given up.
+        Machines of that kind with other parts, such as an image that was rebuilt since, are ended.
         """
         found: _W | None = None
         for each in [each for each in self._ready if each.kind == kind]:
@@ -109,13 +108,13 @@ class WarmPool(Generic[_W]):
         return found
 
     async def make_room(self) -> None:
-        """Have no more machines than there is room for, and those beyond that ended."""
+        """End machines until the pool has no more than there is room for."""
         while self._standing > max(self._room(), 0):
             await self._drop_one()
         await self._endings.tried()
 
     async def run(self, make: Callable[[WarmKind], Awaitable[_W]]) -> None:
-        """Fill it, and empty it when memory is short, for ever. Nothing that fails stops it."""
+        """Fill it, and empty it when memory is short, until closed. No failure stops it."""
         async with anyio.create_task_group() as self._tasks:
             if self._closed:
                 return
@@ -131,7 +130,7 @@ class WarmPool(Generic[_W]):
                     await self._pause()
 
     async def aclose(self) -> None:
-        """End all of them and make no more. Idempotent."""
+        """End all machines and make no more. Idempotent."""
         self._closed = True
         while self._standing:
             await self._drop_one()
@@ -146,7 +145,7 @@ class WarmPool(Generic[_W]):
         return next_kind(self._wanted, have, self._troubles, self._clock())
 
     async def _pause(self) -> None:
-        """Until something has changed, or for a TICK."""
+        """Wait until something has changed, or for a TICK."""
         self._changed = anyio.Event()
         async with anyio.create_task_group() as group:
             group.start_soon(self._tick, group.cancel_scope)
@@ -170,7 +169,7 @@ class WarmPool(Generic[_W]):
         try:
             with filling.scope:
                 ready = _Ready(kind, await make(kind), self._clock())
-                self._ready.append(ready)  # at once: nobody else knows of the machine
+                self._ready.append(ready)  # without an await: nothing else holds the machine
                 self._running().start_soon(self._watch, ready)
         except Exception as error:
             if not isinstance(error, WaggleError | OSError):
@@ -181,10 +180,10 @@ class WarmPool(Generic[_W]):
             filling.done.set()
 
     async def _watch(self, ready: _Ready[_W]) -> None:
-        """Notice one that dies while it waits."""
+        """Wait for the machine's death, and end it then."""
         with ready.watch:
             cause = await ready.machine.wait()
-            if ready not in self._ready:  # claimed at the same moment, which its claimer notices
+            if ready not in self._ready:  # claimed at the same time: the claimer handles it
                 return
             if self._clock() - ready.since >= STEADY:
                 self._troubles.pop(ready.kind, None)
@@ -197,7 +196,7 @@ class WarmPool(Generic[_W]):
         tell("warm_machine_failed", runtime=kind.runtime, error=why)
 
     async def _drop_one(self) -> None:
-        """One machine less: the one in the making, else the newest."""
+        """Drop one machine: the one that is being made, else the newest."""
         if (filling := self._filling) is not None:
             filling.scope.cancel()
             await filling.done.wait()

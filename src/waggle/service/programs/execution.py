@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run code and commands and install packages in an environment, each as a job.
+"""Runs code and commands and installs packages in an environment, as jobs.
 
-Called by `waggle.mcp`; decides what runs and hands it to `JobService`. Knows runtimes and limits;
+Called by `waggle.mcp`; decides what runs and passes it to `JobService`. Knows runtimes and limits;
 nothing of SSH.
 """
 
@@ -35,15 +35,15 @@ _RUNTIMES = {
     Installer.NPM: RuntimeName.NODE,
     Installer.SYSTEM: RuntimeName.SHELL,
 }
-"""Whose command installs packages of a kind that an environment's own runtime does not."""
+"""The runtime that installs packages which the environment's own runtime cannot."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionLimits:
-    """Seconds, and characters of output in one result unless a call says otherwise.
+    """Times in seconds, and `output`, the characters of output in one result by default.
 
-    `wait` is how long a call waits for a program unless it says; `max_timeout` is the longest that
-    a program may run.
+    `wait` is how long a call waits for a program by default; `max_timeout` is the longest that a
+    program may run.
     """
 
     wait: float
@@ -54,7 +54,7 @@ class ExecutionLimits:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """How a program runs: seconds until it is killed, its directory, variables and input."""
+    """How a program runs: seconds until it is killed, its directory, variables and stdin."""
 
     timeout_seconds: float | None = None
     cwd: str | None = None
@@ -66,11 +66,11 @@ PLAIN = Surroundings()
 
 
 class ExecutionService:
-    """Code, commands and packages, in any environment of the caller.
+    """Use cases of code, commands and packages.
 
-    Each method starts a job and returns it; `Job.attend` waits for it. Not idempotent. They raise
-    InvalidArgument, TooLarge, NotFound, NotRunning or TooManyJobs; what goes wrong later is told by
-    the job.
+    `execute`, `run_command` and `install` start a job and return it; `Job.attend` waits for it. Not
+    idempotent. They raise InvalidArgument, TooLarge, NotFound, NotRunning or TooManyJobs; the job
+    reports later errors.
     """
 
     def __init__(
@@ -88,9 +88,9 @@ class ExecutionService:
     def check(
         self, code: str, runtime: RuntimeName, packages: str | Sequence[str], how: Surroundings
     ) -> None:
-        """Raise what `execute` and `install` would, before there is an environment; boot nothing.
+        """Raise the argument errors of `execute` and `install`, before there is an environment.
 
-        No packages at all are fine.
+        `packages` may be empty.
         """
         self._program(code, None, runtime, how)
         if packages:
@@ -99,7 +99,7 @@ class ExecutionService:
     def runtime_for_code(
         self, code: str, language: str | None, asked: str | None, how: Surroundings
     ) -> RuntimeName:
-        """The runtime of a new environment for a program: the default one if that can run it.
+        """Return the runtime of a new environment for a program: the default one if it can run it.
 
         Raises what `execute` would, and InvalidRuntime.
         """
@@ -112,7 +112,7 @@ class ExecutionService:
         return runtime
 
     def runtime_for_packages(self, packages: str | Sequence[str], asked: str | None) -> RuntimeName:
-        """The runtime of a new environment for packages. Raises what `install` would."""
+        """Return the runtime of a new environment for packages. Raises what `install` would."""
         runtime = self._environments.limits.runtime_of(asked)
         installer = read_packages(packages).installer
         if not asked and installer not in (None, Installer.SYSTEM, installer_of(runtime)):
@@ -123,7 +123,7 @@ class ExecutionService:
     def names_to_install(
         self, packages: str | Sequence[str], runtime: RuntimeName
     ) -> tuple[str, ...]:
-        """The packages that are meant. Raises what `install` would."""
+        """Return the packages to install. Raises what `install` would."""
         names, _ = self._installation(packages, runtime)
         return tuple(names)
 
@@ -139,7 +139,7 @@ class ExecutionService:
     ) -> Job:
         """Run code with the environment's interpreter, or with that of another `language`.
 
-        Raises also InvalidRuntime.
+        Raises InvalidRuntime, too.
         """
         environment = self._environments.get(environment_id, owner=owner)
         command = self._program(code, language, environment.runtime, how, user=user)
@@ -155,7 +155,7 @@ class ExecutionService:
         user: GuestUser = GuestUser.SANDBOX,
         how: Surroundings = PLAIN,
     ) -> Job:
-        """Run a line of the guest's shell, or a program with its arguments and no shell."""
+        """Run a command line in the guest's shell, or a list as a program with arguments."""
         if isinstance(command, str):
             command = unix_lines(command)
         argv = (*_SHELL, command) if isinstance(command, str) else tuple(command)
@@ -173,8 +173,8 @@ class ExecutionService:
     ) -> Job:
         """Install packages so that the next program can use them.
 
-        Idempotent as far as the package manager is. Installations of one environment take turns:
-        who asks for one that is under way gets its job.
+        Idempotent as far as the package manager is. Installations of one environment take turns; a
+        call for one that is under way gets its job.
         """
         environment = self._environments.get(environment_id, owner=owner)
         if environment.network is NetworkPolicy.NONE:
@@ -189,7 +189,7 @@ class ExecutionService:
     def _installation(
         self, packages: str | Sequence[str], own: RuntimeName
     ) -> tuple[Sequence[str], Command]:
-        """The names, and the command of the runtime whose installer was asked for."""
+        """Return the package names and the command of the requested or default installer."""
         wanted = read_packages(packages)
         asked = wanted.installer or installer_of(own)
         runtime = self._runtimes[own if asked is installer_of(own) else _RUNTIMES[asked]]

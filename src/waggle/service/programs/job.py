@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One program on its way, from its start until its output is forgotten.
+"""One job: a program from its start until its output is forgotten, and the recording of its output.
 
-Made by `JobService`, which owns its task. Whoever holds it may wait, look and kill.
-
-What a program printed, kept for whoever reads it later. `waggle.infra.shared.spool` keeps it.
-
-Used by `job` for output and by `trees` for archives.
+`JobService` makes jobs and owns their tasks; any holder of a `Job` may wait, read and kill. A
+`Recording` keeps output, and for `files.trees` archives; `waggle.infra.shared.spool` implements it.
 """
 
 from __future__ import annotations
@@ -36,38 +33,38 @@ from waggle.domain.programs.job import JobBrief, JobKind, JobState, JobView, Str
 
 
 class Recording(Stream, Protocol):
-    """A stream that can be read again while it is written. `waggle.infra.shared.spool` has one."""
+    """A stream that can be read again while it is written."""
 
     @property
     def total(self) -> int:
-        """Bytes that were written."""
+        """The number of bytes that were written."""
         ...
 
     @property
     def kept(self) -> int:
-        """Bytes kept of its beginning."""
+        """The number of bytes kept of its beginning."""
         ...
 
     @property
     def tail(self) -> int:
-        """Where what is kept of its end begins; nothing is between `kept` and that."""
+        """The offset at which the kept end begins; nothing is kept between `kept` and that."""
         ...
 
     @property
     def disk_full(self) -> bool:
-        """Whether something was not kept because the server's disk is full."""
+        """Whether bytes were not kept because the server's disk is full."""
         ...
 
     def read(self, offset: int, length: int) -> bytes:
-        """At most `length` bytes; fewer at the end. ValueError where nothing was kept."""
+        """Return at most `length` bytes; fewer at the end. Raises ValueError if not kept."""
         ...
 
     def last_line(self) -> str:
-        """The last line that is not empty. The guest wrote it."""
+        """Return the last line that is not empty. The guest wrote it: do not trust it."""
         ...
 
     def close(self) -> None:
-        """Free what is kept. Idempotent."""
+        """Free the kept bytes. Idempotent."""
         ...
 
 
@@ -76,18 +73,18 @@ NewRecording = Callable[[], Recording]
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A recording that tells when something was fed."""
+    """A recording that calls `grown` after every feed."""
 
     recording: Recording
     grown: Callable[[], None]
 
     def feed(self, data: bytes) -> None:
-        """Keep it, and tell."""
+        """Keep the data and call `grown`."""
         self.recording.feed(data)
         self.grown()
 
     def output(self) -> Output:
-        """As the recording has it."""
+        """Return the recording's output."""
         return self.recording.output()
 
 
@@ -95,15 +92,15 @@ log = structlog.get_logger(__name__)
 
 
 Grown = Callable[["Job", StreamName], None]
-"""Told that a job has printed. It must not raise or wait."""
+"""Called when a job has printed. It must not raise or wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class What:
-    """What a job runs, in words for its owner.
+    """A description, for its owner, of what a job runs.
 
-    Jobs with `turn` words run one after the other in their environment, and while one runs or
-    waits, another with the same words is that one.
+    Jobs with a `turn` run one after the other in their environment. While one runs or waits, a
+    start with an equal `turn` returns that job.
     """
 
     kind: JobKind
@@ -122,7 +119,7 @@ class Job:
         self.what = what
         self.streams = {StreamName.STDOUT: record(), StreamName.STDERR: record()}
         self.failure: Exception | None = None
-        """What the guest raised, for the call that started it."""
+        """The error of the guest, for the call that started the job."""
         self.limit: float = 0.0
         """Seconds after which it is killed."""
         self._clock = clock
@@ -136,40 +133,40 @@ class Job:
 
     @property
     def is_running(self) -> bool:
-        """Whether it goes on."""
+        """Whether it still runs."""
         return self._state is JobState.RUNNING
 
     @property
     def state(self) -> JobState:
-        """How it stands."""
+        """Its state now."""
         return self._state
 
     @property
     def run_id(self) -> str:
-        """The guest's name for it once it has ended; empty before, and when it was lost."""
+        """The guest's name for it once it has ended; empty before, and if it was lost."""
         return self._result.run_id if self._result else ""
 
     @property
     def has_left(self) -> bool:
-        """Whether it has left programs running when it ended."""
+        """Whether it left programs running when it ended."""
         return self._result is not None and self._result.left.count > 0
 
     def forget_left(self) -> None:
-        """They have been killed, and no result says any more that they go on."""
+        """Note that the programs it left have been killed, so that no result names them."""
         if self._result is not None:
             self._result = replace(self._result, left=NOTHING_LEFT)
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of output that it holds."""
+        """The bytes of output that it holds."""
         return sum(stream.kept for stream in self.streams.values())
 
     async def run(
         self, guest: Guest, command: Command, grown: Grown, after: Sequence[Job] = ()
     ) -> None:
-        """Run it to its end; see `Guest.run`. Never raises but when the server stops.
+        """Run it to its end; see `Guest.run`. Raises only when the server stops.
 
-        It begins when the jobs `after` which it comes have ended.
+        It starts when the jobs in `after` have ended.
         """
         out, err = (
             Watched(self.streams[name], partial(grown, self, name))
@@ -195,18 +192,18 @@ class Job:
             self._ended_at = self._clock()
 
     def settle(self) -> None:
-        """Wake who waits: it has ended, and no longer holds its environment."""
+        """Wake waiting tasks: it has ended and no longer holds its environment in use."""
         self._ended.set()
 
     async def wait(self, seconds: float) -> None:
-        """Return when it has ended, or after so many seconds. Cancelling ends the wait only."""
+        """Return when it has ended, or after `seconds`. Cancelling ends the wait only."""
         with anyio.move_on_after(seconds):
             await self._ended.wait()
 
     async def attend(self, seconds: float) -> JobView:
-        """Wait as the call that started it, and tell how it is: cancelling the call kills it.
+        """Wait as the call that started it and return its outcome. Cancelling kills the job.
 
-        Raises what the guest raised, which the caller must hear.
+        Raises what the guest raised.
         """
         try:
             await self.wait(seconds)
@@ -216,7 +213,7 @@ class Job:
         return self.outcome()
 
     def outcome(self) -> JobView:
-        """How it is, for a call that is about it. Raises what the guest raised."""
+        """Return what is known now. Raises what the guest raised."""
         if self.failure is not None:
             raise self.failure
         return self.view()
@@ -231,7 +228,7 @@ class Job:
             await self._ended.wait()
 
     def view(self) -> JobView:
-        """What is known now."""
+        """Return what is known now."""
         result = self._result
         return JobView(
             environment_id=self.environment_id,
@@ -252,7 +249,7 @@ class Job:
         )
 
     def brief(self) -> JobBrief:
-        """What is known now but for its output, which is not read."""
+        """Return what is known now, without reading its output."""
         result = self._result
         return JobBrief(
             number=self.number,
@@ -275,7 +272,7 @@ class Job:
         return self.streams[name].output()
 
     def close(self) -> None:
-        """Forget its output. Idempotent."""
+        """Free its output. Idempotent."""
         for stream in self.streams.values():
             stream.close()
 

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs programs as jobs that outlive the calls that started them.
+"""Runs programs as jobs that outlive their calls, and ends programs that jobs leave running.
 
-Called by `ExecutionService`, which decides what runs, and by `waggle.mcp` for jobs that are known
-by number. A job holds its environment in use; it ends with it, and its record with that of the
-environment. Output is kept within bounds: what ended longest ago goes first.
-
-Programs that calls have left running: which there are, of which jobs, and their end.
-
-Part of `JobService`, called by `waggle.mcp`. What there is, the guest tells.
+`ExecutionService` starts jobs; `waggle.mcp` reads and ends them by number. A job holds its
+environment in use and ends with it; its record goes with that of the environment. Output is kept
+within bounds: the oldest ended jobs are forgotten first. `Leftovers` lists and ends
+programs that jobs left running, as the guest reports them.
 """
 
 from __future__ import annotations
@@ -33,14 +30,14 @@ from waggle.service.files.files import located
 from waggle.service.programs.job import Job, NewRecording, What
 
 LOOK_SECONDS = 5.0
-"""How long a look at what was left waits for the guest."""
+"""How long `Leftovers.look` waits for the guest."""
 
 JobsOf = Callable[[str], Iterable[Job]]
 
 
 @dataclass(frozen=True, slots=True)
 class LeftRunning:
-    """A program that goes on, and the number of the job that left it, where that is known."""
+    """A program that still runs, and the number of the job that left it, if known."""
 
     pid: int
     command: str
@@ -49,14 +46,14 @@ class LeftRunning:
 
 @dataclass(frozen=True, slots=True)
 class LeftList:
-    """Some of them, and how many there are."""
+    """Some of the programs that still run, and how many there are."""
 
     programs: tuple[LeftRunning, ...] = ()
     count: int = 0
 
 
 class Leftovers:
-    """Of all environments of one server."""
+    """The programs that jobs left running, in all environments of one server."""
 
     def __init__(self, environments: EnvironmentService, jobs_of: JobsOf) -> None:
         self._environments = environments
@@ -64,22 +61,22 @@ class Leftovers:
         self._noted: set[str] = set()
 
     def note(self, environment_id: str) -> None:
-        """A job has left something running there."""
+        """Note that a job left something running there."""
         self._noted.add(environment_id)
 
     def forget(self, environment_id: str) -> None:
-        """It is gone."""
+        """Forget an environment that is gone."""
         self._noted.discard(environment_id)
 
     async def look(self, environment_id: str, *, owner: str, always: bool = True) -> LeftList:
-        """Those of one environment; unless `always`, asked for only where something was left.
+        """Return those of one environment; unless `always`, ask only if something was left.
 
-        None while it does not run, or when its guest does not answer within seconds. Not a use of
-        it. Raises NotFound or InvalidArgument.
+        The list is empty while it does not run, or if its guest does not answer in LOOK_SECONDS.
+        Not a use of it. Raises NotFound or InvalidArgument.
         """
         environment = self._environments.get(environment_id, owner=owner)
         left, ask = Left(), always or environment.id in self._noted
-        self._noted.discard(environment.id)  # the environment remembers it from now on
+        self._noted.discard(environment.id)  # `may_have_left` remembers it from now on
         with anyio.move_on_after(LOOK_SECONDS), contextlib.suppress(GuestLost, GuestMisbehaves):
             left = await self._environments.left(environment.id, owner=owner, always=ask)
         return self._told(environment.id, left)
@@ -94,8 +91,8 @@ class Leftovers:
     async def end(self, environment_id: str, pid: int, *, owner: str) -> None:
         """Kill one with its descendants.
 
-        Raises JobNotFound where no call has left a program of that number running, NotFound,
-        NotRunning, InvalidArgument or GuestLost.
+        Raises JobNotFound if no call left a program with that pid running, NotFound, NotRunning,
+        InvalidArgument or GuestLost.
         """
         async with self._environments.using(environment_id, owner=owner) as (environment, guest):
             if not await guest.end_program(pid):
@@ -105,7 +102,7 @@ class Leftovers:
                 )
 
     async def end_of(self, job: Job, *, owner: str) -> int:
-        """Kill all that a job which has ended has left; how many programs that were.
+        """Kill all programs that an ended job left; return how many there were.
 
         Idempotent. Raises NotFound, NotRunning or GuestLost.
         """
@@ -120,14 +117,14 @@ class Leftovers:
 
 
 MAX_RUNNING = 16
-"""Jobs that run in one environment at once."""
+"""The most jobs that run in one environment at once."""
 MAX_REMEMBERED = 100
-"""Jobs of one environment whose output can still be read."""
+"""The most jobs of one environment whose output can still be read."""
 MAX_KEPT_BYTES = 64 << 20
-"""Bytes of output kept of one environment's jobs that have ended."""
+"""The most bytes of output kept of one environment's ended jobs."""
 Changed = Callable[[Job, StreamName | None], None]
-"""Told that a job has printed to a stream or, without one, started or ended. It must not raise or
-wait."""
+"""Called when a job has printed to a stream or, with None, has started or ended. It must not raise
+or wait."""
 
 
 @dataclass(slots=True)
@@ -141,7 +138,7 @@ class _Jobs:
         return sum(job.is_running for job in self.by_number.values())
 
     def trim(self) -> None:
-        """Forget what ended longest ago, until the rest is within the bounds."""
+        """Forget the oldest ended jobs until the rest is within the bounds."""
         ended = [job for job in self.by_number.values() if not job.is_running]
         kept = sum(job.kept_bytes for job in ended)
         for job in ended:
@@ -152,7 +149,7 @@ class _Jobs:
 
 
 class JobService:
-    """All jobs of one server, which run in the task group it is given."""
+    """All jobs of one server. They run in the task group `tasks`."""
 
     def __init__(
         self,
@@ -169,7 +166,7 @@ class JobService:
         self._jobs: dict[str, _Jobs] = {}
         self._tellers: list[Changed] = []
         self.left = Leftovers(environments, self._of)
-        """What they have left running."""
+        """The programs that jobs left running."""
         environments.news.when_removed(self._forget)
         environments.disk.count(self._bytes)
 
@@ -182,10 +179,10 @@ class JobService:
             tell(job, stream)
 
     async def start(self, environment_id: str, command: Command, what: What, *, owner: str) -> Job:
-        """Start a program; the job is the caller's to wait for, and goes on if nobody does.
+        """Start a program and return its job, which runs on without a waiting caller.
 
-        With words for its turn it may be a job that was there already; see `What`. Raises NotFound,
-        NotRunning, InvalidArgument or TooManyJobs.
+        With a `turn` it may be a job that exists already; see `What`. Raises NotFound, NotRunning,
+        InvalidArgument or TooManyJobs.
         """
         async with AsyncExitStack() as stack:
             environment, guest = await stack.enter_async_context(
@@ -204,7 +201,7 @@ class JobService:
             return job
 
     def _bytes(self) -> Counter[str]:
-        """What output takes of the disk, by owner."""
+        """Return what output takes of the disk, by owner."""
         kept = Counter[str]()
         for environment in self._environments.all():
             kept[environment.owner] += sum(job.kept_bytes for job in self._of(environment.id))
@@ -215,7 +212,7 @@ class JobService:
         return tuple(jobs.by_number.values()) if jobs else ()
 
     def _queue(self, environment_id: str) -> list[Job]:
-        """The jobs that take turns there and have not ended, the last one last."""
+        """Return the jobs that take turns there and have not ended, oldest first."""
         return [job for job in self._of(environment_id) if job.what.turn and job.is_running]
 
     def _admit(self, environment: Environment, what: What) -> Job:
@@ -246,10 +243,10 @@ class JobService:
             if jobs := self._jobs.get(job.environment_id):
                 jobs.trim()
             else:
-                job.close()  # its environment went meanwhile
+                job.close()  # its environment was destroyed meanwhile
 
     def get(self, environment_id: str, number: int, *, owner: str) -> Job:
-        """A job that is remembered. Asking is a use of a running environment.
+        """Return a remembered job. This counts as use of a running environment.
 
         Raises NotFound, InvalidArgument or JobNotFound.
         """
@@ -261,13 +258,13 @@ class JobService:
         return job
 
     def newest(self, environment_id: str, count: int, *, owner: str) -> tuple[Job, ...]:
-        """The last jobs that are remembered, newest first. Raises NotFound or InvalidArgument."""
+        """Return the last `count` jobs, newest first. Raises NotFound or InvalidArgument."""
         environment = self._environments.get(environment_id, owner=owner)
         jobs = self._jobs.get(environment.id)
         return tuple(itertools.islice(reversed(jobs.by_number.values()), count)) if jobs else ()
 
     def list(self, environment_id: str, *, owner: str) -> tuple[JobBrief, ...]:
-        """The jobs that are remembered, oldest first. Asking is a use, as with `get`.
+        """Return the remembered jobs, oldest first. This counts as use, as with `get`.
 
         Raises NotFound or InvalidArgument.
         """
@@ -276,7 +273,7 @@ class JobService:
         return tuple(job.brief() for job in jobs.by_number.values()) if jobs else ()
 
     def running(self, environment_id: str) -> int:
-        """How many run in an environment."""
+        """Return how many jobs run in an environment."""
         jobs = self._jobs.get(environment_id)
         return jobs.running() if jobs else 0
 

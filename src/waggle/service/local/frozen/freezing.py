@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether machines can be frozen: one object, chosen once, that does it or says why it cannot.
+"""The interface to frozen machines, and its implementation where machines cannot be frozen.
 
 The composition root chooses `Moments` for a hypervisor that freezes machines, else `CannotFreeze`.
-Everybody else calls it and asks nothing.
+Callers use either one and need not ask which it is.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from waggle.service.local.frozen.moments import Moment
 
 
 class Freezing(Protocol):
-    """Freezes machines, keeps them frozen, and has others go on from them.
+    """Freezes machines, keeps them, and resumes copies of them.
 
-    Every method but `sweep` raises Unsupported where that cannot be done.
+    Every method but `sweep` raises Unsupported if machines cannot be frozen.
     """
 
     @property
     def can_freeze(self) -> bool:
-        """Whether it can be done at all."""
+        """Whether machines can be frozen."""
         ...
 
     def taken(self, started: StartedMachine) -> AbstractAsyncContextManager[Moment]:
@@ -61,7 +61,7 @@ class Freezing(Protocol):
 
 
 class CannotFreeze:
-    """Of a hypervisor that cannot; `why` and `hint` are what whoever asks for it reads."""
+    """For a hypervisor that cannot freeze; `why` and `hint` are what clients read."""
 
     can_freeze = False
 
@@ -99,4 +99,4 @@ class CannotFreeze:
         self._refuse()
 
     def sweep(self) -> None:
-        """Nothing was kept."""
+        """Do nothing: nothing was kept."""

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a frozen machine is made of, as facts of its manifest, and back. Pure but for one look.
+"""Facts of a frozen machine's manifest, and the frozen machines that are held in memory.
 
-Used by `moments` only. Files are named without their directories, so that a moment can move to
-another machine that has the same files.
-
-Frozen machines that are held in memory, so that their copies share it and need not wait.
-
-Used by `templates` and `snapshots`. What nobody uses goes when others were used since.
+Used by `moments` and `templates`. Facts name files without their directories, so that a frozen
+machine can move to another host that has the same files. `Loaded` lets copies share memory and
+start without reading it again.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ from waggle.tasks import finish
 
 
 def to_facts(made_of: MadeOf, vmm: Mapping[str, str]) -> dict[str, object]:
-    """For a manifest. `vmm` is what the state is locked to."""
+    """Return the facts for a manifest. `vmm` is what the state is locked to."""
     image = made_of.image
     return {
         "runtime": made_of.runtime.value,
@@ -61,7 +58,7 @@ class Shelves:
 
 
 def from_facts(facts: Mapping[str, object], shelves: Shelves) -> MadeOf:
-    """The other way. Raises KeyError, TypeError, AttributeError or ValueError."""
+    """Undo `to_facts`. Raises KeyError, TypeError, AttributeError or ValueError."""
     image = cast("dict[str, object]", facts["image"])
     resources = cast("dict[str, int]", facts["resources"])
     variables = cast("dict[str, object]", image["variables"])
@@ -83,7 +80,7 @@ def from_facts(facts: Mapping[str, object], shelves: Shelves) -> MadeOf:
 
 
 def vmm_of(facts: Mapping[str, object]) -> dict[str, str]:
-    """What the state is locked to. Raises as `from_facts` does."""
+    """Return what the state is locked to. Raises as `from_facts` does."""
     told = cast("dict[object, object]", facts["vmm"])
     return {str(name): str(value) for name, value in told.items()}
 
@@ -96,7 +93,7 @@ def _plain(name: object) -> str:
 
 
 KEPT = 3
-"""How many stay without a user; each is as large as what its machine had written: 80 to 200 MB."""
+"""How many stay without a user. One is as large as what its machine had written: 80 to 200 MB."""
 
 
 @dataclass(slots=True)
@@ -107,7 +104,10 @@ class _Entry:
 
 
 class Loaded:
-    """Frozen machines by their directories. `close` it when no machine is started any more."""
+    """Frozen machines by directory. Of those without a user, the ones used last stay.
+
+    `close` it when no machine will be started any more.
+    """
 
     def __init__(self, *, keep: int = KEPT) -> None:
         self._keep = keep
@@ -115,10 +115,10 @@ class Loaded:
 
     @contextlib.asynccontextmanager
     async def using(self, directory: Path, load: Callable[[], Frozen]) -> AsyncGenerator[Frozen]:
-        """Hold what is frozen in a directory; `load` reads it, at most once. Raises OSError."""
+        """Hold the frozen machine of a directory; `load` reads it, once. Raises OSError."""
         key = directory, directory.stat().st_ino
         entry = self._entries.pop(key, None) or _Entry()
-        self._entries[key] = entry  # the last in order is the one that was used last
+        self._entries[key] = entry  # the last in order was used last
         entry.users += 1
         try:
             async with entry.turn:
@@ -129,7 +129,7 @@ class Loaded:
             self._trim(self._keep)
 
     async def _read(self, entry: _Entry, load: Callable[[], Frozen]) -> Frozen:
-        """Into the entry, which closes it one day, whether or not its first user is still there."""
+        """Load into the entry, which closes it later even if its first user has gone."""
         entry.frozen = await asyncio.to_thread(load)
         return entry.frozen
 
@@ -140,16 +140,16 @@ class Loaded:
                 frozen.close()
 
     def close(self) -> None:
-        """Let go of all that nobody uses."""
+        """Close all that have no user."""
         self._trim(0)
 
 
 async def closing_with(
     stack: contextlib.ExitStack | contextlib.AsyncExitStack, work: Awaitable[Frozen]
 ) -> Frozen:
-    """What `work` gives, closed with the stack. To be run by `finish`.
+    """Return the result of `work`, to be closed with the stack. Run it with `finish`.
 
-    A caller that is cancelled meanwhile never gets the result, but its stack has it.
+    A caller that is cancelled meanwhile never gets the result, but its stack closes it.
     """
     frozen = await work
     stack.callback(frozen.close)

@@ -1,8 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moments of environments: what a machine was at one instant, in memory and on the disk.
+"""Freezes machines, keeps frozen machines on the disk, and resumes copies of them.
 
-Used by `local_host` and `local_guest`. A moment is a directory (`infra.store.frozen_files`) and,
-while somebody goes on from it, the same memory in the server. Knows nothing of owners and names.
+Called by `host`, `start`, `guest`, `bring_up` and `snapshots`, through `freezing.Freezing`. A
+frozen machine is a directory (`infra.store.frozen_files`: memory, devices, scratch disk, identity
+disk, manifest) and, while copies start from it, its memory in this process. It knows nothing of
+owners and names.
+
+Freezing: the hypervisor pauses the machine and copies memory and devices to files in memory; the
+scratch disk is cloned while the machine is paused. The identity disk is an empty file of the same
+size, so no key reaches a copy by disk. After `taken` the machine continues, even after a failure.
+Keeping: memory and devices are written, and the manifest with digests of all files last. `keep`
+links the files into a private directory and renames that to its target; `hibernate` links the
+scratch disk instead of cloning it, renames, and only then stops the machine: before the rename a
+failure lets the machine continue. Facts in the manifest name kernel, kit, root disk and the VMM.
+Verifying: `recalled` and `check` read all files and compare digests, unless inode, size and time
+are those that this process sealed or verified before. They refuse a state that is locked to
+another QEMU or processor, or whose kernel, kit or root disk is gone.
+Sharing: copies of one directory share its memory, read once and sealed, and copy what they write;
+`manifest.Loaded` keeps up to three without users. With `alone`, the one machine that resumes
+reads it anew and writes to it in place, which is how an environment resumes from the disk.
+Resuming: a copy gets a clone of the scratch disk and starts as a twin. `bring_up` renews its
+identity, seeds its random state anew and drops its old connections before it is used.
+Crash: files that were not renamed yet lie in workspaces, which `sweep` removes, as does the host
+when it clears the environment's directory. A renamed directory is whole, and the next server
+finds it: `LocalHost.salvage` for a paused environment, `LocalSnapshots` for a snapshot.
 """
 
 from __future__ import annotations
@@ -47,7 +68,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One moment that machines can go on from; `alone` if only one of them may."""
+    """A frozen machine that copies can start from; if `alone`, only one of them may."""
 
     directory: Path
     made_of: MadeOf
@@ -55,16 +76,13 @@ class Moment:
     alone: bool = False
 
     def copy_disks(self, scratch: Path, identity: Path) -> None:
-        """Make a machine's own disks. Blocks. Raises OSError."""
+        """Make the disks of a copy. Blocks. Raises OSError."""
         clone(self.directory / SCRATCH, scratch)
         _blank(self.directory / IDENTITY, identity)
 
 
 class Moments:
-    """Takes, keeps and recalls moments; implements `freezing.Freezing`.
-
-    `directory` is for those that are in work.
-    """
+    """Implements `freezing.Freezing`. `directory` is for machines that are being frozen."""
 
     can_freeze = True
 
@@ -76,7 +94,7 @@ class Moments:
         parts: GuestParts,
         room: DiskRoom | None = None,
     ) -> None:
-        """`disks` is where the images' are, `room` that of all that moments are written to."""
+        """`disks` has the root disks; `room` is that of the disk that states are written to."""
         self._room = room or DiskRoom("the directory of moments", directory, 0)
         self.hypervisor = hypervisor
         self.loaded = Loaded()
@@ -87,7 +105,7 @@ class Moments:
 
     @contextlib.asynccontextmanager
     async def taken(self, started: StartedMachine) -> AsyncGenerator[Moment]:
-        """This moment of a running machine, which goes on; gone with the block unless it was kept.
+        """Freeze a running machine, which continues; removed with the block unless it was kept.
 
         Raises BootFailed, GuestLost, DiskFull or SnapshotFailed.
         """
@@ -104,7 +122,7 @@ class Moments:
 
     @contextlib.contextmanager
     def _writing(self) -> Generator[None]:
-        """What the disk refuses, as errors that can be told."""
+        """Turn errors of the disk into errors for the client."""
         try:
             with self._room.errors():
                 yield
@@ -130,7 +148,7 @@ class Moments:
         return frozen
 
     async def hibernate(self, started: StartedMachine) -> None:
-        """End a machine and keep its moment among its files. When that fails, it goes on.
+        """Stop a machine and keep it frozen among its files. If that fails, it continues.
 
         Raises BootFailed, GuestLost, DiskFull or SnapshotFailed. Not to be cancelled.
         """
@@ -165,7 +183,7 @@ class Moments:
         self._verified.add(frozen_files.stamp(directory))
 
     def _problem(self, directory: Path) -> str | None:
-        """What is wrong with the files; those that nobody touched since are not read again."""
+        """Return what is wrong with the files. Unchanged ones are not read again. Blocks."""
         with contextlib.suppress(OSError):
             if frozen_files.stamp(directory) in self._verified:
                 return None
@@ -175,9 +193,9 @@ class Moments:
         return why
 
     async def keep(self, moment: Moment, directory: Path, facts: Mapping[str, object]) -> None:
-        """Write a moment that was just taken to a directory of its own. Raises OSError.
+        """Write a machine that was just frozen to `directory`, with `facts`. Raises OSError.
 
-        `facts` are kept beside it. A crash leaves a directory in work, which `sweep` removes.
+        A crash leaves a workspace, which `sweep` removes.
         """
         vmm = self.hypervisor.fingerprint(moment.frozen)
         whole = {**to_facts(moment.made_of, vmm), **facts}
@@ -186,15 +204,15 @@ class Moments:
         await asyncio.to_thread(_link, moment.directory, directory)
 
     async def resume(self, spec: MachineSpec, moment: Moment) -> Machine:
-        """A machine that goes on from a moment, as its twin; see `FreezingHypervisor.resume`."""
+        """Start a copy, not renewed yet; see `FreezingHypervisor.resume`."""
         return await self.hypervisor.resume(spec, moment.frozen, alone=moment.alone)
 
     @contextlib.asynccontextmanager
     async def recalled(self, directory: Path, *, alone: bool = False) -> AsyncGenerator[Moment]:
-        """What was kept, verified and in memory, for the length of a block.
+        """Hold what was kept, verified and in memory, for the length of a block.
 
-        What is recalled for one machine `alone` is read anew; the rest is shared. Raises
-        MomentUnusable with the reason when it cannot be gone on from here and now.
+        For one machine `alone` it is read anew; otherwise it is shared. Raises MomentUnusable with
+        the reason if it cannot be resumed on this host now.
         """
         parts, vmm = await asyncio.to_thread(self._inspect, directory)
         load = partial(self.hypervisor.load, directory, vmm, alone=alone)
@@ -209,14 +227,14 @@ class Moments:
             yield Moment(directory, parts, frozen, alone)
 
     def check(self, directory: Path) -> MadeOf:
-        """What is kept there consists of, verified. Blocks. Raises MomentUnusable with the reason.
+        """Verify what is kept there and return its parts. Blocks.
 
-        Raises SetupIncomplete, too, where the guest's parts are missing.
+        Raises MomentUnusable with the reason, or SetupIncomplete if kernel or kit are missing.
         """
         return self._inspect(directory)[0]
 
     def _inspect(self, directory: Path) -> tuple[MadeOf, Mapping[str, str]]:
-        """Those parts, and what the state is locked to."""
+        """Return the parts as `check` does, and what the state is locked to."""
         if (why := self._problem(directory)) is not None:
             raise MomentUnusable(f"Its state cannot be used: {why}.")
         with frozen_files.understanding():
@@ -236,17 +254,17 @@ class Moments:
         return parts, vmm
 
     def sweep(self) -> None:
-        """Remove what a killed server left in work. Call it at start, when nothing runs yet."""
+        """Remove workspaces of a killed server. Call it at start, when nothing runs yet."""
         sweep(self._directory)
 
 
 def frozen_in(files: Path) -> Path:
-    """Where a paused environment's moment is, among its files."""
+    """Return the directory of the frozen machine of an environment that is paused to disk."""
     return files / "frozen"
 
 
 def _link(source: Path, target: Path) -> None:
-    """Have the files of one directory in another, too, which is whole or not there. Blocks."""
+    """Link all files into a new directory, which is whole or does not exist. Blocks."""
     with workspace(target.parent, 0o700) as work:
         copy = work / "copy"
         copy.mkdir(mode=0o700)
@@ -261,12 +279,12 @@ def _copy_disks(disks: GuestDisks, work: Path) -> None:
 
 
 def _keep_disks(disks: GuestDisks, work: Path) -> None:
-    """Without a copy: the machine is about to end."""
+    """Link the scratch disk instead of cloning it: the machine is about to be stopped."""
     os.link(disks.scratch, work / SCRATCH)
     _blank(disks.identity, work / IDENTITY)
 
 
 def _blank(model: Path, target: Path) -> None:
-    """A disk of that size without its secrets: copies are renewed through another channel."""
+    """Make an empty disk of the same size: copies get their identity by another channel."""
     with target.open("xb") as file:
         file.truncate(model.stat().st_size)

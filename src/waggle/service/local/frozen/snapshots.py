@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshots on this machine's disk; implements `domain.snapshot.SnapshotShelf`.
+"""Snapshots on this host's disk; implements `domain.snapshot.SnapshotShelf`.
 
-One directory each, whose manifest has the snapshot's description beside what `moments` needs.
-Built by the composition root; `waggle snapshot` reads and writes it, too.
-
-A snapshot as one file, to take to another directory or machine, and back. For operators.
-
-Used by `waggle snapshot export` and `import`, beside a server or without one. All blocks. What is
-imported was checked as far as it can be, but QEMU still reads device state from it: it has to come
-from somebody who is trusted like this machine's operator.
+Built by the composition root; `waggle snapshot` reads and writes it, too. A snapshot is a directory
+whose manifest has its description beside the facts of `manifest`. `export` and `bring` make it one
+file and read that back, beside a server or without one; they block. An imported file is checked as
+far as possible, but QEMU still reads device state from it: it has to come from somebody who is
+trusted like this host's operator.
 """
 
 from __future__ import annotations
@@ -46,7 +43,7 @@ class LocalSnapshots:
     """The snapshots below `directory`. One server at a time."""
 
     def __init__(self, directory: Path, freezing: Freezing) -> None:
-        """Reads what is there, and removes what a killed server left in work."""
+        """Read what exists, and remove workspaces of a killed server."""
         self._directory = directory
         self._freezing = freezing
         sweep(directory)
@@ -55,7 +52,7 @@ class LocalSnapshots:
         self.all()
 
     def all(self) -> list[Snapshot]:
-        """See `SnapshotShelf.all`. Notices what `waggle snapshot` brought or removed meanwhile."""
+        """See `SnapshotShelf.all`. Notices what `waggle snapshot` imported or removed."""
         there = set(_ids(self._directory))
         for gone in self._known.keys() - there:
             del self._known[gone]
@@ -92,13 +89,13 @@ class LocalSnapshots:
 
 
 def read_snapshots(directory: Path) -> list[Snapshot]:
-    """Every whole snapshot below a directory, oldest first."""
+    """Return every whole snapshot below a directory, oldest first."""
     found = (_read(directory / name) for name in _ids(directory))
     return sorted(filter(None, found), key=lambda each: each.created_at)
 
 
 def _ids(directory: Path) -> list[str]:
-    """The names of the snapshots' directories; those in work have a dot in front."""
+    """Return the names of the snapshots' directories; workspaces begin with a dot."""
     try:
         return [path.name for path in directory.iterdir() if path.name[0] != "."]
     except FileNotFoundError:
@@ -116,7 +113,7 @@ def _read(path: Path) -> Snapshot | None:
 
 
 def to_facts(snapshot: Snapshot) -> dict[str, object]:
-    """A snapshot without id and size, for its manifest."""
+    """Return the facts of a snapshot, without id and size, for its manifest."""
     resources = snapshot.resources
     return {
         "name": snapshot.name,
@@ -136,7 +133,7 @@ def to_facts(snapshot: Snapshot) -> dict[str, object]:
 
 
 def parse_snapshot(facts: Mapping[str, object]) -> Snapshot:
-    """The snapshot in the facts of a manifest, without id and size.
+    """Return the snapshot that a manifest's facts describe, without id and size.
 
     Raises KeyError, TypeError, AttributeError or ValueError.
     """
@@ -181,10 +178,10 @@ def bring(
     owner: str,
     expires_at: datetime,
 ) -> Snapshot:
-    """Have what `export` wrote among the snapshots of a data directory; return it.
+    """Add what `export` wrote to the snapshots below `shelf`; return it.
 
-    It is verified, and refused when this machine could not go on from it; nothing is left then.
-    A server that runs notices it. Raises MomentUnusable, SetupIncomplete or OSError.
+    It is verified, and refused if this host could not resume it; nothing is left then. A running
+    server notices it. Raises MomentUnusable, SetupIncomplete or OSError.
     """
     with workspace(shelf, 0o700) as work:
         made = work / "snapshot"
@@ -204,7 +201,7 @@ def bring(
 
 
 def write_new(target: Path, directory: Path) -> int:
-    """Export to a file that must not exist, for its owner's eyes only; return its size.
+    """Export to a new file that only its owner may read; return its size.
 
     Raises FileExistsError, MomentUnusable or OSError; nothing is left then.
     """
@@ -221,7 +218,7 @@ def write_new(target: Path, directory: Path) -> int:
 
 
 def _bounds(manifest: bytes) -> dict[str, int]:
-    """How large each file may be, by what the machine had."""
+    """Return how large every file may be, by the size of the machine."""
     with frozen_files.understanding():
         facts = json.loads(manifest)["facts"]
         resources = cast("dict[str, object]", facts["resources"])

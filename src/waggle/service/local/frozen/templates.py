@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Templates: machines that were booted once and frozen, for others to go on from.
+"""Templates: frozen machines that booted once and have no owner, for new machines to start from.
 
-`find` is asked for each create. What it does not find is wanted once that machine has booted, and
-made in the background, one at a time, with a machine of its own: booted, its runtime run once so
-that the pages of first calls are in memory, frozen. Its keys open nothing afterwards: they were
-only in memory.
-Without a background there are those that `ensure` made, in this process or another.
+`bring_up` looks for one for every create. If there is none, it requests one after that machine has
+booted. Templates are made in the background, one at a time: another machine boots, runs its runtime
+once so that the pages of first calls are in memory, and is frozen. Its keys open nothing
+afterwards: they were only in memory. Without a task group there are only templates that `ensure`
+made, in this process or in another, such as `waggle template build`.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from waggle.tasks import finish
 
 log = structlog.get_logger(__name__)
 OF_ONE_OWNER, OF_ALL_OWNERS = 4, 64
-"""Templates that are kept where each owner has his own: one for each runtime, and of all."""
+"""How many are kept if they are per owner: one for every runtime; and of all owners."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How templates are made. `warm` is what each runtime runs once; `certificates` is PEM.
+    """How templates are made. `warm` has the command that a runtime runs; `certificates` is PEM.
 
     In the background they are made for machines of the `usual` size only, or clients could fill the
-    disk with sizes; None means any. Copies share memory with their template until they write: where
-    it is `apart`, each owner's machines go on from templates of his own, or boot.
+    disk with sizes; None means any. Copies share memory with their template until they write: if
+    `apart`, templates are per owner, and a machine without a template of its owner boots.
     """
 
     scratch: Scratch
@@ -61,25 +61,25 @@ class Recipe:
 
 
 class NoTemplates:
-    """Of a server whose machines all boot."""
+    """For a server whose machines all boot."""
 
     @contextlib.asynccontextmanager
     async def moment(self, blueprint: Blueprint) -> AsyncGenerator[None]:
-        """There is none."""
+        """Yield None."""
         yield
 
     def want(self, blueprint: Blueprint) -> None:
-        """Make none."""
+        """Do nothing."""
 
     def reject(self, template_id: str) -> None:
-        """There is none."""
+        """Do nothing."""
 
     async def idle(self) -> None:
         """Return at once."""
 
 
 class Templates:
-    """The templates of this machine's hypervisor."""
+    """The templates of one hypervisor on this host."""
 
     def __init__(
         self,
@@ -90,9 +90,9 @@ class Templates:
         tasks: anyio.abc.TaskGroup | None,
         room: DiskRoom | None = None,
     ) -> None:
-        """Those that are wanted are made in `tasks`; None has none made but by `ensure`.
+        """Wanted templates are made in `tasks`; with None, only `ensure` makes any.
 
-        `room` is that of the store.
+        `room` is that of the store's disk.
         """
         self._room = room or DiskRoom("the directory of templates", store.directory, 0)
         self.hypervisor = hypervisor
@@ -107,17 +107,17 @@ class Templates:
         self._idle = asyncio.Event()
 
     async def find(self, blueprint: Blueprint) -> Template | None:
-        """The template that such a machine can go on from. Raises SetupIncomplete without a VMM."""
+        """Return the template that fits, or None. Raises SetupIncomplete without a VMM."""
         if self._is_nobodys(blueprint):
             return None
         return await asyncio.to_thread(self.store.find, self._key(blueprint))
 
     def _is_nobodys(self, blueprint: Blueprint) -> bool:
-        """Whether it must not share memory with any: nobody knows yet whose it will be."""
+        """Return whether it must not share memory with any: its owner is not known yet."""
         return self._recipe.apart and blueprint.owner is None
 
     def want(self, blueprint: Blueprint) -> None:
-        """Have the template for such a machine made in the background, if it is not under way.
+        """Make the template for this blueprint in the background, unless that is under way.
 
         Does not raise: without a VMM there is nothing to make.
         """
@@ -136,12 +136,12 @@ class Templates:
             self._tasks.start_soon(self._make, key, blueprint)
 
     async def idle(self) -> None:
-        """Return once what was wanted is made or given up."""
+        """Return once all wanted templates are made or given up."""
         while self._wanted:
             await self._idle.wait()
 
     async def ensure(self, blueprint: Blueprint) -> tuple[str, bool]:
-        """Have the template for such a machine, now: its id, and whether it had to be made.
+        """Make the template for this blueprint if there is none; return its id, and if it was made.
 
         Raises as `make` does.
         """
@@ -154,9 +154,9 @@ class Templates:
 
     @contextlib.asynccontextmanager
     async def moment(self, blueprint: Blueprint) -> AsyncGenerator[Moment | None]:
-        """What such a machine goes on from, in memory for the length of a block; None without one.
+        """Hold the template that fits, or None, in memory for the length of a block.
 
-        Its directory is called as the template's id. Raises SetupIncomplete, or OSError.
+        The name of its directory is the template's id. Raises SetupIncomplete or OSError.
         """
         template = await self.find(blueprint)
         if template is None:
@@ -184,7 +184,7 @@ class Templates:
         )
 
     async def _make(self, key: TemplateKey, blueprint: Blueprint) -> None:
-        """Make a template in the background; a failure is logged, and not tried again."""
+        """Make a template; a failure is logged and not tried again, except for a full disk."""
         try:
             async with self._turn:
                 await self.make(key, blueprint)
@@ -199,7 +199,7 @@ class Templates:
                 self._idle.set()
 
     async def make(self, key: TemplateKey, blueprint: Blueprint) -> None:
-        """Boot a machine of that kind, warm it, freeze it. Leaves nothing when it fails.
+        """Boot a machine of that kind, warm it, freeze it. Leaves nothing if it fails.
 
         Raises BootFailed, GuestLost, NoPorts, SetupIncomplete, DiskFull or OSError.
         """
@@ -228,7 +228,7 @@ class Templates:
         log.info("template_made", template=key.id, image=blueprint.made_of.image.reference)
 
     async def _warm(self, port: int, keys: EnvironmentKeys, runtime: RuntimeName) -> None:
-        """Have in memory what the first call of an environment needs, as far as it works."""
+        """Bring into memory what the first call of an environment needs, as far as it works."""
         connection = SshConnection(port, keys)
         try:
             result = await Shell(connection).run(self._recipe.warm[runtime])
@@ -240,7 +240,7 @@ class Templates:
 
 
 def _identity(blueprint: Blueprint, keys: EnvironmentKeys) -> dict[str, bytes]:
-    """That of the machine that is frozen; nobody meets it."""
+    """Return the identity of the machine to freeze; no client ever connects to it."""
     return {
         **blueprint.identity,
         "host_key": keys.host_key,
@@ -251,7 +251,7 @@ def _identity(blueprint: Blueprint, keys: EnvironmentKeys) -> dict[str, bytes]:
 
 
 def _finish(work: Path) -> None:
-    """Leave no secret and nothing that a copy does not need; disks keep their sizes."""
+    """Remove secrets and what a copy does not need; the identity disk keeps its size."""
     identity = work / IDENTITY
     size = identity.stat().st_size
     os.truncate(identity, 0)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The image cache as a whole: images, disks and unpacked layers, pruned by one plan.
+"""The image cache as a whole: images, root disks and unpacked layers, pruned by one plan.
 
-Called by the CLI and the pruner. Joins `infra.oci` and `infra.rootfs`, which do not know each
-other; what goes is decided in `domain.cache`. Blocks the thread.
+Called by the CLI and `images.Pruner`. Joins `infra.oci` and `infra.rootfs`, which do not know each
+other; `domain.image.plan_prune` decides what to remove. Blocks the thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from waggle.infra.rootfs.disk import RootDisks
 class ImageCache:
     """A store, the disks made from its images, and the layers that make the next ones cheap.
 
-    `pinned` are digests that never go.
+    Digests that a caller passes as `pinned` are never removed.
     """
 
     store: ImageStore
@@ -33,7 +33,7 @@ class ImageCache:
     now: Callable[[], float] = time.time
 
     def survey(self, pinned: Collection[str] = ()) -> list[CachedImage]:
-        """Tell what is there, one entry for each manifest. Raises ImageCorrupt for a bad index."""
+        """Return what is there, one entry per manifest. Raises ImageCorrupt for a bad index."""
         found: dict[str, CachedImage] = {}
         for held in self.store.holdings():
             known = found.get(held.digest) or CachedImage(held.digest)
@@ -61,10 +61,10 @@ class ImageCache:
         """Remove what `plan_prune` chooses, and leftovers that no image reaches; return the plan.
 
         Layers get what images and disks leave of `max_bytes`. `older_than` is in seconds since the
-        epoch. `in_use` is asked once more before each image goes, and one that was used since the
-        survey stays. `dry_run` changes nothing and leaves layers out. Idempotent; safe beside other
-        processes. Raises ImageCorrupt for a damaged index, TimedOut when the store is locked for
-        too long.
+        epoch. `in_use` is called again before an image is removed, and an image that was used since
+        the survey stays. `dry_run` changes nothing and leaves layers out. Idempotent; safe beside
+        other processes. Raises ImageCorrupt for a damaged index, TimedOut if the store is locked
+        for too long.
         """
         began = self.now()
         surveyed = [
@@ -76,7 +76,7 @@ class ImageCache:
             return plan
         gone = {image.digest for image in plan.remove if self._remove(image, in_use, began)}
         self.store.collect()
-        self.disks.prune(0.0, in_use)  # disks of older formats, and what killed processes left
+        self.disks.prune(0.0, in_use)  # disks of older formats, and leftovers of killed processes
         if len(gone) < len(plan.remove):
             done = [replace(image, pinned=image.digest not in gone) for image in surveyed]
             plan = plan_prune(done, older_than=float("inf"))

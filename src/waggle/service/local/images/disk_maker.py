@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Root disks are made in a child process, which can be killed and whose memory is bounded.
+"""Makes root disks in a child process, and unpacks the layers of a pull while they are fetched.
 
-Called by `ImageService`. Layers of others decide how long merging them takes and how much memory
-it needs; a thread could be neither stopped nor limited. The server hands the child an image whose
-documents it has verified, and reads nothing back but lines of JSON: progress, then the outcome.
-The child does what `RootDisks.ensure` does, under the same lock.
-
-Unpacks the layers of one pull while they are still fetched. Called by `pulls`.
+Called by `ImageService` and `pulls`. Layers from others decide how long merging takes and how much
+memory it needs; a child can be killed and limited, a thread cannot. The server gives the child an
+image whose documents it has verified, and reads only lines of JSON back: progress, then the
+outcome. The child does what `RootDisks.ensure` does, under the same lock.
 """
 
 from __future__ import annotations
@@ -39,10 +37,10 @@ from waggle.infra.shared.work import sweep
 from waggle.tasks import end, finish
 
 MEMORY_BYTES: Final = 2 << 30
-"""Resident memory of the child: a tree of a million files takes half of it. Not a limit of its
-address space, under which threads of Python fail to start and are waited for without end."""
+"""Resident memory of the child: a tree of a million files takes half of it. Not a limit of address
+space, under which Python's threads fail to start and are waited for without end."""
 AT_ONCE: Final = 2
-"""Children of one server: clients may name as many images at once as they have environments."""
+"""Children of one server: clients can name as many images at once as they have environments."""
 _LOOK_SECONDS: Final = 0.25
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _MAX_LINE: Final = 1 << 16
@@ -52,7 +50,7 @@ Report = Callable[[float, str], None]
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """What the child is to do."""
+    """The work of a child."""
 
     image: ResolvedImage
     disks: Path
@@ -70,9 +68,9 @@ class DiskMaker:
         argv: tuple[str, ...] = (sys.executable, "-m", __name__),
         places: anyio.CapacityLimiter | None = None,
     ) -> None:
-        """The child may hold `memory` bytes; `argv` runs `main` of this module.
+        """A child may hold `memory` bytes; `argv` runs `main` of this module.
 
-        There are as many at once as there are `places`; None means AT_ONCE.
+        `places` limits how many run at once; None means AT_ONCE.
         """
         self._places = places or anyio.CapacityLimiter(AT_ONCE)
         self._disks = disks
@@ -84,8 +82,7 @@ class DiskMaker:
         """Return the image's disk, made by a child if it does not exist. Idempotent.
 
         It waits for a place first. Cancelling kills the child and removes what it left. Raises what
-        `RootDisks.ensure` raises, and ImageCorrupt when the child needed more than its memory or
-        was killed.
+        `RootDisks.ensure` raises, and ImageCorrupt if the child exceeded its memory or was killed.
         """
         async with self._places:
             return self._disks.find(image.digest) or await self._make(image, report)
@@ -107,7 +104,7 @@ class DiskMaker:
             await finish(self._ended(child, watch))
 
     async def _grown(self, child: asyncio.subprocess.Process) -> None:
-        """Kill the child and return when it holds more memory than it may."""
+        """Wait until the child holds more memory than it may; kill it and return."""
         while _resident(child.pid) <= self._memory:  # noqa: ASYNC110 (no event says so)
             await asyncio.sleep(_LOOK_SECONDS)
         child.kill()
@@ -131,7 +128,7 @@ class DiskMaker:
         raise _Ended
 
     def _outcome(self, said: dict[str, object], image: ResolvedImage) -> Path:
-        """What the child's last line means."""
+        """Return or raise what the child's last line says."""
         match said:
             case {"errno": int(number), "message": str(message)}:
                 raise OSError(number, message)
@@ -141,7 +138,7 @@ class DiskMaker:
                 return self._disks.path(image.digest)
 
     async def _ended(self, child: asyncio.subprocess.Process, watch: asyncio.Future[None]) -> None:
-        """Have the child dead, and what it left removed."""
+        """Kill the child, wait for its end, and remove what it left."""
         await end(watch)
         with contextlib.suppress(ProcessLookupError):
             child.kill()
@@ -168,7 +165,7 @@ def _too_much(image: ResolvedImage) -> ImageCorrupt:
 
 
 def _resident(pid: int) -> int:
-    """Bytes that a child of ours holds; 0 when it has ended."""
+    """Return the resident bytes of a child; 0 if it has ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * _PAGE
     except (OSError, IndexError):
@@ -176,7 +173,7 @@ def _resident(pid: int) -> int:
 
 
 def main() -> None:
-    """The child: an order on stdin, lines on stdout."""
+    """Run as the child: read an order from stdin, write lines to stdout."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
     order = cast("_Order", pickle.load(sys.stdin.buffer))  # noqa: S301 (the server's own words)
@@ -201,16 +198,16 @@ def _say(line: dict[str, object]) -> None:
 
 
 _UNPACKING = 2
-"""Layers that are unpacked at once."""
+"""How many layers are unpacked at once."""
 _LIMITS = replace(DEFAULT_LIMITS, window=8 << 20)
-"""What needs a larger window is left to the process that makes the disk: many pulls run at once,
-all in the server's memory."""
+"""Layers that need a larger window are left to the child that makes the disk, because many pulls
+run at once in the server's memory."""
 
 
 class Unpacking:
-    """Unpacks layers while they are fetched; what fails is found again when the disk is made.
+    """Unpacks layers while they are fetched; a failure shows again when the disk is made.
 
-    It has threads of its own: they wait for bytes, and the loop's threads are what brings these.
+    It has separate threads: they wait for bytes that the loop's threads bring.
     """
 
     def __init__(self, layers: UnpackedLayers) -> None:
@@ -224,9 +221,9 @@ class Unpacking:
         return self
 
     async def __aexit__(self, kind: object, *_: object) -> None:
-        """Wait for what runs; after a failure it stops at its next step.
+        """Wait for running work; after a failure it stops at its next step.
 
-        No layer is on its way any more, so nothing here waits for bytes that never come.
+        All transfers have ended, so nothing here waits for bytes that never come.
         """
         self._given_up = kind is not None
         try:
@@ -236,7 +233,7 @@ class Unpacking:
             self._readers.close()
 
     def start(self, layer: Descriptor, diff_id: str, incoming: Incoming) -> None:
-        """Begin to unpack a layer whose transfer begins."""
+        """Start to unpack a layer whose transfer starts."""
         reader = self._readers.enter_context(incoming.reader())
         self._work.append(self._pool.submit(self._unpack, layer, diff_id, reader))
 

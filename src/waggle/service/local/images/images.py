@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images as environments need them: a reference in, a bootable disk out.
+"""Images as environments need them (a reference in, a bootable disk out), and the image pruner.
 
-Joins the image store (`infra.oci`) and the disks made from it (`infra.rootfs`). Called by the
-local host, the CLI and the checks.
-
-Keeps a server's image cache within its bounds: old disks, then images, then unpacked layers.
-
-The reaper of images, so to say; started by the composition root. What goes is decided by
-`domain.cache`. Images of the runtimes, of environments and of snapshots
-stay.
+Joins the image store (`infra.oci`) and the root disks made from it (`infra.rootfs`). Called by
+`LocalHost`, the CLI and the checks. `Pruner`, started by the composition root, keeps the cache
+within its bounds: old disks first, then images, then unpacked layers. Images of the runtimes, of
+environments and of snapshots stay.
 """
 
 from __future__ import annotations
@@ -41,9 +37,9 @@ from waggle.service.local.images.pulls import PullPlaces, PullPolicy, Pulls, des
 from waggle.service.sharing import Sharing
 
 LINGER_SECONDS = 900.0
-"""How long an image that nobody waits for any more goes on to be pulled and unpacked."""
+"""How long a pull or unpacking without a waiting caller continues."""
 PULL_SHARE, DISK_SHARE = 0.25, 0.4
-"""How far a create is, of 1, when an image was fetched, and when its disk was made."""
+"""The progress of a create, of 1, when its image is fetched and when its disk is made."""
 
 
 class ImageService:
@@ -61,10 +57,10 @@ class ImageService:
         linger: float = LINGER_SECONDS,
         room: DiskRoom | None = None,
     ) -> None:
-        """`linger` is seconds that work goes on for when all who asked for it have given up.
+        """`linger` is how many seconds work continues after all its callers have given up.
 
-        `places` are those for pulls, without a bound if None. `room` is that of all three
-        directories; None keeps no reserve.
+        `places` limits pulls; None means no limit. `room` is that of all three directories; None
+        keeps no reserve.
         """
         self._room = room or DiskRoom("the image cache", store, 0)
         self.store = ImageStore(store)
@@ -77,11 +73,11 @@ class ImageService:
         self._sharing: Sharing[BootImage] = Sharing(linger, self._places.look)
 
     async def boot_image(self, reference: str, progress: Progress, owner: str = "") -> BootImage:
-        """The image with its disk, pulled and made now if need be, on the owner's account.
+        """Return the image with its disk, pulled and made now if need be, on the owner's account.
 
-        Who asks for the same image meanwhile waits with the others. A caller that is cancelled
-        takes it from none of them, and work that nobody waits for goes on for a while. Raises
-        ImageMissing, ImageCorrupt, DiskFull, and what `Pulls.bring` raises.
+        Calls for the same image share the work. Cancelling one does not affect the others, and work
+        without a waiting caller continues for `linger` seconds. Raises ImageMissing, ImageCorrupt,
+        DiskFull, and what `Pulls.bring` raises.
         """
         name = reference
         if not is_local(reference):
@@ -89,7 +85,7 @@ class ImageService:
         return await self._sharing.get(name, partial(self._boot_image, name), progress, owner)
 
     async def aclose(self) -> None:
-        """End what is under way. Idempotent."""
+        """End all work. Idempotent."""
         await self._sharing.aclose()
 
     async def _boot_image(self, reference: str, progress: Progress) -> BootImage:
@@ -124,13 +120,13 @@ class ImageService:
         )
 
     def cache(self, now: Callable[[], float] = time.time) -> ImageCache:
-        """Everything that is kept, to be looked through and pruned."""
+        """Return the cache of everything that is kept, to survey and prune."""
         return ImageCache(self.store, self.disks, self.layers, now)
 
     async def make_disk(
         self, image: ResolvedImage, report: Callable[[float, str], None] = ignore_progress
     ) -> Path:
-        """Make the disk; layers that are found damaged are dropped, so that they can be mended.
+        """Make the disk; drop layers that are found damaged, so that they can be pulled again.
 
         Raises what `DiskMaker.make` raises.
         """
@@ -146,7 +142,7 @@ class ImageService:
         return image
 
     async def missing(self) -> str | None:
-        """Why nothing could be booted: not one of the runtimes' images is here or can be pulled."""
+        """Return why nothing can boot: no runtime's image is here or can be pulled. Or None."""
         present = await asyncio.to_thread(self.present)
         if any(present.values()) or await asyncio.to_thread(self._can_bring, tuple(present)):
             return None
@@ -156,18 +152,18 @@ class ImageService:
         return any(map(self.pulls.may_bring, references))
 
     def digest_of(self, reference: str) -> str | None:
-        """The digest behind a reference, or None when it is missing or damaged."""
+        """Return the digest of a reference, or None if it is missing or damaged."""
         try:
             return self.store.resolve(reference).digest
         except (ImageMissing, ImageCorrupt):
             return None
 
     def present(self) -> dict[str, bool]:
-        """Whether each runtime's image is there and whole, as far as its manifest tells."""
+        """Return, by reference, whether every runtime's image is here; checks its manifest only."""
         return {ref: self.digest_of(ref) is not None for ref in self._runtimes.values()}
 
     def pinned(self) -> frozenset[str]:
-        """Digests of the runtimes' images: pruning leaves them alone."""
+        """Return the digests of the runtimes' images, which pruning keeps."""
         found = map(self.digest_of, self._runtimes.values())
         return frozenset(digest for digest in found if digest)
 
@@ -176,7 +172,7 @@ class ImageService:
 async def _from_threads(
     progress: Progress, begin: float, end: float
 ) -> AsyncGenerator[Callable[[float, str], None]]:
-    """A reporter of shares from `begin` to `end` that worker threads may call, too.
+    """Yield a reporter of shares from `begin` to `end` that worker threads may call.
 
     Only the newest report is passed on.
     """
@@ -221,7 +217,7 @@ class Pruner:
         now: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
-        """`in_use` gives the digests that stay.
+        """`in_use` returns the digests that stay.
 
         `max_bytes` bounds images, disks and layers together; `max_age` bounds unused disks.
         """
@@ -233,7 +229,7 @@ class Pruner:
         self._sleep = sleep
 
     async def run(self) -> None:
-        """Prune for ever; a failure is logged and the next hour tries again."""
+        """Prune until cancelled; a failure is logged, and the next hour tries again."""
         while True:
             try:
                 removed = await self.prune()
@@ -244,7 +240,7 @@ class Pruner:
             await self._sleep(INTERVAL_SECONDS)
 
     async def prune(self) -> list[str]:
-        """Prune once; the digests of the images and disks that went. Raises OSError, TimedOut."""
+        """Prune once; return the digests of removed images and disks. Raises OSError, TimedOut."""
         return await asyncio.to_thread(self._prune, self._in_use())
 
     def _prune(self, used: frozenset[str]) -> list[str]:

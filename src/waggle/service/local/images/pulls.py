@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings images from registries when they are needed: decides, pulls once, unpacks meanwhile.
+"""Pulls images from registries when they are needed, and limits how many are pulled at once.
 
-Called by `ImageService` before an image is used. Whether to ask is decided by
-`domain.image.needs_pull`; asking is `infra.oci.registry`'s business.
-
-How many images are pulled at once: in all, and for one owner; the others wait for a place.
-
-Used by `ImageService`. Knows nothing of images: a pull is whatever holds a place. An owner who has
-fewer goes first, then who came first, so one with many costs another none of his turns. Waiting
-holds no connection and no thread; how many wait is bounded by the environments they are for.
+Called by `ImageService` before an image is used. `domain.image.needs_pull` decides whether to ask a
+registry; `infra.oci.registry` asks it. `PullPlaces` has places in all and for one owner, and knows
+nothing of images. The owner with the fewest places is served first, then the earliest, so that an
+owner with many pulls does not delay another. Waiting holds no connection and no thread; the number
+of waiting pulls is bounded by the environments they are for.
 """
 
 from __future__ import annotations
@@ -41,7 +38,7 @@ _LOCK_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class PullPolicy:
-    """What the operator wants of registries."""
+    """The operator's settings for registries."""
 
     options: RegistryOptions = field(default_factory=RegistryOptions)
     rule: PullRule | timedelta = PullRule.MISSING
@@ -68,7 +65,7 @@ class Pulls:
         self._clock = clock
 
     def name_of(self, text: str) -> str:
-        """The name that the store has, or would have, for what `text` means. Reads files."""
+        """Return the store's name, present or future, for what `text` means. Reads files."""
         reference = self._remote(text)
         return text if reference is None else str(reference)
 
@@ -77,11 +74,11 @@ class Pulls:
     ) -> str:
         """Return the name under which the store has the image that `text` means, pulled if need be.
 
-        It pulls within `place`, which a pull that is not due does not enter.
+        It pulls within `place`, which is not entered if no pull is due.
 
-        What no registry is to be asked for keeps its name, whether it is there or not. Where the
-        image is here and was only to be asked about again, a registry that fails is logged and the
-        image serves on, unless the rule is `always`. Cancellable. Raises what `Puller.pull` raises.
+        A name that no registry has to be asked for is returned as it is, whether the image exists
+        or not. If the image is here and is only refreshed, a failing registry is logged and the
+        image is used, unless the rule is `always`. Cancellable. Raises what `Puller.pull` raises.
         """
         name, due = await asyncio.to_thread(self._due, text)
         if due is None:
@@ -89,7 +86,7 @@ class Pulls:
         lock = await asyncio.to_thread(self._asked.path, f"{name}.lock")
         async with FileLock(lock, timeout=_LOCK_SECONDS):
             began = self._clock()
-            if await asyncio.to_thread(self._is_due, due):  # nobody else was faster
+            if await asyncio.to_thread(self._is_due, due):  # no other process was faster
                 try:
                     async with place or contextlib.nullcontext():
                         await self._pull(due, progress, self._policy.options)
@@ -102,11 +99,11 @@ class Pulls:
         return name
 
     def may_bring(self, text: str) -> bool:
-        """Whether a registry could be asked for what `text` means. Reads files."""
+        """Return whether a registry could be asked for what `text` means. Reads files."""
         return self._policy.rule is not PullRule.NEVER and self._remote(text) is not None
 
     async def pull(self, reference: ImageReference, progress: Report) -> str:
-        """Pull now, whatever the rule, as the operator: from private registries too.
+        """Pull now, whatever the rule, as the operator: from private registries, too.
 
         Returns the manifest's digest. See `Puller.pull`. Raises DiskFull, too.
         """
@@ -128,14 +125,14 @@ class Pulls:
             return await puller.pull(reference, progress)
 
     def _due(self, text: str) -> tuple[str, ImageReference | None]:
-        """The name that the store has for `text`, and what to ask a registry for now, if any."""
+        """Return the store's name for `text`, and what to ask a registry for now, if any."""
         reference = self._remote(text)
         if reference is None:
             return text, None
         return str(reference), reference if self._is_due(reference) else None
 
     def _remote(self, text: str) -> ImageReference | None:
-        """What a registry has under that name; None for names that only this machine can know."""
+        """Return the registry's reference for `text`; None if only this host can know it."""
         try:
             reference = parse_reference(text)
             if not reference.registry and not self._is_here(text):
@@ -159,7 +156,7 @@ class Pulls:
 
 
 def describe(transfer: Transfer) -> tuple[float, str]:
-    """A share of 1 and a line for whoever waits. Pure."""
+    """Return the share done, of 1, and a line for the client. Pure."""
     share = transfer.done_bytes / transfer.total_bytes if transfer.total_bytes else 0.0
     amount = f"{transfer.done_bytes / 1e6:.0f} of {transfer.total_bytes / 1e6:.0f} MB"
     layers = f"{transfer.done_layers} of {transfer.layers} layers"
@@ -167,12 +164,12 @@ def describe(transfer: Transfer) -> tuple[float, str]:
 
 
 Owners = Callable[[], Sequence[str]]
-"""Who waits for a pull now. Nobody: it goes on until somebody else wants its place."""
+"""Returns the owners that wait for a pull. Without any, it runs until its place is wanted."""
 
 
 @dataclass(eq=False, slots=True)
 class _Pull:
-    """One that has a place or waits for one. `owner` is on whose account it began."""
+    """A pull that has a place or waits for one. `owner` is the account on which it began."""
 
     owners: Owners
     tell: Callable[[int], None]
@@ -183,13 +180,13 @@ class _Pull:
     ahead: int = -1
 
     def account(self) -> str | None:
-        """On whose account it is now: when an owner has gone, on that of the next who waits."""
+        """Return the owner whose account it is on: if that one has gone, the next that waits."""
         owners = self.owners()
         return self.owner if self.owner in owners else next(iter(owners), None)
 
 
 class PullPlaces:
-    """The places of one server, `most` in all. One owner has half of them if there are several."""
+    """The places of one server, `most` in all; half of them for one owner if there are several."""
 
     def __init__(self, most: int, several_owners: SeveralOwners = one_owner) -> None:
         self._most = most
@@ -199,9 +196,9 @@ class PullPlaces:
 
     @contextlib.asynccontextmanager
     async def place(self, owners: Owners, tell: Callable[[int], None]) -> AsyncGenerator[None]:
-        """Wait for a place and hold it. The task that asks is cancelled if it is for nobody.
+        """Wait for a place and hold it. Without `owners`, the calling task may be cancelled.
 
-        `tell` is told how many are ahead while it waits. Call `look` when `owners` changes.
+        While it waits, `tell` is called with how many are ahead. Call `look` if `owners` changes.
         """
         pull = _Pull(owners, tell, asyncio.current_task())
         self._waiting.append(pull)
@@ -214,7 +211,7 @@ class PullPlaces:
             self.look()
 
     def look(self) -> None:
-        """Give places to those whose turn it is, and tell the others how many are ahead."""
+        """Give places to the next pulls, and report to the others how many are ahead."""
         while turn := self._next():
             if len(self._under_way) >= self._most:
                 self._end_one_for_nobody()
@@ -229,7 +226,7 @@ class PullPlaces:
                 pull.tell(ahead)
 
     def _next(self) -> tuple[_Pull, str] | None:
-        """Whose turn it is, whether or not a place is free, and on whose account it will be."""
+        """Return the next pull, whether or not a place is free, and the owner it counts for."""
         accounts = [pull.account() for pull in self._under_way]
         turns = [
             (accounts.count(owner), pull, owner)
@@ -241,7 +238,7 @@ class PullPlaces:
         return (pull, owner) if pull is not None and held < share else None
 
     def _end_one_for_nobody(self) -> None:
-        """The oldest, unless one is about to end already: then its place is the one."""
+        """Cancel the oldest pull without owners, unless one of them is about to end."""
         idle = [pull for pull in self._under_way if not pull.owners()]
         if idle and not any(pull.ending for pull in idle) and (task := idle[0].task):
             idle[0].ending = True
